@@ -1,0 +1,54 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+    .treatAllWarnings(as: .error),
+]
+
+/// A target of ours: the same settings everywhere, dependencies in one direction only (ARCHITECTURE.md, "Modules").
+func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+let package = Package(
+    name: "parley",
+    products: [
+        .executable(name: "parley", targets: ["ParleyCommand"]),
+        .library(name: "Parley", targets: ["Parley"]),
+    ],
+    targets: [
+        .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
+        .systemLibrary(name: "CRocksDB", pkgConfig: "rocksdb", providers: [.apt(["librocksdb-dev"])]),
+        .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
+        .systemLibrary(name: "CYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+        .systemLibrary(name: "COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+
+        module("ParleySystem", ["CUV", "COpenSSL"]),
+        module("ParleyHTTP", ["ParleySystem", "CUV", "CCurl"]),
+        module("ParleyLog", ["ParleySystem", "CRocksDB"]),
+        module("ParleyChannels", ["ParleyLog", "ParleySystem"]),
+        module("ParleyAgents", ["ParleyChannels", "ParleyLog", "ParleySystem"]),
+        module("ParleyModels", ["ParleyAgents", "ParleyHTTP", "ParleySystem", "CYAML"]),
+        module("ParleyServer", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
+        module("Parley", ["ParleyServer", "ParleyModels", "ParleyAgents"]),
+        .executableTarget(name: "ParleyCommand", dependencies: ["Parley", "ParleyServer", "ParleyHTTP", "ParleySystem"], swiftSettings: settings),
+        module("ParleyTesting", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
+
+        tests("ParleySystemTests", ["ParleySystem"]),
+        tests("ParleyHTTPTests", ["ParleyHTTP", "ParleySystem"]),
+        tests("ParleyLogTests", ["ParleyLog", "ParleyTesting", "ParleySystem"]),
+        tests("ParleyChannelsTests", ["ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
+        tests("ParleyAgentsTests", ["ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
+        tests("ParleyModelsTests", ["ParleyModels", "ParleyAgents", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
+        tests("ParleyServerTests", ["ParleyServer", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
+    ]
+)

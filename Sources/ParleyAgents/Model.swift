@@ -1,0 +1,120 @@
+public import ParleySystem
+
+/// A language model that streams its answer.
+///
+/// Implementations are stateless towards the caller: what to continue, retry or keep is decided by the step that calls them. They never
+/// retry by themselves, because two layers that retry buy the same answer twice.
+public protocol Model: Sendable {
+    /// `<provider>:<model>`, as it stands in the journal.
+    var name: String { get }
+
+    /// Whether it can go on from the beginning of an answer.
+    var continues: Continuation { get }
+
+    /// Starts one call. `sink` hears events in order, from any one thread at a time, and after the last (`finished` or `failed`) nothing more.
+    func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall
+
+    /// Finds out whether the model goes on from a prefix, for ``Continuation/auto``. Costs at most one small call, once; then the answer is remembered.
+    func probeContinuation(_ answer: @escaping @Sendable (Bool) -> Void)
+}
+
+extension Model {
+    public func probeContinuation(_ answer: @escaping @Sendable (Bool) -> Void) { answer(continues == .prefix) }
+}
+
+/// How a model can take up an answer that was cut off.
+public enum Continuation: String, Sendable, Codable, CaseIterable {
+    /// The saved text is sent back as the last, unfinished message.
+    case prefix
+    /// The provider keeps the stream and can be asked for the rest of it.
+    case resume
+    /// It cannot: a cut answer starts again.
+    case no
+    /// Not known: try once and remember.
+    case auto
+}
+
+/// What hears the events of one model call.
+public protocol ModelSink: AnyObject, Sendable {
+    func received(_ event: ModelEvent)
+}
+
+/// A model call under way.
+public protocol ModelCall: AnyObject, Sendable {
+    /// Closes the connection, so that no further token is bought. The sink hears nothing more. Idempotent, thread-safe.
+    func cancel()
+}
+
+public enum ModelEvent: Sendable, Equatable {
+    case text(String)
+    case reasoning(String)
+    /// A piece of the tool call number `index`: its id and name come once, the arguments in pieces.
+    case toolCall(index: Int, id: String?, name: String?, arguments: String)
+    case usage(ModelUsage)
+    /// The end as the upstream gave it: `stop`, `length`, `tool_calls`, `content_filter`.
+    case finished(reason: String)
+    case failed(StepFailure)
+}
+
+public struct ModelUsage: Sendable, Codable, Equatable {
+    public var inputTokens: Int
+    public var outputTokens: Int
+
+    public init(inputTokens: Int = 0, outputTokens: Int = 0) {
+        self.inputTokens = inputTokens
+        self.outputTokens = outputTokens
+    }
+
+    enum CodingKeys: String, CodingKey {
+        case inputTokens = "input_tokens"
+        case outputTokens = "output_tokens"
+    }
+}
+
+/// One request to a model.
+public struct ModelRequest: Sendable {
+    public var messages: [ModelMessage]
+    public var options: ModelOptions
+    /// The beginning of the answer, to go on from; the model must not repeat it.
+    public var continuing: String?
+    /// The same over all attempts of a step.
+    public var idempotencyKey: String?
+
+    public init(messages: [ModelMessage], options: ModelOptions = ModelOptions(), continuing: String? = nil, idempotencyKey: String? = nil) {
+        self.messages = messages
+        self.options = options
+        self.continuing = continuing
+        self.idempotencyKey = idempotencyKey
+    }
+}
+
+public struct ModelMessage: Sendable, Codable, Equatable {
+    public enum Role: String, Sendable, Codable { case system, user, assistant, tool }
+
+    public var role: Role
+    public var text: String
+
+    public init(_ role: Role, _ text: String) {
+        self.role = role
+        self.text = text
+    }
+
+    public static func system(_ text: String) -> ModelMessage { ModelMessage(.system, text) }
+    public static func user(_ text: String) -> ModelMessage { ModelMessage(.user, text) }
+    public static func assistant(_ text: String) -> ModelMessage { ModelMessage(.assistant, text) }
+}
+
+/// How to sample and where to stop; `nil` leaves it to the model.
+public struct ModelOptions: Sendable, Codable, Equatable {
+    public var maxTokens: Int?
+    public var temperature: Double?
+    public var seed: Int?
+    public var stop: [String]?
+
+    public init(maxTokens: Int? = nil, temperature: Double? = nil, seed: Int? = nil, stop: [String]? = nil) {
+        self.maxTokens = maxTokens
+        self.temperature = temperature
+        self.seed = seed
+        self.stop = stop
+    }
+}

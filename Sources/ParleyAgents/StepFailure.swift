@@ -1,0 +1,23 @@
+public import ParleySystem
+
+/// Why a step failed: what the journal keeps, and what the turn catches on the first run and on every replay alike.
+public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
+    /// Stable snake_case text a program can decide by.
+    public var code: String
+    public var message: String
+    /// Whether trying again may help.
+    public var retryable: Bool
+    /// How long the other side asked to wait before the next attempt.
+    public var retryAfter: Duration?
+    public var data: JSON?
+
+    public init(code: String, message: String, retryable: Bool, retryAfter: Duration? = nil, data: JSON? = nil) {
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.retryAfter = retryAfter
+        self.data = data
+    }
+
+    public var description: String { "\(code): \(message)" }
+}

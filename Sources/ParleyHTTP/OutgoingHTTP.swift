@@ -1,0 +1,55 @@
+package import ParleySystem
+
+/// A request to an upstream HTTP server.
+package struct OutgoingRequest: Sendable {
+    package var method: String
+    package var url: String
+    package var headers: [(name: String, value: String)]
+    package var body: Bytes
+    /// How long connecting may take.
+    package var connectTimeout: Duration = .seconds(10)
+    /// How long the upstream may be silent before the call fails with `upstream_timeout`.
+    package var idleTimeout: Duration = .seconds(120)
+
+    package init(method: String = "GET", url: String, headers: [(name: String, value: String)] = [], body: Bytes = []) {
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.body = body
+    }
+}
+
+/// Told how an outgoing call goes: at most one head, then any number of pieces, then exactly one end, unless it was cancelled.
+///
+/// Called on the transport's loop; must not block.
+package protocol OutgoingCallDelegate: AnyObject, Sendable {
+    func received(status: Int, headers: [(name: String, value: String)])
+    /// The bytes are valid during the call only.
+    func received(body: UnsafeRawBufferPointer)
+    func ended(_ error: OutgoingError?)
+}
+
+/// A call under way.
+package protocol OutgoingCall: AnyObject, Sendable {
+    /// Closes the connection to the upstream; the delegate hears nothing more once this returns on the loop. Thread-safe, idempotent.
+    func cancel()
+}
+
+/// Makes HTTP calls. The real one is libcurl on the loops; tests and simulations have their own.
+package protocol OutgoingTransport: AnyObject, Sendable {
+    /// Starts a call. Thread-safe; the delegate is kept alive until the end.
+    func start(_ request: OutgoingRequest, _ delegate: any OutgoingCallDelegate) -> any OutgoingCall
+}
+
+/// Why a call failed below HTTP.
+package struct OutgoingError: Error, Sendable, CustomStringConvertible {
+    /// `upstream_unreachable`, `upstream_timeout`, `upstream_closed` (ended before its end) or `invalid_url`.
+    package var code: String
+    package var message: String
+    package var description: String { "\(code): \(message)" }
+
+    package init(code: String, message: String) {
+        self.code = code
+        self.message = message
+    }
+}

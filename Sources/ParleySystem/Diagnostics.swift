@@ -1,0 +1,22 @@
+internal import Glibc
+
+/// What the process says of itself, on standard error: static messages with named values, never payloads or secrets.
+package enum Diagnostics {
+    package enum Level: String, Sendable { case info, warning, error }
+
+    /// Writes one line: `2026-01-31T09:30:00.125Z warning channel read failed channel=a/b reason="..."`.
+    package static func log(_ level: Level, _ message: StaticString, _ values: KeyValuePairs<String, any Sendable> = [:]) {
+        var now = timespec()
+        clock_gettime(CLOCK_REALTIME, &now)
+        var line = Timestamp(milliseconds: Int64(now.tv_sec) * 1_000 + Int64(now.tv_nsec) / 1_000_000).utf8
+        line.append(" \(level.rawValue) \(message)")
+        for (name, value) in values {
+            let text = String(describing: value)
+            let quoted = text.contains { $0 == " " || $0 == "\"" || $0.isNewline }
+            line.append(" \(name)=" + (quoted ? text.debugDescription : text))
+        }
+        line.append(UInt8(ascii: "\n"))
+        // One write, so that lines of several threads do not mix. Nothing can be done about a closed standard error.
+        _ = line.withUnsafeBytes { write(2, $0.baseAddress, $0.count) }
+    }
+}

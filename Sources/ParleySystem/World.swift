@@ -1,0 +1,24 @@
+/// Everything the channels and the agents take from outside: time, randomness and where work runs.
+///
+/// The running server uses threads and the system clock; a simulated world runs the same code on one thread, skips time and
+/// decides every order from a seed. What commits is the other half of the seam: `CommitLog` in ParleyLog.
+package protocol World: AnyObject, Sendable {
+    /// Wall-clock time. It may step back; whoever needs order takes the maximum with what came before.
+    var now: Timestamp { get }
+
+    /// 64 random bits: from the system, or from the seed in a simulation.
+    func random() -> UInt64
+
+    /// Calls `work` once, at or after `instant`, on a thread of the world's; never inside this call.
+    @discardableResult
+    func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void) -> any Scheduled
+
+    /// Runs `work` soon, off the caller's stack. Pieces with the same `lane` run one at a time, in the order given.
+    func perform(lane: UInt64, _ work: @escaping @Sendable () -> Void)
+}
+
+/// A piece of work that waits for its instant.
+package protocol Scheduled: Sendable {
+    /// Takes the work back; without effect once it has begun.
+    func cancel()
+}
