@@ -1,3 +1,4 @@
+internal import CUV
 internal import Glibc
 
 /// A thread of the operating system's, for work that blocks or that owns an event loop.
@@ -12,7 +13,7 @@ package struct SystemThread: @unchecked Sendable {  // Guard: the handle is writ
             &thread, nil,
             { raw in
                 let body = Unmanaged<Body>.fromOpaque(raw!).takeRetainedValue()
-                pthread_setname_np(pthread_self(), String(body.name.prefix(15)))
+                parley_name_this_thread(String(body.name.prefix(15)))
                 body.run()
                 return nil
             }, context.toOpaque())
