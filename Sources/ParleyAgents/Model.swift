@@ -1,5 +1,3 @@
-public import ParleySystem
-
 /// A language model that streams its answer.
 ///
 /// Implementations are stateless towards the caller: what to continue, retry or keep is decided by the step that calls them. They never
