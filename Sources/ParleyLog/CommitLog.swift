@@ -91,6 +91,21 @@ package struct Batch: Sendable {
         count += 1
     }
 
+    /// How far the batch has got, for ``rewind(to:)``.
+    struct Mark {
+        let bytes: Int
+        let count: Int
+    }
+
+    var mark: Mark { Mark(bytes: bytes.count, count: count) }
+
+    /// Takes back every operation added since `mark`.
+    mutating func rewind(to mark: Mark) {
+        bytes.removeLast(bytes.count - mark.bytes)
+        count = mark.count
+    }
+
+    /// Calls `body` for each operation, in the order they were added. The buffers are valid during the call only.
     package func forEach(
         _ body: (_ operation: Operation, _ family: Family, _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Void
     ) {
@@ -127,6 +142,8 @@ package struct LogError: Error, Sendable, CustomStringConvertible {
         package static let damaged = Code("data_damaged")
         /// No space left, or the disk failed a write or a sync.
         package static let writeFailed = Code("log_write_failed")
+        /// More is queued than the bound allows: nothing was taken, trying again later is safe.
+        package static let overloaded = Code("log_overloaded")
         /// The log has been closed, or has failed before.
         package static let closed = Code("log_closed")
     }
