@@ -1,6 +1,6 @@
-package import ParleyLog
+internal import ParleyLog
 package import ParleySystem
-package import Synchronization
+internal import Synchronization
 
 /// A durable, named, ordered stream of entries, as this process holds it in memory while it is in use.
 ///

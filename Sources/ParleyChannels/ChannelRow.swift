@@ -9,6 +9,10 @@ package struct ChannelRow: Sendable, Equatable {
     package var isClosed = false
     /// Rises with each activation of the agent; whoever holds an older one appends nothing.
     package var epoch: UInt64 = 0
+    /// What the agent is doing, as the index lists it.
+    package var status = AgentStatus.idle
+    /// The turn that has begun and not ended: the offset of its input.
+    package var turn: UInt64?
     /// The last `Stream-Seq` that was accepted.
     package var lastSequence: String?
     /// The producer tuple that closed the channel: its retry is a duplicate, not an error.
@@ -25,7 +29,8 @@ package struct ChannelRow: Sendable, Equatable {
         JSON.compact(
             ("name", .string(name)), ("content_type", .string(contentType)), ("agent", isAgent ? true : nil),
             ("created", .integer(created.milliseconds)), ("closed", isClosed ? true : nil),
-            ("epoch", epoch == 0 ? nil : .integer(Int64(epoch))), ("last_sequence", lastSequence.map(JSON.string)),
+            ("epoch", epoch == 0 ? nil : .integer(Int64(epoch))), ("status", isAgent ? .string(status.name) : nil),
+            ("turn", turn.map { .integer(Int64($0)) }), ("last_sequence", lastSequence.map(JSON.string)),
             ("closed_by", closedBy.map(JSON.string))
         ).bytes
     }
@@ -37,6 +42,8 @@ package struct ChannelRow: Sendable, Equatable {
         self.init(name: name, contentType: contentType, isAgent: json["agent"]?.bool ?? false, created: Timestamp(milliseconds: created))
         isClosed = json["closed"]?.bool ?? false
         epoch = UInt64(json["epoch"]?.integer ?? 0)
+        status = AgentStatus.allCases.first { $0.name == json["status"]?.string } ?? .idle
+        turn = json["turn"]?.integer.map { UInt64($0) }
         lastSequence = json["last_sequence"]?.string
         closedBy = json["closed_by"]?.string
     }

@@ -1,6 +1,6 @@
 package import ParleyLog
 package import ParleySystem
-package import Synchronization
+internal import Synchronization
 
 /// All channels of a node: finds them, creates them, appends to them, removes them.
 ///
@@ -126,6 +126,7 @@ extension Channels {
         stage.put(.names, Placement.nameKey(row.name), NameRow(id: id).bytes)
         let channel = Channel(row: row, id: id, head: 0, lastAt: Timestamp(milliseconds: 0))
         channel.staged.isRowChanged = true
+        if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
         created[row.name] = channel
         removed.remove(row.name)
         touch(channel)

@@ -1,4 +1,3 @@
-package import ParleyLog
 package import ParleySystem
 
 /// Where a channel's rows are: its partition and its number in it.

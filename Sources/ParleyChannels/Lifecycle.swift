@@ -1,5 +1,5 @@
 package import ParleyLog
-package import ParleySystem
+internal import ParleySystem
 
 /// Creates a channel, or finds that it is there already with the same properties.
 package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: as `Append`.
@@ -80,9 +80,7 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
 
     package func stage(into stage: inout Stage) throws(LogError) {
         guard let channel = try channels.resolve(name) else { return }
-        if channel.isAgent {
-            for status in AgentStatus.allCases { stage.delete(.index, AgentIndex.key(status, channel.id)) }
-        }
+        if channel.isAgent { stage.delete(.index, AgentIndex.key(channel.staged.row.status, channel.id)) }
         channels.remove(channel, tombstone: channel.isAgent, in: &stage)
         removed = channel
     }
@@ -95,36 +93,4 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
     }
 
     package func failed(_ error: LogError) { completion(.failure(ChannelError(error))) }
-}
-
-/// What an agent is doing, as the index lists it. The raw value is stored.
-package enum AgentStatus: UInt8, Sendable, CaseIterable {
-    case idle = 1
-    case running, waiting, parked, stalled, closed
-
-    package var name: String { "\(self)" }
-}
-
-/// The rows of family `index`: `[partition][status][channel]` to the channel's name.
-package enum AgentIndex {
-    package static func key(_ status: AgentStatus, _ id: ChannelID) -> Bytes {
-        var key = prefix(status, partition: id.partition)
-        key.append(bigEndian: id.number)
-        return key
-    }
-
-    package static func prefix(_ status: AgentStatus, partition: UInt16) -> Bytes {
-        var key = Bytes()
-        key.append(bigEndian: partition)
-        key.append(status.rawValue)
-        return key
-    }
-
-    /// Moves an agent from wherever the index has it to `status`, with a note only that status needs.
-    package static func move(_ channel: Channel, to status: AgentStatus, note: Bytes = [], in stage: inout Stage) {
-        for other in AgentStatus.allCases where other != status { stage.delete(.index, key(other, channel.id)) }
-        var value = note
-        value.append(channel.name)
-        stage.put(.index, key(status, channel.id), value)
-    }
 }

@@ -60,6 +60,7 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belo
         var unsettled = 0
         var unsettledBytes = 0
         var hooks: [@Sendable () -> Void] = []
+        var finishers: [@Sendable (inout Stage) -> Void] = []
         var stopping = false
         var failure: LogError?
         var thread: SystemThread?
@@ -108,6 +109,11 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belo
         if let refusal { throw refusal }
     }
 
+    /// Has `finisher` called on the writer thread when a commit takes no further submission, to add what its submissions share.
+    package func beforeCommit(_ finisher: @escaping @Sendable (inout Stage) -> Void) {
+        state.withLock { $0.finishers.append(finisher) }
+    }
+
     /// Has `hook` called on the writer thread after each commit, once all its submissions were told: to wake loops once per commit.
     package func afterCommit(_ hook: @escaping @Sendable () -> Void) {
         state.withLock { $0.hooks.append(hook) }
@@ -154,6 +160,7 @@ extension GroupCommit {
         var staged: [Staged] = []
         do throws(LogError) {
             try fill(&stage, &staged)
+            for finisher in state.withLock({ $0.finishers }) { finisher(&stage) }
             try commit(stage.finish())
         } catch {
             fail(staged, error)
