@@ -53,9 +53,10 @@ private final class Worker: Sendable {
 
 private final class Timers: Sendable {
     private struct State {
-        /// Sorted by instant, the last one due first.
+        /// Sorted by instant, the one due first at the end.
         var waiting: [Timer] = []
         var clock: SystemWorld?
+        var isChanged = false
     }
 
     private let state = Monitor(State())
@@ -66,37 +67,29 @@ private final class Timers: Sendable {
     func start() {
         let state = state
         _ = SystemThread(name: "timers") {
-            var pause: Duration?
             while true {
-                // `nil` after the pause: nothing came meanwhile, look at the clock again.
-                let due = state.wait(timeout: pause) { state in Timers.takeDue(&state, &pause) } ?? []
+                let (due, pause) = state.withLock { Timers.takeDue(&$0) }
                 for timer in due { timer.fire() }
+                if due.isEmpty { _ = state.wait(timeout: pause) { $0.isChanged ? true : nil } }
             }
         }
     }
 
-    private static func takeDue(_ state: inout State, _ pause: inout Duration?) -> [Timer]? {
-        guard let next = state.waiting.last, let now = state.clock?.now else {
-            pause = nil
-            return nil
-        }
-        guard next.instant <= now else {
-            let shorter = pause == nil || now.duration(to: next.instant) < pause!
-            pause = min(now.duration(to: next.instant), recheck)
-            // The wait that is under way began with a longer pause: begin another.
-            return shorter ? [] : nil
-        }
+    /// What is due, or how long nothing will be; `nil`: until something is scheduled.
+    private static func takeDue(_ state: inout State) -> (due: [Timer], pause: Duration?) {
+        state.isChanged = false
+        guard let next = state.waiting.last, let now = state.clock?.now else { return ([], nil) }
+        guard next.instant <= now else { return ([], min(now.duration(to: next.instant), recheck)) }
         let first = state.waiting.lastIndex { $0.instant > now }.map { $0 + 1 } ?? 0
-        let due = Array(state.waiting[first...].reversed())
-        state.waiting.removeSubrange(first...)
-        pause = nil
-        return due
+        defer { state.waiting.removeSubrange(first...) }
+        return (state.waiting[first...].reversed(), nil)
     }
 
     func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void, clock: SystemWorld) -> any Scheduled {
         let timer = Timer(instant: instant, work)
         state.withLock(signal: true) { state in
             state.clock = clock
+            state.isChanged = true
             // Timers are few (each stands for many agents), so a sorted array does.
             let place = state.waiting.lastIndex { $0.instant > instant }.map { $0 + 1 } ?? 0
             state.waiting.insert(timer, at: place)
