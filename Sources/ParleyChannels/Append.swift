@@ -49,6 +49,8 @@ package struct Appended: Sendable {
     package var offsets: [UInt64] = []
     /// The channel's tail after it.
     package var tail: UInt64
+    /// When the last entry was stamped; only for entries that are.
+    package var at = Timestamp(milliseconds: 0)
     package var isClosed = false
     /// It was there already: the same idempotency key or producer sequence.
     package var isReplay = false
@@ -260,7 +262,7 @@ extension Append {
         }
         rows?(&stage, channel, offsets)
         return Appended(
-            offsets: offsets, tail: channel.staged.head, isClosed: channel.staged.row.isClosed, producer: producerState)
+            offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed, producer: producerState)
     }
 
     private func change(_ channel: Channel, _ body: (inout ChannelRow) -> Void) {
