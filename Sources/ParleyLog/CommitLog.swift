@@ -78,7 +78,11 @@ package struct Batch: Sendable {
 
     package mutating func put(_ family: Family, _ key: Bytes, _ value: Bytes) { add(.put, family, key, value) }
     package mutating func delete(_ family: Family, _ key: Bytes) { add(.delete, family, key, []) }
-    package mutating func delete(_ family: Family, from lower: Bytes, to upper: Bytes) { add(.deleteRange, family, lower, upper) }
+    package mutating func delete(_ family: Family, from lower: Bytes, to upper: Bytes) {
+        // RocksDB would find out after the write-ahead log has it, and then the whole commit has failed.
+        precondition(!upper.lexicographicallyPrecedes(lower), "a range of family \(family) that ends before it begins")
+        add(.deleteRange, family, lower, upper)
+    }
 
     private mutating func add(_ operation: Operation, _ family: Family, _ key: Bytes, _ value: Bytes) {
         precondition(key.count >= 2 && key.readBigEndian(at: 0) == partition, "a key of family \(family) outside partition \(partition)")
