@@ -35,6 +35,7 @@ extension Activation: TurnOwner {
         let turn = core.turn
         append([entry], epoch: .holds(core.epoch)) { stage, channel, _ in channel.move(to: .stalled, turn: turn, in: &stage) } then: { [self] _ in
             runtime.turnEnded(channel.name, turn)
+            leave()
         }
     }
 

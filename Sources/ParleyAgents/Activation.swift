@@ -311,7 +311,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     // MARK: Leaving memory
 
-    private func leave() {
+    func leave() {
         state.isGone = true
         state.core?.fence(Fenced())
         stopSteps()
