@@ -52,7 +52,6 @@ package final class RocksLog: CommitLog {
         _ visit: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
     ) throws(LogError) {
         let database = try open
-        guard lower.lexicographicallyPrecedes(upper) else { return }
         do {
             try lower.withUnsafeBufferPointer { lower throws(RocksDatabase.Failure) in
                 try upper.withUnsafeBufferPointer { upper throws(RocksDatabase.Failure) in

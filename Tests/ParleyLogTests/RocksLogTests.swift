@@ -56,6 +56,23 @@ import Testing
         }
     }
 
+    // MARK: Table files
+
+    @Test func `a scan finds what lies in table files, also when it begins or ends at a channel that is not there`() throws {
+        let log = try open()
+        defer { log.close() }
+        let channels: [UInt64] = [1, 3, 5]
+        try log.write { batch in for channel in channels { batch.put(.log, key(1, channel, 1), value("\(channel)")) } }
+        try log.flush()
+        for (lower, upper, expected) in [
+            (key(1, 2), key(1, 9), ["3", "5"]), (key(1, 2, 0), key(1, 4, 0), ["3"]), (key(1, 0), key(1, 4), ["1", "3"]),
+            (key(1, 3), key(1, 4), ["3"]), (key(1, 3, 0), key(1, 3, .max), ["3"]), (key(1, 4, 0), key(1, 4, .max), []),
+        ] {
+            #expect(try log.pairs(.log, lower, upper).map(\.value.text) == expected)
+            #expect(try log.pairs(.log, lower, upper, reversed: true).map(\.value.text) == expected.reversed())
+        }
+    }
+
     // MARK: Damage
 
     @Test func `a write-ahead log cut anywhere inside its last record opens with everything before it`() throws {
@@ -143,7 +160,7 @@ import Testing
         let data = "\(folder.path)/small"
         await #expect(processExitsWith: .success) { [data = data as String] in
             let log = try RocksLog(DataFolder(data))
-            let error = try withFiles(upTo: 300 << 10) {
+            let error = try withFiles(upTo: 20 << 10) {
                 try #require(throws: LogError.self) {
                     for offset: UInt64 in 0..<100 { try log.write { $0.put(.log, key(1, 1, offset), Bytes(repeating: 7, count: 10_000)) } }
                 }
@@ -158,7 +175,7 @@ import Testing
             log.close()
         }
         let log = try RocksLog(DataFolder(data))
-        #expect(try log.pairs(.log, key(1), key(2)).count >= 29)
+        #expect(try log.pairs(.log, key(1), key(2)).count >= 1)
         log.close()
     }
 
@@ -177,7 +194,7 @@ import Testing
         await #expect(processExitsWith: .success) { [data = data as String] in
             let log = try RocksLog(DataFolder(data))
             for offset: UInt64 in 0..<100 { try log.write { $0.put(.log, key(1, 1, offset), Bytes(repeating: 7, count: 10_000)) } }
-            let error = try withFiles(upTo: 300 << 10) { try #require(throws: LogError.self) { try log.flush() } }
+            let error = try withFiles(upTo: 20 << 10) { try #require(throws: LogError.self) { try log.flush() } }
             #expect(error.code == .writeFailed)
             let later = try #require(throws: LogError.self) { try log.write { $0.put(.log, key(1, 1, 100), []) } }
             #expect(later.code == .writeFailed || later.code == .closed)
