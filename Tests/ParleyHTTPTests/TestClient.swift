@@ -55,7 +55,7 @@ final class TestClient {
     func send(_ bytes: Bytes) throws {
         var sent = 0
         while sent < bytes.count {
-            let count = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL.rawValue)) }
+            let count = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL)) }
             guard count > 0 else { throw TestFailure("cannot send: errno \(errno)") }
             sent += count
         }
@@ -128,14 +128,18 @@ final class TestServer {
     var port: Int { server.port }
 
     init(
-        loops: Int = 1, _ configure: (inout HTTPServerConfiguration) -> Void = { _ in },
-        _ handle: @escaping @Sendable (HTTPRequest, HTTPResponder) -> Void
+        loops: Int = 1, _ configure: (inout HTTPServerConfiguration) -> Void,
+        handle: @escaping @Sendable (HTTPRequest, HTTPResponder) -> Void
     ) throws {
         var configuration = HTTPServerConfiguration()
         configure(&configuration)
         group = EventLoopGroup(count: loops, name: "test")
         server = HTTPServer(configuration, on: group, handler: ClosureHandler(handle))
         try server.start()
+    }
+
+    convenience init(loops: Int = 1, _ handle: @escaping @Sendable (HTTPRequest, HTTPResponder) -> Void) throws {
+        try self.init(loops: loops, { _ in }, handle: handle)
     }
 
     deinit {
