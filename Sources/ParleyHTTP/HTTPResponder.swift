@@ -37,19 +37,22 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
 
     var bufferedBytes: Int { connection?.bufferedBytes(of: self) ?? 0 }
 
-    /// Sends a complete answer. `Date`, `Content-Length` and `Connection` are added; a `Content-Length` that is given is kept.
+    /// Sends a complete answer. `Date`, `Content-Length` and `Connection` are added; to HEAD, a `Content-Length` that is given is kept.
     package func respond(status: Int, headers: [(name: String, value: String)] = [], body: Bytes = []) {
-        answer(status, headers, .whole(body.count)) { queue in
+        answer(status, headers, isHead ? .withheld(body.count) : .whole(body.count)) { queue in
             if !self.isHead && HTTPResponseHead.mayHaveBody(status) { queue.append(body) }
         }
         complete()
     }
 
-    /// Starts an answer whose body comes in pieces: in chunks, or ended by closing the connection for HTTP/1.0.
+    /// Starts an answer whose body comes in pieces.
+    ///
+    /// It is framed by the `Content-Length` among the headers; without one, in chunks, or for HTTP/1.0 by closing the connection.
     package func stream(status: Int = 200, headers: [(name: String, value: String)] = []) -> HTTPStream {
-        let hasBody = !isHead && HTTPResponseHead.mayHaveBody(status)
-        let stream = HTTPStream(self, !hasBody ? .none : minorVersion == 1 ? .chunked : .untilClose)
-        answer(status, headers, minorVersion == 1 ? .chunked : .untilClose) { _ in }
+        let length = headers.first { HTTPResponseHead.isContentLength($0.name) }.flatMap { Int($0.value) }
+        let framing: HTTPStream.Framing = length.map { .announced($0) } ?? (minorVersion == 1 ? .chunked : .untilClose)
+        let stream = HTTPStream(self, isHead || !HTTPResponseHead.mayHaveBody(status) ? .none : framing)
+        answer(status, headers, length != nil ? .announced : minorVersion == 1 ? .chunked : .untilClose) { _ in }
         if connection != nil { self.stream = stream }
         return stream
     }

@@ -4,7 +4,12 @@ internal import ParleySystem
 enum HTTPResponseHead {
     /// How the answer's body ends.
     enum Body: Equatable {
+        /// This many bytes follow the head.
         case whole(Int)
+        /// No bytes follow, but this many would for another method.
+        case withheld(Int)
+        /// The answer's own `Content-Length` says how many.
+        case announced
         case chunked
         case untilClose
     }
@@ -26,11 +31,15 @@ enum HTTPResponseHead {
         output.append(contentsOf: date)
         var hasLength = false
         for (name, value) in headers {
-            if name.utf8.count == 14, name.lowercased() == "content-length" { hasLength = true }
+            if isContentLength(name) {
+                // Two lengths, or one that is wrong, would let two readers see two messages.
+                if case .whole = body { continue }
+                hasLength = true
+            }
             appendLine(name, value, to: &output)
         }
         switch body {
-        case .whole(let count) where !hasLength && (mayHaveBody(status)):
+        case .whole(let count) where mayHaveBody(status), .withheld(let count) where mayHaveBody(status) && !hasLength:
             output.append(contentsOf: "Content-Length: ".utf8)
             output.append(decimal: count)
             output.append(contentsOf: "\r\n".utf8)
@@ -44,6 +53,8 @@ enum HTTPResponseHead {
         }
         output.append(contentsOf: "\r\n".utf8)
     }
+
+    static func isContentLength(_ name: String) -> Bool { name.utf8.count == 14 && name.lowercased() == "content-length" }
 
     /// Line ends in a value would let it forge fields or a whole answer; they become spaces.
     private static func appendLine(_ name: String, _ value: String, to output: inout Bytes) {

@@ -5,7 +5,13 @@ package import ParleySystem
 /// Belongs to the connection's loop. Pieces written in one tick leave in one send. Nothing bounds what is queued but the
 /// writer: it looks at `bufferedBytes` and waits for `onDrain` when that is too much.
 package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loop only.
-    enum Framing { case chunked, untilClose, none }
+    enum Framing: Equatable {
+        case chunked, untilClose
+        /// So many bytes are still to come.
+        case announced(Int)
+        /// Whatever is written is not sent.
+        case none
+    }
 
     package let loop: EventLoop
     /// `onDrain` is called when the queue falls to this after having been above it.
@@ -15,7 +21,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Called once on the loop if the peer goes away, or the server gives up, before `finish()`.
     package var onClose: (() -> Void)?
 
-    private let framing: Framing
+    private var framing: Framing
     private var responder: HTTPResponder?
     private var wasAboveLowWater = false
 
@@ -46,10 +52,11 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         write(count: bytes.count) { queue in queue.build { $0.append(contentsOf: bytes) } }
     }
 
-    /// Ends the body. What is queued is still sent. Idempotent.
+    /// Ends the body. What is queued is still sent. Idempotent; less than the announced length is an `abort()`.
     package func finish() {
         loop.assertOnLoop()
         guard let responder, responder.isOpen else { return }
+        if case .announced(1...) = framing { return abort() }
         if framing == .chunked { responder.output { queue in queue.build { $0.append(contentsOf: "0\r\n\r\n".utf8) } } }
         release()
         responder.complete()
@@ -67,6 +74,10 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     private func write(count: Int, _ body: (inout OutputQueue) -> Void) {
         loop.assertOnLoop()
         guard let responder, count > 0, framing != .none else { return }
+        if case .announced(let rest) = framing {
+            precondition(count <= rest, "a body of announced length is \(count - rest) bytes too long")
+            framing = .announced(rest - count)
+        }
         responder.output { queue in
             if framing == .chunked {
                 queue.build {

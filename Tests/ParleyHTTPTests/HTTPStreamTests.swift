@@ -79,6 +79,26 @@ import Testing
         }
     }
 
+    @Test func `frames a body by the length among its headers`() throws {
+        let server = try TestServer { request, responder in
+            let stream = responder.stream(headers: [("content-length", "6")])
+            stream.write(Bytes("abc".utf8))
+            if request.path == "/whole" {
+                stream.write(Bytes("def".utf8))
+                stream.finish()
+            } else {
+                request.loop.schedule(after: .milliseconds(10)) { stream.finish() }
+            }
+        }
+        let client = try server.connect()
+        try client.send(get("/whole"))
+        let answer = try client.answer()
+        #expect(answer.text == "abcdef")
+        #expect(answer.headers["transfer-encoding"] == nil)
+        try client.send(get("/part"))
+        #expect(try client.readToEnd("the cut").text.hasSuffix("\r\n\r\nabc"))
+    }
+
     @Test func `cuts the body off when it is aborted`() throws {
         let server = try TestServer { request, responder in
             let stream = responder.stream()
