@@ -1,5 +1,5 @@
 package import ParleyChannels
-internal import ParleyLog
+package import ParleyLog
 package import ParleySystem
 
 extension AgentRuntime {
