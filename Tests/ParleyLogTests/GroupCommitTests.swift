@@ -143,11 +143,13 @@ import Testing
     @Test func `a failed commit fails everything that waits, is not tried again, and says so once`() throws {
         let full = LogError(.writeFailed, "no space left")
         let log = SimulatedLog(outcome: { commit, _ in commit == 1 ? .failed(full) : .acknowledged })
-        let group = GroupCommit(log: log, limits: limits { $0.commitSubmissions = 2 }, onFailure: { [journal] in journal.note("down: \($0.message)") })
+        let group = GroupCommit(
+            log: log, limits: limits { $0.commitSubmissions = 2 }, onFailure: { [journal] in journal.note("down: \($0.message)") })
         for number: UInt64 in 0..<6 { try group.submit(put(number)) }
         group.pump()
         group.pump()
-        #expect(journal.events == ["0 committed", "1 committed"] + (2..<6).map { "\($0) failed log_write_failed" } + ["down: no space left"])
+        #expect(
+            journal.events == ["0 committed", "1 committed"] + (2..<6).map { "\($0) failed log_write_failed" } + ["down: no space left"])
         #expect(!group.pump())
         #expect(log.commits == 2)
         #expect(group.queued == 0)

@@ -211,7 +211,8 @@ import Testing
             let expected = model.filter { !$0.key.lexicographicallyPrecedes(lower) && $0.key.lexicographicallyPrecedes(upper) }
                 .sorted { $0.key.lexicographicallyPrecedes($1.key) }.map { Pair(key: $0.key, value: $0.value) }
             try #require(try test.log.pairs(.log, lower, upper) == expected, "PARLEY_SEED=\(seed), commit \(commit)")
-            try #require(try test.log.pairs(.log, lower, upper, reversed: true) == expected.reversed(), "PARLEY_SEED=\(seed), commit \(commit)")
+            try #require(
+                try test.log.pairs(.log, lower, upper, reversed: true) == expected.reversed(), "PARLEY_SEED=\(seed), commit \(commit)")
             try #require(try test.log.get(.log, lower) == model[lower], "PARLEY_SEED=\(seed), commit \(commit)")
         }
     }
