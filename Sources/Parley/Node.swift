@@ -1,11 +1,12 @@
 internal import FoundationEssentials
+internal import Glibc
 package import ParleyAgents
 internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleyLog
 internal import ParleyModels
 internal import ParleyServer
-package import ParleySystem
+internal import ParleySystem
 internal import Synchronization
 
 /// A running node: the data folder, the log, channels, agents and the server, composed.
@@ -72,7 +73,7 @@ package final class Node: Sendable {
         runtime.drain()
         let deadline = ContinuousClock.now + configuration.drainTime
         while runtime.runningBodies > 0, ContinuousClock.now < deadline { Node.pause(.milliseconds(10)) }
-        server.drain(timeout: max(.milliseconds(500), deadline - .now))
+        server.drain(timeout: max(.milliseconds(500), deadline - ContinuousClock.now))
         writer.stop()
         server.stop()
         models.stop()
@@ -81,10 +82,11 @@ package final class Node: Sendable {
 
     private static func pause(_ duration: Duration) { _ = Monitor(()).wait(timeout: duration) { _ in nil as Void? } }
 
-    /// What this program is, for `turn.started`: it changes when the program does.
+    /// What this program is, for `turn.started`: size and time of the executable, which change when the program does.
     private static let build: String = {
-        guard let path = Bundle.executablePath, let program = FileManager.default.contents(atPath: path) else { return "" }
-        return String(SHA256.hex(Bytes(program.suffix(1 << 20))).prefix(12))
+        var status = Glibc.stat()
+        guard stat("/proc/self/exe", &status) == 0 else { return "" }
+        return "\(status.st_size)-\(status.st_mtim.tv_sec)"
     }()
 
     private static func declaredAgents(

@@ -60,11 +60,6 @@ package enum ServeOptions {
     }
 }
 
-extension Model where Self == ConfiguredModel {
-    /// The model that the environment names: `PARLEY_MODEL`, `OPENAI_BASE_URL`, `OPENAI_API_KEY`.
-    public static var configured: ConfiguredModel { get throws { try ConfiguredModel() } }
-}
-
 /// A model by its spec, with the keys and addresses of the environment.
 public struct ConfiguredModel: Model {
     private let model: any Model
