@@ -91,6 +91,8 @@ public struct ModelMessage: Sendable, Codable, Equatable {
 
     public var role: Role
     public var text: String
+    /// The offset of the entry of the agent's own channel that holds the text, when one does: then the journal refers to it by that.
+    package var source: String?
 
     public init(_ role: Role, _ text: String) {
         self.role = role

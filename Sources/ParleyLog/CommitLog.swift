@@ -78,7 +78,11 @@ package struct Batch: Sendable {
 
     package mutating func put(_ family: Family, _ key: Bytes, _ value: Bytes) { add(.put, family, key, value) }
     package mutating func delete(_ family: Family, _ key: Bytes) { add(.delete, family, key, []) }
-    package mutating func delete(_ family: Family, from lower: Bytes, to upper: Bytes) { add(.deleteRange, family, lower, upper) }
+    package mutating func delete(_ family: Family, from lower: Bytes, to upper: Bytes) {
+        // RocksDB would find out after the write-ahead log has it, and then the whole commit has failed.
+        precondition(!upper.lexicographicallyPrecedes(lower), "a range of family \(family) that ends before it begins")
+        add(.deleteRange, family, lower, upper)
+    }
 
     private mutating func add(_ operation: Operation, _ family: Family, _ key: Bytes, _ value: Bytes) {
         precondition(key.count >= 2 && key.readBigEndian(at: 0) == partition, "a key of family \(family) outside partition \(partition)")
@@ -91,6 +95,21 @@ package struct Batch: Sendable {
         count += 1
     }
 
+    /// How far the batch has got, for ``rewind(to:)``.
+    struct Mark {
+        let bytes: Int
+        let count: Int
+    }
+
+    var mark: Mark { Mark(bytes: bytes.count, count: count) }
+
+    /// Takes back every operation added since `mark`.
+    mutating func rewind(to mark: Mark) {
+        bytes.removeLast(bytes.count - mark.bytes)
+        count = mark.count
+    }
+
+    /// Calls `body` for each operation, in the order they were added. The buffers are valid during the call only.
     package func forEach(
         _ body: (_ operation: Operation, _ family: Family, _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Void
     ) {
@@ -127,6 +146,8 @@ package struct LogError: Error, Sendable, CustomStringConvertible {
         package static let damaged = Code("data_damaged")
         /// No space left, or the disk failed a write or a sync.
         package static let writeFailed = Code("log_write_failed")
+        /// More is queued than the bound allows: nothing was taken, trying again later is safe.
+        package static let overloaded = Code("log_overloaded")
         /// The log has been closed, or has failed before.
         package static let closed = Code("log_closed")
     }

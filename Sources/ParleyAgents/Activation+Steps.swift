@@ -1,0 +1,246 @@
+internal import ParleyChannels
+internal import ParleyLog
+internal import ParleySystem
+
+extension Activation: TurnOwner {
+    func idempotencyKey(_ turn: UInt64, _ path: String) -> String { "\(channel.name)/\(Offset(turn))/\(path)" }
+
+    func append(_ core: TurnCore, _ entries: [NewEntry]) { append(entries, epoch: .holds(core.epoch)) }
+
+    func begin(_ core: TurnCore, _ request: StepRequest, attempt: UInt32) { attemptStep(core, request, attempt, SavedText()) }
+
+    func reopen(_ core: TurnCore, _ request: StepRequest, _ open: Journal.OpenStep) {
+        switch request.work {
+        case .sleep:
+            guard let due = open.due else { return sleep(core, request, until: nil) }
+            // Still ahead: its row wakes the agent. Past: it was due while nobody was here.
+            if due <= runtime.world.now { finishSleep(core, request.path, due: due) }
+        case .body(.atMostOnce, _, _) where open.retryAt == nil:
+            let failure = StepFailure(
+                code: "outcome_unknown", message: "the process ended while the step ran; whether its effect happened is not known", retryable: false)
+            fail(core, request, attempt: open.attempt, failure, pause: nil, SavedText())
+        case .body, .model:
+            guard let retryAt = open.retryAt else { return attemptStep(core, request, open.attempt + 1, open.text) }
+            retry(core, request, open.attempt + 1, at: retryAt, open.text)
+        }
+    }
+
+    func stalled(_ core: TurnCore, _ error: TurnError, at source: String?) {
+        Diagnostics.log(.error, "agent stalled", ["channel": channel.name, "reason": error.message, "source": source ?? "-"])
+        markStalled()
+        let entry = NewEntry(
+            .agentStalled, Position(turn: core.turn), ("reason", .string(error.code)), ("message", .string(error.message)),
+            ("source", source.map { .string($0) }),
+            ("remedy", "run the program that began the turn, or fork the agent before it; changed programs mark the change"))
+        let turn = core.turn
+        append([entry], epoch: .holds(core.epoch)) { stage, channel, _ in channel.move(to: .stalled, turn: turn, in: &stage) } then: { [self] _ in
+            runtime.turnEnded(channel.name, turn)
+            leave()
+        }
+    }
+
+    // MARK: Attempts
+
+    private func attemptStep(_ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, _ saved: SavedText) {
+        guard !runtime.isDraining else { return }
+        switch request.work {
+        case .sleep(let instant): sleep(core, request, until: instant)
+        case .body(let contract, let policy, let body): runBody(core, request, attempt, contract, policy, body)
+        case .model(let model, let modelRequest, let policy): runModel(core, request, attempt, saved, model, modelRequest, policy)
+        }
+    }
+
+    private func started(
+        _ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, journal: JSON? = nil, continuesAt: Int? = nil,
+        content: [(digest: Bytes, content: Bytes)] = [], then: @escaping @Sendable () -> Void = {}
+    ) {
+        let entry = NewEntry(
+            .stepStarted, Position(turn: core.turn, step: request.path, attempt: attempt), ("kind", .string(request.kind.rawValue)),
+            ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", journal),
+            ("continues_at", continuesAt.map { .integer(Int64($0)) }))
+        append([entry], epoch: .holds(core.epoch)) { stage, channel, _ in
+            for part in content { stage.put(.big, channel.id.key(part.digest), part.content) }
+        } then: { _ in then() }
+    }
+
+    private func retry(_ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, at instant: Timestamp, _ saved: SavedText) {
+        runtime.world.schedule(at: instant) { [self] in
+            lane.deliver {
+                guard self.isCurrent(core), core.waiting(at: request.path) != nil else { return }
+                self.attemptStep(core, request, attempt, saved)
+            }
+        }
+    }
+
+    /// Journals the end of a step, and has the program go on once that is durable. Any thread.
+    private func complete(_ core: TurnCore, _ path: String, attempt: UInt32, _ members: [(String, JSON?)], last: NewEntry? = nil) {
+        let bytes = NewEntry.join(members)
+        let entry = NewEntry(.stepCompleted, Position(turn: core.turn, step: path, attempt: attempt), members: bytes)
+        Failpoint.pass("step.completed")
+        append((last.map { [$0] } ?? []) + [entry], epoch: .holds(core.epoch), then: { [self] appended in
+            isOver(path)
+            guard isCurrent(core) else { return }
+            core.resume(path, .completed((try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null), at: appended.at)
+        })
+    }
+
+    /// Journals a failed attempt: with a pause, another one follows; without, the program gets the failure. Any thread.
+    private func fail(
+        _ core: TurnCore, _ request: StepRequest, attempt: UInt32, _ failure: StepFailure, pause: Duration?, _ saved: SavedText
+    ) {
+        let retryAt = pause.map { runtime.world.now.advanced(by: $0) }
+        let entry = NewEntry(
+            .stepFailed, Position(turn: core.turn, step: request.path, attempt: attempt), ("error", failure.journal), ("final", .bool(retryAt == nil)),
+            ("retry_at", retryAt.map { .string($0.description) }))
+        append([entry], epoch: .holds(core.epoch), then: { [self] appended in
+            isOver(request.path)
+            guard isCurrent(core) else { return }
+            if let retryAt {
+                retry(core, request, attempt + 1, at: retryAt, saved)
+            } else {
+                core.resume(request.path, .failed(failure), at: appended.at)
+            }
+        })
+    }
+
+    // MARK: Steps with a body
+
+    private func runBody(
+        _ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, _ contract: StepContract, _ policy: RetryPolicy,
+        _ body: @escaping @Sendable (StepContext) async throws -> JSON
+    ) {
+        let context = StepContext(
+            idempotencyKey: idempotencyKey(core.turn, request.path), fence: core.epoch, attempt: Int(attempt))
+        let run = { @Sendable [self] in
+            let task = Task(executorPreference: runtime.stepExecutor) { [self] in
+                runtime.bodyBegan()
+                defer { runtime.bodyEnded() }
+                do {
+                    let result = try await body(context)
+                    complete(core, request.path, attempt: attempt, [("result", result)])
+                } catch {
+                    // What fails while the process drains may fail because it drains: nothing is written, and it runs again.
+                    if runtime.isDraining { return }
+                    let failure = StepFailure(error)
+                    // At most once means that a failure is final too: nobody knows how far it got.
+                    let pause = contract == .atMostOnce ? nil : policy.pause(after: Int(attempt), failure)
+                    fail(core, request, attempt: attempt, failure, pause: pause, SavedText())
+                }
+            }
+            isUnderWay(request.path, task)
+        }
+        switch contract {
+        case .atLeastOnce:
+            started(core, request, attempt)
+            run()
+        case .atMostOnce:
+            started(core, request, attempt) { [self] in if isCurrent(core) { run() } }
+        }
+    }
+
+    // MARK: Model steps
+
+    private func runModel(
+        _ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, _ saved: SavedText, _ model: any Model, _ modelRequest: ModelRequest,
+        _ policy: RetryPolicy
+    ) {
+        // An answer can be gone on with when it is plain text and the model takes up a prefix; else it starts again.
+        guard !saved.text.isEmpty, !saved.hasReasoning else { return callModel(core, request, attempt, SavedText(), model, modelRequest, policy) }
+        switch model.continues {
+        case .prefix: callModel(core, request, attempt, saved, model, modelRequest, policy)
+        case .no, .resume: callModel(core, request, attempt, SavedText(), model, modelRequest, policy)
+        case .auto:
+            model.probeContinuation { [self] continues in
+                lane.deliver {
+                    guard self.isCurrent(core) else { return }
+                    self.callModel(core, request, attempt, continues ? saved : SavedText(), model, modelRequest, policy)
+                }
+            }
+        }
+    }
+
+    private func callModel(
+        _ core: TurnCore, _ request: StepRequest, _ number: UInt32, _ saved: SavedText, _ model: any Model, _ modelRequest: ModelRequest,
+        _ policy: RetryPolicy
+    ) {
+        let position = Position(turn: core.turn, step: request.path, attempt: number)
+        var call = modelRequest
+        started(
+            core, request, number, journal: modelRequest.journal(model.name), continuesAt: saved.text.isEmpty ? nil : saved.text.count,
+            content: number == 1 ? modelRequest.contentByHash : [])
+        let attempt = ModelAttempt(position: position, saved: saved) { [self] entries in
+            append(core, entries)
+        } end: { [self] end in
+            switch end {
+            case .finished(let members, let last):
+                Failpoint.pass("model.finish")
+                complete(core, request.path, attempt: number, members, last: last)
+            case .failed(let failure, let saved):
+                fail(core, request, attempt: number, failure, pause: policy.pause(after: Int(number), failure), saved)
+            }
+        }
+        if !saved.text.isEmpty {
+            call.continuing = Bytes(saved.text.prefix(ModelAttempt.prefixCount(of: saved.text))).text
+            if let limit = call.options.maxTokens {
+                guard limit > saved.pieces else { return attempt.received(.finished(reason: "length")) }
+                call.options.maxTokens = limit - saved.pieces
+            }
+        }
+        isUnderWay(request.path, attempt)
+        attempt.start(model, call)
+    }
+
+    // MARK: Sleeping
+
+    private func sleep(_ core: TurnCore, _ request: StepRequest, until instant: Timestamp?) {
+        guard case .sleep(let asked) = request.work else { return }
+        let due = instant ?? asked
+        let timer = DueTimer(turn: core.turn, path: request.path, due: due)
+        let position = Position(turn: core.turn, step: request.path, attempt: 1)
+        var entries: [NewEntry] = []
+        if instant != nil {
+            entries.append(
+                NewEntry(
+                    .stepStarted, position, ("kind", "sleep"), ("name", .string(request.name)),
+                    ("idempotency_key", .string(idempotencyKey(core.turn, request.path)))))
+        }
+        entries.append(NewEntry(.timerSet, position, ("timer", .string(timer.id)), ("due", .string(due.description))))
+        append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
+            stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8))
+        } then: { [self] _ in
+            runtime.timers.set(due)
+        }
+    }
+
+    /// The timer service says that a timer is due. On the lane, the agent loaded.
+    func fire(_ timer: DueTimer) {
+        // A turn that has not replayed yet finds by itself that the sleep is over.
+        if let core, core.turn == timer.turn {
+            if core.waiting(at: timer.path)?.kind == .sleep { finishSleep(core, timer.path, due: timer.due) }
+        } else if core == nil, !isBeginning {
+            // The turn is over: the row has no meaning any more.
+            let key = timer.key(channel.id)
+            append([], epoch: .none) { stage, _, _ in stage.delete(.timers, key) }
+        }
+    }
+
+    private func finishSleep(_ core: TurnCore, _ path: String, due: Timestamp) {
+        let timer = DueTimer(turn: core.turn, path: path, due: due)
+        let position = Position(turn: core.turn, step: path, attempt: 1)
+        let entries = [
+            NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description))),
+            NewEntry(.stepCompleted, position, ("result", .null)),
+        ]
+        append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
+            stage.delete(.timers, timer.key(channel.id))
+        } then: { [self] appended in
+            runtime.timers.settled(timer.key(channel.id))
+            if isCurrent(core) { core.resume(path, .completed(["result": nil]), at: appended.at) }
+        }
+    }
+}
+
+extension StepRequest {
+    /// The last segment of its path, without its number.
+    var name: String { String(path.split(separator: "/").last?.prefix { $0 != "#" } ?? "") }
+}

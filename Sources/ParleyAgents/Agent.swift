@@ -1,0 +1,100 @@
+internal import FoundationEssentials
+package import ParleySystem
+
+/// A durable actor: one per name, with a channel that is its address, mailbox, journal, memory and trace.
+///
+/// ```swift
+/// struct Greeter: Agent {
+///     static let kind = "greeter"
+///     struct State: AgentState { var greeted = 0 }
+///
+///     func receive(_ name: String, _ turn: Turn, _ state: inout State) async throws -> String {
+///         state.greeted += 1
+///         return "Hello, \(name), you are number \(state.greeted)."
+///     }
+/// }
+/// ```
+///
+/// The value holds what the agent depends on (models, clients); it is shared by all agents of the kind. What an agent remembers is its
+/// `State`, saved in the batch that ends a turn; a turn that throws leaves the state of the last completed turn.
+public protocol Agent: Sendable {
+    associatedtype State: AgentState = NoState
+    associatedtype Input: Codable & Sendable
+    associatedtype Output: Codable & Sendable
+
+    /// The first segment of its agents' names: 1 to 128 characters of `[A-Za-z0-9._~-]`.
+    static var kind: String { get }
+
+    /// Handles one message: a turn. After a crash it runs again from the top, and each step returns what the journal holds.
+    func receive(_ input: Input, _ turn: Turn, _ state: inout State) async throws -> Output
+}
+
+/// What an agent remembers from turn to turn. Give every property a default: a saved state is laid over the default one, so that a state
+/// saved before a property existed still decodes.
+public protocol AgentState: Codable, Sendable {
+    init()
+}
+
+/// The state of an agent that has none.
+public struct NoState: AgentState {
+    public init() {}
+}
+
+/// An agent whose types have been erased to JSON: what the runtime runs.
+package struct AnyAgent: Sendable {
+    package let kind: String
+    /// Handles one input; gives the output and the new state.
+    package let receive: @Sendable (_ input: JSON, _ turn: Turn, _ state: JSON?) async throws -> (output: JSON, state: JSON)
+
+    package init(kind: String, receive: @escaping @Sendable (JSON, Turn, JSON?) async throws -> (output: JSON, state: JSON)) {
+        self.kind = kind
+        self.receive = receive
+    }
+
+    package init<A: Agent>(_ agent: A) {
+        self.init(kind: A.kind) { message, turn, saved in
+            let input = try AnyAgent.input(A.Input.self, from: message)
+            var state = try AnyAgent.state(A.State.self, from: saved)
+            let output = try await agent.receive(input, turn, &state)
+            return (try JSON(encoding: output), try JSON(encoding: state))
+        }
+    }
+
+    /// A message carries text or data; an agent that takes text gets the text, every other gets the data decoded.
+    private static func input<Input: Codable>(_ type: Input.Type, from message: JSON) throws -> Input {
+        if type == String.self, let text = message["text"]?.string { return text as! Input }
+        guard let data = message["data"] ?? message["text"] else {
+            throw StepFailure(code: "invalid_input", message: "the message has neither text nor data", retryable: false)
+        }
+        do { return try data.decode(type) } catch {
+            throw StepFailure(
+                code: "invalid_input", message: "the message's \(message["data"] == nil ? "text" : "data") is not a \(type): \(error)", retryable: false)
+        }
+    }
+
+    private static func state<State: AgentState>(_ type: State.Type, from saved: JSON?) throws -> State {
+        guard let saved else { return State() }
+        do { return try saved.laid(over: JSON(encoding: State())).decode(type) } catch {
+            throw StepFailure(
+                code: "state_mismatch", message: "the saved state does not decode as \(type): \(error). Give new properties a default.",
+                retryable: false)
+        }
+    }
+}
+
+extension JSON {
+    /// The value as Foundation's encoder writes it.
+    package init(encoding value: some Encodable) throws { self = try JSON.parse(Bytes(try JSONEncoder().encode(value))) }
+
+    package func decode<Value: Decodable>(_ type: Value.Type) throws -> Value { try JSONDecoder().decode(type, from: Data(bytes)) }
+
+    /// This value, with what its objects lack taken from `base`.
+    func laid(over base: JSON) -> JSON {
+        guard case .object(var members) = self, case .object(let defaults) = base else { return self }
+        for index in members.indices {
+            if let below = base[members[index].name] { members[index].value = members[index].value.laid(over: below) }
+        }
+        for member in defaults where self[member.name] == nil { members.append(member) }
+        return .object(members)
+    }
+}

@@ -1,0 +1,221 @@
+package import ParleyChannels
+package import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// Runs the agents of a node: activates them when something waits for them, recovers what a crash left unfinished, lets them go when idle.
+package final class AgentRuntime: Sendable {
+    package let channels: Channels
+    package let world: any World
+    /// Names this process in `turn.started`.
+    package let node: String
+    package let build: String
+    /// How long an agent stays in memory with nothing to do.
+    package let idleAfter: Duration
+    let stepExecutor: StepExecutor
+    var timers: TimerService { timerService.withLock { $0! } }
+
+    private let agents: [String: AnyAgent]
+    private let timerService = Mutex<TimerService?>(nil)
+    private let activations = Mutex<[String: Activation]>([:])
+    private let draining = Atomic<Bool>(false)
+    private let bodies = Atomic<Int>(0)
+    private let turnObservers = Mutex<[String: [TurnObserver]]>([:])
+    private let stalledAtStart = Mutex<Set<String>>([])
+
+    package init(
+        channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "", idleAfter: Duration = .seconds(30)
+    ) {
+        self.channels = channels
+        self.world = world
+        self.node = node
+        self.build = build
+        self.idleAfter = idleAfter
+        self.agents = Dictionary(agents.map { ($0.kind, $0) }, uniquingKeysWith: { $1 })
+        stepExecutor = StepExecutor(world: world)
+        let timers = TimerService(log: channels.log, world: world) { [weak self] channel, timer in self?.timerDue(channel, timer) }
+        timerService.withLock { $0 = timers }
+    }
+
+    /// The kinds of agents there are, sorted.
+    package var kinds: [String] { agents.keys.sorted() }
+
+    package var isDraining: Bool { draining.load(ordering: .relaxed) }
+
+    /// How many agents are in memory.
+    package var activeCount: Int { activations.withLock { $0.count } }
+
+    func isActive(_ channel: String) -> Bool { activations.withLock { $0[channel] != nil } }
+
+    // MARK: Starting
+
+    /// Takes up what the last process left: turns that were cut off, input that nobody decided, timers that are due.
+    ///
+    /// Cost: some seeks a partition, and what is unfinished; agents that only wait are not touched.
+    package func start() throws(LogError) {
+        channels.observeInput(self)
+        var unfinished: [String] = []
+        try AgentIndex.scan(channels.log, [.running, .stalled]) { name, status in
+            if status == .stalled { stalledAtStart.withLock { _ = $0.insert(name) } }
+            unfinished.append(name)
+            return true
+        }
+        unfinished += try undecided()
+        // One after another with a pause, so that a thousand turns that were cut off do not all call their model in the same millisecond.
+        var seen: Set<String> = []
+        for (index, name) in unfinished.filter({ seen.insert($0).inserted }).enumerated() {
+            world.schedule(at: world.now.advanced(by: .milliseconds(2) * (index / AgentRuntime.recoveriesAtOnce))) { [weak self] in
+                self?.activate(name) { $0.wake(upTo: 0) }
+            }
+        }
+        try timers.start()
+    }
+
+    private static let recoveriesAtOnce = 8
+
+    /// The channels with input that nobody has decided.
+    private func undecided() throws(LogError) -> [String] {
+        var ids: [ChannelID] = []
+        for partition in 0..<Placement.partitionCount {
+            let lower = ChannelID(partition: partition, number: 0).key
+            let upper = ChannelID(partition: partition, number: .max).key
+            try channels.log.scan(.inbox, from: lower, to: upper, reversed: false) { key, _ in
+                let id = ChannelID(partition: partition, number: key.readBigEndian(at: 2))
+                if ids.last != id { ids.append(id) }
+                return true
+            }
+        }
+        var names: [String] = []
+        for id in ids {
+            if let row = try channels.log.get(.channels, id.key).flatMap({ ChannelRow($0) }) { names.append(row.name) }
+        }
+        return names
+    }
+
+    /// A program that stalled may have been mended: each process tries once.
+    func retriesStalled(_ name: String) -> Bool { stalledAtStart.withLock { $0.remove(name) != nil } }
+
+    // MARK: Stopping
+
+    /// Begins no turn and no step any more, and closes the connections to models; what is durable goes on at the next start.
+    ///
+    /// Bodies of steps that run go on, so that what they did is journaled: wait for ``runningBodies`` to become 0, as long as there is time.
+    package func drain() {
+        draining.store(true, ordering: .relaxed)
+        timers.stop()
+        for activation in activations.withLock({ Array($0.values) }) { activation.drain() }
+    }
+
+    /// How many bodies of steps run.
+    package var runningBodies: Int { bodies.load(ordering: .relaxed) }
+
+    func bodyBegan() { bodies.add(1, ordering: .relaxed) }
+    func bodyEnded() { bodies.subtract(1, ordering: .relaxed) }
+
+    // MARK: Activations
+
+    private func activate(_ name: String, _ body: (Activation) -> Void) {
+        guard !isDraining, let agent = agents[AgentName(channel: name)?.kind ?? ""] else { return }
+        let channel: Channel?
+        do throws(LogError) { channel = try channels.find(name) } catch {
+            Diagnostics.log(.error, "agent cannot be activated", ["channel": name, "reason": error.message])
+            return
+        }
+        guard let channel else { return }
+        // Under the lock: an activation that is about to leave sees that something was delivered, and stays.
+        activations.withLock { activations in
+            let activation = activations[name] ?? Activation(runtime: self, channel: channel, agent: agent)
+            activations[name] = activation
+            body(activation)
+        }
+    }
+
+    func forget(_ activation: Activation) {
+        activations.withLock { if $0[activation.channel.name] === activation { $0[activation.channel.name] = nil } }
+    }
+
+    /// Lets go of an activation unless something has been delivered to it meanwhile.
+    func forget(_ activation: Activation, unlessNeeded: Bool) -> Bool {
+        activations.withLock { activations in
+            guard !activation.lane.hasDeliveries else { return false }
+            if activations[activation.channel.name] === activation { activations[activation.channel.name] = nil }
+            return true
+        }
+    }
+
+    private func timerDue(_ channel: String, _ timer: DueTimer) { activate(channel) { $0.timerFired(timer) } }
+
+    // MARK: Who waits for a turn
+
+    private struct TurnObserver: Sendable {
+        let id: UInt64
+        let turn: UInt64
+        let notify: @Sendable () -> Void
+    }
+
+    /// Calls `notify` once when the turn of the input at `turn` has ended, or the input was decided otherwise. Call it before looking.
+    package func observeTurn(_ turn: UInt64, in channel: String, _ notify: @escaping @Sendable () -> Void) -> any Scheduled {
+        let observer = TurnObserver(id: world.random(), turn: turn, notify: notify)
+        turnObservers.withLock { $0[channel, default: []].append(observer) }
+        return Withdrawal { [weak self] in
+            self?.turnObservers.withLock { observers in
+                observers[channel]?.removeAll { $0.id == observer.id }
+                if observers[channel]?.isEmpty == true { observers[channel] = nil }
+            }
+        }
+    }
+
+    private struct Withdrawal: Scheduled {
+        let withdraw: @Sendable () -> Void
+        func cancel() { withdraw() }
+    }
+
+    func turnEnded(_ channel: String, _ turn: UInt64) {
+        let due = turnObservers.withLock { observers in
+            guard let all = observers[channel] else { return [TurnObserver]() }
+            let rest = all.filter { $0.turn != turn }
+            observers[channel] = rest.isEmpty ? nil : rest
+            return all.filter { $0.turn == turn }
+        }
+        for observer in due { observer.notify() }
+    }
+}
+
+extension AgentRuntime: InputObserver {
+    package func inputCommitted(_ channel: Channel, offsets: ClosedRange<UInt64>) {
+        activate(channel.name) { $0.wake(upTo: offsets.upperBound) }
+    }
+
+    package func channelDeleted(_ channel: Channel) { activations.withLock { $0[channel.name] }?.deleted() }
+}
+
+/// An agent's name: `agents/<kind>/<id>` is its channel.
+package struct AgentName: Hashable, Sendable {
+    package var kind: String
+    package var id: String
+
+    /// `nil` unless both are 1 to 128 characters of `[A-Za-z0-9._~-]`.
+    package init?(kind: some StringProtocol, id: some StringProtocol) {
+        guard AgentName.isSegment(kind), AgentName.isSegment(id) else { return nil }
+        self.kind = String(kind)
+        self.id = String(id)
+    }
+
+    package init?(channel: String) {
+        let parts = channel.split(separator: "/", omittingEmptySubsequences: false)
+        guard parts.count == 3, parts[0] == "agents" else { return nil }
+        self.init(kind: parts[1], id: parts[2])
+    }
+
+    package var channel: String { "agents/\(kind)/\(id)" }
+
+    package static func isSegment(_ text: some StringProtocol) -> Bool {
+        (1...128).contains(text.utf8.count)
+            && text.utf8.allSatisfy { byte in
+                switch byte {
+                case 48...57, 65...90, 97...122, UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "~"), UInt8(ascii: "-"): true
+                default: false
+                }
+            }
+    }
+}

@@ -1,0 +1,159 @@
+package import ParleyChannels
+package import ParleyLog
+package import ParleySystem
+
+/// What the log holds of one turn, in the form a replay needs.
+package struct Journal: Sendable {
+    package struct Start: Sendable {
+        package var path: String
+        package var kind: StepKind
+        package var digest: String?
+        package var at: Timestamp
+    }
+
+    package struct Completion: Sendable {
+        package var path: String
+        package var outcome: StepOutcome
+        package var at: Timestamp
+    }
+
+    /// A step that was begun and has no result.
+    package struct OpenStep: Sendable {
+        package var attempt: UInt32 = 1
+        /// When the next attempt is due, after a failure.
+        package var retryAt: Timestamp?
+        /// For a sleep: its instant.
+        package var due: Timestamp?
+        package var text = SavedText()
+    }
+
+    /// The first start of each step, in log order: the order in which the program asked for them.
+    package var starts: [Start] = []
+    /// Results in log order: the order in which the program got them.
+    package var completions: [Completion] = []
+    package var open: [String: OpenStep] = [:]
+    package var seed: UInt64 = 0
+    package var startedAt = Timestamp(milliseconds: 0)
+    /// How often the turn was taken up again.
+    package var restarts = 0
+    package var isStalled = false
+    /// How many entries the program has published.
+    package var emits = 0
+
+    package init() {}
+
+    /// Reads the turn whose input has the offset `turn`.
+    package init(_ channels: Channels, _ channel: Channel, turn: UInt64) throws(LogError) {
+        try channels.walk(channel, after: turn, upTo: channel.tail.head) { _, frame in
+            guard let position = frame.position, position.turn == turn else { return true }
+            add(frame, position)
+            return true
+        }
+    }
+
+    private mutating func add(_ frame: Frame, _ position: Position) {
+        let path = position.step
+        let at = frame.at!  // Every entry with a position is stamped.
+        switch frame.kind {
+        case .turnStarted:
+            seed = frame.body["seed"]?.string.flatMap { UInt64($0, radix: 16) } ?? 0
+            startedAt = at
+        case .supervision: restarts += 1
+        case .agentStalled: isStalled = true
+        case .emit: emits += 1
+        case .stepStarted:
+            let body = frame.body
+            if position.attempt == 1 {
+                let kind = body["kind"]?.string.flatMap { StepKind(rawValue: $0) } ?? .step
+                starts.append(Start(path: path, kind: kind, digest: body["request"]?["sha256"]?.string, at: at))
+                open[path] = OpenStep()
+            }
+            open[path]?.begin(position.attempt, continuesAt: body["continues_at"]?.integer)
+        case .text:
+            if let text = frame.text { open[path]?.text.add(text) }
+        case .timerSet: open[path]?.due = frame.body["due"]?.string.flatMap { Timestamp($0) }
+        case .stepFailed where frame.body["final"]?.bool != true:
+            open[path]?.retryAt = frame.body["retry_at"]?.string.flatMap { Timestamp($0) }
+        case .stepFailed:
+            close(path, .failed(StepFailure(journal: frame.body["error"] ?? .null)), at)
+        case .stepCompleted:
+            close(path, .completed(frame.body), at)
+        default: break
+        }
+    }
+
+    private mutating func close(_ path: String, _ outcome: StepOutcome, _ at: Timestamp) {
+        open[path] = nil
+        completions.append(Completion(path: path, outcome: outcome, at: at))
+    }
+}
+
+extension Journal.OpenStep {
+    mutating func begin(_ attempt: UInt32, continuesAt: Int64?) {
+        self.attempt = attempt
+        retryAt = nil
+        if attempt > 1 { text.cut(to: continuesAt.map { Int($0) } ?? 0) }
+    }
+}
+
+/// What is durable of a model's unfinished answer.
+package struct SavedText: Sendable, Equatable {
+    package var text = Bytes()
+    /// How many pieces the upstream sent of it: about as many tokens.
+    package var pieces = 0
+    package var hasReasoning = false
+
+    package init() {}
+
+    mutating func add(_ delta: TextDelta) {
+        guard delta.part == .text else {
+            hasReasoning = true
+            return
+        }
+        text.append(contentsOf: delta.delta)
+        pieces += Int(delta.pieces)
+    }
+
+    mutating func cut(to count: Int) {
+        // An attempt that goes on keeps everything before it; one that starts again keeps nothing.
+        if count == 0 { self = SavedText() } else { text.removeLast(max(0, text.count - count)) }
+    }
+}
+
+/// What kind of work a step is.
+package enum StepKind: String, Sendable {
+    case step, model, tool, call, sleep, wait, approval, memory
+}
+
+/// The recorded end of a step.
+package enum StepOutcome: Sendable {
+    /// The members of `step.completed`.
+    case completed(JSON)
+    case failed(StepFailure)
+}
+
+extension StepFailure {
+    /// The failure as it stands in `step.failed` and `turn.failed`.
+    package var journal: JSON {
+        JSON.compact(
+            ("code", .string(code)), ("message", .string(message)), ("retryable", .bool(retryable)),
+            ("retry_after_ms", retryAfter.map { .integer(Timestamp(milliseconds: 0).advanced(by: $0).milliseconds) }), ("data", data))
+    }
+
+    init(journal: JSON) {
+        self.init(
+            code: journal["code"]?.string ?? "unknown", message: journal["message"]?.string ?? "", retryable: journal["retryable"]?.bool ?? false,
+            retryAfter: journal["retry_after_ms"]?.integer.map { .milliseconds($0) }, data: journal["data"])
+    }
+
+    /// Whatever a body threw, as it will be journaled.
+    init(_ error: any Error) {
+        if let failure = error as? StepFailure { self = failure } else if let error = error as? TurnError {
+            self.init(code: error.code, message: error.message, retryable: false)
+        } else if error is CancellationError {
+            self.init(code: "cancelled", message: "the step was cancelled", retryable: false)
+        } else {
+            self.init(code: "step_failed", message: String(describing: error), retryable: true)
+        }
+    }
+}

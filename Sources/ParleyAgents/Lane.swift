@@ -1,0 +1,97 @@
+package import ParleySystem
+internal import Synchronization
+
+/// The serial executor of one agent: everything its turns do, children included, runs here one job at a time, first in, first out.
+///
+/// What comes from outside (a step's result, a timer, new input) is a *delivery*. A delivery is taken only when no job is left, so the code
+/// always sees results one by one, in the order they stand in the log. That is what makes a replay take the same path as the first run.
+package final class Lane: TaskExecutor, @unchecked Sendable {  // Guard: `queue` is locked; `thread` is atomic.
+    private struct Queue {
+        var jobs: [UnownedJob] = []
+        var deliveries: [@Sendable () -> Void] = []
+        var isScheduled = false
+    }
+
+    private let id: UInt64
+    private let world: any World
+    private let queue = Mutex(Queue())
+    private let thread = Atomic<UInt64>(0)
+
+    package init(id: UInt64, world: any World) {
+        self.id = id
+        self.world = world
+    }
+
+    /// Whether the caller runs on this lane.
+    package var isCurrent: Bool { thread.load(ordering: .relaxed) == SystemThread.current }
+
+    package func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        schedule { $0.jobs.append(job) }
+    }
+
+    /// Has `work` run on the lane when everything that can run now has run, after the deliveries before it. Thread-safe.
+    package func deliver(_ work: @escaping @Sendable () -> Void) { schedule { $0.deliveries.append(work) } }
+
+    /// Whether something waits to be delivered.
+    package var hasDeliveries: Bool { queue.withLock { !$0.deliveries.isEmpty } }
+
+    private func schedule(_ add: (inout Queue) -> Void) {
+        let wakes = queue.withLock { queue in
+            add(&queue)
+            defer { queue.isScheduled = true }
+            return !queue.isScheduled
+        }
+        if wakes { world.perform(lane: id) { self.run() } }
+    }
+
+    private func run() {
+        thread.store(SystemThread.current, ordering: .relaxed)
+        defer { thread.store(0, ordering: .relaxed) }
+        var deliveries: [@Sendable () -> Void] = []
+        var taken = 0
+        while true {
+            let jobs = takeJobs()
+            for job in jobs { job.runSynchronously(on: asUnownedTaskExecutor()) }
+            guard jobs.isEmpty else { continue }
+            if taken < deliveries.count {
+                deliveries[taken]()
+                taken += 1
+                continue
+            }
+            (deliveries, taken) = (takeDeliveriesOrRest(), 0)
+            if deliveries.isEmpty { return }
+        }
+    }
+
+    private func takeJobs() -> [UnownedJob] {
+        queue.withLock { queue in
+            defer { queue.jobs.removeAll() }
+            return queue.jobs
+        }
+    }
+
+    /// Everything to be delivered; when there is nothing and no job has come meanwhile, the lane rests until it is scheduled again.
+    private func takeDeliveriesOrRest() -> [@Sendable () -> Void] {
+        queue.withLock { queue in
+            if queue.deliveries.isEmpty {
+                if queue.jobs.isEmpty { queue.isScheduled = false } else { return [{}] }
+            }
+            defer { queue.deliveries.removeAll() }
+            return queue.deliveries
+        }
+    }
+}
+
+/// Where the bodies of steps run: beside the turns, many at a time.
+final class StepExecutor: TaskExecutor {
+    private let world: any World
+    private let count = Atomic<UInt64>(0)
+
+    init(world: any World) { self.world = world }
+
+    func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        world.perform(lane: count.add(1, ordering: .relaxed).newValue) { job.runSynchronously(on: self.asUnownedTaskExecutor()) }
+    }
+}

@@ -1,0 +1,155 @@
+internal import ParleyChannels
+internal import ParleySystem
+internal import Synchronization
+
+/// One call of a model for a step: turns what the upstream sends into `text` entries and, at its end, into the step's result.
+///
+/// The newest piece of text is held back until the next event, so that the last one, the upstream's finish and the step's result can be one
+/// batch: otherwise a crash between them would leave a text that is complete but looks cut off, and a model asked to go on from there
+/// adds what was never part of the answer.
+///
+/// It belongs to no thread: events come from the transport's, each under the lock, and are handed to the writer in order.
+final class ModelAttempt: ModelSink, Sendable {
+    /// What becomes of the attempt, once.
+    enum End: Sendable {
+        /// The members of `step.completed`, and the last text, to be committed in one batch.
+        case finished([(String, JSON?)], last: NewEntry?)
+        case failed(StepFailure, SavedText)
+    }
+
+    private struct State {
+        var saved: SavedText
+        let recovered: Int
+        /// What of the saved text was not sent back, so that a model that goes on may send it again: its trailing white space.
+        var repeatable: Bytes
+        var isFirst = true
+        var held: NewEntry?
+        var reasoningCount = 0
+        var toolCalls: [ToolCallInProgress] = []
+        var usage: ModelUsage?
+        var call: (any ModelCall)?
+        var isOver = false
+    }
+
+    private struct ToolCallInProgress {
+        var id = ""
+        var name = ""
+        var arguments = ""
+    }
+
+    private let position: Position
+    private let continuesAt: UInt64?
+    private let state: Mutex<State>
+    private let append: @Sendable ([NewEntry]) -> Void
+    private let end: @Sendable (End) -> Void
+
+    /// - Parameters:
+    ///   - saved: The durable text to go on from; empty for an attempt that starts anew.
+    ///   - append: Takes entries that are to be committed now.
+    ///   - end: Called once, unless the attempt is stopped.
+    init(
+        position: Position, saved: SavedText, append: @escaping @Sendable ([NewEntry]) -> Void, end: @escaping @Sendable (End) -> Void
+    ) {
+        self.position = position
+        continuesAt = saved.text.isEmpty ? nil : UInt64(saved.text.count)
+        state = Mutex(State(saved: saved, recovered: saved.pieces, repeatable: Bytes(saved.text[ModelAttempt.prefixCount(of: saved.text)...])))
+        self.append = append
+        self.end = end
+    }
+
+    /// How much of the saved text is sent back: all but the white space at its end, which many models cannot go on from.
+    static func prefixCount(of text: Bytes) -> Int {
+        var count = text.count
+        while count > 0, [0x20, 0x0A, 0x0D, 0x09].contains(text[count - 1]) { count -= 1 }
+        return count
+    }
+
+    func start(_ model: any Model, _ request: ModelRequest) {
+        let call = model.start(request, self)
+        let isOver = state.withLock { state in
+            state.call = call
+            return state.isOver
+        }
+        if isOver { call.cancel() }
+    }
+
+    /// Closes the connection; nothing more is heard of the attempt. The piece that was held is appended, or dropped.
+    func stop(keepingLast: Bool) {
+        let call = state.withLock { state in
+            if keepingLast && !state.isOver { hold(nil, &state) }
+            state.isOver = true
+            return state.call
+        }
+        call?.cancel()
+    }
+
+    func received(_ event: ModelEvent) {
+        // Entries are handed over under the lock, so that they reach the writer in order; the writer only queues them.
+        let ended: End? = state.withLock { state in
+            guard !state.isOver else { return nil }
+            switch event {
+            case .text(let text):
+                if let entry = add(Bytes(text.utf8), &state) { hold(entry, &state) }
+            case .reasoning(let text):
+                if let entry = addReasoning(Bytes(text.utf8), &state) { hold(entry, &state) }
+            case .toolCall(let index, let id, let name, let arguments):
+                while state.toolCalls.count <= min(index, 127) { state.toolCalls.append(ToolCallInProgress()) }
+                guard state.toolCalls.indices.contains(index) else { break }
+                if let id { state.toolCalls[index].id = id }
+                if let name { state.toolCalls[index].name += name }
+                state.toolCalls[index].arguments += arguments
+            case .usage(let usage): state.usage = usage
+            case .finished(let reason):
+                state.isOver = true
+                return .finished(result(reason, state), last: state.held)
+            case .failed(let failure):
+                state.isOver = true
+                hold(nil, &state)
+                return .failed(failure, state.saved)
+            }
+            return nil
+        }
+        if let ended { end(ended) }
+    }
+
+    /// Lets go of the piece that was held, and holds `entry` instead.
+    private func hold(_ entry: NewEntry?, _ state: inout State) {
+        if let held = state.held { append([held]) }
+        state.held = entry
+        Failpoint.pass("model.delta")
+    }
+
+    private func add(_ delta: Bytes, _ state: inout State) -> NewEntry? {
+        var delta = delta
+        if !state.repeatable.isEmpty {
+            let same = zip(delta, state.repeatable).prefix { $0 == $1 }.count
+            delta.removeFirst(same)
+            // Once something new has come, nothing is a repetition any more.
+            if delta.isEmpty { state.repeatable.removeFirst(same) } else { state.repeatable = [] }
+        }
+        guard !delta.isEmpty else { return nil }
+        let text = TextDelta(index: UInt64(state.saved.text.count), continuesAt: state.isFirst ? continuesAt : nil, delta: delta)
+        state.isFirst = false
+        state.saved.text.append(contentsOf: delta)
+        state.saved.pieces += 1
+        return NewEntry(text: text, at: position)
+    }
+
+    private func addReasoning(_ delta: Bytes, _ state: inout State) -> NewEntry? {
+        guard !delta.isEmpty else { return nil }
+        let text = TextDelta(part: .reasoning, index: UInt64(state.reasoningCount), delta: delta)
+        state.reasoningCount += delta.count
+        state.saved.hasReasoning = true
+        return NewEntry(text: text, at: position)
+    }
+
+    private func result(_ reason: String, _ state: State) -> [(String, JSON?)] {
+        let calls = state.toolCalls.map { call in
+            JSON.compact(("id", .string(call.id)), ("name", .string(call.name)), ("arguments", .string(call.arguments)))
+        }
+        return [
+            ("text", .string(state.saved.text.text)), ("tool_calls", calls.isEmpty ? nil : .array(calls)), ("finish_reason", .string(reason)),
+            ("usage", state.usage.flatMap { try? JSON(encoding: $0) }), ("recovered_tokens", .integer(Int64(state.recovered))),
+        ]
+    }
+}

@@ -1,0 +1,36 @@
+internal import ParleySystem
+
+extension ModelRequest {
+    /// What makes two requests the same: model, messages and options.
+    func digest(_ model: String) -> String {
+        var bytes = Bytes(model.utf8)
+        for message in messages {
+            bytes.append(0)
+            bytes.append(message.role.rawValue)
+            bytes.append(0)
+            bytes.append(message.text)
+        }
+        bytes.append(0)
+        bytes.append(contentsOf: ((try? JSON(encoding: options)) ?? .null).bytes)
+        return SHA256.hex(bytes)
+    }
+
+    /// The request as `step.started` has it: its digest, and its parts by the hash of their content, or by the offsets in this channel that
+    /// they were taken from. The content itself is not repeated.
+    func journal(_ model: String) -> JSON {
+        let parts = messages.map { message in
+            JSON.compact(
+                ("role", .string(message.role.rawValue)),
+                ("sha256", message.source == nil ? .string(SHA256.hex(Bytes(message.text.utf8))) : nil),
+                ("offset", message.source.map { .string($0) }))
+        }
+        return JSON.compact(
+            ("sha256", .string(digest(model))), ("model", .string(model)), ("parts", .array(parts)),
+            ("options", (try? JSON(encoding: options)).flatMap { $0 == .object([]) ? nil : $0 }))
+    }
+
+    /// The content that the journal refers to by hash and that stands nowhere else in the channel.
+    var contentByHash: [(digest: Bytes, content: Bytes)] {
+        messages.filter { $0.source == nil }.map { (SHA256.digest(Bytes($0.text.utf8)), Bytes($0.text.utf8)) }
+    }
+}

@@ -1,0 +1,50 @@
+/// When a step that failed is tried again. It is the only layer that retries: models and tools below it do not.
+public struct RetryPolicy: Sendable, Equatable {
+    /// The pause after the first failure.
+    public var initialInterval: Duration
+    /// By how much each pause is longer than the one before; at least 1.
+    public var backoffCoefficient: Double
+    /// No pause is longer, unless the other side asks for more (Retry-After).
+    public var maximumInterval: Duration
+    /// How often the step is tried in all; at least 1.
+    public var maximumAttempts: Int
+
+    public init(
+        initialInterval: Duration = .seconds(1), backoffCoefficient: Double = 2, maximumInterval: Duration = .seconds(60), maximumAttempts: Int = 4
+    ) {
+        self.initialInterval = initialInterval
+        self.backoffCoefficient = backoffCoefficient
+        self.maximumInterval = maximumInterval
+        self.maximumAttempts = maximumAttempts
+    }
+
+    /// Four attempts, pauses of 1, 2 and 4 seconds.
+    public static let standard = RetryPolicy()
+    public static let never = RetryPolicy(maximumAttempts: 1)
+
+    /// The pause before the attempt after `attempt` (from 1); `nil`: no further one.
+    func pause(after attempt: Int, _ failure: StepFailure) -> Duration? {
+        guard failure.retryable, attempt < maximumAttempts else { return nil }
+        var pause = initialInterval
+        for _ in 1..<max(1, attempt) where pause < maximumInterval { pause = pause * backoffCoefficient }
+        return max(min(pause, maximumInterval), failure.retryAfter ?? .zero)
+    }
+}
+
+/// What is promised of a step's effect on the world outside.
+public enum StepContract: String, Sendable {
+    /// After a crash it may run again, with the same `idempotencyKey`.
+    case atLeastOnce
+    /// It never runs twice: after a crash in between, the step throws `outcome_unknown`.
+    case atMostOnce
+}
+
+/// What a step's body is handed.
+public struct StepContext: Sendable {
+    /// The same over all attempts: derived from channel, turn and step. Hand it to whatever must not act twice.
+    public let idempotencyKey: String
+    /// Rises with each activation of the agent: whoever remembers the highest can refuse a stale owner.
+    public let fence: UInt64
+    /// From 1.
+    public let attempt: Int
+}

@@ -1,0 +1,122 @@
+internal import ParleyChannels
+internal import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// A timer of a turn: the row `[partition][due][channel][id]` in family `timers`, until it has fired.
+package struct DueTimer: Sendable, Hashable {
+    package var turn: UInt64
+    package var path: String
+    package var due: Timestamp
+
+    /// `<turn>/<step>`.
+    var id: String { "\(Offset(turn))/\(path)" }
+
+    func key(_ channel: ChannelID) -> Bytes {
+        var key = Bytes()
+        key.append(bigEndian: channel.partition)
+        key.append(bigEndian: UInt64(due.milliseconds))
+        key.append(bigEndian: channel.number)
+        key.append(id)
+        return key
+    }
+
+    init(turn: UInt64, path: String, due: Timestamp) {
+        self.turn = turn
+        self.path = path
+        self.due = due
+    }
+
+    init?(key: UnsafeRawBufferPointer) {
+        guard key.count > 35, key[34] == UInt8(ascii: "/") else { return nil }
+        guard let turn = Offset(token: String(decoding: UnsafeRawBufferPointer(rebasing: key[18..<34]), as: UTF8.self)) else { return nil }
+        let path = String(decoding: UnsafeRawBufferPointer(rebasing: key[35...]), as: UTF8.self)
+        self.init(turn: turn.value, path: path, due: Timestamp(milliseconds: Int64(key.readBigEndian(at: 2, as: UInt64.self))))
+    }
+}
+
+/// Fires timers when they are due: one alarm for all sleeping agents, however many there are.
+///
+/// Only the next instant is in memory. A timer is fired again until its row is gone, so a crash in between loses none; its owner makes sure
+/// that it counts once.
+final class TimerService: Sendable {
+    private struct State {
+        var alarm: (instant: Timestamp, scheduled: any Scheduled)?
+        /// Fired and not yet settled.
+        var underWay: Set<Bytes> = []
+        var isStopped = false
+    }
+
+    private let log: any CommitLog
+    private let world: any World
+    private let fire: @Sendable (_ channel: String, _ timer: DueTimer) -> Void
+    private let state = Mutex(State())
+
+    init(log: any CommitLog, world: any World, fire: @escaping @Sendable (_ channel: String, _ timer: DueTimer) -> Void) {
+        self.log = log
+        self.world = world
+        self.fire = fire
+    }
+
+    /// Finds the first timer of each partition. Cost: one seek a partition.
+    func start() throws(LogError) {
+        for partition in 0..<Placement.partitionCount {
+            let (lower, upper) = TimerService.range(partition)
+            if let row = try log.first(.timers, from: lower, to: upper), let timer = row.key.withUnsafeBytes({ DueTimer(key: $0) }) { set(timer.due) }
+        }
+    }
+
+    func stop() {
+        state.withLock { state in
+            state.isStopped = true
+            state.alarm?.scheduled.cancel()
+        }
+    }
+
+    /// A timer for `due` is in the log.
+    func set(_ due: Timestamp) {
+        state.withLock { state in
+            guard !state.isStopped, state.alarm.map({ due < $0.instant }) ?? true else { return }
+            state.alarm?.scheduled.cancel()
+            state.alarm = (due, world.schedule(at: due) { [weak self] in self?.ring() })
+        }
+    }
+
+    /// The row of a timer is gone.
+    func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
+
+    private func ring() {
+        state.withLock { $0.alarm = nil }
+        do throws(LogError) {
+            let now = world.now
+            for partition in 0..<Placement.partitionCount { try fireDue(partition, now) }
+        } catch {
+            Diagnostics.log(.error, "timers cannot be read", ["reason": error.message])
+        }
+    }
+
+    private func fireDue(_ partition: UInt16, _ now: Timestamp) throws(LogError) {
+        let (lower, upper) = TimerService.range(partition)
+        var due: [(channel: String, timer: DueTimer)] = []
+        var next: Timestamp?
+        try log.scan(.timers, from: lower, to: upper, reversed: false) { key, value in
+            guard let timer = DueTimer(key: key) else { return true }
+            guard timer.due <= now else {
+                next = timer.due
+                return false
+            }
+            let isNew = state.withLock { $0.underWay.insert(Bytes(key)).inserted }
+            if isNew { due.append((String(decoding: value, as: UTF8.self), timer)) }
+            return true
+        }
+        for entry in due { fire(entry.channel, entry.timer) }
+        if let next { set(next) }
+    }
+
+    private static func range(_ partition: UInt16) -> (Bytes, Bytes) {
+        var (lower, upper) = (Bytes(), Bytes())
+        lower.append(bigEndian: partition)
+        upper.append(bigEndian: partition + 1)
+        return (lower, upper)
+    }
+}

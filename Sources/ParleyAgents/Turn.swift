@@ -1,0 +1,172 @@
+internal import FoundationEssentials
+internal import ParleyChannels
+public import ParleySystem
+
+/// The handling of one message: what the program does through it is journaled, so that it survives the process.
+///
+/// Ordinary Swift goes around it: `async`, task groups, `throws`. What must not run twice, or is not deterministic, goes into a step.
+public struct Turn: Sendable {
+    let core: TurnCore
+    let scope: Scope
+
+    // MARK: What is the same on every replay
+
+    /// When the last entry the turn has consumed was committed. Use it instead of the system's clock.
+    public var now: Timestamp { core.now }
+
+    /// A random number that derives from the turn's seed. Use it instead of the system's generator.
+    public func random() -> UInt64 { core.random() }
+
+    /// A UUID (version 4) that derives from the turn's seed.
+    public func uuid() -> String {
+        var bytes = Bytes()
+        bytes.append(bigEndian: random())
+        bytes.append(bigEndian: random())
+        bytes[6] = bytes[6] & 0x0F | 0x40
+        bytes[8] = bytes[8] & 0x3F | 0x80
+        let hex = Array(hexadecimal(bytes))
+        return [0..<8, 8..<12, 12..<16, 16..<20, 20..<32].map { String(hex[$0]) }.joined(separator: "-")
+    }
+
+    /// The agent's channel: its name is its address.
+    public var channel: String { core.owner.channelName }
+
+    /// The turns before this one that were completed, oldest first, as far back as the agent's memory of the log reaches.
+    public var history: [HistoryItem] { core.history }
+
+    // MARK: Steps
+
+    /// Does `body` once and journals what it gives; a replay returns that without running it.
+    ///
+    /// The value comes back after an encode-decode round trip, on the first run too. What `body` throws is journaled as a ``StepFailure``; it
+    /// is tried again by `retry` unless it is a `StepFailure` that is not retryable.
+    ///
+    /// - Parameters:
+    ///   - name: What it is called in the journal: 1 to 128 bytes without `/` and `#`. Used again in the same scope it gets a number.
+    ///   - contract: What is promised of its effect outside.
+    /// - Throws: ``StepFailure`` once no attempt is left; ``TurnError`` for misuse; ``Passivated`` or ``Fenced`` when the turn has no right to
+    ///   run here any more.
+    /// - Complexity: two entries in the log, and one sync shared with everything else that commits at that moment.
+    public func step<Value: Codable & Sendable>(
+        _ name: String, _ contract: StepContract = .atLeastOnce, retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line,
+        _ body: @escaping @Sendable (StepContext) async throws -> Value
+    ) async throws -> Value {
+        let path = try scope.next(name)
+        let work = StepRequest.Work.body(contract, retry) { context in try JSON(encoding: try await body(context)) }
+        let body = try await core.perform(StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: work))
+        return try (body["result"] ?? .null).decode(Value.self)
+    }
+
+    /// Has `model` answer `messages`, streaming into the channel as `text` entries.
+    ///
+    /// Killed in the middle, it goes on from the last durable token where the model can, else the answer starts again and supersedes what
+    /// readers saw of the first.
+    ///
+    /// - Throws: ``StepFailure`` with the model's code once no attempt is left, else as ``step(_:_:retry:file:line:_:)``.
+    public func generate(
+        _ name: String, _ model: any Model, _ messages: [ModelMessage], options: ModelOptions = ModelOptions(), retry: RetryPolicy = .standard,
+        file: StaticString = #fileID, line: UInt = #line
+    ) async throws -> Generation {
+        let path = try scope.next(name)
+        let request = ModelRequest(messages: messages, options: options, idempotencyKey: core.owner.idempotencyKey(core.turn, path))
+        let step = StepRequest(
+            path: path, kind: .model, digest: request.digest(model.name), source: "\(file):\(line)", work: .model(model, request, retry))
+        return Generation(journal: try await core.perform(step))
+    }
+
+    /// Has `model` answer `messages`, given one by one.
+    public func generate(
+        _ name: String, _ model: any Model, _ messages: ModelMessage..., options: ModelOptions = ModelOptions(), retry: RetryPolicy = .standard,
+        file: StaticString = #fileID, line: UInt = #line
+    ) async throws -> Generation {
+        try await generate(name, model, messages, options: options, retry: retry, file: file, line: line)
+    }
+
+    /// Waits, for seconds or for months: the wait is a row in the log, needs no memory, and survives restarts.
+    ///
+    /// Due while the node was down, it ends once the node is up. Resolution: a millisecond.
+    public func sleep(_ duration: Duration, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line) async throws {
+        try await sleep(until: now.advanced(by: duration), name: name, file: file, line: line)
+    }
+
+    /// Waits until `instant`.
+    public func sleep(until instant: Timestamp, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line) async throws {
+        let path = try scope.next(name)
+        _ = try await core.perform(StepRequest(path: path, kind: .sleep, source: "\(file):\(line)", work: .sleep(until: instant)))
+    }
+
+    /// Publishes `data` on the channel as an `emit` entry.
+    public func emit<Value: Encodable>(_ name: String, _ data: Value) throws {
+        _ = try scope.claim(name)
+        try core.emit(NewEntry(.emit, Position(turn: core.turn), ("name", .string(name)), ("data", try JSON(encoding: data))))
+    }
+
+    // MARK: Tasks
+
+    /// A scope of its own for a child task: its steps are numbered apart from everybody else's.
+    ///
+    /// Call it before the task starts; the first task that uses the scope owns it.
+    public func scope(_ name: String) throws -> Turn { Turn(core: core, scope: Scope(prefix: try scope.next(name) + "/")) }
+
+    /// Runs `body` for all items at once, each in a scope of its own, and returns the results in the order of the items.
+    public func map<Item: Sendable, Result: Sendable>(
+        _ name: String, _ items: [Item], _ body: @escaping @Sendable (Item, Turn) async throws -> Result
+    ) async throws -> [Result] {
+        let prefix = try scope.next(name)
+        let core = core
+        return try await withThrowingTaskGroup(of: (Int, Result).self) { group in
+            for (index, item) in items.enumerated() {
+                let turn = Turn(core: core, scope: Scope(prefix: "\(prefix)/\(index)/"))
+                group.addTask { (index, try await body(item, turn)) }
+            }
+            var results: [(Int, Result)] = []
+            for try await result in group { results.append(result) }
+            return results.sorted { $0.0 < $1.0 }.map(\.1)
+        }
+    }
+}
+
+/// The names that one task has given to its steps.
+final class Scope: @unchecked Sendable {  // Guard: the turn's lane.
+    private let prefix: String
+    private var owner: Int?
+    private var counts: [String: Int] = [:]
+
+    init(prefix: String) { self.prefix = prefix }
+
+    /// The path of the next step called `name`: the second and later ones are numbered.
+    func next(_ name: String) throws -> String {
+        let path = try claim(name)
+        let count = counts[name, default: 0] + 1
+        counts[name] = count
+        return count == 1 ? path : "\(path)#\(count)"
+    }
+
+    /// Checks the name, and that the calling task owns the scope.
+    func claim(_ name: String) throws -> String {
+        guard (1...128).contains(name.utf8.count), !name.utf8.contains(where: { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "#") }) else {
+            throw TurnError.invalidName(name)
+        }
+        let task = withUnsafeCurrentTask { $0.map(\.hashValue) ?? 0 }
+        if owner == nil { owner = task }
+        guard owner == task else { throw TurnError.concurrentScope(prefix + name) }
+        return prefix + name
+    }
+}
+
+/// What a model wrote in one step.
+public struct Generation: Sendable, Equatable {
+    public var text: String
+    /// `stop`, `length`, `tool_calls`, `content_filter`, or what else the upstream said.
+    public var finishReason: String
+    public var usage: ModelUsage?
+    /// How many tokens of it had been saved before a crash and were not bought again.
+    public var recoveredTokens: Int
+
+    init(journal: JSON) {
+        text = journal["text"]?.string ?? ""
+        finishReason = journal["finish_reason"]?.string ?? ""
+        usage = journal["usage"].flatMap { try? $0.decode(ModelUsage.self) }
+        recoveredTokens = Int(journal["recovered_tokens"]?.integer ?? 0)
+    }
+}

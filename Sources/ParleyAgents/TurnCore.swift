@@ -1,0 +1,245 @@
+internal import ParleyChannels
+internal import ParleyLog
+internal import ParleySystem
+internal import Synchronization
+
+/// One run of one turn: matches what the program asks for with what the journal holds, starts what is new, and resumes the program.
+///
+/// Results reach the program in log order, one at a time, with the lane drained in between: on the first run because they are delivered as
+/// they commit, on a replay because they are released in the same order. So the program takes the same path, and asks for the same steps.
+package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touched on the lane only (`requireLane`); the rest is immutable.
+    let owner: any TurnOwner
+    let lane: Lane
+    /// The offset of the turn's input.
+    let turn: UInt64
+    let epoch: UInt64
+    let history: [HistoryItem]
+    private var state: State
+
+    private struct State {
+        var journal: Journal
+        /// How many of the journal's starts the program has asked for again.
+        var matched = 0
+        let emitsInJournal: Int
+        var emitted = 0
+        var isReplaying = true
+        var waits: [String: StepWait] = [:]
+        /// Steps asked for during the replay that the journal does not know.
+        var unstarted: [String] = []
+        var now: Timestamp
+        var random: SplitMix64
+        var fence: (any Error)?
+        var root: Task<Void, Never>?
+    }
+
+    init(owner: any TurnOwner, lane: Lane, turn: UInt64, epoch: UInt64, journal: Journal, history: [HistoryItem]) {
+        self.owner = owner
+        self.lane = lane
+        self.turn = turn
+        self.epoch = epoch
+        self.history = history
+        state = State(journal: journal, emitsInJournal: journal.emits, now: journal.startedAt, random: SplitMix64(seed: journal.seed))
+    }
+
+    /// Runs the turn from its top. `end` is called on the lane when the program has returned or thrown, unless the turn was fenced.
+    func start(
+        _ program: @escaping @Sendable (Turn) async throws -> (output: JSON, state: JSON),
+        end: @escaping @Sendable (Result<(output: JSON, state: JSON), any Error>) -> Void
+    ) {
+        let turn = Turn(core: self, scope: Scope(prefix: ""))
+        state.root = Task(executorPreference: lane) {
+            let result: Result<(output: JSON, state: JSON), any Error>
+            do { result = .success(try await program(turn)) } catch { result = .failure(error) }
+            self.lane.deliver { self.ended(result, end) }
+        }
+        for completion in state.journal.completions { lane.deliver { self.release(completion) } }
+        lane.deliver { self.goLive() }
+    }
+
+    private func ended(
+        _ result: Result<(output: JSON, state: JSON), any Error>, _ end: (Result<(output: JSON, state: JSON), any Error>) -> Void
+    ) {
+        guard state.fence == nil else { return }
+        if let missed = unmatchedStart {
+            stall(.mismatch(expected: missed, found: "the end of the turn"), at: nil)
+            return
+        }
+        end(result)
+    }
+
+    // MARK: What the program asks for
+
+    /// When the last entry that the program has consumed was committed.
+    var now: Timestamp {
+        requireLane()
+        return state.now
+    }
+
+    func random() -> UInt64 {
+        requireLane()
+        return state.random.next()
+    }
+
+    /// Has the step done, or its recorded result found; returns when it stands in the log and it is its turn.
+    func perform(_ request: StepRequest) async throws -> JSON {
+        requireLane()
+        if let fence = state.fence { throw fence }
+        let isKnown = try match(request)
+        return try await withCheckedThrowingContinuation { continuation in
+            state.waits[request.path] = StepWait(request: request, continuation: continuation)
+            if isKnown { return }
+            if state.isReplaying { state.unstarted.append(request.path) } else { owner.begin(self, request, attempt: 1) }
+        }
+    }
+
+    /// Publishes an entry that needs no result. The program publishes in one order only, so the journal's count tells which are there.
+    func emit(_ entry: NewEntry) throws {
+        requireLane()
+        if let fence = state.fence { throw fence }
+        state.emitted += 1
+        if state.emitted > state.emitsInJournal { owner.append(self, [entry]) }
+    }
+
+    /// Compares what the program asks for with the next start the journal has. Starts come in one order only, so the first difference is
+    /// where the program and the journal part.
+    private func match(_ request: StepRequest) throws -> Bool {
+        if state.waits[request.path] != nil { preconditionFailure("step '\(request.path)' is under way twice") }
+        guard state.matched < state.journal.starts.count else { return false }
+        let recorded = state.journal.starts[state.matched]
+        let isSame = recorded.path == request.path && recorded.kind == request.kind
+            && (recorded.digest == nil || request.digest == nil || recorded.digest == request.digest)
+        guard isSame else {
+            let error = TurnError.mismatch(expected: recorded.text, found: request.text)
+            stall(error, at: request.source)
+            throw error
+        }
+        state.matched += 1
+        return true
+    }
+
+    private var unmatchedStart: String? {
+        state.matched < state.journal.starts.count ? state.journal.starts[state.matched].text : nil
+    }
+
+    // MARK: Replay
+
+    private func release(_ completion: Journal.Completion) {
+        guard state.fence == nil else { return }
+        guard state.waits[completion.path] != nil else {
+            stall(.mismatch(expected: "the end of step '\(completion.path)'", found: "a program that does not wait for it"), at: nil)
+            return
+        }
+        resume(completion.path, completion.outcome, at: completion.at)
+    }
+
+    /// The replay has caught up with the log: what was open goes on, what is new begins.
+    private func goLive() {
+        guard state.fence == nil else { return }
+        if let missed = unmatchedStart {
+            stall(.mismatch(expected: missed, found: "a program that does not ask for it"), at: nil)
+            return
+        }
+        state.isReplaying = false
+        for start in state.journal.starts {
+            guard let open = state.journal.open[start.path], let wait = state.waits[start.path] else { continue }
+            owner.reopen(self, wait.request, open)
+        }
+        for path in state.unstarted { if let wait = state.waits[path] { owner.begin(self, wait.request, attempt: 1) } }
+        state.unstarted = []
+        state.journal = Journal()
+        state.matched = 0
+    }
+
+    private func stall(_ error: TurnError, at source: String?) {
+        owner.stalled(self, error, at: source)
+        fence(error)
+    }
+
+    // MARK: Results
+
+    /// Resumes the program with a result that is durable. On the lane.
+    func resume(_ path: String, _ outcome: StepOutcome, at: Timestamp) {
+        guard let wait = state.waits.removeValue(forKey: path) else { return }
+        state.now = max(state.now, at)
+        switch outcome {
+        case .completed(let body): wait.continuation.resume(returning: body)
+        case .failed(let failure): wait.continuation.resume(throwing: failure)
+        }
+    }
+
+    /// The step the program waits for at `path`, unless the replay is still under way.
+    func waiting(at path: String) -> StepRequest? { state.isReplaying || state.fence != nil ? nil : state.waits[path]?.request }
+
+    /// What the program waits for, when everything it waits for needs no memory: then it can be passivated.
+    var restingSteps: [StepRequest]? {
+        guard !state.isReplaying, state.fence == nil, !state.waits.isEmpty else { return nil }
+        let requests = state.waits.values.map(\.request)
+        return requests.allSatisfy { $0.kind == .sleep } ? requests : nil
+    }
+
+    var isFenced: Bool { state.fence != nil }
+
+    /// Ends the turn's right to run: every wait and every later use throws `error`, and nothing more is appended.
+    func fence(_ error: any Error) {
+        guard state.fence == nil else { return }
+        state.fence = error
+        for (_, wait) in state.waits { wait.continuation.resume(throwing: error) }
+        state.waits = [:]
+        state.root?.cancel()
+    }
+
+    func requireLane() {
+        precondition(
+            lane.isCurrent,
+            "turn.* was used outside the turn's own tasks. Start child tasks with a task group or turn.map, not with Task.detached or Task {}, and do outside work in a step.")
+    }
+}
+
+/// A step as the program asks for it.
+struct StepRequest: Sendable {
+    var path: String
+    var kind: StepKind
+    var digest: String?
+    /// Where in the program: `File.swift:12`.
+    var source: String
+    var work: Work
+
+    enum Work: Sendable {
+        case body(StepContract, RetryPolicy, @Sendable (StepContext) async throws -> JSON)
+        case model(any Model, ModelRequest, RetryPolicy)
+        case sleep(until: Timestamp)
+    }
+
+    var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
+}
+
+extension Journal.Start {
+    var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
+}
+
+private struct StepWait {
+    var request: StepRequest
+    var continuation: CheckedContinuation<JSON, any Error>
+}
+
+/// What runs the steps of a turn and writes its entries.
+protocol TurnOwner: AnyObject, Sendable {
+    var channelName: String { get }
+    func idempotencyKey(_ turn: UInt64, _ path: String) -> String
+    /// Starts a step that the journal does not know. On the lane.
+    func begin(_ core: TurnCore, _ request: StepRequest, attempt: UInt32)
+    /// Goes on with a step that was begun before a crash. On the lane.
+    func reopen(_ core: TurnCore, _ request: StepRequest, _ open: Journal.OpenStep)
+    func append(_ core: TurnCore, _ entries: [NewEntry])
+    func stalled(_ core: TurnCore, _ error: TurnError, at source: String?)
+}
+
+/// One earlier turn, as a conversation remembers it.
+public struct HistoryItem: Sendable, Equatable {
+    /// The text of the input.
+    public var input: String
+    /// The text of the output.
+    public var output: String
+    /// The offset of the input, and of the entry that ended the turn.
+    package var offsets: ClosedRange<UInt64>
+}

@@ -1,0 +1,32 @@
+/// Why a turn cannot go on: misuse of the turn, or the end of its right to run here.
+public struct TurnError: Error, Sendable, Equatable, CustomStringConvertible {
+    public var code: String
+    public var message: String
+    public var description: String { "\(code): \(message)" }
+
+    init(_ code: String, _ message: String) {
+        self.code = code
+        self.message = message
+    }
+
+    /// The step's scope belongs to another task.
+    static func concurrentScope(_ path: String) -> TurnError {
+        TurnError(
+            "concurrent_scope",
+            "step '\(path)' was called from a task that does not own its scope. Use turn.map, or give each task its own turn.scope(name).")
+    }
+
+    static func invalidName(_ name: String) -> TurnError {
+        TurnError("invalid_step_name", "the step name '\(name)' must be 1 to 128 bytes without '/' and '#'.")
+    }
+
+    static func mismatch(expected: String, found: String) -> TurnError {
+        TurnError("journal_mismatch", "the journal has \(expected), the program asked for \(found).")
+    }
+}
+
+/// The turn has left memory while it waits; it replays when it is due. Let it pass through: whatever the turn does after it has no effect.
+public struct Passivated: Error, Sendable {}
+
+/// Another activation of the agent has taken over, or the process is going down: nothing this turn does has any effect any more.
+public struct Fenced: Error, Sendable {}

@@ -1,0 +1,282 @@
+package import ParleyLog
+package import ParleySystem
+
+/// Entries on their way into a channel: what must hold, what is added, and who is answered once it is durable.
+package final class Append: Submission, @unchecked Sendable {  // Guard: filled before submission, then touched by the writer thread only.
+    package typealias Completion = @Sendable (Result<Appended, ChannelError>) -> Void
+
+    package let channelName: String
+    package var entries: [NewEntry]
+    /// Makes the channel when there is none of that name.
+    package var creates: ChannelRow?
+    /// Puts the entries into the agent's inbox.
+    package var isInput = false
+    /// What the client said the content is; must match the channel's.
+    package var contentType: String?
+    package var sequence: String?
+    package var producer: ProducerClaim?
+    package var idempotency: IdempotencyKey?
+    package var closes = false
+    package var epoch: EpochClaim = .none
+    /// Inbox entries that this append decides.
+    package var decides: [UInt64] = []
+    /// Rows written in the same batch: timers, states, index. Gets the offsets of the entries.
+    package var rows: (@Sendable (_ stage: inout Stage, _ channel: Channel, _ offsets: [UInt64]) -> Void)?
+
+    private let channels: Channels
+    private let completion: Completion
+    private var result: Result<Appended, ChannelError>?
+    private var channel: Channel?
+
+    package init(_ channels: Channels, to channelName: String, _ entries: [NewEntry], completion: @escaping Completion) {
+        self.channels = channels
+        self.channelName = channelName
+        self.entries = entries
+        self.completion = completion
+    }
+
+    /// Hands it to the writer. `completion` is called once, on the writer thread, or here when the log takes nothing.
+    package func submit() {
+        do throws(LogError) { try channels.writer.submit(self) } catch { completion(.failure(ChannelError(error))) }
+    }
+
+    package var cost: Int { entries.reduce(256) { $0 + $1.byteCount } }
+}
+
+/// What an append is answered with.
+package struct Appended: Sendable {
+    /// The offset of each entry; merged text shares one.
+    package var offsets: [UInt64] = []
+    /// The channel's tail after it.
+    package var tail: UInt64
+    /// When the last entry was stamped; only for entries that are.
+    package var at = Timestamp(milliseconds: 0)
+    package var isClosed = false
+    /// It was there already: the same idempotency key or producer sequence.
+    package var isReplay = false
+    /// What the channel now holds for the producer.
+    package var producer: ProducerState?
+}
+
+/// What a producer says of an append: the three producer headers.
+package struct ProducerClaim: Sendable {
+    package var id: String
+    package var epoch: UInt64
+    package var sequence: UInt64
+
+    package init(id: String, epoch: UInt64, sequence: UInt64) {
+        self.id = id
+        self.epoch = epoch
+        self.sequence = sequence
+    }
+
+    var tuple: String { "\(epoch):\(sequence):\(id)" }
+}
+
+/// A client's key for "this request, once", with the digest of the body it goes with.
+package struct IdempotencyKey: Sendable {
+    package var keyDigest: Bytes
+    package var bodyDigest: Bytes
+
+    package init(key: String, body: Bytes) {
+        keyDigest = SHA256.digest(Bytes(key.utf8))
+        bodyDigest = SHA256.digest(body)
+    }
+}
+
+/// What the owner of an agent must be to append.
+package enum EpochClaim: Sendable {
+    /// Not an owner's append.
+    case none
+    /// The owner of that epoch; any other is fenced.
+    case holds(UInt64)
+    /// Becomes the owner of the epoch after this one, unless somebody else has meanwhile.
+    case takes(after: UInt64)
+}
+
+extension ChannelError {
+    package init(_ error: LogError) {
+        self.init(error.code == .overloaded ? "overloaded" : error.code.text, error.message)
+    }
+}
+
+// MARK: - The writer's side
+
+extension Append {
+    package func stage(into stage: inout Stage) throws(LogError) {
+        do throws(ChannelRefusal) {
+            result = .success(try decide(in: &stage))
+        } catch {
+            switch error {
+            case .refused(let reason): result = .failure(reason)
+            case .log(let error): throw error
+            }
+        }
+    }
+
+    package func committed() {
+        channels.publish()
+        guard let result else { preconditionFailure("an append was settled before it was staged") }
+        if isInput, case .success(let appended) = result, !appended.isReplay, let channel, let first = appended.offsets.first {
+            channels.notifyInput(channel, offsets: first...appended.offsets.last!)
+        }
+        completion(result)
+    }
+
+    package func failed(_ error: LogError) { completion(.failure(ChannelError(error))) }
+
+    /// All checks come first, so that a refusal has changed nothing.
+    private func decide(in stage: inout Stage) throws(ChannelRefusal) -> Appended {
+        let channel = try findOrCreate(in: &stage)
+        self.channel = channel
+        if let replay = try replayed(channel, &stage) { return replay }
+        let producerState = try checkProducer(channel, &stage)
+        if let producerState, producerState.isDuplicate {
+            return Appended(tail: channel.staged.head, isClosed: channel.staged.row.isClosed, isReplay: true, producer: producerState.state)
+        }
+        if let idempotent = try checkOpen(channel) { return idempotent }
+        try checkContent(channel)
+        try checkEpoch(channel)
+        return write(to: channel, producerState?.state, in: &stage)
+    }
+
+    private func findOrCreate(in stage: inout Stage) throws(ChannelRefusal) -> Channel {
+        if let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName) }) { return channel }
+        if let row = try ChannelRefusal.wrap({ () throws(LogError) in try stage.get(.names, Placement.nameKey(channelName)) }),
+            NameRow(row)?.isTombstone == true
+        {
+            throw .refused(
+                ChannelError("agent_deleted", "'\(channelName)' was deleted. A late retry does not bring it back; PUT it to start anew."))
+        }
+        guard let creates else { throw .refused(.notFound(channelName)) }
+        return try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
+    }
+
+    private func replayed(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> Appended? {
+        guard let idempotency else { return nil }
+        let key = channel.id.key(idempotency.keyDigest)
+        guard let row = try ChannelRefusal.wrap({ () throws(LogError) in try stage.get(.idempotency, key) }), row.count == 48 else { return nil }
+        guard Bytes(row[0..<32]) == idempotency.bodyDigest else {
+            throw .refused(
+                ChannelError(
+                    "idempotency_key_reused", "the Idempotency-Key was used before with another body. Use a new key for a new request."))
+        }
+        let (first, last): (UInt64, UInt64) = (row.readBigEndian(at: 32), row.readBigEndian(at: 40))
+        return Appended(offsets: Array(first...last), tail: channel.staged.head, isClosed: channel.staged.row.isClosed, isReplay: true)
+    }
+
+    private func checkProducer(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> (state: ProducerState, isDuplicate: Bool)? {
+        guard let producer else { return nil }
+        var known = channel.staged.producers[producer.id]
+        if known == nil {
+            let key = channel.id.key(producer.id.utf8)
+            known = try ChannelRefusal.wrap({ () throws(LogError) in try stage.get(.producers, key) }).flatMap { ProducerState($0) }
+            // Bounded: a channel with very many producers looks them up in the log again.
+            if channel.staged.producers.count > 1_000 { channel.staged.producers.removeAll() }
+            channel.staged.producers[producer.id] = known
+        }
+        let next = ProducerState(epoch: producer.epoch, sequence: producer.sequence)
+        guard let known, producer.epoch <= known.epoch else {
+            guard producer.sequence == 0 else {
+                if known == nil { throw .refused(gap(expected: 0, producer)) }
+                throw .refused(
+                    ChannelError("producer_epoch_sequence", "Producer-Seq is \(producer.sequence); a new epoch begins with 0."))
+            }
+            return (next, false)
+        }
+        guard producer.epoch == known.epoch else {
+            throw .refused(
+                ChannelError(
+                    "producer_fenced", "Producer-Epoch is \(producer.epoch), but \(known.epoch) has been seen: a newer producer has taken over.",
+                    [("producer_epoch", .integer(Int64(known.epoch)))]))
+        }
+        if producer.sequence <= known.sequence { return (known, true) }
+        guard producer.sequence == known.sequence + 1 else { throw .refused(gap(expected: known.sequence + 1, producer)) }
+        return (next, false)
+    }
+
+    private func gap(expected: UInt64, _ producer: ProducerClaim) -> ChannelError {
+        ChannelError(
+            "producer_gap", "Producer-Seq is \(producer.sequence); expected \(expected). Send what is missing first.",
+            [("expected_seq", .integer(Int64(expected))), ("received_seq", .integer(Int64(producer.sequence)))])
+    }
+
+    /// - Returns: the answer when the channel is closed and this only closes it again.
+    private func checkOpen(_ channel: Channel) throws(ChannelRefusal) -> Appended? {
+        guard channel.staged.row.isClosed else { return nil }
+        if closes && entries.isEmpty && producer == nil || closes && producer != nil && channel.staged.row.closedBy == producer?.tuple {
+            return Appended(tail: channel.staged.head, isClosed: true, isReplay: true)
+        }
+        throw .refused(
+            ChannelError(
+                "channel_closed", "'\(channelName)' is closed: nothing can be appended.",
+                [("tail", .string(Offset(channel.staged.head).token)), ("closed", true)]))
+    }
+
+    private func checkContent(_ channel: Channel) throws(ChannelRefusal) {
+        if let contentType, !ContentType.matches(contentType, channel.contentType) {
+            throw .refused(
+                ChannelError("content_type_mismatch", "Content-Type is '\(contentType)'; the channel's is '\(channel.contentType)'."))
+        }
+        if let sequence, let last = channel.staged.row.lastSequence, !last.utf8.lexicographicallyPrecedes(sequence.utf8) {
+            throw .refused(
+                ChannelError("sequence_conflict", "Stream-Seq is '\(sequence)', not above the last one, '\(last)' (compared bytewise)."))
+        }
+    }
+
+    private func checkEpoch(_ channel: Channel) throws(ChannelRefusal) {
+        let held = channel.staged.row.epoch
+        switch epoch {
+        case .none: return
+        case .holds(let epoch) where epoch == held: return
+        case .takes(let epoch) where epoch == held: return
+        case .holds(let epoch), .takes(let epoch):
+            throw .refused(
+                ChannelError("fenced", "the agent's epoch is \(held), not \(epoch): another activation has taken over.", [("epoch", .integer(Int64(held)))]))
+        }
+    }
+
+    private func write(to channel: Channel, _ producerState: ProducerState?, in stage: inout Stage) -> Appended {
+        let now = channels.world.now
+        channels.touch(channel)
+        let offsets = entries.map { channel.stage($0, now: now) }
+        if isInput { for offset in offsets { stage.put(.inbox, channel.id.key(offset), []) } }
+        for offset in decides { stage.delete(.inbox, channel.id.key(offset)) }
+        if let producer, let producerState {
+            channel.staged.producers[producer.id] = producerState
+            stage.put(.producers, channel.id.key(producer.id.utf8), producerState.bytes)
+        }
+        if let idempotency, let first = offsets.first {
+            var row = idempotency.bodyDigest
+            row.append(bigEndian: first)
+            row.append(bigEndian: offsets.last!)
+            stage.put(.idempotency, channel.id.key(idempotency.keyDigest), row)
+        }
+        if let sequence { change(channel) { $0.lastSequence = sequence } }
+        if case .takes(let epoch) = epoch { change(channel) { $0.epoch = epoch + 1 } }
+        if closes {
+            change(channel) {
+                $0.isClosed = true
+                $0.closedBy = producer?.tuple
+            }
+        }
+        rows?(&stage, channel, offsets)
+        return Appended(
+            offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed, producer: producerState)
+    }
+
+    private func change(_ channel: Channel, _ body: (inout ChannelRow) -> Void) {
+        body(&channel.staged.row)
+        channel.staged.isRowChanged = true
+    }
+}
+
+/// Why staging stops: the channel says no, or the log cannot be read.
+enum ChannelRefusal: Error {
+    case refused(ChannelError)
+    case log(LogError)
+
+    static func wrap<Value>(_ body: () throws(LogError) -> Value) throws(ChannelRefusal) -> Value {
+        do { return try body() } catch { throw .log(error) }
+    }
+}

@@ -1,0 +1,215 @@
+internal import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// A durable, named, ordered stream of entries, as this process holds it in memory while it is in use.
+///
+/// Half of it belongs to the writer thread: what has been staged but may not be durable yet. The other half is published: what readers on
+/// any thread may see, which is only what a crash cannot take back.
+package final class Channel: @unchecked Sendable {  // Guard: `staged` is touched by the writer thread only, the rest is immutable or locked.
+    package let name: String
+    package let id: ChannelID
+    package let contentType: String
+    package let isAgent: Bool
+    /// The tail as readers may know it.
+    private let published: Mutex<Published>
+    var staged: StagedTail
+
+    struct Published {
+        var head: UInt64
+        var isClosed: Bool
+        var isDeleted = false
+        var isEvicted = false
+        var recent: [Chunk] = []
+        var recentBytes = 0
+        var watchers: [ObjectIdentifier: any ChannelWatcher] = [:]
+    }
+
+    /// How many bytes of recent commits a watched channel keeps in memory; a reader further behind reads from the log.
+    static let recentBytesMax = 256 << 10
+
+    init(row: ChannelRow, id: ChannelID, head: UInt64, lastAt: Timestamp) {
+        name = row.name
+        self.id = id
+        contentType = row.contentType
+        isAgent = row.isAgent
+        published = Mutex(Published(head: head, isClosed: row.isClosed))
+        staged = StagedTail(row: row, head: head, lastAt: lastAt)
+    }
+
+    package var isJSON: Bool { isAgent || ContentType.isJSON(contentType) }
+
+    /// The durable tail, and whether anything can still be appended.
+    package var tail: (head: UInt64, isClosed: Bool, isDeleted: Bool) {
+        published.withLock { ($0.head, $0.isClosed, $0.isDeleted) }
+    }
+}
+
+/// Told that a channel's tail, closing or removal has been published.
+package protocol ChannelWatcher: AnyObject, Sendable {
+    /// Called on the writer thread; must only take note.
+    func channelChanged(_ channel: Channel)
+}
+
+// MARK: - Reading the tail
+
+extension Channel {
+    package enum Tail {
+        /// Nothing after that offset. `isEnded`: and there never will be.
+        case upToDate(isEnded: Bool)
+        /// The commits after that offset, in order.
+        case chunks([Chunk])
+        /// So far behind that the log must be read, up to `head`.
+        case behind(head: UInt64)
+    }
+
+    /// What is published after `offset`. Cost: a lock and a search of the recent commits.
+    package func tail(after offset: UInt64) -> Tail {
+        published.withLock { state in
+            if state.isDeleted { return .upToDate(isEnded: true) }
+            if offset >= state.head { return .upToDate(isEnded: state.isClosed) }
+            guard let index = state.recent.firstIndex(where: { $0.first == offset + 1 }) else { return .behind(head: state.head) }
+            return .chunks(Array(state.recent[index...]))
+        }
+    }
+
+    /// Has `watcher` told of every publication from now on; from now on the recent commits are kept.
+    /// - Returns: false when this object is no longer the channel's: look it up again.
+    package func attach(_ watcher: any ChannelWatcher) -> Bool {
+        published.withLock { state in
+            guard !state.isEvicted else { return false }
+            state.watchers[ObjectIdentifier(watcher)] = watcher
+            return true
+        }
+    }
+
+    package func detach(_ watcher: any ChannelWatcher) {
+        published.withLock { state in
+            state.watchers[ObjectIdentifier(watcher)] = nil
+            if state.watchers.isEmpty {
+                state.recent = []
+                state.recentBytes = 0
+            }
+        }
+    }
+
+    package var isWatched: Bool { published.withLock { !$0.watchers.isEmpty } }
+}
+
+// MARK: - The writer's side
+
+/// What the writer has decided about a channel, durable or about to be.
+struct StagedTail {
+    var row: ChannelRow
+    var head: UInt64
+    var lastAt: Timestamp
+    /// The frames staged in the current commit: they become one value of the log.
+    var frames = Bytes()
+    var first: UInt64 = 0
+    /// Where in `frames` the last one begins, when it is text that more of the same step can join.
+    var openText: (start: Int, position: Position, part: TextDelta.Part, end: UInt64)?
+    var isRowChanged = false
+    var isDeleted = false
+    var producers: [String: ProducerState] = [:]
+}
+
+extension Channel {
+    /// Stamps an entry, gives it its offset and adds its frame; or merges it into the text before it, whose offset it then has.
+    func stage(_ entry: NewEntry, now: Timestamp) -> UInt64 {
+        if merge(entry) { return staged.head }
+        staged.lastAt = max(staged.lastAt, now)
+        staged.head += 1
+        if staged.frames.isEmpty { staged.first = staged.head }
+        let start = staged.frames.count
+        entry.write(to: &staged.frames, at: staged.lastAt)
+        if case .text(let text) = entry.content, let position = entry.position {
+            staged.openText = (start, position, text.part, text.index + UInt64(text.delta.count))
+        } else {
+            staged.openText = nil
+        }
+        return staged.head
+    }
+
+    private func merge(_ entry: NewEntry) -> Bool {
+        guard case .text(let text) = entry.content, let open = staged.openText, open.position == entry.position, open.part == text.part,
+            open.end == text.index, text.continuesAt == nil
+        else { return false }
+        staged.frames.append(contentsOf: text.delta)
+        Frame.setLength(of: open.start, in: &staged.frames)
+        Frame.addPieces(text.pieces, toTextAt: open.start, in: &staged.frames)
+        staged.openText!.end += UInt64(text.delta.count)
+        return true
+    }
+
+    /// Hands what was staged to the commit.
+    func flush(into stage: inout Stage) {
+        if staged.isRowChanged {
+            stage.put(.channels, id.key, staged.row.bytes)
+            staged.isRowChanged = false
+        }
+        if !staged.frames.isEmpty { stage.put(.log, id.key(staged.first), staged.frames) }
+    }
+
+    /// Publishes what has become durable, and returns who must be told.
+    func publish() -> [any ChannelWatcher] {
+        let chunk = staged.frames.isEmpty ? nil : Chunk(channel: self, first: staged.first, last: staged.head, frames: staged.frames)
+        staged.frames = Bytes()
+        staged.openText = nil
+        let (head, isClosed, isDeleted) = (staged.head, staged.row.isClosed, staged.isDeleted)
+        return published.withLock { state in
+            state.head = head
+            state.isClosed = isClosed
+            state.isDeleted = isDeleted
+            if let chunk, !state.watchers.isEmpty { state.keep(chunk) }
+            return Array(state.watchers.values)
+        }
+    }
+
+    /// Gives the object up if nobody watches it; nothing may be staged in it.
+    func evict() -> Bool {
+        published.withLock { state in
+            guard state.watchers.isEmpty else { return false }
+            state.isEvicted = true
+            return true
+        }
+    }
+}
+
+extension Channel.Published {
+    mutating func keep(_ chunk: Chunk) {
+        recent.append(chunk)
+        recentBytes += chunk.frames.count
+        var dropped = 0
+        while recentBytes > Channel.recentBytesMax, dropped < recent.count - 1 {
+            recentBytes -= recent[dropped].frames.count
+            dropped += 1
+        }
+        recent.removeFirst(dropped)
+    }
+}
+
+/// What one commit appended to a channel, and its wire form, made once for all readers.
+package final class Chunk: Sendable {
+    package let first: UInt64
+    package let last: UInt64
+    package let frames: Bytes
+    private let channelName: String
+    private let wire = Mutex<[String: Bytes]>([:])
+
+    init(channel: Channel, first: UInt64, last: UInt64, frames: Bytes) {
+        channelName = channel.name
+        self.first = first
+        self.last = last
+        self.frames = frames
+    }
+
+    /// The form called `key`, made by `make` when it is first asked for. Cost: a lock, else nothing.
+    package func wire(_ key: String, _ make: (Chunk) -> Bytes) -> Bytes {
+        wire.withLock { forms in
+            if let form = forms[key] { return form }
+            let form = make(self)
+            forms[key] = form
+            return form
+        }
+    }
+}

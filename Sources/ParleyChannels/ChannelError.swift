@@ -1,0 +1,23 @@
+package import ParleySystem
+
+/// Why a channel refused something. The codes are those of the HTTP answers.
+package struct ChannelError: Error, Sendable, CustomStringConvertible {
+    package var code: String
+    package var message: String
+    /// What a program may read beside the code, e.g. the tail offset or what a producer was expected to send.
+    package var details: [(name: String, value: JSON)] = []
+
+    package init(_ code: String, _ message: String, _ details: [(name: String, value: JSON)] = []) {
+        self.code = code
+        self.message = message
+        self.details = details
+    }
+
+    package var description: String { "\(code): \(message)" }
+
+    package subscript(detail name: String) -> JSON? { details.first { $0.name == name }?.value }
+
+    package static func notFound(_ name: String) -> ChannelError {
+        ChannelError("channel_not_found", "there is no channel '\(name)'. Create it with PUT, or check the name.")
+    }
+}

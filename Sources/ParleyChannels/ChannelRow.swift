@@ -1,0 +1,116 @@
+package import ParleySystem
+
+/// What is stored of a channel beside its log: the row in family `channels`.
+package struct ChannelRow: Sendable, Equatable {
+    package var name: String
+    package var contentType: String
+    package var isAgent = false
+    package var created: Timestamp
+    package var isClosed = false
+    /// Rises with each activation of the agent; whoever holds an older one appends nothing.
+    package var epoch: UInt64 = 0
+    /// What the agent is doing, as the index lists it.
+    package var status = AgentStatus.idle
+    /// The turn that has begun and not ended: the offset of its input.
+    package var turn: UInt64?
+    /// The last `Stream-Seq` that was accepted.
+    package var lastSequence: String?
+    /// The producer tuple that closed the channel: its retry is a duplicate, not an error.
+    package var closedBy: String?
+
+    package init(name: String, contentType: String, isAgent: Bool, created: Timestamp) {
+        self.name = name
+        self.contentType = contentType
+        self.isAgent = isAgent
+        self.created = created
+    }
+
+    package var bytes: Bytes {
+        JSON.compact(
+            ("name", .string(name)), ("content_type", .string(contentType)), ("agent", isAgent ? true : nil),
+            ("created", .integer(created.milliseconds)), ("closed", isClosed ? true : nil),
+            ("epoch", epoch == 0 ? nil : .integer(Int64(epoch))), ("status", isAgent ? .string(status.name) : nil),
+            ("turn", turn.map { .integer(Int64($0)) }), ("last_sequence", lastSequence.map(JSON.string)),
+            ("closed_by", closedBy.map(JSON.string))
+        ).bytes
+    }
+
+    package init?(_ bytes: Bytes) {
+        guard let json = try? JSON.parse(bytes), let name = json["name"]?.string, let contentType = json["content_type"]?.string,
+            let created = json["created"]?.integer
+        else { return nil }
+        self.init(name: name, contentType: contentType, isAgent: json["agent"]?.bool ?? false, created: Timestamp(milliseconds: created))
+        isClosed = json["closed"]?.bool ?? false
+        epoch = UInt64(json["epoch"]?.integer ?? 0)
+        status = AgentStatus.allCases.first { $0.name == json["status"]?.string } ?? .idle
+        turn = json["turn"]?.integer.map { UInt64($0) }
+        lastSequence = json["last_sequence"]?.string
+        closedBy = json["closed_by"]?.string
+    }
+}
+
+/// The row in family `names`: where the channel of that name is, or that it was removed.
+package struct NameRow: Sendable {
+    package var id: ChannelID
+    /// An agent that was deleted: only an explicit PUT makes a new one.
+    package var isTombstone = false
+
+    package init(id: ChannelID, isTombstone: Bool = false) {
+        self.id = id
+        self.isTombstone = isTombstone
+    }
+
+    package var bytes: Bytes { id.key + [isTombstone ? 1 : 0] }
+
+    package init?(_ bytes: Bytes) {
+        guard bytes.count == 11 else { return nil }
+        self.init(id: ChannelID(partition: bytes.readBigEndian(at: 0), number: bytes.readBigEndian(at: 2)), isTombstone: bytes[10] == 1)
+    }
+}
+
+/// What is stored of an idempotent producer: the row in family `producers`.
+package struct ProducerState: Sendable, Equatable {
+    package var epoch: UInt64
+    /// The highest sequence number that was accepted.
+    package var sequence: UInt64
+
+    package init(epoch: UInt64, sequence: UInt64) {
+        self.epoch = epoch
+        self.sequence = sequence
+    }
+
+    package var bytes: Bytes {
+        var bytes = Bytes()
+        bytes.append(bigEndian: epoch)
+        bytes.append(bigEndian: sequence)
+        return bytes
+    }
+
+    package init?(_ bytes: Bytes) {
+        guard bytes.count == 16 else { return nil }
+        self.init(epoch: bytes.readBigEndian(at: 0), sequence: bytes.readBigEndian(at: 8))
+    }
+}
+
+/// Media types as far as a channel cares.
+package enum ContentType {
+    package static let json = "application/json"
+
+    /// Type and subtype in lower case, without parameters.
+    package static func base(_ type: String) -> String {
+        String(type.prefix { $0 != ";" }).trimmingSpaces.lowercased()
+    }
+
+    package static func isJSON(_ type: String) -> Bool { base(type) == json }
+    package static func isText(_ type: String) -> Bool { base(type).hasPrefix("text/") }
+    package static func matches(_ a: String, _ b: String) -> Bool { base(a) == base(b) }
+}
+
+extension String {
+    package var trimmingSpaces: String {
+        var view = self[...]
+        while let first = view.first, first == " " || first == "\t" { view.removeFirst() }
+        while let last = view.last, last == " " || last == "\t" { view.removeLast() }
+        return String(view)
+    }
+}

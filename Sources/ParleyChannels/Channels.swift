@@ -1,0 +1,198 @@
+package import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// All channels of a node: finds them, creates them, appends to them, removes them.
+///
+/// Only channels in use are in memory; their number on disk costs nothing. Every change goes through the one writer (`GroupCommit`), which
+/// decides it against what is staged, and is answered when it is durable.
+package final class Channels: @unchecked Sendable {  // Guard: `touched`, `created` and `removed` belong to the writer thread.
+    package let log: any CommitLog
+    package let writer: GroupCommit
+    package let world: any World
+    private let shards: [Shard]
+    private let inputObserver = Mutex<(any InputObserver)?>(nil)
+
+    /// Channels with something staged in the current commit, in the order they were touched.
+    private var touched: [Channel] = []
+    private var touchedIDs: Set<ObjectIdentifier> = []
+    /// Names created or removed in the current commit: readers learn of them once it is durable.
+    private var created: [String: Channel] = [:]
+    private var removed: Set<String> = []
+    private var nextNumber: [UInt16: UInt64] = [:]
+
+    /// How many channels stay in memory before those that nobody watches are let go.
+    private static let residentMax = 65_536
+
+    private final class Shard: Sendable {
+        let channels = Mutex<[String: Channel]>([:])
+    }
+
+    package init(log: any CommitLog, writer: GroupCommit, world: any World) {
+        self.log = log
+        self.writer = writer
+        self.world = world
+        shards = (0..<16).map { _ in Shard() }
+        writer.beforeCommit { [unowned self] stage in self.flush(into: &stage) }  // The writer is stopped before the channels go.
+    }
+
+    /// Has `observer` told of entries that wait for an agent's decision.
+    package func observeInput(_ observer: any InputObserver) { inputObserver.withLock { $0 = observer } }
+
+    // MARK: Finding
+
+    /// The channel of that name, or `nil`. Thread-safe. Cost: a lock and a hash; for a channel not in memory three lookups in the log.
+    package func find(_ name: String) throws(LogError) -> Channel? {
+        do {
+            return try shard(name).channels.withLock { channels throws(LogError) in
+                if let channel = channels[name] { return channel }
+                guard let loaded = try load(name) else { return nil }
+                channels[name] = loaded
+                return loaded
+            }
+        }
+    }
+
+    /// Whether an agent of that name was deleted and not created anew.
+    package func isDeleted(_ name: String) throws(LogError) -> Bool {
+        try log.get(.names, Placement.nameKey(name)).flatMap { NameRow($0) }?.isTombstone ?? false
+    }
+
+    /// The row of a channel as of the last commit.
+    package func row(_ channel: Channel) throws(LogError) -> ChannelRow? {
+        try log.get(.channels, channel.id.key).flatMap { ChannelRow($0) }
+    }
+
+    private func shard(_ name: String) -> Shard { shards[Int(Placement.partition(of: name) % 16)] }
+
+    private func load(_ name: String) throws(LogError) -> Channel? {
+        guard let bytes = try log.get(.names, Placement.nameKey(name)), let found = NameRow(bytes), !found.isTombstone else { return nil }
+        guard let rowBytes = try log.get(.channels, found.id.key), let row = ChannelRow(rowBytes) else {
+            throw LogError(.damaged, "the row of channel '\(name)' is missing or unreadable (partition \(found.id.partition), id \(found.id.number))")
+        }
+        let (head, lastAt) = try Channels.head(of: found.id, in: log)
+        return Channel(row: row, id: found.id, head: head, lastAt: lastAt)
+    }
+
+    /// The last offset of a channel and when it was given: the end of its last value in the log.
+    private static func head(of id: ChannelID, in log: any CommitLog) throws(LogError) -> (UInt64, Timestamp) {
+        guard let last = try log.first(.log, from: id.key, to: id.keyEnd, reversed: true) else { return (0, Timestamp(milliseconds: 0)) }
+        var lastAt = Timestamp(milliseconds: 0)
+        let first: UInt64 = last.key.readBigEndian(at: 10)
+        let head = last.value.withUnsafeBytes { bytes in
+            Frame.walk(bytes, first: first) { _, frame in
+                if let at = frame.at { lastAt = at }
+                return true
+            }
+        }
+        guard let head else { throw LogError(.damaged, "frames of channel \(id.number) at offset \(first) cannot be read") }
+        return (head, lastAt)
+    }
+}
+
+/// Told of entries that wait for an agent's decision, once they are durable.
+package protocol InputObserver: AnyObject, Sendable {
+    /// Writer thread; must only take note.
+    func inputCommitted(_ channel: Channel, offsets: ClosedRange<UInt64>)
+    /// Writer thread: the agent's channel was deleted.
+    func channelDeleted(_ channel: Channel)
+}
+
+// MARK: - The writer's side
+
+extension Channels {
+    /// The channel as the writer finds it: with what is staged in the current commit.
+    func resolve(_ name: String) throws(LogError) -> Channel? {
+        if let channel = created[name] { return channel }
+        if removed.contains(name) { return nil }
+        return try find(name)
+    }
+
+    /// Makes a channel, staged. The name must be free.
+    func create(_ row: ChannelRow, in stage: inout Stage) throws(LogError) -> Channel {
+        let partition = Placement.partition(of: row.name)
+        let counterKey = ChannelID(partition: partition, number: 0).key
+        let number: UInt64
+        if let next = nextNumber[partition] {
+            number = next
+        } else {
+            number = try log.get(.channels, counterKey)?.readBigEndian(at: 0) ?? 1
+        }
+        nextNumber[partition] = number + 1
+        var counter = Bytes()
+        counter.append(bigEndian: number + 1)
+        stage.put(.channels, counterKey, counter)
+        let id = ChannelID(partition: partition, number: number)
+        stage.put(.names, Placement.nameKey(row.name), NameRow(id: id).bytes)
+        let channel = Channel(row: row, id: id, head: 0, lastAt: Timestamp(milliseconds: 0))
+        channel.staged.isRowChanged = true
+        if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
+        created[row.name] = channel
+        removed.remove(row.name)
+        touch(channel)
+        return channel
+    }
+
+    /// Removes a channel and everything it has, staged. With a `tombstone` only an explicit PUT makes it anew.
+    func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) {
+        flush(channel, into: &stage)
+        let (lower, upper) = (channel.id.key, channel.id.keyEnd)
+        for family in [Family.log, .states, .inbox, .producers, .idempotency, .outbox, .big] { stage.delete(family, from: lower, to: upper) }
+        stage.delete(.channels, channel.id.key)
+        let nameKey = Placement.nameKey(channel.name)
+        if tombstone {
+            stage.put(.names, nameKey, NameRow(id: channel.id, isTombstone: true).bytes)
+        } else {
+            stage.delete(.names, nameKey)
+        }
+        channel.staged.isDeleted = true
+        channel.staged.row.isClosed = true
+        created[channel.name] = nil
+        removed.insert(channel.name)
+        touch(channel)
+    }
+
+    func touch(_ channel: Channel) {
+        if touchedIDs.insert(ObjectIdentifier(channel)).inserted { touched.append(channel) }
+    }
+
+    private func flush(into stage: inout Stage) {
+        for channel in touched { flush(channel, into: &stage) }
+    }
+
+    private func flush(_ channel: Channel, into stage: inout Stage) {
+        if !channel.staged.isDeleted { channel.flush(into: &stage) }
+    }
+
+    /// Publishes everything the commit made durable. Called by the first submission that is answered, so that whoever gets an answer also
+    /// reads his own write.
+    func publish() {
+        guard !touched.isEmpty else { return }
+        for (name, channel) in created { shard(name).channels.withLock { $0[name] = channel } }
+        for channel in touched {
+            if channel.staged.isDeleted { shard(channel.name).channels.withLock { if $0[channel.name] === channel { $0[channel.name] = nil } } }
+            for watcher in channel.publish() { watcher.channelChanged(channel) }
+        }
+        touched.removeAll(keepingCapacity: true)
+        touchedIDs.removeAll(keepingCapacity: true)
+        created.removeAll(keepingCapacity: true)
+        removed.removeAll(keepingCapacity: true)
+        evictIdle()
+    }
+
+    func notifyInput(_ channel: Channel, offsets: ClosedRange<UInt64>) {
+        inputObserver.withLock { $0 }?.inputCommitted(channel, offsets: offsets)
+    }
+
+    func notifyDeleted(_ channel: Channel) { inputObserver.withLock { $0 }?.channelDeleted(channel) }
+
+    /// Lets go of channels that nobody watches when a shard has grown past its share. Nothing is staged when this runs.
+    private func evictIdle() {
+        for shard in shards {
+            shard.channels.withLock { channels in
+                guard channels.count > Channels.residentMax / shards.count else { return }
+                for (name, channel) in channels where channel.evict() { channels[name] = nil }
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+package import ParleyLog
+package import ParleySystem
+
+extension Channels {
+    /// Walks the entries after `offset` up to `head`, from the log, until `visit` returns false.
+    ///
+    /// Blocks on the disk when the pages are not cached: not for event loops.
+    /// - Throws: ``LogError`` with code `data_damaged` naming channel and offset; what came before has been visited.
+    package func walk(
+        _ channel: Channel, after offset: UInt64, upTo head: UInt64, _ visit: (_ offset: UInt64, _ frame: Frame) -> Bool
+    ) throws(LogError) {
+        guard offset < head else { return }
+        // The value that holds the next entry begins at or before it: one step back, then forward.
+        let start = try log.first(.log, from: channel.id.key, to: channel.id.key(offset + 2), reversed: true)?.key ?? channel.id.key
+        var damaged: UInt64?
+        try log.scan(.log, from: start, to: channel.id.key(head + 1), reversed: false) { key, value in
+            let first: UInt64 = key.readBigEndian(at: 10)
+            var goesOn = true
+            let last = Frame.walk(value, first: first) { place, frame in
+                if place > head { goesOn = false } else if place > offset { goesOn = visit(place, frame) }
+                return goesOn
+            }
+            if last == nil { damaged = first }
+            return goesOn && damaged == nil
+        }
+        if let damaged {
+            throw LogError(.damaged, "frames of channel '\(channel.name)' at offset \(Offset(damaged)) cannot be read")
+        }
+    }
+
+    /// Walks the entries from `head` back to the start, until `visit` returns false.
+    package func walkBack(_ channel: Channel, from head: UInt64, _ visit: (_ offset: UInt64, _ frame: Frame) -> Bool) throws(LogError) {
+        var damaged: UInt64?
+        try log.scan(.log, from: channel.id.key, to: channel.id.key(head + 1), reversed: true) { key, value in
+            var frames: [(UInt64, Frame)] = []
+            let first: UInt64 = key.readBigEndian(at: 10)
+            let last = Frame.walk(value, first: first) { place, frame in
+                frames.append((place, frame))
+                return true
+            }
+            guard last != nil else {
+                damaged = first
+                return false
+            }
+            return frames.reversed().allSatisfy { place, frame in place > head || visit(place, frame) }
+        }
+        if let damaged {
+            throw LogError(.damaged, "frames of channel '\(channel.name)' at offset \(Offset(damaged)) cannot be read")
+        }
+    }
+
+    /// The entry at `offset`: what `make` makes of its frame, or `nil` when there is none.
+    package func entry<Value>(_ channel: Channel, at offset: UInt64, _ make: (Frame) -> Value?) throws(LogError) -> Value? {
+        var value: Value?
+        try walk(channel, after: offset - 1, upTo: offset) { place, frame in
+            value = make(frame)
+            return false
+        }
+        return value
+    }
+
+    /// Reads one page after `offset` in wire form: a JSON array of entries, or the bytes themselves.
+    ///
+    /// - Parameter bytesMax: The page ends after the entry that passes it, so it holds at least one.
+    package func page(_ channel: Channel, after offset: UInt64, view: View, bytesMax: Int) throws(LogError) -> Page {
+        let (head, isClosed, _) = channel.tail
+        var page = Page(isJSON: channel.isJSON, next: offset)
+        let filter = view == .settled && channel.isAgent ? try settledFilter(channel, after: offset, upTo: head, bytesMax: bytesMax) : nil
+        var read = 0
+        try walk(channel, after: offset, upTo: head) { place, frame in
+            if read >= bytesMax { return false }
+            read += frame.payload.count + Frame.headerBytes
+            if filter?.keeps(place, frame) ?? true { page.add(place, frame, owner: channel.name, receipt: filter?.receipts[place]) }
+            page.next = place
+            return true
+        }
+        page.finish()
+        page.isUpToDate = page.next >= head
+        page.isEnd = page.isUpToDate && isClosed
+        return page
+    }
+
+    private func settledFilter(_ channel: Channel, after offset: UInt64, upTo head: UInt64, bytesMax: Int) throws(LogError) -> SettledFilter {
+        var filter = SettledFilter()
+        var read = 0
+        try walk(channel, after: offset, upTo: head) { place, frame in
+            // Beyond the page only what seals or supersedes its text counts, and only while some of it is open.
+            let inPage = read < bytesMax
+            if !inPage && filter.openTurns.isEmpty { return false }
+            read += frame.payload.count + Frame.headerBytes
+            filter.note(place, frame, inPage: inPage)
+            return true
+        }
+        return filter
+    }
+}
+
+/// How a reader wants an agent's channel.
+package enum View: String, Sendable {
+    /// The log as it is.
+    case raw
+    /// Without text that was sealed by its step's result or superseded by a later attempt, receipts folded into what they answer.
+    case settled
+}
+
+/// A piece of a channel in wire form.
+package struct Page: Sendable {
+    package var body = Bytes()
+    /// The offset to read on from.
+    package var next: UInt64
+    package var isUpToDate = false
+    /// Nothing comes after it, ever.
+    package var isEnd = false
+    package private(set) var isEmpty = true
+    private let isJSON: Bool
+
+    init(isJSON: Bool, next: UInt64) {
+        self.isJSON = isJSON
+        self.next = next
+        if isJSON { body.append(UInt8(ascii: "[")) }
+    }
+
+    mutating func add(_ offset: UInt64, _ frame: Frame, owner: String, receipt: Bytes?) {
+        guard frame.kind != .hole else { return }
+        if isJSON && !isEmpty { body.append(UInt8(ascii: ",")) }
+        isEmpty = false
+        frame.writeJSON(offset: offset, owner: owner, receipt: receipt, to: &body)
+    }
+
+    mutating func finish() { if isJSON { body.append(UInt8(ascii: "]")) } }
+}
+
+extension Chunk {
+    /// This commit's entries in wire form, as ``Channels/page(_:after:view:bytesMax:)`` gives them.
+    package func page(of channel: Channel, view: View) -> Page {
+        var page = Page(isJSON: channel.isJSON, next: last)
+        let chunk = self
+        frames.withUnsafeBytes { bytes in
+            var filter: SettledFilter?
+            if view == .settled && channel.isAgent {
+                var noted = SettledFilter()
+                Frame.walk(bytes, first: chunk.first) { place, frame in
+                    noted.note(place, frame, inPage: true)
+                    return true
+                }
+                filter = noted
+            }
+            Frame.walk(bytes, first: chunk.first) { place, frame in
+                if filter?.keeps(place, frame) ?? true { page.add(place, frame, owner: channel.name, receipt: filter?.receipts[place]) }
+                return true
+            }
+        }
+        page.finish()
+        return page
+    }
+}

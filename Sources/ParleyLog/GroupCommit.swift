@@ -1,0 +1,248 @@
+internal import Glibc
+internal import ParleySystem
+internal import Synchronization
+
+/// Something that wants to be in the log: staged by the writer, then told once how it went.
+package protocol Submission: AnyObject, Sendable {
+    /// About how many bytes of memory it holds while it waits; counts against ``GroupCommit/Limits/queuedBytes``.
+    var cost: Int { get }
+
+    /// Writer thread. Checks preconditions against what is staged so far, and adds what it writes; may add nothing.
+    ///
+    /// When it throws, what it staged is taken back and it is told ``failed(_:)`` in its turn; the others of the commit go on.
+    func stage(into stage: inout Stage) throws(LogError)
+
+    /// Writer thread, after the commit in which it was staged is durable, in submission order; also when it added nothing.
+    func committed()
+
+    /// Writer thread, in submission order. It could not be staged (and wrote nothing), or the log has failed: then nothing of it
+    /// may be assumed durable, nor lost.
+    func failed(_ error: LogError)
+}
+
+/// The one writer of a log: collects what many threads submit while the last commit syncs, and commits it with one sync.
+///
+/// Every submission that was taken is told exactly once, `committed` or `failed`. A failed commit is never retried, because after
+/// a failed `fdatasync` nobody can know what is on disk: everything that waits fails, and so does everything that comes later.
+package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belongs to the writer, one thread at a time.
+    /// Bounds of the queue and of one commit.
+    package struct Limits: Sendable {
+        /// Submissions taken and not yet settled; more are refused.
+        package var queuedSubmissions = 100_000
+        /// Sum of the `cost` of those.
+        package var queuedBytes = 256 << 20
+        /// Submissions of one commit. Batches of 10,000 made those at the head of the queue wait 20 to 40 ms.
+        package var commitSubmissions = 5_000
+        /// Bytes after which a commit takes no further submission; a single larger one still goes through.
+        package var commitBytes = 4 << 20
+
+        package init() {}
+    }
+
+    /// What the writer has done since it was made.
+    package struct Counters: Sendable {
+        package var commits = 0
+        package var submissions = 0
+        /// Bytes of the batches that were committed.
+        package var bytes = 0
+        /// Time spent in ``CommitLog/commit(_:)``, which is nearly all waiting for the disk.
+        package var commitNanoseconds = 0
+    }
+
+    private struct Queued {
+        let submission: any Submission
+        let cost: Int  // As it was when the submission was taken, so that the sum comes back to zero.
+    }
+
+    private struct State {
+        var queue: [Queued] = []
+        /// Submissions taken and not yet settled, and the sum of their costs.
+        var unsettled = 0
+        var unsettledBytes = 0
+        var hooks: [@Sendable () -> Void] = []
+        var finishers: [@Sendable (inout Stage) -> Void] = []
+        var stopping = false
+        var failure: LogError?
+        var thread: SystemThread?
+    }
+
+    private let log: any CommitLog
+    private let limits: Limits
+    private let onFailure: @Sendable (LogError) -> Void
+    private let state = Monitor(State())
+    /// What the writer has taken from the queue and not yet staged, the next one last. What the bounds of one commit leave here
+    /// goes first in the next.
+    private var carried: [Queued] = []
+
+    private let commits = Atomic(0)
+    private let submissions = Atomic(0)
+    private let bytes = Atomic(0)
+    private let commitNanoseconds = Atomic(0)
+
+    /// - Parameter onFailure: Called once, on the writer thread, when the log has failed and everything that waited has been told.
+    package init(log: any CommitLog, limits: Limits = Limits(), onFailure: @escaping @Sendable (LogError) -> Void = { _ in }) {
+        self.log = log
+        self.limits = limits
+        self.onFailure = onFailure
+    }
+
+    /// Takes a submission. Thread-safe; returns at once.
+    ///
+    /// - Throws: ``LogError`` with code `log_overloaded` (the queue is full, trying again later is safe) or `log_closed`. When it
+    ///   throws, the submission was not taken and none of its methods is ever called.
+    package func submit(_ submission: any Submission) throws(LogError) {
+        let cost = submission.cost
+        // Signalling a condition that nobody waits for costs one load, so there is no need to know whether the writer sleeps.
+        let refusal: LogError? = state.withLock(signal: true) { state in
+            if let failure = state.failure { return LogError(.closed, "the log has failed before: \(failure.message)") }
+            if state.stopping { return LogError(.closed, "the log is closing") }
+            // An empty queue takes anything: otherwise what is larger than the bound could never be written.
+            let full = state.unsettled >= limits.queuedSubmissions || state.unsettledBytes + cost > limits.queuedBytes
+            if full && state.unsettled > 0 {
+                return LogError(.overloaded, "\(state.unsettled) submissions (\(state.unsettledBytes) bytes) wait for the disk; try again later")
+            }
+            state.queue.append(Queued(submission: submission, cost: cost))
+            state.unsettled += 1
+            state.unsettledBytes += cost
+            return nil
+        }
+        if let refusal { throw refusal }
+    }
+
+    /// Has `finisher` called on the writer thread when a commit takes no further submission, to add what its submissions share.
+    package func beforeCommit(_ finisher: @escaping @Sendable (inout Stage) -> Void) {
+        state.withLock { $0.finishers.append(finisher) }
+    }
+
+    /// Has `hook` called on the writer thread after each commit, once all its submissions were told: to wake loops once per commit.
+    package func afterCommit(_ hook: @escaping @Sendable () -> Void) {
+        state.withLock { $0.hooks.append(hook) }
+    }
+
+    /// Starts the writer's thread. Call it once, or not at all and use ``pump()``.
+    package func start() {
+        let thread = SystemThread(name: "log-writer") {
+            while self.waitForWork() { self.pump() }
+        }
+        state.withLock { $0.thread = thread }
+    }
+
+    /// Refuses new submissions, commits those that were taken, and ends the writer's thread. Not on the writer's thread.
+    package func stop() {
+        let thread = state.withLock(signal: true) { state in
+            state.stopping = true
+            defer { state.thread = nil }
+            return state.thread
+        }
+        if let thread { thread.join() } else { while pump() {} }
+    }
+
+    package var counters: Counters {
+        Counters(
+            commits: commits.load(ordering: .relaxed), submissions: submissions.load(ordering: .relaxed),
+            bytes: bytes.load(ordering: .relaxed), commitNanoseconds: commitNanoseconds.load(ordering: .relaxed))
+    }
+
+    /// Submissions taken and not yet settled.
+    package var queued: Int { state.withLock { $0.unsettled } }
+}
+
+// MARK: - The writer
+
+extension GroupCommit {
+    /// Runs one commit on the caller's thread, when no thread was started: for simulations and tests.
+    /// - Returns: Whether there was anything to do.
+    @discardableResult
+    package func pump() -> Bool {
+        if carried.count < limits.commitSubmissions { takeQueue() }
+        guard !carried.isEmpty else { return false }
+        var stage = Stage(log: log)
+        var staged: [Staged] = []
+        do throws(LogError) {
+            try fill(&stage, &staged)
+            for finisher in state.withLock({ $0.finishers }) { finisher(&stage) }
+            try commit(stage.finish())
+        } catch {
+            fail(staged, error)
+            return true
+        }
+        settle(staged)
+        return true
+    }
+
+    private struct Staged {
+        let queued: Queued
+        let error: LogError?
+    }
+
+    private func waitForWork() -> Bool {
+        guard carried.isEmpty else { return true }
+        return state.wait { state in
+            if !state.queue.isEmpty { return true }
+            return state.stopping || state.failure != nil ? false : nil
+        }!
+    }
+
+    private func takeQueue() {
+        var queue: [Queued] = []
+        state.withLock { swap(&queue, &$0.queue) }
+        carried = queue.reversed() + carried
+    }
+
+    /// Stages what the bounds of one commit allow.
+    private func fill(_ stage: inout Stage, _ staged: inout [Staged]) throws(LogError) {
+        while staged.count < limits.commitSubmissions, stage.bytes < limits.commitBytes, let next = carried.popLast() {
+            do throws(LogError) {
+                try next.submission.stage(into: &stage)
+                stage.keep()
+                staged.append(Staged(queued: next, error: nil))
+            } catch {
+                stage.takeBack()
+                staged.append(Staged(queued: next, error: error))
+                // The log itself is gone, and not only a value of it: nothing staged here could be committed.
+                if error.code == .closed || error.code == .writeFailed { throw error }
+            }
+        }
+    }
+
+    private func commit(_ batches: [Batch]) throws(LogError) {
+        guard !batches.isEmpty else { return }
+        let start = GroupCommit.nanoseconds
+        try log.commit(batches)
+        commitNanoseconds.add(GroupCommit.nanoseconds - start, ordering: .relaxed)
+        commits.add(1, ordering: .relaxed)
+        bytes.add(batches.reduce(0) { $0 + $1.bytes.count }, ordering: .relaxed)
+    }
+
+    private func settle(_ staged: [Staged]) {
+        submissions.add(staged.count, ordering: .relaxed)
+        for entry in staged {
+            if let error = entry.error { entry.queued.submission.failed(error) } else { entry.queued.submission.committed() }
+        }
+        let hooks = state.withLock { state in
+            state.unsettled -= staged.count
+            for entry in staged { state.unsettledBytes -= entry.queued.cost }
+            return state.hooks
+        }
+        for hook in hooks { hook() }
+    }
+
+    private func fail(_ staged: [Staged], _ error: LogError) {
+        // First the door is shut, then the queue emptied: nothing can slip in between and wait for ever.
+        state.withLock { state in
+            state.failure = error
+            state.unsettled = 0
+            state.unsettledBytes = 0
+        }
+        takeQueue()
+        for entry in staged { entry.queued.submission.failed(entry.error ?? error) }
+        while let next = carried.popLast() { next.submission.failed(error) }
+        onFailure(error)
+    }
+
+    private static var nanoseconds: Int {
+        var now = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        return now.tv_sec * 1_000_000_000 + now.tv_nsec
+    }
+}

@@ -1,0 +1,121 @@
+package import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// A log in memory whose every commit can end in any way that a crash allows, and which can be opened again afterwards.
+///
+/// After a crash or a failure every call throws `log_closed`, as it would of a process that is gone; ``reopen(readError:outcome:)``
+/// gives the log that the next process finds.
+package final class SimulatedLog: CommitLog {
+    /// How a commit ends.
+    package enum Outcome: Sendable {
+        /// Durable, and the caller is told.
+        case acknowledged
+        /// Crash before anything was handed to the disk.
+        case notSubmitted
+        /// Crash after it was handed over; nothing of it was durable yet.
+        case lost
+        /// Crash after some of the batches, by index, were durable. A batch is atomic.
+        case durable(batches: Set<Int>)
+        /// Crash after all was durable and before anybody was told.
+        case durableUnacknowledged
+        /// The disk fails the write; the process goes on, but the log does not.
+        case failed(LogError)
+    }
+
+    /// Decides on the commit with this number, from 0.
+    package typealias Decision = @Sendable (_ commit: Int, _ batches: [Batch]) -> Outcome
+    /// An error to throw for a read of the key, or of the range that begins there.
+    package typealias ReadError = @Sendable (_ family: Family, _ key: Bytes) -> LogError?
+
+    private struct State {
+        var contents: MemoryContents
+        var commits = 0
+        var crashed = false
+        /// Why every call throws.
+        var ended: LogError?
+    }
+
+    private let state: Mutex<State>
+    private let outcome: Decision
+    private let readError: ReadError
+
+    /// An empty log.
+    package convenience init(readError: @escaping ReadError = { _, _ in nil }, outcome: @escaping Decision = { _, _ in .acknowledged }) {
+        self.init(MemoryContents(), readError, outcome)
+    }
+
+    private init(_ contents: MemoryContents, _ readError: @escaping ReadError, _ outcome: @escaping Decision) {
+        state = Mutex(State(contents: contents))
+        self.readError = readError
+        self.outcome = outcome
+    }
+
+    /// What the next process finds: everything durable, in a log that works again. Its commits count from 0.
+    package func reopen(
+        readError: @escaping ReadError = { _, _ in nil }, outcome: @escaping Decision = { _, _ in .acknowledged }
+    ) -> SimulatedLog {
+        SimulatedLog(state.withLock { $0.contents }, readError, outcome)
+    }
+
+    /// Whether a commit ended in a crash.
+    package var crashed: Bool { state.withLock { $0.crashed } }
+
+    /// Commits so far, however they ended.
+    package var commits: Int { state.withLock { $0.commits } }
+
+    package func commit(_ batches: [Batch]) throws(LogError) {
+        let number = try state.withLock { state throws(LogError) in
+            if let ended = state.ended { throw ended }
+            defer { state.commits += 1 }
+            return state.commits
+        }
+        // Asked outside the lock: the decision may look into the log.
+        let outcome = outcome(number, batches)
+        try state.withLock { state throws(LogError) in
+            for (index, batch) in batches.enumerated() where outcome.makesDurable(index) { state.contents.apply(batch) }
+            switch outcome {
+            case .acknowledged: return
+            case .failed(let error):
+                state.ended = LogError(.closed, "the log has failed before: \(error.message)")
+                throw error
+            case .notSubmitted, .lost, .durable, .durableUnacknowledged:
+                let crash = LogError(.closed, "simulated crash at commit \(number): \(outcome)")
+                state.crashed = true
+                state.ended = crash
+                throw crash
+            }
+        }
+    }
+
+    package func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes? {
+        try snapshot(family, key).get(family, key)
+    }
+
+    package func scan(
+        _ family: Family, from lower: Bytes, to upper: Bytes, reversed: Bool,
+        _ visit: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
+    ) throws(LogError) {
+        try snapshot(family, lower).scan(family, from: lower, to: upper, reversed: reversed, visit)
+    }
+
+    package func close() { state.withLock { $0.ended = $0.ended ?? LogError(.closed, "the simulated log has been closed") } }
+
+    private func snapshot(_ family: Family, _ key: Bytes) throws(LogError) -> MemoryContents {
+        if let error = readError(family, key) { throw error }
+        return try state.withLock { state throws(LogError) in
+            if let ended = state.ended { throw ended }
+            return state.contents
+        }
+    }
+}
+
+extension SimulatedLog.Outcome {
+    fileprivate func makesDurable(_ batch: Int) -> Bool {
+        switch self {
+        case .acknowledged, .durableUnacknowledged: true
+        case .notSubmitted, .lost, .failed: false
+        case .durable(let batches): batches.contains(batch)
+        }
+    }
+}
