@@ -15,7 +15,7 @@ import Testing
         return try #require(sink.failure)
     }
 
-    func fail(_ status: Int, _ headers: [(name: String, value: String)] = [], _ body: String) throws -> StepFailure {
+    func fail(_ status: Int, _ body: String, _ headers: [(name: String, value: String)] = []) throws -> StepFailure {
         try fail {
             $0.head(status, headers + [(name: "Content-Type", value: "application/json")])
             // In two pieces, as a network would.
@@ -53,8 +53,8 @@ import Testing
     }
 
     @Test(arguments: [429, 503, 529]) func `keeps how long to wait`(status: Int) throws {
-        #expect(try fail(status, [("Retry-After", "7")], Self.error).retryAfter == .seconds(7))
-        #expect(try fail(status, [("retry-after", "Sat, 31 Jan 2026 09:31:00 GMT")], Self.error).retryAfter == .seconds(60))
+        #expect(try fail(status, Self.error, [("Retry-After", "7")]).retryAfter == .seconds(7))
+        #expect(try fail(status, Self.error, [("retry-after", "Sat, 31 Jan 2026 09:31:00 GMT")]).retryAfter == .seconds(60))
         #expect(try fail(status, Self.error).retryAfter == nil)
     }
 

@@ -1,3 +1,4 @@
+import ParleyHTTP
 import ParleySystem
 import Testing
 
@@ -60,7 +61,7 @@ import Testing
         guard !bytes.isEmpty else { return }
         #expect(try parse(bytes, cuts: Array(0..<bytes.count)) == example.events)
         for cut in 0...bytes.count { #expect(try parse(bytes, cuts: [cut]) == example.events, "cut at \(cut)") }
-        var random = SplitMix64(state: 7)
+        var random = SplitMix64(seed: 7)
         for _ in 0..<50 {
             let cuts = (0..<Int(random.next() % 6)).map { _ in Int(random.next() % UInt64(bytes.count)) }.sorted()
             #expect(try parse(bytes, cuts: cuts) == example.events, "cuts at \(cuts)")
