@@ -2,7 +2,7 @@ internal import ParleySystem
 
 /// Writes the sentences of the scripted model: the same for the same seed and prompt, for ever.
 enum ScriptedText {
-    /// Text of exactly `tokens` tokens that opens with what was asked and ends with a full stop.
+    /// Text of exactly `tokens` tokens that opens with what was asked.
     static func write(about prompt: String, seed: UInt64, tokens count: Int) -> String {
         var random = SplitMix64(seed: seed &+ hash(prompt))
         var tokens = opening(prompt)
@@ -27,7 +27,7 @@ enum ScriptedText {
             let begins: Bool
             if let last = token.last {
                 if character.isNewline { begins = !last.isNewline } else if character.isWhitespace { begins = true }
-                else { begins = last.isNewline || isMark(character) || isMark(last) }
+                else { begins = last.isNewline || isMark(last) || (isMark(character) && !last.isWhitespace) }
             } else {
                 begins = false
             }
@@ -62,10 +62,11 @@ enum ScriptedText {
         return tokens(of: text + one([".", ".", ".", ".", "!"]))
     }
 
-    /// Ends the text in a full stop without changing the number of tokens.
+    /// Rounds off a text that was cut to its length, without changing the number of tokens.
     private static func close(_ tokens: [String]) -> String {
         guard let last = tokens.last, last != ".", last != "!" else { return tokens.joined() }
-        return tokens.dropLast().joined() + "."
+        let isSentenceOver = tokens.dropLast().last.map { $0 == "." || $0 == "!" } ?? false
+        return tokens.dropLast().joined() + (isSentenceOver ? " End" : ".")
     }
 
     private static let starts = ["Every morning the", "By evening the", "On most days the", "Far away a", "Without hurry the", "Now and then a", "In the end the"]
