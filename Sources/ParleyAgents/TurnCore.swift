@@ -242,4 +242,12 @@ public struct HistoryItem: Sendable, Equatable {
     public var output: String
     /// The offset of the input, and of the entry that ended the turn.
     package var offsets: ClosedRange<UInt64>
+
+    /// The turn as a model's conversation has it: what was said, and what was answered.
+    public var messages: [ModelMessage] {
+        var (said, answered) = (ModelMessage.user(input), ModelMessage.assistant(output))
+        said.source = Offset(offsets.lowerBound).token
+        answered.source = Offset(offsets.upperBound).token
+        return [said, answered]
+    }
 }

@@ -10,7 +10,7 @@ final class Follower: Sendable {
         var isLeft = false
         var problem: Bytes = []
         var failures = 0
-        var events = ServerSentEventsParser()
+        var events = ServerSentEventParser()
     }
 
     private let client: Client
@@ -38,7 +38,7 @@ final class Follower: Sendable {
         var pause = Duration.milliseconds(100)
         while true {
             let before = state.withLock { state in
-                state.events = ServerSentEventsParser()
+                state.events = ServerSentEventParser()
                 return state.offset
             }
             var failure: (any Error)?
@@ -66,8 +66,15 @@ final class Follower: Sendable {
                     state.problem += bytes
                     return true
                 }
-                for event in state.events.feed(bytes) where !handle(event, &state) { return false }
-                return true
+                var goesOn = true
+                do throws(ServerSentEventError) {
+                    var events: [ServerSentEvent] = []
+                    try bytes.withUnsafeBytes { buffer throws(ServerSentEventError) in try state.events.feed(buffer) { events.append($0) } }
+                    for event in events where goesOn { goesOn = handle(event, &state) }
+                } catch {
+                    goesOn = false  // An event longer than any server sends: connect anew.
+                }
+                return goesOn
             }
         }
     }

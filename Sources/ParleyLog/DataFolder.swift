@@ -30,7 +30,8 @@ package final class DataFolder: Sendable {
         // Looked at before anything is written: a mistyped path must not leave files in somebody's home folder.
         guard found.contains("FORMAT") || found.allSatisfy(DataFolder.mayPrecedeFormat.contains) else {
             let names = found.sorted().prefix(3).joined(separator: ", ")
-            throw LogError(.inaccessible, "'\(path)' is not empty and not a data folder of parley (it holds \(names)). Name an empty or a new folder")
+            throw LogError(
+                .inaccessible, "'\(path)' is not empty and not a data folder of parley (it holds \(names)). Name an empty or a new folder")
         }
         lock = try DataFolder.takeLock(path)
         try checkFormat(format)
@@ -53,7 +54,9 @@ package final class DataFolder: Sendable {
             unlink(file)
         }
         let reason = posix_fallocate(fd, 0, bytes)
-        guard reason == 0 else { throw LogError(.writeFailed, "'\(path)' has no space for \(bytes >> 20) MB, the least to start with", reason) }
+        guard reason == 0 else {
+            throw LogError(.writeFailed, "'\(path)' has no space for \(bytes >> 20) MB, the least to start with", reason)
+        }
     }
 
     /// What a first start that was killed can have left, and what a fresh file system holds.
@@ -65,12 +68,16 @@ package final class DataFolder: Sendable {
         let text = try DataFolder.read(file)
         let words = text.split(whereSeparator: \.isWhitespace)
         guard words.count == 4, words[0...2].elementsEqual(["parley", "data", "format"]), let version = Int(words[3]), version > 0 else {
-            throw LogError(.damaged, "'\(file)' should read \"parley data format \(supported)\" and does not. Restore the file, or the folder from a backup")
+            throw LogError(
+                .damaged,
+                "'\(file)' should read \"parley data format \(supported)\" and does not. Restore the file, or the folder from a backup")
         }
         guard version <= supported else {
             throw LogError(
                 .newerFormat,
-                "'\(path)' has data format \(version), and this version of parley reads formats up to \(supported). Run the version that wrote it, or a newer one")
+                "'\(path)' has data format \(version), and this version of parley reads formats up to \(supported). "
+                    + "Run the version that wrote it, or a newer one"
+            )
         }
     }
 }

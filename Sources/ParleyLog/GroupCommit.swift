@@ -99,7 +99,8 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belo
             // An empty queue takes anything: otherwise what is larger than the bound could never be written.
             let full = state.unsettled >= limits.queuedSubmissions || state.unsettledBytes + cost > limits.queuedBytes
             if full && state.unsettled > 0 {
-                return LogError(.overloaded, "\(state.unsettled) submissions (\(state.unsettledBytes) bytes) wait for the disk; try again later")
+                return LogError(
+                    .overloaded, "\(state.unsettled) submissions (\(state.unsettledBytes) bytes) wait for the disk; try again later")
             }
             state.queue.append(Queued(submission: submission, cost: cost))
             state.unsettled += 1

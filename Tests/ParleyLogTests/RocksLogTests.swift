@@ -151,7 +151,8 @@ import Testing
         try FileManager.default.removeItem(at: file)
         let error = try refusal()
         #expect(error.code == .damaged)
-        #expect(error.message.contains("/\(file.deletingPathExtension().lastPathComponent)."), "by its number: RocksDB gives it another suffix")
+        #expect(
+            error.message.contains("/\(file.deletingPathExtension().lastPathComponent)."), "by its number: RocksDB gives it another suffix")
     }
 
     // MARK: A disk that fails
