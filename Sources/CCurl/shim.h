@@ -30,3 +30,9 @@ static inline CURLMcode parley_curlm_set_socket_callback(CURLM *handle,
 static inline CURLMcode parley_curlm_set_timer_callback(CURLM *handle, int (*callback)(CURLM *, long, void *)) {
     return curl_multi_setopt(handle, CURLMOPT_TIMERFUNCTION, callback);
 }
+static inline CURLcode parley_curl_set_offset(CURL *handle, CURLoption option, curl_off_t value) {
+    return curl_easy_setopt(handle, option, value);
+}
+static inline CURLcode parley_curl_get_offset(CURL *handle, CURLINFO info, curl_off_t *value) {
+    return curl_easy_getinfo(handle, info, value);
+}

@@ -1,0 +1,222 @@
+internal import CCurl
+internal import ParleySystem
+internal import Synchronization
+
+/// One call of a `CurlTransport`: an easy handle and where its answer goes.
+final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled` is atomic; the rest is used on the loop only.
+    private let transport: CurlTransport
+    private let cancelled = Atomic(false)
+    private var delegate: (any OutgoingCallDelegate)?
+    private(set) var easy: UnsafeMutableRawPointer?
+    private var headers: UnsafeMutablePointer<curl_slist>?
+    private var failureText: UnsafeMutablePointer<CChar>?
+    private var url = ""
+
+    private var status = 0
+    private var fields: [(name: String, value: String)] = []
+    private var hasHead = false
+
+    private var idleTimer: LoopTimer?
+    private var idleTimeout = Duration.zero
+    private var started = Duration.zero
+    private var lastActivity = Duration.zero
+    private var uploadedBytes: curl_off_t = 0
+
+    init(_ transport: CurlTransport, _ delegate: any OutgoingCallDelegate) {
+        self.transport = transport
+        self.delegate = delegate
+    }
+
+    var isCancelled: Bool { cancelled.load(ordering: .relaxed) }
+
+    func cancel() {
+        guard !cancelled.exchange(true, ordering: .relaxed) else { return }
+        if transport.loop.isCurrent {
+            drop()
+        } else {
+            transport.loop.execute { self.drop() }
+        }
+    }
+
+    private func drop() {
+        delegate = nil
+        transport.remove(self)
+    }
+
+    /// Tells the delegate that the call is over, unless it was cancelled.
+    func end(_ error: OutgoingError?) {
+        let delegate = isCancelled ? nil : delegate
+        self.delegate = nil
+        delegate?.ended(error)
+    }
+
+    /// Frees what libcurl used; it no longer knows the handle.
+    func release() {
+        idleTimer?.cancel()
+        idleTimer = nil
+        curl_easy_cleanup(easy)
+        curl_slist_free_all(headers)
+        failureText?.deallocate()
+        (easy, headers, failureText) = (nil, nil, nil)
+    }
+}
+
+// MARK: The request
+
+extension CurlCall {
+    /// Makes the easy handle.
+    /// - Returns: What is wrong with the request, if anything; then there is no handle.
+    func prepare(_ request: OutgoingRequest) -> OutgoingError? {
+        let scheme = request.url.prefix(8).lowercased()
+        guard scheme.hasPrefix("http://") || scheme.hasPrefix("https://"), !request.url.utf8.contains(where: { $0 <= 0x20 }) else {
+            return OutgoingError(code: "invalid_url", message: "'\(request.url)' is not an http or https URL")
+        }
+        url = CurlCall.withoutSecrets(request.url)
+        let easy = curl_easy_init()!
+        self.easy = easy
+        set(CURLOPT_URL, request.url)
+        set(CURLOPT_PROTOCOLS_STR, "http,https")
+        set(CURLOPT_NOSIGNAL, 1)
+        set(CURLOPT_FOLLOWLOCATION, 0)
+        set(CURLOPT_CONNECTTIMEOUT_MS, max(1, Int(request.connectTimeout.milliseconds)))
+        let errorBytes = Int(CURL_ERROR_SIZE)
+        failureText = .allocate(capacity: errorBytes)
+        failureText!.initialize(repeating: 0, count: errorBytes)
+        parley_curl_set_pointer(easy, CURLOPT_ERRORBUFFER, failureText)
+        setMethod(request)
+        setHeaders(request)
+        let context = Unmanaged.passUnretained(self).toOpaque()  // The transport keeps the call until the handle is removed.
+        parley_curl_set_callback(easy, CURLOPT_HEADERFUNCTION) { bytes, size, count, context in
+            let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
+            return call.received(line: UnsafeRawBufferPointer(start: bytes, count: size * count)) ? size * count : 0
+        }
+        parley_curl_set_pointer(easy, CURLOPT_HEADERDATA, context)
+        parley_curl_set_callback(easy, CURLOPT_WRITEFUNCTION) { bytes, size, count, context in
+            let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
+            return call.received(body: UnsafeRawBufferPointer(start: bytes, count: size * count)) ? size * count : 0
+        }
+        parley_curl_set_pointer(easy, CURLOPT_WRITEDATA, context)
+        return nil
+    }
+
+    private func setMethod(_ request: OutgoingRequest) {
+        if !request.body.isEmpty || request.method == "POST" {
+            set(CURLOPT_POST, 1)
+            parley_curl_set_offset(easy, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(request.body.count))
+            if request.body.isEmpty {
+                set(CURLOPT_COPYPOSTFIELDS, "")
+            } else {
+                request.body.withUnsafeBytes { _ = parley_curl_set_pointer(easy, CURLOPT_COPYPOSTFIELDS, $0.baseAddress) }
+            }
+        } else if request.method == "HEAD" {
+            set(CURLOPT_NOBODY, 1)
+        } else {
+            set(CURLOPT_HTTPGET, 1)
+        }
+        set(CURLOPT_CUSTOMREQUEST, request.method)
+    }
+
+    private func setHeaders(_ request: OutgoingRequest) {
+        // libcurl would wait a second for "100 Continue" before a large body, and call every body a form.
+        add("Expect:")
+        if !request.headers.contains(where: { $0.name.lowercased() == "content-type" }) { add("Content-Type:") }
+        for (name, value) in request.headers {
+            let clean = String(String.UnicodeScalarView(value.unicodeScalars.filter { $0.value >= 0x20 || $0.value == 0x09 }))
+            add(clean.isEmpty ? "\(name);" : "\(name): \(clean)")
+        }
+        parley_curl_set_pointer(easy, CURLOPT_HTTPHEADER, headers)
+    }
+
+    private func add(_ line: String) { headers = curl_slist_append(headers, line) }
+    private func set(_ option: CURLoption, _ value: Int) { parley_curl_set_long(easy, option, value) }
+    private func set(_ option: CURLoption, _ value: String) { value.withCString { _ = parley_curl_set_pointer(easy, option, $0) } }
+
+    /// The URL as it may stand in messages: without user information and query.
+    private static func withoutSecrets(_ url: String) -> String {
+        let path = url.prefix { $0 != "?" && $0 != "#" }
+        guard let schemeEnd = path.firstRange(of: "://")?.upperBound else { return String(path) }
+        let authorityEnd = path[schemeEnd...].firstIndex(of: "/") ?? path.endIndex
+        guard let at = path[schemeEnd..<authorityEnd].lastIndex(of: "@") else { return String(path) }
+        return String(path[..<schemeEnd] + path[path.index(after: at)...])
+    }
+}
+
+// MARK: The answer
+
+extension CurlCall {
+    /// Takes a line of a head: of the answer itself, of a `1xx` before it or of trailers behind it.
+    private func received(line: UnsafeRawBufferPointer) -> Bool {
+        guard !isCancelled else { return false }
+        lastActivity = transport.loop.now
+        guard !hasHead else { return true }
+        let text = String(decoding: line, as: UTF8.self).filter { !$0.isNewline }
+        if text.hasPrefix("HTTP/") {
+            fields = []
+            status = text.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0
+        } else if let colon = text.firstIndex(of: ":") {
+            let value = text[text.index(after: colon)...].drop { $0 == " " || $0 == "\t" }
+            fields.append((String(text[..<colon]), String(value)))
+        } else if text.isEmpty, status >= 200 {
+            hasHead = true
+            delegate?.received(status: status, headers: fields)
+            fields = []
+        }
+        return !isCancelled
+    }
+
+    private func received(body: UnsafeRawBufferPointer) -> Bool {
+        guard !isCancelled else { return false }
+        lastActivity = transport.loop.now
+        delegate?.received(body: body)
+        return !isCancelled
+    }
+
+    /// What libcurl's result means to the caller.
+    func error(for result: CURLcode) -> OutgoingError? {
+        guard result != CURLE_OK else { return nil }
+        var reason = failureText.map { String(cString: $0) } ?? ""
+        if reason.isEmpty { reason = String(cString: curl_easy_strerror(result)) }
+        let message = "\(url): \(reason)"
+        switch result {
+        case CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "invalid_url", message: message)
+        case CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_RECV_ERROR, CURLE_SEND_ERROR, CURLE_HTTP2, CURLE_HTTP2_STREAM,
+            CURLE_WEIRD_SERVER_REPLY, CURLE_WRITE_ERROR, CURLE_BAD_CONTENT_ENCODING:
+            return OutgoingError(code: "upstream_closed", message: message)
+        default:
+            // Resolving, connecting (in time) and TLS: the request was not sent.
+            return OutgoingError(code: hasHead ? "upstream_closed" : "upstream_unreachable", message: message)
+        }
+    }
+}
+
+// MARK: Silence
+
+extension CurlCall {
+    /// Ends the call once neither side has sent a byte for `timeout`. Time spent connecting is bounded elsewhere.
+    func watchIdleness(_ timeout: Duration) {
+        idleTimeout = timeout
+        started = transport.loop.now
+        lastActivity = started
+        idleTimer = transport.loop.schedule(after: timeout) { [weak self] in self?.checkIdleness() }
+    }
+
+    private func checkIdleness() {
+        guard let easy, !isCancelled else { return }
+        var connecting: curl_off_t = 0
+        var uploaded: curl_off_t = 0
+        parley_curl_get_offset(easy, CURLINFO_PRETRANSFER_TIME_T, &connecting)
+        parley_curl_get_offset(easy, CURLINFO_SIZE_UPLOAD_T, &uploaded)
+        let now = transport.loop.now
+        // The timer is not set anew for every byte; when it rings it looks how long the silence really is.
+        if connecting == 0 || uploaded != uploadedBytes { lastActivity = now }
+        lastActivity = max(lastActivity, started + .microseconds(connecting))
+        uploadedBytes = uploaded
+        let silence = now - lastActivity
+        guard silence >= idleTimeout else {
+            idleTimer?.reschedule(after: idleTimeout - silence)
+            return
+        }
+        transport.remove(self)
+        end(OutgoingError(code: "upstream_timeout", message: "\(url): no byte for \(idleTimeout)"))
+    }
+}

@@ -1,0 +1,149 @@
+internal import CCurl
+package import ParleySystem
+
+/// Outgoing HTTP over libcurl on one loop. Connections are kept and used again.
+///
+/// libcurl says which sockets and which instant it waits for; the loop watches them and tells it. Cookies, redirects and
+/// content codings are off: what arrives is what the upstream sent. Proxies come from the usual environment variables.
+package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // Guard: everything is used on `loop` only.
+    package let loop: EventLoop
+
+    private let multi: OpaquePointer
+    private var calls: [UnsafeMutableRawPointer: CurlCall] = [:]
+    private var watches: [Int32: DescriptorWatch] = [:]
+    private var timer: LoopTimer?
+    /// libcurl does not allow handles to be added or removed while it calls us.
+    private var isInsideCurl = false
+    private var isStopped = false
+
+    package init(_ loop: EventLoop) {
+        self.loop = loop
+        _ = CurlTransport.initialized
+        multi = OpaquePointer(curl_multi_init()!)
+        let context = Unmanaged.passUnretained(self).toOpaque()  // Its callbacks come from calls that we make.
+        let handle = handle
+        parley_curlm_set_socket_callback(handle) { _, socket, action, context, _ in
+            Unmanaged<CurlTransport>.fromOpaque(context!).takeUnretainedValue().watch(socket, action)
+            return 0
+        }
+        parley_curlm_set_pointer(handle, CURLMOPT_SOCKETDATA, context)
+        parley_curlm_set_timer_callback(handle) { _, milliseconds, context in
+            Unmanaged<CurlTransport>.fromOpaque(context!).takeUnretainedValue().setTimer(milliseconds)
+            return 0
+        }
+        parley_curlm_set_pointer(handle, CURLMOPT_TIMERDATA, context)
+        loop.execute { loop.atStop { self.stop() } }  // Keeps the transport until then, and so the callbacks' context.
+    }
+
+    /// Starts a call. Thread-safe; the delegate is called on `loop`, never inside this call.
+    package func start(_ request: OutgoingRequest, _ delegate: any OutgoingCallDelegate) -> any OutgoingCall {
+        let call = CurlCall(self, delegate)
+        loop.execute { self.begin(call, request) }
+        return call
+    }
+
+    private static let initialized = curl_global_init(Int(CURL_GLOBAL_DEFAULT))
+
+    private var handle: UnsafeMutableRawPointer { UnsafeMutableRawPointer(multi) }
+}
+
+// MARK: Calls
+
+extension CurlTransport {
+    private func begin(_ call: CurlCall, _ request: OutgoingRequest) {
+        guard !call.isCancelled else { return }
+        guard !isStopped else {
+            return call.end(OutgoingError(code: "upstream_unreachable", message: "the process is shutting down"))
+        }
+        if let error = call.prepare(request) { return call.end(error) }
+        let easy = call.easy!
+        calls[easy] = call
+        curl_multi_add_handle(handle, easy)  // The timer callback brings us to `act` at once.
+        call.watchIdleness(request.idleTimeout)
+    }
+
+    /// Takes a call out of libcurl, at once or at the end of the tick if libcurl is on the stack.
+    func remove(_ call: CurlCall) {
+        loop.assertOnLoop()
+        guard !isInsideCurl else { return loop.atEndOfTick { self.remove(call) } }
+        guard let easy = call.easy, calls.removeValue(forKey: easy) != nil else { return }
+        inside { curl_multi_remove_handle(handle, easy) }
+        call.release()
+    }
+
+    /// Lets libcurl act on a socket, or on the time, and ends the calls that are done.
+    private func act(_ socket: curl_socket_t, _ events: Int32) {
+        guard !isStopped else { return }
+        var running: Int32 = 0
+        inside { curl_multi_socket_action(handle, socket, events, &running) }
+        var rest: Int32 = 0
+        var done: [(CurlCall, CURLcode)] = []
+        while let message = curl_multi_info_read(handle, &rest) {
+            guard message.pointee.msg == CURLMSG_DONE, let call = calls[message.pointee.easy_handle] else { continue }
+            done.append((call, message.pointee.data.result))
+        }
+        for (call, result) in done {
+            let error = call.error(for: result)
+            remove(call)
+            call.end(error)
+        }
+    }
+
+    private func inside<Result>(_ work: () -> Result) {
+        let wasInside = isInsideCurl
+        isInsideCurl = true
+        _ = work()
+        isInsideCurl = wasInside
+    }
+
+    private func stop() {
+        guard !isStopped else { return }
+        isStopped = true
+        for call in calls.values {
+            remove(call)
+            call.end(OutgoingError(code: "upstream_closed", message: "the process is shutting down"))
+        }
+        timer?.cancel()
+        curl_multi_cleanup(handle)
+        for watch in watches.values { watch.cancel() }
+        watches = [:]
+    }
+}
+
+// MARK: What libcurl waits for
+
+extension CurlTransport {
+    private func watch(_ socket: curl_socket_t, _ action: Int32) {
+        if action == CURL_POLL_REMOVE {
+            watches.removeValue(forKey: socket)?.cancel()
+            return
+        }
+        if watches[socket] == nil {
+            watches[socket] = DescriptorWatch(loop, descriptor: socket) { [unowned self] readiness in
+                var events: Int32 = 0
+                if readiness.contains(.readable) { events |= CURL_CSELECT_IN }
+                if readiness.contains(.writable) { events |= CURL_CSELECT_OUT }
+                if readiness.contains(.failed) { events |= CURL_CSELECT_ERR }
+                act(socket, events)
+            }
+        }
+        var readiness: DescriptorWatch.Readiness = []
+        if action != CURL_POLL_OUT { readiness.insert(.readable) }
+        if action != CURL_POLL_IN { readiness.insert(.writable) }
+        watches[socket]?.wait(for: readiness)
+    }
+
+    /// Called by libcurl, which must not be called back from here: so even 0 is a timer.
+    private func setTimer(_ milliseconds: Int) {
+        guard milliseconds >= 0 else {
+            timer?.cancel()
+            return
+        }
+        let delay = Duration.milliseconds(milliseconds)
+        if let timer {
+            timer.reschedule(after: delay)
+        } else {
+            timer = loop.schedule(after: delay) { [unowned self] in act(CURL_SOCKET_TIMEOUT, 0) }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+internal import CUV
+internal import Glibc
+internal import ParleySystem
+
+/// One connection of a server: reads requests, hands them to the handler and sends the answers in order.
+final class HTTPConnection {
+    let listener: HTTPListener
+    var loop: EventLoop { listener.loop }
+    /// Where the listener keeps it.
+    var slot = -1
+
+    let handle: UnsafeMutablePointer<uv_tcp_t>
+    var output = OutputQueue()
+    /// Bytes that wait inside libuv for the socket to become writable.
+    var writing: SocketWrite?
+    /// When the socket last took bytes, or got the first of them to take: milliseconds.
+    var writeMark: Int64 = 0
+    var isFlushScheduled = false
+    var isClosed = false
+    var closesAfterFlush = false
+
+    private var parser: HTTPRequestParser
+    private var exchanges: [HTTPResponder] = []
+    /// Input that waits because too many requests are unanswered.
+    private var blockedInput = Bytes()
+    private var isReading = false
+    private var isProcessing = false
+    private var acceptsRequests = true
+    private var peerHasFinished = false
+    private var isLingering = false
+    private var owesContinue = false
+    private var hasServed = false
+    private var markedPhase: HTTPRequestParser.Phase = .idle
+    /// When the current phase began; in a body, when bytes last came: milliseconds.
+    private var readMark: Int64 = 0
+
+    /// Reading stops while more than this waits to be sent.
+    private static let outputBytesMax = 1 << 20
+    /// How long a peer may go on sending after it was told that nobody listens any more.
+    private static let lingerMilliseconds: Int64 = 2_000
+
+    init(_ listener: HTTPListener, _ handle: UnsafeMutablePointer<uv_tcp_t>) {
+        self.listener = listener
+        self.handle = handle
+        parser = HTTPRequestParser(limits: listener.configuration.limits)
+        readMark = listener.milliseconds
+    }
+
+    func start() {
+        handle.pointee.data = Unmanaged.passRetained(self).toOpaque()  // Released by the close callback.
+        updateReading()
+    }
+
+    /// Closes at once: open answers hear of it, queued bytes are dropped. Idempotent.
+    func close() {
+        guard !isClosed else { return }
+        isClosed = true
+        listener.remove(self)
+        uv_close(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self)) { handle in
+            let connection = Unmanaged<HTTPConnection>.fromOpaque(handle!.pointee.data).takeRetainedValue()
+            connection.handle.deallocate()
+            connection.listener.handleClosed()
+        }
+        let open = exchanges
+        exchanges = []
+        output = OutputQueue()
+        blockedInput = []
+        for exchange in open { exchange.connectionClosed() }
+    }
+}
+
+// MARK: Reading
+
+extension HTTPConnection {
+    private func updateReading() {
+        let shouldRead = !isClosed && !peerHasFinished && (isLingering || blockedInput.isEmpty)
+        guard shouldRead != isReading else { return }
+        isReading = shouldRead
+        let stream = UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_stream_t.self)
+        guard shouldRead else {
+            if !isClosed { uv_read_stop(stream) }
+            return
+        }
+        uv_read_start(
+            stream,
+            { handle, _, buffer in
+                let connection = Unmanaged<HTTPConnection>.fromOpaque(handle!.pointee.data).takeUnretainedValue()
+                buffer!.pointee = connection.listener.readBuffer
+            },
+            { stream, count, buffer in
+                let connection = Unmanaged<HTTPConnection>.fromOpaque(stream!.pointee.data).takeUnretainedValue()
+                if count > 0 {
+                    connection.received(UnsafeRawBufferPointer(start: buffer!.pointee.base, count: count))
+                } else if count == Int(UV_EOF.rawValue) {
+                    connection.receivedEnd()
+                } else if count < 0 {
+                    connection.close()
+                }
+            })
+    }
+
+    private func received(_ input: UnsafeRawBufferPointer) {
+        guard !isLingering, acceptsRequests else { return }  // Read and dropped, so that the peer's end is noticed.
+        let used = process(input)
+        if used < input.count, acceptsRequests, !isClosed {
+            blockedInput = Bytes(UnsafeRawBufferPointer(rebasing: input[used...]))
+            updateReading()
+        }
+    }
+
+    /// A peer that has sent its last request may still read; one that watches a stream would not stop sending to do so.
+    private func receivedEnd() {
+        peerHasFinished = true
+        updateReading()
+        let isWatching = exchanges.contains { $0.stream != nil || $0.onClose != nil }
+        if isWatching || isLingering { return close() }
+        scheduleFlush()
+    }
+
+    /// Parses and hands over requests while there is room for more of them.
+    /// - Returns: How much of the input was used.
+    private func process(_ input: UnsafeRawBufferPointer) -> Int {
+        isProcessing = true
+        defer { isProcessing = false }
+        var index = 0
+        while acceptsRequests, !isClosed, exchanges.count < listener.configuration.pipelinedCountMax,
+            output.byteCount <= HTTPConnection.outputBytesMax
+        {
+            do throws(HTTPParseError) {
+                let (used, event) = try parser.parse(UnsafeRawBufferPointer(rebasing: input[index...]))
+                index += used
+                switch event {
+                case .needsMore:
+                    markPhase()
+                    return index
+                case .head: beginBody(isAtEnd: index == input.count)
+                case .request: dispatch()
+                }
+            } catch {
+                reject(Problem(status: error.status, code: error.code, detail: error.message))
+                return input.count
+            }
+        }
+        return index
+    }
+
+    private func markPhase() {
+        let phase = parser.phase
+        if phase != markedPhase || phase == .body { readMark = listener.milliseconds }
+        markedPhase = phase
+    }
+
+    private func beginBody(isAtEnd: Bool) {
+        if let limit = listener.handler.bodyBytesMax(for: parser.head) { parser.bodyBytesMax = limit }
+        let head = parser.head
+        // A body that is too large gets its 413 instead, and one that is on its way needs no invitation.
+        guard head.expectsContinue, head.hasBody, isAtEnd, head.contentLength ?? 0 <= parser.bodyBytesMax else { return }
+        owesContinue = true
+        sendContinue()
+    }
+
+    private func sendContinue() {
+        guard owesContinue, exchanges.isEmpty else { return }
+        owesContinue = false
+        readMark = listener.milliseconds
+        output.build { $0.append(contentsOf: "HTTP/1.1 100 Continue\r\n\r\n".utf8) }
+        scheduleFlush()
+    }
+
+    private func dispatch() {
+        let (head, body) = parser.takeRequest()
+        (markedPhase, readMark, owesContinue, hasServed) = (.idle, listener.milliseconds, false, true)
+        let request = HTTPRequest(head: head, body: body, loop: loop)
+        let responder = HTTPResponder(
+            self, isHead: request.method == "HEAD", minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
+        if !head.keepsAlive { acceptsRequests = false }
+        exchanges.append(responder)
+        listener.handler.handle(request, responder)
+    }
+
+    /// Answers behind the answers still open, and then closes: where the next request would start is unknown.
+    private func reject(_ problem: Problem) {
+        acceptsRequests = false
+        blockedInput = []
+        let responder = HTTPResponder(self, isHead: false, minorVersion: 1, keepsAlive: false)
+        exchanges.append(responder)
+        responder.respond(problem)
+    }
+}
+
+// MARK: Answers
+
+extension HTTPConnection {
+    /// Whether an answer that is written now is the connection's last.
+    func closesAfter(_ responder: HTTPResponder) -> Bool { listener.isDraining && exchanges.last === responder }
+
+    /// Lets `write` append to the answer: to the socket's queue when its turn has come, else aside.
+    func output(of responder: HTTPResponder, _ write: (inout OutputQueue) -> Void) {
+        guard exchanges.first === responder else { return write(&responder.held) }
+        if output.isEmpty, writing == nil { writeMark = listener.milliseconds }
+        write(&output)
+        scheduleFlush()
+    }
+
+    func bufferedBytes(of responder: HTTPResponder) -> Int {
+        exchanges.first === responder ? output.byteCount + (writing?.byteCount ?? 0) : responder.held.byteCount
+    }
+
+    /// An answer is complete; if it was its turn, those behind it move up.
+    func completed(_ responder: HTTPResponder) {
+        guard exchanges.first === responder else { return }
+        while let first = exchanges.first, first.isComplete {
+            exchanges.removeFirst()
+            first.detach()
+            if first.closesConnection {
+                return endAfterFlush()
+            }
+            if let next = exchanges.first {
+                output.append(next.held)
+                next.held = OutputQueue()
+            }
+        }
+        if exchanges.isEmpty {
+            readMark = listener.milliseconds
+            sendContinue()
+        }
+        scheduleFlush()
+    }
+
+    /// The answer just completed said that it is the last one; requests behind it get none.
+    private func endAfterFlush() {
+        acceptsRequests = false
+        closesAfterFlush = true
+        let unanswered = exchanges
+        exchanges = []
+        for exchange in unanswered { exchange.connectionClosed() }
+        scheduleFlush()
+    }
+
+    /// Goes on after a flush: tells the writer, takes more requests or ends the connection.
+    func flushed() {
+        exchanges.first?.stream?.drained()
+        guard !isClosed else { return }
+        if closesAfterFlush {
+            if output.isEmpty, writing == nil { end() }
+            return
+        }
+        resume()
+        let isIdle = exchanges.isEmpty && output.isEmpty && writing == nil && !isClosed
+        if isIdle, peerHasFinished || (listener.isDraining && parser.phase == .idle) { close() }
+    }
+
+    /// Takes requests that had to wait.
+    private func resume() {
+        guard !isProcessing, !blockedInput.isEmpty, acceptsRequests else { return }
+        let input = blockedInput
+        let used = input.withUnsafeBytes { process($0) }
+        guard !isClosed else { return }
+        blockedInput = acceptsRequests ? Bytes(input[used...]) : []
+        updateReading()
+    }
+
+    /// Ends a connection whose last answer was sent.
+    private func end() {
+        // Closing with unread input would make the kernel throw away what the peer has not read yet.
+        let isClean = parser.phase == .idle && blockedInput.isEmpty && hasServed
+        if isClean || peerHasFinished { return close() }
+        guard !isLingering else { return }
+        isLingering = true
+        readMark = listener.milliseconds
+        var descriptor: Int32 = -1
+        if uv_fileno(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self), &descriptor) == 0 {
+            shutdown(descriptor, Int32(SHUT_WR))
+        }
+        updateReading()
+    }
+
+    /// Closes what is idle; the rest closes after its answers.
+    func drain() {
+        if exchanges.isEmpty, output.isEmpty, writing == nil, parser.phase == .idle { close() }
+    }
+
+    /// Gives up what took too long. Called about once a second.
+    func sweep(_ now: Int64) {
+        if isLingering {
+            if now - readMark > HTTPConnection.lingerMilliseconds { close() }
+            return
+        }
+        let hasOutput = !output.isEmpty || writing != nil
+        if hasOutput, now - writeMark > listener.writeMilliseconds { return close() }
+        guard acceptsRequests, isReading, !owesContinue else { return }
+        switch parser.phase {
+        case .idle:
+            let limit = hasServed ? listener.idleMilliseconds : listener.headMilliseconds
+            if exchanges.isEmpty, !hasOutput, now - readMark > limit { close() }
+        case .head:
+            if now - readMark > listener.headMilliseconds {
+                reject(Problem(status: 408, code: "request_timeout", detail: "the request's head did not arrive in time"))
+            }
+        case .body:
+            if now - readMark > listener.bodyMilliseconds {
+                reject(Problem(status: 408, code: "request_timeout", detail: "the request's body stopped arriving"))
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+internal import CUV
+internal import Glibc
+internal import ParleySystem
+
+/// The part of a server that lives on one loop: its listening socket and the connections accepted there.
+final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
+    let loop: EventLoop
+    let configuration: HTTPServerConfiguration
+    let handler: any HTTPHandler
+    /// What every connection of the loop reads into: an idle one needs no buffer of its own.
+    let readBuffer: uv_buf_t
+    let headMilliseconds: Int64
+    let bodyMilliseconds: Int64
+    let idleMilliseconds: Int64
+    let writeMilliseconds: Int64
+    private(set) var isDraining = false
+
+    private let open: Monitor<Int>
+    private var socket: UnsafeMutablePointer<uv_tcp_t>?
+    private var connections: [HTTPConnection] = []
+    private var unflushed: [HTTPConnection] = []
+    private var sweeper: LoopTimer?
+    private var dateSeconds = -1
+    private var dateBytes = Bytes()
+
+    private static let readBytes = 64 << 10
+
+    /// - Parameter open: Counts the connections of the whole server.
+    init(_ loop: EventLoop, _ configuration: HTTPServerConfiguration, _ handler: any HTTPHandler, open: Monitor<Int>) {
+        self.loop = loop
+        self.configuration = configuration
+        self.handler = handler
+        self.open = open
+        readBuffer = uv_buf_init(UnsafeMutablePointer<CChar>.allocate(capacity: HTTPListener.readBytes), UInt32(HTTPListener.readBytes))
+        headMilliseconds = configuration.headTimeout.milliseconds
+        bodyMilliseconds = configuration.bodyTimeout.milliseconds
+        idleMilliseconds = configuration.idleTimeout.milliseconds
+        writeMilliseconds = configuration.writeTimeout.milliseconds
+    }
+
+    deinit { readBuffer.base.deallocate() }
+
+    /// The loop's time.
+    var milliseconds: Int64 { loop.now.milliseconds }
+
+    /// Accepts connections on a bound socket, which it then owns.
+    /// - Returns: 0 or a libuv error.
+    func listen(on descriptor: Int32) -> Int32 {
+        let socket = UnsafeMutablePointer<uv_tcp_t>.allocate(capacity: 1)
+        uv_tcp_init(loop.uv, socket)
+        var status = uv_tcp_open(socket, descriptor)
+        if status != 0 { Glibc.close(descriptor) }
+        socket.pointee.data = Unmanaged.passRetained(self).toOpaque()  // Released by the close callback.
+        self.socket = socket
+        if status == 0 {
+            status = uv_listen(UnsafeMutableRawPointer(socket).assumingMemoryBound(to: uv_stream_t.self), 1_024) { stream, status in
+                let listener = Unmanaged<HTTPListener>.fromOpaque(stream!.pointee.data).takeUnretainedValue()
+                listener.accept(status)
+            }
+        }
+        if status != 0 {
+            stopAccepting()
+            return status
+        }
+        let least = min(headMilliseconds, bodyMilliseconds, idleMilliseconds, writeMilliseconds)
+        let period = Duration.milliseconds(max(10, min(1_000, least / 4)))
+        sweeper = loop.schedule(after: period, every: period) { [unowned self] in sweep() }
+        loop.atStop { [weak self] in
+            self?.stopAccepting()
+            self?.closeAll()
+        }
+        return 0
+    }
+
+    func stopAccepting() {
+        guard let socket else { return }
+        self.socket = nil
+        uv_close(UnsafeMutableRawPointer(socket).assumingMemoryBound(to: uv_handle_t.self)) { handle in
+            Unmanaged<HTTPListener>.fromOpaque(handle!.pointee.data).release()
+            UnsafeMutableRawPointer(handle!).assumingMemoryBound(to: uv_tcp_t.self).deallocate()
+        }
+    }
+
+    /// From now on connections close once nothing is under way on them.
+    func drain() {
+        isDraining = true
+        for connection in connections { connection.drain() }
+    }
+
+    func closeAll() {
+        for connection in connections { connection.close() }
+        sweeper?.cancel()
+    }
+
+    private func accept(_ status: Int32) {
+        guard status == 0, let socket else {
+            Diagnostics.log(.warning, "cannot accept a connection", ["reason": String(cString: uv_strerror(status))])
+            return
+        }
+        let handle = UnsafeMutablePointer<uv_tcp_t>.allocate(capacity: 1)
+        uv_tcp_init(loop.uv, handle)
+        let stream = UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_stream_t.self)
+        guard uv_accept(UnsafeMutableRawPointer(socket).assumingMemoryBound(to: uv_stream_t.self), stream) == 0 else {
+            return discard(handle)
+        }
+        let isAdmitted = open.withLock { count in
+            guard count < configuration.connectionCountMax else { return false }
+            count += 1
+            return true
+        }
+        guard isAdmitted else {
+            refuse(stream)
+            return discard(handle)
+        }
+        let connection = HTTPConnection(self, handle)
+        connection.slot = connections.count
+        connections.append(connection)
+        connection.start()
+    }
+
+    private func discard(_ handle: UnsafeMutablePointer<uv_tcp_t>) {
+        uv_close(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self)) { handle in
+            UnsafeMutableRawPointer(handle!).assumingMemoryBound(to: uv_tcp_t.self).deallocate()
+        }
+    }
+
+    /// Says no with what the socket takes at once; there is no connection to wait on.
+    private func refuse(_ stream: UnsafeMutablePointer<uv_stream_t>) {
+        let problem = Problem(
+            status: 503, code: "too_many_connections",
+            detail: "the server has \(configuration.connectionCountMax) connections; try again later or raise the limit")
+        let body = problem.body
+        var answer = Bytes()
+        HTTPResponseHead.write(503, [("Content-Type", Problem.contentType)], .whole(body.count), .close, dateField, to: &answer)
+        answer += body
+        answer.withUnsafeMutableBytes { bytes in
+            var buffer = uv_buf_init(bytes.baseAddress!.assumingMemoryBound(to: CChar.self), UInt32(bytes.count))
+            _ = uv_try_write(stream, &buffer, 1)
+        }
+    }
+}
+
+// MARK: For the connections
+
+extension HTTPListener {
+    func remove(_ connection: HTTPConnection) {
+        let last = connections.removeLast()
+        guard last !== connection else { return }
+        connections[connection.slot] = last
+        last.slot = connection.slot
+    }
+
+    /// A connection's handle is gone.
+    func handleClosed() { open.withLock(signalAll: true) { $0 -= 1 } }
+
+    /// Flushes the connection once at the end of the tick, together with all others that have something to send.
+    func scheduleFlush(_ connection: HTTPConnection) {
+        if unflushed.isEmpty { loop.atEndOfTick { self.flush() } }
+        unflushed.append(connection)
+    }
+
+    /// The line of the `Date` field, made once a second.
+    var dateField: Bytes {
+        let now = time(nil)
+        if now != dateSeconds {
+            dateSeconds = now
+            dateBytes = HTTPResponseHead.dateField(seconds: now)
+        }
+        return dateBytes
+    }
+
+    private func flush() {
+        let connections = unflushed
+        unflushed = []
+        for connection in connections { connection.flush() }
+    }
+
+    private func sweep() {
+        let now = milliseconds
+        for connection in connections { connection.sweep(now) }
+    }
+}
+
+extension Duration {
+    /// Whole milliseconds, rounded down.
+    var milliseconds: Int64 {
+        let (seconds, attoseconds) = components
+        return seconds * 1_000 + attoseconds / 1_000_000_000_000_000
+    }
+}

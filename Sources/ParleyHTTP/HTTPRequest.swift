@@ -1,0 +1,76 @@
+package import ParleySystem
+
+/// A complete request: head and body.
+package final class HTTPRequest: Sendable {
+    package let head: HTTPRequestHead
+    package let body: Bytes
+    /// The loop of the connection that the request came on; its responder belongs to the same one.
+    package let loop: EventLoop
+    package let method: String
+    private let pathRange: Range<Int>
+    private let queryRange: Range<Int>?
+
+    init(head: HTTPRequestHead, body: Bytes, loop: EventLoop) {
+        self.head = head
+        self.body = body
+        self.loop = loop
+        method = head.method
+        (pathRange, queryRange) = HTTPRequest.split(head)
+    }
+
+    package var target: String { head.target }
+
+    /// The path as it came, percent-encoded, without the query; of an absolute target the part behind the authority.
+    package var path: String { pathUTF8.text }
+
+    /// The same without a copy, for routers.
+    package var pathUTF8: ArraySlice<UInt8> { head.bytes[pathRange] }
+
+    /// What stands behind the first `?`, percent-encoded; `nil` without one.
+    package var query: String? { queryRange.map { head.bytes[$0].text } }
+
+    /// The names and values of the query, percent-decoded, `+` as a space. What is not properly encoded stays as it came.
+    package var queryItems: [(name: String, value: String)] {
+        guard let query else { return [] }
+        return query.split(separator: "&").map { item in
+            let parts = item.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            func decoded(_ part: Substring) -> String { PercentEncoding.decode(part, plusIsSpace: true) ?? String(part) }
+            return (decoded(parts[0]), parts.count > 1 ? decoded(parts[1]) : "")
+        }
+    }
+
+    /// The value of the first query item with this name.
+    package func queryValue(_ name: String) -> String? {
+        queryRange == nil ? nil : queryItems.first { $0.name == name }?.value
+    }
+
+    /// The value of the first field with this name, whose case does not matter.
+    package func header(_ name: String) -> String? { head.header(name) }
+
+    /// The values of all fields with this name, in their order.
+    package func headers(_ name: String) -> [String] { head.headers(name) }
+
+    private static func split(_ head: HTTPRequestHead) -> (path: Range<Int>, query: Range<Int>?) {
+        var start = head.methodEnd + 1
+        let end = head.targetEnd
+        let bytes = head.bytes
+        if bytes[start] != UInt8(ascii: "/"), let authority = authorityStart(bytes, start..<end) {
+            start = bytes[authority..<end].firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") } ?? end
+        }
+        guard let mark = bytes[start..<end].firstIndex(of: UInt8(ascii: "?")) else { return (start..<end, nil) }
+        return (start..<mark, mark + 1..<end)
+    }
+
+    /// Where the authority of an absolute target (`http://host/path`) starts.
+    private static func authorityStart(_ bytes: Bytes, _ target: Range<Int>) -> Int? {
+        for scheme in ["http://", "https://"] where target.count >= scheme.utf8.count {
+            let end = target.lowerBound + scheme.utf8.count
+            if bytes[target.lowerBound..<end].elementsEqual(scheme.utf8, by: { HTTPGrammar.lowercased($0) == $1 }) { return end }
+        }
+        return nil
+    }
+}
+
+extension ArraySlice<UInt8> {
+    var text: String { String(decoding: self, as: UTF8.self) }
+}

@@ -1,0 +1,94 @@
+internal import ParleySystem
+
+/// The request line and the fields of a request, as they came: one buffer, and where things lie in it.
+package struct HTTPRequestHead: Sendable {
+    /// A field's name and its value without the white space around it, as ranges of `bytes`.
+    struct Field: Sendable {
+        var name: Range<Int32>
+        var value: Range<Int32>
+    }
+
+    var bytes: [UInt8] = []
+    var fields: [Field] = []
+    var methodEnd = 0
+    var targetEnd = 0
+    /// The digit behind `HTTP/1.`.
+    package internal(set) var minorVersion = 1
+    package internal(set) var keepsAlive = true
+    package internal(set) var expectsContinue = false
+    /// The body's length if it was announced; `nil` without a body and for a chunked one.
+    package internal(set) var contentLength: Int?
+    package internal(set) var isChunked = false
+
+    package var method: String { text(0..<Int32(methodEnd)) }
+    /// The request target as it came: usually a path with a query.
+    package var target: String { text(Int32(methodEnd + 1)..<Int32(targetEnd)) }
+    package var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
+
+    /// The value of the first field with this name, whose case does not matter.
+    package func header(_ name: String) -> String? {
+        var name = name
+        return name.withUTF8 { name in
+            for field in fields where matches(field.name, name) { return text(field.value) }
+            return nil
+        }
+    }
+
+    /// The values of all fields with this name, in their order.
+    package func headers(_ name: String) -> [String] {
+        var name = name
+        return name.withUTF8 { name in fields.filter { matches($0.name, name) }.map { text($0.value) } }
+    }
+
+    /// All fields in their order, names as they came.
+    package var headers: [(name: String, value: String)] { fields.map { (text($0.name), text($0.value)) } }
+
+    func text(_ range: Range<Int32>) -> String {
+        String(decoding: bytes[Int(range.lowerBound)..<Int(range.upperBound)], as: UTF8.self)
+    }
+
+    /// Whether the bytes in `range` are `name` but for the case of ASCII letters.
+    func matches(_ range: Range<Int32>, _ name: UnsafeBufferPointer<UInt8>) -> Bool {
+        guard range.count == name.count else { return false }
+        var index = Int(range.lowerBound)
+        for byte in name {
+            guard HTTPGrammar.lowercased(bytes[index]) == HTTPGrammar.lowercased(byte) else { return false }
+            index += 1
+        }
+        return true
+    }
+
+    func matches(_ range: Range<Int32>, _ name: StaticString) -> Bool {
+        name.withUTF8Buffer { matches(range, $0) }
+    }
+}
+
+/// The character classes of RFC 9110, section 5.6.
+enum HTTPGrammar {
+    @inline(__always)
+    static func isToken(_ byte: UInt8) -> Bool {
+        // A bit per character: ! # $ % & ' * + - . ^ _ ` | ~, digits and letters.
+        let low: UInt64 = 0x03ff_6cfa_0000_0000
+        let high: UInt64 = 0x57ff_ffff_c7ff_fffe
+        return byte < 64 ? low >> UInt64(byte) & 1 == 1 : byte < 128 && high >> UInt64(byte - 64) & 1 == 1
+    }
+
+    /// What a field value may hold: visible characters, blanks and the bytes above ASCII.
+    @inline(__always)
+    static func isFieldText(_ byte: UInt8) -> Bool { byte >= 0x20 ? byte != 0x7f : byte == 0x09 }
+
+    @inline(__always)
+    static func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x09 }
+
+    @inline(__always)
+    static func lowercased(_ byte: UInt8) -> UInt8 { byte &- 0x41 < 26 ? byte | 0x20 : byte }
+
+    static func hexadecimalValue(_ byte: UInt8) -> UInt8? {
+        switch byte {
+        case 0x30...0x39: byte - 0x30
+        case 0x41...0x46: byte - 0x37
+        case 0x61...0x66: byte - 0x57
+        default: nil
+        }
+    }
+}

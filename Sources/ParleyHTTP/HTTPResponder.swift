@@ -1,0 +1,98 @@
+package import ParleySystem
+
+/// Answers one request, once: with `respond` or with `stream`. Every responder must be answered.
+///
+/// Belongs to the loop of its connection. Whoever has the answer elsewhere goes there first:
+///
+///     responder.loop.execute { responder.respond(status: 200, body: bytes) }
+///
+/// Answering after the peer has gone does nothing.
+package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loop` only.
+    package let loop: EventLoop
+    /// Called once on the loop if the peer goes away, or the server gives up, before the answer is complete.
+    package var onClose: (() -> Void)?
+
+    let isHead: Bool
+    let minorVersion: Int
+    let keepsAlive: Bool
+    /// Whether the connection ends with this answer; decided when the answer's head is written.
+    var closesConnection = false
+    /// What was answered while earlier requests of the connection still wait for their answers.
+    var held = OutputQueue()
+    private(set) var isComplete = false
+    private(set) var stream: HTTPStream?
+    private var hasAnswered = false
+    private var connection: HTTPConnection?
+
+    init(_ connection: HTTPConnection, isHead: Bool, minorVersion: Int, keepsAlive: Bool) {
+        loop = connection.loop
+        self.connection = connection
+        self.isHead = isHead
+        self.minorVersion = minorVersion
+        self.keepsAlive = keepsAlive
+    }
+
+    /// Whether the answer is not complete yet and somebody is still there for it.
+    package var isOpen: Bool { connection != nil && !isComplete }
+
+    var bufferedBytes: Int { connection?.bufferedBytes(of: self) ?? 0 }
+
+    /// Sends a complete answer. `Date`, `Content-Length` and `Connection` are added; to HEAD, a `Content-Length` that is given is kept.
+    package func respond(status: Int, headers: [(name: String, value: String)] = [], body: Bytes = []) {
+        answer(status, headers, isHead ? .withheld(body.count) : .whole(body.count)) { queue in
+            if !self.isHead && HTTPResponseHead.mayHaveBody(status) { queue.append(body) }
+        }
+        complete()
+    }
+
+    /// Starts an answer whose body comes in pieces.
+    ///
+    /// It is framed by the `Content-Length` among the headers; without one, in chunks, or for HTTP/1.0 by closing the connection.
+    package func stream(status: Int = 200, headers: [(name: String, value: String)] = []) -> HTTPStream {
+        let length = headers.first { HTTPResponseHead.isContentLength($0.name) }.flatMap { Int($0.value) }
+        let framing: HTTPStream.Framing = length.map { .announced($0) } ?? (minorVersion == 1 ? .chunked : .untilClose)
+        let stream = HTTPStream(self, isHead || !HTTPResponseHead.mayHaveBody(status) ? .none : framing)
+        answer(status, headers, length != nil ? .announced : minorVersion == 1 ? .chunked : .untilClose) { _ in }
+        if connection != nil { self.stream = stream }
+        return stream
+    }
+
+    /// Appends to what this answer sends.
+    func output(_ write: (inout OutputQueue) -> Void) { connection?.output(of: self, write) }
+
+    /// The answer has been queued to its end; the connection goes on with the next one.
+    func complete() {
+        isComplete = true
+        (onClose, stream) = (nil, nil)
+        connection?.completed(self)
+    }
+
+    func abort() { connection?.close() }
+
+    /// Lets go of the connection after the answer.
+    func detach() { connection = nil }
+
+    /// Lets go of a connection that is gone, and says so unless the answer was complete.
+    func connectionClosed() {
+        let callbacks = [onClose, stream?.connectionClosed()]
+        (connection, onClose, stream) = (nil, nil, nil)
+        held = OutputQueue()
+        for callback in callbacks { callback?() }
+    }
+
+    private func answer(
+        _ status: Int, _ headers: [(name: String, value: String)], _ body: HTTPResponseHead.Body, _ more: (inout OutputQueue) -> Void
+    ) {
+        loop.assertOnLoop()
+        precondition(!hasAnswered, "a request is answered twice")
+        hasAnswered = true
+        guard let connection else { return }
+        closesConnection = !keepsAlive || body == .untilClose || connection.closesAfter(self)
+        let connectionField: HTTPResponseHead.Connection = closesConnection ? .close : minorVersion == 0 ? .keepAlive : .implied
+        let date = connection.listener.dateField
+        connection.output(of: self) { queue in
+            queue.build { HTTPResponseHead.write(status, headers, body, connectionField, date, to: &$0) }
+            more(&queue)
+        }
+    }
+}

@@ -1,0 +1,47 @@
+/// Where a server listens, and its bounds.
+package struct HTTPServerConfiguration: Sendable {
+    /// An address or a name that resolves to one; `::` is every address, IPv4 and IPv6.
+    package var host = "127.0.0.1"
+    /// 0 lets the system choose: see `HTTPServer.port`.
+    package var port = 0
+    package var limits = HTTPParserLimits()
+    /// Connections beyond it are answered with 503 and closed.
+    package var connectionCountMax = 20_000
+    /// Requests of one connection that are handled before the first of them is answered.
+    package var pipelinedCountMax = 16
+    /// A whole head must arrive in this time.
+    package var headTimeout = Duration.seconds(30)
+    /// A body must not pause for longer.
+    package var bodyTimeout = Duration.seconds(30)
+    /// A connection without a request is kept this long.
+    package var idleTimeout = Duration.seconds(75)
+    /// A peer that takes no byte of what waits for it is given up after this time.
+    package var writeTimeout = Duration.seconds(120)
+    /// The kernel's send buffer per connection: what a slow reader can make it hold.
+    package var sendBufferBytes = 128 << 10
+
+    package init() {}
+}
+
+/// Takes the requests of a server.
+package protocol HTTPHandler: AnyObject, Sendable {
+    /// Called on the connection's loop with a complete request; must not block.
+    ///
+    /// Requests of one connection come in their order, and may come before earlier ones are answered; the answers leave in order.
+    func handle(_ request: HTTPRequest, _ responder: HTTPResponder)
+
+    /// The most bytes that the body of this request may have; `nil` for the server's usual limit.
+    func bodyBytesMax(for head: HTTPRequestHead) -> Int?
+}
+
+extension HTTPHandler {
+    package func bodyBytesMax(for head: HTTPRequestHead) -> Int? { nil }
+}
+
+/// Why a server could not start.
+package struct HTTPServerError: Error, Sendable, CustomStringConvertible {
+    /// `invalid_address` or `cannot_listen`.
+    package var code: String
+    package var message: String
+    package var description: String { message }
+}

@@ -1,0 +1,110 @@
+package import ParleySystem
+
+/// The body of an answer in pieces: server-sent events, long downloads.
+///
+/// Belongs to the connection's loop. Pieces written in one tick leave in one send. Nothing bounds what is queued but the
+/// writer: it looks at `bufferedBytes` and waits for `onDrain` when that is too much.
+package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loop only.
+    enum Framing: Equatable {
+        case chunked, untilClose
+        /// So many bytes are still to come.
+        case announced(Int)
+        /// Whatever is written is not sent.
+        case none
+    }
+
+    package let loop: EventLoop
+    /// `onDrain` is called when the queue falls to this after having been above it.
+    package var lowWaterBytes = 16 << 10
+    /// Called on the loop when the peer has taken enough for more to be written.
+    package var onDrain: (() -> Void)?
+    /// Called once on the loop if the peer goes away, or the server gives up, before `finish()`.
+    package var onClose: (() -> Void)?
+
+    private var framing: Framing
+    private var responder: HTTPResponder?
+    private var wasAboveLowWater = false
+
+    init(_ responder: HTTPResponder, _ framing: Framing) {
+        loop = responder.loop
+        self.responder = responder
+        self.framing = framing
+    }
+
+    /// Whether there is still somebody to write for.
+    package var isOpen: Bool { responder?.isOpen ?? false }
+
+    /// Bytes written and not yet taken by the socket.
+    package var bufferedBytes: Int { responder?.bufferedBytes ?? 0 }
+
+    /// Queues a piece; large ones are shared, not copied.
+    package func write(_ bytes: Bytes) { write(count: bytes.count) { $0.append(bytes) } }
+
+    /// Queues several pieces as one.
+    package func write(_ pieces: [Bytes]) {
+        write(count: pieces.reduce(0) { $0 + $1.count }) { queue in
+            for piece in pieces { queue.append(piece) }
+        }
+    }
+
+    /// Queues a copy of bytes that are valid during the call only.
+    package func write(_ bytes: UnsafeRawBufferPointer) {
+        write(count: bytes.count) { queue in queue.build { $0.append(contentsOf: bytes) } }
+    }
+
+    /// Ends the body. What is queued is still sent. Idempotent; less than the announced length is an `abort()`.
+    package func finish() {
+        loop.assertOnLoop()
+        guard let responder, responder.isOpen else { return }
+        if case .announced(1...) = framing { return abort() }
+        if framing == .chunked { responder.output { queue in queue.build { $0.append(contentsOf: "0\r\n\r\n".utf8) } } }
+        release()
+        responder.complete()
+    }
+
+    /// Closes the connection at once, so that the peer sees a body that was cut off. `onClose` is not called. Idempotent.
+    package func abort() {
+        loop.assertOnLoop()
+        guard let responder else { return }
+        release()
+        responder.onClose = nil
+        responder.abort()
+    }
+
+    private func write(count: Int, _ body: (inout OutputQueue) -> Void) {
+        loop.assertOnLoop()
+        guard let responder, count > 0, framing != .none else { return }
+        if case .announced(let rest) = framing {
+            precondition(count <= rest, "a body of announced length is \(count - rest) bytes too long")
+            framing = .announced(rest - count)
+        }
+        responder.output { queue in
+            if framing == .chunked {
+                queue.build {
+                    $0.append(hexadecimal: count)
+                    $0.append(contentsOf: "\r\n".utf8)
+                }
+            }
+            body(&queue)
+            if framing == .chunked { queue.build { $0.append(contentsOf: "\r\n".utf8) } }
+        }
+        if responder.bufferedBytes > lowWaterBytes { wasAboveLowWater = true }
+    }
+
+    /// The socket has taken bytes.
+    func drained() {
+        guard wasAboveLowWater, bufferedBytes <= lowWaterBytes else { return }
+        wasAboveLowWater = false
+        onDrain?()
+    }
+
+    /// Lets go of a connection that is gone.
+    /// - Returns: What is to be called.
+    func connectionClosed() -> (() -> Void)? {
+        defer { release() }
+        return onClose
+    }
+
+    /// The callbacks often hold the stream, so they go with the connection.
+    private func release() { (responder, onDrain, onClose) = (nil, nil, nil) }
+}

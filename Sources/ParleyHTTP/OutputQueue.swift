@@ -1,0 +1,101 @@
+internal import CUV
+internal import ParleySystem
+
+/// Bytes on their way to a socket: small pieces are joined, large ones are kept as they are and shared.
+struct OutputQueue {
+    private var segments: [Bytes] = []
+    /// The segments before it have been sent.
+    private var first = 0
+    /// How much of the first segment has been sent.
+    private var sent = 0
+    /// Whether the last segment is ours to append to, rather than shared with whoever gave it.
+    private var lastIsOpen = false
+    private(set) var byteCount = 0
+
+    /// From here on an entry in a gathered write is cheaper than a copy.
+    private static let shareBytesMin = 2_048
+    /// An open segment is closed at this size, so that growing it stays cheap.
+    private static let openBytesMax = 32 << 10
+
+    var isEmpty: Bool { byteCount == 0 }
+
+    /// Lets `build` append to the open segment: for heads, framing and small pieces.
+    mutating func build(_ build: (inout Bytes) -> Void) {
+        if !lastIsOpen || segments[segments.count - 1].count > OutputQueue.openBytesMax {
+            segments.append([])
+            lastIsOpen = true
+        }
+        let before = segments[segments.count - 1].count
+        build(&segments[segments.count - 1])
+        byteCount += segments[segments.count - 1].count - before
+    }
+
+    mutating func append(_ bytes: Bytes) {
+        if bytes.count < OutputQueue.shareBytesMin {
+            if !bytes.isEmpty { build { $0.append(contentsOf: bytes) } }
+            return
+        }
+        segments.append(bytes)
+        lastIsOpen = false
+        byteCount += bytes.count
+    }
+
+    /// Moves everything from `other` behind what is here.
+    mutating func append(_ other: consuming OutputQueue) {
+        precondition(other.first == 0 && other.sent == 0, "a queue that is being sent cannot be moved")
+        if isEmpty {
+            self = other
+        } else {
+            for segment in other.segments { append(segment) }
+        }
+    }
+
+    /// Takes `count` bytes off the front: they have been sent.
+    mutating func drop(_ count: Int) {
+        byteCount -= count
+        if byteCount == 0 {
+            self = OutputQueue()  // An idle connection holds no buffers.
+            return
+        }
+        var rest = count
+        while rest > 0 {
+            let left = segments[first].count - sent
+            if rest < left {
+                sent += rest
+                return
+            }
+            rest -= left
+            sent = 0
+            segments[first] = []
+            first += 1
+        }
+        if first >= 64, first * 2 > segments.count {
+            segments.removeFirst(first)
+            first = 0
+        }
+    }
+
+    /// Calls `body` with the front of the queue as buffers for one gathered write.
+    func withBuffers<Result>(_ body: (UnsafeMutableBufferPointer<uv_buf_t>) -> Result) -> Result {
+        withUnsafeTemporaryAllocation(of: uv_buf_t.self, capacity: 16) { buffers in
+            gather(first, into: buffers, 0, body)
+        }
+    }
+
+    /// One level of nesting per segment keeps all of them pinned during the call.
+    private func gather<Result>(
+        _ index: Int, into buffers: UnsafeMutableBufferPointer<uv_buf_t>, _ count: Int,
+        _ body: (UnsafeMutableBufferPointer<uv_buf_t>) -> Result
+    ) -> Result {
+        guard index < segments.count, count < buffers.count else {
+            return body(UnsafeMutableBufferPointer(rebasing: buffers[..<count]))
+        }
+        return segments[index].withUnsafeBytes { bytes in
+            let rest = UnsafeRawBufferPointer(rebasing: bytes[(index == first ? sent : 0)...])
+            guard let base = rest.baseAddress, rest.count > 0 else { return gather(index + 1, into: buffers, count, body) }
+            let pointer = UnsafeMutableRawPointer(mutating: base).assumingMemoryBound(to: CChar.self)
+            buffers[count] = uv_buf_init(pointer, UInt32(clamping: rest.count))
+            return gather(index + 1, into: buffers, count + 1, body)
+        }
+    }
+}

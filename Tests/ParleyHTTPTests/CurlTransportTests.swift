@@ -1,0 +1,221 @@
+import Glibc
+import ParleySystem
+import Testing
+
+@testable import ParleyHTTP
+
+/// Notes what a call's delegate is told.
+private final class Recorder: OutgoingCallDelegate {
+    enum Event: Sendable, Equatable {
+        case head(Int)
+        case body(String)
+        case ended(String?)
+    }
+
+    let events = Arrivals<Event>()
+    let headers = Arrivals<[String]>()
+    private let act: @Sendable (Event) -> Void
+
+    init(_ act: @escaping @Sendable (Event) -> Void = { _ in }) { self.act = act }
+
+    func received(status: Int, headers: [(name: String, value: String)]) {
+        self.headers.add(headers.map { "\($0.name): \($0.value)" })
+        note(.head(status))
+    }
+
+    func received(body: UnsafeRawBufferPointer) { note(.body(String(decoding: body, as: UTF8.self))) }
+    func ended(_ error: OutgoingError?) { note(.ended(error?.code)) }
+
+    private func note(_ event: Event) {
+        events.add(event)
+        act(event)
+    }
+
+    @discardableResult
+    func end(_ phase: String = "end of the call") throws -> [Event] {
+        try events.wait(phase) { if case .ended = $0.last { true } else { false } }
+    }
+}
+
+@Suite(.timeLimit(.minutes(1))) struct `Curl transport` {
+    private func url(_ server: TestServer, _ path: String) -> String { "http://127.0.0.1:\(server.port)\(path)" }
+
+    @Test func `sends method, headers and body as given and nothing that changes the answer`() throws {
+        let requests = Arrivals<HTTPRequest>()
+        let server = try TestServer { request, responder in
+            requests.add(request)
+            responder.respond(status: 201, headers: [("X-Answer", "yes")], body: request.body)
+        }
+        let transport = CurlTransport(server.group.next())
+        let body = Bytes(repeating: UInt8(ascii: "b"), count: 2_000_000)
+        let recorder = Recorder()
+        _ = transport.start(
+            OutgoingRequest(
+                method: "POST", url: url(server, "/a?b=c"),
+                headers: [("Content-Type", "application/json"), ("X-Empty", ""), ("X-Bad", "a\r\nX-Forged: b")], body: body),
+            recorder)
+        let events = try recorder.end()
+        #expect(events.first == .head(201) && events.last == .ended(nil))
+        #expect(try recorder.headers.next("head").contains("X-Answer: yes"))
+        let request = try requests.next("request")
+        #expect(request.method == "POST" && request.target == "/a?b=c" && request.body == body)
+        #expect(request.header("content-type") == "application/json")
+        #expect(request.header("x-empty") == "")
+        #expect(request.header("x-bad") == "aX-Forged: b")
+        for name in ["expect", "accept-encoding", "x-forged"] { #expect(request.header(name) == nil) }
+    }
+
+    @Test(arguments: ["GET", "HEAD", "PUT", "DELETE", "POST"])
+    func `knows every method`(method: String) throws {
+        let server = try TestServer { request, responder in
+            responder.respond(status: request.body.isEmpty ? 200 : 500, headers: [("X-Method", request.method)])
+        }
+        let recorder = Recorder()
+        _ = CurlTransport(server.group.next()).start(OutgoingRequest(method: method, url: url(server, "/")), recorder)
+        #expect(try recorder.end() == [.head(200), .ended(nil)])
+        #expect(try recorder.headers.next("head").contains("X-Method: \(method)"))
+    }
+
+    @Test func `hands over each piece as it comes and uses its connection again`() throws {
+        let streams = Arrivals<HTTPStream>()
+        let server = try TestServer { _, responder in streams.add(responder.stream()) }
+        let transport = CurlTransport(server.group.next())
+        for round in 1...2 {
+            let recorder = Recorder()
+            _ = transport.start(OutgoingRequest(url: url(server, "/")), recorder)
+            let stream = try streams.wait("stream \(round)") { $0.count == round }[round - 1]
+            try recorder.events.wait("head") { $0.count == 1 }
+            for piece in ["one", "two", "three"] {
+                stream.loop.execute { stream.write(Bytes(piece.utf8)) }
+                try recorder.events.wait("piece \(piece)") { $0.last == .body(piece) }
+            }
+            stream.loop.execute { stream.finish() }
+            #expect(try recorder.end().last == .ended(nil))
+        }
+        #expect(server.server.connectionCount == 1)
+    }
+
+    @Test func `carries many streams at once`() throws {
+        let server = try TestServer(loops: 2) { request, responder in
+            let stream = responder.stream()
+            var left = 20
+            func next() {
+                stream.write(Bytes("x".utf8))
+                left -= 1
+                if left == 0 { stream.finish() } else { request.loop.schedule(after: .milliseconds(1)) { next() } }
+            }
+            next()
+        }
+        let transport = CurlTransport(server.group.next())
+        let recorders = (0..<100).map { _ in Recorder() }
+        for recorder in recorders { _ = transport.start(OutgoingRequest(url: url(server, "/")), recorder) }
+        for recorder in recorders {
+            let bytes = try recorder.end().reduce(0) { if case .body(let text) = $1 { $0 + text.utf8.count } else { $0 } }
+            #expect(bytes == 20)
+        }
+    }
+
+    @Test func `cancels from any thread: the upstream sees it and the delegate hears no more`() throws {
+        let closed = Arrivals<ContinuousClock.Instant>()
+        let server = try TestServer { _, responder in responder.stream().onClose = { closed.add(.now) } }
+        let recorder = Recorder()
+        let call = CurlTransport(server.group.next()).start(OutgoingRequest(url: url(server, "/")), recorder)
+        try recorder.events.wait("head") { $0 == [.head(200)] }
+        let start = ContinuousClock.now
+        call.cancel()
+        call.cancel()
+        let latency = try closed.next("close at the upstream") - start
+        #expect(latency < .seconds(1))
+        #expect(recorder.events.all == [.head(200)])
+    }
+
+    @Test func `cancels inside a callback of the call`() throws {
+        let closed = Arrivals<Bool>()
+        let server = try TestServer { _, responder in
+            let stream = responder.stream()
+            stream.onClose = { closed.add(true) }
+            stream.write(Bytes("abc".utf8))
+        }
+        let calls = Monitor<(any OutgoingCall)?>(nil)
+        let recorder = Recorder { event in
+            if event == .body("abc") { calls.wait(timeout: .seconds(5)) { $0 }?.cancel() }
+        }
+        let call = CurlTransport(server.group.next()).start(OutgoingRequest(url: url(server, "/")), recorder)
+        calls.withLock(signalAll: true) { $0 = call }
+        try closed.next("close at the upstream")
+        #expect(recorder.events.all == [.head(200), .body("abc")])
+    }
+
+    @Test func `says that an upstream cannot be reached`() throws {
+        let port = try TestServer { _, _ in }.port  // Nobody listens there any more.
+        let loop = EventLoop(name: "test")
+        loop.start()
+        defer { loop.stop() }
+        let transport = CurlTransport(loop)
+        for (url, code) in [
+            ("http://127.0.0.1:\(port)/", "upstream_unreachable"), ("http://name.invalid/", "upstream_unreachable"),
+            ("ftp://127.0.0.1/", "invalid_url"), ("file:///etc/passwd", "invalid_url"), ("no url", "invalid_url"),
+        ] {
+            let recorder = Recorder()
+            _ = transport.start(OutgoingRequest(url: url), recorder)
+            #expect(try recorder.end("answer for \(url)") == [.ended(code)])
+        }
+    }
+
+    @Test func `gives up on an upstream that is silent, but not on a slow one`() throws {
+        let server = try TestServer { request, responder in
+            let stream = responder.stream()
+            if request.path == "/silent" { return stream.write(Bytes("a".utf8)) }
+            var left = 8
+            func next() {
+                stream.write(Bytes("s".utf8))
+                left -= 1
+                if left == 0 { stream.finish() } else { request.loop.schedule(after: .milliseconds(100)) { next() } }
+            }
+            next()
+        }
+        let transport = CurlTransport(server.group.next())
+        var silent = OutgoingRequest(url: url(server, "/silent"))
+        silent.idleTimeout = .milliseconds(400)
+        var slow = OutgoingRequest(url: url(server, "/slow"))
+        slow.idleTimeout = .milliseconds(400)
+        let (silentRecorder, slowRecorder) = (Recorder(), Recorder())
+        _ = transport.start(silent, silentRecorder)
+        _ = transport.start(slow, slowRecorder)
+        #expect(try silentRecorder.end() == [.head(200), .body("a"), .ended("upstream_timeout")])
+        #expect(try slowRecorder.end().last == .ended(nil))
+    }
+
+    @Test func `says that an upstream closed in the middle`() throws {
+        let server = try TestServer { request, responder in
+            let headers = request.path == "/length" ? [(name: "Content-Length", value: "10")] : []
+            let stream = responder.stream(headers: headers)
+            stream.write(Bytes("abc".utf8))
+            request.loop.schedule(after: .milliseconds(20)) { stream.abort() }
+        }
+        let transport = CurlTransport(server.group.next())
+        for path in ["/chunked", "/length"] {
+            let recorder = Recorder()
+            _ = transport.start(OutgoingRequest(url: url(server, path)), recorder)
+            #expect(try recorder.end() == [.head(200), .body("abc"), .ended("upstream_closed")])
+        }
+    }
+
+    @Test func `does not follow redirects`() throws {
+        let server = try TestServer { _, responder in responder.respond(status: 302, headers: [("Location", "/elsewhere")]) }
+        let recorder = Recorder()
+        _ = CurlTransport(server.group.next()).start(OutgoingRequest(url: url(server, "/")), recorder)
+        #expect(try recorder.end() == [.head(302), .ended(nil)])
+    }
+
+    @Test func `ends open calls when its loop stops`() throws {
+        let server = try TestServer { _, responder in _ = responder.stream() }
+        let loop = EventLoop(name: "test")
+        loop.start()
+        let recorder = Recorder()
+        _ = CurlTransport(loop).start(OutgoingRequest(url: url(server, "/")), recorder)
+        try recorder.events.wait("head") { $0 == [.head(200)] }
+        loop.stop()
+        #expect(recorder.events.all == [.head(200), .ended("upstream_closed")])
+    }
+}
