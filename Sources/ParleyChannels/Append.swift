@@ -220,15 +220,12 @@ extension Append {
         if closes && entries.isEmpty && producer == nil || closes && producer != nil && channel.staged.row.closedBy == producer?.tuple {
             return Appended(tail: channel.staged.head, isClosed: true, isReplay: true)
         }
-        throw .refused(
-            ChannelError(
-                "channel_closed", "'\(channelName)' is closed: nothing can be appended.",
-                [("tail", .string(Offset(channel.staged.head).token)), ("closed", true)]))
+        throw .refused(.closed(channelName, tail: Offset(channel.staged.head)))
     }
 
     private func check(contentType expected: String) throws(ChannelRefusal) {
         guard let contentType, !ContentType.matches(contentType, expected) else { return }
-        throw .refused(ChannelError("content_type_mismatch", "Content-Type is '\(contentType)'; the channel's is '\(expected)'."))
+        throw .refused(.mismatch(contentType, expected))
     }
 
     private func checkSequence(_ channel: Channel) throws(ChannelRefusal) {
