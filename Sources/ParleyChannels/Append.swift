@@ -127,7 +127,9 @@ extension Append {
 
     /// All checks come first, so that a refusal has changed nothing.
     private func decide(in stage: inout Stage) throws(ChannelRefusal) -> Appended {
-        let channel = try findOrCreate(in: &stage)
+        guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName) }) else {
+            return try decideAnew(in: &stage)
+        }
         self.channel = channel
         if let replay = try replayed(channel, &stage) { return replay }
         let producerState = try checkProducer(channel, &stage)
@@ -135,13 +137,14 @@ extension Append {
             return Appended(tail: channel.staged.head, isClosed: channel.staged.row.isClosed, isReplay: true, producer: producerState.state)
         }
         if let idempotent = try checkOpen(channel) { return idempotent }
-        try checkContent(channel)
+        try check(contentType: channel.contentType)
+        try checkSequence(channel)
         try checkEpoch(channel)
         return write(to: channel, producerState?.state, in: &stage)
     }
 
-    private func findOrCreate(in stage: inout Stage) throws(ChannelRefusal) -> Channel {
-        if let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName) }) { return channel }
+    /// The same for a channel that is not there.
+    private func decideAnew(in stage: inout Stage) throws(ChannelRefusal) -> Appended {
         if let row = try ChannelRefusal.wrap({ () throws(LogError) in try stage.get(.names, Placement.nameKey(channelName)) }),
             NameRow(row)?.isTombstone == true
         {
@@ -149,7 +152,11 @@ extension Append {
                 ChannelError("agent_deleted", "'\(channelName)' was deleted. A late retry does not bring it back; PUT it to start anew."))
         }
         guard let creates else { throw .refused(.notFound(channelName)) }
-        return try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
+        try check(contentType: creates.contentType)
+        let producerState = try producer.map { producer throws(ChannelRefusal) in try Append.judge(producer, known: nil).state }
+        let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
+        self.channel = channel
+        return write(to: channel, producerState, in: &stage)
     }
 
     private func replayed(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> Appended? {
@@ -175,6 +182,12 @@ extension Append {
             if channel.staged.producers.count > 1_000 { channel.staged.producers.removeAll() }
             channel.staged.producers[producer.id] = known
         }
+        return try Append.judge(producer, known: known)
+    }
+
+    private static func judge(
+        _ producer: ProducerClaim, known: ProducerState?
+    ) throws(ChannelRefusal) -> (state: ProducerState, isDuplicate: Bool) {
         let next = ProducerState(epoch: producer.epoch, sequence: producer.sequence)
         guard let known, producer.epoch <= known.epoch else {
             guard producer.sequence == 0 else {
@@ -195,7 +208,7 @@ extension Append {
         return (next, false)
     }
 
-    private func gap(expected: UInt64, _ producer: ProducerClaim) -> ChannelError {
+    private static func gap(expected: UInt64, _ producer: ProducerClaim) -> ChannelError {
         ChannelError(
             "producer_gap", "Producer-Seq is \(producer.sequence); expected \(expected). Send what is missing first.",
             [("expected_seq", .integer(Int64(expected))), ("received_seq", .integer(Int64(producer.sequence)))])
@@ -207,17 +220,15 @@ extension Append {
         if closes && entries.isEmpty && producer == nil || closes && producer != nil && channel.staged.row.closedBy == producer?.tuple {
             return Appended(tail: channel.staged.head, isClosed: true, isReplay: true)
         }
-        throw .refused(
-            ChannelError(
-                "channel_closed", "'\(channelName)' is closed: nothing can be appended.",
-                [("tail", .string(Offset(channel.staged.head).token)), ("closed", true)]))
+        throw .refused(.closed(channelName, tail: Offset(channel.staged.head)))
     }
 
-    private func checkContent(_ channel: Channel) throws(ChannelRefusal) {
-        if let contentType, !ContentType.matches(contentType, channel.contentType) {
-            throw .refused(
-                ChannelError("content_type_mismatch", "Content-Type is '\(contentType)'; the channel's is '\(channel.contentType)'."))
-        }
+    private func check(contentType expected: String) throws(ChannelRefusal) {
+        guard let contentType, !ContentType.matches(contentType, expected) else { return }
+        throw .refused(.mismatch(contentType, expected))
+    }
+
+    private func checkSequence(_ channel: Channel) throws(ChannelRefusal) {
         if let sequence, let last = channel.staged.row.lastSequence, !last.utf8.lexicographicallyPrecedes(sequence.utf8) {
             throw .refused(
                 ChannelError("sequence_conflict", "Stream-Seq is '\(sequence)', not above the last one, '\(last)' (compared bytewise)."))

@@ -177,6 +177,8 @@ public struct JSONError: Error, Sendable, Equatable, CustomStringConvertible {
 package struct JSONScanner {
     private let bytes: Bytes
     package private(set) var position = 0
+    /// Where the name of the member being visited stands, with its quotes.
+    package private(set) var nameRange = 0..<0
     private var depth = 0
     private static let depthMax = 256
 
@@ -279,9 +281,12 @@ package struct JSONScanner {
         while true {
             guard next(is: "\"") else { throw fail("expected a member name in double quotes") }
             var name = ""
+            let nameStart = position
             if named { name = try string() } else { try skipString() }
+            let nameEnd = position
             guard next(is: ":") else { throw fail("expected ':'") }
             position += 1
+            nameRange = nameStart..<nameEnd
             try visit(name, &self)
             skipSpace()
             guard position < bytes.count else { throw fail("the object does not end") }
