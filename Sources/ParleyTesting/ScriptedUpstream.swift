@@ -1,4 +1,4 @@
-package import ParleyHTTP
+internal import ParleyHTTP
 package import ParleySystem
 
 /// A model server over real HTTP in the test's own process, for tests that kill the real executable and want to know what it bought.
@@ -9,7 +9,7 @@ package import ParleySystem
 ///     try upstream.wait("an answer under way") { $0.last.map { $0.tokensSent > 10 } ?? false }
 ///
 /// It speaks streaming Chat Completions, counts the tokens it generated, keeps the requests and stops generating when its client goes away.
-package final class ScriptedUpstream: HTTPHandler {
+package final class ScriptedUpstream: Sendable {
     /// One request and what became of it.
     package struct Record: Sendable {
         package enum Outcome: Sendable, Equatable {
@@ -35,21 +35,14 @@ package final class ScriptedUpstream: HTTPHandler {
         package var endedAt: ContinuousClock.Instant?
     }
 
-    private struct State {
-        var behaviour: Behaviour
-        var next: [Behaviour] = []
-        var records: [Record] = []
-    }
-
-    private let state: Monitor<State>
+    private let core: ScriptedUpstreamCore
     private let group = EventLoopGroup(count: 1, name: "upstream")
-    // Set once, before anybody has the object.
-    nonisolated(unsafe) private var server: HTTPServer!
+    private let server: HTTPServer
 
     /// Starts to listen on a free port of the loopback interface.
     package init(_ behaviour: Behaviour = Behaviour()) throws {
-        state = Monitor(State(behaviour: behaviour))
-        server = HTTPServer(on: group, handler: Unowned(self))
+        core = ScriptedUpstreamCore(behaviour)
+        server = HTTPServer(on: group, handler: core)
         try server.start()
     }
 
@@ -66,15 +59,15 @@ package final class ScriptedUpstream: HTTPHandler {
 
     /// How requests are answered from now on.
     package var behaviour: Behaviour {
-        get { state.withLock { $0.behaviour } }
-        set { state.withLock { $0.behaviour = newValue } }
+        get { core.state.withLock { $0.behaviour } }
+        set { core.state.withLock { $0.behaviour = newValue } }
     }
 
     /// Answers the next requests so, one each, before ``behaviour`` counts again.
-    package func next(_ behaviours: Behaviour...) { state.withLock { $0.next += behaviours } }
+    package func next(_ behaviours: Behaviour...) { core.state.withLock { $0.next += behaviours } }
 
     /// The requests in the order in which they came.
-    package var records: [Record] { state.withLock { $0.records } }
+    package var records: [Record] { core.state.withLock { $0.records } }
 
     /// All tokens generated so far.
     package var tokensGenerated: Int { records.reduce(0) { $0 + $1.tokensSent } }
@@ -84,7 +77,7 @@ package final class ScriptedUpstream: HTTPHandler {
     /// - Throws: ``Missed``, which names `phase`.
     @discardableResult
     package func wait(_ phase: String, timeout: Duration = .seconds(20), _ isReached: ([Record]) -> Bool) throws -> [Record] {
-        guard let records = state.wait(timeout: timeout, { isReached($0.records) ? $0.records : nil }) else {
+        guard let records = core.state.wait(timeout: timeout, { isReached($0.records) ? $0.records : nil }) else {
             throw Missed(phase: phase, timeout: timeout)
         }
         return records
@@ -95,10 +88,21 @@ package final class ScriptedUpstream: HTTPHandler {
         package var timeout: Duration
         package var description: String { "waited \(timeout) for: \(phase)" }
     }
+}
 
-    // MARK: Answering
+/// What the upstream's loop holds. The upstream itself waits for that loop when it goes, so the loop must never be the last to hold it.
+private final class ScriptedUpstreamCore: HTTPHandler {
+    struct State {
+        var behaviour: ScriptedUpstream.Behaviour
+        var next: [ScriptedUpstream.Behaviour] = []
+        var records: [ScriptedUpstream.Record] = []
+    }
 
-    package func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
+    let state: Monitor<State>
+
+    init(_ behaviour: ScriptedUpstream.Behaviour) { state = Monitor(State(behaviour: behaviour)) }
+
+    func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
         guard request.method == "POST", request.path == "/v1/chat/completions" else {
             return responder.respond(status: 404, body: Bytes(#"{"error":{"message":"no such path"}}"#.utf8))
         }
@@ -107,7 +111,7 @@ package final class ScriptedUpstream: HTTPHandler {
         }
         let (number, behaviour) = state.withLock(signalAll: true) { state in
             let behaviour = state.next.isEmpty ? state.behaviour : state.next.removeFirst()
-            var record = Record(body: body, startedAt: .now)
+            var record = ScriptedUpstream.Record(body: body, startedAt: .now)
             record.idempotencyKey = request.header("idempotency-key")
             record.authorization = request.header("authorization")
             state.records.append(record)
@@ -119,33 +123,24 @@ package final class ScriptedUpstream: HTTPHandler {
             responder.respond(status: status, headers: headers, body: Bytes(#"{"error":{"message":"broken on purpose"}}"#.utf8))
             update(number) { $0.outcome = .broken }
         case .neverAnswers:
-            responder.onClose = { [weak self] in self?.update(number) { $0.outcome = .abandoned } }
-        default: stream(Answer(to: body, behaviour), number, request.body.count, behaviour, responder)
+            responder.onClose = { self.update(number) { $0.outcome = .abandoned } }
+        default: stream(ScriptedUpstream.Answer(to: body, behaviour), number, request.body.count, behaviour, responder)
         }
     }
 
-    private func stream(_ answer: Answer, _ number: Int, _ inputBytes: Int, _ behaviour: Behaviour, _ responder: HTTPResponder) {
+    private func stream(_ answer: ScriptedUpstream.Answer, _ number: Int, _ inputBytes: Int, _ behaviour: ScriptedUpstream.Behaviour, _ responder: HTTPResponder) {
         update(number) { ($0.prefix, $0.hasForeignPrefix) = (answer.prefix, answer.hasForeignPrefix) }
         let generation = Generation(answer, inputBytes: inputBytes, behaviour, responder.stream(headers: [("Content-Type", "text/event-stream")]))
-        generation.run { [weak self] tokens, outcome in
-            self?.update(number) { ($0.tokensSent, $0.outcome) = (tokens, outcome) }
+        generation.run { tokens, outcome in
+            self.update(number) { ($0.tokensSent, $0.outcome) = (tokens, outcome) }
         }
     }
 
-    private func update(_ number: Int, _ change: (inout Record) -> Void) {
+    private func update(_ number: Int, _ change: (inout ScriptedUpstream.Record) -> Void) {
         state.withLock(signalAll: true) { state in
             change(&state.records[number])
             if state.records[number].outcome != .running, state.records[number].endedAt == nil { state.records[number].endedAt = .now }
         }
-    }
-
-    /// The server keeps its handler; this keeps the upstream from keeping itself.
-    private final class Unowned: HTTPHandler {
-        // Guard: the upstream stops its server before it goes.
-        private unowned let upstream: ScriptedUpstream
-
-        init(_ upstream: ScriptedUpstream) { self.upstream = upstream }
-        func handle(_ request: HTTPRequest, _ responder: HTTPResponder) { upstream.handle(request, responder) }
     }
 }
 

@@ -11,9 +11,11 @@ import Testing
 @Suite(
     .enabled(if: ProcessInfo.processInfo.environment["PARLEY_TEST_MODEL_URL"] != nil, "PARLEY_TEST_MODEL_URL is not set"), .serialized,
     .timeLimit(.minutes(2)))
-struct `A real model` {
+final class `A real model` {
     let group = EventLoopGroup(count: 1, name: "client")
     let world = SystemWorld(threads: 1)
+
+    deinit { group.stop() }
 
     func model() throws -> ChatCompletionsModel {
         let url = try #require(BaseURL(ProcessInfo.processInfo.environment["PARLEY_TEST_MODEL_URL"] ?? ""))

@@ -7,9 +7,11 @@ import Testing
 @testable import ParleyModels
 
 /// The Chat Completions client over libcurl against a model server over real HTTP.
-@Suite(.timeLimit(.minutes(1))) struct `A model server over HTTP` {
+@Suite(.timeLimit(.minutes(1))) final class `A model server over HTTP` {
     let group = EventLoopGroup(count: 1, name: "client")
     let world = SystemWorld(threads: 1)
+
+    deinit { group.stop() }
 
     /// A sink to wait at.
     final class WaitingSink: ModelSink {
