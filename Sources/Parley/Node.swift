@@ -73,7 +73,7 @@ package final class Node: Sendable {
         runtime.drain()
         let deadline = ContinuousClock.now + configuration.drainTime
         while runtime.runningBodies > 0, ContinuousClock.now < deadline { Node.pause(.milliseconds(10)) }
-        server.drain(timeout: max(.milliseconds(500), deadline - ContinuousClock.now))
+        server.drain(within: max(.milliseconds(500), deadline - ContinuousClock.now))
         writer.stop()
         server.stop()
         models.stop()

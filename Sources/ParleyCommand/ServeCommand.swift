@@ -20,7 +20,7 @@ enum ServeCommand: Command {
         The model comes from PARLEY_MODEL (<provider>:<model>, e.g. openai:gpt-5-mini or scripted:), OPENAI_BASE_URL, OPENAI_API_KEY and
         PARLEY_MODEL_CONTINUES (prefix, no or auto).
         """
-    static let options = ServeOptions.names.map { ($0, true) }
+    static let options = ServeOptions.names.map { CommandOption.value($0) }
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         guard arguments.positional.isEmpty else { throw UsageError("'\(arguments.positional[0])' was not expected.") }
