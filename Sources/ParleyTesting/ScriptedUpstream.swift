@@ -119,7 +119,8 @@ private final class ScriptedUpstreamCore: HTTPHandler {
         }
         switch behaviour.fault {
         case .status(let status, let seconds):
-            let headers = [(name: "Content-Type", value: "application/json")] + (seconds.map { [(name: "Retry-After", value: "\($0)")] } ?? [])
+            let headers =
+                [(name: "Content-Type", value: "application/json")] + (seconds.map { [(name: "Retry-After", value: "\($0)")] } ?? [])
             responder.respond(status: status, headers: headers, body: Bytes(#"{"error":{"message":"broken on purpose"}}"#.utf8))
             update(number) { $0.outcome = .broken }
         case .neverAnswers:
@@ -128,9 +129,13 @@ private final class ScriptedUpstreamCore: HTTPHandler {
         }
     }
 
-    private func stream(_ answer: ScriptedUpstream.Answer, _ number: Int, _ inputBytes: Int, _ behaviour: ScriptedUpstream.Behaviour, _ responder: HTTPResponder) {
+    private func stream(
+        _ answer: ScriptedUpstream.Answer, _ number: Int, _ inputBytes: Int, _ behaviour: ScriptedUpstream.Behaviour,
+        _ responder: HTTPResponder
+    ) {
         update(number) { ($0.prefix, $0.hasForeignPrefix) = (answer.prefix, answer.hasForeignPrefix) }
-        let generation = Generation(answer, inputBytes: inputBytes, behaviour, responder.stream(headers: [("Content-Type", "text/event-stream")]))
+        let generation = Generation(
+            answer, inputBytes: inputBytes, behaviour, responder.stream(headers: [("Content-Type", "text/event-stream")]))
         generation.run { tokens, outcome in
             self.update(number) { ($0.tokensSent, $0.outcome) = (tokens, outcome) }
         }

@@ -33,9 +33,10 @@ final class `A real model` {
         let options = ModelOptions(maxTokens: tokens, temperature: 0, seed: 7)
         let call = try model().start(ModelRequest(messages: [.user(text)], options: options, continuing: continuing), Sink(events))
         defer { withExtendedLifetime(call) {} }
-        let heard = try #require(events.wait(timeout: .seconds(60)) { heard in
-            if case .finished = heard.last { heard } else if case .failed = heard.last { heard } else { nil }
-        })
+        let heard = try #require(
+            events.wait(timeout: .seconds(60)) { heard in
+                if case .finished = heard.last { heard } else if case .failed = heard.last { heard } else { nil }
+            })
         let words = heard.reduce("") { if case .text(let text) = $1 { $0 + text } else { $0 } }
         return (words, heard.compactMap { if case .usage(let usage) = $0 { usage } else { nil } }.last, heard.last)
     }

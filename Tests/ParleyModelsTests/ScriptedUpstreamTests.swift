@@ -30,14 +30,16 @@ import Testing
     }
 
     func model(_ upstream: ScriptedUpstream, continues: Continuation = .prefix, idle: Duration = .seconds(20)) -> ChatCompletionsModel {
-        var configuration = ChatCompletionsModel.Configuration(baseURL: BaseURL(upstream.baseURL)!, apiKey: "key", model: "any", continues: continues)
+        var configuration = ChatCompletionsModel.Configuration(
+            baseURL: BaseURL(upstream.baseURL)!, apiKey: "key", model: "any", continues: continues)
         configuration.idleTimeout = idle
         return ChatCompletionsModel(configuration, transport: CurlTransport(group.next()), world: world, probes: ContinuationProbes())
     }
 
     func ask(_ model: ChatCompletionsModel, continuing: String? = nil, maxTokens: Int? = nil) throws -> [ModelEvent] {
         let sink = WaitingSink()
-        let request = ModelRequest(messages: [.user("Go")], options: ModelOptions(maxTokens: maxTokens), continuing: continuing, idempotencyKey: "k")
+        let request = ModelRequest(
+            messages: [.user("Go")], options: ModelOptions(maxTokens: maxTokens), continuing: continuing, idempotencyKey: "k")
         let call = model.start(request, sink)
         defer { withExtendedLifetime(call) {} }
         return try sink.end()
@@ -85,7 +87,10 @@ import Testing
         #expect(text(try ask(model(upstream), continuing: "é0 é1 é")) == String(whole.dropFirst(7)))
         #expect(text(try ask(model(upstream), continuing: "é1")) == "")
         #expect(upstream.records.last?.hasForeignPrefix == true)
-        #expect(try ask(model(upstream), continuing: "é0", maxTokens: 2).filter { if case .usage = $0 { false } else { true } } == [.text(" é1"), .text(" é2"), .finished(reason: "length")])
+        #expect(
+            try ask(model(upstream), continuing: "é0", maxTokens: 2).filter { if case .usage = $0 { false } else { true } } == [
+                .text(" é1"), .text(" é2"), .finished(reason: "length"),
+            ])
     }
 
     @Test(arguments: [true, false]) func `is probed`(continues: Bool) throws {
@@ -95,11 +100,14 @@ import Testing
         #expect(answer.wait(timeout: .seconds(20)) { $0 } == continues)
     }
 
-    @Test(arguments: [
-        (.status(429, retryAfter: 3), 0, "model_rate_limited"), (.status(500), 0, "model_unavailable"), (.closes(afterTokens: 7), 7, "upstream_closed"),
-        (.garbage(afterTokens: 7), 7, "model_invalid_response"), (.errorEvent(afterTokens: 7), 7, "model_unavailable"), (.stalls(afterTokens: 7), 7, "model_timeout"),
-        (.neverAnswers, 0, "model_timeout"), (.closes(afterTokens: 30), 30, "upstream_closed"),
-    ] as [(ScriptedUpstream.Behaviour.Fault, Int, String)])
+    @Test(
+        arguments: [
+            (.status(429, retryAfter: 3), 0, "model_rate_limited"), (.status(500), 0, "model_unavailable"),
+            (.closes(afterTokens: 7), 7, "upstream_closed"),
+            (.garbage(afterTokens: 7), 7, "model_invalid_response"), (.errorEvent(afterTokens: 7), 7, "model_unavailable"),
+            (.stalls(afterTokens: 7), 7, "model_timeout"),
+            (.neverAnswers, 0, "model_timeout"), (.closes(afterTokens: 30), 30, "upstream_closed"),
+        ] as [(ScriptedUpstream.Behaviour.Fault, Int, String)])
     func `can be broken in every way`(fault: ScriptedUpstream.Behaviour.Fault, tokens: Int, code: String) throws {
         let upstream = try ScriptedUpstream(behaviour { _ in })
         upstream.next(behaviour { ($0.fault, $0.rate) = (fault, 500) })
