@@ -18,6 +18,11 @@ final class Counter: Sendable {
 }
 
 @Suite struct `Turns` {
+    @Test func `what is encoded has its members in one order, in every process`() throws {
+        struct Wide: Encodable { var (h, g, f, e, d, c, b, a) = (8, 7, 6, 5, 4, 3, 2, 1) }
+        #expect(try JSON(encoding: Wide()).text == #"{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8}"#)
+    }
+
     @Test func `a message runs a turn whose steps and output stand in the channel`() throws {
         let types = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
