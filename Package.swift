@@ -51,7 +51,7 @@ let package = Package(
         tests("ParleyHTTPTests", ["ParleyHTTP", "ParleySystem"]),
         tests("ParleyLogTests", ["ParleyLog", "ParleyTesting", "ParleySystem"]),
         tests("ParleyChannelsTests", ["ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
-        tests("ParleyAgentsTests", ["ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
+        tests("ParleyAgentsTests", ["ParleyAgents", "ParleyModels", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
         tests("ParleyModelsTests", ["ParleyModels", "ParleyAgents", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
         tests("ParleyServerTests", ["ParleyServer", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
     ]

@@ -11,15 +11,15 @@ extension Activation: TurnOwner {
 
     func reopen(_ core: TurnCore, _ request: StepRequest, _ open: Journal.OpenStep) {
         switch request.work {
-        case .sleep:
-            guard let due = open.due else { return sleep(core, request, until: nil) }
+        case .sleep, .wait, .approval:
             // Still ahead: its row wakes the agent. Past: it was due while nobody was here.
-            if due <= runtime.world.now { finishSleep(core, request.path, due: due) }
+            if let due = open.due, due <= runtime.world.now { cameDue(core, request, due) }
         case .body(.atMostOnce, _, _) where open.retryAt == nil:
             let failure = StepFailure(
                 code: "outcome_unknown", message: "the process ended while the step ran; whether its effect happened is not known", retryable: false)
             fail(core, request, attempt: open.attempt, failure, pause: nil, SavedText())
         case .body, .model:
+            rejoin(core, request.path, open.steered)
             guard let retryAt = open.retryAt else { return attemptStep(core, request, open.attempt + 1, open.text) }
             retry(core, request, open.attempt + 1, at: retryAt, open.text)
         }
@@ -45,12 +45,14 @@ extension Activation: TurnOwner {
         }
     }
 
+    func caughtUp(_ core: TurnCore) { perform {} }
+
     // MARK: Attempts
 
     private func attemptStep(_ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, _ saved: SavedText) {
         guard !runtime.isDraining, !core.hasEnd(request.path) else { return }
         switch request.work {
-        case .sleep(let instant): sleep(core, request, until: instant)
+        case .sleep, .wait, .approval: beginWaiting(core, request)
         case .body(let contract, let policy, let body): runBody(core, request, attempt, contract, policy, body)
         case .model(let model, let modelRequest, let policy): runModel(core, request, attempt, saved, model, modelRequest, policy)
         }
@@ -58,15 +60,50 @@ extension Activation: TurnOwner {
 
     private func started(
         _ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, journal: JSON? = nil, continuesAt: Int? = nil,
-        content: [(digest: Bytes, content: Bytes)] = [], then: @escaping @Sendable () -> Void = {}
+        content: [(digest: Bytes, content: Bytes)] = [], joined: [InboxItem] = [], then: @escaping @Sendable () -> Void = {}
     ) {
         let entry = NewEntry(
             .stepStarted, Position(turn: core.turn, step: request.path, attempt: attempt), ("kind", .string(request.kind.rawValue)),
             ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", journal),
-            ("continues_at", continuesAt.map { .integer(Int64($0)) }))
-        append([entry], epoch: .holds(core.epoch)) { stage, channel, _ in
+            ("continues_at", continuesAt.map { .integer(Int64($0)) }),
+            ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
+        let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
+        append([entry] + receipts, epoch: .holds(core.epoch), decides: joined.map(\.offset)) { stage, channel, _ in
             for part in content { stage.put(.big, channel.id.key(part.digest), part.content) }
-        } then: { _ in then() }
+        } then: { [self] _ in
+            then()
+            // An interrupt that came before there was anything to interrupt meets this step.
+            perform {}
+        }
+    }
+
+    // MARK: Steering
+
+    /// What was said since the last call joins this one, in the order in which it was said.
+    private func takeSteers(_ core: TurnCore) -> [InboxItem] {
+        let token = Offset(core.turn).token
+        let items = inbox.filter { item in
+            (item.kind == .steer || item.kind == .message && agent.policy == .steer) && (item.body["if_turn"].map { $0.string == token } ?? true)
+        }
+        for item in items { remove(item) }
+        return items
+    }
+
+    /// What had joined the request before the crash is part of it again.
+    private func rejoin(_ core: TurnCore, _ path: String, _ offsets: [UInt64]) {
+        let texts = offsets.compactMap { offset -> JSON? in
+            let body = try? runtime.channels.entry(channel, at: offset) { $0.body }
+            return body.map { ["offset": .string(Offset(offset).token), "text": .string($0.messageText)] }
+        }
+        isSteered(path, by: texts.isEmpty ? nil : .array(texts))
+    }
+
+    private static func messages(_ steered: JSON?) -> [ModelMessage] {
+        (steered?.array ?? []).map { steer in
+            var message = ModelMessage.user(steer["text"]?.string ?? "")
+            message.source = steer["offset"]?.string
+            return message
+        }
     }
 
     private func retry(_ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, at instant: Timestamp, _ saved: SavedText) {
@@ -84,7 +121,11 @@ extension Activation: TurnOwner {
         let bytes = NewEntry.join(members)
         let entry = NewEntry(.stepCompleted, Position(turn: core.turn, step: path, attempt: attempt), members: bytes)
         Failpoint.pass("step.completed")
-        append((last.map { [$0] } ?? []) + [entry], epoch: .holds(core.epoch), then: { [self] appended in
+        append((last.map { [$0] } ?? []) + [entry], epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel], yield: { [self] in
+            core.withdrawEnd(path)
+            react()
+            if isCurrent(core) { complete(core, path, attempt: attempt, members, last: last) }
+        }, then: { [self] appended in
             isOver(path)
             guard isCurrent(core) else { return }
             core.resume(path, .completed((try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null), at: appended.at)
@@ -102,8 +143,12 @@ extension Activation: TurnOwner {
             ("retry_at", retryAt.map { .string($0.description) }))
         var timer: Bytes?
         if case .sleep(let due) = request.work { timer = DueTimer(turn: core.turn, path: request.path, due: due).key(channel.id) }
-        append([entry], epoch: .holds(core.epoch), rows: { [timer] stage, _, _ in
+        append([entry], epoch: .holds(core.epoch), yieldsTo: retryAt == nil && attempt > 0 ? [.interrupt, .cancel] : [], rows: { [timer] stage, _, _ in
             if let timer { stage.delete(.timers, timer) }
+        }, yield: { [self] in
+            core.withdrawEnd(request.path)
+            react()
+            if isCurrent(core) { fail(core, request, attempt: attempt, failure, pause: pause, saved) }
         }, then: { [self] appended in
             isOver(request.path)
             guard isCurrent(core) else { return }
@@ -176,17 +221,23 @@ extension Activation: TurnOwner {
         _ policy: RetryPolicy
     ) {
         let position = Position(turn: core.turn, step: request.path, attempt: number)
+        let joined = number == 1 ? takeSteers(core) : []
+        if !joined.isEmpty {
+            isSteered(request.path, by: .array(joined.map { ["offset": .string(Offset($0.offset).token), "text": .string($0.body.messageText)] }))
+        }
+        let steered = steered(request.path)
         var call = modelRequest
+        call.messages += Activation.messages(steered)
         started(
-            core, request, number, journal: modelRequest.journal(model.name), continuesAt: saved.text.isEmpty ? nil : saved.text.count,
-            content: number == 1 ? modelRequest.contentByHash : [])
+            core, request, number, journal: call.journal(model.name, digest: request.digest), continuesAt: saved.text.isEmpty ? nil : saved.text.count,
+            content: number == 1 ? modelRequest.contentByHash : [], joined: joined)
         let attempt = ModelAttempt(position: position, saved: saved) { [self] entries in
             append(core, entries)
         } end: { [self] end in
             switch end {
             case .finished(let members, let last):
                 Failpoint.pass("model.finish")
-                complete(core, request.path, attempt: number, members, last: last)
+                complete(core, request.path, attempt: number, members + [("steered", steered)], last: last)
             case .failed(let failure, let saved):
                 fail(core, request, attempt: number, failure, pause: policy.pause(after: Int(number), failure), saved)
             }
@@ -204,36 +255,20 @@ extension Activation: TurnOwner {
 
     // MARK: Sleeping
 
-    private func sleep(_ core: TurnCore, _ request: StepRequest, until instant: Timestamp?) {
-        guard case .sleep(let asked) = request.work else { return }
-        let due = instant ?? asked
-        let timer = DueTimer(turn: core.turn, path: request.path, due: due)
-        let position = Position(turn: core.turn, step: request.path, attempt: 1)
-        var entries: [NewEntry] = []
-        if instant != nil {
-            entries.append(
-                NewEntry(
-                    .stepStarted, position, ("kind", "sleep"), ("name", .string(request.name)),
-                    ("idempotency_key", .string(idempotencyKey(core.turn, request.path)))))
-        }
-        entries.append(NewEntry(.timerSet, position, ("timer", .string(timer.id)), ("due", .string(due.description))))
-        append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
-            stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8))
-        } then: { [self] _ in
-            runtime.timers.set(due)
-        }
-    }
-
     /// The timer service says that a timer is due. On the lane, the agent loaded.
     func fire(_ timer: DueTimer) {
         // A turn that has not replayed yet finds by itself that the sleep is over.
         if let core, core.turn == timer.turn {
-            if core.waiting(at: timer.path)?.kind == .sleep { finishSleep(core, timer.path, due: timer.due) }
+            if let request = core.waiting(at: timer.path), request.due != nil { cameDue(core, request, timer.due) }
         } else if core == nil, !isBeginning {
             // The turn is over: the row has no meaning any more.
             let key = timer.key(channel.id)
             append([], epoch: .none) { stage, _, _ in stage.delete(.timers, key) }
         }
+    }
+
+    private func cameDue(_ core: TurnCore, _ request: StepRequest, _ due: Timestamp) {
+        if request.kind == .sleep { finishSleep(core, request.path, due: due) } else { expire(core, request, due: due) }
     }
 
     private func finishSleep(_ core: TurnCore, _ path: String, due: Timestamp) {

@@ -10,6 +10,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     let agent: AnyAgent
     let lane: Lane
     private var state = State()
+    /// Every input up to here is in the inbox or decided. Written on the lane, read by whoever ends a step.
+    private let seen = Atomic<UInt64>(0)
 
     private struct State {
         var isLoaded = false
@@ -17,8 +19,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var saved: JSON?
         /// Undecided entries in log order.
         var inbox: [InboxItem] = []
-        /// Every input up to here is in `inbox` or decided.
-        var seen: UInt64 = 0
+        /// The offset of the entry that ended the last turn.
+        var lastEnd: UInt64 = 0
         var core: TurnCore?
         /// A turn or a closing is being written; nothing else may begin.
         var isBusy = false
@@ -28,12 +30,14 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var lastActive = Timestamp(milliseconds: 0)
         var isIdleCheckScheduled = false
         var modelCalls: [String: ModelAttempt] = [:]
+        var steered: [String: JSON] = [:]
         var bodies: [String: Task<Void, Never>] = [:]
     }
 
-    private struct InboxItem {
+    struct InboxItem {
         var offset: UInt64
         var kind: EntryKind
+        var at: Timestamp
         var body: JSON
     }
 
@@ -73,12 +77,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     }
 
     /// Runs `body` on the lane with the agent loaded; a log that cannot be read stops this agent, not the process.
-    private func perform(_ body: () throws -> Void) {
+    func perform(_ body: () throws -> Void) {
         guard !state.isGone else { return }
         state.lastActive = runtime.world.now
         do {
             if !state.isLoaded { try load() }
             try body()
+            react()
             try advance()
         } catch {
             Diagnostics.log(.error, "agent stopped", ["channel": channel.name, "reason": "\(error)"])
@@ -96,7 +101,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         guard let row = try runtime.channels.row(channel) else { throw ChannelError.notFound(channel.name) }
         state.epoch = row.epoch
         state.isStalled = row.status == .stalled && !runtime.retriesStalled(channel.name)
-        state.seen = head
+        seen.store(head, ordering: .relaxed)
         state.inbox = try readInbox(upTo: head)
         let last = try runtime.channels.log.first(.states, from: channel.id.key, to: channel.id.keyEnd, reversed: true)
         state.saved = try last.map { try JSON.parse($0.value) }
@@ -112,14 +117,15 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             return true
         }
         return try offsets.compactMap { offset in
-            try runtime.channels.entry(channel, at: offset) { InboxItem(offset: offset, kind: $0.kind, body: $0.body) }
+            try runtime.channels.entry(channel, at: offset) { InboxItem(offset: offset, kind: $0.kind, at: $0.at ?? Timestamp(milliseconds: 0), body: $0.body) }
         }
     }
 
     private func takeInput(upTo offset: UInt64) throws {
-        guard offset > state.seen else { return }
-        state.inbox += try readInbox(upTo: offset, after: state.seen)
-        state.seen = offset
+        let before = seen.load(ordering: .relaxed)
+        guard offset > before else { return }
+        state.inbox += try readInbox(upTo: offset, after: before)
+        seen.store(offset, ordering: .relaxed)
     }
 
     /// The completed turns before the unfinished one, from the end of the log back, as much as a conversation can use.
@@ -129,7 +135,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var bytes = 0
         try runtime.channels.walkBack(channel, from: head) { offset, frame in
             switch frame.kind {
-            case .turnCompleted:
+            case .turnFailed, .turnCancelled: state.lastEnd = max(state.lastEnd, offset)
+            case .turnCompleted, .turnInterrupted:
+                state.lastEnd = max(state.lastEnd, offset)
                 if let position = frame.position, position.turn != turn { outputs[position.turn] = (offset, frame.body["output"]?.plainText ?? "") }
             case .message, .steer:
                 guard let output = outputs.removeValue(forKey: offset) else { break }
@@ -158,15 +166,25 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     private func advance() throws {
         guard state.core == nil, !state.isBusy, !state.isStalled, !runtime.isDraining else { return }
         // A signal is kept until somebody waits for it.
-        guard let index = state.inbox.firstIndex(where: { $0.kind != .signal }) else { return }
-        let item = state.inbox.remove(at: index)
-        switch item.kind {
-        case .message, .steer: begin(item)
-        case .close: close(item)
-        case .approve, .deny: decide(item, rejected: "unknown_approval")
-        default: decide(item, rejected: "turn_ended")
+        guard let first = state.inbox.first(where: { $0.kind != .signal }) else { return }
+        // A close ends the agent after the turn before it: what queued behind that turn is not begun any more.
+        if let close = state.inbox.first(where: { $0.kind == .close }), first.offset < state.lastEnd || first.offset == close.offset {
+            return self.close(close)
+        }
+        remove(first)
+        switch first.kind {
+        case .message: begin(first)
+        case .steer where first.body["if_turn"] != nil: decide(first, "expired", reason: "turn_ended")
+        case .steer: begin(first)
+        case .interrupt where first.body["text"] != nil && first.body["if_turn"] == nil: begin(first)
+        case .approve, .deny: decide(first, "rejected", reason: "unknown_approval")
+        default: decide(first, "rejected", reason: "turn_ended")
         }
     }
+
+    var inbox: [InboxItem] { state.inbox }
+
+    func remove(_ item: InboxItem) { state.inbox.removeAll { $0.offset == item.offset } }
 
     private func begin(_ item: InboxItem) {
         state.isBusy = true
@@ -222,31 +240,58 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     private func end(_ core: TurnCore, _ input: JSON, _ result: Result<(output: JSON, state: JSON), any Error>) {
         let position = Position(turn: core.turn)
         let completed = try? result.get()
-        let entry: NewEntry
+        var said = completed?.output.plainText
+        var entries: [NewEntry]
         switch result {
-        case .success(let (output, _)): entry = NewEntry(.turnCompleted, position, ("output", output))
-        case .failure(let error): entry = NewEntry(.turnFailed, position, ("error", StepFailure(error).journal))
+        case .success(let (output, _)): entries = [NewEntry(.turnCompleted, position, ("output", output))]
+        case .failure(let error as Interrupted):
+            said = error.partial
+            entries = [NewEntry(.turnInterrupted, position, ("output", .string(error.partial)))]
+        case .failure(let error): entries = [NewEntry(.turnFailed, position, ("error", StepFailure(error).journal))]
         }
+        // Whoever wanted to interrupt finds nothing left to interrupt; with a text it becomes the next message.
+        let late = state.inbox.filter { $0.kind == .interrupt && ($0.body["text"] == nil || $0.body["if_turn"] != nil) }
+        entries += late.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "turn_ended") }
         Failpoint.pass("turn.end")
-        append([entry], epoch: .holds(core.epoch)) { stage, channel, offsets in
-            if let newState = completed?.state, newState != .object([]) { stage.put(.states, channel.id.key(offsets[0]), newState.bytes) }
+        endTurn(core, entries, decides: late.map(\.offset), state: completed?.state, said: said.map { (input.messageText, $0) }) { [self] in
+            end(core, input, result)
+        }
+    }
+
+    /// Commits the end of a turn; the first entry that ends one counts. With `again`, an entry that wants to stop the turn and stands before
+    /// this one is decided first, and then it is tried again.
+    func endTurn(
+        _ core: TurnCore, _ entries: [NewEntry], decides: [UInt64], timers: [Bytes] = [], state newState: JSON? = nil,
+        said: (input: String, output: String)? = nil, again: (@Sendable () -> Void)? = nil
+    ) {
+        state.isBusy = true
+        let end = entries.firstIndex { $0.kind.endsTurn }!
+        append(entries, epoch: .holds(core.epoch), decides: decides, yieldsTo: again == nil ? [] : [.interrupt, .cancel]) { stage, channel, offsets in
+            if let newState, newState != .object([]) { stage.put(.states, channel.id.key(offsets[end]), newState.bytes) }
+            for timer in timers { stage.delete(.timers, timer) }
             channel.move(to: .idle, turn: nil, in: &stage)
+        } yield: { [self] in
+            state.isBusy = false
+            react()
+            if isCurrent(core), !state.isBusy { again?() }
         } then: { [self] appended in
+            state.isBusy = false
             core.fence(Fenced())
             stopSteps()
             state.core = nil
-            if let completed {
-                state.saved = completed.state
-                remember(HistoryItem(input: input.messageText, output: completed.output.plainText, offsets: core.turn...appended.offsets[0]))
-            }
+            state.lastEnd = appended.offsets[end]
+            if let newState { state.saved = newState }
+            if let said { remember(HistoryItem(input: said.input, output: said.output, offsets: core.turn...appended.offsets[end])) }
+            for item in state.inbox where decides.contains(item.offset) { remove(item) }
             runtime.turnEnded(channel.name, core.turn)
+            for offset in decides { runtime.turnEnded(channel.name, offset) }
             perform {}
         }
     }
 
     private func close(_ item: InboxItem) {
         state.isBusy = true
-        let rest = state.inbox
+        let rest = state.inbox.filter { $0.offset != item.offset }
         state.inbox = []
         var entries = [Activation.receipt(item.offset, item.body, "applied")]
         entries += rest.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "closing") }
@@ -256,9 +301,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         } then: { [self] _ in leave() }
     }
 
-    private func decide(_ item: InboxItem, rejected reason: String) {
+    private func decide(_ item: InboxItem, _ outcome: String, reason: String) {
         state.isBusy = true
-        let receipt = Activation.receipt(item.offset, item.body, "rejected", reason: reason)
+        let receipt = Activation.receipt(item.offset, item.body, outcome, reason: reason)
         append([receipt], epoch: .holds(state.epoch), decides: [item.offset], then: { [self] _ in
             state.isBusy = false
             runtime.turnEnded(channel.name, item.offset)
@@ -266,12 +311,14 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         })
     }
 
-    private static func receipt(_ offset: UInt64, _ body: JSON, _ outcome: String, turn: UInt64? = nil, reason: String? = nil) -> NewEntry {
+    static func receipt(
+        _ offset: UInt64, _ body: JSON, _ outcome: String, turn: UInt64? = nil, step: String = "", reason: String? = nil
+    ) -> NewEntry {
         let token = Offset(offset).token
         let members = NewEntry.join([
             ("of", .string(token)), ("id", body["id"] ?? .string(token)), ("state", .string(outcome)), ("reason", reason.map { .string($0) }),
         ])
-        return NewEntry(.receipt, turn.map { Position(turn: $0) }, members: members, hasID: true)
+        return NewEntry(.receipt, turn.map { Position(turn: $0, step: step) }, members: members, hasID: true)
     }
 
     private static func bytes(_ value: UInt64) -> Bytes {
@@ -284,13 +331,15 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     /// Appends as the agent's owner. `then` runs on the lane once it is durable; refused, the agent leaves memory: somebody else owns it.
     func append(
-        _ entries: [NewEntry], epoch: EpochClaim, decides: [UInt64] = [], closes: Bool = false,
-        rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, then: @escaping @Sendable (Appended) -> Void = { _ in }
+        _ entries: [NewEntry], epoch: EpochClaim, decides: [UInt64] = [], closes: Bool = false, yieldsTo: Set<EntryKind> = [],
+        rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, yield: (@Sendable () -> Void)? = nil,
+        then: @escaping @Sendable (Appended) -> Void = { _ in }
     ) {
         let append = Append(runtime.channels, to: channel.name, entries) { [self] result in
             lane.deliver {
                 switch result {
                 case .success(let appended): then(appended)
+                case .failure(let error) where error.code == ChannelError.undecided: self.yields(yield)
                 case .failure(let error): self.refused(error)
                 }
             }
@@ -298,8 +347,18 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         append.epoch = epoch
         append.decides = decides
         append.closes = closes
+        append.yieldsTo = yieldsTo
+        append.yieldsAfter = seen.load(ordering: .relaxed)
         append.rows = rows
         append.submit()
+    }
+
+    /// An entry that came first must be decided first; then whoever gave way tries again.
+    private func yields(_ again: (@Sendable () -> Void)?) {
+        perform {
+            try takeInput(upTo: channel.tail.head)
+            again?()
+        }
     }
 
     private func refused(_ error: ChannelError) {
@@ -366,7 +425,15 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     func isOver(_ path: String) {
         state.modelCalls[path] = nil
         state.bodies[path] = nil
+        state.steered[path] = nil
     }
+
+    func modelCall(_ path: String) -> ModelAttempt? { state.modelCalls[path] }
+
+    /// What joined the request of a model step under way, as its end has it.
+    func steered(_ path: String) -> JSON? { state.steered[path] }
+
+    func isSteered(_ path: String, by steers: JSON?) { state.steered[path] = steers }
 
     /// Stops what a step runs; text that was held back is appended.
     func stop(_ path: String) {

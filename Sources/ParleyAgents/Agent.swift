@@ -25,8 +25,29 @@ public protocol Agent: Sendable {
     /// The first segment of its agents' names: 1 to 128 characters of `[A-Za-z0-9._~-]`.
     static var kind: String { get }
 
+    /// What happens to a message that comes while a turn runs.
+    static var policy: ConcurrentInput { get }
+
     /// Handles one message: a turn. After a crash it runs again from the top, and each step returns what the journal holds.
     func receive(_ input: Input, _ turn: Turn, _ state: inout State) async throws -> Output
+}
+
+extension Agent {
+    public static var policy: ConcurrentInput { .queue }
+}
+
+/// What happens to a message that comes while a turn runs.
+public enum ConcurrentInput: String, Sendable, CaseIterable {
+    /// It waits for the turn to end.
+    case queue
+    /// It joins the turn's next model call; when none comes, it waits for the turn to end.
+    case steer
+    /// It interrupts the turn, as its redirection.
+    case interrupt
+    /// Its receipt is `rejected: busy`.
+    case reject
+    /// It cancels the turn and begins one of its own.
+    case rollback
 }
 
 /// What an agent remembers from turn to turn. Give every property a default: a saved state is laid over the default one, so that a state
@@ -43,16 +64,20 @@ public struct NoState: AgentState {
 /// An agent whose types have been erased to JSON: what the runtime runs.
 package struct AnyAgent: Sendable {
     package let kind: String
+    package let policy: ConcurrentInput
     /// Handles one input; gives the output and the new state.
     package let receive: @Sendable (_ input: JSON, _ turn: Turn, _ state: JSON?) async throws -> (output: JSON, state: JSON)
 
-    package init(kind: String, receive: @escaping @Sendable (JSON, Turn, JSON?) async throws -> (output: JSON, state: JSON)) {
+    package init(
+        kind: String, policy: ConcurrentInput = .queue, receive: @escaping @Sendable (JSON, Turn, JSON?) async throws -> (output: JSON, state: JSON)
+    ) {
         self.kind = kind
+        self.policy = policy
         self.receive = receive
     }
 
     package init<A: Agent>(_ agent: A) {
-        self.init(kind: A.kind) { message, turn, saved in
+        self.init(kind: A.kind, policy: A.policy) { message, turn, saved in
             let input = try AnyAgent.input(A.Input.self, from: message)
             var state = try AnyAgent.state(A.State.self, from: saved)
             let output = try await agent.receive(input, turn, &state)

@@ -22,8 +22,10 @@ package struct Journal: Sendable {
         package var attempt: UInt32 = 1
         /// When the next attempt is due, after a failure.
         package var retryAt: Timestamp?
-        /// For a sleep: its instant.
+        /// When it ends by itself, for a sleep, a wait or an approval.
         package var due: Timestamp?
+        /// The offsets of what joined the model's request.
+        package var steered: [UInt64] = []
         package var text = SavedText()
     }
 
@@ -69,6 +71,7 @@ package struct Journal: Sendable {
                 open[path] = OpenStep()
             }
             open[path]?.begin(position.attempt, continuesAt: body["continues_at"]?.integer)
+            if let steered = body["steered"]?.array { open[path]?.steered = steered.compactMap { $0.string.flatMap { Offset(token: $0)?.value } } }
         case .text:
             if let text = frame.text { open[path]?.text.add(text) }
         case .timerSet: open[path]?.due = frame.body["due"]?.string.flatMap { Timestamp($0) }
@@ -146,9 +149,23 @@ extension StepFailure {
             retryAfter: journal["retry_after_ms"]?.integer.map { .milliseconds($0) }, data: journal["data"])
     }
 
+    /// What the program gets: the failures that people cause have types of their own.
+    var thrown: any Error {
+        switch code {
+        case "interrupted": Interrupted(partial: "", redirection: data?["text"]?.string)
+        case "approval_denied": ApprovalDenied(by: data?["decided_by"]?.string ?? "", reason: data?["reason"]?.string)
+        case "approval_expired": ApprovalExpired()
+        default: self
+        }
+    }
+
     /// Whatever a body threw, as it will be journaled.
     init(_ error: any Error) {
-        if let failure = error as? StepFailure { self = failure } else if let error = error as? TurnError {
+        if let failure = error as? StepFailure { self = failure } else if let error = error as? ApprovalDenied {
+            self.init(code: "approval_denied", message: "denied by \(error.by)", retryable: false, data: error.reason.map { .string($0) })
+        } else if error is ApprovalExpired {
+            self.init(code: "approval_expired", message: "nobody decided in time", retryable: false)
+        } else if let error = error as? TurnError {
             self.init(code: error.code, message: error.message, retryable: false)
         } else if error is CancellationError {
             self.init(code: "cancelled", message: "the step was cancelled", retryable: false)

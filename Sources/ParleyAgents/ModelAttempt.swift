@@ -83,6 +83,17 @@ final class ModelAttempt: ModelSink, Sendable {
         call?.cancel()
     }
 
+    /// Closes the connection and gives what there is as the members of `step.completed`.
+    func interrupt() -> [(String, JSON?)] {
+        let (call, members) = state.withLock { state in
+            state.isOver = true
+            state.toolCalls = []
+            return (state.call, result("interrupted", state))
+        }
+        call?.cancel()
+        return members
+    }
+
     func received(_ event: ModelEvent) {
         // Entries are handed over under the lock, so that they reach the writer in order; the writer only queues them.
         let ended: End? = state.withLock { state in

@@ -17,7 +17,9 @@ extension ModelRequest {
 
     /// The request as `step.started` has it: its digest, and its parts by the hash of their content, or by the offsets in this channel that
     /// they were taken from. The content itself is not repeated.
-    func journal(_ model: String) -> JSON {
+    ///
+    /// - Parameter digest: That of the request as the program made it, without what joined it: a replay compares it.
+    func journal(_ model: String, digest: String?) -> JSON {
         let parts = messages.map { message in
             JSON.compact(
                 ("role", .string(message.role.rawValue)),
@@ -25,7 +27,7 @@ extension ModelRequest {
                 ("offset", message.source.map { .string($0) }))
         }
         return JSON.compact(
-            ("sha256", .string(digest(model))), ("model", .string(model)), ("parts", .array(parts)),
+            ("sha256", digest.map { .string($0) }), ("model", .string(model)), ("parts", .array(parts)),
             ("options", (try? JSON(encoding: options)).flatMap { $0 == .object([]) ? nil : $0 }))
     }
 

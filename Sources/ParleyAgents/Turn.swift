@@ -78,7 +78,9 @@ public struct Turn: Sendable {
         let request = ModelRequest(messages: messages, options: options, idempotencyKey: core.owner.idempotencyKey(core.turn, path))
         let step = StepRequest(
             path: path, kind: .model, digest: request.digest(model.name), source: "\(file):\(line)", work: .model(model, request, retry))
-        return Generation(journal: try await core.perform(step))
+        let generation = Generation(journal: try await core.perform(step))
+        if generation.finishReason == "interrupted", generation.redirection == nil { throw Interrupted(partial: generation.text) }
+        return generation
     }
 
     /// Has `model` answer `messages`, given one by one.
@@ -100,6 +102,39 @@ public struct Turn: Sendable {
     public func sleep(until instant: Timestamp, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line) async throws {
         let path = try scope.next(name)
         _ = try await core.perform(StepRequest(path: path, kind: .sleep, source: "\(file):\(line)", work: .sleep(until: instant)))
+    }
+
+    /// Waits until somebody sends a `signal` of that name, and gives its data. A signal that came before is kept until it is waited for.
+    ///
+    /// - Parameters:
+    ///   - match: Members that the signal's data must have, with these values.
+    ///   - timeout: How long; `nil` waits for as long as it takes.
+    /// - Throws: ``StepFailure`` with code `wait_timeout`.
+    public func wait(
+        for signal: String, match: [String: JSON] = [:], timeout: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
+    ) async throws -> JSON {
+        let path = try scope.next(signal)
+        let members = match.sorted { $0.key < $1.key }.map { JSON.Member($0.key, $0.value) }
+        let work = StepRequest.Work.wait(signal: signal, match: members, until: timeout.map { now.advanced(by: $0) })
+        return try await core.perform(StepRequest(path: path, kind: .wait, source: "\(file):\(line)", work: work))["result"] ?? .null
+    }
+
+    /// Asks a person whether `action` may be done with exactly these arguments, and waits for the answer.
+    ///
+    /// The answer is bound to the SHA-256 of the arguments' canonical JSON (RFC 8785), stands in the log with who gave it, and counts once.
+    ///
+    /// - Throws: ``ApprovalDenied`` or, after `expires`, ``ApprovalExpired``.
+    /// - Returns: who approved.
+    @discardableResult
+    public func approval<Arguments: Encodable>(
+        _ action: String, of arguments: Arguments, expires: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
+    ) async throws -> String {
+        let path = try scope.next(action)
+        let arguments = try JSON(encoding: arguments)
+        let request = StepRequest(
+            path: path, kind: .approval, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)",
+            work: .approval(action: action, arguments: arguments, until: expires.map { now.advanced(by: $0) }))
+        return try await core.perform(request)["result"]?["decided_by"]?.string ?? ""
     }
 
     /// Publishes `data` on the channel as an `emit` entry.
@@ -169,11 +204,17 @@ public struct Generation: Sendable, Equatable {
     public var usage: ModelUsage?
     /// How many tokens of it had been saved before a crash and were not bought again.
     public var recoveredTokens: Int
+    /// What people said meanwhile that joined the request, oldest first: part of the conversation from here on.
+    public var steers: [String]
+    /// What was said by whoever interrupted it: the text is what there was until then.
+    public var redirection: String?
 
     init(journal: JSON) {
         text = journal["text"]?.string ?? ""
         finishReason = journal["finish_reason"]?.string ?? ""
         usage = journal["usage"].flatMap { try? $0.decode(ModelUsage.self) }
         recoveredTokens = Int(journal["recovered_tokens"]?.integer ?? 0)
+        steers = journal["steered"]?.array?.compactMap { $0["text"]?.string } ?? []
+        redirection = journal["redirection"]?.string
     }
 }

@@ -112,6 +112,17 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     /// Whether the step's end has been handed to the log. Any thread.
     func hasEnd(_ path: String) -> Bool { ended.withLock { $0.contains(path) } }
 
+    /// The end that was claimed did not come to be: something else must be decided first.
+    func withdrawEnd(_ path: String) { ended.withLock { _ = $0.remove(path) } }
+
+    /// The steps under way whose end has not been handed to the log, in the order of their paths; none during a replay.
+    var openSteps: [StepRequest] {
+        guard !state.isReplaying, state.fence == nil else { return [] }
+        return state.waits.values.map(\.request).filter { !hasEnd($0.path) }.sorted { $0.path < $1.path }
+    }
+
+    var isReplaying: Bool { state.isReplaying }
+
     /// Publishes an entry that needs no result. The program publishes in one order only, so the journal's count tells which are there.
     func emit(_ entry: NewEntry) throws {
         requireLane()
@@ -172,6 +183,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         state.unstarted = []
         state.journal = Journal()
         state.matched = 0
+        owner.caughtUp(self)
     }
 
     private func stall(_ error: TurnError, at source: String?) {
@@ -187,7 +199,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         state.now = max(state.now, at)
         switch outcome {
         case .completed(let body): wait.continuation.resume(returning: body)
-        case .failed(let failure): wait.continuation.resume(throwing: failure)
+        case .failed(let failure): wait.continuation.resume(throwing: failure.thrown)
         }
     }
 
@@ -198,7 +210,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     var restingSteps: [StepRequest]? {
         guard !state.isReplaying, state.fence == nil, !state.waits.isEmpty else { return nil }
         let requests = state.waits.values.map(\.request)
-        return requests.allSatisfy { $0.kind == .sleep } ? requests : nil
+        return requests.allSatisfy { [.sleep, .wait, .approval].contains($0.kind) } ? requests : nil
     }
 
     var isFenced: Bool { state.fence != nil }
@@ -232,6 +244,18 @@ struct StepRequest: Sendable {
         case body(StepContract, RetryPolicy, @Sendable (StepContext) async throws -> JSON)
         case model(any Model, ModelRequest, RetryPolicy)
         case sleep(until: Timestamp)
+        /// For a signal of that name whose data has these members.
+        case wait(signal: String, match: [JSON.Member], until: Timestamp?)
+        case approval(action: String, arguments: JSON, until: Timestamp?)
+    }
+
+    /// When it ends by itself.
+    var due: Timestamp? {
+        switch work {
+        case .sleep(let instant): instant
+        case .wait(_, _, let instant), .approval(_, _, let instant): instant
+        case .body, .model: nil
+        }
     }
 
     var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
@@ -259,6 +283,8 @@ protocol TurnOwner: AnyObject, Sendable {
     /// Ends a step because the program no longer wants it. On the lane.
     func cancel(_ core: TurnCore, _ request: StepRequest)
     func append(_ core: TurnCore, _ entries: [NewEntry])
+    /// The replay is over. On the lane.
+    func caughtUp(_ core: TurnCore)
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?)
 }
 

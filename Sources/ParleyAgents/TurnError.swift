@@ -25,6 +25,23 @@ public struct TurnError: Error, Sendable, Equatable, CustomStringConvertible {
     }
 }
 
+/// Somebody interrupted the turn. Let it pass through and the turn ends as `interrupted`; catch it and go on, and it ends as it ends.
+public struct Interrupted: Error, Sendable, Equatable {
+    /// What the model had written.
+    public var partial: String
+    /// What was said instead, if anything.
+    public var redirection: String?
+}
+
+/// A person said no.
+public struct ApprovalDenied: Error, Sendable, Equatable {
+    public var by: String
+    public var reason: String?
+}
+
+/// Nobody decided in time.
+public struct ApprovalExpired: Error, Sendable, Equatable {}
+
 /// The turn has left memory while it waits; it replays when it is due. Let it pass through: whatever the turn does after it has no effect.
 public struct Passivated: Error, Sendable {}
 

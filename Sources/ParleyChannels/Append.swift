@@ -20,6 +20,11 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     package var epoch: EpochClaim = .none
     /// Inbox entries that this append decides.
     package var decides: [UInt64] = []
+    /// Refuses the append while an entry of these kinds waits to be decided: what ends a step or a turn must not overtake whoever wants to
+    /// stop it.
+    package var yieldsTo: Set<EntryKind> = []
+    /// Up to here the owner has seen what waits, and has taken it into account.
+    package var yieldsAfter: UInt64 = 0
     /// Rows written in the same batch: timers, states, index. Gets the offsets of the entries.
     package var rows: (@Sendable (_ stage: inout Stage, _ channel: Channel, _ offsets: [UInt64]) -> Void)?
 
@@ -143,6 +148,7 @@ extension Append {
         try check(contentType: channel.contentType)
         try checkSequence(channel)
         try checkEpoch(channel)
+        try checkUndecided(channel, &stage)
         return write(to: channel, producerState?.state, in: &stage)
     }
 
@@ -250,12 +256,40 @@ extension Append {
         }
     }
 
+    private func checkUndecided(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) {
+        // Known before the first input of a commit is staged, so that the log and what is staged are not counted together.
+        if channel.staged.undecided == nil, isInput || !yieldsTo.isEmpty {
+            channel.staged.undecided = try ChannelRefusal.wrap { () throws(LogError) in try Append.undecided(channel.id, stage.log) }
+        }
+        guard !yieldsTo.isEmpty, let first = channel.staged.undecided?.filter({ $0.key > yieldsAfter && yieldsTo.contains($0.value) }).keys.min() else { return }
+        throw .refused(
+            ChannelError(
+                ChannelError.undecided, "an entry at \(Offset(first)) waits to be decided first.", [("offset", .string(Offset(first).token))]))
+    }
+
+    private static func undecided(_ id: ChannelID, _ log: any CommitLog) throws(LogError) -> [UInt64: EntryKind] {
+        var found: [UInt64: EntryKind] = [:]
+        try log.scan(.inbox, from: id.key, to: id.keyEnd, reversed: false) { key, value in
+            if let kind = value.first.flatMap({ EntryKind(rawValue: $0) }) { found[key.readBigEndian(at: 10)] = kind }
+            return true
+        }
+        return found
+    }
+
     private func write(to channel: Channel, _ producerState: ProducerState?, in stage: inout Stage) -> Appended {
         let now = channels.world.now
         channels.touch(channel)
         let offsets = entries.map { channel.stage($0, now: now) }
-        if isInput { for offset in offsets { stage.put(.inbox, channel.id.key(offset), []) } }
-        for offset in decides { stage.delete(.inbox, channel.id.key(offset)) }
+        if isInput {
+            for (entry, offset) in zip(entries, offsets) {
+                stage.put(.inbox, channel.id.key(offset), [entry.kind.rawValue])
+                channel.staged.undecided?[offset] = entry.kind
+            }
+        }
+        for offset in decides {
+            stage.delete(.inbox, channel.id.key(offset))
+            channel.staged.undecided?[offset] = nil
+        }
         if let producer, let producerState {
             channel.staged.producers[producer.id] = producerState
             stage.put(.producers, channel.id.key(producer.id.utf8), producerState.bytes)

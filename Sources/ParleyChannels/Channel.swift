@@ -112,6 +112,8 @@ struct StagedTail {
     var isRowChanged = false
     var isDeleted = false
     var producers: [String: ProducerState] = [:]
+    /// The kinds of the entries that nobody has decided yet; `nil` until somebody asks.
+    var undecided: [UInt64: EntryKind]?
 }
 
 extension Channel {

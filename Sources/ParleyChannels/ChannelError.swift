@@ -25,6 +25,9 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
         ChannelError("channel_closed", "'\(name)' is closed: nothing can be appended.", [("tail", .string(tail.token)), ("closed", true)])
     }
 
+    /// The code of an append that yields to an entry that waits to be decided.
+    package static let undecided = "undecided_entry"
+
     package static func notFound(_ name: String) -> ChannelError {
         ChannelError("channel_not_found", "there is no channel '\(name)'. Create it with PUT, or check the name.")
     }

@@ -135,6 +135,7 @@ extension Channels {
         stage.put(.names, Placement.nameKey(row.name), NameRow(id: id).bytes)
         let channel = Channel(row: row, id: id, head: 0, lastAt: Timestamp(milliseconds: 0))
         channel.staged.isRowChanged = true
+        channel.staged.undecided = [:]
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
         created[row.name] = channel
         shard(row.name).residents.withLock { _ = $0.unpublished.insert(row.name) }

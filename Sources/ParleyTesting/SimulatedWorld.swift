@@ -72,6 +72,11 @@ package final class SimulatedWorld: World {
     /// Does everything that can be done without time passing.
     package func settle() { while doSomething() {} }
 
+    /// Does one thing, without time passing.
+    /// - Returns: whether there was anything to do.
+    @discardableResult
+    package func doOne() -> Bool { doSomething() }
+
     private func doSomething() -> Bool {
         // A pump with nothing to do costs a call; a random start keeps the writer and the lanes from alternating the same way in every run.
         let (pumps, first) = state.withLock { ($0.pumps, Int($0.random.next() % UInt64($0.pumps.count + 1))) }

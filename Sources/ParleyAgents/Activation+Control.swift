@@ -1,0 +1,237 @@
+internal import ParleyChannels
+internal import ParleyLog
+internal import ParleySystem
+
+/// What an entry from outside does to the turn under way. Each is decided once, with its receipt in the batch that carries what it did; where two
+/// race for the end of a step, the one that stands first in the log wins.
+extension Activation {
+    /// Decides what can be decided now; the rest stays in the inbox.
+    func react() {
+        guard let core, !core.isReplaying, !core.isFenced, !isBeginning else { return }
+        for item in inbox where isCurrent(core) {
+            if decide(core, item) { remove(item) }
+        }
+    }
+
+    private func decide(_ core: TurnCore, _ item: InboxItem) -> Bool {
+        switch item.kind {
+        case .interrupt: interrupt(core, item, text: item.body["text"]?.string)
+        case .cancel: cancelTurn(core, item)
+        case .approve, .deny: decideApproval(core, item)
+        case .signal: deliverSignal(core, item)
+        case .message: applyPolicy(core, item)
+        default: false
+        }
+    }
+
+    /// What to do with a message that comes while a turn runs.
+    private func applyPolicy(_ core: TurnCore, _ item: InboxItem) -> Bool {
+        switch agent.policy {
+        case .queue, .steer: return false
+        case .interrupt: return interrupt(core, item, text: item.body.messageText)
+        case .reject:
+            reject(item, "busy")
+            return true
+        case .rollback: return cancelTurn(core, nil)
+        }
+    }
+
+    private func isMeant(_ item: InboxItem, for core: TurnCore) -> Bool {
+        item.body["if_turn"].map { $0.string == Offset(core.turn).token } ?? true
+    }
+
+    func reject(_ item: InboxItem, _ reason: String, as state: String = "rejected") {
+        append([Activation.receipt(item.offset, item.body, state, reason: reason)], epoch: .holds(epoch), decides: [item.offset], then: { [self] _ in
+            runtime.turnEnded(channel.name, item.offset)
+        })
+    }
+
+    // MARK: Interrupt
+
+    /// Ends what the turn's steps do, and only that: the program goes on with what there is.
+    private func interrupt(_ core: TurnCore, _ item: InboxItem, text: String?) -> Bool {
+        guard isMeant(item, for: core) else {
+            reject(item, "stale_turn")
+            return true
+        }
+        // Nothing is under way at this instant: it meets the next step.
+        let steps = core.openSteps
+        guard !steps.isEmpty else { return false }
+        var ends: [(request: StepRequest, outcome: StepOutcome)] = []
+        var entries = [Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: steps[0].path)]
+        for step in steps where core.claimEnd(step.path) {
+            let (entry, outcome) = interruptedEnd(core, step, by: item, text)
+            entries.append(entry)
+            ends.append((step, outcome))
+        }
+        appendEnds(core, entries, ends, decides: [item.offset])
+        return true
+    }
+
+    private func interruptedEnd(_ core: TurnCore, _ step: StepRequest, by item: InboxItem, _ text: String?) -> (NewEntry, StepOutcome) {
+        let position = Position(turn: core.turn, step: step.path)
+        guard case .model = step.work else {
+            stop(step.path)
+            let failure = StepFailure(
+                code: "interrupted", message: "interrupted", retryable: false, data: text.map { ["text": .string($0)] })
+            return (NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)), .failed(failure))
+        }
+        let nothing: [(String, JSON?)] = [("text", ""), ("finish_reason", "interrupted"), ("recovered_tokens", 0)]
+        let members = (modelCall(step.path)?.interrupt() ?? nothing)
+            + [("steered", steered(step.path)), ("interrupted_by", .string(Offset(item.offset).token)), ("redirection", text.map { .string($0) })]
+        isOver(step.path)
+        return (NewEntry(.stepCompleted, position, members: NewEntry.join(members)), .completed(.object(members.compactMap { name, value in
+            value.map { JSON.Member(name, $0) }
+        })))
+    }
+
+    /// Commits the ends of steps and what else happened with them, and has the program go on from all of them, in the order of the log.
+    private func appendEnds(_ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64]) {
+        let timers = ends.compactMap { end in end.request.due.map { DueTimer(turn: core.turn, path: end.request.path, due: $0).key(channel.id) } }
+        append(entries, epoch: .holds(core.epoch), decides: decides) { stage, _, _ in
+            for timer in timers { stage.delete(.timers, timer) }
+        } then: { [self] appended in
+            for end in ends {
+                // One at a time, the lane drained in between, as on a replay.
+                lane.deliver { if self.isCurrent(core) { core.resume(end.request.path, end.outcome, at: appended.at) } }
+            }
+        }
+    }
+
+    // MARK: Cancel
+
+    /// Ends the turn, and with it everything under way. `nil`: rolled back because a newer message takes its place.
+    private func cancelTurn(_ core: TurnCore, _ item: InboxItem?) -> Bool {
+        if let item, !isMeant(item, for: core) {
+            reject(item, "stale_turn")
+            return true
+        }
+        let failure = StepFailure(code: "cancelled", message: "the turn was cancelled", retryable: false)
+        let steps = core.openSteps.filter { core.claimEnd($0.path) }
+        var entries = item.map { [Activation.receipt($0.offset, $0.body, "applied", turn: core.turn)] } ?? []
+        for step in steps {
+            stop(step.path)
+            entries.append(
+                NewEntry(.stepFailed, Position(turn: core.turn, step: step.path), ("error", failure.journal), ("final", true)))
+        }
+        entries.append(
+            NewEntry(.turnCancelled, Position(turn: core.turn), ("reason", item == nil ? "rollback" : item?.body["reason"] ?? nil)))
+        let timers = steps.compactMap { step in step.due.map { DueTimer(turn: core.turn, path: step.path, due: $0).key(channel.id) } }
+        endTurn(core, entries, decides: item.map { [$0.offset] } ?? [], timers: timers)
+        return item != nil
+    }
+
+    // MARK: Approvals and signals
+
+    private func decideApproval(_ core: TurnCore, _ item: InboxItem) -> Bool {
+        let name = item.body["approval"]?.string ?? ""
+        let prefix = Offset(core.turn).token + "/"
+        let path = name.hasPrefix(prefix) ? String(name.dropFirst(prefix.count)) : ""
+        guard let step = core.openSteps.first(where: { $0.path == path && $0.kind == .approval }), case .approval(_, _, let until) = step.work else {
+            reject(item, core.hasEnd(path) ? "already_decided" : "unknown_approval")
+            return true
+        }
+        if let until, item.at >= until {
+            reject(item, "approval_expired")
+            return true
+        }
+        if let digest = item.body["args_sha256"]?.string, digest != step.digest {
+            reject(item, "arguments_changed")
+            return true
+        }
+        guard core.claimEnd(path) else { return false }
+        decideApproval(core, step, item, isApproved: item.kind == .approve)
+        return true
+    }
+
+    private func decideApproval(_ core: TurnCore, _ step: StepRequest, _ item: InboxItem, isApproved: Bool) {
+        let position = Position(turn: core.turn, step: step.path)
+        let by = item.body["by"]?.string ?? ""
+        let decided = approvalDecided(core, step, isApproved ? "approved" : "denied", by: by, reason: item.body["reason"])
+        let failure = StepFailure(
+            code: "approval_denied", message: "denied by \(by)", retryable: false,
+            data: JSON.compact(("decided_by", .string(by)), ("reason", item.body["reason"])))
+        let result: JSON = ["decision": "approved", "decided_by": .string(by)]
+        let end = isApproved
+            ? NewEntry(.stepCompleted, position, ("result", result))
+            : NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))
+        let receipt = Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: step.path)
+        appendEnds(
+            core, [receipt, decided, end], [(step, isApproved ? .completed(["result": result]) : .failed(failure))], decides: [item.offset])
+    }
+
+    private func approvalDecided(_ core: TurnCore, _ step: StepRequest, _ decision: JSON, by: String?, reason: JSON? = nil) -> NewEntry {
+        NewEntry(
+            .approvalDecided, Position(turn: core.turn, step: step.path), ("approval", .string("\(Offset(core.turn))/\(step.path)")),
+            ("decision", decision), ("decided_by", by.map { .string($0) }), ("args_sha256", step.digest.map { .string($0) }), ("reason", reason))
+    }
+
+    private func deliverSignal(_ core: TurnCore, _ item: InboxItem) -> Bool {
+        guard isMeant(item, for: core) else {
+            reject(item, "stale_turn")
+            return true
+        }
+        let data = item.body["data"] ?? .null
+        let step = core.openSteps.first { step in
+            guard case .wait(let signal, let match, _) = step.work else { return false }
+            return signal == item.body["name"]?.string && match.allSatisfy { data[$0.name] == $0.value }
+        }
+        guard let step, core.claimEnd(step.path) else { return false }
+        let entries = [
+            Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: step.path),
+            NewEntry(.stepCompleted, Position(turn: core.turn, step: step.path), ("result", data)),
+        ]
+        appendEnds(core, entries, [(step, .completed(["result": data]))], decides: [item.offset])
+        return true
+    }
+
+    // MARK: Waiting
+
+    /// Begins a wait or an approval: its entries and, if it ends by itself, its timer.
+    func beginWaiting(_ core: TurnCore, _ request: StepRequest) {
+        let position = Position(turn: core.turn, step: request.path, attempt: 1)
+        let asked: JSON? = request.digest.map { ["sha256": .string($0)] }
+        var entries = [
+            NewEntry(
+                .stepStarted, position, ("kind", .string(request.kind.rawValue)), ("name", .string(request.name)),
+                ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", asked))
+        ]
+        if case .approval(let action, let arguments, let until) = request.work {
+            entries.append(
+                NewEntry(
+                    .approvalRequested, position, ("approval", .string("\(Offset(core.turn))/\(request.path)")), ("action", .string(action)),
+                    ("args", arguments), ("args_sha256", request.digest.map { .string($0) }), ("expires_at", until.map { .string($0.description) })))
+        }
+        let timer = request.due.map { DueTimer(turn: core.turn, path: request.path, due: $0) }
+        if let timer { entries.append(NewEntry(.timerSet, position, ("timer", .string(timer.id)), ("due", .string(timer.due.description)))) }
+        append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
+            if let timer { stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8)) }
+        } then: { [self] _ in
+            if let timer { runtime.timers.set(timer.due) }
+            perform {}
+        }
+    }
+
+    /// A wait or an approval has come to its end by itself. What a person sent before is decided first.
+    func expire(_ core: TurnCore, _ request: StepRequest, due: Timestamp) {
+        guard core.claimEnd(request.path) else { return }
+        let position = Position(turn: core.turn, step: request.path)
+        let timer = DueTimer(turn: core.turn, path: request.path, due: due)
+        let isApproval = request.kind == .approval
+        let failure = isApproval
+            ? StepFailure(code: "approval_expired", message: "nobody decided until \(due)", retryable: false)
+            : StepFailure(code: "wait_timeout", message: "no signal came until \(due)", retryable: false)
+        var entries = [NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description)))]
+        if isApproval { entries.append(approvalDecided(core, request, "expired", by: nil)) }
+        entries.append(NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)))
+        append(entries, epoch: .holds(core.epoch), yieldsTo: isApproval ? [.approve, .deny] : [.signal]) { stage, channel, _ in
+            stage.delete(.timers, timer.key(channel.id))
+        } yield: { [self] in
+            core.withdrawEnd(request.path)
+            if core.openSteps.contains(where: { $0.path == request.path }) { expire(core, request, due: due) }
+        } then: { [self] appended in
+            runtime.timers.settled(timer.key(channel.id))
+            if isCurrent(core) { core.resume(request.path, .failed(failure), at: appended.at) }
+        }
+    }
+}

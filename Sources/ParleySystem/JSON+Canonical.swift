@@ -1,0 +1,91 @@
+extension JSON {
+    /// The value in canonical form (RFC 8785): members sorted by the UTF-16 of their names, numbers as ECMAScript writes them.
+    package var canonical: Bytes {
+        var output = Bytes()
+        writeCanonical(to: &output)
+        return output
+    }
+
+    private func writeCanonical(to output: inout Bytes) {
+        switch self {
+        case .number(let value): output.append(JSON.canonical(value))
+        case .array(let values):
+            output.append(UInt8(ascii: "["))
+            for (index, value) in values.enumerated() {
+                if index > 0 { output.append(UInt8(ascii: ",")) }
+                value.writeCanonical(to: &output)
+            }
+            output.append(UInt8(ascii: "]"))
+        case .object(let members):
+            // Of equal names the last one counts, as everywhere.
+            var byName: [String: JSON] = [:]
+            for member in members { byName[member.name] = member.value }
+            output.append(UInt8(ascii: "{"))
+            for (index, member) in byName.sorted(by: { $0.key.utf16.lexicographicallyPrecedes($1.key.utf16) }).enumerated() {
+                if index > 0 { output.append(UInt8(ascii: ",")) }
+                JSON.writeCanonical(string: member.key, to: &output)
+                output.append(UInt8(ascii: ":"))
+                member.value.writeCanonical(to: &output)
+            }
+            output.append(UInt8(ascii: "}"))
+        case .string(let text): JSON.writeCanonical(string: text, to: &output)
+        case .integer(let value) where value.magnitude > 1 << 53: output.append(JSON.canonical(Double(value)))
+        case .unsigned(let value): output.append(JSON.canonical(Double(value)))
+        default: write(to: &output)
+        }
+    }
+
+    /// As other strings, but for the two escapes that RFC 8785 wants short.
+    private static func writeCanonical(string text: String, to output: inout Bytes) {
+        var written = Bytes()
+        write(string: text, to: &written)
+        output.append(written.text.replacing(escape: "\\u0008", by: "\\b").replacing(escape: "\\u000c", by: "\\f"))
+    }
+
+    /// ECMA-262, Number::toString: the shortest digits that read back as the same double, plain between 1e-7 and 1e21.
+    private static func canonical(_ value: Double) -> String {
+        guard value != 0 else { return "0" }
+        let text = "\(value.magnitude)".lowercased()
+        let parts = text.split(separator: "e")
+        let mantissa = parts[0].split(separator: ".", omittingEmptySubsequences: false)
+        let fraction = mantissa.count > 1 && mantissa[1] != "0" ? String(mantissa[1]) : ""
+        var digits = String(mantissa[0]) + fraction
+        // Where the point stands, counted from the first digit.
+        var point = mantissa[0].count + (parts.count > 1 ? Int(parts[1])! : 0)
+        while digits.hasPrefix("0") {
+            digits.removeFirst()
+            point -= 1
+        }
+        while digits.hasSuffix("0") { digits.removeLast() }
+        return (value < 0 ? "-" : "") + canonical(digits, point)
+    }
+
+    private static func canonical(_ digits: String, _ point: Int) -> String {
+        let count = digits.count
+        if count <= point && point <= 21 { return digits + String(repeating: "0", count: point - count) }
+        if 0 < point && point <= 21 { return "\(digits.prefix(point)).\(digits.dropFirst(point))" }
+        if -6 < point && point <= 0 { return "0." + String(repeating: "0", count: -point) + digits }
+        let exponent = (point - 1 < 0 ? "-" : "+") + String(abs(point - 1))
+        return count == 1 ? "\(digits)e\(exponent)" : "\(digits.prefix(1)).\(digits.dropFirst())e\(exponent)"
+    }
+}
+
+extension String {
+    /// Replaces an escape sequence, leaving alone those whose backslash is itself escaped.
+    fileprivate func replacing(escape: String, by short: String) -> String {
+        var output = ""
+        var rest = self[...]
+        while let character = rest.first {
+            if rest.hasPrefix(escape) {
+                output += short
+                rest = rest.dropFirst(escape.count)
+            } else {
+                // An escape is passed over whole, so that the second of two backslashes begins nothing.
+                let count = character == "\\" ? 2 : 1
+                output += rest.prefix(count)
+                rest = rest.dropFirst(count)
+            }
+        }
+        return output
+    }
+}
