@@ -51,6 +51,8 @@ let package = Package(
         tests("ParleyChannelsTests", ["ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
         tests("ParleyAgentsTests", ["ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
         tests("ParleyModelsTests", ["ParleyModels", "ParleyAgents", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
-        tests("ParleyServerTests", ["ParleyServer", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
+        tests(
+            "ParleyServerTests",
+            ["ParleyServer", "ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
     ]
 )
