@@ -45,6 +45,8 @@ let package = Package(
         .executableTarget(name: "ParleyCommand", dependencies: ["Parley", "ParleyServer", "ParleyHTTP", "ParleySystem"], swiftSettings: settings),
         module("ParleyTesting", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
 
+        .executableTarget(name: "reporter", dependencies: ["Parley"], path: "Examples/Reporter", swiftSettings: settings),
+
         tests("ParleySystemTests", ["ParleySystem"]),
         tests("ParleyHTTPTests", ["ParleyHTTP", "ParleySystem"]),
         tests("ParleyLogTests", ["ParleyLog", "ParleyTesting", "ParleySystem"]),

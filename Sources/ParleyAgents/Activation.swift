@@ -311,7 +311,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     // MARK: Leaving memory
 
-    private func leave() {
+    func leave() {
         state.isGone = true
         state.core?.fence(Fenced())
         stopSteps()
@@ -366,6 +366,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     func isOver(_ path: String) {
         state.modelCalls[path] = nil
         state.bodies[path] = nil
+    }
+
+    /// Stops what a step runs; text that was held back is appended.
+    func stop(_ path: String) {
+        state.modelCalls[path]?.stop(keepingLast: true)
+        state.bodies[path]?.cancel()
+        isOver(path)
     }
 
     /// The turn has lost its right to run: whatever its steps still do is of no use.

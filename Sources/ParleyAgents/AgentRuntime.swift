@@ -45,6 +45,8 @@ package final class AgentRuntime: Sendable {
     /// How many agents are in memory.
     package var activeCount: Int { activations.withLock { $0.count } }
 
+    func isActive(_ channel: String) -> Bool { activations.withLock { $0[channel] != nil } }
+
     // MARK: Starting
 
     /// Takes up what the last process left: turns that were cut off, input that nobody decided, timers that are due.

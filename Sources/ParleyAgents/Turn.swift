@@ -34,6 +34,13 @@ public struct Turn: Sendable {
     /// The turns before this one that were completed, oldest first, as far back as the agent's memory of the log reaches.
     public var history: [HistoryItem] { core.history }
 
+    /// The turn's own input as a user's message, which the journal refers to instead of repeating it.
+    package func input(_ text: String) -> ModelMessage {
+        var message = ModelMessage.user(text)
+        message.source = Offset(core.turn).token
+        return message
+    }
+
     // MARK: Steps
 
     /// Does `body` once and journals what it gives; a replay returns that without running it.

@@ -41,7 +41,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     deinit { readBuffer.base.deallocate() }
 
     /// The loop's time.
-    var milliseconds: Int64 { loop.now.milliseconds }
+    var milliseconds: Int64 { loop.nowMilliseconds }
 
     /// Accepts connections on a bound socket, which it then owns.
     /// - Returns: 0 or a libuv error.

@@ -65,12 +65,18 @@ package struct HTTPRequestHead: Sendable {
 
 /// The character classes of RFC 9110, section 5.6.
 enum HTTPGrammar {
+    /// Digits, letters and ! # $ % & ' * + - . ^ _ ` | ~
     @inline(__always)
-    static func isToken(_ byte: UInt8) -> Bool {
-        // A bit per character: ! # $ % & ' * + - . ^ _ ` | ~, digits and letters.
-        let low: UInt64 = 0x03ff_6cfa_0000_0000
-        let high: UInt64 = 0x57ff_ffff_c7ff_fffe
-        return byte < 64 ? low >> UInt64(byte) & 1 == 1 : byte < 128 && high >> UInt64(byte - 64) & 1 == 1
+    static func isToken(_ byte: UInt8) -> Bool { isMember(byte, 0x03ff_6cfa_0000_0000, 0x57ff_ffff_c7ff_fffe) }
+
+    /// What RFC 3986 allows in an authority without user information: digits, letters and - . _ ~ % ! $ & ' ( ) * + , ; = : [ ]
+    @inline(__always)
+    static func isHost(_ byte: UInt8) -> Bool { isMember(byte, 0x2fff_7ff2_0000_0000, 0x47ff_fffe_afff_fffe) }
+
+    /// Whether the bit for `byte` is set: in `low` for the first 64 characters, in `high` for the others of ASCII.
+    @inline(__always)
+    private static func isMember(_ byte: UInt8, _ low: UInt64, _ high: UInt64) -> Bool {
+        byte < 64 ? low >> UInt64(byte) & 1 == 1 : byte < 128 && high >> UInt64(byte - 64) & 1 == 1
     }
 
     /// What a field value may hold: visible characters, blanks and the bytes above ASCII.

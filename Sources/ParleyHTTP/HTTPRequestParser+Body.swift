@@ -78,8 +78,9 @@ extension HTTPRequestParser {
     private mutating func parseExtension(_ byte: UInt8) throws(HTTPParseError) {
         switch state {
         case .extensionGap:  // Blanks behind a size or a value: only another extension may follow.
-            guard HTTPGrammar.isBlank(byte) || byte == UInt8(ascii: ";") else { throw .bad("a chunk's size or extension has a blank behind it") }
-            if byte == UInt8(ascii: ";") { state = .extensionNameStart }
+            if HTTPGrammar.isBlank(byte) { return }
+            guard byte == UInt8(ascii: ";") else { throw .bad("a chunk's size or extension has a blank behind it") }
+            state = .extensionNameStart
         case .extensionNameStart:
             if HTTPGrammar.isBlank(byte) { return }
             guard HTTPGrammar.isToken(byte) else { throw .bad("a chunk extension has no name") }

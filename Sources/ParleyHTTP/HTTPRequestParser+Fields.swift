@@ -50,13 +50,9 @@ extension HTTPRequestParser {
 
     private func bytes(_ range: Range<Int32>) -> ArraySlice<UInt8> { head.bytes[Int(range.lowerBound)..<Int(range.upperBound)] }
 
-    /// A host may be empty, but holds only what RFC 3986 allows in an authority without user information.
+    /// A host may be empty.
     private func checkHost(_ value: Range<Int32>) throws(HTTPParseError) {
-        for byte in bytes(value) {
-            let isLetter = (0x61...0x7a).contains(byte | 0x20)
-            let isDigit = (0x30...0x39).contains(byte)
-            guard isLetter || isDigit || "-._~%!$&'()*+,;=:[]".utf8.contains(byte) else { throw .bad("the Host is not a host") }
-        }
+        guard bytes(value).allSatisfy(HTTPGrammar.isHost) else { throw .bad("the Host is not a host") }
     }
 
     private func readLength(_ value: Range<Int32>) throws(HTTPParseError) -> Int {

@@ -4,8 +4,7 @@ package import ParleySystem
 
 /// An HTTP/1.1 server on a group of loops, each with a listening socket of its own.
 ///
-/// `start()`, `stopAccepting()`, `drain(within:)` and `stop()` wait for the loops: they are not called on one of them, and before
-/// the group stops.
+/// `start()`, `stopAccepting()`, `drain(within:)` and `stop()` wait for the loops, so they are not called on one of them.
 package final class HTTPServer: Sendable {
     package let configuration: HTTPServerConfiguration
     private let listeners: [HTTPListener]
@@ -41,9 +40,9 @@ package final class HTTPServer: Sendable {
         for listener in listeners {
             let descriptor = descriptors.removeFirst()
             let status = on(listener) { listener.listen(on: descriptor) }
-            guard status == 0 else {
+            guard let status, status == 0 else {
                 stopAccepting()
-                throw failure(-status)
+                throw failure(-(status ?? UV_ECANCELED.rawValue))
             }
         }
         bound.withLock { $0 = address.port }
@@ -70,16 +69,16 @@ package final class HTTPServer: Sendable {
     /// Closes everything at once.
     package func stop() { drain(within: .zero) }
 
-    /// Runs `work` on the listener's loop and waits for its result.
+    /// Runs `work` on the listener's loop and waits for its result; `nil` if the loop has stopped, and with it all that was there.
     @discardableResult
-    private func on<Result: Sendable>(_ listener: HTTPListener, _ work: @escaping @Sendable () -> Result) -> Result {
+    private func on<Result: Sendable>(_ listener: HTTPListener, _ work: @escaping @Sendable () -> Result) -> Result? {
         precondition(!listener.loop.isCurrent, "a server's loop cannot wait for itself")
         let result = Monitor<Result?>(nil)
-        listener.loop.execute {
+        let isRunning = listener.loop.execute {
             let value = work()
             result.withLock(signalAll: true) { $0 = value }
         }
-        return result.wait { $0 }!
+        return isRunning ? result.wait { $0 } : nil
     }
 }
 

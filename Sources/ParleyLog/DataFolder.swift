@@ -6,6 +6,7 @@ internal import ParleySystem
 ///     LOCK      locked by the process that has the folder open; says nothing itself
 ///     FORMAT    "parley data format 1\n": which versions can read the folder
 ///     log/      the log: RocksDB
+///     SPACE     there while the log is being opened: claims the space that takes
 package final class DataFolder: Sendable {
     /// The version of the layout that this program reads and writes.
     package static let format = 1
@@ -29,7 +30,8 @@ package final class DataFolder: Sendable {
         // Looked at before anything is written: a mistyped path must not leave files in somebody's home folder.
         guard found.contains("FORMAT") || found.allSatisfy(DataFolder.mayPrecedeFormat.contains) else {
             let names = found.sorted().prefix(3).joined(separator: ", ")
-            throw LogError(.inaccessible, "'\(path)' is not empty and not a data folder of parley (it holds \(names)). Name an empty or a new folder")
+            throw LogError(
+                .inaccessible, "'\(path)' is not empty and not a data folder of parley (it holds \(names)). Name an empty or a new folder")
         }
         lock = try DataFolder.takeLock(path)
         try checkFormat(format)
@@ -41,6 +43,22 @@ package final class DataFolder: Sendable {
     /// Where the log is.
     package var logPath: String { "\(path)/log" }
 
+    /// Makes sure that the disk, the quota and the limits of the process allow a file of this size.
+    /// - Throws: ``LogError`` with code `log_write_failed` or `data_folder_inaccessible`.
+    func requireSpace(bytes: Int) throws(LogError) {
+        let file = "\(path)/SPACE"
+        let fd = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+        guard fd >= 0 else { throw LogError(.inaccessible, "cannot create '\(file)'", errno) }
+        defer {
+            close(fd)
+            unlink(file)
+        }
+        let reason = posix_fallocate(fd, 0, bytes)
+        guard reason == 0 else {
+            throw LogError(.writeFailed, "'\(path)' has no space for \(bytes >> 20) MB, the least to start with", reason)
+        }
+    }
+
     /// What a first start that was killed can have left, and what a fresh file system holds.
     private static let mayPrecedeFormat: Set = ["LOCK", "FORMAT.new", "lost+found"]
 
@@ -50,12 +68,16 @@ package final class DataFolder: Sendable {
         let text = try DataFolder.read(file)
         let words = text.split(whereSeparator: \.isWhitespace)
         guard words.count == 4, words[0...2].elementsEqual(["parley", "data", "format"]), let version = Int(words[3]), version > 0 else {
-            throw LogError(.damaged, "'\(file)' should read \"parley data format \(supported)\" and does not. Restore the file, or the folder from a backup")
+            throw LogError(
+                .damaged,
+                "'\(file)' should read \"parley data format \(supported)\" and does not. Restore the file, or the folder from a backup")
         }
         guard version <= supported else {
             throw LogError(
                 .newerFormat,
-                "'\(path)' has data format \(version), and this version of parley reads formats up to \(supported). Run the version that wrote it, or a newer one")
+                "'\(path)' has data format \(version), and this version of parley reads formats up to \(supported). "
+                    + "Run the version that wrote it, or a newer one"
+            )
         }
     }
 }
@@ -75,24 +97,26 @@ extension DataFolder {
         return names
     }
 
-    /// Creates a folder, with those above it, and makes their names durable.
+    /// Creates a folder where it is missing, with those above it, and makes their names durable.
     private static func create(_ path: String) throws(LogError) {
-        if mkdir(path, 0o700) == 0 { return try syncFolder(parent(path)) }
-        switch errno {
-        case EEXIST:
-            guard opensAsFolder(path) else { throw LogError(.inaccessible, "cannot open the folder '\(path)'", errno) }
-        case ENOENT where parent(path) != path:
-            try create(parent(path))
-            try create(path)
-        case let code: throw LogError(.inaccessible, "cannot create the folder '\(path)'", code)
+        switch reasonAgainst(path) {
+        case 0: return
+        case ENOENT: if parent(path) != path { try create(parent(path)) }
+        case let reason: throw LogError(.inaccessible, "cannot open the folder '\(path)'", reason)
         }
+        guard mkdir(path, 0o700) == 0 || errno == EEXIST else {
+            let reason = errno
+            throw LogError(reason == ENOSPC ? .writeFailed : .inaccessible, "cannot create the folder '\(path)'", reason)
+        }
+        try syncFolder(parent(path))
     }
 
-    private static func opensAsFolder(_ path: String) -> Bool {
+    /// Why a path is not a folder that can be listed and entered; 0 when it is one.
+    private static func reasonAgainst(_ path: String) -> CInt {
         let fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard fd >= 0 else { return false }
-        close(fd)
-        return access(path, W_OK | X_OK) == 0
+        guard fd >= 0 else { return errno }
+        defer { close(fd) }
+        return faccessat(fd, ".", X_OK, AT_EACCESS) == 0 ? 0 : errno
     }
 
     private static func parent(_ path: String) -> String {
@@ -153,7 +177,7 @@ extension LogError {
         let remedy =
             switch reason {
             case EACCES, EPERM: ". Give it to the user parley runs as, or name another folder with --data"
-            case ENOSPC, EDQUOT: ". Free some space on the disk"
+            case ENOSPC, EDQUOT, EFBIG: ". Free some space on the disk, or raise the quota or limit"
             case EROFS: ". The file system is mounted read-only"
             default: ""
             }

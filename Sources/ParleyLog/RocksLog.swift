@@ -4,11 +4,9 @@ internal import Synchronization
 
 /// The log of one node, in the folder `<data>/log`: RocksDB, whose write-ahead log is synced by every commit.
 package final class RocksLog: CommitLog {
-    /// `nil` once closed.
-    private let database: Mutex<RocksDatabase?>
+    /// `nil` once closed. The folder is there for its lock.
+    private let state: Mutex<(database: RocksDatabase, folder: DataFolder)?>
     private let failed = Atomic(false)
-    /// Holds the lock of the data folder for as long as the log may be open.
-    private let folder: DataFolder
     private let path: String
 
     /// Opens the log of `folder`; replays what the last process left in the write-ahead log, at most about 256 MB.
@@ -17,10 +15,11 @@ package final class RocksLog: CommitLog {
     /// - Throws: ``LogError`` with code `data_damaged` (names the file), `data_format_newer`, `log_write_failed` (no space left) or
     ///   `data_folder_inaccessible`.
     package init(_ folder: DataFolder, statistics: Bool = false) throws(LogError) {
-        self.folder = folder
         path = folder.logPath
+        // Opening writes about 100 KB before it can report anything: its log, a manifest and the first write-ahead log.
+        try folder.requireSpace(bytes: 4 << 20)
         do {
-            database = Mutex(try RocksDatabase(path: path, options: RocksOptions(statistics: statistics)))
+            state = Mutex((try RocksDatabase(path: path, options: RocksOptions(statistics: statistics)), folder))
         } catch {
             throw LogError(opening: folder.logPath, error.text)
         }
@@ -53,7 +52,6 @@ package final class RocksLog: CommitLog {
         _ visit: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
     ) throws(LogError) {
         let database = try open
-        guard lower.lexicographicallyPrecedes(upper) else { return }
         do {
             try lower.withUnsafeBufferPointer { lower throws(RocksDatabase.Failure) in
                 try upper.withUnsafeBufferPointer { upper throws(RocksDatabase.Failure) in
@@ -66,8 +64,8 @@ package final class RocksLog: CommitLog {
         }
     }
 
-    /// Closes RocksDB, once the calls under way have returned.
-    package func close() { database.withLock { $0 = nil } }
+    /// Closes RocksDB once the calls under way have returned, and lets go of the folder.
+    package func close() { state.withLock { $0 = nil } }
 
     /// How often the write-ahead log has been synced; `nil` unless the log was opened with statistics.
     package var syncCount: Int? {
@@ -93,7 +91,7 @@ package final class RocksLog: CommitLog {
     private var open: RocksDatabase {
         get throws(LogError) {
             if failed.load(ordering: .acquiring) { throw LogError(.closed, "a write to '\(path)' has failed before; restart the server") }
-            guard let database = database.withLock({ $0 }) else { throw LogError(.closed, "the log '\(path)' has been closed") }
+            guard let database = state.withLock({ $0?.database }) else { throw LogError(.closed, "the log '\(path)' has been closed") }
             return database
         }
     }

@@ -57,8 +57,10 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         rocksdb_options_set_max_background_jobs(options, 2)
         rocksdb_options_set_max_open_files(options, 1_000)
 
-        let warnings: CInt = 2
-        rocksdb_options_set_info_log_level(options, warnings)
+        // RocksDB's own log says how it was opened, and nothing later: Debian builds the library with assertions, and one of them
+        // ends the process at the second line that a full disk refuses. What goes wrong is told by the calls anyway.
+        let fatal: CInt = 4
+        rocksdb_options_set_info_log_level(options, fatal)
         rocksdb_options_set_max_log_file_size(options, 1 << 20)
         rocksdb_options_set_keep_log_file_num(options, 2)
         rocksdb_options_set_stats_dump_period_sec(options, 0)

@@ -6,7 +6,7 @@ internal import Synchronization
 ///
 /// `execute(_:)`, `isCurrent` and `stop()` may be called from any thread; everything else belongs to the loop's thread.
 /// One turn of the loop is a *tick*: the callbacks of all descriptors that are ready, then the work of `atEndOfTick(_:)`.
-package final class EventLoop: @unchecked Sendable {  // Guard: `inbox` has its mutex; the rest is the loop thread's.
+package final class EventLoop: @unchecked Sendable {  // Guard: `inbox` and `thread` have a mutex; the rest is the loop thread's.
     /// The libuv loop, for the types that put their own handles on it. Only to be used on the loop's thread.
     package let uv: UnsafeMutablePointer<uv_loop_t>
     /// The thread's name, 15 bytes at most.
@@ -19,9 +19,10 @@ package final class EventLoop: @unchecked Sendable {  // Guard: `inbox` has its 
         var isStopped = false
     }
 
-    private let inbox = Mutex(Inbox())
+    // A pthread mutex, which the thread sanitizer understands; it does not see through `Synchronization.Mutex`.
+    private let inbox = Monitor(Inbox())
     private let threadID = Atomic<UInt64>(0)
-    private let thread = Mutex<SystemThread?>(nil)
+    private let thread = Monitor<SystemThread?>(nil)
 
     private let wake = UnsafeMutablePointer<uv_async_t>.allocate(capacity: 1)
     private let prepare = UnsafeMutablePointer<uv_prepare_t>.allocate(capacity: 1)
@@ -85,20 +86,26 @@ extension EventLoop {
     package func assertOnLoop() { precondition(isCurrent, "called off loop '\(name)'") }
 
     /// Monotonic time, read once per tick, in whole milliseconds.
-    package var now: Duration { .milliseconds(Int64(uv_now(uv))) }
+    package var now: Duration { .milliseconds(nowMilliseconds) }
+
+    /// The same as a number, for what is compared often.
+    package var nowMilliseconds: Int64 { Int64(uv_now(uv)) }
 
     /// Runs `work` on the loop, in the order given by each thread. Thread-safe; never runs inside this call.
     ///
     /// Waking the loop costs one system call per tick, however much work comes in.
-    package func execute(_ work: @escaping @Sendable () -> Void) {
+    /// - Returns: `false` if the loop has stopped; then the work is dropped.
+    @discardableResult
+    package func execute(_ work: @escaping @Sendable () -> Void) -> Bool {
         inbox.withLock { inbox in
-            if inbox.isStopped { return }
+            if inbox.isStopped { return false }
             inbox.work.append(work)
             // On the loop the end of this tick finds the work without a wake.
-            if inbox.isWoken || isCurrent { return }
+            if inbox.isWoken || isCurrent { return true }
             inbox.isWoken = true
             // Sent under the lock: once `isStopped` is set under it, the handle may be gone.
             uv_async_send(wake)
+            return true
         }
     }
 

@@ -144,7 +144,9 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
     func `refuses a bad request with a problem, behind the answers that are due, and closes`(
         message: String, status: Int, code: String
     ) throws {
-        let server = try TestServer { $0.limits.bodyBytes = 1_000 } handle: { request, responder in
+        let server = try TestServer {
+            $0.limits.bodyBytes = 1_000
+        } handle: { request, responder in
             request.loop.execute { responder.respond(status: 200, body: Bytes("good".utf8)) }
         }
         let client = try server.connect()
@@ -166,7 +168,9 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
             $0.headTimeout = .milliseconds(200)
             $0.bodyTimeout = .milliseconds(200)
             $0.idleTimeout = .milliseconds(200)
-        } handle: { echo($0, $1) }
+        } handle: {
+            echo($0, $1)
+        }
         let silent = try server.connect()
         let slowHead = try server.connect()
         try slowHead.send("GET / HT")
@@ -182,7 +186,11 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
     }
 
     @Test func `refuses connections beyond its limit`() throws {
-        let server = try TestServer { $0.connectionCountMax = 1 } handle: { echo($0, $1) }
+        let server = try TestServer {
+            $0.connectionCountMax = 1
+        } handle: {
+            echo($0, $1)
+        }
         let first = try server.connect()
         try first.send(get())
         #expect(try first.answer().status == 200)
@@ -225,12 +233,34 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
             try client.send(get())
             #expect(try client.answer().status == 200)
         }
-        let error = #expect(throws: HTTPServerError.self) { _ = try TestServer(loops: 2) { $0.port = server.port } handle: { echo($0, $1) } }
+        let error = #expect(throws: HTTPServerError.self) {
+            _ = try TestServer(loops: 2) {
+                $0.port = server.port
+            } handle: {
+                echo($0, $1)
+            }
+        }
         #expect(error?.message == "cannot listen on 127.0.0.1:\(server.port): Address already in use (EADDRINUSE)")
     }
 
+    @Test func `goes with its loops when they stop first`() throws {
+        let requests = Arrivals<String>()
+        let server = try TestServer { request, _ in requests.add(request.path) }
+        let client = try server.connect()
+        try client.send(get())
+        try requests.next("request")
+        server.group.stop()
+        #expect(try client.readToEnd("the end") == [])
+        #expect(server.server.connectionCount == 0)
+        server.server.stop()
+    }
+
     @Test func `listens on IPv6`() throws {
-        let server = try TestServer { $0.host = "::1" } handle: { echo($0, $1) }
+        let server = try TestServer {
+            $0.host = "::1"
+        } handle: {
+            echo($0, $1)
+        }
         let client = try TestClient(port: server.port, host: "::1")
         try client.send(get())
         #expect(try client.answer().status == 200)

@@ -50,7 +50,10 @@ import Testing
         let error = try #require(refusal(path))
         #expect(error.code == .newerFormat)
         #expect(
-            error.message == "'\(path)' has data format 7, and this version of parley reads formats up to 1. Run the version that wrote it, or a newer one")
+            error.message
+                == "'\(path)' has data format 7, and this version of parley reads formats up to 1. "
+                + "Run the version that wrote it, or a newer one"
+        )
         #expect(try String(contentsOfFile: "\(path)/FORMAT", encoding: .utf8) == "parley data format 7\n")
         #expect(refusal(path, format: 8) == nil)
     }
@@ -69,7 +72,8 @@ import Testing
         try "mine".write(toFile: "\(path)/letter.txt", atomically: false, encoding: .utf8)
         let error = try #require(refusal(path))
         #expect(error.code == .inaccessible)
-        #expect(error.message == "'\(path)' is not empty and not a data folder of parley (it holds letter.txt). Name an empty or a new folder")
+        #expect(
+            error.message == "'\(path)' is not empty and not a data folder of parley (it holds letter.txt). Name an empty or a new folder")
         #expect(DataFolder.entries(path) == ["letter.txt"])
     }
 

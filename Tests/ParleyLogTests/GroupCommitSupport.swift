@@ -22,7 +22,8 @@ final class TestSubmission: Submission {
     private let journal: Journal
     private let body: @Sendable (inout Stage) throws(LogError) -> Void
 
-    init(_ name: String, _ journal: Journal, cost: Int = 100, _ body: @escaping @Sendable (inout Stage) throws(LogError) -> Void = { _ in }) {
+    init(_ name: String, _ journal: Journal, cost: Int = 100, _ body: @escaping @Sendable (inout Stage) throws(LogError) -> Void = { _ in })
+    {
         self.name = name
         self.cost = cost
         self.journal = journal

@@ -124,6 +124,20 @@ import Testing
         #expect(journal.events == ["0 committed", "1 committed", "first hook", "second hook"])
     }
 
+    @Test func `finishers run once a commit, after the last submission was staged, and what they add is in that commit`() throws {
+        let log = SimulatedLog()
+        let group = GroupCommit(log: log)
+        group.beforeCommit { [journal] stage in
+            journal.note("finisher")
+            stage.put(.channels, key(1, 1), (try? stage.get(.inbox, key(1, 1, 1))) ?? nil ?? value("nothing"))
+        }
+        for number: UInt64 in 0..<2 { try group.submit(put(number, bytes: 3)) }
+        while group.pump() {}
+        #expect(journal.events == ["finisher", "0 committed", "1 committed"])
+        #expect(log.commits == 1)
+        #expect(try log.get(.channels, key(1, 1)) == [1, 1, 1])
+    }
+
     @Test func `a read failure fails that submission alone, and takes back what it staged`() throws {
         let damaged = LogError(.damaged, "a block is gone")
         let log = SimulatedLog(readError: { _, found in found == key(1, 9) ? damaged : nil })
@@ -143,11 +157,13 @@ import Testing
     @Test func `a failed commit fails everything that waits, is not tried again, and says so once`() throws {
         let full = LogError(.writeFailed, "no space left")
         let log = SimulatedLog(outcome: { commit, _ in commit == 1 ? .failed(full) : .acknowledged })
-        let group = GroupCommit(log: log, limits: limits { $0.commitSubmissions = 2 }, onFailure: { [journal] in journal.note("down: \($0.message)") })
+        let group = GroupCommit(
+            log: log, limits: limits { $0.commitSubmissions = 2 }, onFailure: { [journal] in journal.note("down: \($0.message)") })
         for number: UInt64 in 0..<6 { try group.submit(put(number)) }
         group.pump()
         group.pump()
-        #expect(journal.events == ["0 committed", "1 committed"] + (2..<6).map { "\($0) failed log_write_failed" } + ["down: no space left"])
+        #expect(
+            journal.events == ["0 committed", "1 committed"] + (2..<6).map { "\($0) failed log_write_failed" } + ["down: no space left"])
         #expect(!group.pump())
         #expect(log.commits == 2)
         #expect(group.queued == 0)

@@ -79,11 +79,14 @@ private final class Seen<Value: Sendable>: Sendable {
     }
 
     @Test func `a long run of appends is cut near 64 KB, at the offset where the next value begins`() throws {
-        try commit(step { stage in
-            for offset: UInt64 in 0..<100 { stage.append(partition: 1, channel: 1, offset: offset, frames: Bytes(repeating: UInt8(offset), count: 1_000)) }
-            stage.append(partition: 1, channel: 2, offset: 0, frames: Bytes(repeating: 1, count: 1 << 20))
-            stage.append(partition: 1, channel: 2, offset: 1, frames: [2])
-        })
+        try commit(
+            step { stage in
+                for offset: UInt64 in 0..<100 {
+                    stage.append(partition: 1, channel: 1, offset: offset, frames: Bytes(repeating: UInt8(offset), count: 1_000))
+                }
+                stage.append(partition: 1, channel: 2, offset: 0, frames: Bytes(repeating: 1, count: 1 << 20))
+                stage.append(partition: 1, channel: 2, offset: 1, frames: [2])
+            })
         let values = try log.pairs(.log, key(1, 1), key(1, 2))
         #expect(values.map(\.key) == [key(1, 1, 0), key(1, 1, 65)])
         #expect(values.map(\.value.count) == [65_000, 35_000])

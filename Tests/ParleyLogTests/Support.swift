@@ -80,7 +80,6 @@ final class LogUnderTest {
         case let simulated as SimulatedLog: log = simulated.reopen()
         case is RocksLog:
             log.close()
-            log = MemoryLog()  // Lets go of the lock.
             log = try RocksLog(DataFolder(folder.path))
         default: Issue.record("a log in memory cannot be opened again")
         }

@@ -1,0 +1,92 @@
+package import ParleyChannels
+package import ParleyLog
+package import ParleySystem
+
+extension AgentRuntime {
+    /// What an agent is doing, as `GET /v1/agents/<kind>/<id>` shows it; `nil` when it was never named. Reads the log: any thread but a loop's.
+    package func status(of channelName: String) throws(LogError) -> JSON? {
+        guard let name = AgentName(channel: channelName), let channel = try channels.find(channelName), let row = try channels.row(channel) else {
+            return nil
+        }
+        var undecided = 0
+        try channels.log.scan(.inbox, from: channel.id.key, to: channel.id.keyEnd, reversed: false) { _, _ in
+            undecided += 1
+            return undecided < 1_000
+        }
+        var members: [(String, JSON?)] = [
+            ("agent", .string(channelName)), ("kind", .string(name.kind)), ("id", .string(name.id)), ("state", .string(row.status.name)),
+            ("turn", row.turn.map { .string(Offset($0).token) }), ("epoch", .integer(Int64(row.epoch))),
+            ("created", .string(row.created.description)), ("tail_offset", .string(Offset(channel.tail.head).token)),
+            ("undecided", .integer(Int64(undecided))), ("in_memory", .bool(isActive(channelName))),
+        ]
+        if let turn = row.turn {
+            let journal = try Journal(channels, channel, turn: turn)
+            members.append(("restarts", .integer(Int64(journal.restarts))))
+            members.append(("since", .string(journal.startedAt.description)))
+            members.append(("waiting_for", .array(journal.waiting)))
+        }
+        if row.status == .stalled, let stall = try lastStall(channel) { members.append(("stalled", stall)) }
+        return .object(members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
+    }
+
+    private func lastStall(_ channel: Channel) throws(LogError) -> JSON? {
+        var found: JSON?
+        try channels.walkBack(channel, from: channel.tail.head) { _, frame in
+            if frame.kind == .agentStalled { found = frame.body }
+            return found == nil
+        }
+        return found
+    }
+
+    /// The agents, ordered by partition and then by age, in pages: `{agents: [{agent, state}], next}`. Reads the log.
+    package func list(kind: String?, state: String?, limit: Int, after: String?) throws(LogError) -> JSON {
+        let statuses = state.map { state in AgentStatus.allCases.filter { $0.name == state } } ?? AgentStatus.allCases
+        var agents: [JSON] = []
+        var next: String?
+        var isPast = after == nil
+        try AgentIndex.scan(channels.log, statuses) { name, status in
+            guard isPast else {
+                isPast = name == after
+                return true
+            }
+            guard let agent = AgentName(channel: name), kind == nil || agent.kind == kind else { return true }
+            guard agents.count < limit else {
+                next = agents.last?["agent"]?.string
+                return false
+            }
+            agents.append(["agent": .string(name), "kind": .string(agent.kind), "id": .string(agent.id), "state": .string(status.name)])
+            return true
+        }
+        return JSON.compact(("agents", .array(agents)), ("next", next.map { .string($0) }))
+    }
+
+    /// What became of the input at `offset`: the entry that ended its turn, or the receipt that says it began none; `nil` while it is open.
+    package func outcome(of offset: Offset, in channelName: String) throws(LogError) -> JSON? {
+        guard let channel = try channels.find(channelName) else { return nil }
+        var found: JSON?
+        try channels.walk(channel, after: offset.value, upTo: channel.tail.head) { place, frame in
+            let ends = frame.kind.endsTurn && frame.position?.turn == offset.value
+            let stalls = frame.kind == .agentStalled && frame.position?.turn == offset.value
+            let refuses = frame.kind == .receipt && frame.position == nil && frame.body["of"]?.string == offset.token
+            guard ends || stalls || refuses else { return true }
+            var bytes = Bytes()
+            frame.writeJSON(offset: place, owner: channelName, to: &bytes)
+            found = try? JSON.parse(bytes)
+            return false
+        }
+        return found
+    }
+}
+
+extension Journal {
+    /// What the turn waits for, as its status shows it.
+    fileprivate var waiting: [JSON] {
+        starts.compactMap { start in
+            guard let open = open[start.path] else { return nil }
+            return JSON.compact(
+                ("step", .string(start.path)), ("kind", .string(start.kind.rawValue)), ("attempt", .integer(Int64(open.attempt))),
+                ("since", .string(start.at.description)), ("due", open.due.map { .string($0.description) }),
+                ("retry_at", open.retryAt.map { .string($0.description) }))
+        }
+    }
+}

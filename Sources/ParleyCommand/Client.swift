@@ -1,0 +1,132 @@
+internal import ParleyHTTP
+internal import ParleySystem
+internal import Synchronization
+
+/// Talks to a server from the command line: whole answers, or the events of a channel, which it follows through every break.
+final class Client: Sendable {
+    let baseURL: String
+    private let loop: EventLoop
+    private let transport: CurlTransport
+
+    init(_ arguments: Arguments) throws(UsageError) {
+        var url = arguments["server"] ?? Terminal.environment("PARLEY_URL") ?? "http://127.0.0.1:4437"
+        while url.hasSuffix("/") { url.removeLast() }
+        guard url.hasPrefix("http://") || url.hasPrefix("https://") else {
+            throw UsageError("the server is '\(url)'; expected a URL such as http://127.0.0.1:4437 (--server or PARLEY_URL).")
+        }
+        baseURL = url
+        loop = EventLoop(name: "client")
+        loop.start()
+        transport = CurlTransport(loop)
+    }
+
+    struct Answer: Sendable {
+        var status: Int
+        var headers: [(name: String, value: String)]
+        var body: Bytes
+
+        func header(_ name: String) -> String? { headers.first { $0.name.lowercased() == name.lowercased() }?.value }
+        var json: JSON? { try? JSON.parse(body) }
+
+        /// The problem that the server reported, in one line.
+        var problem: String {
+            guard let json else { return "the server answered \(status)" }
+            let text = json["detail"]?.string ?? json["title"]?.string ?? "the server answered \(status)"
+            return json["code"]?.string.map { "\(text) (\($0))" } ?? text
+        }
+    }
+
+    /// One request and its whole answer.
+    func request(_ method: String, _ path: String, headers: [(name: String, value: String)] = [], body: Bytes = []) throws -> Answer {
+        var request = OutgoingRequest(method: method, url: baseURL + path, headers: headers, body: body)
+        request.connectTimeout = .seconds(5)
+        let call = WholeCall()
+        _ = transport.start(request, call)
+        return try call.wait()
+    }
+
+    /// As ``request(_:_:headers:body:)``; tries again for a while when nobody answers, which is safe for what carries an idempotency key.
+    func requestPatiently(_ method: String, _ path: String, headers: [(name: String, value: String)], body: Bytes) throws -> Answer {
+        var pause = Duration.milliseconds(100)
+        while true {
+            do { return try request(method, path, headers: headers, body: body) } catch {
+                guard pause < .seconds(5) else { throw error }
+                Pause.wait(pause)
+                pause *= 2
+            }
+        }
+    }
+
+    /// Streams one answer; gives the pieces of its body to `take` until it ends or `take` returns false.
+    func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Int, Bytes) -> Bool) throws {
+        var request = OutgoingRequest(url: baseURL + path, headers: headers)
+        request.connectTimeout = .seconds(5)
+        // The server sends a heartbeat every 15 seconds.
+        request.idleTimeout = .seconds(40)
+        let call = StreamedCall(take)
+        let running = transport.start(request, call)
+        defer { running.cancel() }
+        try call.wait()
+    }
+}
+
+/// Waits for moments, off any event loop: a command line has nothing else to do.
+enum Pause {
+    private static let nothing = Monitor(())
+    static func wait(_ duration: Duration) { _ = nothing.wait(timeout: duration) { _ in nil as Void? } }
+}
+
+private final class WholeCall: OutgoingCallDelegate {
+    private struct State {
+        var answer = Client.Answer(status: 0, headers: [], body: [])
+        var result: Result<Void, OutgoingError>?
+    }
+
+    private let state = Monitor(State())
+
+    func received(status: Int, headers: [(name: String, value: String)]) {
+        state.withLock { ($0.answer.status, $0.answer.headers) = (status, headers) }
+    }
+
+    func received(body: UnsafeRawBufferPointer) { state.withLock { $0.answer.body.append(contentsOf: body) } }
+
+    func ended(_ error: OutgoingError?) {
+        state.withLock(signal: true) { $0.result = error.map { .failure($0) } ?? .success(()) }
+    }
+
+    func wait() throws -> Client.Answer {
+        try state.wait { state in state.result.map { result in result.map { state.answer } } }!.get()
+    }
+}
+
+private final class StreamedCall: OutgoingCallDelegate {
+    private struct State {
+        var status = 0
+        var isOver = false
+        var error: OutgoingError?
+    }
+
+    private let state = Monitor(State())
+    private let take: @Sendable (Int, Bytes) -> Bool
+
+    init(_ take: @escaping @Sendable (Int, Bytes) -> Bool) { self.take = take }
+
+    func received(status: Int, headers: [(name: String, value: String)]) { state.withLock { $0.status = status } }
+
+    func received(body: UnsafeRawBufferPointer) {
+        let (status, isOver) = state.withLock { ($0.status, $0.isOver) }
+        guard !isOver, !take(status, Bytes(body)) else { return }
+        state.withLock(signal: true) { $0.isOver = true }
+    }
+
+    func ended(_ error: OutgoingError?) {
+        state.withLock(signal: true) { state in
+            if !state.isOver { state.error = error }
+            state.isOver = true
+        }
+    }
+
+    func wait() throws {
+        if let error = state.wait({ state in state.isOver ? .some(state.error) : nil })! { throw error }
+    }
+}

@@ -1,0 +1,99 @@
+internal import ParleyHTTP
+internal import ParleySystem
+internal import Synchronization
+
+/// Follows a channel over SSE, from an offset on, through every break of the connection: no entry is missed, none comes twice.
+final class Follower: Sendable {
+    private struct State {
+        var offset: String
+        var isEnded = false
+        var isLeft = false
+        var problem: Bytes = []
+        var failures = 0
+        var events = ServerSentEventParser()
+    }
+
+    private let client: Client
+    private let path: String
+    private let view: String?
+    private let state: Mutex<State>
+    private let take: @Sendable (JSON) -> Bool
+
+    /// - Parameters:
+    ///   - offset: Where to begin: an offset, `-1` for the start, `now` for the tail.
+    ///   - take: Gets each entry; returns false to stop following.
+    init(_ client: Client, channel: String, from offset: String, view: String?, _ take: @escaping @Sendable (JSON) -> Bool) {
+        self.client = client
+        path = "/v1/stream/" + PercentEncoding.encode(channel, keeping: "/")
+        self.view = view
+        self.take = take
+        state = Mutex(State(offset: offset))
+    }
+
+    /// Follows until the channel ends or `take` has had enough.
+    ///
+    /// - Throws: when the server refuses (no such channel, say), or cannot be reached for longer than `patience`.
+    func run(patience: Duration = .seconds(60)) throws {
+        var waited = Duration.zero
+        var pause = Duration.milliseconds(100)
+        while true {
+            let before = state.withLock { state in
+                state.events = ServerSentEventParser()
+                return state.offset
+            }
+            var failure: (any Error)?
+            do { try connect(before) } catch { failure = error }
+            let state = state.withLock { $0 }
+            if state.isEnded || state.isLeft { return }
+            if !state.problem.isEmpty {
+                throw FollowError(Client.Answer(status: 0, headers: [], body: state.problem).problem)
+            }
+            if state.offset != before { (waited, pause) = (.zero, .milliseconds(100)) }
+            if failure == nil { continue }
+            guard waited < patience else { throw failure! }
+            if waited == .zero && Terminal.isInteractive { Terminal.error("parley: the connection broke; going on from where it was…") }
+            Pause.wait(pause)
+            waited += pause
+            pause = min(pause * 2, .seconds(2))
+        }
+    }
+
+    private func connect(_ offset: String) throws {
+        let query = "?offset=\(offset)&live=sse" + (view.map { "&view=\($0)" } ?? "")
+        try client.stream(path + query, headers: [("Accept", "text/event-stream")]) { [self] status, bytes in
+            state.withLock { state in
+                guard status == 200 else {
+                    state.problem += bytes
+                    return true
+                }
+                var goesOn = true
+                do {
+                    var events: [ServerSentEvent] = []
+                    try bytes.withUnsafeBytes { buffer in try state.events.feed(buffer) { events.append($0) } }
+                    for event in events where goesOn { goesOn = handle(event, &state) }
+                } catch {
+                    goesOn = false  // An event longer than any server sends: connect anew.
+                }
+                return goesOn
+            }
+        }
+    }
+
+    private func handle(_ event: ServerSentEvent, _ state: inout State) -> Bool {
+        guard let json = try? JSON.parse(event.data) else { return true }
+        switch event.name {
+        case "data":
+            for entry in json.array ?? [] where !state.isLeft { state.isLeft = !take(entry) }
+        case "control":
+            if let offset = json["streamNextOffset"]?.string { state.offset = offset }
+            state.isEnded = json["streamClosed"]?.bool == true
+        default: break
+        }
+        return !state.isLeft && !state.isEnded
+    }
+}
+
+struct FollowError: Error, CustomStringConvertible {
+    var description: String
+    init(_ description: String) { self.description = description }
+}

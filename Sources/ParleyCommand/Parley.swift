@@ -1,0 +1,163 @@
+internal import ParleySystem
+
+/// The `parley` program: `parley <command> [options]`.
+@main
+enum ParleyProgram {
+    static func main() async {
+        var arguments = Array(CommandLine.arguments.dropFirst())
+        let status: ExitStatus
+        switch arguments.first {
+        case nil:
+            Terminal.error(help)
+            status = .usage
+        case "--help", "-h", "help":
+            Terminal.output(help + "\n")
+            status = .done
+        case "--version":
+            Terminal.output("parley \(version)\n")
+            status = .done
+        case let name?:
+            arguments.removeFirst()
+            status = await run(name, arguments)
+        }
+        Terminal.exit(status)
+    }
+
+    static let version = "0.1.0"
+
+    static let commands: [any (Command & Sendable).Type] = [
+        ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, ListCommand.self, StatusCommand.self,
+    ]
+
+    private static func run(_ name: String, _ arguments: [String]) async -> ExitStatus {
+        guard let command = commands.first(where: { $0.name == name }) else {
+            let meant = Spelling.closest(to: name, in: commands.map { $0.name })
+            Terminal.error("parley: unknown command '\(name)'." + (meant.map { " Did you mean '\($0)'?" } ?? "") + " `parley --help` lists them.")
+            return .usage
+        }
+        if arguments.contains("--help") || arguments.contains("-h") {
+            Terminal.output(command.help + "\n")
+            return .done
+        }
+        do {
+            return try await command.run(try Arguments(arguments, for: command))
+        } catch let error as UsageError {
+            Terminal.error("parley \(name): \(error.message)\n\(command.usage)")
+            return .usage
+        } catch {
+            Terminal.error("parley \(name): \(error)")
+            return .failed
+        }
+    }
+
+    private static var help: String {
+        let width = commands.map { $0.name.count }.max() ?? 0
+        let lines = commands.map { "  \($0.name)\(String(repeating: " ", count: width - $0.name.count + 2))\($0.summary)" }
+        return """
+            parley \(version): durable agents, each with one channel that anyone can follow and talk to
+
+            usage: parley <command> [options]
+
+            \(lines.joined(separator: "\n"))
+
+            `parley <command> --help` says more. PARLEY_URL names the server (default http://127.0.0.1:4437).
+            Data goes to standard output, the rest to standard error. Exit status: 0 done, 1 failed, 2 usage.
+            """
+    }
+}
+
+enum ExitStatus: Int32 {
+    case done = 0
+    case failed = 1
+    case usage = 2
+}
+
+/// One command of the program.
+protocol Command {
+    static var name: String { get }
+    static var summary: String { get }
+    static var usage: String { get }
+    static var help: String { get }
+    /// Its options: the name without `--`, and whether a value follows.
+    static var options: [CommandOption] { get }
+    static func run(_ arguments: Arguments) async throws -> ExitStatus
+}
+
+struct CommandOption: Sendable {
+    var name: String
+    var takesValue: Bool
+
+    /// An option with a value, `--name <value>`.
+    static func value(_ name: String) -> CommandOption { CommandOption(name: name, takesValue: true) }
+    /// An option that is there or not, `--name`.
+    static func flag(_ name: String) -> CommandOption { CommandOption(name: name, takesValue: false) }
+}
+
+/// What was typed after the command's name.
+struct Arguments {
+    private(set) var positional: [String] = []
+    private var values: [String: String] = [:]
+
+    init(_ words: [String], for command: any Command.Type) throws(UsageError) {
+        var rest = words[...]
+        while let word = rest.popFirst() {
+            guard word.hasPrefix("--"), word.count > 2 else {
+                if word == "--" {
+                    positional += rest
+                    return
+                }
+                positional.append(word)
+                continue
+            }
+            let parts = word.dropFirst(2).split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            let name = String(parts[0])
+            guard let option = command.options.first(where: { $0.name == name }) else {
+                let meant = Spelling.closest(to: name, in: command.options.map(\.name))
+                throw UsageError("unknown option '--\(name)'." + (meant.map { " Did you mean '--\($0)'?" } ?? ""))
+            }
+            if option.takesValue {
+                guard let value = parts.count > 1 ? String(parts[1]) : rest.popFirst() else { throw UsageError("option '--\(name)' needs a value.") }
+                values[name] = value
+            } else {
+                guard parts.count == 1 else { throw UsageError("option '--\(name)' takes no value.") }
+                values[name] = ""
+            }
+        }
+    }
+
+    subscript(option: String) -> String? { values[option] }
+    func has(_ option: String) -> Bool { values[option] != nil }
+
+    func require(_ index: Int, _ what: String) throws(UsageError) -> String {
+        guard positional.indices.contains(index) else { throw UsageError("\(what) is missing.") }
+        return positional[index]
+    }
+}
+
+struct UsageError: Error {
+    var message: String
+    init(_ message: String) { self.message = message }
+}
+
+enum Spelling {
+    /// The candidate at most two edits away from `word`, if there is one.
+    static func closest(to word: String, in candidates: [String]) -> String? {
+        candidates.map { ($0, distance(word, $0)) }.filter { $0.1 <= 2 }.min { $0.1 < $1.1 }?.0
+    }
+
+    /// Levenshtein's distance.
+    private static func distance(_ a: String, _ b: String) -> Int {
+        let (a, b) = (Array(a), Array(b))
+        var row = Array(0...b.count)
+        for i in 0..<a.count {
+            var diagonal = row[0]
+            row[0] = i + 1
+            for j in 0..<b.count {
+                let above = row[j + 1]
+                row[j + 1] = min(above + 1, row[j] + 1, diagonal + (a[i] == b[j] ? 0 : 1))
+                diagonal = above
+            }
+        }
+        return row[b.count]
+    }
+}

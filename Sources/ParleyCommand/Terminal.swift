@@ -1,0 +1,29 @@
+internal import Glibc
+
+/// Standard output and standard error, unbuffered: what has been said is seen, also when the program is killed.
+enum Terminal {
+    static func output(_ text: String) { write(text, to: 1) }
+    static func error(_ text: String) { write(text + "\n", to: 2) }
+
+    static var isInteractive: Bool { isatty(2) == 1 }
+
+    static func environment(_ name: String) -> String? {
+        getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+    }
+
+    static func exit(_ status: ExitStatus) -> Never { Glibc.exit(status.rawValue) }
+
+    private static func write(_ text: String, to descriptor: Int32) {
+        var text = text
+        text.withUTF8 { buffer in
+            var rest = UnsafeRawBufferPointer(buffer)
+            while !rest.isEmpty {
+                let count = Glibc.write(descriptor, rest.baseAddress, rest.count)
+                if count < 0 && errno == EINTR { continue }
+                // A reader that has gone (`parley tail | head`) ends the program quietly, as it ends other filters.
+                guard count > 0 else { Glibc.exit(descriptor == 1 ? 0 : 1) }
+                rest = UnsafeRawBufferPointer(rebasing: rest[count...])
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+internal import ParleySystem
+internal import Synchronization
+
+/// Shows an agent's channel in a terminal: what the model writes on standard output as it comes, what happens around it on standard error.
+final class TurnView: Sendable {
+    private struct State {
+        /// What has been printed of the step that is being written.
+        var step = ""
+        var attempt: Int64 = 0
+        var printed = Bytes()
+        var isInLine = false
+    }
+
+    private let state = Mutex(State())
+
+    func show(_ entry: JSON) { state.withLock { show(entry, &$0) } }
+
+    private func show(_ entry: JSON, _ state: inout State) {
+        switch entry["type"]?.string {
+        case "message": note("> \(entry["text"]?.string ?? entry["data"]?.text ?? "")", &state)
+        case "text" where entry["part"]?.string == "text": text(entry, &state)
+        case "step.completed" where entry["text"] != nil: completed(entry, &state)
+        case "step.completed": note("  \(entry["step"]?.string ?? "") done", &state)
+        case "step.failed":
+            let final = entry["final"]?.bool == true
+            note("  \(entry["step"]?.string ?? "") failed: \(entry["error"]?["message"]?.string ?? "")" + (final ? "" : " (will be tried again)"), &state)
+        case "timer.set": note("  waits until \(entry["due"]?.string ?? "")", &state)
+        case "supervision": note("  goes on after: \(entry["cause"]?.string ?? "")", &state)
+        case "turn.completed":
+            let output = entry["output"]
+            if output?.string.map({ Bytes($0.utf8) }) != state.printed, let output, output != .null { say(output.string ?? output.text, &state) }
+            endLine(&state)
+            state = State()
+        case "turn.failed": note("failed: \(entry["error"]?["message"]?.string ?? "") (\(entry["error"]?["code"]?.string ?? ""))", &state)
+        case "agent.stalled": note("stalled: \(entry["message"]?.string ?? "") Remedy: \(entry["remedy"]?.string ?? "")", &state)
+        case "agent.closed": note("closed", &state)
+        default: break
+        }
+    }
+
+    private func text(_ entry: JSON, _ state: inout State) {
+        let step = (entry["turn"]?.string ?? "") + (entry["step"]?.string ?? "")
+        let attempt = entry["attempt"]?.integer ?? 1
+        let index = Int(entry["index"]?.integer ?? 0)
+        let delta = Bytes((entry["delta"]?.string ?? "").utf8)
+        if step != state.step { (state.step, state.attempt, state.printed) = (step, attempt, []) }
+        guard attempt >= state.attempt else { return }
+        if attempt > state.attempt {
+            state.attempt = attempt
+            let kept = Int(entry["continues_at"]?.integer ?? 0)
+            if kept < state.printed.count {
+                endLine(&state)
+                note("  the answer starts again", &state)
+                state.printed.removeLast(state.printed.count - kept)
+                if kept > 0 { print(state.printed, &state) }
+            }
+        }
+        guard index + delta.count > state.printed.count else { return }
+        // What came before this reader's first entry cannot be shown; it comes with the step's result.
+        let new = Bytes(delta[max(0, state.printed.count - index)...])
+        state.printed += new
+        print(new, &state)
+    }
+
+    private func completed(_ entry: JSON, _ state: inout State) {
+        let whole = Bytes((entry["text"]?.string ?? "").utf8)
+        if whole.starts(with: state.printed) {
+            print(Bytes(whole[state.printed.count...]), &state)
+        } else {
+            endLine(&state)
+            print(whole, &state)
+        }
+        state.printed = whole
+        endLine(&state)
+        let recovered = entry["recovered_tokens"]?.integer ?? 0
+        if recovered > 0 { note("  went on from \(recovered) saved tokens", &state) }
+    }
+
+    private func say(_ text: String, _ state: inout State) {
+        endLine(&state)
+        print(Bytes(text.utf8), &state)
+    }
+
+    private func print(_ bytes: Bytes, _ state: inout State) {
+        guard !bytes.isEmpty else { return }
+        Terminal.output(bytes.text)
+        state.isInLine = bytes.last != UInt8(ascii: "\n")
+    }
+
+    /// Says something beside the answer. In a terminal it must not stand in the middle of a line, in a file the line goes on.
+    private func note(_ text: String, _ state: inout State) {
+        Terminal.error((state.isInLine && Terminal.isInteractive ? "\n" : "") + text)
+    }
+
+    private func endLine(_ state: inout State) {
+        if state.isInLine { Terminal.output("\n") }
+        state.isInLine = false
+    }
+}

@@ -1,0 +1,104 @@
+package import ParleySystem
+
+/// One event of a `text/event-stream`.
+package struct ServerSentEvent: Sendable, Equatable {
+    /// The `event` field; empty when the stream gave none.
+    package var name: String
+    /// The `data` lines, joined by line feeds.
+    package var data: Bytes
+
+    package init(name: String = "", data: Bytes) {
+        self.name = name
+        self.data = data
+    }
+}
+
+/// An incremental parser of `text/event-stream` (WHATWG HTML, section 9.2.6).
+///
+/// It works on bytes, so a read may end anywhere: between CR and LF, inside a field name or inside a UTF-8 scalar. Comments and the
+/// fields `id` and `retry` are read over, because no upstream of ours is resumed by them.
+package struct ServerSentEventParser: Sendable {
+    /// What one line, and the data of one event, may measure. An upstream that sends more is broken or hostile.
+    package let bytesMax: Int
+
+    private var line = Bytes()
+    private var name = ""
+    private var data: Bytes?
+    private var skipsLineFeed = false
+    private var isFirstLine = true
+
+    package init(bytesMax: Int = 1 << 20) { self.bytesMax = bytesMax }
+
+    /// Takes the next bytes and calls `visit` for each event that they complete.
+    ///
+    /// - Throws: ``ServerSentEventError/tooLong``. The parser is of no use after that.
+    package mutating func feed(
+        _ bytes: UnsafeRawBufferPointer, _ visit: (ServerSentEvent) -> Void
+    ) throws(ServerSentEventError) {
+        var start = 0
+        for index in 0..<bytes.count {
+            let byte = bytes[index]
+            if skipsLineFeed {
+                skipsLineFeed = false
+                if byte == UInt8(ascii: "\n") {
+                    start = index + 1
+                    continue
+                }
+            }
+            guard byte == UInt8(ascii: "\n") || byte == UInt8(ascii: "\r") else { continue }
+            try take(UnsafeRawBufferPointer(rebasing: bytes[start..<index]))
+            start = index + 1
+            skipsLineFeed = byte == UInt8(ascii: "\r")
+            try endLine(visit)
+        }
+        try take(UnsafeRawBufferPointer(rebasing: bytes[start...]))
+    }
+
+    /// Takes the end of the stream and returns the event that was begun, if it has data.
+    ///
+    /// The standard throws it away; model servers that leave out the last empty line are common enough to hear them out.
+    package mutating func end() throws(ServerSentEventError) -> ServerSentEvent? {
+        var last: ServerSentEvent?
+        if !line.isEmpty { try endLine { last = $0 } }
+        dispatch { last = $0 }
+        return last
+    }
+
+    private mutating func take(_ bytes: UnsafeRawBufferPointer) throws(ServerSentEventError) {
+        guard line.count + bytes.count <= bytesMax else { throw .tooLong }
+        line.append(contentsOf: bytes)
+    }
+
+    private mutating func endLine(_ visit: (ServerSentEvent) -> Void) throws(ServerSentEventError) {
+        defer { line.removeAll(keepingCapacity: true) }
+        if isFirstLine {
+            isFirstLine = false
+            if line.starts(with: [0xEF, 0xBB, 0xBF]) { line.removeFirst(3) }
+        }
+        guard !line.isEmpty else { return dispatch(visit) }
+        guard line[0] != UInt8(ascii: ":") else { return }
+
+        let colon = line.firstIndex(of: UInt8(ascii: ":")) ?? line.count
+        var value = line[min(colon + 1, line.count)...]
+        if value.first == UInt8(ascii: " ") { value.removeFirst() }
+        if line[..<colon].elementsEqual("data".utf8) {
+            let count = data.map { $0.count + 1 } ?? 0
+            guard count + value.count <= bytesMax else { throw .tooLong }
+            if data == nil { data = [] } else { data!.append(UInt8(ascii: "\n")) }
+            data!.append(contentsOf: value)
+        } else if line[..<colon].elementsEqual("event".utf8) {
+            name = String(decoding: value, as: UTF8.self)
+        }
+    }
+
+    private mutating func dispatch(_ visit: (ServerSentEvent) -> Void) {
+        defer { (name, data) = ("", nil) }
+        guard let data else { return }
+        visit(ServerSentEvent(name: name, data: data))
+    }
+}
+
+package enum ServerSentEventError: Error, Sendable, Equatable {
+    /// A line, or the data of one event, is longer than the parser takes.
+    case tooLong
+}

@@ -1,0 +1,188 @@
+internal import ParleyAgents
+
+/// Reads one agent's file and gathers every mistake on the way.
+struct AgentFileParser {
+    private(set) var problems: [AgentFileProblem] = []
+    private var agent: AgentFile
+
+    private static let fields = ["kind", "model", "continues", "input", "max_tokens", "temperature", "context"]
+    /// Fields that a later version knows.
+    private static let plannedFields = ["tools", "approve", "budget", "supervision", "memory"]
+    private static let frontMatterBytesMax = 64 << 10
+
+    init(kind: String, file: String) {
+        agent = AgentFile(kind: kind, instructions: "", file: file)
+    }
+
+    mutating func parse(_ text: String) -> AgentFile {
+        if !AgentFile.isKind(agent.kind) {
+            report(nil, nil, agent.kind, "is no name for an agent's file", accepted: "1 to 128 of A-Z a-z 0-9 . _ ~ -", "rename the file.")
+        }
+        guard let (frontMatter, body, bodyLine) = split(text) else { return agent }
+        do throws(YAMLError) {
+            // A line break in front for the `---`, so that lines count as in the file.
+            readFields(try YAML.parse("\n" + frontMatter))
+        } catch {
+            report(error.line, nil, nil, "the front matter \(error.problem)", error.remedy)
+        }
+        agent.instructions = body
+        if body.isEmpty {
+            report(bodyLine, nil, nil, "there are no instructions", "write after the second `---` what the agent is to do.")
+        }
+        return agent
+    }
+
+    /// Cuts the text at the two `---` lines; the body comes without the white space around it.
+    private mutating func split(_ text: String) -> (frontMatter: String, body: String, bodyLine: Int)? {
+        let text = text.unicodeScalars.first == "\u{FEFF}" ? String(text.unicodeScalars.dropFirst()) : text
+        let lines = text.split(omittingEmptySubsequences: false, whereSeparator: { $0 == "\n" || $0 == "\r\n" })
+        func isFence(_ line: Substring) -> Bool { line.hasPrefix("---") && line.dropFirst(3).allSatisfy(\.isWhitespace) }
+        guard let first = lines.first, isFence(first) else {
+            report(
+                1, nil, nil, "there is no front matter", "begin the file with a line `---`, a line `kind: \(agent.kind)` and a line `---`.")
+            return nil
+        }
+        guard let end = lines.indices.dropFirst().first(where: { isFence(lines[$0]) }) else {
+            report(1, nil, nil, "the front matter does not end", "put a line `---` between the fields and the instructions.")
+            return nil
+        }
+        let frontMatter = lines[1..<end].joined(separator: "\n")
+        guard frontMatter.utf8.count <= AgentFileParser.frontMatterBytesMax else {
+            report(
+                1, nil, nil, "the front matter is longer than \(AgentFileParser.frontMatterBytesMax >> 10) KiB",
+                "move text into the instructions.")
+            return nil
+        }
+        let body = lines[(end + 1)...].joined(separator: "\n")
+        let trimmed = body.drop(while: \.isWhitespace).reversed().drop(while: \.isWhitespace).reversed()
+        return (frontMatter, String(trimmed), end + 1)
+    }
+
+    // MARK: Fields
+
+    private mutating func readFields(_ root: YAML) {
+        guard case .mapping(let pairs, _) = root else {
+            // A front matter of comments alone is one empty value.
+            if case .scalar("", _) = root { return }
+            report(
+                root.line, nil, nil, "the front matter is \(root.kindName)", accepted: "lines of `name: value`",
+                "write `kind: \(agent.kind)`.")
+            return
+        }
+        var seen: [String: Int] = [:]
+        for pair in pairs {
+            if let line = seen[pair.name] {
+                report(pair.line, pair.name, nil, "stands on line \(line) already", "keep one of the two.")
+                continue
+            }
+            seen[pair.name] = pair.line
+            read(pair)
+        }
+        if let line = seen["continues"], let continues = agent.continues, let problem = agent.model?.problem(with: continues) {
+            report(line, "continues", continues.rawValue, problem)
+        }
+    }
+
+    private mutating func read(_ pair: YAML.Pair) {
+        guard AgentFileParser.fields.contains(pair.name) else { return reportUnknown(pair) }
+        guard case .scalar(let value, _) = pair.value, !value.isEmpty else {
+            let found = pair.value == .scalar("", line: pair.value.line) ? "is empty" : "is \(pair.value.kindName)"
+            return report(
+                pair.line, pair.name, nil, found, accepted: accepted(pair.name),
+                "write `\(pair.name): \(example(pair.name))`, or leave the line out.")
+        }
+        switch pair.name {
+        case "kind": readKind(value, pair.line)
+        case "model": readModel(value, pair.line)
+        case "continues": agent.continues = choice(pair, value, Continuation.allCases.map(\.rawValue)).flatMap(Continuation.init)
+        case "input": _ = choice(pair, value, ["text"])
+        case "max_tokens": agent.maxTokens = number(pair, value, 1...1_000_000)
+        case "temperature": agent.temperature = number(pair, value, 0...2.0)
+        default: agent.contextCharacters = number(pair, value, 100...10_000_000) ?? agent.contextCharacters
+        }
+    }
+
+    private mutating func readKind(_ value: String, _ line: Int) {
+        guard value != agent.kind else { return }
+        let remedy =
+            AgentFile.isKind(value) ? "write `kind: \(agent.kind)`, or rename the file to `\(value).md`." : "write `kind: \(agent.kind)`."
+        report(line, "kind", value, "is not the file's name", accepted: agent.kind, remedy)
+    }
+
+    private mutating func readModel(_ value: String, _ line: Int) {
+        do throws(SettingError) { agent.model = try ModelSpec(value) } catch {
+            for problem in error.problems { report(line, "model", value, problem) }
+        }
+    }
+
+    private mutating func choice(_ pair: YAML.Pair, _ value: String, _ choices: [String]) -> String? {
+        if choices.contains(value) { return value }
+        let meant = Suggestion.closest(to: value, in: choices).map { "write `\(pair.name): \($0)`." }
+        report(
+            pair.line, pair.name, value, "is not known", accepted: accepted(pair.name),
+            meant ?? "write one of these, or leave the line out.")
+        return nil
+    }
+
+    private mutating func number<T: LosslessStringConvertible & Comparable>(_ pair: YAML.Pair, _ value: String, _ range: ClosedRange<T>)
+        -> T?
+    {
+        if let number = T(value), range.contains(number) { return number }
+        let found = T(value) == nil ? "is not a number of this kind" : "is out of range"
+        report(
+            pair.line, pair.name, value, found, accepted: accepted(pair.name),
+            "write `\(pair.name): \(example(pair.name))`, or leave the line out.")
+        return nil
+    }
+
+    private mutating func reportUnknown(_ pair: YAML.Pair) {
+        guard !AgentFileParser.plannedFields.contains(pair.name) else {
+            return report(
+                pair.line, pair.name, nil, "is not supported in this version", accepted: AgentFileParser.fields.joined(separator: ", "),
+                "leave `\(pair.name)` out.")
+        }
+        let meant = Suggestion.closest(to: pair.name, in: AgentFileParser.fields)
+        report(
+            pair.line, pair.name, nil, "is an unknown field", accepted: AgentFileParser.fields.joined(separator: ", "),
+            meant.map { "did you mean `\($0)`?" } ?? "leave it out.")
+    }
+
+    private func accepted(_ field: String) -> String {
+        switch field {
+        case "kind": agent.kind
+        case "model": "<provider>:<model>"
+        case "continues": Continuation.allCases.map(\.rawValue).joined(separator: ", ")
+        case "input": "text"
+        case "max_tokens": "a whole number from 1 to 1000000"
+        case "temperature": "a number from 0 to 2"
+        default: "a whole number of characters from 100 to 10000000"
+        }
+    }
+
+    private func example(_ field: String) -> String {
+        switch field {
+        case "kind": agent.kind
+        case "model": "openai:gpt-5-mini"
+        case "continues": "auto"
+        case "input": "text"
+        case "max_tokens": "800"
+        case "temperature": "0.3"
+        default: "\(AgentFile.contextCharactersDefault)"
+        }
+    }
+
+    // MARK: Reports
+
+    private mutating func report(
+        _ line: Int?, _ field: String?, _ value: String?, _ problem: String, accepted: String? = nil, _ remedy: String
+    ) {
+        let shown = value.map { $0.count > 80 ? $0.prefix(79) + "…" : $0[...] }.map(String.init)
+        problems.append(
+            AgentFileProblem(file: agent.file, line: line, field: field, value: shown, problem: problem, accepted: accepted, remedy: remedy)
+        )
+    }
+
+    private mutating func report(_ line: Int, _ field: String, _ value: String, _ found: SettingProblem) {
+        report(line, field, value, found.problem, accepted: found.accepted, found.remedy)
+    }
+}

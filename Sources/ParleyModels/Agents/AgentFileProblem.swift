@@ -1,0 +1,22 @@
+/// One mistake in an agent's file: where it is, what was found, what would do, and how to put it right.
+package struct AgentFileProblem: Sendable, Equatable, CustomStringConvertible {
+    /// As it was given, so that a terminal can open it.
+    package var file: String
+    /// Counted from 1; `nil` when the mistake is the file's as a whole.
+    package var line: Int?
+    package var field: String?
+    /// The value found, shortened.
+    package var value: String?
+    /// What is wrong, as a predicate of the field or the file: `is not a number`.
+    package var problem: String
+    package var accepted: String?
+    package var remedy: String
+
+    /// `agents/a.md:4: temperature "hot" is not a number; accepted: 0 to 2. Remedy: write a number.`
+    package var description: String {
+        let place = line.map { "\(file):\($0)" } ?? file
+        let subject = [field, value.map { "\"\($0)\"" }].compactMap { $0 }.joined(separator: " ")
+        let found = SettingProblem(problem, accepted: accepted, remedy: remedy)
+        return subject.isEmpty ? "\(place): \(found)" : "\(place): \(subject) \(found)"
+    }
+}

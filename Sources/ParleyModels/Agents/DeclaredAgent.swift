@@ -1,0 +1,41 @@
+package import ParleyAgents
+internal import ParleySystem
+
+/// The agent that an agent file declares: instructions, the conversation so far, and the message go to the model; its answer is the output.
+///
+/// It keeps no state: the conversation is the channel's.
+package struct DeclaredAgent: Sendable {
+    private let file: AgentFile
+    private let model: any Model
+
+    package init(_ file: AgentFile, model: any Model) {
+        self.file = file
+        self.model = model
+    }
+
+    /// What the runtime runs.
+    package var agent: AnyAgent {
+        let agent = self
+        return AnyAgent(kind: file.kind) { message, turn, _ in (.string(try await agent.answer(message, turn)), [:]) }
+    }
+
+    private func answer(_ message: JSON, _ turn: Turn) async throws -> String {
+        guard let text = message["text"]?.string ?? message["data"]?.text else {
+            throw StepFailure(code: "invalid_input", message: "the message has neither text nor data", retryable: false)
+        }
+        let messages = [.system(file.instructions)] + conversation(turn.history, room: file.contextCharacters - text.unicodeScalars.count)
+        return try await turn.generate("answer", model, messages + [turn.input(text)], options: file.options).text
+    }
+
+    /// The newest turns that fit into `room` characters, whole ones only, oldest first.
+    private func conversation(_ history: [HistoryItem], room: Int) -> [ModelMessage] {
+        var room = room
+        var messages: [ModelMessage] = []
+        for item in history.reversed() {
+            room -= item.input.unicodeScalars.count + item.output.unicodeScalars.count
+            guard room >= 0 else { break }
+            messages = item.messages + messages
+        }
+        return messages
+    }
+}

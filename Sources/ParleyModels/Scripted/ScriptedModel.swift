@@ -1,0 +1,172 @@
+public import ParleyAgents
+package import ParleySystem
+internal import Synchronization
+
+/// A model that needs no network: its answer follows from the last user message and a seed.
+///
+/// It serves tests, simulations and anybody who tries Parley without a key. It streams at a steady rate, reports usage, obeys `max_tokens`
+/// and `stop`, and goes on from a prefix as real models do. What it takes from outside comes from a ``World``, so it runs in a simulation.
+///
+/// Two beginnings of a user message are commands: `say: X` is answered with X, `fail: CODE` with a failure of that code.
+public final class ScriptedModel: Model {
+    /// How it answers; as text: `scripted:tokens=300,rate=50,seed=7,continues=prefix`.
+    package struct Options: Sendable, Equatable {
+        /// The length of an answer, unless a command or `max_tokens` makes it another.
+        package var tokens = 120
+        /// Tokens a second; 0 is as fast as possible.
+        package var rate = 40
+        package var seed: UInt64 = 1
+        package var continues = Continuation.prefix
+
+        package init() {}
+    }
+
+    public let name: String
+    public let continues: Continuation
+
+    private let options: Options
+    private let world: any World
+
+    package init(_ options: Options = Options(), name: String = "scripted:", world: any World) {
+        (self.options, self.name, self.world) = (options, name, world)
+        continues = options.continues
+    }
+
+    public func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
+        // `auto` stands for a model that continues, as the probe says too.
+        let answer = ScriptedAnswer(to: request, options, goesOn: continues != .no)
+        let call = ScriptedCall(answer, rate: options.rate, sink, world)
+        call.begin()
+        return call
+    }
+
+    public func probeContinuation(_ answer: @escaping @Sendable (Bool) -> Void) { answer(continues != .no) }
+}
+
+/// What the scripted model will say, before it says it.
+package struct ScriptedAnswer: Sendable, Equatable {
+    package var tokens: [String] = []
+    package var inputTokens = 0
+    package var finishReason = "stop"
+    package var failure: StepFailure?
+
+    /// Failures of these codes are tried again; `fail:` gives any code there is.
+    private static let retryableCodes: Set = [
+        "model_rate_limited", "model_unavailable", "model_unreachable", "model_timeout", "upstream_closed",
+    ]
+
+    package init(to request: ModelRequest, _ options: ScriptedModel.Options, goesOn: Bool = true) {
+        let prompt = request.messages.last { $0.role == .user }?.text ?? ""
+        if let code = ScriptedAnswer.argument(of: "fail:", in: prompt) {
+            failure = StepFailure(
+                code: code, message: "the scripted model fails because the message asked for it.",
+                retryable: ScriptedAnswer.retryableCodes.contains(code))
+            return
+        }
+        var text =
+            ScriptedAnswer.argument(of: "say:", in: prompt)
+            ?? ScriptedText.write(about: prompt, seed: ScriptedAnswer.seed(options, request.options), tokens: options.tokens)
+        for stop in request.options.stop ?? [] where !stop.isEmpty {
+            if let range = text.firstRange(of: stop) { text = String(text[..<range.lowerBound]) }
+        }
+        if goesOn, let prefix = request.continuing { text = ScriptedAnswer.rest(of: text, after: prefix) }
+
+        let all = ScriptedText.tokens(of: text)
+        let count = min(all.count, max(0, request.options.maxTokens ?? .max))
+        tokens = Array(all[..<count])
+        finishReason = count < all.count ? "length" : "stop"
+        let input = request.messages.map(\.text) + [request.continuing ?? ""]
+        inputTokens = input.reduce(0) { $0 + ScriptedText.tokens(of: $1).count }
+    }
+
+    package var usage: ModelUsage { ModelUsage(inputTokens: inputTokens, outputTokens: tokens.count) }
+
+    /// What follows `prefix` in `text`, where white space at the end of the prefix is not counted: a real model sends it again, because
+    /// it belongs to the token after it. A prefix from elsewhere is answered with nothing more: it counts as a finished answer.
+    static func rest(of text: String, after prefix: String) -> String {
+        var known = Bytes(prefix.utf8)[...]
+        while let last = known.last, [0x20, 0x09, 0x0A, 0x0D].contains(last) { known.removeLast() }
+        // Bytes, because strings are compared by whole characters, and a prefix may end inside one.
+        let text = Bytes(text.utf8)
+        return text.starts(with: known) ? Bytes(text[known.count...]).text : ""
+    }
+
+    private static func seed(_ options: ScriptedModel.Options, _ request: ModelOptions) -> UInt64 {
+        options.seed &+ UInt64(bitPattern: Int64(request.seed ?? 0)) &* 0x9E37_79B9_7F4A_7C15
+    }
+
+    private static func argument(of command: String, in prompt: String) -> String? {
+        let line = prompt.drop(while: \.isWhitespace)
+        guard line.hasPrefix(command) else { return nil }
+        let argument = line.dropFirst(command.count).drop(while: \.isWhitespace)
+        return command == "say:" ? String(argument) : String(argument.prefix { !$0.isWhitespace })
+    }
+}
+
+/// An answer being said: each token at its time, counted from the start so that late timers do not add up.
+private final class ScriptedCall: ModelCall {
+    private struct State {
+        var isCancelled = false
+        var scheduled: (any Scheduled)?
+    }
+
+    private let answer: ScriptedAnswer
+    private let rate: Int
+    private let sink: any ModelSink
+    private let world: any World
+    private let lane: UInt64
+    private let started: Timestamp
+    private let state = Mutex(State())
+
+    /// So many tokens between two chances to cancel, where nothing waits for the clock.
+    private static let burst = 8
+
+    init(_ answer: ScriptedAnswer, rate: Int, _ sink: any ModelSink, _ world: any World) {
+        (self.answer, self.rate, self.sink, self.world) = (answer, rate, sink, world)
+        (lane, started) = (world.random(), world.now)
+    }
+
+    func begin() { goOn(from: 0) }
+
+    func cancel() {
+        let scheduled = state.withLock { state in
+            state.isCancelled = true
+            return state.scheduled.take()
+        }
+        scheduled?.cancel()
+    }
+
+    private var isCancelled: Bool { state.withLock { $0.isCancelled } }
+
+    private func goOn(from index: Int) {
+        guard rate > 0, index < answer.tokens.count else { return world.perform(lane: lane) { [self] in say(from: index) } }
+        let scheduled = world.schedule(at: due(index)) { [self] in say(from: index) }
+        let isLate = state.withLock {
+            // Either `cancel` finds the timer here, or this finds that `cancel` came first.
+            $0.scheduled = scheduled
+            return $0.isCancelled
+        }
+        if isLate { scheduled.cancel() }
+    }
+
+    private func due(_ index: Int) -> Timestamp { started.advanced(by: .milliseconds((index + 1) * 1_000 / rate)) }
+
+    private func say(from first: Int) {
+        var index = first
+        while index < answer.tokens.count, rate > 0 ? due(index) <= max(world.now, due(first)) : index < first + ScriptedCall.burst {
+            guard !isCancelled else { return }
+            sink.received(.text(answer.tokens[index]))
+            index += 1
+        }
+        guard !isCancelled else { return }
+        guard index == answer.tokens.count else { return goOn(from: index) }
+        end()
+    }
+
+    private func end() {
+        if let failure = answer.failure { return sink.received(.failed(failure)) }
+        sink.received(.usage(answer.usage))
+        guard !isCancelled else { return }
+        sink.received(.finished(reason: answer.finishReason))
+    }
+}

@@ -1,0 +1,64 @@
+package import ParleyAgents
+package import ParleyChannels
+package import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// A node in a simulated world: log, writer, channels and agents, as the server composes them, without threads and without a network.
+package final class SimulatedNode: Sendable {
+    package let world: SimulatedWorld
+    package let log: SimulatedLog
+    package let writer: GroupCommit
+    package let channels: Channels
+    package let runtime: AgentRuntime
+
+    /// Starts a node on `log`. Agents take up what was left.
+    package init(_ world: SimulatedWorld, _ log: SimulatedLog, agents: [AnyAgent]) throws(LogError) {
+        self.world = world
+        self.log = log
+        writer = GroupCommit(log: log)
+        channels = Channels(log: log, writer: writer, world: world)
+        runtime = AgentRuntime(channels: channels, world: world, agents: agents, node: "simulated")
+        let writer = writer
+        world.drive { writer.pump() }
+        try runtime.start()
+    }
+
+    /// Runs `body` on a thread of its own and waits for it: simulated code runs nested in it, which must not happen on a thread of Swift's pool.
+    package static func simulate<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) throws -> Value {
+        let box = ResultBox<Value>()
+        let thread = SystemThread(name: "simulation") { box.store(Result(catching: body)) }
+        thread.join()
+        return try box.take().get()
+    }
+
+    /// Sends a message to an agent, as a client would; `answer` gets its offset once it is durable.
+    package func send(
+        _ text: String, to channel: String, key: String? = nil, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void = { _ in }
+    ) {
+        send(NewEntry(.message, nil, ("by", "tester"), ("text", .string(text))), to: channel, key: key, answer)
+    }
+
+    package func send(
+        _ entry: NewEntry, to channel: String, key: String? = nil, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void = { _ in }
+    ) {
+        let append = Append(channels, to: channel, [entry], completion: answer)
+        append.creates = ChannelRow(name: channel, contentType: ContentType.json, isAgent: true, created: world.now)
+        append.isInput = true
+        append.idempotency = key.map { IdempotencyKey(key: $0, body: []) }
+        append.submit()
+    }
+
+    /// The entries of a channel as readers see them.
+    package func entries(_ channel: String, view: View = .raw) throws -> [JSON] {
+        guard let found = try channels.find(channel) else { return [] }
+        return try JSON.parse(try channels.page(found, after: 0, view: view, bytesMax: .max).body).array ?? []
+    }
+}
+
+private final class ResultBox<Value: Sendable>: Sendable {
+    private let result = Mutex<Result<Value, any Error>?>(nil)
+
+    func store(_ value: Result<Value, any Error>) { result.withLock { $0 = value } }
+    func take() -> Result<Value, any Error> { result.withLock { $0! } }  // Stored before the thread ended.
+}

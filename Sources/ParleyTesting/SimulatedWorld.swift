@@ -1,0 +1,131 @@
+package import ParleySystem
+internal import Synchronization
+
+/// A world on one thread: time stands still until nothing is left to do and then jumps, and a seed decides every order.
+///
+/// The same seed gives the same run, to the last entry. Call ``run(until:)`` from a thread of its own (see ``SimulatedNode``): everything the
+/// simulated code does happens in there.
+package final class SimulatedWorld: World {
+    private struct State {
+        var now: Timestamp
+        var random: SplitMix64
+        /// Work by lane; the keys in the order in which they came, so that a choice by number is the same in every run.
+        var lanes: [(id: UInt64, work: [@Sendable () -> Void])] = []
+        var timers: [SimulatedTimer] = []
+        var pumps: [@Sendable () -> Bool] = []
+    }
+
+    private let state: Mutex<State>
+    package let seed: UInt64
+
+    package init(seed: UInt64, now: Timestamp = Timestamp(milliseconds: 1_767_225_600_000)) {
+        self.seed = seed
+        state = Mutex(State(now: now, random: SplitMix64(seed: seed)))
+    }
+
+    // MARK: World
+
+    package var now: Timestamp { state.withLock { $0.now } }
+
+    package func random() -> UInt64 { state.withLock { $0.random.next() } }
+
+    package func perform(lane: UInt64, _ work: @escaping @Sendable () -> Void) {
+        state.withLock { state in
+            if let index = state.lanes.firstIndex(where: { $0.id == lane }) {
+                state.lanes[index].work.append(work)
+            } else {
+                state.lanes.append((lane, [work]))
+            }
+        }
+    }
+
+    @discardableResult
+    package func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void) -> any Scheduled {
+        let timer = SimulatedTimer(instant: instant, work)
+        state.withLock { state in
+            let place = state.timers.firstIndex { $0.instant > instant } ?? state.timers.endIndex
+            state.timers.insert(timer, at: place)
+        }
+        return timer
+    }
+
+    // MARK: Driving it
+
+    /// Adds something that has its own queue, e.g. the writer: called when it is its turn, it says whether it had anything to do.
+    package func drive(_ pump: @escaping @Sendable () -> Bool) { state.withLock { $0.pumps.append(pump) } }
+
+    /// Sets the clock, forwards or back; nothing that waits notices until it looks.
+    package func step(clock: Duration) { state.withLock { $0.now = Timestamp(milliseconds: $0.now.milliseconds).advanced(by: clock) } }
+
+    /// Does one thing after another, and jumps to the next timer when there is nothing to do, until `isDone` or nothing can happen any more.
+    ///
+    /// - Parameter deadline: Time does not pass it.
+    /// - Returns: whether `isDone` was met.
+    @discardableResult
+    package func run(deadline: Timestamp = Timestamp(milliseconds: .max), until isDone: () -> Bool = { false }) -> Bool {
+        while !isDone() {
+            if !doSomething() && !jump(deadline) { return isDone() }
+        }
+        return true
+    }
+
+    /// Does everything that can be done without time passing.
+    package func settle() { while doSomething() {} }
+
+    private func doSomething() -> Bool {
+        // A pump with nothing to do costs a call; a random start keeps the writer and the lanes from alternating the same way in every run.
+        let (pumps, first) = state.withLock { ($0.pumps, Int($0.random.next() % UInt64($0.pumps.count + 1))) }
+        if first < pumps.count, pumps[first]() { return true }
+        if let work = takeWork() {
+            work()
+            return true
+        }
+        return pumps.contains { $0() }
+    }
+
+    private func takeWork() -> (@Sendable () -> Void)? {
+        state.withLock { state in
+            guard !state.lanes.isEmpty else { return nil }
+            let index = Int(state.random.next() % UInt64(state.lanes.count))
+            let work = state.lanes[index].work.removeFirst()
+            if state.lanes[index].work.isEmpty { state.lanes.remove(at: index) }
+            return work
+        }
+    }
+
+    private func jump(_ deadline: Timestamp) -> Bool {
+        let timer: SimulatedTimer? = state.withLock { state in
+            while let next = state.timers.first, next.isCancelled { state.timers.removeFirst() }
+            guard let next = state.timers.first, next.instant <= deadline else {
+                if deadline.milliseconds != .max { state.now = max(state.now, deadline) }
+                return nil
+            }
+            state.timers.removeFirst()
+            state.now = max(state.now, next.instant)
+            return next
+        }
+        timer?.fire()
+        return timer != nil
+    }
+}
+
+private final class SimulatedTimer: Scheduled {
+    let instant: Timestamp
+    private let work: Mutex<(@Sendable () -> Void)?>
+
+    init(instant: Timestamp, _ work: @escaping @Sendable () -> Void) {
+        self.instant = instant
+        self.work = Mutex(work)
+    }
+
+    var isCancelled: Bool { work.withLock { $0 == nil } }
+    func cancel() { work.withLock { $0 = nil } }
+
+    func fire() {
+        let work = work.withLock { work in
+            defer { work = nil }
+            return work
+        }
+        work?()
+    }
+}
