@@ -370,8 +370,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     /// The turn has lost its right to run: whatever its steps still do is of no use.
     private func stopSteps() {
-        for call in state.modelCalls.values { call.stop(keepingLast: false) }
-        for body in state.bodies.values { body.cancel() }
+        // Sorted, so that a simulated run follows from its seed.
+        for (_, call) in state.modelCalls.sorted(by: { $0.key < $1.key }) { call.stop(keepingLast: false) }
+        for (_, body) in state.bodies.sorted(by: { $0.key < $1.key }) { body.cancel() }
         state.modelCalls = [:]
         state.bodies = [:]
     }

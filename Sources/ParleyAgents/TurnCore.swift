@@ -183,7 +183,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     func fence(_ error: any Error) {
         guard state.fence == nil else { return }
         state.fence = error
-        for (_, wait) in state.waits { wait.continuation.resume(throwing: error) }
+        // Sorted, so that a simulated run follows from its seed.
+        for (_, wait) in state.waits.sorted(by: { $0.key < $1.key }) { wait.continuation.resume(throwing: error) }
         state.waits = [:]
         state.root?.cancel()
     }
