@@ -11,8 +11,8 @@ let settings: [SwiftSetting] = [
 ]
 
 /// A target of ours: the same settings everywhere, dependencies in one direction only (ARCHITECTURE.md, "Modules").
-func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+func module(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource]? = nil) -> Target {
+    .target(name: name, dependencies: dependencies, resources: resources, swiftSettings: settings)
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -38,10 +38,14 @@ let package = Package(
         module("ParleyChannels", ["ParleyLog", "ParleySystem"]),
         module("ParleyAgents", ["ParleyChannels", "ParleyLog", "ParleySystem"]),
         module("ParleyModels", ["ParleyAgents", "ParleyHTTP", "ParleySystem", "CYAML"]),
-        module("ParleyServer", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
+        module(
+            "ParleyServer", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"],
+            resources: [.embedInCode("Page/page.html")]),
         module("Parley", ["ParleyServer", "ParleyModels", "ParleyAgents"]),
         .executableTarget(name: "ParleyCommand", dependencies: ["Parley", "ParleyServer", "ParleyHTTP", "ParleySystem"], swiftSettings: settings),
         module("ParleyTesting", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
+
+        .executableTarget(name: "reporter", dependencies: ["Parley"], path: "Examples/Reporter", swiftSettings: settings),
 
         tests("ParleySystemTests", ["ParleySystem"]),
         tests("ParleyHTTPTests", ["ParleyHTTP", "ParleySystem"]),

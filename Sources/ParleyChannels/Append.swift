@@ -37,7 +37,7 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
 
     /// Hands it to the writer. `completion` is called once, on the writer thread, or here when the log takes nothing.
     package func submit() {
-        do throws(LogError) { try channels.writer.submit(self) } catch { completion(.failure(ChannelError(error))) }
+        do throws(LogError) { try channels.writer.submit(self, isBounded: !epoch.isOwner) } catch { completion(.failure(ChannelError(error))) }
     }
 
     package var cost: Int { entries.reduce(256) { $0 + $1.byteCount } }
@@ -92,6 +92,9 @@ package enum EpochClaim: Sendable {
     case holds(UInt64)
     /// Becomes the owner of the epoch after this one, unless somebody else has meanwhile.
     case takes(after: UInt64)
+
+    /// Owners are as many as agents in memory; one that is turned away could neither go on nor say why.
+    var isOwner: Bool { if case .none = self { false } else { true } }
 }
 
 extension ChannelError {
@@ -127,7 +130,9 @@ extension Append {
 
     /// All checks come first, so that a refusal has changed nothing.
     private func decide(in stage: inout Stage) throws(ChannelRefusal) -> Appended {
-        let channel = try findOrCreate(in: &stage)
+        guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName) }) else {
+            return try decideAnew(in: &stage)
+        }
         self.channel = channel
         if let replay = try replayed(channel, &stage) { return replay }
         let producerState = try checkProducer(channel, &stage)
@@ -135,13 +140,14 @@ extension Append {
             return Appended(tail: channel.staged.head, isClosed: channel.staged.row.isClosed, isReplay: true, producer: producerState.state)
         }
         if let idempotent = try checkOpen(channel) { return idempotent }
-        try checkContent(channel)
+        try check(contentType: channel.contentType)
+        try checkSequence(channel)
         try checkEpoch(channel)
         return write(to: channel, producerState?.state, in: &stage)
     }
 
-    private func findOrCreate(in stage: inout Stage) throws(ChannelRefusal) -> Channel {
-        if let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName) }) { return channel }
+    /// The same for a channel that is not there.
+    private func decideAnew(in stage: inout Stage) throws(ChannelRefusal) -> Appended {
         if let row = try ChannelRefusal.wrap({ () throws(LogError) in try stage.get(.names, Placement.nameKey(channelName)) }),
             NameRow(row)?.isTombstone == true
         {
@@ -149,7 +155,11 @@ extension Append {
                 ChannelError("agent_deleted", "'\(channelName)' was deleted. A late retry does not bring it back; PUT it to start anew."))
         }
         guard let creates else { throw .refused(.notFound(channelName)) }
-        return try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
+        try check(contentType: creates.contentType)
+        let producerState = try producer.map { producer throws(ChannelRefusal) in try Append.judge(producer, known: nil).state }
+        let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
+        self.channel = channel
+        return write(to: channel, producerState, in: &stage)
     }
 
     private func replayed(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> Appended? {
@@ -175,6 +185,12 @@ extension Append {
             if channel.staged.producers.count > 1_000 { channel.staged.producers.removeAll() }
             channel.staged.producers[producer.id] = known
         }
+        return try Append.judge(producer, known: known)
+    }
+
+    private static func judge(
+        _ producer: ProducerClaim, known: ProducerState?
+    ) throws(ChannelRefusal) -> (state: ProducerState, isDuplicate: Bool) {
         let next = ProducerState(epoch: producer.epoch, sequence: producer.sequence)
         guard let known, producer.epoch <= known.epoch else {
             guard producer.sequence == 0 else {
@@ -195,7 +211,7 @@ extension Append {
         return (next, false)
     }
 
-    private func gap(expected: UInt64, _ producer: ProducerClaim) -> ChannelError {
+    private static func gap(expected: UInt64, _ producer: ProducerClaim) -> ChannelError {
         ChannelError(
             "producer_gap", "Producer-Seq is \(producer.sequence); expected \(expected). Send what is missing first.",
             [("expected_seq", .integer(Int64(expected))), ("received_seq", .integer(Int64(producer.sequence)))])
@@ -207,17 +223,15 @@ extension Append {
         if closes && entries.isEmpty && producer == nil || closes && producer != nil && channel.staged.row.closedBy == producer?.tuple {
             return Appended(tail: channel.staged.head, isClosed: true, isReplay: true)
         }
-        throw .refused(
-            ChannelError(
-                "channel_closed", "'\(channelName)' is closed: nothing can be appended.",
-                [("tail", .string(Offset(channel.staged.head).token)), ("closed", true)]))
+        throw .refused(.closed(channelName, tail: Offset(channel.staged.head)))
     }
 
-    private func checkContent(_ channel: Channel) throws(ChannelRefusal) {
-        if let contentType, !ContentType.matches(contentType, channel.contentType) {
-            throw .refused(
-                ChannelError("content_type_mismatch", "Content-Type is '\(contentType)'; the channel's is '\(channel.contentType)'."))
-        }
+    private func check(contentType expected: String) throws(ChannelRefusal) {
+        guard let contentType, !ContentType.matches(contentType, expected) else { return }
+        throw .refused(.mismatch(contentType, expected))
+    }
+
+    private func checkSequence(_ channel: Channel) throws(ChannelRefusal) {
         if let sequence, let last = channel.staged.row.lastSequence, !last.utf8.lexicographicallyPrecedes(sequence.utf8) {
             throw .refused(
                 ChannelError("sequence_conflict", "Stream-Seq is '\(sequence)', not above the last one, '\(last)' (compared bytewise)."))

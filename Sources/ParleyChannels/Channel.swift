@@ -57,8 +57,8 @@ extension Channel {
     package enum Tail {
         /// Nothing after that offset. `isEnded`: and there never will be.
         case upToDate(isEnded: Bool)
-        /// The commits after that offset, in order.
-        case chunks([Chunk])
+        /// The commits after that offset, in order, up to the tail. `isEnded`: nothing comes after them.
+        case chunks([Chunk], isEnded: Bool)
         /// So far behind that the log must be read, up to `head`.
         case behind(head: UInt64)
     }
@@ -68,8 +68,9 @@ extension Channel {
         published.withLock { state in
             if state.isDeleted { return .upToDate(isEnded: true) }
             if offset >= state.head { return .upToDate(isEnded: state.isClosed) }
-            guard let index = state.recent.firstIndex(where: { $0.first == offset + 1 }) else { return .behind(head: state.head) }
-            return .chunks(Array(state.recent[index...]))
+            // Backwards: nearly every reader is one commit behind.
+            guard let index = state.recent.lastIndex(where: { $0.first == offset + 1 }) else { return .behind(head: state.head) }
+            return .chunks(Array(state.recent[index...]), isEnded: state.isClosed)
         }
     }
 

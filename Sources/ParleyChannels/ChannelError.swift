@@ -17,6 +17,14 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
 
     package subscript(detail name: String) -> JSON? { details.first { $0.name == name }?.value }
 
+    package static func mismatch(_ contentType: String, _ expected: String) -> ChannelError {
+        ChannelError("content_type_mismatch", "Content-Type is '\(contentType)'; the channel's is '\(expected)'.")
+    }
+
+    package static func closed(_ name: String, tail: Offset) -> ChannelError {
+        ChannelError("channel_closed", "'\(name)' is closed: nothing can be appended.", [("tail", .string(tail.token)), ("closed", true)])
+    }
+
     package static func notFound(_ name: String) -> ChannelError {
         ChannelError("channel_not_found", "there is no channel '\(name)'. Create it with PUT, or check the name.")
     }

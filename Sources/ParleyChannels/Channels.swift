@@ -24,8 +24,14 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     /// How many channels stay in memory before those that nobody watches are let go.
     private static let residentMax = 65_536
 
+    private struct Residents {
+        var channels: [String: Channel] = [:]
+        /// Names whose creation may be durable but is not published: nobody may load a second object for them.
+        var unpublished: Set<String> = []
+    }
+
     private final class Shard: Sendable {
-        let channels = Mutex<[String: Channel]>([:])
+        let residents = Mutex(Residents())
     }
 
     package init(log: any CommitLog, writer: GroupCommit, world: any World) {
@@ -43,14 +49,17 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
 
     /// The channel of that name, or `nil`. Thread-safe. Cost: a lock and a hash; for a channel not in memory three lookups in the log.
     package func find(_ name: String) throws(LogError) -> Channel? {
-        do {
-            return try shard(name).channels.withLock { channels throws(LogError) in
-                if let channel = channels[name] { return channel }
-                guard let loaded = try load(name) else { return nil }
-                channels[name] = loaded
-                return loaded
-            }
+        try shard(name).residents.withLock { residents throws(LogError) in
+            if let channel = residents.channels[name] { return channel }
+            guard !residents.unpublished.contains(name), let loaded = try load(name) else { return nil }
+            residents.channels[name] = loaded
+            return loaded
         }
+    }
+
+    /// The channel of that name if it is in memory. Thread-safe, and touches no disk: for event loops.
+    package func resident(_ name: String) -> Channel? {
+        shard(name).residents.withLock { $0.channels[name] }
     }
 
     /// Whether an agent of that name was deleted and not created anew.
@@ -128,6 +137,7 @@ extension Channels {
         channel.staged.isRowChanged = true
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
         created[row.name] = channel
+        shard(row.name).residents.withLock { _ = $0.unpublished.insert(row.name) }
         removed.remove(row.name)
         touch(channel)
         return channel
@@ -168,9 +178,12 @@ extension Channels {
     /// reads his own write.
     func publish() {
         guard !touched.isEmpty else { return }
-        for (name, channel) in created { shard(name).channels.withLock { $0[name] = channel } }
+        for (name, channel) in created { shard(name).residents.withLock { $0.channels[name] = channel } }
         for channel in touched {
-            if channel.staged.isDeleted { shard(channel.name).channels.withLock { if $0[channel.name] === channel { $0[channel.name] = nil } } }
+            shard(channel.name).residents.withLock { residents in
+                residents.unpublished.remove(channel.name)
+                if channel.staged.isDeleted, residents.channels[channel.name] === channel { residents.channels[channel.name] = nil }
+            }
             for watcher in channel.publish() { watcher.channelChanged(channel) }
         }
         touched.removeAll(keepingCapacity: true)
@@ -189,9 +202,9 @@ extension Channels {
     /// Lets go of channels that nobody watches when a shard has grown past its share. Nothing is staged when this runs.
     private func evictIdle() {
         for shard in shards {
-            shard.channels.withLock { channels in
-                guard channels.count > Channels.residentMax / shards.count else { return }
-                for (name, channel) in channels where channel.evict() { channels[name] = nil }
+            shard.residents.withLock { residents in
+                guard residents.channels.count > Channels.residentMax / shards.count else { return }
+                for (name, channel) in residents.channels where channel.evict() { residents.channels[name] = nil }
             }
         }
     }

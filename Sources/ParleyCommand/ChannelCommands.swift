@@ -17,14 +17,15 @@ enum RunCommand: Command {
           --json         one entry of the channel a line, as JSON
           --server <url> default PARLEY_URL, then http://127.0.0.1:4437
         """
-    static let options = [("key", true), ("json", false), ("server", true)]
+    static let options: [CommandOption] = [.value("key"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
         let text = try MessageArgument.text(arguments)
         let client = try Client(arguments)
         let offset = try MessageArgument.send(text, to: channel, client, key: arguments["key"])
-        let (view, outcome) = (TurnView(), Mutex<String?>(nil))
+        let view = TurnView()
+        let outcome = Mutex<String?>(nil)
         let json = arguments.has("json")
         try Follower(client, channel: channel, from: offset, view: "settled") { entry in
             if json { Terminal.output(entry.text + "\n") }
@@ -57,7 +58,7 @@ enum TailCommand: Command {
           --json          one entry a line, as JSON (always for channels that are no agent's)
           --server <url>  default PARLEY_URL, then http://127.0.0.1:4437
         """
-    static let options = [("from", true), ("raw", false), ("json", false), ("server", true)]
+    static let options: [CommandOption] = [.value("from"), .flag("raw"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
@@ -83,7 +84,7 @@ enum SendCommand: Command {
 
         Prints the offset of the message once it is durable; `parley tail <kind>/<id> --from <offset>` shows what follows.
         """
-    static let options = [("key", true), ("server", true)]
+    static let options: [CommandOption] = [.value("key"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
@@ -103,7 +104,7 @@ enum ListCommand: Command {
 
         States: idle running waiting parked stalled closed.
         """
-    static let options = [("kind", true), ("state", true), ("json", false), ("server", true)]
+    static let options: [CommandOption] = [.value("kind"), .value("state"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let client = try Client(arguments)
@@ -129,7 +130,7 @@ enum StatusCommand: Command {
     static let summary = "say what an agent is doing and what it waits for"
     static let usage = "usage: parley status <kind>/<id> [--json] [--server <url>]"
     static let help = usage
-    static let options = [("json", false), ("server", true)]
+    static let options: [CommandOption] = [.flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let name = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))

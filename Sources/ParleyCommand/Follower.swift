@@ -67,9 +67,9 @@ final class Follower: Sendable {
                     return true
                 }
                 var goesOn = true
-                do throws(ServerSentEventError) {
+                do {
                     var events: [ServerSentEvent] = []
-                    try bytes.withUnsafeBytes { buffer throws(ServerSentEventError) in try state.events.feed(buffer) { events.append($0) } }
+                    try bytes.withUnsafeBytes { buffer in try state.events.feed(buffer) { events.append($0) } }
                     for event in events where goesOn { goesOn = handle(event, &state) }
                 } catch {
                     goesOn = false  // An event longer than any server sends: connect anew.

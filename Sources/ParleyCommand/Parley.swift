@@ -25,7 +25,7 @@ enum ParleyProgram {
 
     static let version = "0.1.0"
 
-    static let commands: [any Command.Type] = [
+    static let commands: [any (Command & Sendable).Type] = [
         ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, ListCommand.self, StatusCommand.self,
     ]
 
@@ -79,8 +79,18 @@ protocol Command {
     static var usage: String { get }
     static var help: String { get }
     /// Its options: the name without `--`, and whether a value follows.
-    static var options: [(name: String, takesValue: Bool)] { get }
+    static var options: [CommandOption] { get }
     static func run(_ arguments: Arguments) async throws -> ExitStatus
+}
+
+struct CommandOption: Sendable {
+    var name: String
+    var takesValue: Bool
+
+    /// An option with a value, `--name <value>`.
+    static func value(_ name: String) -> CommandOption { CommandOption(name: name, takesValue: true) }
+    /// An option that is there or not, `--name`.
+    static func flag(_ name: String) -> CommandOption { CommandOption(name: name, takesValue: false) }
 }
 
 /// What was typed after the command's name.

@@ -15,6 +15,14 @@ package enum Diagnostics {
             let quoted = text.contains { $0 == " " || $0 == "\"" || $0.isNewline }
             line.append(" \(name)=" + (quoted ? text.debugDescription : text))
         }
+        put(line)
+    }
+
+    /// Writes a line for the person who started the process.
+    package static func say(_ text: String) { put(Bytes(text.utf8)) }
+
+    private static func put(_ line: Bytes) {
+        var line = line
         line.append(UInt8(ascii: "\n"))
         // One write, so that lines of several threads do not mix. Nothing can be done about a closed standard error.
         _ = line.withUnsafeBytes { write(2, $0.baseAddress, $0.count) }

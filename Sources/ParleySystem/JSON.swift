@@ -3,6 +3,8 @@ public enum JSON: Sendable, Equatable {
     case null
     case bool(Bool)
     case integer(Int64)
+    /// An integer above `Int64.max`, so that no digit of a 64-bit number is lost.
+    case unsigned(UInt64)
     case number(Double)
     case string(String)
     case array([JSON])
@@ -40,6 +42,7 @@ extension JSON {
     public var double: Double? {
         switch self {
         case .integer(let value): Double(value)
+        case .unsigned(let value): Double(value)
         case .number(let value): value
         default: nil
         }
@@ -50,7 +53,7 @@ extension JSON {
         switch self {
         case .null: "null"
         case .bool: "a boolean"
-        case .integer, .number: "a number"
+        case .integer, .unsigned, .number: "a number"
         case .string: "a string"
         case .array: "an array"
         case .object: "an object"
@@ -93,6 +96,7 @@ extension JSON {
         case .null: output.append("null")
         case .bool(let value): output.append(value ? "true" : "false")
         case .integer(let value): output.append(String(value))
+        case .unsigned(let value): output.append(String(value))
         case .number(let value): output.append(value.isFinite ? "\(value)" : "null")
         case .string(let text): JSON.write(string: text, to: &output)
         case .array(let values):
@@ -173,6 +177,8 @@ public struct JSONError: Error, Sendable, Equatable, CustomStringConvertible {
 package struct JSONScanner {
     private let bytes: Bytes
     package private(set) var position = 0
+    /// Where the name of the member being visited stands, with its quotes.
+    package private(set) var nameRange = 0..<0
     private var depth = 0
     private static let depthMax = 256
 
@@ -221,6 +227,7 @@ package struct JSONScanner {
             let range = try number()
             let text = bytes[range].withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
             if let integer = Int64(text) { return .integer(integer) }
+            if let integer = UInt64(text) { return .unsigned(integer) }
             return .number(Double(text) ?? .infinity)
         }
     }
@@ -274,9 +281,12 @@ package struct JSONScanner {
         while true {
             guard next(is: "\"") else { throw fail("expected a member name in double quotes") }
             var name = ""
+            let nameStart = position
             if named { name = try string() } else { try skipString() }
+            let nameEnd = position
             guard next(is: ":") else { throw fail("expected ':'") }
             position += 1
+            nameRange = nameStart..<nameEnd
             try visit(name, &self)
             skipSpace()
             guard position < bytes.count else { throw fail("the object does not end") }

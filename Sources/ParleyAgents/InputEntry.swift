@@ -1,0 +1,127 @@
+package import ParleyChannels
+package import ParleySystem
+
+/// An entry that a client wants to append to an agent's channel, checked and stamped with who sends it.
+package struct InputEntry: Sendable {
+    package let entry: NewEntry
+    /// The client's own label; without one the entry's offset is its id.
+    package let id: String?
+
+    /// The most bytes an entry may have on the wire, stamps included.
+    package static let bytesMax = 1 << 20
+
+    package static let kinds: [EntryKind] = [.message, .steer, .interrupt, .cancel, .approve, .deny, .signal, .close]
+
+    private static let idBytesMax = 256
+
+    /// - Parameters:
+    ///   - element: One JSON value as the client sent it.
+    ///   - principal: Who sent it; becomes `by`.
+    /// - Throws: ``ChannelError`` with code `invalid_entry`, `unknown_entry_type` or `entry_too_large`.
+    package init(_ element: Bytes, principal: String) throws(ChannelError) {
+        let members = try Members(element)
+        guard let type = members.type else {
+            throw ChannelError("invalid_entry", "'type' is missing; expected one of \(InputEntry.kindNames). Try {\"type\":\"message\",\"text\":\"...\"}.")
+        }
+        guard case .string(let name) = type else { throw ChannelError("invalid_entry", "'type' is \(type.kindName); expected a string.") }
+        guard let kind = InputEntry.kinds.first(where: { $0.name == name }) else {
+            throw ChannelError("unknown_entry_type", "'type' is '\(name)'; expected one of \(InputEntry.kindNames).")
+        }
+        try members.check(for: kind)
+        id = try InputEntry.checked(members.id)
+        var body = Bytes("\"by\":".utf8)
+        JSON.write(string: principal, to: &body)
+        body.append(contentsOf: members.kept)
+        entry = NewEntry(kind, members: body, hasID: id != nil)
+        let byteCount = body.count + InputEntry.stampBytes + kind.name.utf8.count
+        guard byteCount <= InputEntry.bytesMax else {
+            throw ChannelError(
+                "entry_too_large", "the entry has \(byteCount) bytes with its stamps; the limit is \(InputEntry.bytesMax).",
+                [("limit", .integer(Int64(InputEntry.bytesMax)))])
+        }
+    }
+
+    /// The entry alone: see ``init(_:principal:)``.
+    package static func prepare(_ element: Bytes, principal: String) throws(ChannelError) -> NewEntry {
+        try InputEntry(element, principal: principal).entry
+    }
+
+    /// What `{"offset":"...","at":"...","type":"","id":"...",}` takes around the members.
+    private static let stampBytes = 101
+
+    private static let kindNames = kinds.map(\.name).joined(separator: ", ")
+
+    private static func checked(_ id: JSON?) throws(ChannelError) -> String? {
+        guard let id else { return nil }
+        guard case .string(let text) = id else { throw ChannelError("invalid_entry", "'id' is \(id.kindName); expected a string.") }
+        guard (1...idBytesMax).contains(text.utf8.count) else {
+            throw ChannelError("invalid_entry", "'id' has \(text.utf8.count) bytes; expected 1 to \(idBytesMax).")
+        }
+        return text
+    }
+}
+
+/// The members of an entry that count, and those that are kept as they came.
+private struct Members {
+    var type: JSON?
+    var id: JSON?
+    /// The values of what some type requires; anything but a short value is there as `.null` only.
+    private var strings: Set<String> = []
+    private var present: Set<String> = []
+    /// Each with a comma in front.
+    var kept = Bytes()
+
+    init(_ element: Bytes) throws(ChannelError) {
+        var scanner = JSONScanner(element)
+        do throws(JSONError) {
+            try scanner.requireUTF8()
+            try scanner.members { (name, scanner) throws(JSONError) in try self.take(name, &scanner, element) }
+            try scanner.end()
+        } catch {
+            throw ChannelError("invalid_entry", error.description)
+        }
+    }
+
+    private mutating func take(_ name: String, _ scanner: inout JSONScanner, _ element: Bytes) throws(JSONError) {
+        let nameRange = scanner.nameRange
+        switch name {
+        case "type": type = try scanner.value()
+        case "offset", "at", "by": try scanner.skip()
+        default:
+            let isString = scanner.next(is: "\"")
+            let range: Range<Int>
+            if name == "id" {
+                let start = scanner.position
+                id = try scanner.value()
+                range = start..<scanner.position
+            } else {
+                range = try scanner.skip()
+            }
+            present.insert(name)
+            if isString { strings.insert(name) } else { strings.remove(name) }
+            kept.append(UInt8(ascii: ","))
+            kept.append(contentsOf: element[nameRange])
+            kept.append(UInt8(ascii: ":"))
+            kept.append(contentsOf: element[range])
+        }
+    }
+
+    func check(for kind: EntryKind) throws(ChannelError) {
+        switch kind {
+        case .message, .steer:
+            if present.contains("text") { return try requireString("text", kind) }
+            guard present.contains("data") else {
+                throw ChannelError("invalid_entry", "a '\(kind.name)' needs 'text' (a string) or 'data'.")
+            }
+        case .approve, .deny: try requireString("approval", kind)
+        case .signal: try requireString("name", kind)
+        default: break
+        }
+    }
+
+    private func requireString(_ name: String, _ kind: EntryKind) throws(ChannelError) {
+        guard strings.contains(name) else {
+            throw ChannelError("invalid_entry", "a '\(kind.name)' needs '\(name)', a string\(present.contains(name) ? "; it is something else" : "").")
+        }
+    }
+}

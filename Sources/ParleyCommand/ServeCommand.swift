@@ -1,0 +1,38 @@
+internal import Parley
+
+/// `parley serve`: runs a node.
+enum ServeCommand: Command {
+    static let name = "serve"
+    static let summary = "run a node"
+    static let usage = "usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--drain <seconds>] [--idle <seconds>]"
+    static let help = """
+        \(usage)
+
+        Runs a node until it is told to stop (SIGTERM, Ctrl-C), and then drains. The next start goes on where this one stopped, also after
+        kill -9 or a power cut.
+
+          --listen <host>:<port>  default 127.0.0.1:4437; only loopback, port 0 for any free one
+          --data <folder>         everything the node remembers; default ./parley-data
+          --agents <folder>       agents declared in Markdown, <kind>.md each; default ./agents
+          --drain <seconds>       how long a stop waits for steps under way; default 10
+          --idle <seconds>        how long an agent with nothing to do stays in memory; default 30
+
+        The model comes from PARLEY_MODEL (<provider>:<model>, e.g. openai:gpt-5-mini or scripted:), OPENAI_BASE_URL, OPENAI_API_KEY and
+        PARLEY_MODEL_CONTINUES (prefix, no or auto).
+        """
+    static let options = ServeOptions.names.map { CommandOption.value($0) }
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        guard arguments.positional.isEmpty else { throw UsageError("'\(arguments.positional[0])' was not expected.") }
+        var configuration = ServeConfiguration()
+        do {
+            for name in ServeOptions.names {
+                if let value = arguments[name] { try ServeOptions.set(name, value, &configuration) }
+            }
+        } catch {
+            throw UsageError(error.message)
+        }
+        try ServeOptions.run(configuration, agents: [])
+        return .done
+    }
+}

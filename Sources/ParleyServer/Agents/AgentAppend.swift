@@ -1,0 +1,83 @@
+internal import ParleyAgents
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// What a client says to an agent in one request: all of it, or nothing.
+struct AgentAppend {
+    struct Outcome: Sendable {
+        let appended: Appended
+        /// What the client gets to know of each entry it sent.
+        let entries: [Entry]
+    }
+
+    struct Entry: Sendable {
+        let offset: Offset
+        let kind: EntryKind
+        let id: String
+    }
+
+    private let context: ServerContext
+    private let agent: AgentName
+    private let head: AppendRequest
+    private let body: Bytes
+    private let inputs: [InputEntry]
+
+    /// - Throws: 404 `unknown_agent_kind`, 409 `content_type_mismatch`, 400 or 413 naming the index of a bad entry.
+    init(context: ServerContext, agent: AgentName, head: AppendRequest, body: Bytes) throws(Problem) {
+        self.context = context
+        self.agent = agent
+        self.head = head
+        self.body = body
+        try StreamRoutes(context: context).requireKind(agent)
+        if let type = head.contentType, !ContentType.isJSON(type) { throw Problem(.mismatch(type, ContentTypeText.json)) }
+        inputs = try AgentAppend.inputs(of: body, principal: context.configuration.principal)
+    }
+
+    private static func inputs(of body: Bytes, principal: String) throws(Problem) -> [InputEntry] {
+        if body.isEmpty { return [] }
+        let elements = try MessageCutter.cut(body)
+        guard !elements.isEmpty else { throw .bad("empty_array", "the body is an empty array; expected at least one entry.") }
+        var inputs: [InputEntry] = []
+        for (index, element) in elements.enumerated() {
+            do throws(ChannelError) {
+                inputs.append(try InputEntry(element, principal: principal))
+            } catch {
+                var problem = Problem(error)
+                problem.detail = "entry \(index): \(problem.detail)"
+                problem.extra.append(.init("index", .integer(Int64(index))))
+                throw problem
+            }
+        }
+        return inputs
+    }
+
+    /// Appends; the agent is made if it was never there. `done` is called once, on any thread.
+    func submit(_ done: @escaping @Sendable (Result<Outcome, ChannelError>) -> Void) {
+        var entries = inputs.map(\.entry)
+        var labels = inputs.map { (kind: $0.entry.kind, id: $0.id) }
+        if head.closes {
+            entries.append(AgentAppend.close(by: context.configuration.principal))
+            labels.append((.close, nil))
+        }
+        let append = Append(context.channels, to: agent.channel, entries) { [labels] result in
+            done(result.map { appended in Outcome(appended: appended, entries: AgentAppend.describe(labels, appended.offsets)) })
+        }
+        append.creates = ChannelRow(name: agent.channel, contentType: ContentTypeText.json, isAgent: true, created: context.channels.world.now)
+        append.isInput = true
+        append.contentType = head.contentType
+        append.sequence = head.sequence
+        append.producer = head.producer
+        append.idempotency = head.idempotencyKey.map { IdempotencyKey(key: $0, body: head.closes ? body + [0] : body) }
+        append.submit()
+    }
+
+    /// A producer's duplicate is answered without offsets: what it was the first time is not kept.
+    private static func describe(_ labels: [(kind: EntryKind, id: String?)], _ offsets: [UInt64]) -> [Entry] {
+        zip(labels, offsets).map { label, offset in
+            Entry(offset: Offset(offset), kind: label.kind, id: label.id ?? Offset(offset).token)
+        }
+    }
+
+    private static func close(by principal: String) -> NewEntry { NewEntry(.close, nil, ("by", .string(principal))) }
+}

@@ -1,0 +1,20 @@
+package import ParleyChannels
+package import ParleySystem
+
+/// What runs the agents, as the routes see it.
+package protocol AgentHost: AnyObject, Sendable {
+    /// The kinds of agents there are, sorted.
+    var kinds: [String] { get }
+
+    /// What an agent does, for `GET /v1/agents/<kind>/<id>`; `nil`: no such agent. `answer` is called once, on any thread.
+    func status(of channelName: String, _ answer: @escaping @Sendable (JSON?) -> Void)
+
+    /// A page of agents: those after the name `after`, at most `limit`. `answer` is called once, on any thread.
+    func list(kind: String?, state: String?, limit: Int, after: String?, _ answer: @escaping @Sendable (JSON) -> Void)
+
+    /// Cancels what runs and removes the agent with its channel. `done` is called once, when that is durable.
+    func remove(_ channelName: String, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void)
+
+    /// Answers with the entry that ends the turn of the input at `turn`, once it is durable; cancelling withdraws the question.
+    func outcome(of turn: Offset, in channelName: String, _ answer: @escaping @Sendable (JSON) -> Void) -> any Scheduled
+}

@@ -1,0 +1,130 @@
+internal import ParleyAgents
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// The agents at `/v1/agents` and `/v1/agents/<kind>/<id>`: list, status, append, remove.
+struct AgentRoutes: Sendable {
+    let context: ServerContext
+
+    static let prefix = "/v1/agents"
+    private static let listMax = 1_000
+    private static let listDefault = 100
+    private static let waitSecondsMax: Int64 = 60
+
+    /// - Parameter path: What stands behind ``prefix``.
+    func handle(_ exchange: Exchange, path: ArraySlice<UInt8>) {
+        do throws(Problem) {
+            if path.isEmpty { return try list(exchange) }
+            let agent = try agent(path)
+            switch exchange.request.method {
+            case "GET", "HEAD": status(agent, exchange)
+            case "POST": try append(to: agent, exchange)
+            case "DELETE": remove(agent, exchange)
+            default: throw .wrongMethod(exchange.request.method, allow: "GET, HEAD, POST, DELETE, OPTIONS")
+            }
+        } catch {
+            exchange.respond(error)
+        }
+    }
+
+    private func agent(_ path: ArraySlice<UInt8>) throws(Problem) -> AgentName {
+        if let text = PercentEncoding.decode(String(decoding: path, as: UTF8.self)), let agent = AgentName(channel: "agents" + text) {
+            return agent
+        }
+        throw Problem(
+            status: 404, code: "route_not_found",
+            detail: "expected /v1/agents/<kind>/<id>, each 1 to 128 characters of A-Z a-z 0-9 . _ ~ -.")
+    }
+
+    // MARK: Looking
+
+    private func list(_ exchange: Exchange) throws(Problem) {
+        let request = exchange.request
+        guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request.method, allow: "GET, HEAD, OPTIONS") }
+        let limit = try AgentRoutes.limit(request.queryValue("limit"))
+        let state = request.queryValue("state")
+        let states = AgentStatus.allCases.map(\.name)
+        if let state, !states.contains(state) {
+            throw .bad("invalid_state", "state is '\(state)'; expected one of \(states.joined(separator: ", ")).")
+        }
+        guard let agents = context.agents else { return exchange.respond(200, json: ["agents": []]) }
+        agents.list(kind: request.queryValue("kind"), state: state, limit: limit, after: request.queryValue("after")) { found in
+            exchange.onLoop { exchange.respond(200, json: found) }
+        }
+    }
+
+    private static func limit(_ text: String?) throws(Problem) -> Int {
+        guard let text else { return listDefault }
+        guard let limit = Int(text), (1...listMax).contains(limit) else {
+            throw .bad("invalid_limit", "limit is '\(text)'; expected 1 to \(listMax).")
+        }
+        return limit
+    }
+
+    private func status(_ agent: AgentName, _ exchange: Exchange) {
+        guard let agents = context.agents else { return exchange.respond(Problem(.notFound(agent.channel))) }
+        agents.status(of: agent.channel) { status in
+            exchange.onLoop {
+                if let status { return exchange.respond(200, json: status) }
+                // Tells one that was deleted from one that never was.
+                context.withChannel(StreamName(agent: agent), exchange) { _ in exchange.respond(Problem(.notFound(agent.channel))) }
+            }
+        }
+    }
+
+    // MARK: Changing
+
+    private func remove(_ agent: AgentName, _ exchange: Exchange) {
+        guard let agents = context.agents else { return exchange.respond(Problem(.notFound(agent.channel))) }
+        agents.remove(agent.channel) { result in
+            exchange.onLoop {
+                switch result {
+                case .success: exchange.respond(204)
+                case .failure(let error): exchange.respond(Problem(error))
+                }
+            }
+        }
+    }
+
+    private func append(to agent: AgentName, _ exchange: Exchange) throws(Problem) {
+        let head = try AppendRequest(exchange.request)
+        let wait = try AgentRoutes.wait(exchange.request)
+        try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body).submit { result in
+            exchange.onLoop {
+                switch result {
+                case .failure(let error): exchange.respond(Problem(error))
+                case .success(let outcome): answer(outcome, wait, head, agent, exchange)
+                }
+            }
+        }
+    }
+
+    private func answer(
+        _ outcome: AgentAppend.Outcome, _ wait: Duration?, _ head: AppendRequest, _ agent: AgentName, _ exchange: Exchange
+    ) {
+        var headers: [HeaderField] = [
+            ("Location", "/v1/agents/\(agent.kind)/\(agent.id)"), (StreamHeader.nextOffset, Offset(outcome.appended.tail).token),
+        ]
+        if head.idempotencyKey != nil, outcome.appended.isReplay { headers.append(("Idempotent-Replayed", "true")) }
+        let entries = JSON.array(outcome.entries.map { ["offset": .string($0.offset.token), "id": .string($0.id)] })
+        guard let wait, let agents = context.agents, let turn = outcome.entries.last(where: { $0.kind == .message }) else {
+            return exchange.respond(202, headers, json: ["entries": entries])
+        }
+        TurnWait(exchange, headers + [("Preference-Applied", "wait=\(wait.components.seconds)")], entries: entries)
+            .begin(turn.offset, in: agent.channel, agents, for: wait)
+    }
+
+    /// The seconds of `Prefer: wait=<seconds>`, at most a minute; other preferences are left alone.
+    private static func wait(_ request: HTTPRequest) throws(Problem) -> Duration? {
+        for preference in request.headers("Prefer").flatMap({ $0.split(whereSeparator: { $0 == "," || $0 == ";" }) }) {
+            let parts = preference.split(separator: "=", maxSplits: 1)
+            guard let name = parts.first?.lowercased().filter({ $0 != " " }), name == "wait" else { continue }
+            guard parts.count == 2, let seconds = Int64(parts[1].filter { $0 != " " && $0 != "\"" }), seconds >= 0 else {
+                throw .bad("invalid_prefer", "Prefer is '\(preference)'; expected wait=<seconds>, 0 to \(waitSecondsMax).")
+            }
+            return .seconds(min(seconds, waitSecondsMax))
+        }
+        return nil
+    }
+}

@@ -1,0 +1,46 @@
+package import ParleyAgents
+package import ParleyChannels
+internal import ParleyLog
+package import ParleySystem
+
+extension AgentRuntime: AgentHost {
+    package func status(of channelName: String, _ answer: @escaping @Sendable (JSON?) -> Void) {
+        read(channelName) { runtime throws(LogError) in answer(try runtime.status(of: channelName)) } failed: { answer(nil) }
+    }
+
+    package func list(kind: String?, state: String?, limit: Int, after: String?, _ answer: @escaping @Sendable (JSON) -> Void) {
+        read("list") { runtime throws(LogError) in
+            answer(try runtime.list(kind: kind, state: state, limit: limit, after: after))
+        } failed: {
+            answer(["agents": []])
+        }
+    }
+
+    package func remove(_ channelName: String, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
+        DeleteChannel(channels, channelName, completion: done).submit()
+    }
+
+    package func outcome(of turn: Offset, in channelName: String, _ answer: @escaping @Sendable (JSON) -> Void) -> any Scheduled {
+        let look = { @Sendable [self] in
+            read(channelName) { runtime throws(LogError) in
+                if let outcome = try runtime.outcome(of: turn, in: channelName) { answer(outcome) }
+            } failed: {}
+        }
+        // First observe, then look: what ends in between is seen by both, and the route takes the first answer.
+        let observer = observeTurn(turn.value, in: channelName, look)
+        look()
+        return observer
+    }
+
+    /// Runs `body` on a worker: it reads the log, which may block.
+    private func read(
+        _ what: String, _ body: @escaping @Sendable (AgentRuntime) throws(LogError) -> Void, failed: @escaping @Sendable () -> Void
+    ) {
+        world.perform(lane: world.random()) { [self] in
+            do throws(LogError) { try body(self) } catch {
+                Diagnostics.log(.error, "agents cannot be read", ["what": what, "reason": error.message])
+                failed()
+            }
+        }
+    }
+}

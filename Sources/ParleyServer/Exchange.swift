@@ -1,0 +1,46 @@
+internal import ParleyHTTP
+internal import ParleySystem
+
+typealias HeaderField = (name: String, value: String)
+
+/// One request and its answer, with what every answer carries.
+struct Exchange: Sendable {
+    let request: HTTPRequest
+    let responder: HTTPResponder
+    /// Who may read the answer from another origin.
+    let corsHeaders: [HeaderField]
+
+    var loop: EventLoop { request.loop }
+
+    /// Runs `work` on the connection's loop, where answers are given. Thread-safe.
+    func onLoop(_ work: @escaping @Sendable () -> Void) { responder.loop.execute(work) }
+
+    func respond(_ status: Int, _ headers: [HeaderField] = [], _ body: Bytes = []) {
+        responder.respond(status: status, headers: headers + common, body: body)
+    }
+
+    func respond(_ status: Int, _ headers: [HeaderField] = [], json: JSON) {
+        respond(status, [("Content-Type", ContentTypeText.json), ("Cache-Control", "no-store")] + headers, json.bytes)
+    }
+
+    func respond(_ problem: Problem) {
+        // A refusal is not to be kept: the next try may be answered otherwise.
+        responder.respond(problem, headers: common + [("Cache-Control", "no-store")])
+    }
+
+    func stream(_ status: Int, _ headers: [HeaderField]) -> HTTPStream {
+        responder.stream(status: status, headers: headers + common)
+    }
+
+    private var common: [HeaderField] { Exchange.securityHeaders + corsHeaders }
+
+    private static let securityHeaders: [HeaderField] = [
+        ("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"),
+    ]
+}
+
+enum ContentTypeText {
+    static let json = "application/json"
+    static let eventStream = "text/event-stream"
+    static let bytes = "application/octet-stream"
+}

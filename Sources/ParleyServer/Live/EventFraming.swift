@@ -1,0 +1,76 @@
+internal import ParleyChannels
+internal import ParleySystem
+
+/// Writes the two events of the protocol: `data`, and the `control` that follows each.
+enum EventFraming {
+    /// Where a reader stands after the event.
+    enum State: String {
+        case behind = ""
+        case upToDate = "u"
+        case closed = "c"
+    }
+
+    /// Whether the data of a channel is text that can stand in an event as it is.
+    static func isText(_ channel: Channel) -> Bool { channel.isJSON || ContentType.isText(channel.contentType) }
+
+    /// Writes the page as a `data` event, unless it is empty, and the `control` event behind it.
+    static func write(_ page: Page, of channel: Channel, cursor: UInt64, _ state: State, to output: inout Bytes) {
+        if !page.isEmpty {
+            if isText(channel) {
+                page.body.withUnsafeBytes { writeData($0, to: &output) }
+            } else {
+                output.append("event: data\ndata:")
+                Base64.encode(page.body, to: &output)
+                output.append("\n\n")
+            }
+        }
+        writeControl(next: page.next, cursor: cursor, state, to: &output)
+    }
+
+    static func writeControl(next: UInt64, cursor: UInt64, _ state: State, to output: inout Bytes) {
+        let token = Offset(next).token
+        output.append("event: control\ndata:{\"streamNextOffset\":\"\(token)\"")
+        if state != .closed { output.append(",\"streamCursor\":\"\(cursor)\"") }
+        if state != .behind { output.append(",\"upToDate\":true") }
+        if state == .closed { output.append(",\"streamClosed\":true") }
+        output.append("}\nid: \(token)\n\n")
+    }
+
+    /// Each line of the payload becomes a line of the event, whether it ends in LF, CR or CRLF: none of them can end the event.
+    private static func writeData(_ data: UnsafeRawBufferPointer, to output: inout Bytes) {
+        output.append("event: data\n")
+        var start = 0
+        while true {
+            var end = start
+            while end < data.count, data[end] != 0x0a, data[end] != 0x0d { end += 1 }
+            output.append("data:")
+            // A reader takes off one space: what begins with one needs another.
+            if end > start, data[start] == 0x20 { output.append(0x20) }
+            output.append(contentsOf: UnsafeRawBufferPointer(rebasing: data[start..<end]))
+            output.append(0x0a)
+            guard end < data.count else { break }
+            start = end + (data[end] == 0x0d && end + 1 < data.count && data[end + 1] == 0x0a ? 2 : 1)
+        }
+        output.append(0x0a)
+    }
+}
+
+/// Base64 of RFC 4648, section 4.
+enum Base64 {
+    private static let alphabet = Bytes("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
+
+    static func encode(_ bytes: Bytes, to output: inout Bytes) {
+        output.reserveCapacity(output.count + (bytes.count + 2) / 3 * 4)
+        var index = 0
+        while index < bytes.count {
+            let count = min(3, bytes.count - index)
+            var group = UInt32(bytes[index]) << 16
+            if count > 1 { group |= UInt32(bytes[index + 1]) << 8 }
+            if count > 2 { group |= UInt32(bytes[index + 2]) }
+            for place in 0..<4 {
+                output.append(place <= count ? alphabet[Int(group >> UInt32(18 - 6 * place)) & 63] : UInt8(ascii: "="))
+            }
+            index += 3
+        }
+    }
+}

@@ -1,0 +1,74 @@
+internal import ParleyChannels
+internal import ParleyLog
+internal import ParleySystem
+
+/// Somebody who follows a channel on one loop: where he stands, and how pages of the log reach him when he lags.
+class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
+    let channel: Channel
+    let view: View
+    let exchange: Exchange
+    unowned let readers: LoopReaders  // They outlive every loop's connections.
+    /// What has been given to the reader: everything up to here.
+    var offset: UInt64
+    /// Where ``LoopReaders`` keeps it; -1 when it does not.
+    var slot = -1
+    private let cursorFloor: UInt64
+    private(set) var isReading = false
+
+    init(_ channel: Channel, after offset: UInt64, view: View, cursorFloor: UInt64, _ exchange: Exchange, _ readers: LoopReaders) {
+        self.channel = channel
+        self.offset = offset
+        self.view = view
+        self.cursorFloor = cursorFloor
+        self.exchange = exchange
+        self.readers = readers
+    }
+
+    /// Called once, when the reader has been added.
+    func begin() { preconditionFailure("a kind of reader says how it begins") }
+
+    /// Gives what there is to give. Called whenever the channel has changed.
+    func advance() { preconditionFailure("a kind of reader says how it goes on") }
+
+    /// Called about once a second.
+    func sweep(_ now: Duration) {}
+
+    /// The server stops: says where to go on, and ends the answer.
+    func end() { preconditionFailure("a kind of reader says how it ends") }
+
+    /// A page asked for with ``readPage()`` has come.
+    func received(_ page: Page) { preconditionFailure("a kind of reader says what it does with a page") }
+
+    func failed(_ error: ChannelError) { preconditionFailure("a kind of reader says how it fails") }
+
+    var isAttached: Bool { slot >= 0 }
+
+    var cursor: UInt64 { max(StreamCursor.current(readers.channels.world.now), cursorFloor) }
+
+    /// Reads the page after ``offset`` off the loop. One at a time.
+    func readPage() {
+        guard !isReading else { return }
+        isReading = true
+        let (channels, channel, offset, view) = (readers.channels, channel, offset, view)
+        let (bytesMax, loop) = (readers.configuration.pageBytes, readers.loop)
+        let isTaken = readers.reads.run {
+            let result: Result<Page, ChannelError>
+            do throws(LogError) {
+                result = .success(try channels.page(channel, after: offset, view: view, bytesMax: bytesMax))
+            } catch {
+                result = .failure(ChannelError(error))
+            }
+            loop.execute { self.pageRead(result) }
+        }
+        if !isTaken { pageRead(.failure(ChannelError("overloaded", "too many reads wait for the log. Try again later."))) }
+    }
+
+    private func pageRead(_ result: Result<Page, ChannelError>) {
+        isReading = false
+        guard isAttached else { return }
+        switch result {
+        case .success(let page): received(page)
+        case .failure(let error): failed(error)
+        }
+    }
+}

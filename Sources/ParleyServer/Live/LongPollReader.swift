@@ -1,0 +1,57 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// A reader that waits for one answer: what comes next, or that nothing came in time.
+final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
+    private var timeout: LoopTimer?
+
+    override func begin() {
+        exchange.responder.onClose = { [unowned self] in leave() }  // The responder lets go of this when it has answered.
+        advance()
+        guard isAttached, !isReading else { return }
+        timeout = readers.loop.schedule(after: readers.configuration.longPollTimeout) { [weak self] in self?.end() }
+    }
+
+    override func advance() {
+        guard isAttached, !isReading else { return }
+        switch channel.tail(after: offset) {
+        case .upToDate(isEnded: true) where channel.tail.isDeleted: failed(.gone(channel))
+        case .upToDate(isEnded: true): answerNothing(isEnded: true)
+        case .upToDate(isEnded: false): break
+        case .chunks, .behind: readPage()
+        }
+    }
+
+    override func received(_ page: Page) {
+        let answer = PageAnswer(page, of: channel, after: offset, view: view, cursor: cursor)
+        leave()
+        exchange.respond(200, answer.headers, page.body)
+    }
+
+    override func failed(_ error: ChannelError) {
+        leave()
+        exchange.respond(Problem(error))
+    }
+
+    /// The time is up.
+    override func end() {
+        guard isAttached, !isReading else { return }
+        answerNothing(isEnded: false)
+    }
+
+    private func answerNothing(isEnded: Bool) {
+        leave()
+        var headers: [HeaderField] = [
+            (StreamHeader.nextOffset, Offset(offset).token), (StreamHeader.upToDate, "true"), ("Cache-Control", "no-store"),
+        ]
+        headers.append(isEnded ? (StreamHeader.closed, "true") : (StreamHeader.cursor, String(cursor)))
+        exchange.respond(204, headers)
+    }
+
+    private func leave() {
+        timeout?.cancel()
+        timeout = nil
+        readers.remove(self)
+    }
+}

@@ -1,0 +1,112 @@
+internal import ParleyChannels
+internal import ParleySystem
+internal import Synchronization
+
+/// The live readers of one loop.
+///
+/// It watches each channel that has readers here. The writer thread only notes which channels have changed and wakes the loop, once a
+/// tick; the loop then brings each reader of them forward from bytes that are framed once for all who stand at the same place.
+final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` are thread-safe, the rest is the loop's.
+    let loop: EventLoop
+    let channels: Channels
+    let reads: ReadPool
+    let configuration: ServerConfiguration
+
+    private struct Changed {
+        var channels: [Channel] = []
+        var isWoken = false
+    }
+
+    private let changed = Mutex(Changed())
+    private let total = Atomic(0)
+    private var readers: [ObjectIdentifier: [LiveReader]] = [:]
+    private var sweeper: LoopTimer?
+
+    init(loop: EventLoop, channels: Channels, reads: ReadPool, configuration: ServerConfiguration) {
+        self.loop = loop
+        self.channels = channels
+        self.reads = reads
+        self.configuration = configuration
+    }
+
+    /// How many readers there are. Thread-safe.
+    var count: Int { total.load(ordering: .relaxed) }
+
+    var hasRoom: Bool { count < configuration.readersPerLoopMax }
+
+    /// Adds a reader, which hears of every change from now on.
+    /// - Returns: false when its channel's object has been let go: look the channel up again.
+    func add(_ reader: LiveReader) -> Bool {
+        loop.assertOnLoop()
+        let key = ObjectIdentifier(reader.channel)
+        if readers[key] == nil {
+            guard reader.channel.attach(self) else { return false }
+        }
+        reader.slot = readers[key]?.count ?? 0
+        readers[key, default: []].append(reader)
+        total.add(1, ordering: .relaxed)
+        startSweeping()
+        return true
+    }
+
+    /// Removes a reader. Idempotent.
+    func remove(_ reader: LiveReader) {
+        loop.assertOnLoop()
+        let key = ObjectIdentifier(reader.channel)
+        guard reader.slot >= 0, let last = readers[key]?.popLast() else { return }
+        if last !== reader {
+            readers[key]![reader.slot] = last
+            last.slot = reader.slot
+        }
+        reader.slot = -1
+        total.subtract(1, ordering: .relaxed)
+        if readers[key]!.isEmpty {
+            readers[key] = nil
+            reader.channel.detach(self)
+        }
+    }
+
+    /// Ends every reader after telling it where to go on.
+    func endAll() {
+        for reader in readers.values.flatMap({ $0 }) { reader.end() }
+    }
+
+    // MARK: Sweeping
+
+    /// Heartbeats and lifetimes are looked after for all readers at once: a timer each would cost more than they do.
+    private func startSweeping() {
+        guard sweeper?.isWaiting != true else { return }
+        let period = max(.milliseconds(10), min(.seconds(1), min(configuration.heartbeatInterval, configuration.streamLifetime) / 4))
+        sweeper = loop.schedule(after: period) { [unowned self] in sweep() }  // The loop stops before its readers go.
+    }
+
+    private func sweep() {
+        let now = loop.now
+        for reader in readers.values.flatMap({ $0 }) { reader.sweep(now) }
+        if count > 0 { startSweeping() }
+    }
+}
+
+extension LoopReaders: ChannelWatcher {
+    func channelChanged(_ channel: Channel) {
+        let mustWake = changed.withLock { changed in
+            changed.channels.append(channel)
+            defer { changed.isWoken = true }
+            return !changed.isWoken
+        }
+        if mustWake { loop.execute { self.flushChanged() } }
+    }
+
+    private func flushChanged() {
+        let channels = changed.withLock { changed in
+            changed.isWoken = false
+            defer { changed.channels.removeAll(keepingCapacity: true) }
+            return changed.channels
+        }
+        var seen: Set<ObjectIdentifier> = []
+        for channel in channels where seen.insert(ObjectIdentifier(channel)).inserted {
+            // A copy: a reader that has reached its end takes itself out.
+            for reader in readers[ObjectIdentifier(channel)] ?? [] { reader.advance() }
+        }
+    }
+}

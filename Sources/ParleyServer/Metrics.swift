@@ -1,0 +1,24 @@
+internal import ParleyLog
+internal import ParleySystem
+
+/// Writes numbers in the text format of Prometheus, version 0.0.4.
+struct Metrics {
+    private(set) var text = Bytes()
+
+    enum Kind: String { case counter, gauge }
+
+    mutating func add(_ name: String, _ kind: Kind, _ help: String, _ value: Double) {
+        let number = value == value.rounded() && abs(value) < 1e15 ? String(Int64(value)) : String(value)
+        text.append("# HELP \(name) \(help)\n# TYPE \(name) \(kind.rawValue)\n\(name) \(number)\n")
+    }
+
+    /// What the writer of the log has done.
+    mutating func add(_ writer: GroupCommit) {
+        let counters = writer.counters
+        add("parley_commits_total", .counter, "Commits, each one sync.", Double(counters.commits))
+        add("parley_submissions_total", .counter, "Submissions settled by commits.", Double(counters.submissions))
+        add("parley_commit_bytes_total", .counter, "Bytes committed.", Double(counters.bytes))
+        add("parley_commit_seconds_total", .counter, "Seconds spent committing.", Double(counters.commitNanoseconds) / 1e9)
+        add("parley_submissions_queued", .gauge, "Submissions not yet settled.", Double(writer.queued))
+    }
+}

@@ -1,0 +1,62 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+extension ChannelError {
+    static func deleted(_ name: String) -> ChannelError {
+        ChannelError("agent_deleted", "'\(name)' was deleted. PUT it to start anew.")
+    }
+}
+
+extension Problem {
+    /// What a channel refused, as the answer the protocol has for it.
+    init(_ error: ChannelError) {
+        self.init(status: Problem.status(of: error.code), code: error.code, detail: error.message)
+        for detail in error.details { extra.append(.init(detail.name, detail.value)) }
+        headers = Problem.headers(of: error)
+    }
+
+    private static func status(of code: String) -> Int {
+        switch code {
+        case "invalid_entry", "unknown_entry_type", "producer_epoch_sequence": 400
+        case "producer_fenced": 403
+        case "channel_not_found": 404
+        case "content_type_mismatch", "sequence_conflict", "producer_gap", "channel_closed", "channel_exists": 409
+        case "agent_deleted": 410
+        case "entry_too_large": 413
+        case "idempotency_key_reused": 422
+        case "overloaded", "log_closed": 503
+        default: 500
+        }
+    }
+
+    /// The protocol says in header fields what a program needs to go on.
+    private static func headers(of error: ChannelError) -> [HeaderField] {
+        func field(_ name: String, _ detail: String) -> [HeaderField] {
+            switch error[detail: detail] {
+            case .string(let text): [(name, text)]
+            case .integer(let number): [(name, String(number))]
+            default: []
+            }
+        }
+        switch error.code {
+        case "channel_closed": return [(StreamHeader.closed, "true")] + field(StreamHeader.nextOffset, "tail")
+        case "producer_fenced": return field(StreamHeader.producerEpoch, "producer_epoch")
+        case "producer_gap":
+            return field(StreamHeader.producerExpectedSequence, "expected_seq") + field(StreamHeader.producerReceivedSequence, "received_seq")
+        case "overloaded", "log_closed": return [("Retry-After", "1")]
+        default: return []
+        }
+    }
+
+    static func overloaded(_ detail: String) -> Problem {
+        Problem(status: 503, code: "overloaded", detail: "\(detail). Try again later.", headers: [("Retry-After", "1")])
+    }
+
+    static func bad(_ code: String, _ detail: String) -> Problem { Problem(status: 400, code: code, detail: detail) }
+
+    static func wrongMethod(_ method: String, allow: String) -> Problem {
+        Problem(
+            status: 405, code: "method_not_allowed", detail: "\(method) does not apply here; expected \(allow).", headers: [("Allow", allow)])
+    }
+}

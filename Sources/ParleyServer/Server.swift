@@ -1,0 +1,57 @@
+package import ParleyChannels
+package import ParleyHTTP
+package import ParleySystem
+internal import Synchronization
+
+/// The HTTP server over a node's channels: streams, agents, health, metrics and the page.
+package final class Server: Sendable {
+    /// The loops the server runs on; whoever makes outgoing calls may share them.
+    package let loops: EventLoopGroup
+    private let ownsLoops: Bool
+    private let context: ServerContext
+    private let http: HTTPServer
+    private let stopped = Atomic(false)
+
+    /// - Parameters:
+    ///   - agents: What runs the agents; `nil`: there are plain streams only.
+    ///   - loops: Loops to share, which are not stopped with the server; by default it has its own.
+    package init(
+        channels: Channels, agents: (any AgentHost)? = nil, configuration: ServerConfiguration = ServerConfiguration(), loops: EventLoopGroup? = nil
+    ) {
+        let group = loops ?? EventLoopGroup(count: configuration.loopCount)
+        self.loops = group
+        ownsLoops = loops == nil
+        let context = ServerContext(channels: channels, agents: agents, configuration: configuration, loops: group.loops)
+        self.context = context
+        http = HTTPServer(configuration.http, on: group, handler: Router(context))
+        context.countConnections { [weak http] in http?.connectionCount ?? 0 }
+    }
+
+    /// The port that the server listens on; 0 before ``start()``.
+    package var port: Int { http.port }
+
+    /// Binds and listens; requests are answered when this returns.
+    /// - Throws: ``HTTPServerError`` that names the address and the system's reason.
+    package func start() throws(HTTPServerError) { try http.start() }
+
+    /// Stops accepting, tells live readers where to go on, lets open answers finish, and closes what is left at the deadline.
+    ///
+    /// Not to be called on one of the loops.
+    /// - Returns: Whether everything finished in time.
+    @discardableResult
+    package func drain(within deadline: Duration) -> Bool {
+        context.isDraining = true
+        http.stopAccepting()
+        for readers in context.allReaders { readers.loop.execute { readers.endAll() } }
+        return http.drain(within: deadline)
+    }
+
+    /// Closes everything at once, and ends the threads. Idempotent; call it before the channels' writer stops.
+    package func stop() {
+        guard !stopped.exchange(true, ordering: .relaxed) else { return }
+        context.isDraining = true
+        http.stop()
+        context.reads.stop()
+        if ownsLoops { loops.stop() }
+    }
+}

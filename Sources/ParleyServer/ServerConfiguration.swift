@@ -1,0 +1,34 @@
+package import ParleyHTTP
+
+/// How a server listens, whom it answers, and its bounds.
+package struct ServerConfiguration: Sendable {
+    /// Address, port and the bounds of HTTP itself.
+    package var http = HTTPServerConfiguration()
+    /// Host names beside loopback that requests may be addressed to; `*` for any.
+    package var allowedHosts: Set<String> = []
+    /// Origins, such as `https://app.example.com`, whose pages may use this server beside its own; `*` for any.
+    package var allowedOrigins: Set<String> = []
+    /// Who sends what comes without a key: the `by` of entries.
+    package var principal = "anonymous"
+    /// Loops, each with a thread; by default one a core.
+    package var loopCount: Int?
+
+    /// How long a long-poll waits for something new.
+    package var longPollTimeout = Duration.seconds(15)
+    /// How often a quiet stream of events gets a comment.
+    package var heartbeatInterval = Duration.seconds(15)
+    /// After how long a stream of events ends, so that connections spread anew and caches can collapse them; clients resume.
+    package var streamLifetime = Duration.seconds(60)
+    /// Live readers of one loop; more are answered 503.
+    package var readersPerLoopMax = 10_000
+    /// Where one answer of a catch-up read ends: after the entry that passes it.
+    package var pageBytes = 256 << 10
+    /// A stream of events with more than this unsent waits until the peer has taken it.
+    package var unsentBytesMax = 256 << 10
+    /// Reads that wait for the log; more are answered 503.
+    package var queuedReadsMax = 20_000
+
+    package init() {
+        http.port = 4_437
+    }
+}

@@ -1,0 +1,76 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleyLog
+internal import ParleySystem
+internal import Synchronization
+
+/// What the routes of one server share.
+final class ServerContext: Sendable {
+    let channels: Channels
+    let agents: (any AgentHost)?
+    let configuration: ServerConfiguration
+    let reads: ReadPool
+    private let readersByLoop: [ObjectIdentifier: LoopReaders]
+    private let draining = Atomic(false)
+    private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
+
+    init(channels: Channels, agents: (any AgentHost)?, configuration: ServerConfiguration, loops: [EventLoop]) {
+        self.channels = channels
+        self.agents = agents
+        self.configuration = configuration
+        let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
+        self.reads = reads
+        let readers = loops.map { (ObjectIdentifier($0), LoopReaders(loop: $0, channels: channels, reads: reads, configuration: configuration)) }
+        readersByLoop = Dictionary(uniqueKeysWithValues: readers)
+    }
+
+    var allReaders: [LoopReaders] { Array(readersByLoop.values) }
+
+    var readerCount: Int { readersByLoop.values.reduce(0) { $0 + $1.count } }
+
+    var connectionCount: Int { connectionCounter.withLock { $0 }() }
+
+    /// Says how many connections there are; the server that knows is made after this.
+    func countConnections(_ count: @escaping @Sendable () -> Int) { connectionCounter.withLock { $0 = count } }
+
+    /// The live readers of a connection's loop.
+    func readers(on loop: EventLoop) -> LoopReaders { readersByLoop[ObjectIdentifier(loop)]! }
+
+    var isDraining: Bool {
+        get { draining.load(ordering: .relaxed) }
+        set { draining.store(newValue, ordering: .relaxed) }
+    }
+
+    /// Calls `body` on the exchange's loop with the channel, or answers that there is none.
+    ///
+    /// A channel in memory costs no hop; any other is looked for on the read pool.
+    func withChannel(_ name: StreamName, _ exchange: Exchange, _ body: @escaping @Sendable (Channel) -> Void) {
+        if let channel = channels.resident(name.text) { return body(channel) }
+        read(for: exchange) { [channels] () throws(ChannelError) in
+            let isDeleted: Bool
+            do throws(LogError) {
+                if let channel = try channels.find(name.text) { return channel }
+                isDeleted = try channels.isDeleted(name.text)
+            } catch {
+                throw ChannelError(error)
+            }
+            throw isDeleted ? .deleted(name.text) : .notFound(name.text)
+        } then: { body($0) }
+    }
+
+    /// Runs `work` on the read pool and `then` with its result on the exchange's loop; a failure is answered.
+    func read<Value: Sendable>(
+        for exchange: Exchange, _ work: @escaping @Sendable () throws(ChannelError) -> Value, then: @escaping @Sendable (Value) -> Void
+    ) {
+        let isTaken = reads.run {
+            do throws(ChannelError) {
+                let value = try work()
+                exchange.onLoop { then(value) }
+            } catch {
+                let problem = Problem(error)
+                exchange.onLoop { exchange.respond(problem) }
+            }
+        }
+        if !isTaken { exchange.respond(.overloaded("too many reads wait for the log")) }
+    }
+}

@@ -1,0 +1,68 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// What the header fields of a POST say, checked.
+struct AppendRequest {
+    let contentType: String?
+    let closes: Bool
+    let producer: ProducerClaim?
+    let sequence: String?
+    let idempotencyKey: String?
+
+    private static let idBytesMax = 256
+    /// 2^53 - 1: every client's numbers are exact up to here.
+    private static let integerMax: UInt64 = 9_007_199_254_740_991
+
+    /// - Throws: 400 `empty_body`, `missing_content_type`, `invalid_producer`, `conflicting_headers` or `not_supported`.
+    init(_ request: HTTPRequest) throws(Problem) {
+        closes = AppendRequest.isClosing(request)
+        producer = try AppendRequest.producer(of: request)
+        sequence = request.header(StreamHeader.sequence)
+        idempotencyKey = try AppendRequest.idempotencyKey(of: request)
+        if producer != nil, idempotencyKey != nil {
+            throw .bad("conflicting_headers", "Idempotency-Key and Producer-Id are both given; each alone makes a retry safe. Send one.")
+        }
+        if request.body.isEmpty {
+            guard closes else { throw .bad("empty_body", "the body is empty; expected data, or Stream-Closed: true to close the stream.") }
+            contentType = nil  // Closing says nothing about content.
+        } else {
+            guard let type = request.header("Content-Type"), !type.isEmpty else {
+                throw .bad("missing_content_type", "Content-Type is missing; expected the stream's.")
+            }
+            contentType = type
+        }
+    }
+
+    static func isClosing(_ request: HTTPRequest) -> Bool { request.header(StreamHeader.closed)?.lowercased() == "true" }
+
+    private static func idempotencyKey(of request: HTTPRequest) throws(Problem) -> String? {
+        guard let key = request.header("Idempotency-Key") else { return nil }
+        guard (1...idBytesMax).contains(key.utf8.count) else {
+            throw .bad("invalid_idempotency_key", "Idempotency-Key has \(key.utf8.count) bytes; expected 1 to \(idBytesMax).")
+        }
+        return key
+    }
+
+    private static func producer(of request: HTTPRequest) throws(Problem) -> ProducerClaim? {
+        let (id, epoch, sequence) = (
+            request.header(StreamHeader.producerID), request.header(StreamHeader.producerEpoch), request.header(StreamHeader.producerSequence)
+        )
+        if id == nil && epoch == nil && sequence == nil { return nil }
+        guard let id, let epoch, let sequence else {
+            throw .bad("invalid_producer", "Producer-Id, Producer-Epoch and Producer-Seq go together; at least one is missing.")
+        }
+        guard (1...idBytesMax).contains(id.utf8.count) else {
+            throw .bad("invalid_producer", "Producer-Id has \(id.utf8.count) bytes; expected 1 to \(idBytesMax).")
+        }
+        return ProducerClaim(
+            id: id, epoch: try integer(epoch, StreamHeader.producerEpoch), sequence: try integer(sequence, StreamHeader.producerSequence))
+    }
+
+    private static func integer(_ text: String, _ name: String) throws(Problem) -> UInt64 {
+        guard !text.isEmpty, text.utf8.allSatisfy({ (48...57).contains($0) }), let value = UInt64(text), value <= integerMax else {
+            throw .bad("invalid_producer", "\(name) is '\(text)'; expected an integer from 0 to \(integerMax).")
+        }
+        return value
+    }
+}

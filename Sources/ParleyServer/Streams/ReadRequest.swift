@@ -1,0 +1,70 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// What the query of a GET asks for, checked.
+struct ReadRequest: Sendable {
+    enum Start: Sendable, Equatable {
+        case after(Offset)
+        /// The tail as it is when the request is answered.
+        case now
+    }
+
+    enum Mode: String, Sendable {
+        case catchUp = ""
+        case longPoll = "long-poll"
+        case sse
+    }
+
+    let start: Start
+    let mode: Mode
+    let view: View
+    let cursor: UInt64?
+    /// For 304 answers.
+    let ifNoneMatch: String?
+
+    /// - Throws: 400 `invalid_offset`, `missing_offset`, `invalid_live` or `invalid_view`.
+    init(_ request: HTTPRequest, isAgent: Bool) throws(Problem) {
+        let items = request.query == nil ? [] : request.queryItems
+        let live = items.first { $0.name == "live" }?.value
+        guard let mode = live.map({ Mode(rawValue: $0) }) ?? .catchUp, live != "" else {
+            throw .bad("invalid_live", "live is '\(live ?? "")'; expected long-poll or sse.")
+        }
+        self.mode = mode
+        // A browser's EventSource repeats its URL when it reconnects, and says here how far it got.
+        let lastEvent = mode == .sse ? request.header("Last-Event-ID").flatMap { Offset(token: $0) } : nil
+        let offsets = items.filter { $0.name == "offset" }.map(\.value)
+        guard offsets.count <= 1 else { throw .bad("invalid_offset", "offset is given \(offsets.count) times; expected once.") }
+        if let lastEvent {
+            start = .after(lastEvent)
+        } else if let offset = offsets.first {
+            start = try ReadRequest.start(offset)
+        } else {
+            guard mode == .catchUp else {
+                throw .bad("missing_offset", "live=\(mode.rawValue) needs an offset; expected -1, now or a Stream-Next-Offset.")
+            }
+            start = .after(.start)
+        }
+        view = isAgent ? try ReadRequest.view(items.first { $0.name == "view" }?.value) : .raw
+        cursor = items.first { $0.name == "cursor" }.flatMap { UInt64($0.value) }
+        ifNoneMatch = request.header("If-None-Match")
+    }
+
+    private static func start(_ text: String) throws(Problem) -> Start {
+        switch text {
+        case "-1": return .after(.start)
+        case "now": return .now
+        default:
+            guard let offset = Offset(token: text) else {
+                throw .bad("invalid_offset", "offset is no offset of this server's; expected -1, now or a Stream-Next-Offset as it was given.")
+            }
+            return .after(offset)
+        }
+    }
+
+    private static func view(_ text: String?) throws(Problem) -> View {
+        guard let text else { return .raw }
+        guard let view = View(rawValue: text) else { throw .bad("invalid_view", "view is '\(text)'; expected raw or settled.") }
+        return view
+    }
+}

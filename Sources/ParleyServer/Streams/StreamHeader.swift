@@ -1,0 +1,25 @@
+/// The header fields of the Durable Streams protocol.
+enum StreamHeader {
+    static let nextOffset = "Stream-Next-Offset"
+    static let upToDate = "Stream-Up-To-Date"
+    static let closed = "Stream-Closed"
+    static let cursor = "Stream-Cursor"
+    static let sequence = "Stream-Seq"
+    static let dataEncoding = "Stream-SSE-Data-Encoding"
+    static let producerID = "Producer-Id"
+    static let producerEpoch = "Producer-Epoch"
+    static let producerSequence = "Producer-Seq"
+    static let producerExpectedSequence = "Producer-Expected-Seq"
+    static let producerReceivedSequence = "Producer-Received-Seq"
+
+    /// What a page of another origin may read.
+    static let exposed = [
+        nextOffset, upToDate, closed, cursor, dataEncoding, producerEpoch, producerSequence, producerExpectedSequence, producerReceivedSequence,
+        "Location", "ETag", "Idempotent-Replayed",
+    ]
+
+    /// What belongs to the protocol but not to this server.
+    static let unsupported = [
+        "Stream-TTL", "Stream-Expires-At", "Stream-Forked-From", "Stream-Fork-Offset", "Stream-Fork-Sub-Offset",
+    ]
+}

@@ -1,0 +1,52 @@
+internal import ParleyAgents
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// The name of a stream, from the path of its URL.
+struct StreamName: Sendable {
+    let text: String
+    /// The agent whose channel it is.
+    let agent: AgentName?
+
+    static let prefix = "/v1/stream/"
+    private static let bytesMax = 1_024
+    /// Names that only the server itself creates.
+    private static let reserved = ["llm", "__ds"]
+
+    init(agent: AgentName) {
+        self.agent = agent
+        text = agent.channel
+    }
+
+    /// - Parameter path: The part of the path behind ``prefix``, percent-encoded.
+    /// - Throws: 400 `invalid_stream_name`, or 404 for what is no agent's name under `agents/`.
+    init(path: ArraySlice<UInt8>) throws(Problem) {
+        guard let text = PercentEncoding.decode(String(decoding: path, as: UTF8.self)) else {
+            throw .bad("invalid_stream_name", "the path is not properly percent-encoded UTF-8.")
+        }
+        guard text.utf8.count <= StreamName.bytesMax else {
+            throw .bad("invalid_stream_name", "the stream's name has \(text.utf8.count) bytes; expected 1 to \(StreamName.bytesMax).")
+        }
+        guard !text.utf8.contains(where: { $0 < 0x20 || $0 == 0x7f }) else {
+            throw .bad("invalid_stream_name", "the stream's name has control characters.")
+        }
+        let segments = text.split(separator: "/", omittingEmptySubsequences: false)
+        guard !segments.contains(where: { $0.isEmpty || $0 == "." || $0 == ".." }) else {
+            throw .bad("invalid_stream_name", "the stream's name is '\(text)'; expected segments that are neither empty nor '.' nor '..', separated by '/'.")
+        }
+        self.text = text
+        if segments[0] == "agents" {
+            guard let agent = AgentName(channel: text) else {
+                throw Problem(
+                    status: 404, code: "channel_not_found",
+                    detail: "'\(text)' is no agent's channel; expected agents/<kind>/<id>, each 1 to 128 characters of A-Z a-z 0-9 . _ ~ -.")
+            }
+            self.agent = agent
+        } else {
+            agent = nil
+        }
+    }
+
+    /// Whether clients may neither create nor append to it.
+    var isReserved: Bool { StreamName.reserved.contains { text == $0 || text.hasPrefix($0 + "/") } }
+}

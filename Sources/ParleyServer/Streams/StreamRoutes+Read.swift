@@ -1,0 +1,108 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleyLog
+internal import ParleySystem
+
+extension StreamRoutes {
+    func read(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
+        let request = try ReadRequest(exchange.request, isAgent: name.agent != nil)
+        context.withChannel(name, exchange) { channel in
+            let tail = channel.tail
+            guard !tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
+            switch request.start {
+            case .now: start(request, channel, after: tail.head, exchange)
+            case .after(let offset) where offset.value <= tail.head: start(request, channel, after: offset.value, exchange)
+            case .after(let offset):
+                exchange.respond(
+                    .bad(
+                        "offset_beyond_tail",
+                        "offset is \(offset), the tail is \(Offset(tail.head)): it was not given out for this stream. Read from -1."))
+            }
+        }
+    }
+
+    private func start(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
+        switch request.mode {
+        case .catchUp where request.start == .now: answerNow(channel, exchange)
+        case .catchUp: catchUp(request, channel, after: offset, exchange)
+        case .longPoll, .sse: follow(request, channel, after: offset, exchange)
+        }
+    }
+
+    private func answerNow(_ channel: Channel, _ exchange: Exchange) {
+        let tail = channel.tail
+        var headers: [HeaderField] = [
+            ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(tail.head).token), (StreamHeader.upToDate, "true"),
+            ("Cache-Control", "no-store"),
+        ]
+        if tail.isClosed { headers.append((StreamHeader.closed, "true")) }
+        exchange.respond(200, headers, channel.isJSON ? Bytes("[]".utf8) : [])
+    }
+
+    private func catchUp(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
+        let (channels, bytesMax) = (context.channels, context.configuration.pageBytes)
+        context.read(for: exchange) { () throws(ChannelError) in
+            do throws(LogError) {
+                return try channels.page(channel, after: offset, view: request.view, bytesMax: bytesMax)
+            } catch { throw ChannelError(error) }
+        } then: { page in
+            // Read in part after it was removed, a page might hold less than there was.
+            guard !channel.tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
+            let answer = PageAnswer(page, of: channel, after: offset, view: request.view)
+            if answer.matches(request.ifNoneMatch) { return exchange.respond(304, answer.headers) }
+            exchange.respond(200, answer.headers, page.body)
+        }
+    }
+
+    private func follow(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
+        guard exchange.responder.isOpen else { return }  // Gone while its stream was looked for.
+        guard !context.isDraining else { return exchange.respond(.overloaded("the server is stopping")) }
+        let readers = context.readers(on: exchange.loop)
+        guard readers.hasRoom else { return exchange.respond(.overloaded("\(readers.count) readers follow streams already")) }
+        let floor = StreamCursor.floor(client: request.cursor, context.channels.world)
+        let reader: LiveReader =
+            request.mode == .sse
+            ? SSEReader(channel, after: offset, view: request.view, cursorFloor: floor, exchange, readers)
+            : LongPollReader(channel, after: offset, view: request.view, cursorFloor: floor, exchange, readers)
+        guard readers.add(reader) else {
+            // The object was let go between finding and following it: the next look finds the one that took its place.
+            guard let name = try? StreamName(path: exchange.request.pathUTF8.dropFirst(StreamName.prefix.utf8.count)) else { return }
+            return context.withChannel(name, exchange) { start(request, $0, after: offset, exchange) }
+        }
+        reader.begin()
+    }
+}
+
+/// The header fields that go with a page.
+struct PageAnswer {
+    let headers: [HeaderField]
+    private let tag: String
+
+    init(_ page: Page, of channel: Channel, after offset: UInt64, view: View, cursor: UInt64? = nil) {
+        // The channel's number tells a stream from one that had its name before; the view and the end change what is read.
+        let end = page.isEnd ? ":c" : ""
+        let viewMark = view == .settled ? ":s" : ""
+        tag = "\"\(channel.id.partition)-\(channel.id.number):\(offset):\(page.next)\(viewMark)\(end)\""
+        var headers: [HeaderField] = [
+            ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(page.next).token), ("ETag", tag),
+            ("Cache-Control", PageAnswer.cacheControl(page, channel)),
+        ]
+        if page.isUpToDate { headers.append((StreamHeader.upToDate, "true")) }
+        if page.isEnd { headers.append((StreamHeader.closed, "true")) } else if let cursor { headers.append((StreamHeader.cursor, String(cursor))) }
+        self.headers = headers
+    }
+
+    private static func cacheControl(_ page: Page, _ channel: Channel) -> String {
+        if channel.isAgent { return "private, no-store" }
+        // Nothing yet, at an open tail: kept for a minute, it would hide what comes next.
+        return page.isEmpty && !page.isEnd ? "no-cache" : "public, max-age=60, stale-while-revalidate=300"
+    }
+
+    func matches(_ ifNoneMatch: String?) -> Bool {
+        guard let ifNoneMatch else { return false }
+        return ifNoneMatch.split(separator: ",").contains { candidate in
+            let text = String(candidate).trimmingSpaces
+            return text == "*" || text == tag || text == "W/" + tag
+        }
+    }
+}

@@ -1,0 +1,148 @@
+internal import ParleyAgents
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// The Durable Streams protocol at `/v1/stream/<path>`: creating, describing and removing; appending and reading are beside it.
+struct StreamRoutes: Sendable {
+    let context: ServerContext
+
+    private static let methods = "GET, HEAD, PUT, POST, DELETE, OPTIONS"
+
+    func handle(_ exchange: Exchange, path: ArraySlice<UInt8>) {
+        do throws(Problem) {
+            let name = try StreamName(path: path)
+            switch exchange.request.method {
+            case "GET": try read(name, exchange)
+            case "HEAD": describe(name, exchange)
+            case "PUT": try create(name, exchange)
+            case "POST": try append(to: name, exchange)
+            case "DELETE": try remove(name, exchange)
+            default: throw .wrongMethod(exchange.request.method, allow: StreamRoutes.methods)
+            }
+        } catch {
+            exchange.respond(error)
+        }
+    }
+
+    // MARK: Creating
+
+    private func create(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
+        let request = exchange.request
+        try refuseReserved(name)
+        try refuseUnsupported(request)
+        let closes = AppendRequest.isClosing(request)
+        let contentType = request.header("Content-Type").flatMap { $0.isEmpty ? nil : $0 }
+        var row = ChannelRow(
+            name: name.text, contentType: contentType ?? ContentTypeText.bytes, isAgent: false, created: context.channels.world.now)
+        var entries: [NewEntry] = []
+        if let agent = name.agent {
+            try requireKind(agent)
+            row = try agentRow(agent, contentType: contentType, closes: closes)
+            guard request.body.isEmpty else {
+                throw .bad("unexpected_body", "an agent is created idle: PUT takes no body. POST a message to it.")
+            }
+        } else {
+            row.isClosed = closes
+            entries = try StreamRoutes.entries(of: request.body, json: ContentType.isJSON(row.contentType))
+        }
+        let type = row.contentType
+        CreateChannel(context.channels, row, entries) { result in
+            exchange.onLoop {
+                switch result {
+                case .success(let created):
+                    var headers: [HeaderField] = [
+                        ("Content-Type", type), (StreamHeader.nextOffset, Offset(created.tail).token),
+                        ("Location", StreamRoutes.location(of: request)),
+                    ]
+                    if created.isClosed { headers.append((StreamHeader.closed, "true")) }
+                    exchange.respond(created.isNew ? 201 : 200, headers)
+                case .failure(let error): exchange.respond(Problem(error))
+                }
+            }
+        }.submit()
+    }
+
+    private func agentRow(_ agent: AgentName, contentType: String?, closes: Bool) throws(Problem) -> ChannelRow {
+        if let contentType, !ContentType.isJSON(contentType) {
+            throw Problem(.mismatch(contentType, ContentTypeText.json))
+        }
+        guard !closes else {
+            throw .bad("not_supported", "Stream-Closed: true; an agent cannot be created closed. POST {\"type\":\"close\"} to end it.")
+        }
+        return ChannelRow(name: agent.channel, contentType: ContentTypeText.json, isAgent: true, created: context.channels.world.now)
+    }
+
+    /// The entries that a body becomes: its JSON messages, or all of it as one.
+    static func entries(of body: Bytes, json: Bool) throws(Problem) -> [NewEntry] {
+        if body.isEmpty { return [] }
+        return json ? try MessageCutter.cut(body).map { NewEntry(data: $0) } : [NewEntry(data: body)]
+    }
+
+    /// The absolute URL the client used, behind a proxy that says so with the proxy's scheme.
+    private static func location(of request: HTTPRequest) -> String {
+        let scheme = request.header("X-Forwarded-Proto")?.lowercased() == "https" ? "https" : "http"
+        return "\(scheme)://\(request.header("Host") ?? "localhost")\(request.path)"
+    }
+
+    // MARK: Describing
+
+    private func describe(_ name: StreamName, _ exchange: Exchange) {
+        context.withChannel(name, exchange) { channel in
+            let tail = channel.tail
+            guard !tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
+            var headers: [HeaderField] = [
+                ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(tail.head).token), ("Cache-Control", "no-store"),
+            ]
+            if tail.isClosed { headers.append((StreamHeader.closed, "true")) }
+            exchange.respond(200, headers)
+        }
+    }
+
+    // MARK: Removing
+
+    private func remove(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
+        try refuseReserved(name)
+        let done: @Sendable (Result<Void, ChannelError>) -> Void = { result in
+            exchange.onLoop {
+                switch result {
+                case .success: exchange.respond(204)
+                case .failure(let error): exchange.respond(Problem(error))
+                }
+            }
+        }
+        if name.agent != nil, let agents = context.agents {
+            agents.remove(name.text, done)
+        } else {
+            DeleteChannel(context.channels, name.text, completion: done).submit()
+        }
+    }
+
+    // MARK: What is refused
+
+    func refuseReserved(_ name: StreamName) throws(Problem) {
+        guard name.isReserved else { return }
+        throw Problem(
+            status: 403, code: "reserved_name", detail: "'\(name.text)' is one of the server's own names. Choose another first segment.")
+    }
+
+    func refuseUnsupported(_ request: HTTPRequest) throws(Problem) {
+        for name in StreamHeader.unsupported where request.header(name) != nil {
+            throw .bad("not_supported", "\(name) is not supported by this server; nothing was changed. Leave it out.")
+        }
+    }
+
+    func requireKind(_ agent: AgentName) throws(Problem) {
+        let kinds = context.agents?.kinds ?? []
+        guard !kinds.contains(agent.kind) else { return }
+        throw Problem(
+            status: 404, code: "unknown_agent_kind",
+            detail: "there is no agent kind '\(agent.kind)'; \(kinds.isEmpty ? "this server has none" : "expected one of \(kinds.joined(separator: ", "))").",
+            extra: [.init("kinds", .array(kinds.map { .string($0) }))])
+    }
+}
+
+extension ChannelError {
+    /// The channel was removed while somebody read it.
+    static func gone(_ channel: Channel) -> ChannelError { channel.isAgent ? .deleted(channel.name) : .notFound(channel.name) }
+}

@@ -1,0 +1,163 @@
+import ParleyAgents
+import ParleyHTTP
+import ParleySystem
+import Synchronization
+import Testing
+
+@testable import ParleyModels
+
+@Suite struct `The request of a Chat Completions call` {
+    func send(
+        _ request: ModelRequest, _ change: (inout ChatCompletionsModel.Configuration) -> Void = { _ in }
+    ) -> FakeTransport.Call {
+        let transport = FakeTransport()
+        _ = ChatCompletionsModel.test(transport, change).start(request, RecordingSink())
+        return transport.calls[0]
+    }
+
+    @Test func `carries the messages, the options and the key`() {
+        var request = ModelRequest(messages: [.system("Be brief."), .user("Hello")], idempotencyKey: "k-1")
+        request.options = ModelOptions(maxTokens: 9, temperature: 0.5, seed: 3, stop: ["END"])
+        let call = send(request)
+        #expect(call.request.method == "POST")
+        #expect(call.request.url == "http://user:secret@model.test:8080/v1/chat/completions")
+        #expect(call.header("Authorization") == "Bearer " + ChatCompletionsModel.testKey)
+        #expect(call.header("Idempotency-Key") == "k-1")
+        #expect(call.header("Content-Type") == "application/json")
+        #expect(
+            call.body.text
+                == #"{"model":"m1","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hello"}],"stream":true,"#
+                + #""stream_options":{"include_usage":true},"max_tokens":9,"temperature":0.5,"seed":3,"stop":["END"]}"#)
+    }
+
+    @Test func `leaves out what is not set`() {
+        let call = send(ModelRequest(messages: [.user("Hello")])) { $0.apiKey = nil }
+        #expect(call.header("Authorization") == nil && call.header("Idempotency-Key") == nil)
+        #expect(call.body.members?.map(\.name) == ["model", "messages", "stream", "stream_options"])
+    }
+
+    @Test func `names the bound as the server wants it`() {
+        let request = ModelRequest(messages: [.user("Hello")], options: ModelOptions(maxTokens: 9))
+        let configuration = ChatCompletionsModel.Configuration(baseURL: .openAI, apiKey: "k", model: "m")
+        #expect(send(request) { $0 = configuration }.body["max_completion_tokens"] == 9)
+    }
+
+    @Test func `ends with the text to go on from`() {
+        let call = send(ModelRequest(messages: [.user("Count")], continuing: "one, two,"))
+        #expect(call.body["messages"]?.array?.last == ["role": "assistant", "content": "one, two,"])
+        #expect(call.body["continue_final_message"] == nil)
+    }
+
+    @Test func `has vLLM's fields where they are wanted, and only with a prefix`() {
+        let call = send(ModelRequest(messages: [.user("Count")], continuing: "one, two,")) { $0.sendsContinuationFields = true }
+        #expect(call.body["continue_final_message"] == true && call.body["add_generation_prompt"] == false)
+        #expect(send(ModelRequest(messages: [.user("Count")])) { $0.sendsContinuationFields = true }.body["continue_final_message"] == nil)
+    }
+
+    @Test func `takes an empty prefix for none`() {
+        #expect(send(ModelRequest(messages: [.user("Count")], continuing: "")).body["messages"]?.array?.count == 1)
+    }
+}
+
+@Suite struct `Probing whether a model continues` {
+    final class Answers: Sendable {
+        private let given = Mutex<[Bool]>([])
+        var all: [Bool] { given.withLock { $0 } }
+        func take(_ answer: Bool) { given.withLock { $0.append(answer) } }
+    }
+
+    func probe(_ model: ChatCompletionsModel) -> [Bool] {
+        let answers = Answers()
+        model.probeContinuation { answers.take($0) }
+        return answers.all
+    }
+
+    static func answering(_ text: String, refusesFields: Bool = false) -> FakeTransport {
+        FakeTransport { call in
+            if refusesFields, call.body["continue_final_message"] != nil {
+                call.head(400, [])
+            } else {
+                call.head()
+                call.send(delta(text) + finishing("length") + done)
+            }
+            call.end()
+        }
+    }
+
+    @Test(arguments: [
+        (" six, seven", true), (" Six, seven,", true), ("\nsix", true), ("six, seven", false), ("One, two, three", false),
+        ("one, two, three, four, five, six", false),
+        ("Sure! six", false), ("", false), (" ", false),
+    ])
+    func `goes by how the answer begins`(text: String, continues: Bool) {
+        #expect(probe(.test(Self.answering(text), continues: .auto)) == [continues])
+    }
+
+    @Test func `is one small call, remembered for the server and the model`() {
+        let transport = Self.answering(" six, seven")
+        let probes = ContinuationProbes()
+        let model = ChatCompletionsModel.test(transport, continues: .auto, probes: probes)
+        #expect(probe(model) == [true])
+        #expect(probe(model) == [true])
+        #expect(probe(.test(transport, continues: .auto, probes: probes)) == [true])
+        #expect(transport.calls.count == 1)
+        #expect(transport.calls[0].body["max_tokens"] == 8 && transport.calls[0].body["temperature"] == 0.0)
+        #expect(probe(.test(transport, continues: .auto, probes: probes) { $0.model = "m2" }) == [true])
+        #expect(transport.calls.count == 2)
+    }
+
+    @Test func `tries vLLM's fields, and uses them where they were taken`() {
+        let transport = Self.answering(" six, seven")
+        let model = ChatCompletionsModel.test(transport, continues: .auto)
+        #expect(probe(model) == [true])
+        _ = model.start(ModelRequest(messages: [.user("Count")], continuing: "one,"), RecordingSink())
+        #expect(transport.calls.map { $0.body["continue_final_message"] } == [true, true])
+    }
+
+    @Test func `does without the fields where they are refused`() {
+        let transport = Self.answering(" six, seven", refusesFields: true)
+        let model = ChatCompletionsModel.test(transport, continues: .auto)
+        #expect(probe(model) == [true])
+        _ = model.start(ModelRequest(messages: [.user("Count")], continuing: "one,"), RecordingSink())
+        #expect(transport.calls.map { $0.body["continue_final_message"] } == [true, nil, nil])
+    }
+
+    @Test func `takes a refusal of the prefix for a no`() {
+        let transport = FakeTransport {
+            $0.head(422, [])
+            $0.end()
+        }
+        let model = ChatCompletionsModel.test(transport, continues: .auto)
+        #expect(probe(model) == [false] && probe(model) == [false])
+        #expect(transport.calls.count == 2)
+    }
+
+    @Test(arguments: [401, 429, 500]) func `does not remember an upstream that could not be asked`(status: Int) {
+        let transport = FakeTransport {
+            $0.head(status, [])
+            $0.end()
+        }
+        let model = ChatCompletionsModel.test(transport, continues: .auto)
+        #expect(probe(model) == [false] && probe(model) == [false])
+        #expect(transport.calls.count == 2)
+    }
+
+    @Test func `is shared by those who ask at the same time`() {
+        let transport = FakeTransport()
+        let model = ChatCompletionsModel.test(transport, continues: .auto)
+        let answers = Answers()
+        for _ in 0..<3 { model.probeContinuation { answers.take($0) } }
+        #expect(transport.calls.count == 1 && answers.all.isEmpty)
+        transport.calls[0].head()
+        transport.calls[0].send(delta(" six") + done)
+        #expect(answers.all == [true, true, true])
+    }
+
+    @Test(arguments: [(Continuation.prefix, true), (.no, false)]) func `asks nobody where it is declared`(
+        continues: Continuation, answer: Bool
+    ) {
+        let transport = FakeTransport()
+        #expect(probe(.test(transport, continues: continues)) == [answer])
+        #expect(transport.calls.isEmpty)
+    }
+}

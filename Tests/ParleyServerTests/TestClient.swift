@@ -1,0 +1,185 @@
+import Glibc
+import ParleySystem
+
+struct TestFailure: Error, CustomStringConvertible {
+    var description: String
+    init(_ description: String) { self.description = description }
+}
+
+/// A blocking connection to a server under test. Every wait has a limit and says what it waited for.
+final class TestClient {
+    struct Answer {
+        var status = 0
+        var headers: [String: String] = [:]
+        var body = Bytes()
+        var text: String { body.text }
+        var json: JSON? { try? JSON.parse(body) }
+        var code: String? { json?["code"]?.string }
+        var next: String { headers["stream-next-offset"] ?? "" }
+    }
+
+    private let descriptor: Int32
+    private var input = Bytes()
+    /// Bytes of a chunked body that have been unwrapped and not yet taken.
+    private var unwrapped = Bytes()
+    private let authority: String
+
+    init(port: Int) throws {
+        authority = "localhost:\(port)"
+        descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var limit = timeval(tv_sec: 10, tv_usec: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = in_port_t(port).bigEndian
+        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+        let status = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) }
+        }
+        guard status == 0 else { throw TestFailure("cannot connect to port \(port): errno \(errno)") }
+    }
+
+    deinit { close(descriptor) }
+
+    func request(_ method: String, _ path: String, _ headers: [(String, String)] = [], _ body: Bytes = []) throws -> Answer {
+        try send(method, path, headers, body)
+        return try answer(toHead: method == "HEAD")
+    }
+
+    func send(_ method: String, _ path: String, _ headers: [(String, String)] = [], _ body: Bytes = []) throws {
+        var text = "\(method) \(path) HTTP/1.1\r\n"
+        if !headers.contains(where: { $0.0 == "Host" }) { text += "Host: \(authority)\r\n" }
+        for (name, value) in headers { text += "\(name): \(value)\r\n" }
+        if !body.isEmpty || method == "POST" || method == "PUT" { text += "Content-Length: \(body.count)\r\n" }
+        try send(Bytes((text + "\r\n").utf8) + body)
+    }
+
+    private func send(_ bytes: Bytes) throws {
+        var sent = 0
+        while sent < bytes.count {
+            let count = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL)) }
+            guard count > 0 else { throw TestFailure("cannot send: errno \(errno)") }
+            sent += count
+        }
+    }
+
+    /// Reads a whole answer.
+    func answer(toHead isHead: Bool = false) throws -> Answer {
+        var answer = try head()
+        if isHead || answer.status == 204 || answer.status == 304 { return answer }
+        if let length = answer.headers["content-length"] {
+            answer.body = try take(count: Int(length)!, "a body")
+        } else {
+            while let piece = try chunk() { answer.body += piece }
+        }
+        return answer
+    }
+
+    /// Reads the head of an answer; its body is read with ``event()``.
+    func head() throws -> Answer {
+        let lines = try take(through: "\r\n\r\n", "the head of an answer").text.split(separator: "\r\n")
+        var answer = Answer()
+        answer.status = Int(lines[0].split(separator: " ")[1])!
+        for line in lines.dropFirst() {
+            let parts = line.split(separator: ":", maxSplits: 1)
+            answer.headers[parts[0].lowercased()] = parts.count > 1 ? String(parts[1].drop { $0 == " " }) : ""
+        }
+        return answer
+    }
+
+    // MARK: Events
+
+    struct Event: Equatable {
+        var name = ""
+        var data = ""
+        var id: String?
+        var json: JSON? { try? JSON.parse(data) }
+    }
+
+    /// The next event of a stream, comments left out; `nil` when the stream has ended well.
+    func event() throws -> Event? {
+        while true {
+            if let end = unwrapped.firstRange(of: Bytes("\n\n".utf8)) {
+                let block = Bytes(unwrapped[..<end.lowerBound])
+                unwrapped.removeFirst(end.upperBound)
+                if let event = TestClient.event(block) { return event }
+                continue
+            }
+            guard let piece = try chunk() else {
+                guard unwrapped.isEmpty else { throw TestFailure("the stream ends inside an event: \(unwrapped.text)") }
+                return nil
+            }
+            unwrapped += piece
+        }
+    }
+
+    /// All events up to the end of the stream.
+    func events() throws -> [Event] {
+        var events: [Event] = []
+        while let event = try event() { events.append(event) }
+        return events
+    }
+
+    /// Events until one of them is a `control` for which `isLast` holds.
+    func events(until isLast: (JSON) -> Bool) throws -> [Event] {
+        var events: [Event] = []
+        while let event = try event() {
+            events.append(event)
+            if event.name == "control", let json = event.json, isLast(json) { return events }
+        }
+        throw TestFailure("the stream ends after \(events)")
+    }
+
+    private static func event(_ block: Bytes) -> Event? {
+        var event = Event()
+        var lines: [String] = []
+        for line in block.split(separator: 0x0a) {
+            let text = Bytes(line).text
+            if text.hasPrefix(":") { continue }
+            let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+            let value = parts.count < 2 ? "" : String(parts[1].first == " " ? parts[1].dropFirst() : parts[1])
+            switch parts[0] {
+            case "event": event.name = value
+            case "data": lines.append(value)
+            case "id": event.id = value
+            default: break
+            }
+        }
+        event.data = lines.joined(separator: "\n")
+        return event.name.isEmpty && lines.isEmpty ? nil : event
+    }
+
+    // MARK: Bytes
+
+    private func chunk() throws -> Bytes? {
+        let line = try take(through: "\r\n", "a chunk").dropLast(2)
+        let size = Int(Bytes(line).text, radix: 16)!
+        let piece = try take(count: size, "a chunk")
+        _ = try take(through: "\r\n", "a chunk's end")
+        return size == 0 ? nil : piece
+    }
+
+    private func take(through mark: String, _ phase: String) throws -> Bytes {
+        while true {
+            if let end = input.firstRange(of: Bytes(mark.utf8))?.upperBound {
+                defer { input.removeFirst(end) }
+                return Bytes(input[..<end])
+            }
+            try receive(phase)
+        }
+    }
+
+    private func take(count: Int, _ phase: String) throws -> Bytes {
+        while input.count < count { try receive(phase) }
+        defer { input.removeFirst(count) }
+        return Bytes(input[..<count])
+    }
+
+    private func receive(_ phase: String) throws {
+        var buffer = Bytes(repeating: 0, count: 64 << 10)
+        let count = recv(descriptor, &buffer, buffer.count, 0)
+        guard count > 0 else { throw TestFailure("no more bytes while waiting for \(phase) (\(count == 0 ? "closed" : "errno \(errno)"))") }
+        input += buffer[..<count]
+    }
+}
