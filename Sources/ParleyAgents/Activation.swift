@@ -296,6 +296,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             }
         }
         append.epoch = epoch
+        append.id = channel.id
         append.decides = decides
         append.closes = closes
         append.rows = rows
