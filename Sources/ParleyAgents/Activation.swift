@@ -20,6 +20,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         /// Every input up to here is in `inbox` or decided.
         var seen: UInt64 = 0
         var core: TurnCore?
+        /// The log says, or is about to, that the turn only waits.
+        var isMarkedWaiting = false
         /// A turn or a closing is being written; nothing else may begin.
         var isBusy = false
         var isStalled = false
@@ -341,6 +343,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             return
         }
         state.isBusy = true
+        state.isMarkedWaiting = true
         append([], epoch: .holds(core.epoch)) { stage, channel, _ in
             channel.move(to: .waiting, turn: core.turn, in: &stage)
         } then: { [self] _ in
@@ -349,6 +352,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             state.isGone = true
             core.fence(Passivated())
         }
+    }
+
+    /// What to write with the end of a sleep: a turn that was marked as waiting, and whose timer is gone, is one to recover.
+    func takeWaitingMark(_ core: TurnCore) -> @Sendable (inout Stage, Channel) -> Void {
+        guard state.isMarkedWaiting else { return { _, _ in } }
+        state.isMarkedWaiting = false
+        return { stage, channel in channel.move(to: .running, turn: core.turn, in: &stage) }
     }
 
     // MARK: Steps under way

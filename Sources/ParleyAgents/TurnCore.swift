@@ -198,7 +198,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     var restingSteps: [StepRequest]? {
         guard !state.isReplaying, state.fence == nil, !state.waits.isEmpty else { return nil }
         let requests = state.waits.values.map(\.request)
-        return requests.allSatisfy { $0.kind == .sleep } ? requests : nil
+        // A sleep whose end is on its way to the log is over: nobody would come to wake the turn again.
+        return requests.allSatisfy { $0.kind == .sleep && !hasEnd($0.path) } ? requests : nil
     }
 
     var isFenced: Bool { state.fence != nil }
