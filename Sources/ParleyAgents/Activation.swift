@@ -255,6 +255,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         entries.append(NewEntry(.agentClosed, nil, ("reason", "closed")))
         append(entries, epoch: .holds(state.epoch), decides: [item.offset] + rest.map(\.offset), closes: true) { stage, channel, _ in
             channel.move(to: .closed, turn: nil, in: &stage)
+        } inputArrived: { [self] in
+            // What came meanwhile must get its receipt too.
+            state.isBusy = false
+            state.inbox = [item] + rest + state.inbox
+            perform { try takeInput(upTo: channel.tail.head) }
         } then: { [self] _ in leave() }
     }
 
@@ -285,20 +290,25 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     // MARK: Writing
 
     /// Appends as the agent's owner. `then` runs on the lane once it is durable; refused, the agent leaves memory: somebody else owns it.
+    ///
+    /// With `inputArrived` it is refused when input stands in the log that the agent has not seen, and that is called instead.
     func append(
         _ entries: [NewEntry], epoch: EpochClaim, decides: [UInt64] = [], closes: Bool = false,
-        rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, then: @escaping @Sendable (Appended) -> Void = { _ in }
+        rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, inputArrived: (@Sendable () -> Void)? = nil,
+        then: @escaping @Sendable (Appended) -> Void = { _ in }
     ) {
         let append = Append(runtime.channels, to: channel.name, entries) { [self] result in
             lane.deliver {
                 switch result {
                 case .success(let appended): then(appended)
-                case .failure(let error): self.refused(error)
+                case .failure(let error):
+                    if error.code == "input_arrived", let inputArrived { inputArrived() } else { self.refused(error) }
                 }
             }
         }
         append.epoch = epoch
         append.id = channel.id
+        append.lastInputSeen = inputArrived == nil ? nil : state.seen
         append.decides = decides
         append.closes = closes
         append.rows = rows
