@@ -12,7 +12,7 @@ package struct SimulationRun: Sendable {
     package private(set) var commits = 0
 
     /// How many processes die in a run at most; the one after them lives until everything is quiet.
-    private static let crashesMax = 4
+    private static let crashesMax = 5
     private static let stepsMax = 400_000
 
     /// Runs the scenario of `seed`. Call it within ``SimulatedNode/simulate(_:)``.
@@ -57,7 +57,7 @@ package struct SimulationRun: Sendable {
 
     private static func aim(_ seed: UInt64) -> (kind: String, ending: SimulationMatrix.Ending) {
         let (kinds, endings) = (SimulationMatrix.kinds, SimulationMatrix.Ending.allCases)
-        return (kinds[Int(seed) / endings.count % kinds.count], endings[Int(seed) % endings.count])
+        return (kinds[Int(seed % UInt64(kinds.count))], endings[Int(seed / UInt64(kinds.count)) % endings.count])
     }
 
     /// In which commit the next process dies: until it has been reached one with the cell that the seed aims at, or any.
@@ -67,11 +67,11 @@ package struct SimulationRun: Sendable {
         // Nothing is taken up again, and no program has changed, before somebody has died.
         let needsPast = ["supervision", "agent.stalled"].contains(aim.kind) && life == 0
         guard matrix[aim.kind, aim.ending] > 0 || needsPast || random.next() % 4 == 0 else {
-            return SimulationCrash.Plan(kind: aim.kind, ending: aim.ending, skips: 0)
+            return SimulationCrash.Plan(kind: aim.kind, ending: aim.ending, latest: Int.random(in: 60...100, using: &random))
         }
         return SimulationCrash.Plan(
             kind: kinds.randomElement(using: &random)!, ending: endings.randomElement(using: &random)!,
-            skips: [0, 0, 1, 3].randomElement(using: &random)!)
+            skips: [0, 0, 1, 3].randomElement(using: &random)!, latest: Int.random(in: 1...50, using: &random))
     }
 
     private static func stepClock(_ process: SimulationProcess, _ random: inout SplitMix64) {
