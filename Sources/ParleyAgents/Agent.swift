@@ -83,8 +83,13 @@ package struct AnyAgent: Sendable {
 }
 
 extension JSON {
-    /// The value as Foundation's encoder writes it.
-    package init(encoding value: some Encodable) throws { self = try JSON.parse(Bytes(try JSONEncoder().encode(value))) }
+    /// The value as Foundation's encoder writes it, members sorted by name: unsorted, their order would differ from process to process, and
+    /// with it every digest.
+    package init(encoding value: some Encodable) throws {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = .sortedKeys
+        self = try JSON.parse(Bytes(try encoder.encode(value)))
+    }
 
     package func decode<Value: Decodable>(_ type: Value.Type) throws -> Value { try JSONDecoder().decode(type, from: Data(bytes)) }
 

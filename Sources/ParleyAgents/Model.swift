@@ -111,6 +111,11 @@ public struct ModelOptions: Sendable, Codable, Equatable {
     public var seed: Int?
     public var stop: [String]?
 
+    enum CodingKeys: String, CodingKey {
+        case maxTokens = "max_tokens"
+        case temperature, seed, stop
+    }
+
     public init(maxTokens: Int? = nil, temperature: Double? = nil, seed: Int? = nil, stop: [String]? = nil) {
         self.maxTokens = maxTokens
         self.temperature = temperature
