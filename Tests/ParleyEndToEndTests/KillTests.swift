@@ -6,12 +6,12 @@ import Testing
 @Suite(.serialized) struct `Killed in the middle of a turn` {
     @Test(arguments: Array(KillMoment.all.enumerated()).map { NumberedMoment(number: $0.offset, moment: $0.element) })
     func `nothing is lost, repeated or bought twice`(_ numbered: NumberedMoment) async throws {
-        let line = try await SystemThread.run { try kill(at: numbered.moment, hasSteps: numbered.number % 2 == 1) }
+        let line = try await OwnThread.run { try kill(at: numbered.moment, hasSteps: numbered.number % 2 == 1) }
         print("killed at \(numbered.moment): \(line) (PARLEY_SEED=\(KillMoment.seed))")
     }
 
     @Test func `killed five times in one answer, it goes on each time`() async throws {
-        try await SystemThread.run {
+        try await OwnThread.run {
             let turn = try KilledTurn(hasSteps: true)
             try turn.node.start()
             try turn.untilAcknowledged()
@@ -26,7 +26,7 @@ import Testing
 
     @Test(arguments: [KillMoment.tokens(40, microseconds: 0), .failpoint("model.delta", 200), .failpoint("commit.after", 25), .failpoint("model.finish", 1)])
     func `a model that cannot go on starts again, and its new text supersedes the old`(_ moment: KillMoment) async throws {
-        try await SystemThread.run {
+        try await OwnThread.run {
             let turn = try KilledTurn(continues: false, hasSteps: false)
             #expect(try turn.run(killedAt: moment))
             try turn.verify(continues: false)

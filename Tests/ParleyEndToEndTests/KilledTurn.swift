@@ -32,7 +32,7 @@ final class KilledTurn {
             hasSteps ? "steps-agent" : "parley", agents: ["writer.md": "---\nkind: writer\n---\nYou write.\n"],
             environment: [
                 "PARLEY_MODEL": "openai:scripted", "OPENAI_BASE_URL": upstream.baseURL, "PARLEY_MODEL_CONTINUES": continues ? "prefix" : "no",
-            ])
+            ], keeping: upstream)
         agent = hasSteps ? "stepper/one" : "writer/one"
         reader = EndToEndReader(of: agent)
     }

@@ -178,11 +178,21 @@ private final class Spawner: Sendable {
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_adddup2(&actions, output[1], 1)
         posix_spawn_file_actions_adddup2(&actions, error[1], 2)
+        // What this thread blocks and ignores is no concern of the child's.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var signals = sigset_t()
+        sigemptyset(&signals)
+        posix_spawnattr_setsigmask(&attributes, &signals)
+        sigfillset(&signals)
+        posix_spawnattr_setsigdefault(&attributes, &signals)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
         let arguments = request.words.map { strdup($0) } + [nil]
         let environment = request.environment.map { strdup($0) } + [nil]
         defer { for text in arguments + environment { free(text) } }
         var pid = pid_t()
-        let status = posix_spawnp(&pid, request.words[0], &actions, nil, arguments, environment)
+        let status = posix_spawnp(&pid, request.words[0], &actions, &attributes, arguments, environment)
         guard status == 0 else {
             close(output[0])
             close(error[0])

@@ -50,11 +50,18 @@ package enum EndToEndHTTP {
     }
 }
 
-extension SystemThread {
-    /// Runs `body`, which may block, on a thread of its own: a test that waits must not hold a thread of Swift's pool.
-    package static func run<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
-        try await withCheckedThrowingContinuation { continuation in
-            _ = SystemThread(name: "test") { continuation.resume(with: Result(catching: body)) }
-        }
+/// A thread of a test's own: a test that waits must not hold one of Swift's pool, of which there are as many as cores.
+package final class OwnThread: TaskExecutor {
+    package func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        _ = SystemThread(name: "test") { job.runSynchronously(on: self.asUnownedTaskExecutor()) }
     }
+
+    /// Runs `body`, which may block, on such a thread, still as part of the calling task.
+    package static func run<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+        try await withTaskExecutorPreference(OwnThread()) { try await detour(body) }
+    }
+
+    /// What is concurrent follows the preference; a closure without a hop may stay where it was called.
+    @concurrent private static func detour<Value: Sendable>(_ body: @Sendable () throws -> Value) async throws -> Value { try body() }
 }

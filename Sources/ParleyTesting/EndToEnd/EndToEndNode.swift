@@ -9,13 +9,18 @@ package final class EndToEndNode: Sendable {
     package let port: Int
     private let executable: String
     private let environment: [String: String]
+    private let kept: [any Sendable]
     private let running = Mutex<ChildProcess?>(nil)
 
     /// - Parameters:
     ///   - executable: Its name beside the test bundle.
     ///   - agents: Files for the agents folder: name and text.
-    package init(_ executable: String = "parley", agents: [String: String] = [:], environment: [String: String] = [:]) throws {
+    ///   - keeping: What the node needs as long as it is there: the upstream it calls.
+    package init(
+        _ executable: String = "parley", agents: [String: String] = [:], environment: [String: String] = [:], keeping: any Sendable...
+    ) throws {
         self.executable = Products.path(executable)
+        kept = keeping
         self.environment = environment
         folder = try TemporaryFolder.make()
         port = FreePort.take()

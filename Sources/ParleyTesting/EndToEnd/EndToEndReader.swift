@@ -20,6 +20,8 @@ package final class EndToEndReader: Sendable {
         package var isClosed = false
         var events = ServerSentEventParser()
         var generation = 0
+        /// Kept: it must not end while somebody reads.
+        var node: EndToEndNode?
         var call: (any OutgoingCall)?
 
         /// What there is of an entry of this type.
@@ -44,6 +46,7 @@ package final class EndToEndReader: Sendable {
     package func attach(to node: EndToEndNode) {
         let (offset, generation) = state.withLock { state in
             state.generation += 1
+            state.node = node
             (state.events, state.pending, state.status, state.isOver, state.endsWithControl) = (ServerSentEventParser(), [], 0, false, false)
             return (state.offset, state.generation)
         }
