@@ -88,8 +88,10 @@ extension Activation {
     /// Commits the ends of steps and what else happened with them, and has the program go on from all of them, in the order of the log.
     private func appendEnds(_ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64]) {
         let timers = ends.compactMap { end in end.request.due.map { DueTimer(turn: core.turn, path: end.request.path, due: $0).key(channel.id) } }
-        append(entries, epoch: .holds(core.epoch), decides: decides) { stage, _, _ in
+        let mark = takeWaitingMark(core)
+        append(entries, epoch: .holds(core.epoch), decides: decides) { stage, channel, _ in
             for timer in timers { stage.delete(.timers, timer) }
+            mark(&stage, channel)
         } then: { [self] appended in
             for end in ends {
                 // One at a time, the lane drained in between, as on a replay.
@@ -224,8 +226,10 @@ extension Activation {
         var entries = [NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description)))]
         if isApproval { entries.append(approvalDecided(core, request, "expired", by: nil)) }
         entries.append(NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)))
+        let mark = takeWaitingMark(core)
         append(entries, epoch: .holds(core.epoch), yieldsTo: isApproval ? [.approve, .deny] : [.signal]) { stage, channel, _ in
             stage.delete(.timers, timer.key(channel.id))
+            mark(&stage, channel)
         } yield: { [self] in
             core.withdrawEnd(request.path)
             if core.openSteps.contains(where: { $0.path == request.path }) { expire(core, request, due: due) }

@@ -22,6 +22,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         /// The offset of the entry that ended the last turn.
         var lastEnd: UInt64 = 0
         var core: TurnCore?
+        /// The log says, or is about to, that the turn only waits.
+        var isMarkedWaiting = false
         /// A turn or a closing is being written; nothing else may begin.
         var isBusy = false
         var isStalled = false
@@ -296,8 +298,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var entries = [Activation.receipt(item.offset, item.body, "applied")]
         entries += rest.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "closing") }
         entries.append(NewEntry(.agentClosed, nil, ("reason", "closed")))
-        append(entries, epoch: .holds(state.epoch), decides: [item.offset] + rest.map(\.offset), closes: true) { stage, channel, _ in
+        append(entries, epoch: .holds(state.epoch), decides: [item.offset] + rest.map(\.offset), closes: true, yieldsTo: Set(EntryKind.allCases.filter(\.isInput))) {
+            stage, channel, _ in
             channel.move(to: .closed, turn: nil, in: &stage)
+        } yield: { [self] in
+            // What came meanwhile must get its receipt too.
+            state.isBusy = false
+            state.inbox = ([item] + rest + state.inbox).sorted { $0.offset < $1.offset }
         } then: { [self] _ in leave() }
     }
 
@@ -330,6 +337,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     // MARK: Writing
 
     /// Appends as the agent's owner. `then` runs on the lane once it is durable; refused, the agent leaves memory: somebody else owns it.
+    ///
+    /// It gives way to entries of the kinds in `yieldsTo` that the agent has not seen yet: they are taken in, and `yield` is called.
     func append(
         _ entries: [NewEntry], epoch: EpochClaim, decides: [UInt64] = [], closes: Bool = false, yieldsTo: Set<EntryKind> = [],
         rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, yield: (@Sendable () -> Void)? = nil,
@@ -345,6 +354,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             }
         }
         append.epoch = epoch
+        append.id = channel.id
         append.decides = decides
         append.closes = closes
         append.yieldsTo = yieldsTo
@@ -399,6 +409,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             return
         }
         state.isBusy = true
+        state.isMarkedWaiting = true
         append([], epoch: .holds(core.epoch)) { stage, channel, _ in
             channel.move(to: .waiting, turn: core.turn, in: &stage)
         } then: { [self] _ in
@@ -407,6 +418,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             state.isGone = true
             core.fence(Passivated())
         }
+    }
+
+    /// What to write with the end of a sleep: a turn that was marked as waiting, and whose timer is gone, is one to recover.
+    func takeWaitingMark(_ core: TurnCore) -> @Sendable (inout Stage, Channel) -> Void {
+        guard state.isMarkedWaiting else { return { _, _ in } }
+        state.isMarkedWaiting = false
+        return { stage, channel in channel.move(to: .running, turn: core.turn, in: &stage) }
     }
 
     // MARK: Steps under way
@@ -444,8 +462,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     /// The turn has lost its right to run: whatever its steps still do is of no use.
     private func stopSteps() {
-        for call in state.modelCalls.values { call.stop(keepingLast: false) }
-        for body in state.bodies.values { body.cancel() }
+        // Sorted, so that a simulated run follows from its seed.
+        for (_, call) in state.modelCalls.sorted(by: { $0.key < $1.key }) { call.stop(keepingLast: false) }
+        for (_, body) in state.bodies.sorted(by: { $0.key < $1.key }) { body.cancel() }
         state.modelCalls = [:]
         state.bodies = [:]
     }

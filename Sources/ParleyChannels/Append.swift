@@ -18,6 +18,8 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     package var idempotency: IdempotencyKey?
     package var closes = false
     package var epoch: EpochClaim = .none
+    /// The channel an owner owns: one that was made anew under its name is not his.
+    package var id: ChannelID?
     /// Inbox entries that this append decides.
     package var decides: [UInt64] = []
     /// Refuses the append while an entry of these kinds waits to be decided: what ends a step or a turn must not overtake whoever wants to
@@ -139,6 +141,9 @@ extension Append {
             return try decideAnew(in: &stage)
         }
         self.channel = channel
+        if let id, id != channel.id {
+            throw .refused(ChannelError("fenced", "'\(channelName)' was deleted and made anew: its former agent appends nothing."))
+        }
         if let replay = try replayed(channel, &stage) { return replay }
         let producerState = try checkProducer(channel, &stage)
         if let producerState, producerState.isDuplicate {
