@@ -6,29 +6,60 @@ import Testing
     static let server = try! TestServer { $0.pageBytes = 1_024 }
 
     private static let malformed = [
-        "", "%20", "1", "-2", "-1%20", "now%20", "NOW", "a,b", "0,1", "../x", "x/..", "000000000000000%00", "0000000000000000%0A", "00000000000000000",
+        "", "%20", "1", "-2", "-1%20", "now%20", "NOW", "a,b", "0,1", "../x", "x/..", "000000000000000%00", "0000000000000000%0A",
+        "00000000000000000",
         "000000000000000G", "000000000000000A", "0000000000000000_0000000000000000", "%2B000000000000000",
     ]
 
-    static let cases: [ProtocolCase] = [
-        .init("an empty stream", .put(), .get(200, "", "", expect: ["Stream-Up-To-Date": "true", "Stream-Next-Offset": "0000000000000000", "Stream-Closed": nil, "Content-Type": "text/plain", "Cache-Control": "no-cache"])),
-        .init("an empty JSON stream", .put(type: "application/json"), .get(200, "", "[]", expect: ["Content-Type": "application/json"])),
-        .init("headers", .put(201, [], "x"), .get(200, "", "x", expect: ["ETag": "*", "Cache-Control": "public, max-age=60, stale-while-revalidate=300", "Cross-Origin-Resource-Policy": "same-origin", "Stream-Up-To-Date": "true"])),
-        .init("-1 is the start", .put(201, [], "x"), .get(200, "?offset=-1", "x")),
-        .init("from an offset", .put(), .post(204, "a"), .post(204, "b"), .get(200, "?offset={1}", "b"), .get(200, "?offset={2}", "", expect: ["Stream-Next-Offset": "0000000000000002", "Stream-Up-To-Date": "true"])),
-        .init("now", .put(201, [], "x"), .get(200, "?offset=now", "", expect: ["Stream-Next-Offset": "0000000000000001", "Stream-Up-To-Date": "true", "Cache-Control": "no-store", "ETag": nil])),
-        .init("now for JSON", .put(type: "application/json", [], "[1]"), .get(200, "?offset=now", "[]", expect: ["Content-Type": "application/json"])),
-        .init("now of a closed stream", .put(201, closed, "x"), .get(200, "?offset=now", "", expect: ["Stream-Closed": "true"])),
-        .init("now of nothing", .get(404, "?offset=now")),
-        .init("on from now", .put(201, [], "x"), .get(200, "?offset=now", ""), .post(204, "y"), .get(200, "?offset={1}", "y")),
-        .init("two offsets", .put(), .get(400, "?offset=-1&offset=-1", code: "invalid_offset")),
-        .init("an offset that was never given", .put(), .get(400, "?offset=00000000000000ff", code: "offset_beyond_tail")),
-        .init("unknown parameters", .put(201, [], "x"), .get(200, "?foo=bar&offset=-1&x", "x")),
-        .init("an unknown mode", .put(), .get(400, "?offset=-1&live=websocket", code: "invalid_live")),
-        .init("the end of a closed stream", .put(201, closed, "x"), .get(200, "?offset={0}", "", expect: ["Stream-Closed": "true", "Stream-Up-To-Date": "true"])),
-        .init("views are of agents only", .put(201, [], "x"), .get(200, "?view=nonsense", "x")),
-        .init("the same data at the same offset", .put(), .post(204, "a"), .get(200, "?offset=-1", "a"), .post(204, "b"), .get(200, "?offset=-1", "ab"), .get(200, "?offset={1}", "b")),
-    ] + malformed.map { .init("offset '\($0)'", .put(201, [], "x"), .get(400, "?offset=\($0)", code: "invalid_offset")) }
+    static let cases: [ProtocolCase] =
+        [
+            .init(
+                "an empty stream", .put(),
+                .get(
+                    200, "", "",
+                    expect: [
+                        "Stream-Up-To-Date": "true", "Stream-Next-Offset": "0000000000000000", "Stream-Closed": nil,
+                        "Content-Type": "text/plain", "Cache-Control": "no-cache",
+                    ])),
+            .init(
+                "an empty JSON stream", .put(type: "application/json"), .get(200, "", "[]", expect: ["Content-Type": "application/json"])),
+            .init(
+                "headers", .put(201, [], "x"),
+                .get(
+                    200, "", "x",
+                    expect: [
+                        "ETag": "*", "Cache-Control": "public, max-age=60, stale-while-revalidate=300",
+                        "Cross-Origin-Resource-Policy": "same-origin", "Stream-Up-To-Date": "true",
+                    ])),
+            .init("-1 is the start", .put(201, [], "x"), .get(200, "?offset=-1", "x")),
+            .init(
+                "from an offset", .put(), .post(204, "a"), .post(204, "b"), .get(200, "?offset={1}", "b"),
+                .get(200, "?offset={2}", "", expect: ["Stream-Next-Offset": "0000000000000002", "Stream-Up-To-Date": "true"])),
+            .init(
+                "now", .put(201, [], "x"),
+                .get(
+                    200, "?offset=now", "",
+                    expect: [
+                        "Stream-Next-Offset": "0000000000000001", "Stream-Up-To-Date": "true", "Cache-Control": "no-store", "ETag": nil,
+                    ])),
+            .init(
+                "now for JSON", .put(type: "application/json", [], "[1]"),
+                .get(200, "?offset=now", "[]", expect: ["Content-Type": "application/json"])),
+            .init("now of a closed stream", .put(201, closed, "x"), .get(200, "?offset=now", "", expect: ["Stream-Closed": "true"])),
+            .init("now of nothing", .get(404, "?offset=now")),
+            .init("on from now", .put(201, [], "x"), .get(200, "?offset=now", ""), .post(204, "y"), .get(200, "?offset={1}", "y")),
+            .init("two offsets", .put(), .get(400, "?offset=-1&offset=-1", code: "invalid_offset")),
+            .init("an offset that was never given", .put(), .get(400, "?offset=00000000000000ff", code: "offset_beyond_tail")),
+            .init("unknown parameters", .put(201, [], "x"), .get(200, "?foo=bar&offset=-1&x", "x")),
+            .init("an unknown mode", .put(), .get(400, "?offset=-1&live=websocket", code: "invalid_live")),
+            .init(
+                "the end of a closed stream", .put(201, closed, "x"),
+                .get(200, "?offset={0}", "", expect: ["Stream-Closed": "true", "Stream-Up-To-Date": "true"])),
+            .init("views are of agents only", .put(201, [], "x"), .get(200, "?view=nonsense", "x")),
+            .init(
+                "the same data at the same offset", .put(), .post(204, "a"), .get(200, "?offset=-1", "a"), .post(204, "b"),
+                .get(200, "?offset=-1", "ab"), .get(200, "?offset={1}", "b")),
+        ] + malformed.map { .init("offset '\($0)'", .put(201, [], "x"), .get(400, "?offset=\($0)", code: "invalid_offset")) }
 
     @Test(arguments: cases) func `a read answers as the protocol says`(_ row: ProtocolCase) throws { try row.run(on: Self.server) }
 
@@ -96,14 +127,33 @@ import Testing
     static let cases: [ProtocolCase] = [
         .init("without an offset", .put(), .get(400, "?live=long-poll", code: "missing_offset")),
         .init("of nothing", .get(404, "?live=long-poll&offset=now")),
-        .init("data is there", .put(201, [], "x"), .get(200, "?live=long-poll&offset=-1", "x", expect: ["Stream-Cursor": "*", "Stream-Up-To-Date": "true", "Stream-Next-Offset": "0000000000000001"])),
-        .init("nothing comes", .put(201, [], "x"), .get(204, "?live=long-poll&offset={0}", "", expect: ["Stream-Cursor": "*", "Stream-Up-To-Date": "true", "Stream-Next-Offset": "0000000000000001", "Stream-Closed": nil])),
-        .init("now waits", .put(201, [], "x"), .get(204, "?live=long-poll&offset=now", "", expect: ["Stream-Next-Offset": "0000000000000001"])),
-        .init("closed", .put(201, closed, "x"), .get(204, "?live=long-poll&offset={0}", "", expect: ["Stream-Closed": "true", "Stream-Up-To-Date": "true", "Stream-Next-Offset": "0000000000000001"])),
+        .init(
+            "data is there", .put(201, [], "x"),
+            .get(
+                200, "?live=long-poll&offset=-1", "x",
+                expect: ["Stream-Cursor": "*", "Stream-Up-To-Date": "true", "Stream-Next-Offset": "0000000000000001"])),
+        .init(
+            "nothing comes", .put(201, [], "x"),
+            .get(
+                204, "?live=long-poll&offset={0}", "",
+                expect: ["Stream-Cursor": "*", "Stream-Up-To-Date": "true", "Stream-Next-Offset": "0000000000000001", "Stream-Closed": nil])
+        ),
+        .init(
+            "now waits", .put(201, [], "x"), .get(204, "?live=long-poll&offset=now", "", expect: ["Stream-Next-Offset": "0000000000000001"])
+        ),
+        .init(
+            "closed", .put(201, closed, "x"),
+            .get(
+                204, "?live=long-poll&offset={0}", "",
+                expect: ["Stream-Closed": "true", "Stream-Up-To-Date": "true", "Stream-Next-Offset": "0000000000000001"])),
         .init("closed with data", .put(201, closed, "x"), .get(200, "?live=long-poll&offset=-1", "x", expect: ["Stream-Closed": "true"])),
-        .init("now of a closed stream", .put(201, closed, "x"), .get(204, "?live=long-poll&offset=now", "", expect: ["Stream-Closed": "true"])),
+        .init(
+            "now of a closed stream", .put(201, closed, "x"), .get(204, "?live=long-poll&offset=now", "", expect: ["Stream-Closed": "true"])
+        ),
         .init("a bad offset", .put(), .get(400, "?live=long-poll&offset=1,2", code: "invalid_offset")),
-        .init("a cursor that is no number", .put(201, [], "x"), .get(200, "?live=long-poll&offset=-1&cursor=abc", "x", expect: ["Stream-Cursor": "*"])),
+        .init(
+            "a cursor that is no number", .put(201, [], "x"),
+            .get(200, "?live=long-poll&offset=-1&cursor=abc", "x", expect: ["Stream-Cursor": "*"])),
     ]
 
     @Test(arguments: cases) func `a long-poll answers as the protocol says`(_ row: ProtocolCase) throws { try row.run(on: Self.server) }

@@ -112,7 +112,9 @@ import Testing
         #expect(StreamCursor.current(Timestamp("2020-01-01T00:00:00Z")!) == 0)
     }
 
-    @Test(arguments: [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")])
+    @Test(arguments: [
+        ("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy"),
+    ])
     func `base64 is that of RFC 4648`(_ text: String, _ expected: String) {
         var output = Bytes()
         Base64.encode(Bytes(text.utf8), to: &output)

@@ -5,7 +5,9 @@ import Testing
     static let server = try! TestServer()
 
     /// What a reader of a closed stream gets, which ends by itself.
-    private func all(_ path: String, _ query: String = "?offset=-1&live=sse", _ headers: [(String, String)] = []) throws -> [TestClient.Event] {
+    private func all(_ path: String, _ query: String = "?offset=-1&live=sse", _ headers: [(String, String)] = []) throws -> [TestClient
+        .Event]
+    {
         let client = try Self.server.connect()
         try client.send("GET", path + query, headers)
         let head = try client.head()
@@ -28,7 +30,9 @@ import Testing
         .init("two offsets", .put(), .get(400, "?live=sse&offset=-1&offset=now", code: "invalid_offset")),
     ]
 
-    @Test(arguments: refusals) func `a stream of events is refused as the protocol says`(_ row: ProtocolCase) throws { try row.run(on: Self.server) }
+    @Test(arguments: refusals) func `a stream of events is refused as the protocol says`(_ row: ProtocolCase) throws {
+        try row.run(on: Self.server)
+    }
 
     @Test func `the head says what follows`() throws {
         let path = try Self.server.stream("text/plain", "x")
@@ -88,9 +92,11 @@ import Testing
 
     /// Payloads that try to be more than data, and what a reader must get of them.
     private static let payloads: [(String, String)] = [
-        ("line1\nline2\nline3", "line1\nline2\nline3"), ("ends\n", "ends\n"), ("\n", "\n"), ("\n\n", "\n\n"), (" leading space", " leading space"),
+        ("line1\nline2\nline3", "line1\nline2\nline3"), ("ends\n", "ends\n"), ("\n", "\n"), ("\n\n", "\n\n"),
+        (" leading space", " leading space"),
         ("a\r\nb", "a\nb"), ("a\rb", "a\nb"), ("a\r\n\r\nevent: control\r\ndata: {}\r\n\r\nb", "a\n\nevent: control\ndata: {}\n\nb"),
-        ("a\n\nevent: data\ndata: fake\n\nb", "a\n\nevent: data\ndata: fake\n\nb"), ("a\r\revent: control\rdata: {}\r\rb", "a\n\nevent: control\ndata: {}\n\nb"),
+        ("a\n\nevent: data\ndata: fake\n\nb", "a\n\nevent: data\ndata: fake\n\nb"),
+        ("a\r\revent: control\rdata: {}\r\rb", "a\n\nevent: control\ndata: {}\n\nb"),
         ("data: x", "data: x"), (": comment", ": comment"), ("id: 5", "id: 5"), ("ä€😀", "ä€😀"), ("\u{2028}", "\u{2028}"),
     ]
 
@@ -150,7 +156,8 @@ import Testing
     @Test func `a cursor that comes back is answered with a greater one`() throws {
         let path = try Self.server.stream("text/plain")
         let first = try #require(try follow(path).event()?.json?["streamCursor"]?.string.flatMap { UInt64($0) })
-        let second = try #require(try follow(path, "?offset=-1&live=sse&cursor=\(first)").event()?.json?["streamCursor"]?.string.flatMap { UInt64($0) })
+        let second = try #require(
+            try follow(path, "?offset=-1&live=sse&cursor=\(first)").event()?.json?["streamCursor"]?.string.flatMap { UInt64($0) })
         #expect(second > first)
     }
 

@@ -9,9 +9,11 @@ import Testing
     }
 
     @Test(arguments: [
-        ("localhost", 200), ("localhost:4437", 200), ("LocalHost:1", 200), ("a.localhost", 200), ("127.0.0.1", 200), ("127.1.2.3:80", 200), ("[::1]", 200),
+        ("localhost", 200), ("localhost:4437", 200), ("LocalHost:1", 200), ("a.localhost", 200), ("127.0.0.1", 200), ("127.1.2.3:80", 200),
+        ("[::1]", 200),
         ("[::1]:4437", 200), ("parley.example", 200), ("PARLEY.example:443", 200), ("evil.example", 403), ("localhost.evil.example", 403),
-        ("127.0.0.1.evil.example", 403), ("127.0.0.1.evil", 403), ("128.0.0.1", 403), ("[::2]", 403), ("10.0.0.1", 403), ("0.0.0.0", 403), ("127.0.0.256", 403),
+        ("127.0.0.1.evil.example", 403), ("127.0.0.1.evil", 403), ("128.0.0.1", 403), ("[::2]", 403), ("10.0.0.1", 403), ("0.0.0.0", 403),
+        ("127.0.0.256", 403),
     ])
     func `a Host is loopback or configured`(_ host: String, _ status: Int) throws {
         let answer = try Self.server.get("/healthz", [("Host", host)])
@@ -20,7 +22,8 @@ import Testing
     }
 
     @Test(arguments: [
-        ("http://localhost:4437", 200), ("https://localhost:4437", 200), ("https://app.example", 200), ("https://APP.example", 200), ("http://app.example", 403),
+        ("http://localhost:4437", 200), ("https://localhost:4437", 200), ("https://app.example", 200), ("https://APP.example", 200),
+        ("http://app.example", 403),
         ("http://localhost:3000", 403), ("http://evil.example", 403), ("null", 403), ("", 403), ("https://app.example.evil", 403),
     ])
     func `an Origin is the server's own or configured`(_ origin: String, _ status: Int) throws {
@@ -63,7 +66,9 @@ import Testing
         #expect(try Self.server.get("/readyz").json == ["status": "ready"])
     }
 
-    @Test(arguments: ["/nothing", "/v1", "/v1/stream", "/v1/streamx/a", "//", "/index.html"]) func `an unknown route is a problem`(_ path: String) throws {
+    @Test(arguments: ["/nothing", "/v1", "/v1/stream", "/v1/streamx/a", "//", "/index.html"]) func `an unknown route is a problem`(
+        _ path: String
+    ) throws {
         let answer = try Self.server.get(path)
         #expect(answer.status == 404)
         #expect(answer.code == "route_not_found")
