@@ -108,6 +108,8 @@ extension Activation {
             reject(item, "stale_turn")
             return true
         }
+        // The turn's end is on its way to the log; it gives way if this stands before it.
+        guard core.claimEnd(TurnCore.turnEnd) else { return false }
         let failure = StepFailure(code: "cancelled", message: "the turn was cancelled", retryable: false)
         let steps = core.openSteps.filter { core.claimEnd($0.path) }
         var entries = item.map { [Activation.receipt($0.offset, $0.body, "applied", turn: core.turn)] } ?? []
@@ -117,7 +119,7 @@ extension Activation {
                 NewEntry(.stepFailed, Position(turn: core.turn, step: step.path), ("error", failure.journal), ("final", true)))
         }
         entries.append(
-            NewEntry(.turnCancelled, Position(turn: core.turn), ("reason", item == nil ? "rollback" : item?.body["reason"] ?? nil)))
+            NewEntry(.turnCancelled, Position(turn: core.turn), ("reason", item == nil ? "rollback" : item?.body["reason"])))
         let timers = steps.compactMap { step in step.due.map { DueTimer(turn: core.turn, path: step.path, due: $0).key(channel.id) } }
         endTurn(core, entries, decides: item.map { [$0.offset] } ?? [], timers: timers)
         return item != nil

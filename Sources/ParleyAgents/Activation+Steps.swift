@@ -285,7 +285,7 @@ extension Activation: TurnOwner {
             takesUp(&stage, channel)
         } then: { [self] appended in
             runtime.timers.settled(timer.key(channel.id))
-            if isCurrent(core) { core.resume(path, .completed(["result": nil]), at: appended.at) }
+            if isCurrent(core) { core.resume(path, .completed(["result": .null]), at: appended.at) }
         }
     }
 }

@@ -240,6 +240,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     }
 
     private func end(_ core: TurnCore, _ input: JSON, _ result: Result<(output: JSON, state: JSON), any Error>) {
+        guard core.claimEnd(TurnCore.turnEnd) else { return }  // It is being cancelled.
         let position = Position(turn: core.turn)
         let completed = try? result.get()
         var said = completed?.output.plainText
@@ -274,6 +275,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             channel.move(to: .idle, turn: nil, in: &stage)
         } yield: { [self] in
             state.isBusy = false
+            core.withdrawEnd(TurnCore.turnEnd)
             react()
             if isCurrent(core), !state.isBusy { again?() }
         } then: { [self] appended in

@@ -123,24 +123,38 @@ package final class AgentRuntime: Sendable {
         }
         guard let channel else { return }
         // Under the lock: an activation that is about to leave sees that something was delivered, and stays.
-        activations.withLock { activations in
+        let isTaken = activations.withLock { activations in
             // The agent of that name that is in memory may be one that was deleted and has not left yet.
-            let known = activations[name].flatMap { $0.channel.id == channel.id ? $0 : nil }
-            let activation = known ?? Activation(runtime: self, channel: channel, agent: agent)
+            if let known = activations[name], known.channel.id == channel.id {
+                body(known)
+                return true
+            }
+            guard channel.pin() else { return false }
+            activations[name]?.channel.unpin()
+            let activation = Activation(runtime: self, channel: channel, agent: agent)
             activations[name] = activation
             body(activation)
+            return true
         }
+        // Let go of since it was found: there is another object by now.
+        if !isTaken { activate(name, body) }
     }
 
     func forget(_ activation: Activation) {
-        activations.withLock { if $0[activation.channel.name] === activation { $0[activation.channel.name] = nil } }
+        activations.withLock { release(activation, &$0) }
+    }
+
+    private func release(_ activation: Activation, _ activations: inout [String: Activation]) {
+        guard activations[activation.channel.name] === activation else { return }
+        activations[activation.channel.name] = nil
+        activation.channel.unpin()
     }
 
     /// Lets go of an activation unless something has been delivered to it meanwhile.
     func forget(_ activation: Activation, unlessNeeded: Bool) -> Bool {
         activations.withLock { activations in
             guard !activation.lane.hasDeliveries else { return false }
-            if activations[activation.channel.name] === activation { activations[activation.channel.name] = nil }
+            release(activation, &activations)
             return true
         }
     }

@@ -106,6 +106,9 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         if state.isReplaying { state.waits[path]!.isCancelled = true } else { owner.cancel(self, wait.request) }
     }
 
+    /// Where the turn's own end is claimed: no step has an empty path.
+    static let turnEnd = ""
+
     /// Whether the caller is the one to write the step's end. Any thread.
     func claimEnd(_ path: String) -> Bool { ended.withLock { $0.insert(path).inserted } }
 

@@ -23,6 +23,8 @@ package final class Channel: @unchecked Sendable {  // Guard: `staged` is touche
         var recent: [Chunk] = []
         var recentBytes = 0
         var watchers: [ObjectIdentifier: any ChannelWatcher] = [:]
+        /// How many hold on to the object without watching it.
+        var pins = 0
     }
 
     /// How many bytes of recent commits a watched channel keeps in memory; a reader further behind reads from the log.
@@ -93,6 +95,18 @@ extension Channel {
             }
         }
     }
+
+    /// Keeps this object the channel's own until ``unpin()``: what it knows of the tail stays true.
+    /// - Returns: false when it is no longer the channel's: look it up again.
+    package func pin() -> Bool {
+        published.withLock { state in
+            guard !state.isEvicted else { return false }
+            state.pins += 1
+            return true
+        }
+    }
+
+    package func unpin() { published.withLock { $0.pins -= 1 } }
 
     package var isWatched: Bool { published.withLock { !$0.watchers.isEmpty } }
 }
@@ -171,7 +185,7 @@ extension Channel {
     /// Gives the object up if nobody watches it; nothing may be staged in it.
     func evict() -> Bool {
         published.withLock { state in
-            guard state.watchers.isEmpty else { return false }
+            guard state.watchers.isEmpty, state.pins == 0 else { return false }
             state.isEvicted = true
             return true
         }

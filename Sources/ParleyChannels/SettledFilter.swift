@@ -54,8 +54,9 @@ struct SettledFilter {
         foldedReceipts.insert(offset)
         let body = frame.body
         receipts[of.value] = NewEntry.join([
-            ("offset", .string(Offset(offset).token)), ("state", body["state"]), ("reason", body["reason"]), ("turn", body["turn"]),
-            ("step", body["step"]),
+            ("offset", .string(Offset(offset).token)), ("state", body["state"]), ("reason", body["reason"]),
+            ("turn", frame.position.map { .string(Offset($0.turn).token) }),
+            ("step", frame.position.flatMap { $0.step.isEmpty ? nil : .string($0.step) }),
         ])
     }
 

@@ -173,7 +173,11 @@ enum MessageArgument {
 
     /// Sends the message, once however often it has to be tried, and returns its offset.
     static func send(_ text: String, to channel: String, _ client: Client, key: String?) throws -> String {
-        let body: JSON = ["type": "message", "text": .string(text)]
+        try append(["type": "message", "text": .string(text)], to: channel, client, key: key)
+    }
+
+    /// Appends an entry, once however often it has to be tried, and returns its offset.
+    static func append(_ body: JSON, to channel: String, _ client: Client, key: String?) throws -> String {
         let key = key ?? hexadecimal((0..<16).map { _ in UInt8.random(in: .min ... .max) })
         let answer = try client.requestPatiently(
             "POST", "/v1/" + channel, headers: [("Content-Type", "application/json"), ("Idempotency-Key", key)], body: body.bytes)

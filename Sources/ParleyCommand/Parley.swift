@@ -26,7 +26,8 @@ enum ParleyProgram {
     static let version = "0.1.0"
 
     static let commands: [any (Command & Sendable).Type] = [
-        ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, ListCommand.self, StatusCommand.self,
+        ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, SteerCommand.self, InterruptCommand.self,
+        CancelCommand.self, ApproveCommand.self, DenyCommand.self, SignalCommand.self, ListCommand.self, StatusCommand.self,
     ]
 
     private static func run(_ name: String, _ arguments: [String]) async -> ExitStatus {

@@ -99,7 +99,7 @@ extension ScriptedUpstream {
     }
 
     static func chunk(text: String, _ behaviour: Behaviour) -> Bytes {
-        event(JSON.compact(("choices", [["index": 0, "delta": ["content": .string(text)], "finish_reason": nil]])).text, behaviour)
+        event(JSON.compact(("choices", [["index": 0, "delta": ["content": .string(text)], "finish_reason": .null]])).text, behaviour)
     }
 
     /// What follows the last token of a whole answer.

@@ -140,7 +140,7 @@ extension ChatCompletionsModel {
 
 /// One `data:` event with a text delta.
 func delta(_ text: String) -> String {
-    let chunk: JSON = ["choices": [["index": 0, "delta": ["content": .string(text)], "finish_reason": nil]]]
+    let chunk: JSON = ["choices": [["index": 0, "delta": ["content": .string(text)], "finish_reason": .null]]]
     return "data: \(chunk.text)\n\n"
 }
 

@@ -23,8 +23,14 @@ package struct DeclaredAgent: Sendable {
         guard let text = message["text"]?.string ?? message["data"]?.text else {
             throw StepFailure(code: "invalid_input", message: "the message has neither text nor data", retryable: false)
         }
-        let messages = [.system(file.instructions)] + conversation(turn.history, room: file.contextCharacters - text.unicodeScalars.count)
-        return try await turn.generate("answer", model, messages + [turn.input(text)], options: file.options).text
+        let messages: [ModelMessage] = [.system(file.instructions)] + conversation(turn.history, room: file.contextCharacters - text.unicodeScalars.count)
+        var conversation = messages + [turn.input(text)]
+        while true {
+            let answer = try await turn.generate("answer", model, conversation, options: file.options)
+            guard let redirection = answer.redirection else { return answer.text }
+            // Interrupted, and told something else: what was written so far stays part of the conversation.
+            conversation += answer.steers.map { .user($0) } + [.assistant(answer.text), .user(redirection)]
+        }
     }
 
     /// The newest turns that fit into `room` characters, whole ones only, oldest first.

@@ -1,0 +1,161 @@
+internal import ParleySystem
+
+/// `parley steer <kind>/<id> "text"`: says something to the turn under way.
+enum SteerCommand: Command {
+    static let name = "steer"
+    static let summary = "say something that joins the turn before its next model call"
+    static let usage = "usage: parley steer <kind>/<id> \"text\" [--key <idempotency key>] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        With no turn under way, or when no call comes any more, it becomes the next message.
+        """
+    static let options = ControlEntry.options
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        try ControlEntry.send("steer", [("text", .string(try MessageArgument.text(arguments)))], arguments)
+    }
+}
+
+/// `parley interrupt <kind>/<id> ["text"]`: stops what the turn does now.
+enum InterruptCommand: Command {
+    static let name = "interrupt"
+    static let summary = "stop what an agent does now, and keep what it wrote"
+    static let usage = "usage: parley interrupt <kind>/<id> [\"what to do instead\"] [--key <idempotency key>] [--server <url>]"
+    static let help = usage
+    static let options = ControlEntry.options
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let text = arguments.positional.count > 1 ? try MessageArgument.text(arguments) : nil
+        return try ControlEntry.send("interrupt", [("text", text.map { .string($0) })], arguments)
+    }
+}
+
+/// `parley cancel <kind>/<id>`: ends the turn.
+enum CancelCommand: Command {
+    static let name = "cancel"
+    static let summary = "cancel the turn and everything under way in it"
+    static let usage = "usage: parley cancel <kind>/<id> [\"reason\"] [--key <idempotency key>] [--server <url>]"
+    static let help = usage
+    static let options = ControlEntry.options
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let reason = arguments.positional.count > 1 ? try MessageArgument.text(arguments) : nil
+        return try ControlEntry.send("cancel", [("reason", reason.map { .string($0) })], arguments)
+    }
+}
+
+/// `parley approve <kind>/<id>`: lets the agent do what it asks for.
+enum ApproveCommand: Command {
+    static let name = "approve"
+    static let summary = "approve what an agent asks for"
+    static let usage = "usage: parley approve <kind>/<id> [<approval>] [--args-sha256 <digest>] [--reason <text>] [--server <url>]"
+    static let help = ApprovalChoice.help(usage)
+    static let options = ApprovalChoice.options
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus { try ApprovalChoice.send("approve", arguments) }
+}
+
+/// `parley deny <kind>/<id>`: says no.
+enum DenyCommand: Command {
+    static let name = "deny"
+    static let summary = "deny what an agent asks for"
+    static let usage = "usage: parley deny <kind>/<id> [<approval>] [--args-sha256 <digest>] [--reason <text>] [--server <url>]"
+    static let help = ApprovalChoice.help(usage)
+    static let options = ApprovalChoice.options
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus { try ApprovalChoice.send("deny", arguments) }
+}
+
+/// `parley signal <kind>/<id> <name> [json]`: wakes a wait.
+enum SignalCommand: Command {
+    static let name = "signal"
+    static let summary = "send a signal, which is kept until the agent waits for it"
+    static let usage = "usage: parley signal <kind>/<id> <name> [<data as JSON>] [--key <idempotency key>] [--server <url>]"
+    static let help = usage
+    static let options = ControlEntry.options
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let name = try arguments.require(1, "the signal's name")
+        var data: JSON?
+        if arguments.positional.count > 2 {
+            do { data = try JSON.parse(arguments.positional[2]) } catch { throw UsageError("the data is no JSON: \(error)") }
+        }
+        return try ControlEntry.send("signal", [("name", .string(name)), ("data", data)], arguments)
+    }
+}
+
+/// Sends an entry that is no message, and says what became of it.
+enum ControlEntry {
+    static let options: [CommandOption] = [.value("key"), .value("server")]
+
+    /// Waits for the receipt and says what it says; one that says no makes the exit status 1.
+    static func send(_ type: String, _ members: [(String, JSON?)], _ arguments: Arguments) throws -> ExitStatus {
+        let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
+        let client = try Client(arguments)
+        let body = JSON.object([JSON.Member("type", .string(type))] + members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
+        let offset = try MessageArgument.append(body, to: channel, client, key: arguments["key"])
+        Terminal.output(offset + "\n")
+        // A signal, and an interrupt that finds nothing to stop, may wait for long: what is decided is said, the rest is in the log.
+        let receipt = try Receipt.wait(for: offset, in: channel, client, seconds: 5)
+        switch receipt?["state"]?.string {
+        case nil:
+            Terminal.error("kept until the agent comes to it")
+            return .done
+        case "applied":
+            Terminal.error("applied" + (receipt?["step"]?.string.map { " (\($0))" } ?? ""))
+            return .done
+        case let state?:
+            Terminal.error("\(state): \(receipt?["reason"]?.string ?? "")")
+            return .failed
+        }
+    }
+}
+
+/// Which approval is meant.
+enum ApprovalChoice {
+    static let options: [CommandOption] = [.value("args-sha256"), .value("reason"), .value("key"), .value("server")]
+
+    static func help(_ usage: String) -> String {
+        """
+        \(usage)
+
+        Without <approval>, the one that is open; with several open it lists them. `parley tail` shows what exactly is asked for.
+
+          --args-sha256 <digest>  decide only if the arguments are these
+          --reason <text>         stands in the log beside who decided
+        """
+    }
+
+    static func send(_ type: String, _ arguments: Arguments) throws -> ExitStatus {
+        let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
+        let approval = try arguments.positional.count > 1 ? arguments.positional[1] : open(channel, Client(arguments))
+        return try ControlEntry.send(
+            type, [("approval", .string(approval)), ("args_sha256", arguments["args-sha256"].map { .string($0) }), ("reason", arguments["reason"].map { .string($0) })],
+            arguments)
+    }
+
+    private static func open(_ channel: String, _ client: Client) throws -> String {
+        let answer = try client.request("GET", "/v1/" + channel)
+        guard answer.status == 200, let status = answer.json else { throw FollowError(answer.problem) }
+        let turn = status["turn"]?.string ?? ""
+        let open = (status["waiting_for"]?.array ?? []).filter { $0["kind"]?.string == "approval" }.map { "\(turn)/\($0["step"]?.string ?? "")" }
+        guard let only = open.first else { throw FollowError("nothing waits for approval.") }
+        guard open.count == 1 else { throw FollowError("several approvals are open; name one: \(open.joined(separator: ", "))") }
+        return only
+    }
+}
+
+/// The receipt of an entry.
+enum Receipt {
+    /// - Returns: `nil` when it has not been decided after `seconds`.
+    static func wait(for offset: String, in channel: String, _ client: Client, seconds: Int) throws -> JSON? {
+        for _ in 0..<(seconds * 10) {
+            let answer = try client.request("GET", "/v1/stream/\(channel)?offset=\(offset)&view=raw")
+            guard answer.status == 200 else { throw FollowError(answer.problem) }
+            if let receipt = answer.json?.array?.first(where: { $0["type"]?.string == "receipt" && $0["of"]?.string == offset }) { return receipt }
+            Pause.wait(.milliseconds(100))
+        }
+        return nil
+    }
+}
