@@ -138,6 +138,7 @@ extension Activation: TurnOwner {
     ) {
         guard pause != nil ? !core.hasEnd(request.path) : core.claimEnd(request.path) else { return }
         let retryAt = pause.map { runtime.world.now.advanced(by: $0) }
+        let failure = failure.asReplayed
         let entry = NewEntry(
             .stepFailed, Position(turn: core.turn, step: request.path, attempt: attempt), ("error", failure.journal), ("final", .bool(retryAt == nil)),
             ("retry_at", retryAt.map { .string($0.description) }))

@@ -143,6 +143,9 @@ extension StepFailure {
             ("retry_after_ms", retryAfter.map { .integer(Timestamp(milliseconds: 0).advanced(by: $0).milliseconds) }), ("data", data))
     }
 
+    /// The failure as a replay will see it, which is how the first run sees it too.
+    var asReplayed: StepFailure { StepFailure(journal: (try? JSON.parse(journal.bytes)) ?? .null) }
+
     init(journal: JSON) {
         self.init(
             code: journal["code"]?.string ?? "unknown", message: journal["message"]?.string ?? "", retryable: journal["retryable"]?.bool ?? false,

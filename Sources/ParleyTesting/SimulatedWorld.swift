@@ -9,8 +9,10 @@ package final class SimulatedWorld: World {
     private struct State {
         var now: Timestamp
         var random: SplitMix64
-        /// Work by lane; the keys in the order in which they came, so that a choice by number is the same in every run.
+        /// Work by lane; in an order that follows from the seed, so that a choice by number is the same in every run.
         var lanes: [(id: UInt64, work: [@Sendable () -> Void])] = []
+        /// Where each lane is: there may be thousands.
+        var places: [UInt64: Int] = [:]
         var timers: [SimulatedTimer] = []
         var pumps: [@Sendable () -> Bool] = []
     }
@@ -31,9 +33,10 @@ package final class SimulatedWorld: World {
 
     package func perform(lane: UInt64, _ work: @escaping @Sendable () -> Void) {
         state.withLock { state in
-            if let index = state.lanes.firstIndex(where: { $0.id == lane }) {
+            if let index = state.places[lane] {
                 state.lanes[index].work.append(work)
             } else {
+                state.places[lane] = state.lanes.count
                 state.lanes.append((lane, [work]))
             }
         }
@@ -43,8 +46,13 @@ package final class SimulatedWorld: World {
     package func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void) -> any Scheduled {
         let timer = SimulatedTimer(instant: instant, work)
         state.withLock { state in
-            let place = state.timers.firstIndex { $0.instant > instant } ?? state.timers.endIndex
-            state.timers.insert(timer, at: place)
+            // Behind all that are due no later.
+            var (low, high) = (0, state.timers.count)
+            while low < high {
+                let middle = (low + high) / 2
+                if state.timers[middle].instant > instant { high = middle } else { low = middle + 1 }
+            }
+            state.timers.insert(timer, at: low)
         }
         return timer
     }
@@ -93,7 +101,14 @@ package final class SimulatedWorld: World {
             guard !state.lanes.isEmpty else { return nil }
             let index = Int(state.random.next() % UInt64(state.lanes.count))
             let work = state.lanes[index].work.removeFirst()
-            if state.lanes[index].work.isEmpty { state.lanes.remove(at: index) }
+            if state.lanes[index].work.isEmpty {
+                state.places[state.lanes[index].id] = nil
+                let last = state.lanes.removeLast()
+                if index < state.lanes.count {
+                    state.lanes[index] = last
+                    state.places[last.id] = index
+                }
+            }
             return work
         }
     }

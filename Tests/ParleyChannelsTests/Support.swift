@@ -1,0 +1,109 @@
+import ParleyChannels
+import ParleyLog
+import ParleySystem
+import ParleyTesting
+import Synchronization
+
+/// Channels on a log in memory whose writer runs when it is told to, and a clock that stands still.
+final class Bench: Sendable {
+    let log: SimulatedLog
+    let writer: GroupCommit
+    let channels: Channels
+    let world = SimulatedWorld(seed: 1, now: Timestamp(milliseconds: 1_000))
+
+    init(_ log: SimulatedLog = SimulatedLog()) {
+        self.log = log
+        writer = GroupCommit(log: log)
+        channels = Channels(log: log, writer: writer, world: world)
+    }
+
+    /// What the next process finds.
+    func reopened() -> Bench { Bench(log.reopen()) }
+
+    /// Appends, in a commit of its own unless `commits` is false; then the answer comes with the next commit.
+    @discardableResult
+    func append(_ entries: [NewEntry], to name: String = "a", commits: Bool = true, with prepare: (Append) -> Void = { _ in }) -> Answer<Appended> {
+        let answer = Answer<Appended>()
+        let append = Append(channels, to: name, entries) { answer.set($0) }
+        prepare(append)
+        append.submit()
+        if commits { writer.pump() }
+        return answer
+    }
+
+    @discardableResult
+    func append(_ texts: String..., to name: String = "a", commits: Bool = true, with prepare: (Append) -> Void = { _ in }) -> Answer<Appended> {
+        append(texts.map { NewEntry(data: Bytes($0.utf8)) }, to: name, commits: commits, with: prepare)
+    }
+
+    @discardableResult
+    func create(_ name: String = "a", type: String = ContentType.json, isAgent: Bool = false, isClosed: Bool = false, commits: Bool = true)
+        -> Answer<(isNew: Bool, tail: UInt64, isClosed: Bool)>
+    {
+        let answer = Answer<(isNew: Bool, tail: UInt64, isClosed: Bool)>()
+        var row = ChannelRow(name: name, contentType: type, isAgent: isAgent, created: world.now)
+        row.isClosed = isClosed
+        CreateChannel(channels, row, []) { answer.set($0) }.submit()
+        if commits { writer.pump() }
+        return answer
+    }
+
+    @discardableResult
+    func delete(_ name: String = "a", commits: Bool = true) -> Answer<Void> {
+        let answer = Answer<Void>()
+        DeleteChannel(channels, name) { answer.set($0) }.submit()
+        if commits { writer.pump() }
+        return answer
+    }
+
+    func channel(_ name: String = "a") throws -> Channel {
+        guard let channel = try channels.find(name) else { throw ChannelError.notFound(name) }
+        return channel
+    }
+
+    /// The whole of a channel, as JSON.
+    func whole(_ name: String = "a", view: View = .raw) throws -> [JSON] {
+        try JSON.parse(try channels.page(try channel(name), after: 0, view: view, bytesMax: .max).body).array ?? []
+    }
+
+    /// How many rows a family has.
+    func rows(_ family: Family) throws -> Int {
+        var count = 0
+        try log.scan(family, from: [0, 0], to: [255, 255], reversed: false) { _, _ in
+            count += 1
+            return true
+        }
+        return count
+    }
+}
+
+/// What a submission was answered with.
+final class Answer<Value: Sendable>: Sendable {
+    private let result = Mutex<Result<Value, ChannelError>?>(nil)
+
+    func set(_ result: Result<Value, ChannelError>) { self.result.withLock { $0 = result } }
+    var value: Value? { try? result.withLock { $0 }?.get() }
+    var error: ChannelError? { if case .failure(let error) = result.withLock({ $0 }) { error } else { nil } }
+}
+
+/// Notes that it was told.
+final class Watcher: ChannelWatcher {
+    private let count = Atomic<Int>(0)
+    func channelChanged(_ channel: Channel) { count.add(1, ordering: .relaxed) }
+    var told: Int { count.load(ordering: .relaxed) }
+}
+
+extension NewEntry {
+    /// A piece of text of step `s` of turn 1.
+    static func piece(
+        _ text: String, at index: Int, step: String = "s", attempt: UInt32 = 1, turn: UInt64 = 1, part: TextDelta.Part = .text, continuesAt: Int? = nil
+    ) -> NewEntry {
+        NewEntry(
+            text: TextDelta(part: part, index: UInt64(index), continuesAt: continuesAt.map { UInt64($0) }, delta: Bytes(text.utf8)),
+            at: Position(turn: turn, step: step, attempt: attempt))
+    }
+}
+
+extension [JSON] {
+    var types: [String] { map { $0["type"]?.string ?? "data" } }
+}
