@@ -55,7 +55,9 @@ let package = Package(
         tests("ParleyChannelsTests", ["ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
         tests("ParleyAgentsTests", ["ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
         tests("ParleyModelsTests", ["ParleyModels", "ParleyAgents", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
-        tests("ParleyServerTests", ["ParleyServer", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
+        tests(
+            "ParleyServerTests",
+            ["ParleyServer", "ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
         // Runs the executables as they are: it depends on them so that they are built.
         tests("ParleyEndToEndTests", ["ParleyTesting", "ParleyHTTP", "ParleySystem", "ParleyCommand", "reporter", "steps-agent"]),
     ]

@@ -47,7 +47,7 @@ package struct InputEntry: Sendable {
     }
 
     /// What `{"offset":"...","at":"...","type":"","id":"...",}` takes around the members.
-    private static let stampBytes = 101
+    private static let stampBytes = 96
 
     private static let kindNames = kinds.map(\.name).joined(separator: ", ")
 
