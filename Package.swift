@@ -47,6 +47,7 @@ let package = Package(
 
         .executableTarget(name: "reporter", dependencies: ["Parley"], path: "Examples/Reporter", swiftSettings: settings),
         .executableTarget(name: "steps-agent", dependencies: ["Parley"], path: "Tests/Support/StepsAgent", swiftSettings: settings),
+        .executableTarget(name: "parley-simulate", dependencies: ["ParleyTesting"], path: "Tests/Support/Simulate", swiftSettings: settings),
 
         tests("ParleySystemTests", ["ParleySystem"]),
         tests("ParleyHTTPTests", ["ParleyHTTP", "ParleySystem"]),

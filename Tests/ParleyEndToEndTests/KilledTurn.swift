@@ -18,6 +18,8 @@ final class KilledTurn {
     let reader: EndToEndReader
     private(set) var kills = 0
     private var acknowledged: String?
+    /// The channel is there, so the reader can be.
+    private var isFollowed = false
     /// How often each step had run when the node was killed, for each kill.
     private var runsAtKill: [[String: Int]] = []
 
@@ -70,6 +72,7 @@ final class KilledTurn {
     /// Makes the channel, attaches the reader and sends the message; whatever the node does not live to answer is done again.
     func untilAcknowledged() throws {
         try persist { _ = try node.request("PUT", "/v1/stream/agents/\(agent)", [("Content-Type", "application/json")]) }
+        isFollowed = true
         if reader.seen.isOver { reader.attach(to: node) }
         acknowledged = try persist { try node.send("Write.", to: agent, key: "the only message") }
     }
@@ -90,8 +93,7 @@ final class KilledTurn {
         runsAtKill.append(node.stepRuns)
         try reader.wait("the reader to see the connection break") { $0.isOver ? true : nil }
         try node.start(failpoint: failpoint)
-        // Before the channel is there, nobody can read it.
-        if reader.seen.status == 200 { reader.attach(to: node) }
+        if isFollowed { reader.attach(to: node) }
     }
 
     private func waitForDeathOrEnd() throws -> Bool {

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Shows that the tests can fail: breaks the program in one place at a time, in a copy of this checkout, and runs the one test that must notice.
+#
+#   Scripts/mutations.sh [name...]     all mutations, or those named
+#
+# The checkout itself is left alone. Ends with a table; status 1 when a mutation survived, or could not be tried.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+copy=$(mktemp -d "${TMPDIR:-/tmp}/parley-mutations-XXXXXX")
+trap 'rm -rf "$copy"' EXIT
+log="$copy/output"
+
+# name | file | what sed does to it | the test that must fail
+mutations=(
+    "no sync|Sources/ParleyLog/RocksDatabase.swift|s/rocksdb_writeoptions_set_sync(writing, 1)/rocksdb_writeoptions_set_sync(writing, 0)/|every commit syncs the write-ahead log once"
+    "no epoch check|Sources/ParleyChannels/Append.swift|/^ *try checkEpoch(channel)\$/d|a stale owner appends nothing"
+    "no producer check|Sources/ParleyChannels/Append.swift|s/= try checkProducer(channel, &stage)/= producer.map { (state: ProducerState(epoch: \$0.epoch, sequence: \$0.sequence), isDuplicate: false) }/|a producer's repetition is in the log once"
+    "last text apart from the result|Sources/ParleyAgents/Activation+Steps.swift|s/append((last.map { \[\$0\] } ?? \[\]) + \[entry\], epoch/if let last { append([last], epoch: .holds(core.epoch)) }; append([entry], epoch/|no crash leaves the whole text in the log"
+    "last text not held back|Sources/ParleyAgents/ModelAttempt.swift|s/^        state.held = entry\$/        if let entry { append([entry]) }; state.held = nil/|no crash leaves the whole text in the log"
+    "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/try commit(stage.finish())/let batches = stage.finish(); settle(staged); staged = []; try commit(batches)/|while a commit is under way, nobody has been told"
+)
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+
+# What git knows of and what is new, but nothing that is built.
+(cd "$root" && git ls-files --cached --others --exclude-standard -z | xargs -0 -r sh -c 'for f; do [ -e "$f" ] && printf "%s\0" "$f"; done' sh | tar --null -T - -cf -) | tar -xf - -C "$copy"
+cd "$copy"
+
+# Only the targets with those tests, and what they need: the rest need not be built.
+sed -i -E '/^ *tests\("Parley(System|HTTP|Models|Server|EndToEnd)Tests"/d; /^ *\.executable(Target)?\(/d; /^ *\.library\(/d; /^ *module\("Parley", /d' Package.swift
+
+build() { swift build --build-tests --scratch-path "$copy/.build" >"$log" 2>&1; }
+run_test() { swift test --skip-build --scratch-path "$copy/.build" --filter "$1" >"$log" 2>&1; }
+
+say "building a copy"
+build || { tail -30 "$log" >&2; echo "error: the copy does not build as it is" >&2; exit 1; }
+
+say "the tests as they are"
+for mutation in "${mutations[@]}"; do
+    test=${mutation##*|}
+    if ! run_test "$test" || ! grep -q 'Test run with [1-9]' "$log"; then
+        tail -30 "$log" >&2
+        echo "error: '$test' does not pass as it is, or there is no such test" >&2
+        exit 1
+    fi
+done
+
+rows=()
+failures=0
+for mutation in "${mutations[@]}"; do
+    IFS='|' read -r name file edit test <<<"$mutation"
+    if [ $# -gt 0 ] && ! printf '%s\n' "$@" | grep -qxF "$name"; then continue; fi
+    say "$name"
+    verdict=caught
+    cp "$file" "$copy/original"
+    sed -i "$edit" "$file"
+    if cmp -s "$file" "$copy/original"; then
+        verdict="NOT APPLIED: the code has changed, change the mutation"
+    elif ! build; then
+        grep 'error:' "$log" | head -3 >&2
+        verdict="DOES NOT BUILD"
+    elif run_test "$test"; then
+        verdict="SURVIVED"
+    elif ! grep -q 'Test run with [1-9].*failed' "$log"; then
+        # It ended otherwise than by a failed expectation: by a trap, say. That too is noticed.
+        verdict="caught (the test process ended)"
+    fi
+    cp "$copy/original" "$file"
+    case $verdict in caught*) ;; *) failures=$((failures + 1)) ;; esac
+    rows+=("$(printf '%-40s %-55s %s' "$name" "$test" "$verdict")")
+done
+
+printf '\n%-40s %-55s %s\n' "mutation" "test" "verdict"
+printf '%s\n' "${rows[@]}"
+printf '%d mutations, %d not caught\n' "${#rows[@]}" "$failures"
+[ "$failures" -eq 0 ]
