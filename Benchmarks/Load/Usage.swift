@@ -1,0 +1,53 @@
+internal import Glibc
+
+/// What a server's processes have used since they started.
+struct Usage {
+    var processor: Nanoseconds = 0
+    /// Bytes that went to the disk.
+    var writtenBytes: UInt64 = 0
+
+    static func - (left: Usage, right: Usage) -> Usage {
+        // A process that ended in between takes its numbers with it.
+        Usage(
+            processor: left.processor - min(left.processor, right.processor),
+            writtenBytes: left.writtenBytes - min(left.writtenBytes, right.writtenBytes))
+    }
+
+    /// Of `pid` and the processes it has forked.
+    init(of pid: Int32) {
+        for process in [pid] + Usage.children(of: pid) {
+            for task in Usage.entries("/proc/\(process)/task") {
+                // Nanoseconds on a processor; the first number of three.
+                processor += Usage.read("/proc/\(process)/task/\(task)/schedstat").split(separator: " ").first.flatMap { UInt64($0) } ?? 0
+            }
+            let io = Usage.read("/proc/\(process)/io").split(separator: "\n").first { $0.hasPrefix("write_bytes: ") }
+            writtenBytes += io.flatMap { UInt64($0.dropFirst("write_bytes: ".count)) } ?? 0
+        }
+    }
+
+    private init(processor: Nanoseconds, writtenBytes: UInt64) {
+        (self.processor, self.writtenBytes) = (processor, writtenBytes)
+    }
+
+    private static func children(of pid: Int32) -> [Int32] {
+        read("/proc/\(pid)/task/\(pid)/children").split(separator: " ").compactMap { Int32($0) }
+    }
+
+    private static func read(_ path: String) -> String {
+        guard let file = fopen(path, "r") else { return "" }
+        defer { fclose(file) }
+        var buffer = [UInt8](repeating: 0, count: 16 << 10)
+        return String(decoding: buffer.prefix(fread(&buffer, 1, buffer.count, file)), as: UTF8.self)
+    }
+
+    private static func entries(_ path: String) -> [String] {
+        guard let folder = opendir(path) else { return [] }
+        defer { closedir(folder) }
+        var names: [String] = []
+        while let entry = readdir(folder) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+            if !name.hasPrefix(".") { names.append(name) }
+        }
+        return names
+    }
+}
