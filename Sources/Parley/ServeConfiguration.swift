@@ -7,8 +7,8 @@ package struct ServeConfiguration: Sendable {
     package var port = 4437
     /// The folder that holds everything the node remembers.
     package var dataFolder = "./parley-data"
-    /// The folder with the agents declared in Markdown; a missing one has none.
-    package var agentsFolder = "./agents"
+    /// The folder with the agents declared in Markdown; `nil`: `./agents`, if there is one.
+    package var agentsFolder: String?
     /// How long a stop waits for what is under way.
     package var drainTime = Duration.seconds(10)
     /// How long an agent with nothing to do stays in memory.

@@ -25,6 +25,12 @@ extension Activation: TurnOwner {
         }
     }
 
+    func cancel(_ core: TurnCore, _ request: StepRequest) {
+        stop(request.path)
+        let failure = StepFailure(code: "cancelled", message: "the program cancelled the step", retryable: false)
+        fail(core, request, attempt: 0, failure, pause: nil, SavedText())
+    }
+
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?) {
         Diagnostics.log(.error, "agent stalled", ["channel": channel.name, "reason": error.message, "source": source ?? "-"])
         markStalled()
@@ -42,7 +48,7 @@ extension Activation: TurnOwner {
     // MARK: Attempts
 
     private func attemptStep(_ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, _ saved: SavedText) {
-        guard !runtime.isDraining else { return }
+        guard !runtime.isDraining, !core.hasEnd(request.path) else { return }
         switch request.work {
         case .sleep(let instant): sleep(core, request, until: instant)
         case .body(let contract, let policy, let body): runBody(core, request, attempt, contract, policy, body)
@@ -74,6 +80,7 @@ extension Activation: TurnOwner {
 
     /// Journals the end of a step, and has the program go on once that is durable. Any thread.
     private func complete(_ core: TurnCore, _ path: String, attempt: UInt32, _ members: [(String, JSON?)], last: NewEntry? = nil) {
+        guard core.claimEnd(path) else { return }
         let bytes = NewEntry.join(members)
         let entry = NewEntry(.stepCompleted, Position(turn: core.turn, step: path, attempt: attempt), members: bytes)
         Failpoint.pass("step.completed")
@@ -88,11 +95,16 @@ extension Activation: TurnOwner {
     private func fail(
         _ core: TurnCore, _ request: StepRequest, attempt: UInt32, _ failure: StepFailure, pause: Duration?, _ saved: SavedText
     ) {
+        guard pause != nil ? !core.hasEnd(request.path) : core.claimEnd(request.path) else { return }
         let retryAt = pause.map { runtime.world.now.advanced(by: $0) }
         let entry = NewEntry(
             .stepFailed, Position(turn: core.turn, step: request.path, attempt: attempt), ("error", failure.journal), ("final", .bool(retryAt == nil)),
             ("retry_at", retryAt.map { .string($0.description) }))
-        append([entry], epoch: .holds(core.epoch), then: { [self] appended in
+        var timer: Bytes?
+        if case .sleep(let due) = request.work { timer = DueTimer(turn: core.turn, path: request.path, due: due).key(channel.id) }
+        append([entry], epoch: .holds(core.epoch), rows: { [timer] stage, _, _ in
+            if let timer { stage.delete(.timers, timer) }
+        }, then: { [self] appended in
             isOver(request.path)
             guard isCurrent(core) else { return }
             if let retryAt {
@@ -225,6 +237,7 @@ extension Activation: TurnOwner {
     }
 
     private func finishSleep(_ core: TurnCore, _ path: String, due: Timestamp) {
+        guard core.claimEnd(path) else { return }
         let timer = DueTimer(turn: core.turn, path: path, due: due)
         let position = Position(turn: core.turn, step: path, attempt: 1)
         let entries = [

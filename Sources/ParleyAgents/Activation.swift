@@ -368,6 +368,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         state.bodies[path] = nil
     }
 
+    /// Stops what a step runs; text that was held back is appended.
+    func stop(_ path: String) {
+        state.modelCalls[path]?.stop(keepingLast: true)
+        state.bodies[path]?.cancel()
+        isOver(path)
+    }
+
     /// The turn has lost its right to run: whatever its steps still do is of no use.
     private func stopSteps() {
         for call in state.modelCalls.values { call.stop(keepingLast: false) }

@@ -15,6 +15,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     let epoch: UInt64
     let history: [HistoryItem]
     private var state: State
+    /// Steps whose end has been handed to the log: a step has one, whoever comes first.
+    private let ended = Mutex<Set<String>>([])
 
     private struct State {
         var journal: Journal
@@ -85,12 +87,30 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         requireLane()
         if let fence = state.fence { throw fence }
         let isKnown = try match(request)
-        return try await withCheckedThrowingContinuation { continuation in
-            state.waits[request.path] = StepWait(request: request, continuation: continuation)
-            if isKnown { return }
-            if state.isReplaying { state.unstarted.append(request.path) } else { owner.begin(self, request, attempt: 1) }
+        return try await withTaskCancellationHandler {
+            try await withCheckedThrowingContinuation { continuation in
+                state.waits[request.path] = StepWait(request: request, continuation: continuation)
+                if isKnown { return }
+                if state.isReplaying { state.unstarted.append(request.path) } else { owner.begin(self, request, attempt: 1) }
+            }
+        } onCancel: {
+            // Delivered, not done here: the step's end takes its place in the log, and so in every replay.
+            lane.deliver { self.cancelled(request.path) }
         }
     }
+
+    /// The program has cancelled the task that waits for the step.
+    private func cancelled(_ path: String) {
+        guard state.fence == nil, let wait = state.waits[path] else { return }
+        // In a replay the journal may have its end already; if not, it is cancelled once the replay is over.
+        if state.isReplaying { state.waits[path]!.isCancelled = true } else { owner.cancel(self, wait.request) }
+    }
+
+    /// Whether the caller is the one to write the step's end. Any thread.
+    func claimEnd(_ path: String) -> Bool { ended.withLock { $0.insert(path).inserted } }
+
+    /// Whether the step's end has been handed to the log. Any thread.
+    func hasEnd(_ path: String) -> Bool { ended.withLock { $0.contains(path) } }
 
     /// Publishes an entry that needs no result. The program publishes in one order only, so the journal's count tells which are there.
     func emit(_ entry: NewEntry) throws {
@@ -142,9 +162,13 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         state.isReplaying = false
         for start in state.journal.starts {
             guard let open = state.journal.open[start.path], let wait = state.waits[start.path] else { continue }
-            owner.reopen(self, wait.request, open)
+            if wait.isCancelled { owner.cancel(self, wait.request) } else { owner.reopen(self, wait.request, open) }
         }
-        for path in state.unstarted { if let wait = state.waits[path] { owner.begin(self, wait.request, attempt: 1) } }
+        for path in state.unstarted {
+            guard let wait = state.waits[path] else { continue }
+            owner.begin(self, wait.request, attempt: 1)
+            if wait.isCancelled { owner.cancel(self, wait.request) }
+        }
         state.unstarted = []
         state.journal = Journal()
         state.matched = 0
@@ -220,6 +244,8 @@ extension Journal.Start {
 private struct StepWait {
     var request: StepRequest
     var continuation: CheckedContinuation<JSON, any Error>
+    /// Cancelled by the program during the replay.
+    var isCancelled = false
 }
 
 /// What runs the steps of a turn and writes its entries.
@@ -230,6 +256,8 @@ protocol TurnOwner: AnyObject, Sendable {
     func begin(_ core: TurnCore, _ request: StepRequest, attempt: UInt32)
     /// Goes on with a step that was begun before a crash. On the lane.
     func reopen(_ core: TurnCore, _ request: StepRequest, _ open: Journal.OpenStep)
+    /// Ends a step because the program no longer wants it. On the lane.
+    func cancel(_ core: TurnCore, _ request: StepRequest)
     func append(_ core: TurnCore, _ entries: [NewEntry])
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?)
 }

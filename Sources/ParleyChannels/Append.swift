@@ -37,7 +37,7 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
 
     /// Hands it to the writer. `completion` is called once, on the writer thread, or here when the log takes nothing.
     package func submit() {
-        do throws(LogError) { try channels.writer.submit(self) } catch { completion(.failure(ChannelError(error))) }
+        do throws(LogError) { try channels.writer.submit(self, isBounded: !epoch.isOwner) } catch { completion(.failure(ChannelError(error))) }
     }
 
     package var cost: Int { entries.reduce(256) { $0 + $1.byteCount } }
@@ -92,6 +92,9 @@ package enum EpochClaim: Sendable {
     case holds(UInt64)
     /// Becomes the owner of the epoch after this one, unless somebody else has meanwhile.
     case takes(after: UInt64)
+
+    /// Owners are as many as agents in memory; one that is turned away could neither go on nor say why.
+    var isOwner: Bool { if case .none = self { false } else { true } }
 }
 
 extension ChannelError {

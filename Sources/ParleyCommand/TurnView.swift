@@ -49,6 +49,7 @@ final class TurnView: Sendable {
             state.attempt = attempt
             let kept = Int(entry["continues_at"]?.integer ?? 0)
             if kept < state.printed.count {
+                endLine(&state)
                 note("  the answer starts again", &state)
                 state.printed.removeLast(state.printed.count - kept)
                 if kept > 0 { print(state.printed, &state) }
@@ -70,6 +71,7 @@ final class TurnView: Sendable {
             print(whole, &state)
         }
         state.printed = whole
+        endLine(&state)
         let recovered = entry["recovered_tokens"]?.integer ?? 0
         if recovered > 0 { note("  went on from \(recovered) saved tokens", &state) }
     }
@@ -85,9 +87,9 @@ final class TurnView: Sendable {
         state.isInLine = bytes.last != UInt8(ascii: "\n")
     }
 
+    /// Says something beside the answer. In a terminal it must not stand in the middle of a line, in a file the line goes on.
     private func note(_ text: String, _ state: inout State) {
-        endLine(&state)
-        Terminal.error(text)
+        Terminal.error((state.isInLine && Terminal.isInteractive ? "\n" : "") + text)
     }
 
     private func endLine(_ state: inout State) {

@@ -90,7 +90,10 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belo
     ///
     /// - Throws: ``LogError`` with code `log_overloaded` (the queue is full, trying again later is safe) or `log_closed`. When it
     ///   throws, the submission was not taken and none of its methods is ever called.
-    package func submit(_ submission: any Submission) throws(LogError) {
+    ///
+    /// - Parameter isBounded: false takes it however full the queue is: for those whose number is bounded by other means, and who could
+    ///   not go on without.
+    package func submit(_ submission: any Submission, isBounded: Bool = true) throws(LogError) {
         let cost = submission.cost
         // Signalling a condition that nobody waits for costs one load, so there is no need to know whether the writer sleeps.
         let refusal: LogError? = state.withLock(signal: true) { state in
@@ -98,7 +101,7 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belo
             if state.stopping { return LogError(.closed, "the log is closing") }
             // An empty queue takes anything: otherwise what is larger than the bound could never be written.
             let full = state.unsettled >= limits.queuedSubmissions || state.unsettledBytes + cost > limits.queuedBytes
-            if full && state.unsettled > 0 {
+            if full && isBounded && state.unsettled > 0 {
                 return LogError(
                     .overloaded, "\(state.unsettled) submissions (\(state.unsettledBytes) bytes) wait for the disk; try again later")
             }

@@ -228,7 +228,9 @@ package struct JSONScanner {
             let text = bytes[range].withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
             if let integer = Int64(text) { return .integer(integer) }
             if let integer = UInt64(text) { return .unsigned(integer) }
-            return .number(Double(text) ?? .infinity)
+            // What no double holds becomes the nearest one, so that a value can always be written again.
+            let limit = Double.greatestFiniteMagnitude
+            return .number(min(max(Double(text) ?? 0, -limit), limit))
         }
     }
 

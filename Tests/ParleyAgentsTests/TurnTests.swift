@@ -97,6 +97,48 @@ final class Counter: Sendable {
         #expect(active == 0)
     }
 
+    @Test(arguments: [0, 2, 3, 4, 5])
+    func `a step that the program cancels ends at once, also when the process dies around it`(crashAt: Int) throws {
+        let agents = [
+            agent { _, turn in
+                await withThrowingTaskGroup(of: String.self) { group in
+                    let (slow, quick) = (try! turn.scope("slow"), try! turn.scope("quick"))
+                    group.addTask {
+                        try await slow.sleep(.seconds(86_400))
+                        return "slow"
+                    }
+                    group.addTask { try await quick.step("now") { _ in "quick" } }
+                    let first = try? await group.next()
+                    group.cancelAll()
+                    do {
+                        _ = try await group.next()
+                        return JSON.string("\(first ?? "") won, and the other went on")
+                    } catch { return JSON.string("\(first ?? "") won: \((error as? StepFailure)?.code ?? "\(error)")") }
+                }
+            }
+        ]
+        let (output, took, timers) = try SimulatedNode.simulate {
+            var world = SimulatedWorld(seed: 7)
+            let start = world.now
+            let log = SimulatedLog(outcome: { commit, _ in commit == crashAt && crashAt > 0 ? .durableUnacknowledged : .acknowledged })
+            var node = try SimulatedNode(world, log, agents: agents)
+            node.send("x", to: "agents/probe/a")
+            world.settle()
+            if log.crashed {
+                world = SimulatedWorld(seed: 8)
+                node = try SimulatedNode(world, log.reopen(), agents: agents)
+            }
+            world.run(deadline: start.advanced(by: .seconds(3_600)))
+            let entries = try node.entries("agents/probe/a")
+            var timers = 0
+            try node.log.scan(.timers, from: [0, 0], to: [0xFF], reversed: false) { _, _ in timers += 1; return true }
+            return (entries.last?["output"]?.string, start.duration(to: Timestamp(entries.last!["at"]!.string!)!), timers)
+        }
+        #expect(output == "quick won: cancelled")
+        #expect(took < .seconds(3_600))
+        #expect(timers == 0)
+    }
+
     @Test func `a step on a scope of another task is refused`() throws {
         let code = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 4)

@@ -6,7 +6,9 @@ import Testing
 @testable import ParleyModels
 
 @Suite struct `An agent's file` {
-    func parse(_ text: String, kind: String = "writer") -> AgentFile.Outcome { AgentFile.parse(text, kind: kind, file: "agents/\(kind).md") }
+    func parse(_ text: String, kind: String = "writer") -> AgentFile.Outcome {
+        AgentFile.parse(text, kind: kind, file: "agents/\(kind).md")
+    }
 
     func problems(_ text: String, kind: String = "writer") -> [String] {
         guard case .problems(let problems) = parse(text, kind: kind) else { return [] }
@@ -40,7 +42,10 @@ import Testing
         #expect(expected.options == ModelOptions(maxTokens: 800, temperature: 0.3))
     }
 
-    @Test(arguments: ["---\n---\nWrite.", "---\n\n---\nWrite.", "---\n# nothing\n---  \nWrite.", "---\nkind: writer\n---\nWrite.", "---\n{kind: writer}\n---\nWrite."])
+    @Test(arguments: [
+        "---\n---\nWrite.", "---\n\n---\nWrite.", "---\n# nothing\n---  \nWrite.", "---\nkind: writer\n---\nWrite.",
+        "---\n{kind: writer}\n---\nWrite.",
+    ])
     func `may leave every field out`(text: String) {
         #expect(parse(text) == .agent(AgentFile(kind: "writer", instructions: "Write.", file: "agents/writer.md")))
     }
@@ -48,48 +53,135 @@ import Testing
     static let fields = "kind, model, continues, input, max_tokens, temperature, context"
 
     @Test(arguments: [
-        ("kind: author", "agents/writer.md:2: kind \"author\" is not the file's name; accepted: writer. Remedy: write `kind: writer`, or rename the file to `author.md`."),
+        (
+            "kind: author",
+            "agents/writer.md:2: kind \"author\" is not the file's name; accepted: writer. Remedy: write `kind: writer`, or rename the file to `author.md`."
+        ),
         ("kind: a/b", "agents/writer.md:2: kind \"a/b\" is not the file's name; accepted: writer. Remedy: write `kind: writer`."),
         ("kind:", "agents/writer.md:2: kind is empty; accepted: writer. Remedy: write `kind: writer`, or leave the line out."),
-        ("\nmodel: gpt", "agents/writer.md:3: model \"gpt\" has no provider; accepted: <provider>:<model>, where the provider is \"openai\" or \"scripted\". Remedy: try \"openai:gpt\"."),
-        ("model: [a, b]", "agents/writer.md:2: model is a list; accepted: <provider>:<model>. Remedy: write `model: openai:gpt-5-mini`, or leave the line out."),
-        ("continues: prefx", "agents/writer.md:2: continues \"prefx\" is not known; accepted: prefix, resume, no, auto. Remedy: write `continues: prefix`."),
-        ("continues: false", "agents/writer.md:2: continues \"false\" is not known; accepted: prefix, resume, no, auto. Remedy: write one of these, or leave the line out."),
-        ("input: json", "agents/writer.md:2: input \"json\" is not known; accepted: text. Remedy: write one of these, or leave the line out."),
-        ("max_tokens: many", "agents/writer.md:2: max_tokens \"many\" is not a number of this kind; accepted: a whole number from 1 to 1000000. Remedy: write `max_tokens: 800`, or leave the line out."),
-        ("max_tokens: 0", "agents/writer.md:2: max_tokens \"0\" is out of range; accepted: a whole number from 1 to 1000000. Remedy: write `max_tokens: 800`, or leave the line out."),
-        ("temperature: 2.5", "agents/writer.md:2: temperature \"2.5\" is out of range; accepted: a number from 0 to 2. Remedy: write `temperature: 0.3`, or leave the line out."),
-        ("temperature: nan", "agents/writer.md:2: temperature \"nan\" is out of range; accepted: a number from 0 to 2. Remedy: write `temperature: 0.3`, or leave the line out."),
-        ("context: 12", "agents/writer.md:2: context \"12\" is out of range; accepted: a whole number of characters from 100 to 10000000. Remedy: write `context: 24000`, or leave the line out."),
-        ("tools:\n  - search", "agents/writer.md:2: tools is not supported in this version; accepted: \(fields). Remedy: leave `tools` out."),
+        (
+            "\nmodel: gpt",
+            "agents/writer.md:3: model \"gpt\" has no provider; accepted: <provider>:<model>, where the provider is \"openai\" or \"scripted\". Remedy: try \"openai:gpt\"."
+        ),
+        (
+            "model: [a, b]",
+            "agents/writer.md:2: model is a list; accepted: <provider>:<model>. Remedy: write `model: openai:gpt-5-mini`, or leave the line out."
+        ),
+        (
+            "continues: prefx",
+            "agents/writer.md:2: continues \"prefx\" is not known; accepted: prefix, resume, no, auto. Remedy: write `continues: prefix`."
+        ),
+        (
+            "continues: false",
+            "agents/writer.md:2: continues \"false\" is not known; accepted: prefix, resume, no, auto. Remedy: write one of these, or leave the line out."
+        ),
+        (
+            "input: json",
+            "agents/writer.md:2: input \"json\" is not known; accepted: text. Remedy: write one of these, or leave the line out."
+        ),
+        (
+            "max_tokens: many",
+            "agents/writer.md:2: max_tokens \"many\" is not a number of this kind; accepted: a whole number from 1 to 1000000. Remedy: write `max_tokens: 800`, or leave the line out."
+        ),
+        (
+            "max_tokens: 0",
+            "agents/writer.md:2: max_tokens \"0\" is out of range; accepted: a whole number from 1 to 1000000. Remedy: write `max_tokens: 800`, or leave the line out."
+        ),
+        (
+            "temperature: 2.5",
+            "agents/writer.md:2: temperature \"2.5\" is out of range; accepted: a number from 0 to 2. Remedy: write `temperature: 0.3`, or leave the line out."
+        ),
+        (
+            "temperature: nan",
+            "agents/writer.md:2: temperature \"nan\" is out of range; accepted: a number from 0 to 2. Remedy: write `temperature: 0.3`, or leave the line out."
+        ),
+        (
+            "context: 12",
+            "agents/writer.md:2: context \"12\" is out of range; accepted: a whole number of characters from 100 to 10000000. Remedy: write `context: 24000`, or leave the line out."
+        ),
+        (
+            "tools:\n  - search",
+            "agents/writer.md:2: tools is not supported in this version; accepted: \(fields). Remedy: leave `tools` out."
+        ),
         ("modle: openai:x", "agents/writer.md:2: modle is an unknown field; accepted: \(fields). Remedy: did you mean `model`?"),
         ("colour: red", "agents/writer.md:2: colour is an unknown field; accepted: \(fields). Remedy: leave it out."),
         ("temperature: 1\ntemperature: 1", "agents/writer.md:3: temperature stands on line 2 already. Remedy: keep one of the two."),
-        ("model: openai:m\ncontinues: resume", "agents/writer.md:3: continues \"resume\" is not possible with the provider \"openai\"; accepted: prefix, no, auto. Remedy: try \"auto\"."),
+        (
+            "model: openai:m\ncontinues: resume",
+            "agents/writer.md:3: continues \"resume\" is not possible with the provider \"openai\"; accepted: prefix, no, auto. Remedy: try \"auto\"."
+        ),
         ("- kind", "agents/writer.md:2: the front matter is a list; accepted: lines of `name: value`. Remedy: write `kind: writer`."),
         ("kind", "agents/writer.md:2: the front matter is a plain value; accepted: lines of `name: value`. Remedy: write `kind: writer`."),
-        ("kind: writer\nmodel: a: b", "agents/writer.md:3: the front matter is not YAML: mapping values are not allowed in this context. Remedy: write `name: value`, and put values with `:` or `#` in quotes."),
-        ("kind: writer\n\tmodel: x", "agents/writer.md:3: the front matter is not YAML: found a tab character that violates indentation. Remedy: write `name: value`, and put values with `:` or `#` in quotes."),
-        ("kind: &a writer", "agents/writer.md:2: the front matter uses an anchor, an alias or a tag. Remedy: write the value out, in quotes if it begins with & * or !."),
-        ("kind: *a", "agents/writer.md:2: the front matter uses an anchor, an alias or a tag. Remedy: write the value out, in quotes if it begins with & * or !."),
-        ("kind: !!str writer", "agents/writer.md:2: the front matter uses an anchor, an alias or a tag. Remedy: write the value out, in quotes if it begins with & * or !."),
-        ("kind: writer\n[a]: b", "agents/writer.md:3: the front matter has a list or a mapping as a name. Remedy: begin the line with `name:`."),
-        ("kind: writer\n...\nx: y", "agents/writer.md:4: the front matter is not YAML: did not find expected <document start>. Remedy: write `name: value`, and put values with `:` or `#` in quotes."),
-        ("tools: \(String(repeating: "[", count: 20))", "agents/writer.md:2: the front matter is nested deeper than 16 or has more than 10000 values. Remedy: make it simpler."),
-        ("tools: [\(String(repeating: "a,", count: 11_000))]", "agents/writer.md:2: the front matter is nested deeper than 16 or has more than 10000 values. Remedy: make it simpler."),
-        ("kind: \(String(repeating: "a", count: 70_000))", "agents/writer.md:1: the front matter is longer than 64 KiB. Remedy: move text into the instructions."),
-        ("temperature: \(String(repeating: "9", count: 100))", "agents/writer.md:2: temperature \"\(String(repeating: "9", count: 79))…\" is out of range; accepted: a number from 0 to 2. Remedy: write `temperature: 0.3`, or leave the line out."),
+        (
+            "kind: writer\nmodel: a: b",
+            "agents/writer.md:3: the front matter is not YAML: mapping values are not allowed in this context. Remedy: write `name: value`, and put values with `:` or `#` in quotes."
+        ),
+        (
+            "kind: writer\n\tmodel: x",
+            "agents/writer.md:3: the front matter is not YAML: found a tab character that violates indentation. Remedy: write `name: value`, and put values with `:` or `#` in quotes."
+        ),
+        (
+            "kind: &a writer",
+            "agents/writer.md:2: the front matter uses an anchor, an alias or a tag. Remedy: write the value out, in quotes if it begins with & * or !."
+        ),
+        (
+            "kind: *a",
+            "agents/writer.md:2: the front matter uses an anchor, an alias or a tag. Remedy: write the value out, in quotes if it begins with & * or !."
+        ),
+        (
+            "kind: !!str writer",
+            "agents/writer.md:2: the front matter uses an anchor, an alias or a tag. Remedy: write the value out, in quotes if it begins with & * or !."
+        ),
+        (
+            "kind: writer\n[a]: b",
+            "agents/writer.md:3: the front matter has a list or a mapping as a name. Remedy: begin the line with `name:`."
+        ),
+        (
+            "kind: writer\n...\nx: y",
+            "agents/writer.md:4: the front matter is not YAML: did not find expected <document start>. Remedy: write `name: value`, and put values with `:` or `#` in quotes."
+        ),
+        (
+            "tools: \(String(repeating: "[", count: 20))",
+            "agents/writer.md:2: the front matter is nested deeper than 16 or has more than 10000 values. Remedy: make it simpler."
+        ),
+        (
+            "tools: [\(String(repeating: "a,", count: 11_000))]",
+            "agents/writer.md:2: the front matter is nested deeper than 16 or has more than 10000 values. Remedy: make it simpler."
+        ),
+        (
+            "kind: \(String(repeating: "a", count: 70_000))",
+            "agents/writer.md:1: the front matter is longer than 64 KiB. Remedy: move text into the instructions."
+        ),
+        (
+            "temperature: \(String(repeating: "9", count: 100))",
+            "agents/writer.md:2: temperature \"\(String(repeating: "9", count: 79))…\" is out of range; accepted: a number from 0 to 2. Remedy: write `temperature: 0.3`, or leave the line out."
+        ),
     ])
     func `says where a mistake is and what to do`(frontMatter: String, problem: String) {
         #expect(problems("---\n\(frontMatter)\n---\nWrite.") == [problem])
     }
 
     @Test(arguments: [
-        ("", "agents/writer.md:1: there is no front matter. Remedy: begin the file with a line `---`, a line `kind: writer` and a line `---`."),
-        ("Write.", "agents/writer.md:1: there is no front matter. Remedy: begin the file with a line `---`, a line `kind: writer` and a line `---`."),
-        ("---\nkind: writer\nWrite.", "agents/writer.md:1: the front matter does not end. Remedy: put a line `---` between the fields and the instructions."),
-        ("---\nkind: writer\n---", "agents/writer.md:3: there are no instructions. Remedy: write after the second `---` what the agent is to do."),
-        ("---\nkind: writer\n---\n \n\t\n", "agents/writer.md:3: there are no instructions. Remedy: write after the second `---` what the agent is to do."),
+        (
+            "",
+            "agents/writer.md:1: there is no front matter. Remedy: begin the file with a line `---`, a line `kind: writer` and a line `---`."
+        ),
+        (
+            "Write.",
+            "agents/writer.md:1: there is no front matter. Remedy: begin the file with a line `---`, a line `kind: writer` and a line `---`."
+        ),
+        (
+            "---\nkind: writer\nWrite.",
+            "agents/writer.md:1: the front matter does not end. Remedy: put a line `---` between the fields and the instructions."
+        ),
+        (
+            "---\nkind: writer\n---",
+            "agents/writer.md:3: there are no instructions. Remedy: write after the second `---` what the agent is to do."
+        ),
+        (
+            "---\nkind: writer\n---\n \n\t\n",
+            "agents/writer.md:3: there are no instructions. Remedy: write after the second `---` what the agent is to do."
+        ),
     ])
     func `needs front matter and instructions`(text: String, problem: String) {
         #expect(problems(text) == [problem])
@@ -104,7 +196,10 @@ import Testing
         #expect(problems("---\n\(field): x\n---\nWrite.").first?.contains("is not supported in this version") == true)
     }
 
-    @Test(arguments: [("a", true), ("A.b_c~d-9", true), (String(repeating: "a", count: 128), true), (String(repeating: "a", count: 129), false), ("", false), ("a b", false), ("é", false), ("a/b", false)])
+    @Test(arguments: [
+        ("a", true), ("A.b_c~d-9", true), (String(repeating: "a", count: 128), true), (String(repeating: "a", count: 129), false),
+        ("", false), ("a b", false), ("é", false), ("a/b", false),
+    ])
     func `has a name that fits in an address`(kind: String, isKind: Bool) {
         #expect(AgentFile.isKind(kind) == isKind)
         #expect(problems("---\n---\nWrite.", kind: kind).isEmpty == isKind)
@@ -133,17 +228,21 @@ import Testing
 
         let (agents, problems) = AgentFile.loadAll(folder.path)
         #expect(agents.map(\.kind) == ["a", "b"] && agents.map(\.instructions) == ["Read.", "Write."])
-        #expect(problems.map { $0.description.replacing(folder.path + "/", with: "") } == [
-            "bad name.md: \"bad name\" is no name for an agent's file; accepted: 1 to 128 of A-Z a-z 0-9 . _ ~ -. Remedy: rename the file.",
-            "binary.md:3: is not UTF-8 text. Remedy: save it as UTF-8.",
-            "huge.md: is longer than 1 MiB. Remedy: make it shorter.",
-            "link.md: cannot be read: No such file or directory. Remedy: check its permissions.",
-        ])
+        #expect(
+            problems.map { $0.description.replacing(folder.path + "/", with: "") } == [
+                "bad name.md: \"bad name\" is no name for an agent's file; accepted: 1 to 128 of A-Z a-z 0-9 . _ ~ -. Remedy: rename the file.",
+                "binary.md:3: is not UTF-8 text. Remedy: save it as UTF-8.",
+                "huge.md: is longer than 1 MiB. Remedy: make it shorter.",
+                "link.md: cannot be read: No such file or directory. Remedy: check its permissions.",
+            ])
     }
 
     @Test func `that does not exist is one problem`() {
         let (agents, problems) = AgentFile.loadAll(folder.path)
         #expect(agents.isEmpty)
-        #expect(problems.map(\.description) == ["\(folder.path): cannot be read: No such file or directory. Remedy: make the folder, or name another one."])
+        #expect(
+            problems.map(\.description) == [
+                "\(folder.path): cannot be read: No such file or directory. Remedy: make the folder, or name another one."
+            ])
     }
 }

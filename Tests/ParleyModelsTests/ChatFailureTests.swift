@@ -28,9 +28,11 @@ import Testing
     static let error = #"{"error":{"message":"no such thing","type":"t","code":null}}"#
 
     @Test(arguments: [
-        (400, "model_bad_request", false), (401, "model_unauthorized", false), (402, "model_quota_exhausted", false), (403, "model_unauthorized", false),
+        (400, "model_bad_request", false), (401, "model_unauthorized", false), (402, "model_quota_exhausted", false),
+        (403, "model_unauthorized", false),
         (404, "model_not_found", false), (408, "model_timeout", true), (413, "model_bad_request", false), (422, "model_bad_request", false),
-        (429, "model_rate_limited", true), (500, "model_unavailable", true), (502, "model_unavailable", true), (503, "model_unavailable", true),
+        (429, "model_rate_limited", true), (500, "model_unavailable", true), (502, "model_unavailable", true),
+        (503, "model_unavailable", true),
         (529, "model_unavailable", true), (302, "model_invalid_response", false), (204, "model_invalid_response", false),
     ])
     func `goes by the status`(status: Int, code: String, retryable: Bool) throws {
@@ -43,7 +45,10 @@ import Testing
 
     @Test(arguments: [
         (401, "http://model.test:8080/v1 refused the credentials (401). Remedy: set OPENAI_API_KEY to a key that may use 'm1'."),
-        (404, "http://model.test:8080/v1 has no model 'm1', or no Chat Completions (404): no such thing. Remedy: check PARLEY_MODEL and OPENAI_BASE_URL."),
+        (
+            404,
+            "http://model.test:8080/v1 has no model 'm1', or no Chat Completions (404): no such thing. Remedy: check PARLEY_MODEL and OPENAI_BASE_URL."
+        ),
         (400, "http://model.test:8080/v1 refused the request (400): no such thing"),
         (429, "http://model.test:8080/v1 asks for fewer calls (429): no such thing"),
         (503, "http://model.test:8080/v1 is not able to answer (503): no such thing"),
@@ -64,13 +69,15 @@ import Testing
     }
 
     @Test(arguments: [
-        #"{"error":{"message":"WORDS"}}"#, #"{"error":"WORDS"}"#, #"{"message":"WORDS"}"#, #"{"detail":"WORDS"}"#, #"{"detail":[{"msg":"WORDS","input":"x"}]}"#,
+        #"{"error":{"message":"WORDS"}}"#, #"{"error":"WORDS"}"#, #"{"message":"WORDS"}"#, #"{"detail":"WORDS"}"#,
+        #"{"detail":[{"msg":"WORDS","input":"x"}]}"#,
     ])
     func `quotes the upstream wherever it says why`(body: String) throws {
         #expect(try fail(400, body.replacing("WORDS", with: "bad temperature")).message.hasSuffix("(400): bad temperature"))
     }
 
-    @Test(arguments: ["", "<html>oops</html>", "[1]", "{\"error\":7}"]) func `does without words where there are none`(body: String) throws {
+    @Test(arguments: ["", "<html>oops</html>", "[1]", "{\"error\":7}"]) func `does without words where there are none`(body: String) throws
+    {
         #expect(try fail(400, body).message == "http://model.test:8080/v1 refused the request (400)")
     }
 
@@ -89,7 +96,8 @@ import Testing
     }
 
     @Test(arguments: [
-        ("upstream_unreachable", "model_unreachable", true), ("upstream_timeout", "model_timeout", true), ("upstream_closed", "upstream_closed", true),
+        ("upstream_unreachable", "model_unreachable", true), ("upstream_timeout", "model_timeout", true),
+        ("upstream_closed", "upstream_closed", true),
         ("invalid_url", "model_unreachable", false),
     ])
     func `below HTTP names the base URL without its credentials`(given: String, code: String, retryable: Bool) throws {
@@ -117,7 +125,10 @@ import Testing
             $0.end()
         }
         #expect(failure.code == "model_invalid_response" && !failure.retryable)
-        #expect(failure.message == "http://model.test:8080/v1 answered text/html instead of text/event-stream. Remedy: check OPENAI_BASE_URL; it usually ends in /v1.")
+        #expect(
+            failure.message
+                == "http://model.test:8080/v1 answered text/html instead of text/event-stream. Remedy: check OPENAI_BASE_URL; it usually ends in /v1."
+        )
     }
 
     @Test func `hidden in a 200 is found`() throws {

@@ -85,7 +85,8 @@ import Testing
     }
 
     @Test(arguments: [
-        (" six, seven", true), (" Six, seven,", true), ("\nsix", true), ("six, seven", false), ("One, two, three", false), ("one, two, three, four, five, six", false),
+        (" six, seven", true), (" Six, seven,", true), ("\nsix", true), ("six, seven", false), ("One, two, three", false),
+        ("one, two, three, four, five, six", false),
         ("Sure! six", false), ("", false), (" ", false),
     ])
     func `goes by how the answer begins`(text: String, continues: Bool) {
@@ -152,7 +153,9 @@ import Testing
         #expect(answers.all == [true, true, true])
     }
 
-    @Test(arguments: [(Continuation.prefix, true), (.no, false)]) func `asks nobody where it is declared`(continues: Continuation, answer: Bool) {
+    @Test(arguments: [(Continuation.prefix, true), (.no, false)]) func `asks nobody where it is declared`(
+        continues: Continuation, answer: Bool
+    ) {
         let transport = FakeTransport()
         #expect(probe(.test(transport, continues: continues)) == [answer])
         #expect(transport.calls.isEmpty)

@@ -8,7 +8,9 @@ import Testing
 @Suite struct `The answer of a Chat Completions call` {
     /// Starts a call and plays `script` as its upstream.
     @discardableResult
-    func hear(_ request: ModelRequest = ModelRequest(messages: [.user("Hello")]), _ script: @escaping @Sendable (FakeTransport.Call) -> Void) -> RecordingSink {
+    func hear(
+        _ request: ModelRequest = ModelRequest(messages: [.user("Hello")]), _ script: @escaping @Sendable (FakeTransport.Call) -> Void
+    ) -> RecordingSink {
         let sink = RecordingSink()
         _ = ChatCompletionsModel.test(FakeTransport(script)).start(request, sink)
         return sink
@@ -23,11 +25,13 @@ import Testing
             $0.send("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":33,\"completion_tokens\":2}}\n\n" + done)
             $0.end()
         }
-        #expect(sink.events == [.text("Hel"), .text("lo"), .usage(ModelUsage(inputTokens: 33, outputTokens: 2)), .finished(reason: "stop")])
+        #expect(
+            sink.events == [.text("Hel"), .text("lo"), .usage(ModelUsage(inputTokens: 33, outputTokens: 2)), .finished(reason: "stop")])
     }
 
     @Test(arguments: [
-        ("no usage", delta("Hi") + finishing() + done), ("no [DONE]", delta("Hi") + finishing()), ("no last empty line", delta("Hi") + finishing() + "data: [DONE]"),
+        ("no usage", delta("Hi") + finishing() + done), ("no [DONE]", delta("Hi") + finishing()),
+        ("no last empty line", delta("Hi") + finishing() + "data: [DONE]"),
         ("pings", ": ping\n\n" + delta("Hi") + ": ping\n\n" + finishing() + done), ("no finish_reason", delta("Hi") + done),
         ("another choice", "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"No\"}}]}\n\n" + delta("Hi") + finishing() + done),
         ("empty pieces", delta("") + delta("Hi") + finishing() + done),
@@ -36,7 +40,8 @@ import Testing
         ("CRLF", (delta("Hi") + finishing() + done).split(separator: "\n", omittingEmptySubsequences: false).joined(separator: "\r\n")),
     ])
     func `may lack or have what servers differ in`(name: String, stream: String) {
-        for end in [nil, OutgoingError(code: "upstream_closed", message: "closed")] where end == nil || stream.contains("[DONE]\n") || name == "no [DONE]" {
+        for end in [nil, OutgoingError(code: "upstream_closed", message: "closed")]
+        where end == nil || stream.contains("[DONE]\n") || name == "no [DONE]" {
             let sink = hear {
                 $0.head()
                 $0.send(stream)
@@ -47,7 +52,9 @@ import Testing
     }
 
     @Test func `comes out the same however its bytes are cut`() {
-        let stream = Bytes((delta("é🦊") + delta(" 漢字\n") + "data: {\"choices\":[{\"delta\":{\"content\":\"\\ud83e\\udd8a\"}}]}\r\n\r\n" + finishing("length") + done).utf8)
+        let stream = Bytes(
+            (delta("é🦊") + delta(" 漢字\n") + "data: {\"choices\":[{\"delta\":{\"content\":\"\\ud83e\\udd8a\"}}]}\r\n\r\n"
+                + finishing("length") + done).utf8)
         for cut in 0...stream.count {
             let sink = hear {
                 $0.head()
@@ -74,41 +81,57 @@ import Testing
         let stream =
             toolDelta(#"{"index":0,"id":"a","type":"function","function":{"name":"look","arguments":""}}"#)
             + toolDelta(#"{"index":0,"function":{"arguments":"{\"x\":"}}"#)
-            + toolDelta(#"{"index":1,"id":"b","function":{"name":"find","arguments":"{}"}},{"index":0,"id":"a","function":{"name":"look","arguments":"1}"}}"#)
+            + toolDelta(
+                #"{"index":1,"id":"b","function":{"name":"find","arguments":"{}"}},{"index":0,"id":"a","function":{"name":"look","arguments":"1}"}}"#
+            )
             + finishing("tool_calls") + done
         let sink = hear {
             $0.head()
             $0.send(stream)
             $0.end()
         }
-        #expect(sink.events == [
-            .toolCall(index: 0, id: "a", name: "look", arguments: ""), .toolCall(index: 0, id: nil, name: nil, arguments: "{\"x\":"),
-            .toolCall(index: 1, id: "b", name: "find", arguments: "{}"), .toolCall(index: 0, id: nil, name: nil, arguments: "1}"),
-            .finished(reason: "tool_calls"),
-        ])
+        #expect(
+            sink.events == [
+                .toolCall(index: 0, id: "a", name: "look", arguments: ""), .toolCall(index: 0, id: nil, name: nil, arguments: "{\"x\":"),
+                .toolCall(index: 1, id: "b", name: "find", arguments: "{}"), .toolCall(index: 0, id: nil, name: nil, arguments: "1}"),
+                .finished(reason: "tool_calls"),
+            ])
     }
 
     @Test func `tells tool calls apart where servers number them all 0 or not at all`() {
         let sink = hear {
             $0.head()
-            $0.send(toolDelta(#"{"index":0,"id":"a","function":{"name":"look","arguments":{"x":1}}}"#) + toolDelta(#"{"index":0,"id":"b","function":{"name":"find","arguments":"{}"}}"#))
+            $0.send(
+                toolDelta(#"{"index":0,"id":"a","function":{"name":"look","arguments":{"x":1}}}"#)
+                    + toolDelta(#"{"index":0,"id":"b","function":{"name":"find","arguments":"{}"}}"#))
             $0.send(toolDelta(#"{"id":"c","function":{"name":"go"}}"#) + toolDelta(#"{"function":{"arguments":"{}"}}"#) + done)
             $0.end()
         }
-        #expect(sink.events == [
-            .toolCall(index: 0, id: "a", name: "look", arguments: "{\"x\":1}"), .toolCall(index: 1, id: "b", name: "find", arguments: "{}"),
-            .toolCall(index: 2, id: "c", name: "go", arguments: ""), .toolCall(index: 2, id: nil, name: nil, arguments: "{}"), .finished(reason: "stop"),
-        ])
+        #expect(
+            sink.events == [
+                .toolCall(index: 0, id: "a", name: "look", arguments: "{\"x\":1}"),
+                .toolCall(index: 1, id: "b", name: "find", arguments: "{}"),
+                .toolCall(index: 2, id: "c", name: "go", arguments: ""), .toolCall(index: 2, id: nil, name: nil, arguments: "{}"),
+                .finished(reason: "stop"),
+            ])
     }
 
     @Test(arguments: [
-        ("nothing at all", "", "upstream_closed", true), ("text and no end", delta("Hi"), "upstream_closed", true), ("only [DONE]", done, "upstream_closed", true),
-        ("a cut event", delta("Hi") + "data: {\"choi", "upstream_closed", true), ("garbage", "data: <html>\n\n" + done, "model_invalid_response", true),
+        ("nothing at all", "", "upstream_closed", true), ("text and no end", delta("Hi"), "upstream_closed", true),
+        ("only [DONE]", done, "upstream_closed", true),
+        ("a cut event", delta("Hi") + "data: {\"choi", "upstream_closed", true),
+        ("garbage", "data: <html>\n\n" + done, "model_invalid_response", true),
         ("an array", "data: []\n\n", "model_invalid_response", true),
         ("an endless line", "data: " + String(repeating: "x", count: 2 << 20), "model_invalid_response", true),
-        ("overload", delta("Hi") + #"data: {"error":{"message":"busy","type":"overloaded_error"}}"# + "\n\n" + done, "model_unavailable", true),
+        (
+            "overload", delta("Hi") + #"data: {"error":{"message":"busy","type":"overloaded_error"}}"# + "\n\n" + done, "model_unavailable",
+            true
+        ),
         ("rate", #"data: {"error":{"message":"slow down","code":"rate_limit_exceeded"}}"# + "\n\n", "model_rate_limited", true),
-        ("status", #"data: {"error":{"message":"too long","code":400,"type":"exceed_context_size_error"}}"# + "\n\n", "model_bad_request", false),
+        (
+            "status", #"data: {"error":{"message":"too long","code":400,"type":"exceed_context_size_error"}}"# + "\n\n",
+            "model_bad_request", false
+        ),
         ("quota", #"data: {"error":{"message":"pay","code":"insufficient_quota"}}"# + "\n\n", "model_quota_exhausted", false),
         ("error as text", #"data: {"error":"out of memory"}"# + "\n\n", "model_unavailable", true),
     ])

@@ -127,10 +127,12 @@ extension ChatCompletionsModel {
     static let testKey = "sk-test-0123456789abcdef"
 
     static func test(
-        _ transport: FakeTransport, world: ManualWorld = ManualWorld(), continues: Continuation = .prefix, probes: ContinuationProbes = ContinuationProbes(),
+        _ transport: FakeTransport, world: ManualWorld = ManualWorld(), continues: Continuation = .prefix,
+        probes: ContinuationProbes = ContinuationProbes(),
         _ change: (inout Configuration) -> Void = { _ in }
     ) -> ChatCompletionsModel {
-        var configuration = Configuration(baseURL: BaseURL("http://user:secret@model.test:8080/v1/")!, apiKey: testKey, model: "m1", continues: continues)
+        var configuration = Configuration(
+            baseURL: BaseURL("http://user:secret@model.test:8080/v1/")!, apiKey: testKey, model: "m1", continues: continues)
         change(&configuration)
         return ChatCompletionsModel(configuration, transport: transport, world: world, probes: probes)
     }
@@ -142,5 +144,7 @@ func delta(_ text: String) -> String {
     return "data: \(chunk.text)\n\n"
 }
 
-func finishing(_ reason: String = "stop") -> String { "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"\(reason)\"}]}\n\n" }
+func finishing(_ reason: String = "stop") -> String {
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"\(reason)\"}]}\n\n"
+}
 let done = "data: [DONE]\n\n"

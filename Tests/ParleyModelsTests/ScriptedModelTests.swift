@@ -8,7 +8,8 @@ import Testing
     func options(_ text: String) throws -> ScriptedModel.Options { try ScriptedModel.Options(parsing: text) }
 
     func request(_ text: String, _ options: ModelOptions = ModelOptions(), continuing: String? = nil) -> ModelRequest {
-        ModelRequest(messages: [.system("Be brief."), .user("earlier"), .assistant("yes"), .user(text)], options: options, continuing: continuing)
+        ModelRequest(
+            messages: [.system("Be brief."), .user("earlier"), .assistant("yes"), .user(text)], options: options, continuing: continuing)
     }
 
     func answer(_ spec: String, _ request: ModelRequest) throws -> ScriptedAnswer { ScriptedAnswer(to: request, try options(spec)) }
@@ -34,13 +35,18 @@ import Testing
     }
 
     @Test func `says the same for the same prompt and seed, and something else for others`() throws {
-        let texts = try [("", "Hello"), ("seed=2", "Hello"), ("", "Hello!"), ("seed=2", "Hello!")].map { try answer($0.0, request($0.1)).tokens.joined() }
+        let texts = try [("", "Hello"), ("seed=2", "Hello"), ("", "Hello!"), ("seed=2", "Hello!")].map {
+            try answer($0.0, request($0.1)).tokens.joined()
+        }
         #expect(Set(texts).count == 4)
         #expect(try answer("", request("Hello")).tokens.joined() == texts[0])
         #expect(try answer("", request("Hello", ModelOptions(seed: 9))).tokens.joined() != texts[0])
         // Changing this text breaks the journals of people who replay with it; do so knowingly.
         let text = try answer("tokens=30", request("Hello")).tokens.joined()
-        #expect(text == "You said \"Hello\". Here is what the scripted model makes of it. Every morning the steady sparrow finds the garden without a word! On.")
+        #expect(
+            text
+                == "You said \"Hello\". Here is what the scripted model makes of it. Every morning the steady sparrow finds the garden without a word! On."
+        )
     }
 
     @Test func `keeps its rate`() throws {
@@ -51,9 +57,14 @@ import Testing
     }
 
     @Test func `has tokens like a model's`() {
-        #expect(ScriptedText.tokens(of: "It's one, two.\n\nThree – \"four\" 🦊") == ["It's", " one", ",", " two", ".", "\n\n", "Three", " –", " \"", "four", "\"", " 🦊"])
+        #expect(
+            ScriptedText.tokens(of: "It's one, two.\n\nThree – \"four\" 🦊") == [
+                "It's", " one", ",", " two", ".", "\n\n", "Three", " –", " \"", "four", "\"", " 🦊",
+            ])
         #expect(ScriptedText.tokens(of: "") == [])
-        for text in ["a  b", " a", "a ", "\n a\r\nb", "x\u{301}y", "...", "\"a\" 'b'"] { #expect(ScriptedText.tokens(of: text).joined() == text) }
+        for text in ["a  b", " a", "a ", "\n a\r\nb", "x\u{301}y", "...", "\"a\" 'b'"] {
+            #expect(ScriptedText.tokens(of: text).joined() == text)
+        }
     }
 
     @Test(arguments: ["", "Hello", "Où est le café 🦊 ?", "x\u{301}\u{301} combining", String(repeating: "long ", count: 100)])

@@ -68,7 +68,10 @@ import Testing
         }
     }
 
-    @Test(arguments: ["data: " + String(repeating: "a", count: 100), String(repeating: "data: 12345\n", count: 10), ":" + String(repeating: " ", count: 100)])
+    @Test(arguments: [
+        "data: " + String(repeating: "a", count: 100), String(repeating: "data: 12345\n", count: 10),
+        ":" + String(repeating: " ", count: 100),
+    ])
     func `a line or an event that is too long is an error`(input: String) {
         var parser = ServerSentEventParser(bytesMax: 50)
         #expect(throws: ServerSentEventError.tooLong) { try feed(&parser, Bytes(input.utf8)) { _ in } }
@@ -78,12 +81,14 @@ import Testing
 @Suite struct `Retry-After` {
     static let now = Timestamp("1994-11-06T08:49:00Z")!
 
-    @Test(arguments: [
-        ("37", Duration.seconds(37)), ("0", .zero), (" 5 ", .seconds(5)), ("-5", nil), ("5.5", nil), ("soon", nil), ("", nil),
-        ("99999999999999999999", nil), ("Sun, 06 Nov 1994 08:49:37 GMT", .seconds(37)), ("Sunday, 06-Nov-94 08:49:37 GMT", .seconds(37)),
-        ("Sun Nov  6 08:49:37 1994", .seconds(37)), ("Sun, 06 Nov 1994 08:48:00 GMT", .zero), ("Sun, 06 Now 1994 08:49:37 GMT", nil),
-        ("Sun, 36 Nov 1994 08:49:37 GMT", nil), ("Sun, 06 Nov 1994 08:49:37 CET", nil), ("1, 06 Nov 1994 08:49:37 GMT", nil),
-    ] as [(String, Duration?)])
+    @Test(
+        arguments: [
+            ("37", Duration.seconds(37)), ("0", .zero), (" 5 ", .seconds(5)), ("-5", nil), ("5.5", nil), ("soon", nil), ("", nil),
+            ("99999999999999999999", nil), ("Sun, 06 Nov 1994 08:49:37 GMT", .seconds(37)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", .seconds(37)),
+            ("Sun Nov  6 08:49:37 1994", .seconds(37)), ("Sun, 06 Nov 1994 08:48:00 GMT", .zero), ("Sun, 06 Now 1994 08:49:37 GMT", nil),
+            ("Sun, 36 Nov 1994 08:49:37 GMT", nil), ("Sun, 06 Nov 1994 08:49:37 CET", nil), ("1, 06 Nov 1994 08:49:37 GMT", nil),
+        ] as [(String, Duration?)])
     func `is read as seconds or as a date`(value: String, expected: Duration?) {
         #expect(RetryAfter.parse([("Retry-After", value)], now: Self.now) == expected)
     }

@@ -38,7 +38,8 @@ struct AgentFileParser {
         let lines = text.split(omittingEmptySubsequences: false, whereSeparator: { $0 == "\n" || $0 == "\r\n" })
         func isFence(_ line: Substring) -> Bool { line.hasPrefix("---") && line.dropFirst(3).allSatisfy(\.isWhitespace) }
         guard let first = lines.first, isFence(first) else {
-            report(1, nil, nil, "there is no front matter", "begin the file with a line `---`, a line `kind: \(agent.kind)` and a line `---`.")
+            report(
+                1, nil, nil, "there is no front matter", "begin the file with a line `---`, a line `kind: \(agent.kind)` and a line `---`.")
             return nil
         }
         guard let end = lines.indices.dropFirst().first(where: { isFence(lines[$0]) }) else {
@@ -47,7 +48,9 @@ struct AgentFileParser {
         }
         let frontMatter = lines[1..<end].joined(separator: "\n")
         guard frontMatter.utf8.count <= AgentFileParser.frontMatterBytesMax else {
-            report(1, nil, nil, "the front matter is longer than \(AgentFileParser.frontMatterBytesMax >> 10) KiB", "move text into the instructions.")
+            report(
+                1, nil, nil, "the front matter is longer than \(AgentFileParser.frontMatterBytesMax >> 10) KiB",
+                "move text into the instructions.")
             return nil
         }
         let body = lines[(end + 1)...].joined(separator: "\n")
@@ -61,7 +64,9 @@ struct AgentFileParser {
         guard case .mapping(let pairs, _) = root else {
             // A front matter of comments alone is one empty value.
             if case .scalar("", _) = root { return }
-            report(root.line, nil, nil, "the front matter is \(root.kindName)", accepted: "lines of `name: value`", "write `kind: \(agent.kind)`.")
+            report(
+                root.line, nil, nil, "the front matter is \(root.kindName)", accepted: "lines of `name: value`",
+                "write `kind: \(agent.kind)`.")
             return
         }
         var seen: [String: Int] = [:]
@@ -82,7 +87,9 @@ struct AgentFileParser {
         guard AgentFileParser.fields.contains(pair.name) else { return reportUnknown(pair) }
         guard case .scalar(let value, _) = pair.value, !value.isEmpty else {
             let found = pair.value == .scalar("", line: pair.value.line) ? "is empty" : "is \(pair.value.kindName)"
-            return report(pair.line, pair.name, nil, found, accepted: accepted(pair.name), "write `\(pair.name): \(example(pair.name))`, or leave the line out.")
+            return report(
+                pair.line, pair.name, nil, found, accepted: accepted(pair.name),
+                "write `\(pair.name): \(example(pair.name))`, or leave the line out.")
         }
         switch pair.name {
         case "kind": readKind(value, pair.line)
@@ -97,7 +104,8 @@ struct AgentFileParser {
 
     private mutating func readKind(_ value: String, _ line: Int) {
         guard value != agent.kind else { return }
-        let remedy = AgentFile.isKind(value) ? "write `kind: \(agent.kind)`, or rename the file to `\(value).md`." : "write `kind: \(agent.kind)`."
+        let remedy =
+            AgentFile.isKind(value) ? "write `kind: \(agent.kind)`, or rename the file to `\(value).md`." : "write `kind: \(agent.kind)`."
         report(line, "kind", value, "is not the file's name", accepted: agent.kind, remedy)
     }
 
@@ -110,20 +118,28 @@ struct AgentFileParser {
     private mutating func choice(_ pair: YAML.Pair, _ value: String, _ choices: [String]) -> String? {
         if choices.contains(value) { return value }
         let meant = Suggestion.closest(to: value, in: choices).map { "write `\(pair.name): \($0)`." }
-        report(pair.line, pair.name, value, "is not known", accepted: accepted(pair.name), meant ?? "write one of these, or leave the line out.")
+        report(
+            pair.line, pair.name, value, "is not known", accepted: accepted(pair.name),
+            meant ?? "write one of these, or leave the line out.")
         return nil
     }
 
-    private mutating func number<T: LosslessStringConvertible & Comparable>(_ pair: YAML.Pair, _ value: String, _ range: ClosedRange<T>) -> T? {
+    private mutating func number<T: LosslessStringConvertible & Comparable>(_ pair: YAML.Pair, _ value: String, _ range: ClosedRange<T>)
+        -> T?
+    {
         if let number = T(value), range.contains(number) { return number }
         let found = T(value) == nil ? "is not a number of this kind" : "is out of range"
-        report(pair.line, pair.name, value, found, accepted: accepted(pair.name), "write `\(pair.name): \(example(pair.name))`, or leave the line out.")
+        report(
+            pair.line, pair.name, value, found, accepted: accepted(pair.name),
+            "write `\(pair.name): \(example(pair.name))`, or leave the line out.")
         return nil
     }
 
     private mutating func reportUnknown(_ pair: YAML.Pair) {
         guard !AgentFileParser.plannedFields.contains(pair.name) else {
-            return report(pair.line, pair.name, nil, "is not supported in this version", accepted: AgentFileParser.fields.joined(separator: ", "), "leave `\(pair.name)` out.")
+            return report(
+                pair.line, pair.name, nil, "is not supported in this version", accepted: AgentFileParser.fields.joined(separator: ", "),
+                "leave `\(pair.name)` out.")
         }
         let meant = Suggestion.closest(to: pair.name, in: AgentFileParser.fields)
         report(
@@ -162,7 +178,8 @@ struct AgentFileParser {
     ) {
         let shown = value.map { $0.count > 80 ? $0.prefix(79) + "…" : $0[...] }.map(String.init)
         problems.append(
-            AgentFileProblem(file: agent.file, line: line, field: field, value: shown, problem: problem, accepted: accepted, remedy: remedy))
+            AgentFileProblem(file: agent.file, line: line, field: field, value: shown, problem: problem, accepted: accepted, remedy: remedy)
+        )
     }
 
     private mutating func report(_ line: Int, _ field: String, _ value: String, _ found: SettingProblem) {

@@ -106,7 +106,9 @@ extension YAML {
                     remedy: "make it simpler.")
             }
             guard event.type != YAML_ALIAS_EVENT, !event.isSpecial else {
-                throw YAMLError(line: event.line, problem: "uses an anchor, an alias or a tag", remedy: "write the value out, in quotes if it begins with & * or !.")
+                throw YAMLError(
+                    line: event.line, problem: "uses an anchor, an alias or a tag",
+                    remedy: "write the value out, in quotes if it begins with & * or !.")
             }
             switch event.type {
             case YAML_SEQUENCE_START_EVENT: return .sequence(try elements(depth: depth), line: event.line)

@@ -98,15 +98,18 @@ package struct ChatFailures: Sendable {
         case 401, 403:
             // The upstream's words are left out: some quote the key.
             return failure(
-                "model_unauthorized", "\(baseURL) refused the credentials (\(status)). Remedy: set \(names.apiKey) to a key that may use '\(model)'.",
+                "model_unauthorized",
+                "\(baseURL) refused the credentials (\(status)). Remedy: set \(names.apiKey) to a key that may use '\(model)'.",
                 retryable: false)
         case _ where status == 402 || (status == 429 && isQuota(error)):
             return failure(
-                "model_quota_exhausted", "the quota at \(baseURL) is used up (\(status))\(said). Remedy: raise it there, or set another key in \(names.apiKey).",
+                "model_quota_exhausted",
+                "the quota at \(baseURL) is used up (\(status))\(said). Remedy: raise it there, or set another key in \(names.apiKey).",
                 retryable: false)
         case 404:
             return failure(
-                "model_not_found", "\(baseURL) has no model '\(model)', or no Chat Completions (404)\(said). Remedy: check \(names.model) and \(names.baseURL).",
+                "model_not_found",
+                "\(baseURL) has no model '\(model)', or no Chat Completions (404)\(said). Remedy: check \(names.model) and \(names.baseURL).",
                 retryable: false)
         case 408: return failure("model_timeout", "\(baseURL) gave up waiting (408)\(said)", retryable: true, after: retryAfter)
         case 429:
@@ -126,7 +129,8 @@ package struct ChatFailures: Sendable {
 
     /// The upstream's own words, cleaned; every server puts them somewhere else.
     private func message(in body: JSON) -> String? {
-        let text = body["error"]?["message"]?.string ?? body["error"]?.string ?? body["message"]?.string ?? body["detail"]?.string
+        let text =
+            body["error"]?["message"]?.string ?? body["error"]?.string ?? body["message"]?.string ?? body["detail"]?.string
             ?? body["detail"]?.array?.first?["msg"]?.string
         return text.flatMap(redaction.clean)
     }

@@ -27,11 +27,12 @@ struct ToolCallMerger: Sendable {
             calls[number].isNamed = true
             event.name = name
         }
-        let arguments = switch piece["function"]?["arguments"] {
-        case .string(let text)?: text
-        case .object(let members)?: JSON.object(members).text
-        default: ""
-        }
+        let arguments =
+            switch piece["function"]?["arguments"] {
+            case .string(let text)?: text
+            case .object(let members)?: JSON.object(members).text
+            default: ""
+            }
         guard event.id != nil || event.name != nil || !arguments.isEmpty else { return nil }
         return .toolCall(index: number, id: event.id, name: event.name, arguments: arguments)
     }

@@ -51,7 +51,9 @@ package struct ScriptedAnswer: Sendable, Equatable {
     package var failure: StepFailure?
 
     /// Failures of these codes are tried again; `fail:` gives any code there is.
-    private static let retryableCodes: Set = ["model_rate_limited", "model_unavailable", "model_unreachable", "model_timeout", "upstream_closed"]
+    private static let retryableCodes: Set = [
+        "model_rate_limited", "model_unavailable", "model_unreachable", "model_timeout", "upstream_closed",
+    ]
 
     package init(to request: ModelRequest, _ options: ScriptedModel.Options, goesOn: Bool = true) {
         let prompt = request.messages.last { $0.role == .user }?.text ?? ""
@@ -61,7 +63,8 @@ package struct ScriptedAnswer: Sendable, Equatable {
                 retryable: ScriptedAnswer.retryableCodes.contains(code))
             return
         }
-        var text = ScriptedAnswer.argument(of: "say:", in: prompt)
+        var text =
+            ScriptedAnswer.argument(of: "say:", in: prompt)
             ?? ScriptedText.write(about: prompt, seed: ScriptedAnswer.seed(options, request.options), tokens: options.tokens)
         for stop in request.options.stop ?? [] where !stop.isEmpty {
             if let range = text.firstRange(of: stop) { text = String(text[..<range.lowerBound]) }

@@ -26,8 +26,13 @@ enum ScriptedText {
         for character in text {
             let begins: Bool
             if let last = token.last {
-                if character.isNewline { begins = !last.isNewline } else if character.isWhitespace { begins = true }
-                else { begins = last.isNewline || isMark(last) || (isMark(character) && !last.isWhitespace) }
+                if character.isNewline {
+                    begins = !last.isNewline
+                } else if character.isWhitespace {
+                    begins = true
+                } else {
+                    begins = last.isNewline || isMark(last) || (isMark(character) && !last.isWhitespace)
+                }
             } else {
                 begins = false
             }
@@ -69,9 +74,15 @@ enum ScriptedText {
         return tokens.dropLast().joined() + (isSentenceOver ? " End" : ".")
     }
 
-    private static let starts = ["Every morning the", "By evening the", "On most days the", "Far away a", "Without hurry the", "Now and then a", "In the end the"]
+    private static let starts = [
+        "Every morning the", "By evening the", "On most days the", "Far away a", "Without hurry the", "Now and then a", "In the end the",
+    ]
     private static let adjectives = ["quiet", "patient", "bright", "careful", "small", "curious", "steady", "old", "cheerful", "distant"]
-    private static let nouns = ["river", "lantern", "garden", "letter", "clock", "bridge", "harbour", "kettle", "map", "sparrow", "window", "violin"]
+    private static let nouns = [
+        "river", "lantern", "garden", "letter", "clock", "bridge", "harbour", "kettle", "map", "sparrow", "window", "violin",
+    ]
     private static let verbs = ["finds", "follows", "remembers", "answers", "carries", "watches", "mends", "greets"]
-    private static let places = ["by the sea", "under the hill", "after the rain", "at the café", "without a word", "before noon", "in plain sight"]
+    private static let places = [
+        "by the sea", "under the hill", "after the rain", "at the café", "without a word", "before noon", "in plain sight",
+    ]
 }

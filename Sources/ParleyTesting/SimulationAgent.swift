@@ -1,0 +1,119 @@
+package import ParleyAgents
+internal import ParleySystem
+
+/// Runs the programs of messages as turns, and writes down which bodies ran.
+package struct SimulationAgent: Sendable {
+    let world: any World
+    let record: SimulationRecord
+    /// Whether the program asks for another step than the one in the journal: as after an update that forgot the turns under way.
+    let isBroken: Bool
+
+    static let kind = "sim"
+
+    package var erased: AnyAgent {
+        AnyAgent(kind: SimulationAgent.kind) { message, turn, state in
+            guard let data = message["data"], let seed = data["program"]?.string.flatMap({ UInt64($0) }), let request = data["request"]?.string else {
+                throw StepFailure(code: "invalid_input", message: "no program", retryable: false)
+            }
+            let outputs = try await run(SimulationProgram(seed: seed).operations, "\(request)@\(turn.random())", turn)
+            let turns = (state?["turns"]?.integer ?? 0) + 1
+            return (["turns": .integer(turns), "outputs": .array(outputs)], ["turns": .integer(turns)])
+        }
+    }
+
+    private func run(_ operations: [SimulationProgram.Operation], _ request: String, _ turn: Turn) async throws -> [JSON] {
+        var outputs: [JSON] = []
+        for (index, operation) in operations.enumerated() {
+            switch operation {
+            case .step(let value, let failures, let takes): outputs.append(try await step(value, failures, takes, request, turn))
+            case .once(let takes): outputs.append(try await once(takes, request, turn))
+            case .doomed: outputs.append(try await doomed(request, turn))
+            case .sleep(let milliseconds):
+                try await turn.sleep(.milliseconds(milliseconds))
+                outputs.append("slept")
+            case .generate(let prompt, let goesOn):
+                let model = SimulatedModel(goesOn: goesOn, world: world, record: record)
+                outputs.append(.string(try await turn.generate("generate\(index)", model, .user(prompt), retry: SimulationAgent.policy).text))
+            case .emit(let value): try turn.emit("emitted", value)
+            case .chance: outputs.append(try await chance(turn))
+            case .steady: outputs.append(try await steady(request, turn))
+            case .map(let items):
+                outputs += try await turn.map("map\(index)", items) { item, turn in try await run(item, request, turn) }.flatMap { $0 }
+            case .scopes(let tasks): outputs += try await scopes(tasks, index, request, turn)
+            }
+        }
+        return outputs
+    }
+
+    private static let policy = RetryPolicy(initialInterval: .milliseconds(50))
+
+    private func step(_ value: Int, _ failures: Int, _ takes: Int, _ request: String, _ turn: Turn) async throws -> JSON {
+        let result = try await turn.step("work", retry: SimulationAgent.policy) { context in
+            record.bodyRan(request, path(context, turn), isAtMostOnce: false)
+            await pause(takes)
+            if context.attempt <= failures { throw StepFailure(code: "flaky", message: "not yet", retryable: true) }
+            return value
+        }
+        return .integer(Int64(result))
+    }
+
+    private func once(_ takes: Int, _ request: String, _ turn: Turn) async throws -> JSON {
+        do {
+            return .string(
+                try await turn.step("once", .atMostOnce) { context in
+                    record.bodyRan(request, path(context, turn), isAtMostOnce: true)
+                    await pause(takes)
+                    return "done"
+                })
+        } catch let failure as StepFailure { return .string(failure.code) }
+    }
+
+    private func doomed(_ request: String, _ turn: Turn) async throws -> JSON {
+        do {
+            return .integer(
+                Int64(
+                    try await turn.step("doomed") { context -> Int in
+                        record.bodyRan(request, path(context, turn), isAtMostOnce: false)
+                        throw StepFailure(code: "doomed", message: "never", retryable: false)
+                    }))
+        } catch let failure as StepFailure { return .string(failure.code) }
+    }
+
+    private func chance(_ turn: Turn) async throws -> JSON {
+        let drawn = "\(turn.random()) \(turn.uuid()) \(turn.now)"
+        let recorded = try await turn.step("chance") { _ in drawn }
+        return recorded == drawn ? "same" : "different"
+    }
+
+    private func steady(_ request: String, _ turn: Turn) async throws -> JSON {
+        // Broken, it asks for another step than the one in the journal; with nothing in the journal it must not write a wrong one.
+        let name = isBroken && record.hasBegun("\(request)/steady") ? "changed" : "steady"
+        return .string(try await turn.step(name) { _ in "steady" })
+    }
+
+    private func scopes(
+        _ tasks: [[SimulationProgram.Operation]], _ index: Int, _ request: String, _ turn: Turn
+    ) async throws -> [JSON] {
+        try await withThrowingTaskGroup(of: (Int, [JSON]).self) { group in
+            for (number, operations) in tasks.enumerated() {
+                let scope = try turn.scope("scope\(index)x\(number)")
+                group.addTask { (number, try await run(operations, request, scope)) }
+            }
+            var results: [(Int, [JSON])] = []
+            for try await result in group { results.append(result) }
+            return results.sorted { $0.0 < $1.0 }.flatMap(\.1)
+        }
+    }
+
+    /// The path of the step that `context` belongs to: the end of its key, behind channel and turn.
+    private func path(_ context: StepContext, _ turn: Turn) -> String {
+        String(context.idempotencyKey.dropFirst(turn.channel.count + 18))
+    }
+
+    private func pause(_ milliseconds: Int) async {
+        guard milliseconds > 0 else { return }
+        await withCheckedContinuation { continuation in
+            world.schedule(at: world.now.advanced(by: .milliseconds(milliseconds))) { continuation.resume() }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+internal import ParleySystem
+internal import ParleyChannels
+
+/// Judges the log of one agent: receipts, turns, steps, timers, epochs, texts.
+struct SimulationAgentChecker {
+    private let life: SimulationHistory.Life
+    private let entries: [SimulationHistory.Entry]
+    private let history: SimulationHistory
+    private var found: [SimulationViolation] = []
+
+    init(_ life: SimulationHistory.Life, _ entries: [SimulationHistory.Entry], _ history: SimulationHistory) {
+        self.life = life
+        self.entries = entries
+        self.history = history
+    }
+
+    var violations: [SimulationViolation] {
+        var checker = self
+        checker.checkReceipts()
+        checker.checkTurns()
+        checker.checkSteps()
+        checker.checkTimers()
+        checker.checkEpochs()
+        checker.checkTexts()
+        return checker.found
+    }
+
+    private mutating func violate(_ invariant: String, _ evidence: String) {
+        found.append(SimulationViolation(invariant: invariant, evidence: "\(life): \(evidence)"))
+    }
+
+    // MARK: Inputs
+
+    private static let inputs: Set = ["message", "steer", "interrupt", "cancel", "approve", "deny", "signal", "close"]
+
+    private mutating func checkReceipts() {
+        var receipts: [UInt64: [SimulationHistory.Entry]] = [:]
+        for entry in entries where entry.type == "receipt" {
+            guard let of = entry.body["of"]?.string.flatMap({ Offset(token: $0)?.value }) else {
+                violate("every input gets one receipt", "a receipt of nothing: \(entry.short)")
+                continue
+            }
+            receipts[of, default: []].append(entry)
+        }
+        for entry in entries where SimulationAgentChecker.inputs.contains(entry.type) {
+            let own = receipts.removeValue(forKey: entry.offset) ?? []
+            if own.count != 1 { violate("every input gets one receipt", "\(entry.short) has \(own.count)") }
+            if own.contains(where: { $0.offset < entry.offset }) { violate("every input gets one receipt", "\(entry.short) has one before it") }
+        }
+        for stray in receipts.keys.sorted() { violate("every input gets one receipt", "offset \(stray) has one and is no input") }
+    }
+
+    // MARK: Turns
+
+    private mutating func checkTurns() {
+        let programs = Dictionary(history.requests.compactMap { request in request.program.map { (request.id, $0) } }, uniquingKeysWith: { $1 })
+        let applied = Set(
+            entries.filter { $0.type == "receipt" && $0.body["state"] == "applied" }.compactMap { $0.body["of"]?.string.flatMap { Offset(token: $0)?.value } })
+        for message in entries where message.type == "message" {
+            let own = entries.filter { $0.turn == message.offset }
+            let starts = own.filter { $0.type == "turn.started" }
+            let ends = own.filter { ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled"].contains($0.type) }
+            let expected = applied.contains(message.offset) ? 1 : 0
+            if starts.count != expected { violate("every message gets one turn", "\(message.short) began \(starts.count)") }
+            if ends.count != expected { violate("every turn ends once", "\(message.short) has \(ends.count) ends") }
+            guard let start = starts.first, let end = ends.first else { continue }
+            let steps = own.filter { $0.type != "receipt" }
+            if let stray = steps.first(where: { $0.offset < start.offset || $0.offset > end.offset }) {
+                violate("a turn's entries stand between its start and its end", "\(stray.short) of the turn \(start.offset)...\(end.offset)")
+            }
+            if let request = message.body["data"]?["request"]?.string, let program = programs[request] { check(end, own, program) }
+        }
+    }
+
+    private mutating func check(_ end: SimulationHistory.Entry, _ turn: [SimulationHistory.Entry], _ program: SimulationProgram) {
+        guard end.type == "turn.completed", let outputs = end.body["output"]?["outputs"]?.array else {
+            return violate("outputs are right", "the turn ended with \(end.short)")
+        }
+        let expectations = program.expectations
+        if outputs.count != expectations.count { violate("outputs are right", "\(outputs.count) instead of \(expectations.count): \(end.short)") }
+        for (output, expectation) in zip(outputs, expectations) {
+            let isRight = switch expectation {
+            case .exactly(let value): output == value
+            case .anyOf(let values): values.contains(output)
+            case .text(let path): turn.contains { $0.type == "step.completed" && $0.step == path && $0.body["text"] == output }
+            }
+            if !isRight { violate("outputs are right", "\(output.text.prefix(80)) is not \(expectation) in \(end.short)") }
+        }
+        let emitted = turn.filter { $0.type == "emit" }.compactMap { $0.body["data"] }.sorted { $0.text < $1.text }
+        if emitted != program.emits { violate("what a program publishes is there once", "\(emitted.map(\.text)) instead of \(program.emits.map(\.text)), turn \(end.turn ?? 0)") }
+    }
+
+    // MARK: Steps
+
+    private struct StepName: Hashable {
+        var turn: UInt64
+        var step: String
+    }
+
+    private mutating func checkSteps() {
+        var attempts: [StepName: Int64] = [:]
+        var ended: Set<StepName> = []
+        for entry in entries {
+            guard let turn = entry.turn, !entry.step.isEmpty else { continue }
+            let name = StepName(turn: turn, step: entry.step)
+            if ended.contains(name) { violate("a step has one result, and nothing after it", entry.short) }
+            let begun = attempts[name] ?? 0
+            switch entry.type {
+            case "step.started":
+                if entry.attempt != begun + 1 { violate("attempts count up by one", "after attempt \(begun) comes \(entry.short)") }
+                attempts[name] = entry.attempt
+            case "step.completed": ended.insert(name)
+            case "step.failed" where entry.body["final"] == true: ended.insert(name)
+            default: break
+            }
+            if begun == 0 && entry.type != "step.started" { violate("a step is begun before anything comes of it", entry.short) }
+        }
+        for name in attempts.keys where !ended.contains(name) {
+            violate("a step has one result, and nothing after it", "step '\(name.step)' of turn \(name.turn) has none")
+        }
+    }
+
+    private mutating func checkTimers() {
+        var due: [String: String] = [:]
+        var fired: Set<String> = []
+        for entry in entries where entry.type.hasPrefix("timer.") {
+            let timer = entry.body["timer"]?.string ?? ""
+            if entry.type == "timer.set" {
+                if due.updateValue(entry.body["due"]?.string ?? "", forKey: timer) != nil { violate("a timer is set once", entry.short) }
+                continue
+            }
+            if !fired.insert(timer).inserted { violate("a timer fires once", entry.short) }
+            guard let instant = due[timer] else {
+                violate("a timer is set before it fires", entry.short)
+                continue
+            }
+            if entry.body["at"]?.string ?? "" < instant { violate("no timer fires before it is due", "due \(instant): \(entry.short)") }
+        }
+        for timer in due.keys where !fired.contains(timer) { violate("every timer fires", "\(timer) did not") }
+    }
+
+    // MARK: Epochs
+
+    private mutating func checkEpochs() {
+        var last: Int64 = 0
+        for entry in entries {
+            guard let epoch = entry.body["epoch"]?.integer else { continue }
+            if epoch <= last { violate("epochs rise", "after \(last) comes \(entry.short)") }
+            last = epoch
+        }
+    }
+
+    // MARK: Texts
+
+    private mutating func checkTexts() {
+        var pieces: Set<String> = []
+        for entry in entries where entry.type == "text" {
+            let piece = "\(entry.turn ?? 0) \(entry.step) \(entry.attempt) \(entry.body["part"]?.string ?? "") \(entry.body["index"]?.integer ?? -1)"
+            if !pieces.insert(piece).inserted { violate("no text stands twice", entry.short) }
+        }
+        for entry in entries where entry.type == "step.completed" && entry.body["text"] != nil { checkModel(entry) }
+        // From any offset: all are tried while there are few, some when there are many.
+        for start in stride(from: 0, to: entries.count, by: max(1, entries.count / 16)) { checkConvergence(from: start) }
+    }
+
+    /// The text of a step is what its model wrote: in the last call, behind what that was given to go on from.
+    private mutating func checkModel(_ entry: SimulationHistory.Entry) {
+        let key = "\(life.name)/\(Offset(entry.turn ?? 0))/\(entry.step)"
+        let calls = history.modelCalls.filter { $0.key == key && $0.isFinished }
+        let text = entry.body["text"]?.string ?? ""
+        if !calls.contains(where: { Bytes(($0.continuing + $0.generated).utf8) == Bytes(text.utf8) }) {
+            violate("a step's text is what its model wrote", "\(entry.short); the model's calls: \(calls)")
+        }
+    }
+
+    private mutating func checkConvergence(from start: Int) {
+        var view = SimulationTextView()
+        for entry in entries[start...] {
+            if let problem = view.take(entry) { return violate("whoever follows the rules converges", "from offset \(start): \(problem)") }
+        }
+    }
+}

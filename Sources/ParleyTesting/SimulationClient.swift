@@ -1,0 +1,144 @@
+internal import ParleyChannels
+internal import ParleySystem
+internal import Synchronization
+
+/// Asks for one thing after another, and asks again, with the same key, for what was not answered: the next process, or at once and twice.
+final class SimulationClient: Sendable {
+    /// What a client can ask for.
+    enum Action: Sendable {
+        case message(program: UInt64)
+        case close
+        case createAgent
+        case createStream
+        case append(items: Int)
+        /// As a producer, with the sequence number after the last.
+        case produce
+        case closeStream
+        case delete
+    }
+
+    struct Wish: Sendable {
+        var id: String
+        var channel: String
+        var action: Action
+        /// The place in a producer's sequence.
+        var sequence: UInt64 = 0
+        /// How long the client thinks before it asks, in milliseconds.
+        var pause: Int
+        /// Whether the network delivers it twice.
+        var isDoubled = false
+    }
+
+    private struct State {
+        var next = 0
+        /// The process that was asked last, and whether it has been asked for the wish under way.
+        var process: SimulationProcess?
+        var isAsked = false
+    }
+
+    private let name: String
+    private let wishes: [Wish]
+    private let state = Mutex(State())
+
+    init(name: String, wishes: [Wish]) {
+        self.name = name
+        self.wishes = wishes
+    }
+
+    var isDone: Bool { state.withLock { $0.next == wishes.count } }
+
+    /// What will be asked for, for the history.
+    var requests: [SimulationHistory.Request] {
+        wishes.map { wish in
+            let program: SimulationProgram? = if case .message(let seed) = wish.action { SimulationProgram(seed: seed) } else { nil }
+            return SimulationHistory.Request(id: wish.id, channel: wish.channel, entries: wish.entries, program: program)
+        }
+    }
+
+    /// Goes on, with a new process.
+    func resume(_ process: SimulationProcess) {
+        let next = state.withLock { state in
+            state.process = process
+            return state.next
+        }
+        ask(next, process)
+    }
+
+    private func ask(_ index: Int, _ process: SimulationProcess) {
+        guard index < wishes.count else { return }
+        let wish = wishes[index]
+        process.world.schedule(at: process.world.now.advanced(by: .milliseconds(wish.pause))) { [self] in
+            for _ in 0..<(wish.isDoubled ? 2 : 1) { send(wish, index, process) }
+        }
+    }
+
+    private func send(_ wish: Wish, _ index: Int, _ process: SimulationProcess) {
+        switch wish.action {
+        case .createAgent: create(ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: true, created: process.world.now), index, process)
+        case .createStream: create(ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: false, created: process.world.now), index, process)
+        case .delete:
+            process.record.update { $0.mayBeGone.insert(wish.channel) }
+            DeleteChannel(process.channels, wish.channel) { [self] result in
+                answered(index, process, result.map { [] })
+            }.submit()
+        default: append(wish, index, process)
+        }
+    }
+
+    private func create(_ row: ChannelRow, _ index: Int, _ process: SimulationProcess) {
+        CreateChannel(process.channels, row, []) { [self] result in answered(index, process, result.map { _ in [] }) }.submit()
+    }
+
+    private func append(_ wish: Wish, _ index: Int, _ process: SimulationProcess) {
+        let append = Append(process.channels, to: wish.channel, wish.newEntries) { [self] result in answered(index, process, result.map(\.offsets)) }
+        switch wish.action {
+        case .message, .close:
+            append.creates = ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: true, created: process.world.now)
+            append.isInput = true
+        case .closeStream: append.closes = true
+        case .produce: append.producer = ProducerClaim(id: name, epoch: 1, sequence: wish.sequence)
+        default: break
+        }
+        if append.producer == nil && !wish.newEntries.isEmpty { append.idempotency = IdempotencyKey(key: wish.id, body: Bytes(wish.id.utf8)) }
+        append.submit()
+    }
+
+    /// Writer thread.
+    private func answered(_ index: Int, _ process: SimulationProcess, _ result: Result<[UInt64], ChannelError>) {
+        if case .failure(let error) = result, error.code == "log_closed" { return }  // No answer: the next process is asked again.
+        let wish = wishes[index]
+        if case .success(let offsets) = result {
+            let channel = try? process.channels.find(wish.channel)
+            let life = channel.map { SimulationHistory.Life(name: $0.name, id: $0.id) }
+            process.record.update { $0.answers.append(SimulationHistory.Answer(request: wish.id, life: life, offsets: offsets)) }
+        }
+        let goesOn = state.withLock { state in
+            guard state.process === process, state.next == index else { return false }
+            state.next += 1
+            return true
+        }
+        if goesOn { ask(index + 1, process) }
+    }
+}
+
+extension SimulationClient.Wish {
+    /// What each entry must have in it.
+    var entries: [JSON] {
+        switch action {
+        case .message(let program): [["data": ["program": .string("\(program)"), "request": .string(id)]]]
+        case .close: [["type": "close", "request": .string(id)]]
+        case .append(let items): (0..<items).map { ["request": .string(id), "item": .integer(Int64($0))] }
+        case .produce: [["request": .string(id), "item": 0]]
+        default: []
+        }
+    }
+
+    var newEntries: [NewEntry] {
+        switch action {
+        case .message(let program):
+            [NewEntry(.message, nil, ("by", "client"), ("data", ["program": .string("\(program)"), "request": .string(id)]))]
+        case .close: [NewEntry(.close, nil, ("by", "client"), ("request", .string(id)))]
+        default: entries.map { NewEntry(data: $0.bytes) }
+        }
+    }
+}

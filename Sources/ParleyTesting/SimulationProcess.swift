@@ -1,0 +1,90 @@
+package import ParleyAgents
+package import ParleyChannels
+package import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// One life of the server in a simulated run, from its start to its death, on a log that outlives it.
+///
+/// Other than in ``SimulatedNode`` a commit takes simulated time, so that timers, streams of models and clients run into it.
+package final class SimulationProcess: Sendable {
+    package let world: SimulatedWorld
+    package let log: SimulatedLog
+    package let crash: SimulationCrash
+    package let writer: GroupCommit
+    package let channels: Channels
+    package let runtime: AgentRuntime
+    package let record: SimulationRecord
+    private let syncing = Mutex(Syncing.idle)
+
+    private enum Syncing { case idle, busy, due }
+
+    /// - Parameters:
+    ///   - previous: The log that the process before has left.
+    ///   - isBroken: Whether the agents' program has changed under the turns that are under way.
+    package init(
+        seed: UInt64, now: Timestamp, after previous: SimulatedLog?, plan: SimulationCrash.Plan?, isBroken: Bool, record: SimulationRecord
+    ) throws(LogError) {
+        let crash = SimulationCrash(plan, seed: seed, record: record)
+        self.crash = crash
+        self.record = record
+        world = SimulatedWorld(seed: seed, now: now)
+        log = previous?.reopen(outcome: { _, batches in crash.outcome(of: batches) }) ?? SimulatedLog(outcome: { _, batches in crash.outcome(of: batches) })
+        writer = GroupCommit(log: log)
+        channels = Channels(log: log, writer: writer, world: world)
+        runtime = AgentRuntime(
+            channels: channels, world: world, agents: [SimulationAgent(world: world, record: record, isBroken: isBroken).erased], node: "simulated",
+            idleAfter: .seconds(2))
+        record.isAlive(true)
+        world.drive { [unowned self] in sync() }  // The world is driven by this process only.
+        try runtime.start()
+    }
+
+    /// Commits what is queued, some milliseconds after it was found to be queued.
+    private func sync() -> Bool {
+        guard writer.queued > 0 else { return false }
+        let isDue = syncing.withLock { syncing in
+            switch syncing {
+            case .due:
+                syncing = .idle
+                return true
+            case .busy: return false
+            case .idle:
+                syncing = .busy
+                let takes = Int(world.random() % 8)
+                world.schedule(at: world.now.advanced(by: .milliseconds(takes))) { [weak self] in self?.syncing.withLock { $0 = .due } }
+                return false
+            }
+        }
+        return isDue && writer.pump()
+    }
+
+    /// Runs until it has died, or nothing is left to do.
+    /// - Throws: ``SimulationStuck`` when it does neither within `steps`.
+    package func run(until deadline: Timestamp, steps: Int) throws {
+        var taken = 0
+        world.run(deadline: deadline) {
+            taken += 1
+            return crash.isOver || taken > steps
+        }
+        if taken > steps { throw SimulationStuck(seed: world.seed, steps: steps) }
+    }
+
+    /// Lets what is left of a dead process come to its end, unheard: its tasks are freed.
+    package func bury() {
+        record.isAlive(false)
+        log.close()
+        var taken = 0
+        world.run(deadline: world.now.advanced(by: .seconds(600))) {
+            taken += 1
+            return taken > 100_000
+        }
+    }
+}
+
+/// A process that is always busy and gets nowhere.
+package struct SimulationStuck: Error, CustomStringConvertible {
+    var seed: UInt64
+    var steps: Int
+    package var description: String { "the simulated process with seed \(seed) is still busy after \(steps) steps" }
+}

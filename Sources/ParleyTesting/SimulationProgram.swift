@@ -1,0 +1,103 @@
+package import ParleySystem
+
+/// What a turn of a simulated run does, all of which follows from a seed: so agent and checker need to exchange nothing but that.
+package struct SimulationProgram: Sendable {
+    package indirect enum Operation: Sendable {
+        /// A step that takes its time and fails so many attempts.
+        case step(value: Int, failures: Int, takes: Int)
+        /// A step that runs at most once.
+        case once(takes: Int)
+        /// A step that fails for good; the program catches it.
+        case doomed
+        case sleep(milliseconds: Int)
+        case generate(prompt: String, goesOn: Bool)
+        case emit(Int)
+        /// Compares random number, UUID and time with what they were on the first run.
+        case chance
+        case map([[Operation]])
+        case scopes([[Operation]])
+        /// A step whose name a broken program changes.
+        case steady
+    }
+
+    package let seed: UInt64
+    package let operations: [Operation]
+
+    package init(seed: UInt64) {
+        self.seed = seed
+        var random = SplitMix64(seed: seed)
+        var operations = (0..<Int.random(in: 1...4, using: &random)).map { _ in SimulationProgram.operation(depth: 0, &random) }
+        // A step first, so that a broken program has something to break.
+        if Int.random(in: 0..<3, using: &random) == 0 { operations.insert(.steady, at: 0) }
+        self.operations = operations
+    }
+
+    package init(_ operations: [Operation]) {
+        seed = 0
+        self.operations = operations
+    }
+
+    private static func operation(depth: Int, _ random: inout SplitMix64) -> Operation {
+        func several(_ random: inout SplitMix64) -> [[Operation]] {
+            (0..<Int.random(in: 1...3, using: &random)).map { _ in
+                (0..<Int.random(in: 1...2, using: &random)).map { _ in operation(depth: depth + 1, &random) }
+            }
+        }
+        switch Int.random(in: 0..<(depth < 2 ? 14 : 11), using: &random) {
+        case 0, 1: return .step(value: Int.random(in: 0..<1_000, using: &random), failures: 0, takes: Int.random(in: 0...40, using: &random))
+        case 2:
+            let failures = Int.random(in: 1...2, using: &random)
+            return .step(value: Int.random(in: 0..<1_000, using: &random), failures: failures, takes: Int.random(in: 0...5, using: &random))
+        case 3: return .once(takes: Int.random(in: 0...30, using: &random))
+        case 4: return .doomed
+        case 5: return .sleep(milliseconds: [0, 1, 20, 1_990, 2_000, 2_010, 5_000, 60_000].randomElement(using: &random)!)
+        case 6, 7: return .generate(prompt: "\(random.next() % 1_000)", goesOn: Int.random(in: 0..<3, using: &random) > 0)
+        case 8: return .emit(Int.random(in: 0..<1_000, using: &random))
+        case 9, 10: return .chance
+        case 11, 12: return .map(several(&random))
+        default: return .scopes(several(&random))
+        }
+    }
+}
+
+extension SimulationProgram {
+    /// What one operation must have given, in the order of the program.
+    package enum Expectation: Sendable, Equatable {
+        case exactly(JSON)
+        case anyOf([JSON])
+        /// The text that the model step at this path recorded.
+        case text(path: String)
+    }
+
+    package var expectations: [Expectation] { SimulationProgram.expectations(operations, prefix: "") }
+
+    private static func expectations(_ operations: [Operation], prefix: String) -> [Expectation] {
+        operations.enumerated().flatMap { index, operation -> [Expectation] in
+            switch operation {
+            case .step(let value, _, _): return [.exactly(.integer(Int64(value)))]
+            case .once: return [.anyOf(["done", "outcome_unknown"])]
+            case .doomed: return [.exactly("doomed")]
+            case .sleep: return [.exactly("slept")]
+            case .generate: return [.text(path: "\(prefix)generate\(index)")]
+            case .emit: return []
+            case .chance: return [.exactly("same")]
+            case .steady: return [.exactly("steady")]
+            case .map(let items): return items.enumerated().flatMap { expectations($1, prefix: "\(prefix)map\(index)/\($0)/") }
+            case .scopes(let tasks): return tasks.enumerated().flatMap { expectations($1, prefix: "\(prefix)scope\(index)x\($0)/") }
+            }
+        }
+    }
+
+    /// The data of the program's `emit` entries that stand in no task of their own: their order is fixed.
+    package var emits: [JSON] { SimulationProgram.emits(operations).sorted { $0.text < $1.text } }
+
+    private static func emits(_ operations: [Operation]) -> [JSON] {
+        operations.flatMap { operation -> [JSON] in
+            switch operation {
+            case .emit(let value): [.integer(Int64(value))]
+            case .map(let items), .scopes(let items): items.flatMap { emits($0) }
+            default: []
+            }
+        }
+    }
+}

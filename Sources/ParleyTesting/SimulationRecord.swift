@@ -1,0 +1,91 @@
+internal import ParleyChannels
+internal import ParleySystem
+internal import Synchronization
+
+/// Writes a history down while the run goes on, across all its processes; knows what became durable because it stands at the log.
+package final class SimulationRecord: Sendable {
+    private struct State {
+        var history = SimulationHistory()
+        /// A process that has crashed does nothing any more: what its remains still do is not part of the history.
+        var isAlive = true
+        /// What agents call their turns: by the request and the turn's first random number, because a request that is repeated after its
+        /// channel was deleted begins another turn.
+        var turns: [TurnKey: String] = [:]
+        /// `<request>/<step>` of each step with a durable start, and with a durable result.
+        var begun: Set<String> = []
+        var recorded: Set<String> = []
+        var callsOfKey: [String: Int] = [:]
+    }
+
+    private struct TurnKey: Hashable {
+        var channel: ChannelID
+        var turn: UInt64
+    }
+
+    private let state = Mutex(State())
+
+    package init() {}
+
+    package var history: SimulationHistory { state.withLock { $0.history } }
+
+    package func isAlive(_ value: Bool) { state.withLock { $0.isAlive = value } }
+    package var isAlive: Bool { state.withLock { $0.isAlive } }
+
+    func update(_ change: (inout SimulationHistory) -> Void) {
+        state.withLock { if $0.isAlive { change(&$0.history) } }
+    }
+
+    func bodyRan(_ request: String, _ step: String, isAtMostOnce: Bool) {
+        state.withLock { state in
+            guard state.isAlive else { return }
+            state.history.bodyRuns.append(
+                SimulationHistory.BodyRun(
+                    request: request, step: step, isAtMostOnce: isAtMostOnce, wasRecorded: state.recorded.contains("\(request)/\(step)")))
+        }
+    }
+
+    func hasBegun(_ step: String) -> Bool { state.withLock { $0.begun.contains(step) } }
+
+    /// The frames that a commit made durable.
+    func durable(_ channel: ChannelID, _ offset: UInt64, _ frame: Frame) {
+        switch frame.kind {
+        case .message:
+            guard let request = frame.body["data"]?["request"]?.string else { return }
+            state.withLock { $0.turns[TurnKey(channel: channel, turn: offset)] = request }
+        case .turnStarted:
+            guard let turn = frame.position?.turn, let seed = frame.body["seed"]?.string.flatMap({ UInt64($0, radix: 16) }) else { return }
+            var random = SplitMix64(seed: seed)
+            let name = random.next()
+            state.withLock { $0.turns[TurnKey(channel: channel, turn: turn)]? += "@\(name)" }
+        case .stepStarted, .stepCompleted, .stepFailed:
+            guard let position = frame.position else { return }
+            let isRecorded = frame.kind == .stepCompleted || frame.kind == .stepFailed && frame.body["final"]?.bool == true
+            state.withLock { state in
+                guard let request = state.turns[TurnKey(channel: channel, turn: position.turn)] else { return }
+                state.begun.insert("\(request)/\(position.step)")
+                if isRecorded { state.recorded.insert("\(request)/\(position.step)") }
+            }
+        default: return
+        }
+    }
+
+    // MARK: Models
+
+    /// - Returns: The number of the call among all, and among those of its step (from 1).
+    func modelCalled(_ call: SimulationHistory.ModelCall) -> (index: Int, ofKey: Int) {
+        state.withLock { state in
+            state.history.modelCalls.append(call)
+            state.callsOfKey[call.key, default: 0] += 1
+            return (state.history.modelCalls.count - 1, state.callsOfKey[call.key]!)
+        }
+    }
+
+    func modelGenerated(_ index: Int, _ text: String) {
+        update { history in
+            history.modelCalls[index].generated += text
+            history.modelCalls[index].tokens += 1
+        }
+    }
+
+    func modelFinished(_ index: Int) { update { $0.modelCalls[index].isFinished = true } }
+}

@@ -1,0 +1,78 @@
+internal import ParleySystem
+
+/// Who wants what in a simulated run, all of it from a seed.
+package struct SimulationScenario: Sendable {
+    package let seed: UInt64
+    let clients: [SimulationClient]
+    let readers: [SimulationReader]
+    /// The names of all channels that there may ever be.
+    package let channels: [String]
+    package let requests: [SimulationHistory.Request]
+
+    package init(seed: UInt64) {
+        self.seed = seed
+        var random = SplitMix64(seed: seed)
+        var wishes: [[SimulationClient.Wish]] = []
+        for agent in 0..<Int.random(in: 2...4, using: &random) { wishes += SimulationScenario.agent("agents/sim/a\(agent)", &random) }
+        for stream in 0..<Int.random(in: 1...2, using: &random) { wishes += SimulationScenario.stream("streams/s\(stream)", &random) }
+        clients = wishes.enumerated().map { SimulationClient(name: "client\($0)", wishes: SimulationScenario.numbered($1, client: $0, &random)) }
+        requests = clients.flatMap(\.requests)
+        channels = Set(requests.map(\.channel)).sorted()
+        let names = channels
+        readers = (0..<(names.count + 2)).map { number in
+            SimulationReader(number: number, name: number < names.count ? names[number] : names.randomElement(using: &random)!)
+        }
+    }
+
+    /// The clients of one agent: some who talk to it, and maybe one who ends it.
+    private static func agent(_ name: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
+        func messages(_ count: Int, _ random: inout SplitMix64) -> [SimulationClient.Wish] {
+            (0..<count).map { _ in wish(name, .message(program: random.next()), &random) }
+        }
+        var clients = (0..<Int.random(in: 1...2, using: &random)).map { _ in messages(Int.random(in: 1...3, using: &random), &random) }
+        switch Int.random(in: 0..<4, using: &random) {
+        case 0: clients[0].append(wish(name, .close, &random))
+        case 1:
+            // Deleted and made anew, so that what is left of its first life could be mistaken for part of the second.
+            clients[0] += [wish(name, .delete, &random), wish(name, .createAgent, &random)] + messages(2, &random)
+        default: break
+        }
+        return clients
+    }
+
+    private static func stream(_ name: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
+        var owner = [wish(name, .createStream, &random)]
+        for _ in 0..<Int.random(in: 1...4, using: &random) { owner.append(wish(name, .append(items: Int.random(in: 1...3, using: &random)), &random)) }
+        if Bool.random(using: &random) { owner.append(wish(name, .closeStream, &random)) }
+        if Int.random(in: 0..<3, using: &random) == 0 {
+            owner += [wish(name, .delete, &random), wish(name, .createStream, &random), wish(name, .append(items: 2), &random)]
+        }
+        // The producer has a stream of its own: what is refused by the end of another's would be a gap in its sequence.
+        var producer = [wish(name + "p", .createStream, &random)]
+        for sequence in 0..<Int.random(in: 1...5, using: &random) {
+            var item = wish(name + "p", .produce, &random)
+            item.sequence = UInt64(sequence)
+            producer.append(item)
+        }
+        return [owner, producer]
+    }
+
+    private static func wish(_ channel: String, _ action: SimulationClient.Action, _ random: inout SplitMix64) -> SimulationClient.Wish {
+        let pause = [0, 0, 3, 20, 200, 3_000].randomElement(using: &random)!
+        return SimulationClient.Wish(
+            id: "", channel: channel, action: action, pause: pause, isDoubled: Int.random(in: 0..<4, using: &random) == 0)
+    }
+
+    private static func numbered(_ wishes: [SimulationClient.Wish], client: Int, _ random: inout SplitMix64) -> [SimulationClient.Wish] {
+        wishes.enumerated().map { index, wish in
+            var wish = wish
+            wish.id = "r\(client)-\(index)"
+            // Creating and deleting twice is another wish than doing it once.
+            switch wish.action {
+            case .createAgent, .createStream, .delete: wish.isDoubled = false
+            default: break
+            }
+            return wish
+        }
+    }
+}

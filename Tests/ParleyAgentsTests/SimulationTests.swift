@@ -1,0 +1,61 @@
+import Foundation
+import ParleySystem
+import ParleyTesting
+import Testing
+
+/// How long the matrix may take, and which seed to replay, from the environment.
+private enum Setting {
+    static let seconds = ProcessInfo.processInfo.environment["PARLEY_SIM_SECONDS"].flatMap { Double($0) } ?? 20
+    static let seed = ProcessInfo.processInfo.environment["PARLEY_SEED"].flatMap { UInt64($0) }
+}
+
+@Suite(.serialized) struct `Simulated runs` {
+    @Test func `whatever commit a process dies in, and however that commit ends, every promise holds`() throws {
+        if let seed = Setting.seed {
+            let run = try SimulatedNode.simulate { try SimulationRun(seed: seed) }
+            print("seed \(seed): \(run.crashes) crashes, \(run.commits) commits")
+            for violation in run.violations { Issue.record("PARLEY_SEED=\(seed) \(violation)") }
+            return
+        }
+        let summary = try SimulatedNode.simulate { try runs(for: Setting.seconds) }
+        print("\(summary.runs) runs (seeds 0..<\(summary.runs)), \(summary.crashes) crashes, \(summary.commits) commits in \(summary.seconds) s")
+        print(summary.matrix.table)
+        for failure in summary.failures { Issue.record("\(failure)") }
+        #expect(summary.matrix.missing.isEmpty, "no process died in: \(summary.matrix.missing.joined(separator: "; "))")
+    }
+
+    @Test func `the same seed gives the same run`() throws {
+        let (a, b) = try SimulatedNode.simulate { (try SimulationRun(seed: 7), try SimulationRun(seed: 7)) }
+        #expect(a.commits == b.commits)
+        #expect(a.history.entries == b.history.entries)
+        #expect(a.history.sightings.map(\.entry) == b.history.sightings.map(\.entry))
+        #expect(!a.history.entries.isEmpty)
+    }
+}
+
+private struct Summary: Sendable {
+    var runs: UInt64 = 0
+    var crashes = 0
+    var commits = 0
+    var seconds = 0.0
+    var matrix = SimulationMatrix()
+    var failures: [String] = []
+}
+
+/// Run after run until time is up or a few have failed.
+private func runs(for seconds: Double) throws -> Summary {
+    var summary = Summary()
+    let start = Date()
+    while summary.seconds < seconds, summary.failures.count < 3 {
+        do {
+            let run = try SimulationRun(seed: summary.runs)
+            summary.crashes += run.crashes
+            summary.commits += run.commits
+            summary.matrix.add(run.matrix)
+            if !run.violations.isEmpty { summary.failures.append("PARLEY_SEED=\(summary.runs) " + run.violations.prefix(3).map(\.description).joined(separator: "\n")) }
+        } catch { summary.failures.append("PARLEY_SEED=\(summary.runs) \(error)") }
+        summary.runs += 1
+        summary.seconds = -start.timeIntervalSinceNow
+    }
+    return summary
+}
