@@ -28,6 +28,7 @@ unprivileged() {
 # start_parley <program> [arguments]: sets parley to port/pid. The fsync policy is the only one there is: every commit is synced.
 start_parley() {
     local data="$benchmark_folder/parley-$RANDOM" port=
+    : >"$benchmark_folder/parley.log"
     "$@" --listen 127.0.0.1:0 --data "$data" --agents "$benchmark_folder/none" 2>"$benchmark_folder/parley.log" &
     local pid=$!
     started_pids+=("$pid")
@@ -69,7 +70,7 @@ start_postgres() {
     local port pid tools data="$benchmark_folder/postgres"
     tools=$(echo /usr/lib/postgresql/*/bin | tr ' ' '\n' | tail -1)
     port=$(free_port)
-    install -d -m 700 ${SUDO_USER:+} "$data"
+    install -d -m 700 "$data"
     [ "$(id -u)" -ne 0 ] || chown postgres "$data"
     unprivileged "$tools/initdb" -D "$data" -U postgres --auth=trust -E UTF8 --locale=C >/dev/null
     cat >>"$data/postgresql.conf" <<CONF

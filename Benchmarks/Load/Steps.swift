@@ -120,7 +120,8 @@ struct StepsBenchmark {
         guard let pipe = popen("\(peer.command) \(agents) \(turns) \(steps)", "r") else { fail("cannot run \(peer.command)") }
         defer { pclose(pipe) }
         var buffer = [UInt8](repeating: 0, count: 4_096)
-        let text = String(decoding: buffer.prefix(fread(&buffer, 1, buffer.count, pipe)), as: UTF8.self)
+        let count = fread(&buffer, 1, buffer.count, pipe)
+        let text = String(decoding: buffer.prefix(count), as: UTF8.self)
         guard let rate = text.split(whereSeparator: \.isWhitespace).last.flatMap({ Double($0) }) else {
             fail("\(peer.name) printed '\(text)'; expected its steps a second")
         }
