@@ -50,7 +50,7 @@ let package = Package(
         // Benchmarks/run.sh: what loads the servers, and the agents it loads Parley with.
         .systemLibrary(name: "CEpoll", path: "Benchmarks/CEpoll"),
         .executableTarget(name: "parley-load", dependencies: ["CEpoll"], path: "Benchmarks/Load", swiftSettings: settings),
-        .executableTarget(name: "parley-bench-agents", dependencies: ["Parley"], path: "Benchmarks/Agents", swiftSettings: settings),
+        .executableTarget(name: "parley-bench-agents", dependencies: ["Parley", "ParleySystem"], path: "Benchmarks/Agents", swiftSettings: settings),
 
         tests("ParleySystemTests", ["ParleySystem"]),
         tests("ParleyHTTPTests", ["ParleyHTTP", "ParleySystem"]),

@@ -1,5 +1,6 @@
 import Glibc
 import Parley
+import ParleySystem
 import Synchronization
 
 /// A model whose tokens are the time: `@T` and sixteen hexadecimal digits of the monotonic clock, in nanoseconds.
@@ -16,7 +17,12 @@ struct ClockModel: Model {
 final class Pacer: Sendable {
     static let shared = Pacer()
 
-    private let calls = Mutex<[ClockCall]>([])
+    private struct State {
+        var calls: [ClockCall] = []
+        var hasNew = false
+    }
+
+    private let state = Monitor(State())
 
     private init() {
         var thread = pthread_t()
@@ -25,24 +31,29 @@ final class Pacer: Sendable {
 
     func add(_ speech: Speech, _ sink: any ModelSink) -> ClockCall {
         let call = ClockCall(speech, sink)
-        calls.withLock { $0.append(call) }
+        state.withLock(signal: true) { state in
+            state.calls.append(call)
+            state.hasNew = true
+        }
         return call
     }
 
     private func run() -> Never {
         while true {
+            let calls = state.withLock { state in
+                state.hasNew = false
+                return state.calls
+            }
             let now = Clock.now
-            // Looks around every few milliseconds for calls that were added.
-            var next = now + 5_000_000
-            let ended = calls.withLock { $0 }.filter { call in
+            var next = now + 1_000_000_000
+            let ended = calls.filter { call in
                 guard let due = call.goOn(now) else { return true }
                 next = min(next, due)
                 return false
             }
-            if !ended.isEmpty { calls.withLock { calls in calls.removeAll { call in ended.contains { $0 === call } } } }
+            if !ended.isEmpty { state.withLock { $0.calls.removeAll { call in ended.contains { $0 === call } } } }
             let wait = next - min(next, Clock.now)
-            var pause = timespec(tv_sec: 0, tv_nsec: Int(wait))
-            nanosleep(&pause, nil)
+            _ = state.wait(timeout: .nanoseconds(Int64(wait))) { $0.hasNew ? true : nil }
         }
     }
 }

@@ -54,6 +54,7 @@ struct Appends {
 
     private func measure(_ wire: any Wire, _ seconds: Double) -> Round {
         wire.prepare(channels: channels)
+        let log = wire.logCounters
         let loop = Loop()
         var samples = Samples()
         var inFlight = 0
@@ -78,7 +79,7 @@ struct Appends {
             }
             loop.add(connection)
         }
-        let (usage, syncs, own, start) = (wire.usage, wire.syncCount, Clock.ownProcessor, Clock.now)
+        let (usage, own, start) = (wire.usage, Clock.ownProcessor, Clock.now)
         for (connection, client) in clients { send(connection, client) }
         inFlight = connections
         let deadline = start + seconds.nanoseconds
@@ -97,7 +98,7 @@ struct Appends {
         var round = Round(
             rate: count / elapsed, p50: ranks[0], p99: ranks[1], serverCores: server / elapsed, clientCores: client / elapsed,
             serverMicroseconds: server / count * 1e6)
-        if let before = syncs, let after = wire.syncCount { round.appendsPerSync = count / Double(max(1, after - before)) }
+        if let log, let after = wire.logCounters { round.appendsPerSync = count / (after.syncs - log.syncs) }
         return round
     }
 

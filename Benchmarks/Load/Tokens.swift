@@ -36,7 +36,7 @@ struct Tokens {
                 for (index, entry) in cases.enumerated() { results[index].append(entry.measure()) }
             }
             var table = Table(
-                "\(agents) agents", "syncs", "bytes to disk", "server us", "p50 ms", "p99 ms", "not received", "its us / Parley's", "its p50 / Parley's")
+                "\(agents) agents", "syncs", "log bytes", "server us", "p50 ms", "p99 ms", "not received", "its us / Parley's", "its p50 / Parley's")
             for (entry, rounds) in zip(cases, results) {
                 func middle(_ value: KeyPath<Round, Double>) -> Double { median(rounds.map { $0[keyPath: value] }) }
                 func ratio(_ value: KeyPath<Round, Double>) -> String {
@@ -65,6 +65,7 @@ struct Tokens {
 
     /// Agents stream from a model in the server; each has a reader.
     private func stream(_ wire: ParleyWire, _ agents: Int) -> Round {
+        let log = wire.logCounters!
         let run = String(Clock.now, radix: 36)
         let loop = Loop()
         var samples = Samples()
@@ -81,7 +82,7 @@ struct Tokens {
                 samples.add(Clock.now - time)
             })
         }
-        return measured(wire, agents, loop, { samples }) {
+        return measured(wire, log, agents, loop, { samples }) {
             let body = "{\"type\":\"message\",\"data\":{\"tokens\":\(tokensEach),\"rate\":\(rate)}}"
             let connection = wire.connect()
             for agent in 0..<agents {
@@ -98,6 +99,7 @@ struct Tokens {
     /// A row and a commit a token, by a connection for each agent, and a reader for each.
     private func rows(_ wire: PostgresWire, _ agents: Int, polls: Bool) -> Round {
         wire.prepare(channels: agents)
+        let log = wire.logCounters!
         let loop = Loop()
         var samples = Samples()
         var asks: [() -> Void] = []
@@ -115,7 +117,7 @@ struct Tokens {
             loop.add(writer.connection)
             return writer
         }
-        return measured(wire, agents, loop, { samples }) {
+        return measured(wire, log, agents, loop, { samples }) {
             let start = Clock.now
             let interval = 1_000_000_000 / UInt64(rate)
             // Agents and pollers are spread over the interval, as they would be.
@@ -143,9 +145,9 @@ struct Tokens {
     }
 
     private func measured(
-        _ wire: any Wire, _ agents: Int, _ loop: Loop, _ samples: () -> Samples, _ start: () -> (Nanoseconds) -> Nanoseconds
+        _ wire: any Wire, _ log: LogCounters, _ agents: Int, _ loop: Loop, _ samples: () -> Samples, _ start: () -> (Nanoseconds) -> Nanoseconds
     ) -> Round {
-        let (usage, syncs) = (wire.usage, wire.syncCount ?? 0)
+        let usage = wire.usage
         let expected = agents * tokensEach
         let tick = start()
         let end = Clock.now + (seconds + 5).nanoseconds
@@ -157,11 +159,11 @@ struct Tokens {
         let used = wire.usage - usage
         let count = Double(expected)
         let ranks = samples().milliseconds(0.5, 0.99)
-        let round = Round(
-            p50: ranks[0], p99: ranks[1], missing: count - Double(received), syncs: Double((wire.syncCount ?? 0) - syncs) / count,
-            bytes: Double(used.writtenBytes) / count, microseconds: Double(used.processor) / 1e3 / count)
         loop.removeAll()
-        return round
+        let after = wire.logCounters ?? LogCounters(syncs: .nan, bytes: .nan)
+        return Round(
+            p50: ranks[0], p99: ranks[1], missing: count - Double(received), syncs: (after.syncs - log.syncs) / count,
+            bytes: (after.bytes - log.bytes) / count, microseconds: Double(used.processor) / 1e3 / count)
     }
 
     /// Writes the tokens of one agent, in order: the next one waits until the one before is durable.

@@ -1,16 +1,14 @@
 internal import Glibc
 
 /// What a server's processes have used since they started.
+///
+/// Bytes to the disk are not read from `/proc/<pid>/io`: where the page cache has large folios, it counts a whole one for each small write.
 struct Usage {
     var processor: Nanoseconds = 0
-    /// Bytes that went to the disk.
-    var writtenBytes: UInt64 = 0
 
     static func - (left: Usage, right: Usage) -> Usage {
         // A process that ended in between takes its numbers with it.
-        Usage(
-            processor: left.processor - min(left.processor, right.processor),
-            writtenBytes: left.writtenBytes - min(left.writtenBytes, right.writtenBytes))
+        Usage(processor: left.processor - min(left.processor, right.processor))
     }
 
     /// Of `pid` and the processes it has forked.
@@ -20,14 +18,10 @@ struct Usage {
                 // Nanoseconds on a processor; the first number of three.
                 processor += Usage.read("/proc/\(process)/task/\(task)/schedstat").split(separator: " ").first.flatMap { UInt64($0) } ?? 0
             }
-            let io = Usage.read("/proc/\(process)/io").split(separator: "\n").first { $0.hasPrefix("write_bytes: ") }
-            writtenBytes += io.flatMap { UInt64($0.dropFirst("write_bytes: ".count)) } ?? 0
         }
     }
 
-    private init(processor: Nanoseconds, writtenBytes: UInt64) {
-        (self.processor, self.writtenBytes) = (processor, writtenBytes)
-    }
+    private init(processor: Nanoseconds) { self.processor = processor }
 
     private static func children(of pid: Int32) -> [Int32] {
         read("/proc/\(pid)/task/\(pid)/children").split(separator: " ").compactMap { Int32($0) }

@@ -56,15 +56,15 @@ final class ParleyWire: Wire {
         return [34] + TimeMark.payload(time, bytes: bytes - 2) + [34]
     }
 
-    var syncCount: Int? { metric("parley_commits_total").map { Int($0) } }
-
-    /// A number of `/metrics`.
-    func metric(_ name: String) -> Double? {
+    var logCounters: LogCounters? {
         let connection = connect()
         defer { connection.close() }
         let answer = connection.request(Array("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".utf8), answerLength)
-        let line = String(decoding: answer, as: UTF8.self).split(separator: "\n").first { $0.hasPrefix(name + " ") }
-        return line.flatMap { Double($0.dropFirst(name.count + 1).filter { $0 != "\r" }) }
+        let lines = String(decoding: answer, as: UTF8.self).split(whereSeparator: \.isNewline)
+        func value(_ name: String) -> Double {
+            lines.first { $0.hasPrefix(name + " ") }.flatMap { Double($0.dropFirst(name.count + 1)) } ?? .nan
+        }
+        return LogCounters(syncs: value("parley_commits_total"), bytes: value("parley_commit_bytes_total"))
     }
 
     private func path(_ channel: Int) -> String { "/v1/stream/load/\(Clock.runID)-\(generation)-\(channel)" }

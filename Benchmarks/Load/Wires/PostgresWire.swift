@@ -66,13 +66,16 @@ final class PostgresWire: Wire {
         })
     }
 
-    var syncCount: Int? {
+    var logCounters: LogCounters? {
+        usleep(300_000)  // What a backend has counted shows once it has ended.
         let connection = open()
         defer { connection.close() }
-        var count: Int?
-        let message = PostgresWire.message("Q", Array("SELECT wal_sync FROM pg_stat_wal".utf8) + [0])
-        connection.request(message) { PostgresAnswer.length($0) { count = Int($0[0]) } }
-        return count
+        var counters: LogCounters?
+        let message = PostgresWire.message("Q", Array("SELECT wal_sync, wal_bytes FROM pg_stat_wal".utf8) + [0])
+        connection.request(message) {
+            PostgresAnswer.length($0) { counters = LogCounters(syncs: Double($0[0]) ?? .nan, bytes: Double($0[1]) ?? .nan) }
+        }
+        return counters
     }
 
     // MARK: The protocol, version 3

@@ -21,14 +21,19 @@ protocol Wire: AnyObject {
     /// The bytes that put a message into the form this server takes: 256 of them, with the time in it.
     func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8]
 
-    /// How often the server has synced its log so far, by its own count; `nil` when it does not count.
-    var syncCount: Int? { get }
+    /// What the server has done to its log so far, by its own count; `nil` when it does not count.
+    var logCounters: LogCounters? { get }
 }
 
 extension Wire {
     func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8] { TimeMark.payload(time, bytes: bytes) }
     var usage: Usage { Usage(of: pid) }
-    var syncCount: Int? { nil }
+    var logCounters: LogCounters? { nil }
+}
+
+struct LogCounters {
+    var syncs: Double
+    var bytes: Double
 }
 
 /// A time inside a message: `@T` and 16 hexadecimal digits, which no protocol here escapes.
