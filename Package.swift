@@ -49,6 +49,11 @@ let package = Package(
         .executableTarget(name: "steps-agent", dependencies: ["Parley"], path: "Tests/Support/StepsAgent", swiftSettings: settings),
         .executableTarget(name: "parley-simulate", dependencies: ["ParleyTesting"], path: "Tests/Support/Simulate", swiftSettings: settings),
 
+        // Benchmarks/run.sh: what loads the servers, and the agents it loads Parley with.
+        .systemLibrary(name: "CEpoll", path: "Benchmarks/CEpoll"),
+        .executableTarget(name: "parley-load", dependencies: ["CEpoll"], path: "Benchmarks/Load", swiftSettings: settings),
+        .executableTarget(name: "parley-bench-agents", dependencies: ["Parley", "ParleySystem"], path: "Benchmarks/Agents", swiftSettings: settings),
+
         tests("ParleySystemTests", ["ParleySystem"]),
         tests("ParleyHTTPTests", ["ParleyHTTP", "ParleySystem"]),
         tests("ParleyLogTests", ["ParleyLog", "ParleyTesting", "ParleySystem"]),

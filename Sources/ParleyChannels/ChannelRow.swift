@@ -98,19 +98,19 @@ package enum ContentType {
 
     /// Type and subtype in lower case, without parameters.
     package static func base(_ type: String) -> String {
-        String(type.prefix { $0 != ";" }).trimmingSpaces.lowercased()
+        String(Substring(type.utf8.prefix { $0 != UInt8(ascii: ";") })).trimmingSpaces.lowercased()
     }
 
-    package static func isJSON(_ type: String) -> Bool { base(type) == json }
+    package static func isJSON(_ type: String) -> Bool { matches(type, json) }
     package static func isText(_ type: String) -> Bool { base(type).hasPrefix("text/") }
-    package static func matches(_ a: String, _ b: String) -> Bool { base(a) == base(b) }
+    package static func matches(_ a: String, _ b: String) -> Bool { a == b || base(a) == base(b) }
 }
 
 extension String {
     package var trimmingSpaces: String {
-        var view = self[...]
-        while let first = view.first, first == " " || first == "\t" { view.removeFirst() }
-        while let last = view.last, last == " " || last == "\t" { view.removeLast() }
-        return String(view)
+        // By bytes: by characters it took a twentieth of the time of an append.
+        func isText(_ byte: UInt8) -> Bool { byte != UInt8(ascii: " ") && byte != UInt8(ascii: "\t") }
+        guard let first = utf8.firstIndex(where: isText), let last = utf8.lastIndex(where: isText) else { return "" }
+        return String(self[first...last])
     }
 }

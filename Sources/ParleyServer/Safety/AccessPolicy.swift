@@ -58,11 +58,11 @@ struct AccessPolicy: Sendable {
     /// The host without its port.
     private static func name(of host: String) -> String {
         if host.hasPrefix("["), let end = host.firstIndex(of: "]") { return String(host[...end]) }
-        return String(host.prefix { $0 != ":" })
+        return String(Substring(host.utf8.prefix { $0 != UInt8(ascii: ":") }))
     }
 
     private static func isLoopback(_ name: String) -> Bool {
-        if name == "localhost" || name.hasSuffix(".localhost") || name == "[::1]" { return true }
+        if name == "127.0.0.1" || name == "localhost" || name.hasSuffix(".localhost") || name == "[::1]" { return true }
         let parts = name.split(separator: ".", omittingEmptySubsequences: false)
         return parts.count == 4 && parts[0] == "127" && parts.allSatisfy { UInt8($0) != nil }
     }

@@ -30,14 +30,13 @@ struct StreamName: Sendable {
         guard !text.utf8.contains(where: { $0 < 0x20 || $0 == 0x7f }) else {
             throw .bad("invalid_stream_name", "the stream's name has control characters.")
         }
-        let segments = text.split(separator: "/", omittingEmptySubsequences: false)
-        guard !segments.contains(where: { $0.isEmpty || $0 == "." || $0 == ".." }) else {
+        guard StreamName.hasProperSegments(text) else {
             throw .bad(
                 "invalid_stream_name",
                 "the stream's name is '\(text)'; expected segments that are neither empty nor '.' nor '..', separated by '/'.")
         }
         self.text = text
-        if segments[0] == "agents" {
+        if text == "agents" || text.hasPrefix("agents/") {
             guard let agent = AgentName(channel: text) else {
                 throw Problem(
                     status: 404, code: "channel_not_found",
@@ -47,6 +46,13 @@ struct StreamName: Sendable {
             self.agent = agent
         } else {
             agent = nil
+        }
+    }
+
+    /// Whether no segment is empty or means another place in a path.
+    private static func hasProperSegments(_ text: String) -> Bool {
+        text.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).allSatisfy { segment in
+            !segment.isEmpty && !(segment.count <= 2 && segment.allSatisfy { $0 == UInt8(ascii: ".") })
         }
     }
 

@@ -1,0 +1,37 @@
+import Glibc
+import Parley
+import Synchronization
+
+/// How many trivial steps a turn is to make.
+struct Steps: Codable, Sendable { var count: Int }
+
+/// Makes steps that do nothing, so that what is measured is what a step costs.
+struct Stepper: Agent {
+    static let kind = "stepper"
+
+    func receive(_ steps: Steps, _ turn: Turn, _ state: inout NoState) async throws -> Int {
+        var sum = 0
+        for index in 0..<steps.count { sum += try await turn.step("step") { _ in index } }
+        return sum
+    }
+}
+
+/// So many tokens at so many a second.
+struct Speech: Codable, Sendable {
+    var tokens: Int
+    var rate: Int
+}
+
+/// Streams the answer of a model that says when each of its tokens was made.
+struct Talker: Agent {
+    static let kind = "talker"
+
+    func receive(_ speech: Speech, _ turn: Turn, _ state: inout NoState) async throws -> Int {
+        try await turn.generate("answer", ClockModel(speech: speech), .user("Say what time it is.")).text.utf8.count
+    }
+}
+
+@main
+struct App {
+    static func main() async throws { try await serve(Stepper(), Talker()) }
+}

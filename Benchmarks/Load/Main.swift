@@ -1,0 +1,15 @@
+/// Loads Parley and its peers, in turns, and prints what it saw. The scripts of Benchmarks/ start the servers and call it.
+@main
+struct Main {
+    static func main() {
+        let words = CommandLine.arguments.dropFirst()
+        let options = Options(words.dropFirst())
+        switch words.first {
+        case "appends": Appends(options).run()
+        case "latency": Latency(options).run()
+        case "steps": StepsBenchmark(options).run()
+        case "tokens": Tokens(options).run()
+        default: fail("expected one of: appends, latency, steps, tokens")
+        }
+    }
+}

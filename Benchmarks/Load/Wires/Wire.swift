@@ -1,0 +1,82 @@
+/// How a server is talked to. One loop drives all of them, so that what differs is the server.
+protocol Wire: AnyObject {
+    var name: String { get }
+    var pid: Int32 { get }
+
+    /// Makes what the channels `0..<count` of this run need, before anything is measured.
+    func prepare(channels count: Int)
+
+    /// A connection that is ready for appends.
+    func connect() -> Connection
+
+    /// Adds the bytes of one append to `output`.
+    func append(_ payload: [UInt8], to channel: Int, _ output: inout [UInt8])
+
+    /// The bytes of the first whole answer; `nil` while it is not whole. Ends the program when the server has refused.
+    func answerLength(_ bytes: UnsafeRawBufferPointer) -> Int?
+
+    /// A connection that follows a channel from now on; `found` gets the time that each message carries.
+    func follow(_ channel: Int, _ found: @escaping (Nanoseconds) -> Void) -> Connection
+
+    /// The bytes that put a message into the form this server takes: 256 of them, with the time in it.
+    func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8]
+
+    /// What the server has done to its log so far, by its own count; `nil` when it does not count.
+    var logCounters: LogCounters? { get }
+}
+
+extension Wire {
+    func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8] { TimeMark.payload(time, bytes: bytes) }
+    var usage: Usage { Usage(of: pid) }
+    var logCounters: LogCounters? { nil }
+}
+
+struct LogCounters {
+    var syncs: Double
+    var bytes: Double
+}
+
+/// A time inside a message: `@T` and 16 hexadecimal digits, which no protocol here escapes.
+enum TimeMark {
+    static let byteCount = 18
+
+    static func append(_ time: Nanoseconds, to output: inout [UInt8]) {
+        output.append(contentsOf: "@T".utf8)
+        for shift in stride(from: 60, through: 0, by: -4) {
+            let digit = UInt8(truncatingIfNeeded: time >> UInt64(shift)) & 15
+            output.append(digit < 10 ? 48 + digit : 87 + digit)
+        }
+    }
+
+    static func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8] {
+        var payload: [UInt8] = []
+        payload.reserveCapacity(bytes)
+        append(time, to: &payload)
+        // Something like text, so that nobody gains by compressing one letter.
+        var state = time | 1
+        while payload.count < bytes {
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            payload.append(97 + UInt8(truncatingIfNeeded: state >> 40) % 26)
+        }
+        return payload
+    }
+
+    /// Calls `found` for every whole mark; returns how many bytes can be forgotten.
+    static func scan(_ bytes: UnsafeRawBufferPointer, _ found: (Nanoseconds) -> Void) -> Int {
+        var index = 0
+        while index + byteCount <= bytes.count {
+            guard bytes[index] == 64, bytes[index + 1] == 84 else {
+                index += 1
+                continue
+            }
+            var time: Nanoseconds = 0
+            for position in (index + 2)..<(index + byteCount) {
+                let byte = bytes[position]
+                time = time << 4 | UInt64(byte < 58 ? byte &- 48 : byte &- 87) & 15
+            }
+            found(time)
+            index += byteCount
+        }
+        return index
+    }
+}
