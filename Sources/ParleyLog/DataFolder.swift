@@ -16,7 +16,7 @@ package final class DataFolder: Sendable {
 
     /// Opens the folder, and creates it (for its owner only) where it is missing.
     ///
-    /// - Throws: ``LogError`` with code `data_folder_locked`, `data_format_newer`, `data_folder_inaccessible` (also when the
+    /// - Throws: ``LogError`` with code `data_folder_locked` (after two seconds), `data_format_newer`, `data_folder_inaccessible` (also when the
     ///   folder holds something else), `data_damaged` (the file FORMAT makes no sense) or `log_write_failed` (no space left).
     package convenience init(_ path: String) throws(LogError) {
         try self.init(path, format: DataFolder.format)
@@ -130,7 +130,14 @@ extension DataFolder {
         let fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard fd >= 0 else { throw LogError(.inaccessible, "cannot open '\(file)'", errno) }
         // The system lets go of the lock when the process ends, however it ends: a LOCK that stays behind locks nobody out.
-        guard flock(fd, LOCK_EX | LOCK_NB) == 0 else {
+        // It may take a moment to do so: a process that was killed is still being taken apart when its successor starts.
+        var attempts = 100
+        while flock(fd, LOCK_EX | LOCK_NB) != 0 {
+            attempts -= 1
+            if errno == EINTR || errno == EWOULDBLOCK && attempts > 0 {
+                usleep(20_000)
+                continue
+            }
             let code = errno
             close(fd)
             guard code == EWOULDBLOCK else { throw LogError(.inaccessible, "cannot lock '\(file)'", code) }

@@ -135,7 +135,7 @@ private final class Paths: Sendable {
     @Test func `sees a failure as the first run saw it`() throws {
         let seen = Mutex<[StepFailure]>([])
         let thrown = StepFailure(
-            code: "odd", message: "\"quoted\"\n", retryable: false, retryAfter: .microseconds(1_500), data: ["a": [1, 2.5, nil], "b": .number(3)])
+            code: "odd", message: "\"quoted\"\n", retryable: false, retryAfter: .microseconds(1_500), data: ["a": [1, 2.5, .null], "b": .number(3)])
         let entries = try run(seed: 3, crashes: [(5, .notSubmitted)]) { _ in
             [
                 agent { _, turn in

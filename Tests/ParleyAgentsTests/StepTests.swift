@@ -40,7 +40,7 @@ private let name = "agents/probe/a"
                 return 1
             }
             _ = try await turn.map("m", [1]) { _, turn in try await turn.step("s") { _ in 1 } }
-            return nil
+            return .null
         }
         let paths = found.filter { $0["type"] == "step.started" }.compactMap { $0["step"]?.string }
         #expect(Set(paths) == ["s", "s#2", "m/0/s", "m/0/s#2", "m/1/s", "m/1/s#2", "m#2/0/s"])
