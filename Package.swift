@@ -46,6 +46,7 @@ let package = Package(
         module("ParleyTesting", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
 
         .executableTarget(name: "reporter", dependencies: ["Parley"], path: "Examples/Reporter", swiftSettings: settings),
+        .executableTarget(name: "steps-agent", dependencies: ["Parley"], path: "Tests/Support/StepsAgent", swiftSettings: settings),
 
         // Benchmarks/run.sh: what loads the servers, and the agents it loads Parley with.
         .systemLibrary(name: "CEpoll", path: "Benchmarks/CEpoll"),
@@ -58,6 +59,10 @@ let package = Package(
         tests("ParleyChannelsTests", ["ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
         tests("ParleyAgentsTests", ["ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
         tests("ParleyModelsTests", ["ParleyModels", "ParleyAgents", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
-        tests("ParleyServerTests", ["ParleyServer", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
+        tests(
+            "ParleyServerTests",
+            ["ParleyServer", "ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
+        // Runs the executables as they are: it depends on them so that they are built.
+        tests("ParleyEndToEndTests", ["ParleyTesting", "ParleyHTTP", "ParleySystem", "ParleyCommand", "reporter", "steps-agent"]),
     ]
 )

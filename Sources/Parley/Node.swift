@@ -17,6 +17,7 @@ package final class Node: Sendable {
     private let runtime: AgentRuntime
     private let server: Server
     private let models: EventLoop
+    private let signals: SignalWatcher
     /// Why the node cannot go on; set by the writer.
     private let failure = Monitor<String?>(nil)
 
@@ -46,6 +47,8 @@ package final class Node: Sendable {
         serving.http.port = configuration.port
         server = Server(channels: channels, agents: runtime, configuration: serving)
         models.start()
+        // Before anybody can know that the node is up, and stop it.
+        signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
         writer.start()
         try server.start()
         try runtime.start()
@@ -61,8 +64,6 @@ package final class Node: Sendable {
     ///
     /// - Returns: `nil` after a signal, or why the node had to stop: then nothing acknowledged is lost, but nothing more could be promised.
     package func runUntilStopped() -> String? {
-        let failure = failure
-        let signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
         let reason = failure.wait { $0 }!
         signals.cancel()
         stop()

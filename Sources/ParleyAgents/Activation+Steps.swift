@@ -244,8 +244,10 @@ extension Activation: TurnOwner {
             NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description))),
             NewEntry(.stepCompleted, position, ("result", .null)),
         ]
+        let takesUp = takeWaitingMark(core)
         append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
             stage.delete(.timers, timer.key(channel.id))
+            takesUp(&stage, channel)
         } then: { [self] appended in
             runtime.timers.settled(timer.key(channel.id))
             if isCurrent(core) { core.resume(path, .completed(["result": nil]), at: appended.at) }

@@ -20,6 +20,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         /// Every input up to here is in `inbox` or decided.
         var seen: UInt64 = 0
         var core: TurnCore?
+        /// The log says, or is about to, that the turn only waits.
+        var isMarkedWaiting = false
         /// A turn or a closing is being written; nothing else may begin.
         var isBusy = false
         var isStalled = false
@@ -253,6 +255,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         entries.append(NewEntry(.agentClosed, nil, ("reason", "closed")))
         append(entries, epoch: .holds(state.epoch), decides: [item.offset] + rest.map(\.offset), closes: true) { stage, channel, _ in
             channel.move(to: .closed, turn: nil, in: &stage)
+        } inputArrived: { [self] in
+            // What came meanwhile must get its receipt too.
+            state.isBusy = false
+            state.inbox = [item] + rest + state.inbox
+            perform { try takeInput(upTo: channel.tail.head) }
         } then: { [self] _ in leave() }
     }
 
@@ -283,19 +290,25 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     // MARK: Writing
 
     /// Appends as the agent's owner. `then` runs on the lane once it is durable; refused, the agent leaves memory: somebody else owns it.
+    ///
+    /// With `inputArrived` it is refused when input stands in the log that the agent has not seen, and that is called instead.
     func append(
         _ entries: [NewEntry], epoch: EpochClaim, decides: [UInt64] = [], closes: Bool = false,
-        rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, then: @escaping @Sendable (Appended) -> Void = { _ in }
+        rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, inputArrived: (@Sendable () -> Void)? = nil,
+        then: @escaping @Sendable (Appended) -> Void = { _ in }
     ) {
         let append = Append(runtime.channels, to: channel.name, entries) { [self] result in
             lane.deliver {
                 switch result {
                 case .success(let appended): then(appended)
-                case .failure(let error): self.refused(error)
+                case .failure(let error):
+                    if error.code == "input_arrived", let inputArrived { inputArrived() } else { self.refused(error) }
                 }
             }
         }
         append.epoch = epoch
+        append.id = channel.id
+        append.lastInputSeen = inputArrived == nil ? nil : state.seen
         append.decides = decides
         append.closes = closes
         append.rows = rows
@@ -340,6 +353,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             return
         }
         state.isBusy = true
+        state.isMarkedWaiting = true
         append([], epoch: .holds(core.epoch)) { stage, channel, _ in
             channel.move(to: .waiting, turn: core.turn, in: &stage)
         } then: { [self] _ in
@@ -348,6 +362,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             state.isGone = true
             core.fence(Passivated())
         }
+    }
+
+    /// What to write with the end of a sleep: a turn that was marked as waiting, and whose timer is gone, is one to recover.
+    func takeWaitingMark(_ core: TurnCore) -> @Sendable (inout Stage, Channel) -> Void {
+        guard state.isMarkedWaiting else { return { _, _ in } }
+        state.isMarkedWaiting = false
+        return { stage, channel in channel.move(to: .running, turn: core.turn, in: &stage) }
     }
 
     // MARK: Steps under way
@@ -377,8 +398,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     /// The turn has lost its right to run: whatever its steps still do is of no use.
     private func stopSteps() {
-        for call in state.modelCalls.values { call.stop(keepingLast: false) }
-        for body in state.bodies.values { body.cancel() }
+        // Sorted, so that a simulated run follows from its seed.
+        for (_, call) in state.modelCalls.sorted(by: { $0.key < $1.key }) { call.stop(keepingLast: false) }
+        for (_, body) in state.bodies.sorted(by: { $0.key < $1.key }) { body.cancel() }
         state.modelCalls = [:]
         state.bodies = [:]
     }

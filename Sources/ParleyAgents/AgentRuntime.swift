@@ -33,7 +33,7 @@ package final class AgentRuntime: Sendable {
         self.idleAfter = idleAfter
         self.agents = Dictionary(agents.map { ($0.kind, $0) }, uniquingKeysWith: { $1 })
         stepExecutor = StepExecutor(world: world)
-        let timers = TimerService(log: channels.log, world: world) { [weak self] channel, timer in self?.timerDue(channel, timer) }
+        let timers = TimerService(log: channels.log, world: world) { [weak self] name, id, timer in self?.timerDue(name, id, timer) }
         timerService.withLock { $0 = timers }
     }
 
@@ -124,7 +124,9 @@ package final class AgentRuntime: Sendable {
         guard let channel else { return }
         // Under the lock: an activation that is about to leave sees that something was delivered, and stays.
         activations.withLock { activations in
-            let activation = activations[name] ?? Activation(runtime: self, channel: channel, agent: agent)
+            // The agent of that name that is in memory may be one that was deleted and has not left yet.
+            let known = activations[name].flatMap { $0.channel.id == channel.id ? $0 : nil }
+            let activation = known ?? Activation(runtime: self, channel: channel, agent: agent)
             activations[name] = activation
             body(activation)
         }
@@ -143,7 +145,16 @@ package final class AgentRuntime: Sendable {
         }
     }
 
-    private func timerDue(_ channel: String, _ timer: DueTimer) { activate(channel) { $0.timerFired(timer) } }
+    private func timerDue(_ name: String, _ id: ChannelID, _ timer: DueTimer) {
+        let channel: Channel?
+        do throws(LogError) { channel = try channels.find(name) } catch {
+            Diagnostics.log(.error, "timer cannot be fired", ["channel": name, "reason": error.message])
+            return
+        }
+        // Whose timer it was has been deleted, and may have a successor of that name.
+        guard channel?.id == id else { return timers.remove(timer.key(id), channels.writer) }
+        activate(name) { $0.timerFired(timer) }
+    }
 
     // MARK: Who waits for a turn
 

@@ -21,7 +21,8 @@ package struct InputEntry: Sendable {
     package init(_ element: Bytes, principal: String) throws(ChannelError) {
         let members = try Members(element)
         guard let type = members.type else {
-            throw ChannelError("invalid_entry", "'type' is missing; expected one of \(InputEntry.kindNames). Try {\"type\":\"message\",\"text\":\"...\"}.")
+            throw ChannelError(
+                "invalid_entry", "'type' is missing; expected one of \(InputEntry.kindNames). Try {\"type\":\"message\",\"text\":\"...\"}.")
         }
         guard case .string(let name) = type else { throw ChannelError("invalid_entry", "'type' is \(type.kindName); expected a string.") }
         guard let kind = InputEntry.kinds.first(where: { $0.name == name }) else {
@@ -47,7 +48,7 @@ package struct InputEntry: Sendable {
     }
 
     /// What `{"offset":"...","at":"...","type":"","id":"...",}` takes around the members.
-    private static let stampBytes = 101
+    private static let stampBytes = 96
 
     private static let kindNames = kinds.map(\.name).joined(separator: ", ")
 
@@ -121,7 +122,8 @@ private struct Members {
 
     private func requireString(_ name: String, _ kind: EntryKind) throws(ChannelError) {
         guard strings.contains(name) else {
-            throw ChannelError("invalid_entry", "a '\(kind.name)' needs '\(name)', a string\(present.contains(name) ? "; it is something else" : "").")
+            throw ChannelError(
+                "invalid_entry", "a '\(kind.name)' needs '\(name)', a string\(present.contains(name) ? "; it is something else" : "").")
         }
     }
 }

@@ -47,12 +47,15 @@ final class TimerService: Sendable {
         var isStopped = false
     }
 
+    /// Whose timer it is: by name, and by the channel of that name that set it.
+    typealias Fire = @Sendable (_ name: String, _ id: ChannelID, _ timer: DueTimer) -> Void
+
     private let log: any CommitLog
     private let world: any World
-    private let fire: @Sendable (_ channel: String, _ timer: DueTimer) -> Void
+    private let fire: Fire
     private let state = Mutex(State())
 
-    init(log: any CommitLog, world: any World, fire: @escaping @Sendable (_ channel: String, _ timer: DueTimer) -> Void) {
+    init(log: any CommitLog, world: any World, fire: @escaping Fire) {
         self.log = log
         self.world = world
         self.fire = fire
@@ -85,6 +88,12 @@ final class TimerService: Sendable {
     /// The row of a timer is gone.
     func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
 
+    /// Removes a row that nobody waits for.
+    func remove(_ key: Bytes, _ writer: GroupCommit) {
+        // Refused, the next process finds the row again.
+        try? writer.submit(TimerRemoval(key: key, timers: self))
+    }
+
     private func ring() {
         state.withLock { $0.alarm = nil }
         do throws(LogError) {
@@ -97,7 +106,7 @@ final class TimerService: Sendable {
 
     private func fireDue(_ partition: UInt16, _ now: Timestamp) throws(LogError) {
         let (lower, upper) = TimerService.range(partition)
-        var due: [(channel: String, timer: DueTimer)] = []
+        var due: [(name: String, id: ChannelID, timer: DueTimer)] = []
         var next: Timestamp?
         try log.scan(.timers, from: lower, to: upper, reversed: false) { key, value in
             guard let timer = DueTimer(key: key) else { return true }
@@ -106,10 +115,11 @@ final class TimerService: Sendable {
                 return false
             }
             let isNew = state.withLock { $0.underWay.insert(Bytes(key)).inserted }
-            if isNew { due.append((String(decoding: value, as: UTF8.self), timer)) }
+            let id = ChannelID(partition: partition, number: key.readBigEndian(at: 10))
+            if isNew { due.append((String(decoding: value, as: UTF8.self), id, timer)) }
             return true
         }
-        for entry in due { fire(entry.channel, entry.timer) }
+        for entry in due { fire(entry.name, entry.id, entry.timer) }
         if let next { set(next) }
     }
 
@@ -119,4 +129,20 @@ final class TimerService: Sendable {
         upper.append(bigEndian: partition + 1)
         return (lower, upper)
     }
+}
+
+/// The row of a timer whose channel is gone, on its way out.
+private final class TimerRemoval: Submission {
+    private let key: Bytes
+    private let timers: TimerService
+
+    init(key: Bytes, timers: TimerService) {
+        self.key = key
+        self.timers = timers
+    }
+
+    var cost: Int { key.count }
+    func stage(into stage: inout Stage) throws(LogError) { stage.delete(.timers, key) }
+    func committed() { timers.settled(key) }
+    func failed(_ error: LogError) {}
 }

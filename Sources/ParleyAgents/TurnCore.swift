@@ -198,7 +198,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     var restingSteps: [StepRequest]? {
         guard !state.isReplaying, state.fence == nil, !state.waits.isEmpty else { return nil }
         let requests = state.waits.values.map(\.request)
-        return requests.allSatisfy { $0.kind == .sleep } ? requests : nil
+        // A sleep whose end is on its way to the log is over: nobody would come to wake the turn again.
+        return requests.allSatisfy { $0.kind == .sleep && !hasEnd($0.path) } ? requests : nil
     }
 
     var isFenced: Bool { state.fence != nil }
@@ -207,7 +208,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     func fence(_ error: any Error) {
         guard state.fence == nil else { return }
         state.fence = error
-        for (_, wait) in state.waits { wait.continuation.resume(throwing: error) }
+        // Sorted, so that a simulated run follows from its seed.
+        for (_, wait) in state.waits.sorted(by: { $0.key < $1.key }) { wait.continuation.resume(throwing: error) }
         state.waits = [:]
         state.root?.cancel()
     }

@@ -18,6 +18,10 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     package var idempotency: IdempotencyKey?
     package var closes = false
     package var epoch: EpochClaim = .none
+    /// The channel an owner owns: one that was made anew under its name is not his.
+    package var id: ChannelID?
+    /// The last input its owner knows of: the append is refused with `input_arrived` when another one stands behind it.
+    package var lastInputSeen: UInt64?
     /// Inbox entries that this append decides.
     package var decides: [UInt64] = []
     /// Rows written in the same batch: timers, states, index. Gets the offsets of the entries.
@@ -134,6 +138,9 @@ extension Append {
             return try decideAnew(in: &stage)
         }
         self.channel = channel
+        if let id, id != channel.id {
+            throw .refused(ChannelError("fenced", "'\(channelName)' was deleted and made anew: its former agent appends nothing."))
+        }
         if let replay = try replayed(channel, &stage) { return replay }
         let producerState = try checkProducer(channel, &stage)
         if let producerState, producerState.isDuplicate {
@@ -143,6 +150,9 @@ extension Append {
         try check(contentType: channel.contentType)
         try checkSequence(channel)
         try checkEpoch(channel)
+        if let lastInputSeen, channel.staged.lastInput > lastInputSeen {
+            throw .refused(ChannelError("input_arrived", "input has arrived at '\(channelName)' that its agent must decide first."))
+        }
         return write(to: channel, producerState?.state, in: &stage)
     }
 
@@ -255,6 +265,7 @@ extension Append {
         channels.touch(channel)
         let offsets = entries.map { channel.stage($0, now: now) }
         if isInput { for offset in offsets { stage.put(.inbox, channel.id.key(offset), []) } }
+        if isInput, let last = offsets.last { channel.staged.lastInput = last }
         for offset in decides { stage.delete(.inbox, channel.id.key(offset)) }
         if let producer, let producerState {
             channel.staged.producers[producer.id] = producerState

@@ -34,7 +34,7 @@ package final class Channel: @unchecked Sendable {  // Guard: `staged` is touche
         contentType = row.contentType
         isAgent = row.isAgent
         published = Mutex(Published(head: head, isClosed: row.isClosed))
-        staged = StagedTail(row: row, head: head, lastAt: lastAt)
+        staged = StagedTail(row: row, head: head, lastAt: lastAt, lastInput: head)
     }
 
     package var isJSON: Bool { isAgent || ContentType.isJSON(contentType) }
@@ -111,6 +111,8 @@ struct StagedTail {
     var openText: (start: Int, position: Position, part: TextDelta.Part, end: UInt64)?
     var isRowChanged = false
     var isDeleted = false
+    /// The last entry that waits for a decision, or a later one: where the channel was when it was loaded.
+    var lastInput: UInt64 = 0
     var producers: [String: ProducerState] = [:]
 }
 

@@ -42,7 +42,14 @@ final class Client: Sendable {
         request.connectTimeout = .seconds(5)
         let call = WholeCall()
         _ = transport.start(request, call)
-        return try call.wait()
+        return try named { try call.wait() }
+    }
+
+    /// Says of a server that is not there what to do about it.
+    private func named<Value>(_ body: () throws -> Value) throws -> Value {
+        do { return try body() } catch let error as OutgoingError where error.code == "upstream_unreachable" {
+            throw FollowError("no server answers at \(baseURL). Start one with `parley serve`, or name another with --server or PARLEY_URL.")
+        }
     }
 
     /// As ``request(_:_:headers:body:)``; tries again for a while when nobody answers, which is safe for what carries an idempotency key.
@@ -66,7 +73,7 @@ final class Client: Sendable {
         let call = StreamedCall(take)
         let running = transport.start(request, call)
         defer { running.cancel() }
-        try call.wait()
+        try named { try call.wait() }
     }
 }
 

@@ -11,6 +11,8 @@ final class Follower: Sendable {
         var problem: Bytes = []
         var failures = 0
         var events = ServerSentEventParser()
+        /// Entries whose control event has not come: after a break between the two they would come again.
+        var pending: [JSON] = []
     }
 
     private let client: Client
@@ -38,7 +40,7 @@ final class Follower: Sendable {
         var pause = Duration.milliseconds(100)
         while true {
             let before = state.withLock { state in
-                state.events = ServerSentEventParser()
+                (state.events, state.pending) = (ServerSentEventParser(), [])
                 return state.offset
             }
             var failure: (any Error)?
@@ -82,9 +84,10 @@ final class Follower: Sendable {
     private func handle(_ event: ServerSentEvent, _ state: inout State) -> Bool {
         guard let json = try? JSON.parse(event.data) else { return true }
         switch event.name {
-        case "data":
-            for entry in json.array ?? [] where !state.isLeft { state.isLeft = !take(entry) }
+        case "data": state.pending += json.array ?? []
         case "control":
+            for entry in state.pending where !state.isLeft { state.isLeft = !take(entry) }
+            state.pending = []
             if let offset = json["streamNextOffset"]?.string { state.offset = offset }
             state.isEnded = json["streamClosed"]?.bool == true
         default: break

@@ -29,6 +29,7 @@ package final class RocksLog: CommitLog {
     package func commit(_ batches: [Batch]) throws(LogError) {
         let database = try open
         Failpoint.pass("commit.before")
+        Failpoint.passSoon("commit.during")
         do {
             try database.write(batches)
         } catch {

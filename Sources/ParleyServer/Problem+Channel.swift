@@ -43,7 +43,8 @@ extension Problem {
         case "channel_closed": return [(StreamHeader.closed, "true")] + field(StreamHeader.nextOffset, "tail")
         case "producer_fenced": return field(StreamHeader.producerEpoch, "producer_epoch")
         case "producer_gap":
-            return field(StreamHeader.producerExpectedSequence, "expected_seq") + field(StreamHeader.producerReceivedSequence, "received_seq")
+            return field(StreamHeader.producerExpectedSequence, "expected_seq")
+                + field(StreamHeader.producerReceivedSequence, "received_seq")
         case "overloaded", "log_closed": return [("Retry-After", "1")]
         default: return []
         }
@@ -57,6 +58,7 @@ extension Problem {
 
     static func wrongMethod(_ method: String, allow: String) -> Problem {
         Problem(
-            status: 405, code: "method_not_allowed", detail: "\(method) does not apply here; expected \(allow).", headers: [("Allow", allow)])
+            status: 405, code: "method_not_allowed", detail: "\(method) does not apply here; expected \(allow).",
+            headers: [("Allow", allow)])
     }
 }

@@ -51,7 +51,8 @@ final class Router: HTTPHandler, Sendable {
             exchange.respond(200, [("Content-Type", "text/plain; version=0.0.4"), ("Cache-Control", "no-store")], metrics)
         default:
             throw Problem(
-                status: 404, code: "route_not_found", detail: "nothing answers '\(exchange.request.path)'. Streams are at /v1/stream/<name>, agents at /v1/agents.")
+                status: 404, code: "route_not_found",
+                detail: "nothing answers '\(exchange.request.path)'. Streams are at /v1/stream/<name>, agents at /v1/agents.")
         }
     }
 

@@ -16,7 +16,8 @@ package final class Server: Sendable {
     ///   - agents: What runs the agents; `nil`: there are plain streams only.
     ///   - loops: Loops to share, which are not stopped with the server; by default it has its own.
     package init(
-        channels: Channels, agents: (any AgentHost)? = nil, configuration: ServerConfiguration = ServerConfiguration(), loops: EventLoopGroup? = nil
+        channels: Channels, agents: (any AgentHost)? = nil, configuration: ServerConfiguration = ServerConfiguration(),
+        loops: EventLoopGroup? = nil
     ) {
         let group = loops ?? EventLoopGroup(count: configuration.loopCount)
         self.loops = group

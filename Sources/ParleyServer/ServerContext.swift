@@ -20,7 +20,9 @@ final class ServerContext: Sendable {
         self.configuration = configuration
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
-        let readers = loops.map { (ObjectIdentifier($0), LoopReaders(loop: $0, channels: channels, reads: reads, configuration: configuration)) }
+        let readers = loops.map {
+            (ObjectIdentifier($0), LoopReaders(loop: $0, channels: channels, reads: reads, configuration: configuration))
+        }
         readersByLoop = Dictionary(uniqueKeysWithValues: readers)
     }
 
@@ -55,7 +57,9 @@ final class ServerContext: Sendable {
                 throw ChannelError(error)
             }
             throw isDeleted ? .deleted(name.text) : .notFound(name.text)
-        } then: { body($0) }
+        } then: {
+            body($0)
+        }
     }
 
     /// Runs `work` on the read pool and `then` with its result on the exchange's loop; a failure is answered.

@@ -19,8 +19,22 @@ package enum Failpoint {
         hit(name, armed)
     }
 
+    /// As ``pass(_:)``, but dies a moment later, in the midst of what follows.
+    @inline(__always)
+    package static func passSoon(_ name: StaticString) {
+        guard let armed, isHit(name, armed) else { return }
+        _ = SystemThread(name: "failpoint") {
+            // Up to a millisecond, by the passage: about as long as a commit takes.
+            usleep(UInt32(armed.passage * 379 % 1_000))
+            kill(getpid(), SIGKILL)
+        }
+    }
+
     private static func hit(_ name: StaticString, _ armed: (name: String, passage: Int)) {
-        guard name.description == armed.name else { return }
-        if passages.add(1, ordering: .relaxed).newValue == armed.passage { kill(getpid(), SIGKILL) }
+        if isHit(name, armed) { kill(getpid(), SIGKILL) }
+    }
+
+    private static func isHit(_ name: StaticString, _ armed: (name: String, passage: Int)) -> Bool {
+        name.description == armed.name && passages.add(1, ordering: .relaxed).newValue == armed.passage
     }
 }

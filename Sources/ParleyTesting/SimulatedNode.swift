@@ -13,10 +13,12 @@ package final class SimulatedNode: Sendable {
     package let runtime: AgentRuntime
 
     /// Starts a node on `log`. Agents take up what was left.
-    package init(_ world: SimulatedWorld, _ log: SimulatedLog, agents: [AnyAgent]) throws(LogError) {
+    package init(
+        _ world: SimulatedWorld, _ log: SimulatedLog, agents: [AnyAgent], limits: GroupCommit.Limits = GroupCommit.Limits()
+    ) throws(LogError) {
         self.world = world
         self.log = log
-        writer = GroupCommit(log: log)
+        writer = GroupCommit(log: log, limits: limits)
         channels = Channels(log: log, writer: writer, world: world)
         runtime = AgentRuntime(channels: channels, world: world, agents: agents, node: "simulated")
         let writer = writer

@@ -15,7 +15,9 @@ package struct SimulationAgent: Sendable {
             guard let data = message["data"], let seed = data["program"]?.string.flatMap({ UInt64($0) }), let request = data["request"]?.string else {
                 throw StepFailure(code: "invalid_input", message: "no program", retryable: false)
             }
-            let outputs = try await run(SimulationProgram(seed: seed).operations, "\(request)@\(turn.random())", turn)
+            let program = SimulationProgram(seed: seed)
+            let outputs = try await run(program.operations, "\(request)@\(turn.random())", turn)
+            if program.fails { throw StepFailure(code: "told_to", message: "the program fails", retryable: false) }
             let turns = (state?["turns"]?.integer ?? 0) + 1
             return (["turns": .integer(turns), "outputs": .array(outputs)], ["turns": .integer(turns)])
         }

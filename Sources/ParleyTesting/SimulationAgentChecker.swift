@@ -73,6 +73,10 @@ struct SimulationAgentChecker {
     }
 
     private mutating func check(_ end: SimulationHistory.Entry, _ turn: [SimulationHistory.Entry], _ program: SimulationProgram) {
+        if program.fails {
+            if end.body["error"]?["code"] != "told_to" { violate("outputs are right", "the turn should have failed: \(end.short)") }
+            return
+        }
         guard end.type == "turn.completed", let outputs = end.body["output"]?["outputs"]?.array else {
             return violate("outputs are right", "the turn ended with \(end.short)")
         }

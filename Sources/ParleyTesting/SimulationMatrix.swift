@@ -93,11 +93,14 @@ package final class SimulationCrash: Sendable {
         package var ending: SimulationMatrix.Ending
         /// How many commits with that kind go by before.
         package var skips: Int
+        /// The number of the commit that is the last in any case.
+        package var latest: Int
 
-        package init(kind: String, ending: SimulationMatrix.Ending, skips: Int) {
+        package init(kind: String, ending: SimulationMatrix.Ending, skips: Int = 0, latest: Int = .max) {
             self.kind = kind
             self.ending = ending
             self.skips = skips
+            self.latest = latest
         }
     }
 
@@ -133,17 +136,8 @@ package final class SimulationCrash: Sendable {
     }
 
     private func decide(_ kinds: [Set<String>], _ state: inout State) -> SimulatedLog.Outcome {
-        guard var plan = state.plan, let hit = kinds.firstIndex(where: { $0.contains(plan.kind) }) else { return .acknowledged }
+        guard let plan = state.plan, let hit = batch(of: kinds, &state) else { return .acknowledged }
         let isInParts = plan.ending == .durablePart || plan.ending == .lostPart
-        if isInParts && kinds.count < 2 && state.patience > 0 {
-            state.patience -= 1
-            return .acknowledged
-        }
-        if plan.skips > 0 {
-            plan.skips -= 1
-            state.plan = plan
-            return .acknowledged
-        }
         state.plan = nil
         state.isOver = true
         var durable = Set(kinds.indices.filter { _ in Bool.random(using: &state.random) })
@@ -159,6 +153,24 @@ package final class SimulationCrash: Sendable {
         case .unacknowledged: .durableUnacknowledged
         case .acknowledged: .acknowledged
         }
+    }
+}
+
+extension SimulationCrash {
+    /// The batch because of which this commit is the last, if it is.
+    private func batch(of kinds: [Set<String>], _ state: inout State) -> Int? {
+        state.plan!.latest -= 1
+        guard state.plan!.latest > 0 else { return 0 }
+        guard let plan = state.plan, let hit = kinds.firstIndex(where: { $0.contains(plan.kind) }) else { return nil }
+        if plan.ending == .durablePart || plan.ending == .lostPart, kinds.count < 2, state.patience > 0 {
+            state.patience -= 1
+            return nil
+        }
+        guard plan.skips == 0 else {
+            state.plan!.skips -= 1
+            return nil
+        }
+        return hit
     }
 }
 

@@ -21,9 +21,10 @@ package final class SimulationProcess: Sendable {
 
     /// - Parameters:
     ///   - previous: The log that the process before has left.
-    ///   - isBroken: Whether the agents' program has changed under the turns that are under way.
+    ///   - agents: Makes the agents, which live in the process's world.
     package init(
-        seed: UInt64, now: Timestamp, after previous: SimulatedLog?, plan: SimulationCrash.Plan?, isBroken: Bool, record: SimulationRecord
+        seed: UInt64, now: Timestamp, after previous: SimulatedLog? = nil, plan: SimulationCrash.Plan? = nil, record: SimulationRecord = SimulationRecord(),
+        agents: (SimulatedWorld) -> [AnyAgent]
     ) throws(LogError) {
         let crash = SimulationCrash(plan, seed: seed, record: record)
         self.crash = crash
@@ -33,8 +34,7 @@ package final class SimulationProcess: Sendable {
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: world)
         runtime = AgentRuntime(
-            channels: channels, world: world, agents: [SimulationAgent(world: world, record: record, isBroken: isBroken).erased], node: "simulated",
-            idleAfter: .seconds(2))
+            channels: channels, world: world, agents: agents(world), node: "simulated", idleAfter: .seconds(2))
         record.isAlive(true)
         world.drive { [unowned self] in sync() }  // The world is driven by this process only.
         try runtime.start()

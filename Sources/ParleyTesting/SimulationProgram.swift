@@ -22,6 +22,8 @@ package struct SimulationProgram: Sendable {
 
     package let seed: UInt64
     package let operations: [Operation]
+    /// Whether the turn fails at its end.
+    package let fails: Bool
 
     package init(seed: UInt64) {
         self.seed = seed
@@ -30,12 +32,24 @@ package struct SimulationProgram: Sendable {
         // A step first, so that a broken program has something to break.
         if Int.random(in: 0..<3, using: &random) == 0 { operations.insert(.steady, at: 0) }
         self.operations = operations
+        fails = Int.random(in: 0..<6, using: &random) == 0
     }
 
-    package init(_ operations: [Operation]) {
-        seed = 0
-        self.operations = operations
+    /// Whether its turn writes entries of that kind.
+    package func writes(_ kind: String) -> Bool {
+        switch kind {
+        case "turn.failed": fails
+        case "turn.completed": !fails
+        case "step.failed": has { if case .doomed = $0 { true } else { false } }
+        case "text": has { if case .generate = $0 { true } else { false } }
+        case "emit": has { if case .emit = $0 { true } else { false } }
+        case "timer.set", "timer.fired": has { if case .sleep = $0 { true } else { false } }
+        case "agent.stalled": has { if case .steady = $0 { true } else { false } }
+        default: true
+        }
     }
+
+    private func has(_ matches: (Operation) -> Bool) -> Bool { operations.contains(where: matches) }
 
     private static func operation(depth: Int, _ random: inout SplitMix64) -> Operation {
         func several(_ random: inout SplitMix64) -> [[Operation]] {

@@ -13,6 +13,7 @@ final class SimulationReader: ChannelWatcher, Sendable {
         var cursor: UInt64 = 0
         var isReading = false
         var isAway = false
+        var isTold = false
     }
 
     private let number: Int
@@ -31,12 +32,22 @@ final class SimulationReader: ChannelWatcher, Sendable {
             state.channel = nil
             state.isReading = false
             state.isAway = false
+            state.isTold = false
         }
-        process.writer.afterCommit { [weak self] in self?.look() }
+        // Told of changes in an order of the channel's own, all readers look in theirs, so that the run follows from its seed.
+        process.writer.afterCommit { [weak self] in self?.committed() }
         look()
     }
 
-    func channelChanged(_ channel: Channel) { look() }
+    func channelChanged(_ channel: Channel) { state.withLock { $0.isTold = true } }
+
+    private func committed() {
+        let mayRead = state.withLock { state in
+            defer { state.isTold = false }
+            return state.isTold || state.channel == nil
+        }
+        if mayRead { look() }
+    }
 
     /// Reads soon, unless that is under way.
     private func look() {
@@ -47,7 +58,7 @@ final class SimulationReader: ChannelWatcher, Sendable {
         }
         process?.world.perform(lane: 1 << 40 + UInt64(number)) { [self] in
             state.withLock { $0.isReading = false }
-            if let process, attach(process) { read(process) }
+            if let process, process.record.isAlive, attach(process) { read(process) }
         }
     }
 

@@ -12,7 +12,7 @@ package struct SimulationRun: Sendable {
     package private(set) var commits = 0
 
     /// How many processes die in a run at most; the one after them lives until everything is quiet.
-    private static let crashesMax = 4
+    private static let crashesMax = 5
     private static let stepsMax = 400_000
 
     /// Runs the scenario of `seed`. Call it within ``SimulatedNode/simulate(_:)``.
@@ -20,7 +20,7 @@ package struct SimulationRun: Sendable {
     /// Everything follows from the seed. Consecutive seeds aim at consecutive cells of the matrix.
     package init(seed: UInt64) throws {
         var random = SplitMix64(seed: seed ^ 0x5eed)
-        let scenario = SimulationScenario(seed: seed)
+        let scenario = SimulationScenario(seed: seed, aim: SimulationRun.aim(seed).kind)
         let record = SimulationRecord()
         record.isAlive(true)
         record.update { $0.requests = scenario.requests }
@@ -29,9 +29,10 @@ package struct SimulationRun: Sendable {
         for life in 0...(SimulationRun.crashesMax + 1) {
             let isLast = life >= SimulationRun.crashesMax
             let plan = plan(seed, life: life, &random)
-            let process = try SimulationProcess(
-                seed: random.next(), now: now, after: log, plan: isLast ? nil : plan,
-                isBroken: !isLast && life > 0 && (random.next() % 3 == 0 || plan.kind == "agent.stalled"), record: record)
+            let isBroken = !isLast && life > 0 && (random.next() % 3 == 0 || plan.kind == "agent.stalled")
+            let process = try SimulationProcess(seed: random.next(), now: now, after: log, plan: isLast ? nil : plan, record: record) { world in
+                [SimulationAgent(world: world, record: record, isBroken: isBroken).erased]
+            }
             for client in scenario.clients { client.resume(process) }
             for reader in scenario.readers { reader.resume(process) }
             if random.next() % 4 == 0 { SimulationRun.stepClock(process, &random) }
@@ -54,18 +55,23 @@ package struct SimulationRun: Sendable {
         }
     }
 
+    private static func aim(_ seed: UInt64) -> (kind: String, ending: SimulationMatrix.Ending) {
+        let (kinds, endings) = (SimulationMatrix.kinds, SimulationMatrix.Ending.allCases)
+        return (kinds[Int(seed % UInt64(kinds.count))], endings[Int(seed / UInt64(kinds.count)) % endings.count])
+    }
+
     /// In which commit the next process dies: until it has been reached one with the cell that the seed aims at, or any.
     private func plan(_ seed: UInt64, life: Int, _ random: inout SplitMix64) -> SimulationCrash.Plan {
         let (kinds, endings) = (SimulationMatrix.kinds, SimulationMatrix.Ending.allCases)
-        let aim = (kind: kinds[Int(seed / UInt64(endings.count)) % kinds.count], ending: endings[Int(seed) % endings.count])
+        let aim = SimulationRun.aim(seed)
         // Nothing is taken up again, and no program has changed, before somebody has died.
         let needsPast = ["supervision", "agent.stalled"].contains(aim.kind) && life == 0
         guard matrix[aim.kind, aim.ending] > 0 || needsPast || random.next() % 4 == 0 else {
-            return SimulationCrash.Plan(kind: aim.kind, ending: aim.ending, skips: 0)
+            return SimulationCrash.Plan(kind: aim.kind, ending: aim.ending, latest: Int.random(in: 60...100, using: &random))
         }
         return SimulationCrash.Plan(
             kind: kinds.randomElement(using: &random)!, ending: endings.randomElement(using: &random)!,
-            skips: [0, 0, 1, 3].randomElement(using: &random)!)
+            skips: [0, 0, 1, 3].randomElement(using: &random)!, latest: Int.random(in: 1...50, using: &random))
     }
 
     private static func stepClock(_ process: SimulationProcess, _ random: inout SplitMix64) {

@@ -9,12 +9,13 @@ package struct SimulationScenario: Sendable {
     package let channels: [String]
     package let requests: [SimulationHistory.Request]
 
-    package init(seed: UInt64) {
+    /// - Parameter aim: A kind of commit that there should be some of.
+    package init(seed: UInt64, aim: String) {
         self.seed = seed
         var random = SplitMix64(seed: seed)
         var wishes: [[SimulationClient.Wish]] = []
-        for agent in 0..<Int.random(in: 2...4, using: &random) { wishes += SimulationScenario.agent("agents/sim/a\(agent)", &random) }
-        for stream in 0..<Int.random(in: 1...2, using: &random) { wishes += SimulationScenario.stream("streams/s\(stream)", &random) }
+        for agent in 0..<Int.random(in: 2...4, using: &random) { wishes += SimulationScenario.agent("agents/sim/a\(agent)", aim, &random) }
+        for stream in 0..<Int.random(in: 1...2, using: &random) { wishes += SimulationScenario.stream("streams/s\(stream)", aim, &random) }
         clients = wishes.enumerated().map { SimulationClient(name: "client\($0)", wishes: SimulationScenario.numbered($1, client: $0, &random)) }
         requests = clients.flatMap(\.requests)
         channels = Set(requests.map(\.channel)).sorted()
@@ -25,14 +26,14 @@ package struct SimulationScenario: Sendable {
     }
 
     /// The clients of one agent: some who talk to it, and maybe one who ends it.
-    private static func agent(_ name: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
+    private static func agent(_ name: String, _ aim: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
         func messages(_ count: Int, _ random: inout SplitMix64) -> [SimulationClient.Wish] {
-            (0..<count).map { _ in wish(name, .message(program: random.next()), &random) }
+            (0..<count).map { _ in wish(name, .message(program: program(aim, &random)), &random) }
         }
         var clients = (0..<Int.random(in: 1...2, using: &random)).map { _ in messages(Int.random(in: 1...3, using: &random), &random) }
         switch Int.random(in: 0..<4, using: &random) {
-        case 0: clients[0].append(wish(name, .close, &random))
-        case 1:
+        case _ where aim == "agent.closed" || aim == "close", 0: clients[0].append(wish(name, .close, &random))
+        case _ where aim == "delete", 1:
             // Deleted and made anew, so that what is left of its first life could be mistaken for part of the second.
             clients[0] += [wish(name, .delete, &random), wish(name, .createAgent, &random)] + messages(2, &random)
         default: break
@@ -40,10 +41,10 @@ package struct SimulationScenario: Sendable {
         return clients
     }
 
-    private static func stream(_ name: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
+    private static func stream(_ name: String, _ aim: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
         var owner = [wish(name, .createStream, &random)]
         for _ in 0..<Int.random(in: 1...4, using: &random) { owner.append(wish(name, .append(items: Int.random(in: 1...3, using: &random)), &random)) }
-        if Bool.random(using: &random) { owner.append(wish(name, .closeStream, &random)) }
+        if Bool.random(using: &random) || aim == "close of a stream" { owner.append(wish(name, .closeStream, &random)) }
         if Int.random(in: 0..<3, using: &random) == 0 {
             owner += [wish(name, .delete, &random), wish(name, .createStream, &random), wish(name, .append(items: 2), &random)]
         }
@@ -55,6 +56,12 @@ package struct SimulationScenario: Sendable {
             producer.append(item)
         }
         return [owner, producer]
+    }
+
+    /// A program that writes what is aimed at, or, now and then, any.
+    private static func program(_ aim: String, _ random: inout SplitMix64) -> UInt64 {
+        let seeds = (0..<20).map { _ in random.next() }
+        return Int.random(in: 0..<3, using: &random) == 0 ? seeds[0] : seeds.first { SimulationProgram(seed: $0).writes(aim) } ?? seeds[0]
     }
 
     private static func wish(_ channel: String, _ action: SimulationClient.Action, _ random: inout SplitMix64) -> SimulationClient.Wish {

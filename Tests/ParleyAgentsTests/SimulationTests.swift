@@ -27,8 +27,10 @@ private enum Setting {
     @Test func `the same seed gives the same run`() throws {
         let (a, b) = try SimulatedNode.simulate { (try SimulationRun(seed: 7), try SimulationRun(seed: 7)) }
         #expect(a.commits == b.commits)
-        #expect(a.history.entries == b.history.entries)
-        #expect(a.history.sightings.map(\.entry) == b.history.sightings.map(\.entry))
+        let seen = [a, b].map { run in run.history.sightings.map { "\($0.reader) \($0.life) \($0.entry.offset): \($0.entry.body.text)" } }
+        let difference = zip(seen[0], seen[1]).first { $0 != $1 }
+        #expect(difference == nil)
+        #expect(seen[0].count == seen[1].count)
         #expect(!a.history.entries.isEmpty)
     }
 }
@@ -42,11 +44,11 @@ private struct Summary: Sendable {
     var failures: [String] = []
 }
 
-/// Run after run until time is up or a few have failed.
+/// Run after run until time is up, and a while longer on a slow machine, as long as there are cells that nobody died in.
 private func runs(for seconds: Double) throws -> Summary {
     var summary = Summary()
     let start = Date()
-    while summary.seconds < seconds, summary.failures.count < 3 {
+    while summary.failures.count < 3, summary.seconds < seconds || (summary.seconds < 4 * seconds && !summary.matrix.missing.isEmpty) {
         do {
             let run = try SimulationRun(seed: summary.runs)
             summary.crashes += run.crashes

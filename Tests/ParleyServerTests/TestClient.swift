@@ -150,6 +150,16 @@ final class TestClient {
         return event.name.isEmpty && lines.isEmpty ? nil : event
     }
 
+    /// Reads until `count` comments have come.
+    func comments(_ count: Int) throws -> Int {
+        var found = 0
+        while found < count {
+            guard let piece = try chunk() else { break }
+            found += piece.filter { $0 == UInt8(ascii: ":") }.count
+        }
+        return found
+    }
+
     // MARK: Bytes
 
     private func chunk() throws -> Bytes? {

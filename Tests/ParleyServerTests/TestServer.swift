@@ -62,7 +62,8 @@ final class TestServer: Sendable {
     }
 
     @discardableResult
-    func post(_ path: String, _ body: String, _ type: String = "text/plain", _ headers: [(String, String)] = []) throws -> TestClient.Answer {
+    func post(_ path: String, _ body: String, _ type: String = "text/plain", _ headers: [(String, String)] = []) throws -> TestClient.Answer
+    {
         try request("POST", path, [("Content-Type", type)] + headers, body)
     }
 
@@ -90,7 +91,7 @@ final class TestAgents: AgentHost {
         var found: [JSON] = []
         try? AgentIndex.scan(channels.log, AgentStatus.allCases) { name, status in
             if kind.map({ name.hasPrefix("agents/\($0)/") }) ?? true, state.map({ $0 == status.name }) ?? true {
-                found.append(["name": .string(name), "state": .string(status.name)])
+                found.append(["agent": .string(name), "state": .string(status.name)])
             }
             return found.count < limit
         }
@@ -112,7 +113,8 @@ final class TestAgents: AgentHost {
 
     /// Waits until somebody waits for a turn, and ends it with `entry`.
     func end(_ channelName: String, _ entry: JSON) throws {
-        guard arrivals.wait(timeout: .seconds(10), { $0 > 0 ? true : nil }) != nil, let answer = waiting.withLock({ $0[channelName] }) else {
+        guard arrivals.wait(timeout: .seconds(10), { $0 > 0 ? true : nil }) != nil, let answer = waiting.withLock({ $0[channelName] })
+        else {
             throw TestFailure("nobody waits for a turn of \(channelName)")
         }
         answer(entry)

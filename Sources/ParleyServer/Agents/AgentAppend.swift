@@ -61,9 +61,11 @@ struct AgentAppend {
             labels.append((.close, nil))
         }
         let append = Append(context.channels, to: agent.channel, entries) { [labels] result in
+            Failpoint.pass("answer.before")
             done(result.map { appended in Outcome(appended: appended, entries: AgentAppend.describe(labels, appended.offsets)) })
         }
-        append.creates = ChannelRow(name: agent.channel, contentType: ContentTypeText.json, isAgent: true, created: context.channels.world.now)
+        append.creates = ChannelRow(
+            name: agent.channel, contentType: ContentTypeText.json, isAgent: true, created: context.channels.world.now)
         append.isInput = true
         append.contentType = head.contentType
         append.sequence = head.sequence

@@ -9,7 +9,8 @@ struct PageRoute: Sendable {
     init() {
         document = PackageResources.page_html
         let policy = [
-            "default-src 'none'", "style-src 'unsafe-inline'", "script-src 'sha256-\(PageRoute.scriptDigest(document))'", "connect-src 'self'",
+            "default-src 'none'", "style-src 'unsafe-inline'", "script-src 'sha256-\(PageRoute.scriptDigest(document))'",
+            "connect-src 'self'",
             "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
         ]
         headers = [

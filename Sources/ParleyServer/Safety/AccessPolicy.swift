@@ -22,7 +22,8 @@ struct AccessPolicy: Sendable {
         guard allows(host: host) else {
             throw Problem(
                 status: 403, code: "host_not_allowed",
-                detail: "Host is '\(host)'; expected localhost, a loopback address or a configured host. Add the name to the allowed hosts.")
+                detail: "Host is '\(host)'; expected localhost, a loopback address or a configured host. Add the name to the allowed hosts."
+            )
         }
         guard let origin = request.header("Origin") else { return [] }
         let text = origin.lowercased()

@@ -46,7 +46,8 @@ struct AppendRequest {
 
     private static func producer(of request: HTTPRequest) throws(Problem) -> ProducerClaim? {
         let (id, epoch, sequence) = (
-            request.header(StreamHeader.producerID), request.header(StreamHeader.producerEpoch), request.header(StreamHeader.producerSequence)
+            request.header(StreamHeader.producerID), request.header(StreamHeader.producerEpoch),
+            request.header(StreamHeader.producerSequence)
         )
         if id == nil && epoch == nil && sequence == nil { return nil }
         guard let id, let epoch, let sequence else {

@@ -56,7 +56,8 @@ struct ReadRequest: Sendable {
         case "now": return .now
         default:
             guard let offset = Offset(token: text) else {
-                throw .bad("invalid_offset", "offset is no offset of this server's; expected -1, now or a Stream-Next-Offset as it was given.")
+                throw .bad(
+                    "invalid_offset", "offset is no offset of this server's; expected -1, now or a Stream-Next-Offset as it was given.")
             }
             return .after(offset)
         }

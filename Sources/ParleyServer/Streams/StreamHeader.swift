@@ -14,7 +14,8 @@ enum StreamHeader {
 
     /// What a page of another origin may read.
     static let exposed = [
-        nextOffset, upToDate, closed, cursor, dataEncoding, producerEpoch, producerSequence, producerExpectedSequence, producerReceivedSequence,
+        nextOffset, upToDate, closed, cursor, dataEncoding, producerEpoch, producerSequence, producerExpectedSequence,
+        producerReceivedSequence,
         "Location", "ETag", "Idempotent-Replayed",
     ]
 

@@ -31,14 +31,17 @@ struct StreamName: Sendable {
             throw .bad("invalid_stream_name", "the stream's name has control characters.")
         }
         guard StreamName.hasProperSegments(text) else {
-            throw .bad("invalid_stream_name", "the stream's name is '\(text)'; expected segments that are neither empty nor '.' nor '..', separated by '/'.")
+            throw .bad(
+                "invalid_stream_name",
+                "the stream's name is '\(text)'; expected segments that are neither empty nor '.' nor '..', separated by '/'.")
         }
         self.text = text
         if text == "agents" || text.hasPrefix("agents/") {
             guard let agent = AgentName(channel: text) else {
                 throw Problem(
                     status: 404, code: "channel_not_found",
-                    detail: "'\(text)' is no agent's channel; expected agents/<kind>/<id>, each 1 to 128 characters of A-Z a-z 0-9 . _ ~ -.")
+                    detail: "'\(text)' is no agent's channel; expected agents/<kind>/<id>, each 1 to 128 characters of A-Z a-z 0-9 . _ ~ -."
+                )
             }
             self.agent = agent
         } else {

@@ -88,7 +88,11 @@ struct PageAnswer {
             ("Cache-Control", PageAnswer.cacheControl(page, channel)),
         ]
         if page.isUpToDate { headers.append((StreamHeader.upToDate, "true")) }
-        if page.isEnd { headers.append((StreamHeader.closed, "true")) } else if let cursor { headers.append((StreamHeader.cursor, String(cursor))) }
+        if page.isEnd {
+            headers.append((StreamHeader.closed, "true"))
+        } else if let cursor {
+            headers.append((StreamHeader.cursor, String(cursor)))
+        }
         self.headers = headers
     }
 

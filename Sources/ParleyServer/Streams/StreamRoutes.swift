@@ -137,7 +137,8 @@ struct StreamRoutes: Sendable {
         guard !kinds.contains(agent.kind) else { return }
         throw Problem(
             status: 404, code: "unknown_agent_kind",
-            detail: "there is no agent kind '\(agent.kind)'; \(kinds.isEmpty ? "this server has none" : "expected one of \(kinds.joined(separator: ", "))").",
+            detail:
+                "there is no agent kind '\(agent.kind)'; \(kinds.isEmpty ? "this server has none" : "expected one of \(kinds.joined(separator: ", "))").",
             extra: [.init("kinds", .array(kinds.map { .string($0) }))])
     }
 }

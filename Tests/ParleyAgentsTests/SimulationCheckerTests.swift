@@ -1,0 +1,174 @@
+import ParleyChannels
+import ParleySystem
+import ParleyTesting
+import Testing
+
+/// A way to spoil a history that is sound, and what the checker must say of it.
+private struct Doctoring: Sendable, CustomTestStringConvertible {
+    let name: String
+    let invariant: String
+    let change: @Sendable (inout SimulationHistory) throws -> Void
+    var testDescription: String { name }
+}
+
+private typealias Entry = SimulationHistory.Entry
+
+extension SimulationHistory {
+    /// Changes the entries of the first channel, by name, that has one which `matches`; `edit` gets its index.
+    fileprivate mutating func edit(
+        _ prefix: String = "agents/", where matches: (Entry) -> Bool, _ edit: (inout [Entry], Int) -> Void
+    ) throws {
+        let life = try #require(
+            entries.keys.filter { $0.name.hasPrefix(prefix) }.sorted { $0.name < $1.name }.first { entries[$0]!.contains(where: matches) })
+        edit(&entries[life]!, entries[life]!.firstIndex(where: matches)!)
+    }
+}
+
+extension [SimulationHistory.Entry] {
+    /// Puts an entry in, and moves what is behind it.
+    fileprivate mutating func add(_ body: JSON, at index: Int) {
+        insert(Entry(UInt64(index) + 1, body), at: index)
+        renumber()
+    }
+
+    fileprivate mutating func renumber() {
+        for index in indices { self[index].offset = UInt64(index) + 1 }
+    }
+}
+
+extension JSON {
+    /// The object with a member changed.
+    fileprivate func with(_ name: String, _ value: JSON) -> JSON {
+        .object((members ?? []).filter { $0.name != name } + [Member(name, value)])
+    }
+}
+
+private let doctorings = [
+    Doctoring(name: "an entry is dropped", invariant: "offsets are contiguous") { history in
+        try history.edit(where: { $0.type == "step.completed" }) { entries, index in entries.remove(at: index) }
+    },
+    Doctoring(name: "the end of a channel is lost", invariant: "what a reader saw stays") { history in
+        try history.edit(where: { $0.type == "turn.completed" }) { entries, index in entries.removeSubrange(index...) }
+    },
+    Doctoring(name: "an acknowledged append is lost", invariant: "what is acknowledged is durable") { history in
+        try history.edit("streams/", where: { $0.type == "data" }) { entries, _ in entries = [] }
+    },
+    Doctoring(name: "an entry stands twice", invariant: "sent with a key is appended once") { history in
+        try history.edit(where: { $0.type == "message" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
+    },
+    Doctoring(name: "two entries have changed places", invariant: "what a reader saw stays") { history in
+        try history.edit(where: { $0.type == "turn.started" }) { entries, index in
+            entries.swapAt(index, index + 1)
+            entries.renumber()
+        }
+    },
+    Doctoring(name: "the bytes of an append have changed", invariant: "what is acknowledged keeps its bytes") { history in
+        try history.edit("streams/", where: { $0.body["item"] == 0 }) { entries, index in entries[index].body = entries[index].body.with("item", 99) }
+    },
+    Doctoring(name: "time runs backwards", invariant: "`at` never decreases") { history in
+        try history.edit(where: { $0.type == "turn.completed" }) { entries, index in
+            entries[index].body = entries[index].body.with("at", "2000-01-01T00:00:00.000Z")
+        }
+    },
+    Doctoring(name: "a reader is shown an entry twice", invariant: "a reader that goes on has no gap and no duplicate") { history in
+        history.sightings.insert(history.sightings[0], at: 1)
+    },
+    Doctoring(name: "a reader misses an entry", invariant: "a reader that goes on has no gap and no duplicate") { history in
+        history.sightings.remove(at: 0)
+    },
+    Doctoring(name: "a second receipt", invariant: "every input gets one receipt") { history in
+        try history.edit(where: { $0.type == "receipt" }) { entries, index in entries.add(entries[index].body, at: entries.count) }
+    },
+    Doctoring(name: "a receipt is missing", invariant: "every input gets one receipt") { history in
+        try history.edit(where: { $0.type == "receipt" }) { entries, index in entries[index].body = entries[index].body.with("type", "emit") }
+    },
+    Doctoring(name: "a turn begins twice", invariant: "every message gets one turn") { history in
+        try history.edit(where: { $0.type == "turn.started" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
+    },
+    Doctoring(name: "a turn ends twice", invariant: "every turn ends once") { history in
+        try history.edit(where: { $0.type == "turn.completed" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
+    },
+    Doctoring(name: "a turn goes on after its end", invariant: "a turn's entries stand between its start and its end") { history in
+        try history.edit(where: { $0.type == "step.completed" }) { entries, index in entries.append(Entry(UInt64(entries.count) + 1, entries[index].body)) }
+    },
+    Doctoring(name: "an output is wrong", invariant: "outputs are right") { history in
+        try history.edit(where: { $0.type == "turn.completed" }) { entries, index in
+            entries[index].body = entries[index].body.with("output", ["outputs": ["wrong"]])
+        }
+    },
+    Doctoring(name: "something published is missing", invariant: "what a program publishes is there once") { history in
+        try history.edit(where: { $0.type == "emit" }) { entries, index in entries[index].body = entries[index].body.with("type", "supervision") }
+    },
+    Doctoring(name: "a step is completed twice", invariant: "a step has one result, and nothing after it") { history in
+        try history.edit(where: { $0.type == "step.completed" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
+    },
+    Doctoring(name: "a step has no result", invariant: "a step has one result, and nothing after it") { history in
+        try history.edit(where: { $0.type == "step.completed" }) { entries, index in entries[index].body = entries[index].body.with("type", "supervision") }
+    },
+    Doctoring(name: "an attempt is begun twice", invariant: "attempts count up by one") { history in
+        try history.edit(where: { $0.type == "step.started" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
+    },
+    Doctoring(name: "a result without a start", invariant: "a step is begun before anything comes of it") { history in
+        try history.edit(where: { $0.type == "step.started" }) { entries, index in entries[index].body = entries[index].body.with("type", "supervision") }
+    },
+    Doctoring(name: "a timer fires twice", invariant: "a timer fires once") { history in
+        try history.edit(where: { $0.type == "timer.fired" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
+    },
+    Doctoring(name: "a timer fires early", invariant: "no timer fires before it is due") { history in
+        try history.edit(where: { $0.type == "timer.set" }) { entries, index in
+            entries[index].body = entries[index].body.with("due", "2999-01-01T00:00:00.000Z")
+        }
+    },
+    Doctoring(name: "a timer never fires", invariant: "every timer fires") { history in
+        try history.edit(where: { $0.type == "timer.fired" }) { entries, index in entries[index].body = entries[index].body.with("type", "supervision") }
+    },
+    Doctoring(name: "an owner of an old epoch appends", invariant: "epochs rise") { history in
+        try history.edit(where: { $0.type == "turn.started" }) { entries, index in entries.append(Entry(UInt64(entries.count) + 1, ["type": "x", "epoch": 1])) }
+    },
+    Doctoring(name: "a text stands twice", invariant: "no text stands twice") { history in
+        try history.edit(where: { $0.type == "text" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
+    },
+    Doctoring(name: "a text has a gap", invariant: "whoever follows the rules converges") { history in
+        try history.edit(where: { $0.type == "text" && $0.body["index"]?.integer ?? 0 > 0 }) { entries, index in
+            entries[index].body = entries[index].body.with("index", .integer(9_999))
+        }
+    },
+    Doctoring(name: "a step records another text than was shown", invariant: "whoever follows the rules converges") { history in
+        try history.edit(where: { $0.type == "step.completed" && $0.body["text"]?.string?.count ?? 0 > 3 }) { entries, index in
+            entries[index].body = entries[index].body.with("text", "other")
+        }
+    },
+    Doctoring(name: "a step records what no model wrote", invariant: "a step's text is what its model wrote") { history in
+        for index in history.modelCalls.indices { history.modelCalls[index].generated += "?" }
+    },
+    Doctoring(name: "a body runs after its result was recorded", invariant: "no body runs after its result was recorded") { history in
+        history.bodyRuns.append(SimulationHistory.BodyRun(request: "r", step: "s", isAtMostOnce: false, wasRecorded: true))
+    },
+    Doctoring(name: "a body that runs at most once runs twice", invariant: "a body that runs at most once runs at most once") { history in
+        let run = SimulationHistory.BodyRun(request: "r", step: "s", isAtMostOnce: true, wasRecorded: false)
+        history.bodyRuns += [run, run]
+    },
+    Doctoring(name: "an inbox row is left", invariant: "nothing is left over") { $0.leftovers = ["inbox"] },
+    Doctoring(name: "a channel is gone", invariant: "what is acknowledged is durable") { history in
+        history.mayBeGone = []
+        let life = try #require(history.answers.first { !$0.offsets.isEmpty }?.life)
+        history.entries[life] = nil
+    },
+]
+
+/// Histories of runs that are sound: one with every kind of entry that is spoiled.
+private let sound: [SimulationHistory] = (try? SimulatedNode.simulate { try (0..<24).map { try SimulationRun(seed: $0).history } }) ?? []
+
+@Suite struct `The checker of histories` {
+    @Test func `has nothing to say of sound histories`() {
+        #expect(sound.count == 24)
+        for history in sound { #expect(SimulationChecker(history).violations.isEmpty) }
+    }
+
+    @Test(arguments: doctorings) private func `reports a history that was spoiled`(doctoring: Doctoring) throws {
+        for var history in sound where (try? doctoring.change(&history)) != nil {
+            if SimulationChecker(history).violations.contains(where: { $0.invariant == doctoring.invariant }) { return }
+        }
+        Issue.record("\(doctoring.name): no violation of '\(doctoring.invariant)' in \(sound.count) histories")
+    }
+}

@@ -1,0 +1,197 @@
+import Foundation
+import ParleySystem
+import ParleyTesting
+import Testing
+
+/// Runs the `parley` program to its end.
+@discardableResult
+func parley(_ arguments: String..., environment: [String: String] = [:], timeout: Duration = .seconds(60)) throws -> ChildProcess.Output {
+    let process = try ChildProcess(Products.path("parley"), arguments, environment: environment)
+    try process.waitForExit("parley \(arguments.joined(separator: " "))", timeout: timeout)
+    return process.output
+}
+
+@Suite struct `The command line` {
+    struct Misuse: Sendable, CustomTestStringConvertible {
+        var words: [String]
+        var says: [String]
+        var testDescription: String { words.joined(separator: " ") }
+        init(_ words: String..., says: String...) { (self.words, self.says) = (words, says) }
+    }
+
+    static let misuses = [
+        Misuse("tial", "a/b", says: "unknown command 'tial'", "Did you mean 'tail'?"),
+        Misuse("serve", "--lisen", "127.0.0.1:0", says: "unknown option '--lisen'", "Did you mean '--listen'?"),
+        Misuse("serve", "--listen", says: "--listen", "needs a value"),
+        Misuse("serve", "--listen", "here", says: "--listen is 'here'", "127.0.0.1:4437"),
+        Misuse("serve", "--listen", "0.0.0.0:80", says: "loopback"),
+        Misuse("serve", "--drain", "soon", says: "--drain is 'soon'", "seconds"),
+        Misuse("serve", "everything", says: "'everything' was not expected"),
+        Misuse("run", says: "<kind>/<id> is missing"),
+        Misuse("run", "writer", "hi", says: "'writer' is no agent", "assistant/me"),
+        Misuse("run", "writer/one", says: "the text is missing"),
+        Misuse("run", "writer/one", "hi", "--jsn", says: "Did you mean '--json'?"),
+        Misuse("run", "writer/one", "hi", "--json=yes", says: "takes no value"),
+        Misuse("run", "writer/one", "hi", "--server", "nowhere", says: "the server is 'nowhere'", "http://127.0.0.1:4437"),
+        Misuse("tail", says: "the channel is missing"),
+        Misuse("tail", "writer/one", "--form", "now", says: "Did you mean '--from'?"),
+        Misuse("send", "writer/one", says: "the text is missing"),
+        Misuse("send", "writer/one", "hi", "--kye", "k", says: "Did you mean '--key'?"),
+        Misuse("ls", "--knid", "writer", says: "Did you mean '--kind'?"),
+        Misuse("status", says: "<kind>/<id> is missing"),
+        Misuse("status", "writer/one", "--jsno", says: "Did you mean '--json'?"),
+    ]
+
+    @Test(arguments: misuses)
+    func `misused, it says how, on standard error, with status 2`(_ misuse: Misuse) async throws {
+        try await OwnThread.run {
+            let process = try ChildProcess(Products.path("parley"), misuse.words)
+            #expect(try process.waitForExit("parley to refuse") == .status(2))
+            let output = process.output
+            #expect(output.standard.isEmpty)
+            for text in misuse.says { #expect(output.error.contains(text), "\(output.error)") }
+            if misuse.words.count > 1, misuse.words[0] != "tial" { #expect(output.error.contains("usage: parley \(misuse.words[0])"), "\(output.error)") }
+        }
+    }
+
+    @Test func `help goes to standard output with status 0, no command at all is misuse`() async throws {
+        try await OwnThread.run {
+            for words in [["--help"], ["serve", "--help"], ["run", "--help"], ["tail", "-h"], ["send", "--help"], ["ls", "--help"], ["status", "--help"]] {
+                let process = try ChildProcess(Products.path("parley"), words)
+                #expect(try process.waitForExit("help") == .status(0))
+                #expect(process.output.standard.contains("usage: parley"), "\(words)")
+                #expect(process.output.error.isEmpty)
+            }
+            let bare = try parley()
+            #expect(bare.exit == .status(2) && bare.standard.isEmpty && bare.error.contains("usage: parley"))
+        }
+    }
+
+    @Test func `nobody there is said with the address and what to do, status 1`() async throws {
+        try await OwnThread.run {
+            let url = "http://127.0.0.1:\(FreePort.take())"
+            let output = try parley("status", "writer/one", environment: ["PARLEY_URL": url])
+            #expect(output.exit == .status(1) && output.standard.isEmpty)
+            #expect(output.error.contains(url), "\(output.error)")
+            #expect(output.error.contains("parley serve"), "no remedy: \(output.error)")
+        }
+    }
+
+    @Test func `run prints the answer on standard output and nothing else there`() async throws {
+        try await OwnThread.run {
+            let (_, node) = try makeNode(tokens: 30, rate: 300)
+            let output = try parley("run", "writer/one", "Write.", "--server", node.url)
+            #expect(output.exit == .status(0), "\(output.error)")
+            #expect(output.standard == ScriptedUpstream.text(tokens: 30))
+        }
+    }
+
+    @Test func `run with json prints entries, one a line, to the end of the turn`() async throws {
+        try await OwnThread.run {
+            let (_, node) = try makeNode(tokens: 30, rate: 300)
+            let output = try parley("run", "writer/one", "Write.", "--json", environment: ["PARLEY_URL": node.url])
+            #expect(output.exit == .status(0), "\(output.error)")
+            let entries = try output.standard.split(separator: "\n").map { try JSON.parse(Bytes($0.utf8)) }
+            #expect(entries.last?["type"] == "turn.completed")
+            #expect(ConvergedText(entries).text == ScriptedUpstream.text(tokens: 30))
+            #expect(output.error.isEmpty)
+        }
+    }
+
+    @Test func `send, tail, ls and status, as a person uses them`() async throws {
+        try await OwnThread.run {
+            let (_, node) = try makeNode(tokens: 30, rate: 300)
+            let server = ["PARLEY_URL": node.url]
+            let sent = try parley("send", "writer/one", "Write.", "--key", "k", environment: server)
+            #expect(sent.exit == .status(0) && sent.error.isEmpty)
+            let offset = sent.standard.trimmingCharacters(in: .newlines)
+            #expect(offset == "0000000000000001")
+            #expect(try parley("send", "writer/one", "Write.", "--key", "k", environment: server).standard == sent.standard)
+
+            let tail = try ChildProcess(Products.path("parley"), ["tail", "writer/one"], environment: server)
+            try tail.wait("the answer in tail") { output in
+                output.standard.contains(ScriptedUpstream.text(tokens: 30)) && output.error.contains("> Write.") ? true : nil
+            }
+            let raw = try ChildProcess(Products.path("parley"), ["tail", "writer/one", "--raw", "--from", offset], environment: server)
+            let lines = try raw.wait("the end of the turn in tail --raw") { output in
+                output.standard.contains("\"turn.completed\"") && output.standard.hasSuffix("\n") ? output.standard : nil
+            }
+            let entries = try lines.split(separator: "\n").map { try JSON.parse(Bytes($0.utf8)) }
+            #expect(entries == Array(try node.entries("writer/one").dropFirst()))
+
+            let list = try parley("ls", environment: server)
+            #expect(list.exit == .status(0) && list.standard == "writer/one\tidle\n", "\(list)")
+            #expect(try parley("ls", "--kind", "nobody", environment: server).standard.isEmpty)
+            let listed = try parley("ls", "--json", "--state", "idle", environment: server)
+            #expect(try JSON.parse(Bytes(listed.standard.utf8))["id"] == "one")
+
+            let status = try parley("status", "writer/one", environment: server)
+            #expect(status.exit == .status(0) && status.standard.contains("state: idle"), "\(status)")
+            #expect(try JSON.parse(Bytes(try parley("status", "writer/one", "--json", environment: server).standard.utf8))["state"] == "idle")
+        }
+    }
+
+    @Test func `what the server refuses is said with its code, status 1`() async throws {
+        try await OwnThread.run {
+            let (_, node) = try makeNode(tokens: 1, rate: 0)
+            let server = ["PARLEY_URL": node.url]
+            for words in [["run", "wirter/one", "hi"], ["send", "wirter/one", "hi"], ["status", "writer/nobody"], ["tail", "writer/nobody"], ["ls", "--state", "happy"]] {
+                let process = try ChildProcess(Products.path("parley"), words, environment: server)
+                #expect(try process.waitForExit("the refusal of \(words)") == .status(1))
+                #expect(process.output.standard.isEmpty && process.output.error.contains("parley \(words[0]): "), "\(process.output)")
+            }
+            let unknown = try parley("run", "wirter/one", "hi", environment: server)
+            #expect(unknown.error.contains("unknown_agent_kind") && unknown.error.contains("writer"), "\(unknown.error)")
+        }
+    }
+
+    @Test func `a turn that fails ends run with status 1 and the reason`() async throws {
+        try await OwnThread.run {
+            let (upstream, node) = try makeNode(tokens: 10, rate: 0)
+            upstream.behaviour.fault = .status(401)
+            let output = try parley("run", "writer/one", "Write.", "--server", node.url)
+            #expect(output.exit == .status(1))
+            #expect(output.standard.isEmpty)
+            #expect(output.error.contains("model_unauthorized") && output.error.contains("OPENAI_API_KEY"), "\(output.error)")
+        }
+    }
+
+    @Test(arguments: [false, true])
+    func `run goes on through a kill of the server, and ends with the whole text`(_ json: Bool) async throws {
+        try await OwnThread.run {
+            let (upstream, node) = try makeNode(tokens: 200, rate: 300)
+            let run = try ChildProcess(
+                Products.path("parley"), ["run", "writer/one", "Write."] + (json ? ["--json"] : []), environment: ["PARLEY_URL": node.url])
+            for count in [50, 120] {
+                try upstream.wait("token \(count)") { $0.reduce(0) { $0 + $1.tokensSent } >= count }
+                try node.kill()
+                try node.start()
+            }
+            #expect(try run.waitForExit("run to end after two kills", timeout: .seconds(90)) == .status(0))
+            let text = ScriptedUpstream.text(tokens: 200)
+            guard json else {
+                #expect(run.output.standard == text, "\(run.output.error)")
+                #expect(run.output.error.contains("saved tokens"))
+                return
+            }
+            let entries = try run.output.standard.split(separator: "\n").map { try JSON.parse(Bytes($0.utf8)) }
+            #expect(ConvergedText(entries).text == text)
+            let offsets = entries.compactMap { $0["offset"]?.string }
+            #expect(Set(offsets).count == offsets.count && offsets == offsets.sorted(), "an entry came twice")
+        }
+    }
+
+    @Test func `a server that stops before the message was acknowledged gets it once when it is back`() async throws {
+        try await OwnThread.run {
+            let (_, node) = try makeNode(tokens: 20, rate: 300)
+            try node.kill()
+            try node.start(failpoint: "answer.before:1")
+            let run = try ChildProcess(Products.path("parley"), ["run", "writer/one", "Write."], environment: ["PARLEY_URL": node.url])
+            #expect(try node.process.waitForExit("the server to die before its answer") == .signal(SIGKILL))
+            try node.start()
+            #expect(try run.waitForExit("run to end", timeout: .seconds(90)) == .status(0))
+            #expect(run.output.standard == ScriptedUpstream.text(tokens: 20))
+            #expect(try node.entries("writer/one").count { $0["type"] == "message" } == 1)
+        }
+    }
+}

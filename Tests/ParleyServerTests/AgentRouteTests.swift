@@ -1,0 +1,86 @@
+import ParleySystem
+import Synchronization
+import Testing
+
+@Suite struct `The agents' routes` {
+    static let server = try! TestServer()
+    private static let json = "application/json"
+    private static let hello = #"{"type":"message","text":"hello","id":"mine"}"#
+
+    @Test func `POST answers 202 with the offset and id of each entry`() throws {
+        let answer = try Self.server.post("/v1/agents/echo/post", "[\(Self.hello),{\"type\":\"cancel\"}]", Self.json, closed)
+        #expect(answer.status == 202)
+        #expect(
+            answer.json == [
+                "entries": [
+                    ["offset": "0000000000000001", "id": "mine"], ["offset": "0000000000000002", "id": "0000000000000002"],
+                    ["offset": "0000000000000003", "id": "0000000000000003"],
+                ]
+            ])
+        #expect(answer.headers["location"] == "/v1/agents/echo/post")
+    }
+
+    @Test func `a repeat with the same key answers the same offsets`() throws {
+        let key = [("Idempotency-Key", "k")]
+        let first = try Self.server.post("/v1/agents/echo/repeat", Self.hello, Self.json, key)
+        let second = try Self.server.post("/v1/agents/echo/repeat", Self.hello, Self.json, key)
+        #expect(second.json == first.json)
+        #expect(second.headers["idempotent-replayed"] == "true")
+        #expect(first.headers["idempotent-replayed"] == nil)
+    }
+
+    @Test func `Prefer wait answers with the end of the turn`() throws {
+        let client = try Self.server.connect()
+        try client.send(
+            "POST", "/v1/agents/echo/wait", [("Content-Type", Self.json), ("Prefer", "respond-async, wait=30")], Bytes(Self.hello.utf8))
+        try Self.server.agents.end("agents/echo/wait", ["type": "turn.completed", "output": ["text": "done"]])
+        let answer = try client.answer()
+        #expect(answer.status == 200)
+        #expect(answer.json?["output"] == ["text": "done"])
+        #expect(answer.json?["ended"]?["type"] == "turn.completed")
+        #expect(answer.json?["entries"]?.array?.count == 1)
+        #expect(answer.headers["preference-applied"] == "wait=30")
+    }
+
+    @Test func `Prefer wait that is not met answers 202 and withdraws`() throws {
+        let server = try TestServer()
+        let answer = try server.post("/v1/agents/echo/late", Self.hello, Self.json, [("Prefer", "wait=0")])
+        #expect(answer.status == 202)
+        #expect(answer.json?["entries"]?.array?.count == 1)
+        #expect(server.agents.waiting.withLock { $0.isEmpty })
+        #expect(server.agents.withdrawn.load(ordering: .relaxed) == 1)
+    }
+
+    @Test(arguments: [
+        ("GET", "/v1/agents/echo/missing", 404, "channel_not_found"), ("DELETE", "/v1/agents/echo/missing", 404, "channel_not_found"),
+        ("GET", "/v1/agents/echo", 404, "route_not_found"), ("GET", "/v1/agents/echo/a/b", 404, "route_not_found"),
+        ("GET", "/v1/agentsx", 404, "route_not_found"),
+        ("PUT", "/v1/agents/echo/a", 405, "method_not_allowed"), ("POST", "/v1/agents", 405, "method_not_allowed"),
+        ("GET", "/v1/agents?limit=0", 400, "invalid_limit"), ("GET", "/v1/agents?limit=x", 400, "invalid_limit"),
+        ("GET", "/v1/agents?limit=1001", 400, "invalid_limit"),
+        ("GET", "/v1/agents?state=happy", 400, "invalid_state"), ("POST", "/v1/agents/nobody/a", 404, "unknown_agent_kind"),
+    ])
+    func `what is not there is said`(_ method: String, _ path: String, _ status: Int, _ code: String) throws {
+        let body = method == "POST" ? Self.hello : ""
+        let answer = try Self.server.request(method, path, body.isEmpty ? [] : [("Content-Type", Self.json)], body)
+        #expect(answer.status == status)
+        #expect(answer.code == code)
+        if status == 405 { #expect(answer.headers["allow"] != nil) }
+    }
+
+    @Test(arguments: ["wait", "wait=x", "wait=-1"]) func `a wait that is no number is refused`(_ preference: String) throws {
+        #expect(try Self.server.post("/v1/agents/echo/prefer", Self.hello, Self.json, [("Prefer", preference)]).code == "invalid_prefer")
+    }
+
+    @Test func `an agent is looked at, listed and removed`() throws {
+        let server = try TestServer()
+        try server.post("/v1/agents/echo/one", Self.hello, Self.json)
+        try server.post("/v1/agents/assistant/two", Self.hello, Self.json)
+        #expect(try server.get("/v1/agents/echo/one").json?["tail"] == "0000000000000001")
+        #expect(try server.get("/v1/agents").json?["agents"]?.array?.count == 2)
+        #expect(try server.get("/v1/agents?kind=echo&state=idle&limit=5").json?["agents"]?.array?.count == 1)
+        #expect(try server.request("DELETE", "/v1/agents/echo/one").status == 204)
+        #expect(try server.get("/v1/agents/echo/one").code == "agent_deleted")
+        #expect(try server.post("/v1/agents/echo/one", Self.hello, Self.json).code == "agent_deleted")
+    }
+}
