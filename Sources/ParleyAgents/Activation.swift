@@ -9,11 +9,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     let channel: Channel
     let agent: AnyAgent
     let lane: Lane
-    private var state = State()
+    var state = State()
     /// Every input up to here is in the inbox or decided. Written on the lane, read by whoever ends a step.
-    private let seen = Atomic<UInt64>(0)
+    let seen = Atomic<UInt64>(0)
 
-    private struct State {
+    struct State {
         var isLoaded = false
         var epoch: UInt64 = 0
         var saved: JSON?
@@ -95,73 +95,6 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         scheduleIdleCheck()
     }
 
-    // MARK: Loading
-
-    private func load() throws {
-        // First the head, then the inbox: what comes later is noticed later, see `takeInput`.
-        let head = channel.tail.head
-        guard let row = try runtime.channels.row(channel) else { throw ChannelError.notFound(channel.name) }
-        state.epoch = row.epoch
-        state.isStalled = row.status == .stalled && !runtime.retriesStalled(channel.name)
-        seen.store(head, ordering: .relaxed)
-        state.inbox = try readInbox(upTo: head)
-        let last = try runtime.channels.log.first(.states, from: channel.id.key, to: channel.id.keyEnd, reversed: true)
-        state.saved = try last.map { try JSON.parse($0.value) }
-        state.history = try readHistory(upTo: head, before: row.turn)
-        state.isLoaded = true
-        if let turn = row.turn, !state.isStalled { try recover(turn, row.status) }
-    }
-
-    private func readInbox(upTo head: UInt64, after: UInt64 = 0) throws -> [InboxItem] {
-        var offsets: [UInt64] = []
-        try runtime.channels.log.scan(.inbox, from: channel.id.key(after + 1), to: channel.id.key(head + 1), reversed: false) { key, _ in
-            offsets.append(key.readBigEndian(at: 10))
-            return true
-        }
-        return try offsets.compactMap { offset in
-            try runtime.channels.entry(channel, at: offset) { InboxItem(offset: offset, kind: $0.kind, at: $0.at ?? Timestamp(milliseconds: 0), body: $0.body) }
-        }
-    }
-
-    private func takeInput(upTo offset: UInt64) throws {
-        let before = seen.load(ordering: .relaxed)
-        guard offset > before else { return }
-        state.inbox += try readInbox(upTo: offset, after: before)
-        seen.store(offset, ordering: .relaxed)
-    }
-
-    /// The completed turns before the unfinished one, from the end of the log back, as much as a conversation can use.
-    private func readHistory(upTo head: UInt64, before turn: UInt64?) throws -> [HistoryItem] {
-        var items: [HistoryItem] = []
-        var outputs: [UInt64: (end: UInt64, text: String)] = [:]
-        var bytes = 0
-        try runtime.channels.walkBack(channel, from: head) { offset, frame in
-            switch frame.kind {
-            case .turnFailed, .turnCancelled: state.lastEnd = max(state.lastEnd, offset)
-            case .turnCompleted, .turnInterrupted:
-                state.lastEnd = max(state.lastEnd, offset)
-                if let position = frame.position, position.turn != turn { outputs[position.turn] = (offset, frame.body["output"]?.plainText ?? "") }
-            case .message, .steer:
-                guard let output = outputs.removeValue(forKey: offset) else { break }
-                let item = HistoryItem(input: frame.body.messageText, output: output.text, offsets: offset...output.end)
-                bytes += item.byteCount
-                items.append(item)
-            default: break
-            }
-            return bytes < Activation.historyBytesMax
-        }
-        return items.reversed()
-    }
-
-    /// How much of the conversation an agent keeps in memory; a model's context holds less.
-    private static let historyBytesMax = 256 << 10
-
-    private func remember(_ item: HistoryItem) {
-        state.history.append(item)
-        var bytes = state.history.reduce(0) { $0 + $1.byteCount }
-        while bytes > Activation.historyBytesMax, state.history.count > 1 { bytes -= state.history.removeFirst().byteCount }
-    }
-
     // MARK: Turns
 
     /// Takes the next entry of the inbox, if the agent is free.
@@ -210,7 +143,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         }
     }
 
-    private func recover(_ turn: UInt64, _ status: AgentStatus) throws {
+    func recover(_ turn: UInt64, _ status: AgentStatus) throws {
         let journal = try Journal(runtime.channels, channel, turn: turn)
         let input = try runtime.channels.entry(channel, at: turn) { $0.body } ?? .null
         state.isBusy = true
@@ -380,55 +313,6 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         leave()
     }
 
-    // MARK: Leaving memory
-
-    func leave() {
-        state.isGone = true
-        state.core?.fence(Fenced())
-        stopSteps()
-        runtime.forget(self)
-    }
-
-    private func scheduleIdleCheck() {
-        guard !state.isIdleCheckScheduled, !state.isGone else { return }
-        state.isIdleCheckScheduled = true
-        runtime.world.schedule(at: runtime.world.now.advanced(by: runtime.idleAfter)) { [self] in
-            lane.deliver { self.checkIdle() }
-        }
-    }
-
-    /// Leaves memory when nothing has happened for a while and nothing needs it: no turn, or one that only waits.
-    private func checkIdle() {
-        state.isIdleCheckScheduled = false
-        guard !state.isGone else { return }
-        let quietFor = state.lastActive.duration(to: runtime.world.now)
-        let resting = state.core?.restingSteps
-        guard !state.isBusy, state.isLoaded, quietFor >= runtime.idleAfter, state.core == nil || resting != nil else {
-            return scheduleIdleCheck()
-        }
-        guard let core = state.core else {
-            if runtime.forget(self, unlessNeeded: true) { state.isGone = true } else { scheduleIdleCheck() }
-            return
-        }
-        state.isBusy = true
-        state.isMarkedWaiting = true
-        append([], epoch: .holds(core.epoch)) { stage, channel, _ in
-            channel.move(to: .waiting, turn: core.turn, in: &stage)
-        } then: { [self] _ in
-            state.isBusy = false
-            guard core.restingSteps != nil, runtime.forget(self, unlessNeeded: true) else { return scheduleIdleCheck() }
-            state.isGone = true
-            core.fence(Passivated())
-        }
-    }
-
-    /// What to write with the end of a sleep: a turn that was marked as waiting, and whose timer is gone, is one to recover.
-    func takeWaitingMark(_ core: TurnCore) -> @Sendable (inout Stage, Channel) -> Void {
-        guard state.isMarkedWaiting else { return { _, _ in } }
-        state.isMarkedWaiting = false
-        return { stage, channel in channel.move(to: .running, turn: core.turn, in: &stage) }
-    }
-
     // MARK: Steps under way
 
     /// The turn under way, if it is `core` still.
@@ -463,7 +347,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     }
 
     /// The turn has lost its right to run: whatever its steps still do is of no use.
-    private func stopSteps() {
+    func stopSteps() {
         // Sorted, so that a simulated run follows from its seed.
         for (_, call) in state.modelCalls.sorted(by: { $0.key < $1.key }) { call.stop(keepingLast: false) }
         for (_, body) in state.bodies.sorted(by: { $0.key < $1.key }) { body.cancel() }
