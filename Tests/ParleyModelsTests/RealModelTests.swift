@@ -9,8 +9,7 @@ import Testing
 /// What the plumbing does with a model that nobody scripted. Start one with `Scripts/local-model.py` and set `PARLEY_TEST_MODEL_URL` to the
 /// address that it prints.
 @Suite(
-    .enabled(if: ProcessInfo.processInfo.environment["PARLEY_TEST_MODEL_URL"] != nil, "PARLEY_TEST_MODEL_URL is not set"), .serialized,
-    .timeLimit(.minutes(2)))
+    .serialized, .timeLimit(.minutes(2)))
 final class `A real model` {
     let group = EventLoopGroup(count: 1, name: "client")
     let world = SystemWorld(threads: 1)
@@ -18,7 +17,9 @@ final class `A real model` {
     deinit { group.stop() }
 
     func model() throws -> ChatCompletionsModel {
-        let url = try #require(BaseURL(ProcessInfo.processInfo.environment["PARLEY_TEST_MODEL_URL"] ?? ""))
+        let url = try #require(
+            BaseURL(ProcessInfo.processInfo.environment["PARLEY_TEST_MODEL_URL"] ?? ""),
+            "PARLEY_TEST_MODEL_URL is not set: run ./test, which starts the local model and sets it")
         let configuration = ChatCompletionsModel.Configuration(baseURL: url, model: "smollm2")
         return ChatCompletionsModel(configuration, transport: CurlTransport(group.next()), world: world, probes: ContinuationProbes())
     }
