@@ -1,4 +1,4 @@
-# How many durable appends a second, 256 B each, 64 connections with one request in flight each?
+# How many durable appends a second, 256 B each, over 64 connections with one request in flight each?
 # Beside Redis XADD with appendfsync always, and a PostgreSQL row and commit a message, driven by the same loop.
 
 start_parley "$bin/parley" serve

@@ -31,7 +31,9 @@ struct Appends {
     }
 
     func run() {
-        print("\(bytes) B appends, \(connections) connections with one request in flight each, \(channels) channels; \(rounds) rounds of \(seconds.text(1)) s, in turns; medians")
+        print(
+            "\(bytes) B appends, \(connections) connections with one request in flight each, \(channels) channels; \(rounds) rounds of \(seconds.text(1)) s, in turns; medians"
+        )
         var results = wires.map { _ in [Round]() }
         for round in 0...rounds {
             for (index, wire) in wires.enumerated() {
@@ -39,7 +41,8 @@ struct Appends {
                 if round > 0 { results[index].append(result) }  // The first one warms up.
             }
         }
-        var table = Table("", "appends/s", "p50 ms", "p99 ms", "server cores", "client cores", "server us/append", "appends/sync", "Parley is x")
+        var table = Table(
+            "", "appends/s", "p50 ms", "p99 ms", "server cores", "client cores", "server us/append", "appends/sync", "Parley is x")
         for (wire, rounds) in zip(wires, results) {
             // A ratio of each round, beside the reference of the same round.
             let ratio = median(zip(results[0], rounds).map { $0.rate / $1.rate })

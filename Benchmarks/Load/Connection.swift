@@ -52,7 +52,9 @@ final class Connection {
         makeRoom()
         let count = recv(descriptor, buffer.baseAddress! + end, buffer.count - end, 0)
         if count < 0, errno == EINTR || errno == EAGAIN { return }
-        guard count > 0 else { fail("a server has closed a connection; it had sent: \(String(decoding: unread.prefix(300), as: UTF8.self))") }
+        guard count > 0 else {
+            fail("a server has closed a connection; it had sent: \(String(decoding: unread.prefix(300), as: UTF8.self))")
+        }
         end += count
         onInput(self)
     }

@@ -31,7 +31,9 @@ struct Latency {
     }
 
     func run() {
-        print("\(bytes) B messages at \(rate.text()) a second to one channel, \(readers) readers; \(rounds) rounds of \(seconds.text(1)) s, in turns; medians")
+        print(
+            "\(bytes) B messages at \(rate.text()) a second to one channel, \(readers) readers; \(rounds) rounds of \(seconds.text(1)) s, in turns; medians"
+        )
         var results = wires.map { _ in [Round]() }
         for round in 0...rounds {
             for (index, wire) in wires.enumerated() {
@@ -64,7 +66,8 @@ struct Latency {
         let elapsed = Double(Clock.now - start) / 1e9
         let ranks = samples.milliseconds(0.5, 0.99)
         let round = Round(
-            p50: ranks[0], p99: ranks[1], missing: expected - samples.count, serverCores: Double((wire.usage - usage).processor) / 1e9 / elapsed,
+            p50: ranks[0], p99: ranks[1], missing: expected - samples.count,
+            serverCores: Double((wire.usage - usage).processor) / 1e9 / elapsed,
             clientCores: Double(Clock.ownProcessor - own) / 1e9 / elapsed)
         loop.removeAll()
         return round

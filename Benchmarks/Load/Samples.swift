@@ -36,10 +36,11 @@ struct Table {
     func show() {
         let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max()! }
         for row in rows {
-            print(zip(row, widths).enumerated().map { index, cell in
-                let padding = String(repeating: " ", count: cell.1 - cell.0.count)
-                return index == 0 ? cell.0 + padding : padding + cell.0
-            }.joined(separator: "  "))
+            print(
+                zip(row, widths).enumerated().map { index, cell in
+                    let padding = String(repeating: " ", count: cell.1 - cell.0.count)
+                    return index == 0 ? cell.0 + padding : padding + cell.0
+                }.joined(separator: "  "))
         }
         print()
         fflush(nil)

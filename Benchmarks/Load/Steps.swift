@@ -64,11 +64,16 @@ struct StepsBenchmark {
     private func turnsOfParley(_ wire: ParleyWire, _ agents: Int) -> Double {
         let body = "{\"type\":\"message\",\"data\":{\"count\":\(steps)}}"
         let run = String(Clock.now, radix: 36)
-        return drive(agents, requests: turns, connect: wire.connect, answer: { bytes in
-            guard let length = HTTPAnswer.length(bytes) else { return nil }
-            guard bytes.starts(with: "HTTP/1.1 200".utf8) else { fail("a turn was not answered in time: \(String(decoding: bytes, as: UTF8.self))") }
-            return length
-        }) { agent, _ in
+        return drive(
+            agents, requests: turns, connect: wire.connect,
+            answer: { bytes in
+                guard let length = HTTPAnswer.length(bytes) else { return nil }
+                guard bytes.starts(with: "HTTP/1.1 200".utf8) else {
+                    fail("a turn was not answered in time: \(String(decoding: bytes, as: UTF8.self))")
+                }
+                return length
+            }
+        ) { agent, _ in
             Array(
                 ("POST /v1/agents/stepper/\(run)-\(agent) HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nPrefer: wait=30\r\n"
                     + "Content-Length: \(body.utf8.count)\r\n\r\n" + body).utf8)

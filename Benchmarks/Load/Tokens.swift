@@ -28,7 +28,8 @@ struct Tokens {
     }
 
     func run() {
-        print("\(rate) tokens a second each, \(tokensEach) tokens an agent, one reader each; \(rounds) rounds, in turns; medians; per token")
+        print(
+            "\(rate) tokens a second each, \(tokensEach) tokens an agent, one reader each; \(rounds) rounds, in turns; medians; per token")
         for agents in agents == 1 ? [1] : [1, agents] {
             let cases = self.cases(agents)
             var results = cases.map { _ in [Round]() }
@@ -36,7 +37,8 @@ struct Tokens {
                 for (index, entry) in cases.enumerated() { results[index].append(entry.measure()) }
             }
             var table = Table(
-                "\(agents) agents", "syncs", "log bytes", "server us", "p50 ms", "p99 ms", "not received", "its us / Parley's", "its p50 / Parley's")
+                "\(agents) agents", "syncs", "log bytes", "server us", "p50 ms", "p99 ms", "not received", "its us / Parley's",
+                "its p50 / Parley's")
             for (entry, rounds) in zip(cases, results) {
                 func middle(_ value: KeyPath<Round, Double>) -> Double { median(rounds.map { $0[keyPath: value] }) }
                 func ratio(_ value: KeyPath<Round, Double>) -> String {
@@ -72,15 +74,18 @@ struct Tokens {
         for agent in 0..<agents {
             let path = "/v1/stream/agents/talker/\(run)-\(agent)"
             let connection = wire.connect()
-            connection.request(Array("PUT \(path) HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n".utf8), wire.answerLength)
+            connection.request(
+                Array("PUT \(path) HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n".utf8),
+                wire.answerLength)
             connection.close()
             // What is sealed carries the whole text again: only the first sight of a token counts.
             var seen: Nanoseconds = 0
-            loop.add(wire.followEvents(path) { time in
-                guard time > seen else { return }
-                seen = time
-                samples.add(Clock.now - time)
-            })
+            loop.add(
+                wire.followEvents(path) { time in
+                    guard time > seen else { return }
+                    seen = time
+                    samples.add(Clock.now - time)
+                })
         }
         return measured(wire, log, agents, loop, { samples }) {
             let body = "{\"type\":\"message\",\"data\":{\"tokens\":\(tokensEach),\"rate\":\(rate)}}"
@@ -145,7 +150,8 @@ struct Tokens {
     }
 
     private func measured(
-        _ wire: any Wire, _ log: LogCounters, _ agents: Int, _ loop: Loop, _ samples: () -> Samples, _ start: () -> (Nanoseconds) -> Nanoseconds
+        _ wire: any Wire, _ log: LogCounters, _ agents: Int, _ loop: Loop, _ samples: () -> Samples,
+        _ start: () -> (Nanoseconds) -> Nanoseconds
     ) -> Round {
         let usage = wire.usage
         let expected = agents * tokensEach

@@ -17,7 +17,9 @@ final class ParleyWire: Wire {
 
     func prepare(channels count: Int) {
         generation += 1
-        heads = (0..<count).map { Array("POST \(path($0)) HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: \(contentType)\r\nContent-Length: ".utf8) }
+        heads = (0..<count).map {
+            Array("POST \(path($0)) HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: \(contentType)\r\nContent-Length: ".utf8)
+        }
         let connection = connect()
         defer { connection.close() }
         for channel in 0..<count {
@@ -102,7 +104,9 @@ enum HTTPAnswer {
         let count = text.utf8CodeUnitCount
         var index = 0
         while index + count <= bytes.count {
-            guard let found = memchr(bytes.baseAddress! + index, Int32(text.utf8Start[0]), bytes.count - index - count + 1) else { return nil }
+            guard let found = memchr(bytes.baseAddress! + index, Int32(text.utf8Start[0]), bytes.count - index - count + 1) else {
+                return nil
+            }
             if memcmp(found, text.utf8Start, count) == 0 { return UnsafeRawPointer(found) - bytes.baseAddress! }
             index = UnsafeRawPointer(found) - bytes.baseAddress! + 1
         }

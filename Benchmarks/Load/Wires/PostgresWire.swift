@@ -50,20 +50,27 @@ final class PostgresWire: Wire {
         var last = "0"
         var isWaiting = false
         connection.onInput = { connection in
-            guard let length = PostgresAnswer.length(connection.unread, { columns in
-                last = columns[0]
-                _ = Array(columns[1].utf8).withUnsafeBytes { TimeMark.scan($0, found) }
-            }) else { return }
+            guard
+                let length = PostgresAnswer.length(
+                    connection.unread,
+                    { columns in
+                        last = columns[0]
+                        _ = Array(columns[1].utf8).withUnsafeBytes { TimeMark.scan($0, found) }
+                    })
+            else { return }
             isWaiting = false
             connection.take(length)
         }
-        return (connection, {
-            guard !isWaiting else { return }
-            isWaiting = true
-            var output: [UInt8] = []
-            self.execute("poll", [Array(String(channel).utf8), Array(last.utf8)], &output)
-            connection.send(output)
-        })
+        return (
+            connection,
+            {
+                guard !isWaiting else { return }
+                isWaiting = true
+                var output: [UInt8] = []
+                self.execute("poll", [Array(String(channel).utf8), Array(last.utf8)], &output)
+                connection.send(output)
+            }
+        )
     }
 
     var logCounters: LogCounters? {
@@ -110,7 +117,9 @@ final class PostgresWire: Wire {
         [UInt8(ascii: kind)] + bytes(UInt32(body.count + 4)) + body
     }
 
-    private static func bytes<Number: FixedWidthInteger>(_ number: Number) -> [UInt8] { withUnsafeBytes(of: number.bigEndian) { Array($0) } }
+    private static func bytes<Number: FixedWidthInteger>(_ number: Number) -> [UInt8] {
+        withUnsafeBytes(of: number.bigEndian) { Array($0) }
+    }
 }
 
 enum PostgresAnswer {

@@ -39,7 +39,9 @@ final class RedisWire: Wire {
         connection.onInput = { connection in
             var id = last
             // The id of an entry is the only string at depth 4.
-            while let length = RESP.length(connection.unread, { depth, text in if depth == 4 { id = String(decoding: text, as: UTF8.self) } }) {
+            while let length = RESP.length(
+                connection.unread, { depth, text in if depth == 4 { id = String(decoding: text, as: UTF8.self) } })
+            {
                 _ = TimeMark.scan(UnsafeRawBufferPointer(rebasing: connection.unread[..<length]), found)
                 connection.take(length)
                 last = id
