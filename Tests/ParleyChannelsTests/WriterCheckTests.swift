@@ -10,7 +10,9 @@ import Testing
     private let world = SimulatedWorld(seed: 1)
 
     /// Appends one message and commits; gives the answer.
-    private func append(_ channels: Channels, _ writer: GroupCommit, _ configure: (Append) -> Void = { _ in }) throws -> Result<Appended, ChannelError> {
+    private func append(_ channels: Channels, _ writer: GroupCommit, _ configure: (Append) -> Void = { _ in }) throws -> Result<
+        Appended, ChannelError
+    > {
         let answer = Mutex<Result<Appended, ChannelError>?>(nil)
         let append = Append(channels, to: "agents/probe/a", [NewEntry(.message, nil, ("by", "tester"), ("text", "hi"))]) { result in
             answer.withLock { $0 = result }

@@ -25,18 +25,25 @@ import Testing
         Case(name: "an empty body", body: "", status: 400, code: "empty_body"),
         Case(name: "an empty array", body: "[]", status: 400, code: "empty_array"),
         Case(name: "no type", body: #"{"text":"hi"}"#, status: 400, code: "invalid_entry", says: ["type", "message"]),
-        Case(name: "an unknown type", body: #"{"type":"mesage","text":"hi"}"#, status: 400, code: "unknown_entry_type", says: ["mesage", "message"]),
+        Case(
+            name: "an unknown type", body: #"{"type":"mesage","text":"hi"}"#, status: 400, code: "unknown_entry_type",
+            says: ["mesage", "message"]),
         Case(name: "an entry of the owner's", body: #"{"type":"turn.completed","output":"x"}"#, status: 400, code: "unknown_entry_type"),
-        Case(name: "one bad element", body: #"[{"type":"message","text":"a"},{"type":"nope"}]"#, status: 400, code: "unknown_entry_type", says: ["1"]),
+        Case(
+            name: "one bad element", body: #"[{"type":"message","text":"a"},{"type":"nope"}]"#, status: 400, code: "unknown_entry_type",
+            says: ["1"]),
         Case(name: "a message without text", body: #"{"type":"message"}"#, status: 400, code: "invalid_entry", says: ["text"]),
         Case(name: "text that is none", body: #"{"type":"message","text":7}"#, status: 400, code: "invalid_entry", says: ["text"]),
         Case(name: "an unknown kind", path: "/v1/agents/wirter/one", status: 404, code: "unknown_agent_kind", says: ["wirter", "writer"]),
         Case(name: "a name of four segments", path: "/v1/agents/writer/one/two", status: 404, code: "route_not_found"),
         Case(name: "an unknown route", method: "GET", path: "/v2/agents", status: 404, code: "route_not_found"),
         Case(name: "a wrong method", method: "PATCH", status: 405, code: "method_not_allowed", says: ["PATCH"]),
-        Case(name: "an agent that was never named", method: "GET", path: "/v1/agents/writer/nobody", status: 404, code: "channel_not_found"),
+        Case(
+            name: "an agent that was never named", method: "GET", path: "/v1/agents/writer/nobody", status: 404, code: "channel_not_found"),
         Case(name: "a wrong offset", method: "GET", path: "/v1/stream/agents/writer/one?offset=seven", status: 400, code: "invalid_offset"),
-        Case(name: "a wrong view", method: "GET", path: "/v1/stream/agents/writer/one?offset=-1&view=nice", status: 400, code: "invalid_view", says: ["nice"]),
+        Case(
+            name: "a wrong view", method: "GET", path: "/v1/stream/agents/writer/one?offset=-1&view=nice", status: 400,
+            code: "invalid_view", says: ["nice"]),
         Case(
             name: "a body of another type", headers: [(name: "Content-Type", value: "text/plain")], body: "hi", status: 409,
             code: "content_type_mismatch"),
@@ -46,7 +53,9 @@ import Testing
         Case(
             name: "an entry above the limit", body: #"{"type":"message","text":""# + String(repeating: "x", count: 1 << 20) + #""}"#,
             status: 413, code: "entry_too_large"),
-        Case(name: "a body above the limit", body: #"{"type":"message","text":""# + String(repeating: "x", count: 11 << 20) + #""}"#, status: 413, code: "body_too_large"),
+        Case(
+            name: "a body above the limit", body: #"{"type":"message","text":""# + String(repeating: "x", count: 11 << 20) + #""}"#,
+            status: 413, code: "body_too_large"),
     ]
 
     @Test func `is answered with what is wrong and what to do, changes nothing, and harms nobody`() async throws {
@@ -80,7 +89,8 @@ import Testing
             let first = try node.send("one", to: "writer/one", key: "k")
             #expect(try node.send("one", to: "writer/one", key: "k") == first)
             let answer = try node.request(
-                "POST", "/v1/agents/writer/one", [("Content-Type", "application/json"), ("Idempotency-Key", "k")], #"{"type":"message","text":"two"}"#)
+                "POST", "/v1/agents/writer/one", [("Content-Type", "application/json"), ("Idempotency-Key", "k")],
+                #"{"type":"message","text":"two"}"#)
             #expect(answer.status == 422 && answer.json?["code"] == "idempotency_key_reused")
             try expectAlive(node)
             #expect(try node.entries("writer/one").count { $0["type"] == "message" } == 1)
@@ -100,7 +110,8 @@ import Testing
             #expect(said.contains("hot.md:3: temperature \"hot\""), "\(said)")
             #expect(said.contains("typo.md:2: modle") && said.contains("model"), "\(said)")
             #expect(said.contains("agents: writer"), "\(said)")
-            let answer = try node.request("POST", "/v1/agents/hot/one", [("Content-Type", "application/json")], #"{"type":"message","text":"hi"}"#)
+            let answer = try node.request(
+                "POST", "/v1/agents/hot/one", [("Content-Type", "application/json")], #"{"type":"message","text":"hi"}"#)
             #expect(answer.status == 404 && answer.json?["code"] == "unknown_agent_kind")
             try expectAlive(node)
         }
@@ -110,7 +121,9 @@ import Testing
         try await OwnThread.run {
             let node = try EndToEndNode(
                 agents: ["writer.md": "---\nkind: writer\n---\nYou write.\n"],
-                environment: ["PARLEY_MODEL": "openai:x", "OPENAI_BASE_URL": "http://127.0.0.1:\(FreePort.take())/v1", "PARLEY_MODEL_CONTINUES": "no"])
+                environment: [
+                    "PARLEY_MODEL": "openai:x", "OPENAI_BASE_URL": "http://127.0.0.1:\(FreePort.take())/v1", "PARLEY_MODEL_CONTINUES": "no",
+                ])
             try node.start()
             _ = try node.send("Write.", to: "writer/one")
             let reader = EndToEndReader(of: "writer/one")

@@ -50,13 +50,18 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
             let output = process.output
             #expect(output.standard.isEmpty)
             for text in misuse.says { #expect(output.error.contains(text), "\(output.error)") }
-            if misuse.words.count > 1, misuse.words[0] != "tial" { #expect(output.error.contains("usage: parley \(misuse.words[0])"), "\(output.error)") }
+            if misuse.words.count > 1, misuse.words[0] != "tial" {
+                #expect(output.error.contains("usage: parley \(misuse.words[0])"), "\(output.error)")
+            }
         }
     }
 
     @Test func `help goes to standard output with status 0, no command at all is misuse`() async throws {
         try await OwnThread.run {
-            for words in [["--help"], ["serve", "--help"], ["run", "--help"], ["tail", "-h"], ["send", "--help"], ["ls", "--help"], ["status", "--help"]] {
+            for words in [
+                ["--help"], ["serve", "--help"], ["run", "--help"], ["tail", "-h"], ["send", "--help"], ["ls", "--help"],
+                ["status", "--help"],
+            ] {
                 let process = try ChildProcess(Products.path("parley"), words)
                 #expect(try process.waitForExit("help") == .status(0))
                 #expect(process.output.standard.contains("usage: parley"), "\(words)")
@@ -127,7 +132,8 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
 
             let status = try parley("status", "writer/one", environment: server)
             #expect(status.exit == .status(0) && status.standard.contains("state: idle"), "\(status)")
-            #expect(try JSON.parse(Bytes(try parley("status", "writer/one", "--json", environment: server).standard.utf8))["state"] == "idle")
+            #expect(
+                try JSON.parse(Bytes(try parley("status", "writer/one", "--json", environment: server).standard.utf8))["state"] == "idle")
         }
     }
 
@@ -135,7 +141,10 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
         try await OwnThread.run {
             let (_, node) = try makeNode(tokens: 1, rate: 0)
             let server = ["PARLEY_URL": node.url]
-            for words in [["run", "wirter/one", "hi"], ["send", "wirter/one", "hi"], ["status", "writer/nobody"], ["tail", "writer/nobody"], ["ls", "--state", "happy"]] {
+            for words in [
+                ["run", "wirter/one", "hi"], ["send", "wirter/one", "hi"], ["status", "writer/nobody"], ["tail", "writer/nobody"],
+                ["ls", "--state", "happy"],
+            ] {
                 let process = try ChildProcess(Products.path("parley"), words, environment: server)
                 #expect(try process.waitForExit("the refusal of \(words)") == .status(1))
                 #expect(process.output.standard.isEmpty && process.output.error.contains("parley \(words[0]): "), "\(process.output)")

@@ -47,11 +47,16 @@ enum KillMoment: Sendable, CustomStringConvertible {
 
     /// The first commits are the making of the channel, the message, the turn's start, steps; then come those of text.
     private static let places = [
-        Place(name: "commit.before", passages: 1...1), Place(name: "commit.before", passages: 2...2), Place(name: "commit.before", passages: 3...9),
-        Place(name: "commit.before", passages: 10...40), Place(name: "commit.during", passages: 2...3), Place(name: "commit.during", passages: 4...40),
-        Place(name: "commit.after", passages: 2...2), Place(name: "commit.after", passages: 3...9), Place(name: "commit.after", passages: 10...40),
-        Place(name: "answer.before", passages: 1...1), Place(name: "model.delta", passages: 1...2), Place(name: "model.delta", passages: 3...298),
-        Place(name: "model.delta", passages: 299...300), Place(name: "model.finish", passages: 1...1), Place(name: "step.completed", passages: 1...1),
+        Place(name: "commit.before", passages: 1...1), Place(name: "commit.before", passages: 2...2),
+        Place(name: "commit.before", passages: 3...9),
+        Place(name: "commit.before", passages: 10...40), Place(name: "commit.during", passages: 2...3),
+        Place(name: "commit.during", passages: 4...40),
+        Place(name: "commit.after", passages: 2...2), Place(name: "commit.after", passages: 3...9),
+        Place(name: "commit.after", passages: 10...40),
+        Place(name: "answer.before", passages: 1...1), Place(name: "model.delta", passages: 1...2),
+        Place(name: "model.delta", passages: 3...298),
+        Place(name: "model.delta", passages: 299...300), Place(name: "model.finish", passages: 1...1),
+        Place(name: "step.completed", passages: 1...1),
         Place(name: "turn.end", passages: 1...1),
     ]
 }

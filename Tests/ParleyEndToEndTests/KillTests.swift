@@ -24,7 +24,10 @@ import Testing
         }
     }
 
-    @Test(arguments: [KillMoment.tokens(40, microseconds: 0), .failpoint("model.delta", 200), .failpoint("commit.after", 25), .failpoint("model.finish", 1)])
+    @Test(arguments: [
+        KillMoment.tokens(40, microseconds: 0), .failpoint("model.delta", 200), .failpoint("commit.after", 25),
+        .failpoint("model.finish", 1),
+    ])
     func `a model that cannot go on starts again, and its new text supersedes the old`(_ moment: KillMoment) async throws {
         try await OwnThread.run {
             let turn = try KilledTurn(continues: false, hasSteps: false)

@@ -33,7 +33,8 @@ final class KilledTurn {
         node = try EndToEndNode(
             hasSteps ? "steps-agent" : "parley", agents: ["writer.md": "---\nkind: writer\n---\nYou write.\n"],
             environment: [
-                "PARLEY_MODEL": "openai:scripted", "OPENAI_BASE_URL": upstream.baseURL, "PARLEY_MODEL_CONTINUES": continues ? "prefix" : "no",
+                "PARLEY_MODEL": "openai:scripted", "OPENAI_BASE_URL": upstream.baseURL,
+                "PARLEY_MODEL_CONTINUES": continues ? "prefix" : "no",
             ], keeping: upstream)
         agent = hasSteps ? "stepper/one" : "writer/one"
         reader = EndToEndReader(of: agent)
@@ -186,7 +187,8 @@ final class KilledTurn {
         }
         let nonces = entries.first { $0["type"]?.string == "turn.completed" }?["output"]?["nonces"]?.array
         let results = entries.filter { $0["type"]?.string == "step.completed" && $0["text"] == nil }.compactMap { $0["result"] }
-        #expect(Set(nonces?.compactMap(\.string) ?? []) == Set(results.compactMap(\.string)), "a step gave something else than the log says")
+        #expect(
+            Set(nonces?.compactMap(\.string) ?? []) == Set(results.compactMap(\.string)), "a step gave something else than the log says")
     }
 
     private func key(of completed: JSON, in entries: [JSON]) -> String? {

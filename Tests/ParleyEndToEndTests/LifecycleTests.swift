@@ -66,7 +66,8 @@ import Testing
         try await OwnThread.run {
             let (_, node) = try makeNode(tokens: 1, rate: 0)
             let second = try ChildProcess(
-                Products.path("parley"), ["serve", "--listen", "127.0.0.1:\(node.port)", "--data", node.folder + "/other", "--agents", node.agentsFolder])
+                Products.path("parley"),
+                ["serve", "--listen", "127.0.0.1:\(node.port)", "--data", node.folder + "/other", "--agents", node.agentsFolder])
             #expect(try second.waitForExit("the second process to be refused", timeout: .seconds(20)) == .status(1))
             #expect(second.output.error.contains("127.0.0.1:\(node.port)"), "\(second.output.error)")
             try expectAlive(node)
@@ -92,7 +93,9 @@ import Testing
             defer { chmod(node.dataFolder, 0o700) }
             let process = try node.launch(mayReadAnything: false)
             #expect(try process.waitForExit("the refusal") == .status(1))
-            #expect(process.output.error.contains(node.dataFolder) && process.output.error.contains("ermission denied"), "\(process.output.error)")
+            #expect(
+                process.output.error.contains(node.dataFolder) && process.output.error.contains("ermission denied"),
+                "\(process.output.error)")
         }
     }
 
@@ -122,7 +125,9 @@ func expectAlive(_ node: EndToEndNode, agent: String = "writer/alive", sourceLoc
     let reader = EndToEndReader(of: agent)
     reader.attach(to: node)
     let end = try reader.wait("the end of a turn of a node that is alive") { seen in
-        seen.entries.first { $0["turn"]?.string == offset && $0["type"]?.string?.hasPrefix("turn.") == true && $0["type"] != "turn.started" }
+        seen.entries.first {
+            $0["turn"]?.string == offset && $0["type"]?.string?.hasPrefix("turn.") == true && $0["type"] != "turn.started"
+        }
     }
     #expect(end["type"] == "turn.completed", sourceLocation: sourceLocation)
 }

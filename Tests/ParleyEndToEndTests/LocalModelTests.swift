@@ -10,14 +10,16 @@ import Testing
             let model = try LocalModel()
             let proxy = try RecordingProxy(to: model.url)
             let node = try EndToEndNode(
-                agents: ["teller.md": "---\nkind: teller\nmax_tokens: 120\ntemperature: 0\n---\nYou are a helpful assistant.\n"],
+                agents: ["teller.md": "---\nkind: teller\nmax_tokens: 80\ntemperature: 0\n---\nYou are a helpful assistant.\n"],
                 environment: ["PARLEY_MODEL": "openai:smollm2-135m", "OPENAI_BASE_URL": proxy.baseURL, "PARLEY_MODEL_CONTINUES": "prefix"],
                 keeping: model, proxy)
             try node.start()
             _ = try node.send("Tell me about the sea.", to: "teller/one", key: "k")
             let reader = EndToEndReader(of: "teller/one")
             reader.attach(to: node)
-            try reader.wait("a few words of the model", timeout: .seconds(120)) { ConvergedText($0.entries).text.utf8.count > 100 ? true : nil }
+            try reader.wait("a few words of the model", timeout: .seconds(120)) {
+                ConvergedText($0.entries).text.utf8.count > 100 ? true : nil
+            }
             try node.kill()
             try reader.wait("the connection to break") { $0.isOver ? true : nil }
             let before = ConvergedText(reader.seen.entries).text
@@ -40,7 +42,9 @@ import Testing
             // More may have been durable than the reader had when the connection broke.
             #expect(sentBack?["content"]?.string?.hasPrefix(saved) == true)
             let contents = requests.last?["messages"]?.array?.compactMap { $0["content"]?.string } ?? []
-            #expect(contents.joined(separator: "\n").components(separatedBy: saved).count == 2, "the saved text stands in the request exactly once")
+            #expect(
+                contents.joined(separator: "\n").components(separatedBy: saved).count == 2,
+                "the saved text stands in the request exactly once")
             print("real model: \(recovered) tokens recovered, \(before.utf8.count) of \(after.utf8.count) bytes were saved")
         }
     }

@@ -105,7 +105,9 @@ private final class LongPoller {
         var (entries, offset): ([JSON], String) = ([], "-1")
         for _ in 0..<1_000 {
             let answer = try node.request("GET", "/v1/stream/agents/\(agent)?offset=\(offset)&live=long-poll&view=\(view)")
-            guard let next = answer.header("Stream-Next-Offset") else { throw Missed("a long-poll answers \(answer.status): \(answer.text)") }
+            guard let next = answer.header("Stream-Next-Offset") else {
+                throw Missed("a long-poll answers \(answer.status): \(answer.text)")
+            }
             entries += answer.json?.array ?? []
             offset = next
             if entries.contains(where: { $0["type"] == "turn.completed" }) { return entries }

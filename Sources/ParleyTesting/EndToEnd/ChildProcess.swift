@@ -116,7 +116,9 @@ package final class ChildProcess: Sendable {
             next += 1
         }
         let foreign = ["PARLEY_", "OPENAI_", "ANTHROPIC_", "http_proxy=", "HTTP_PROXY=", "all_proxy=", "ALL_PROXY="]
-        variables.removeAll { variable in foreign.contains { variable.hasPrefix($0) } || added.keys.contains { variable.hasPrefix($0 + "=") } }
+        variables.removeAll { variable in
+            foreign.contains { variable.hasPrefix($0) } || added.keys.contains { variable.hasPrefix($0 + "=") }
+        }
         return variables + added.map { "\($0.key)=\($0.value)" }
     }
 }

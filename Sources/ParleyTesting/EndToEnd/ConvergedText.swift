@@ -38,13 +38,17 @@ package struct ConvergedText: Sendable {
     }
 
     private func addText(_ entry: JSON, _ step: inout Step) {
-        guard let attempt = entry["attempt"]?.integer, let index = entry["index"]?.integer, let delta = entry["delta"]?.string else { return }
+        guard let attempt = entry["attempt"]?.integer, let index = entry["index"]?.integer, let delta = entry["delta"]?.string else {
+            return
+        }
         guard step.final == nil, attempt >= step.attempt else { return }
         if attempt > step.attempt {
             step.attempt = attempt
             let from = Int(entry["continues_at"]?.integer ?? 0)
             step.pieces = step.pieces.filter { $0.key < from }
-            for (start, piece) in step.pieces where start + piece.bytes.count > from { step.pieces[start]!.bytes.removeLast(start + piece.bytes.count - from) }
+            for (start, piece) in step.pieces where start + piece.bytes.count > from {
+                step.pieces[start]!.bytes.removeLast(start + piece.bytes.count - from)
+            }
         }
         step.pieces[Int(index)] = Piece(attempt: attempt, bytes: Bytes(delta.utf8))
     }

@@ -51,7 +51,8 @@ package final class EndToEndNode: Sendable {
     @discardableResult
     package func launch(failpoint: String? = nil, options: [String] = [], mayReadAnything: Bool = true) throws -> ChildProcess {
         let isCommand = executable.hasSuffix("/parley")
-        let arguments = (isCommand ? ["serve"] : []) + ["--listen", "127.0.0.1:\(port)", "--data", dataFolder, "--agents", agentsFolder] + options
+        let arguments =
+            (isCommand ? ["serve"] : []) + ["--listen", "127.0.0.1:\(port)", "--data", dataFolder, "--agents", agentsFolder] + options
         var environment = environment
         environment["PARLEY_FAILPOINT"] = failpoint
         environment["STEPS_FILE"] = stepsFile

@@ -47,7 +47,8 @@ package final class EndToEndReader: Sendable {
         let (offset, generation) = state.withLock { state in
             state.generation += 1
             state.node = node
-            (state.events, state.pending, state.status, state.isOver, state.endsWithControl) = (ServerSentEventParser(), [], 0, false, false)
+            (state.events, state.pending, state.status, state.isOver) = (ServerSentEventParser(), [], 0, false)
+            (state.isClean, state.endsWithControl) = (false, false)
             return (state.offset, state.generation)
         }
         let request = OutgoingRequest(url: "\(node.url)/v1/stream/\(channel)?offset=\(offset)&live=sse&view=\(view)")
@@ -70,16 +71,24 @@ package final class EndToEndReader: Sendable {
         guard let value = state.wait(timeout: timeout, { find($0) }) else {
             let seen = seen
             let last = seen.entries.last?.text.prefix(300) ?? "nothing"
-            throw Missed("waited \(timeout) for \(phase); \(seen.entries.count) entries, status \(seen.status), over: \(seen.isOver), last: \(last)")
+            throw Missed(
+                "waited \(timeout) for \(phase); \(seen.entries.count) entries, status \(seen.status), over: \(seen.isOver), last: \(last)")
         }
         return value
     }
 
-    /// Waits for the end of a turn.
+    /// Waits for the end of a turn; goes on when the node ends the connection because its time is up.
     @discardableResult
     package func waitForTurnEnd(_ phase: String = "the end of the turn", timeout: Duration = .seconds(90)) throws -> JSON {
-        try wait(phase, timeout: timeout) { seen in
-            seen.entries.first { ["turn.completed", "turn.failed", "agent.stalled"].contains($0["type"]?.string) }
+        let deadline = ContinuousClock.now + timeout
+        while true {
+            let end = try wait(phase, timeout: max(.zero, deadline - ContinuousClock.now)) { seen -> JSON?? in
+                let end = seen.entries.first { ["turn.completed", "turn.failed", "agent.stalled"].contains($0["type"]?.string) }
+                if let end { return .some(end) }
+                return seen.isOver && seen.isClean && seen.endsWithControl ? .some(nil) : nil
+            }
+            if let end { return end }
+            if let node = seen.node { attach(to: node) }
         }
     }
 

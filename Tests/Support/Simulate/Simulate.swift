@@ -29,7 +29,9 @@ enum Simulate {
                 let run = try SimulationRun(seed: runs)
                 (crashes, commits) = (crashes + run.crashes, commits + run.commits)
                 matrix.add(run.matrix)
-                if !run.violations.isEmpty { failures.append("PARLEY_SEED=\(runs) \(run.violations.prefix(3).map(\.description).joined(separator: "; "))") }
+                if !run.violations.isEmpty {
+                    failures.append("PARLEY_SEED=\(runs) \(run.violations.prefix(3).map(\.description).joined(separator: "; "))")
+                }
             } catch { failures.append("PARLEY_SEED=\(runs) \(error)") }
             runs += 1
         }
