@@ -15,7 +15,7 @@ mutations=(
     "no sync|Sources/ParleyLog/RocksDatabase.swift|s/rocksdb_writeoptions_set_sync(writing, 1)/rocksdb_writeoptions_set_sync(writing, 0)/|every commit syncs the write-ahead log once"
     "no epoch check|Sources/ParleyChannels/Append.swift|/^ *try checkEpoch(channel)\$/d|a stale owner appends nothing"
     "no producer check|Sources/ParleyChannels/Append.swift|s/= try checkProducer(channel, &stage)/= producer.map { (state: ProducerState(epoch: \$0.epoch, sequence: \$0.sequence), isDuplicate: false) }/|a producer's repetition is in the log once"
-    "last text apart from the result|Sources/ParleyAgents/Activation+Steps.swift|s/append((last.map { \[\$0\] } ?? \[\]) + \[entry\], epoch/if let last { append([last], epoch: .holds(core.epoch)) }; append([entry], epoch/|no crash leaves the whole text in the log"
+    "last text apart from the result|Sources/ParleyAgents/Activation+Steps.swift|s/let entries = (last.map { \[\$0\] } ?? \[\]) + \[entry\]/if let last { append([last], epoch: .holds(core.epoch)) }; let entries = [entry]/|no crash leaves the whole text in the log"
     "last text not held back|Sources/ParleyAgents/ModelAttempt.swift|s/^        state.held = entry\$/        if let entry { append([entry]) }; state.held = nil/|no crash leaves the whole text in the log"
     "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/try commit(stage.finish())/let batches = stage.finish(); settle(staged); staged = []; try commit(batches)/|while a commit is under way, nobody has been told"
 )

@@ -34,7 +34,9 @@ package enum ServeOptions {
             guard word.hasPrefix("--"), names.contains(String(parts[0].dropFirst(2))) else {
                 throw ConfigurationError("unknown option '\(word)'; there are \(names.map { "--" + $0 }.joined(separator: ", ")).")
             }
-            guard let value = parts.count > 1 ? parts[1] : rest.popFirst() else { throw ConfigurationError("option '\(parts[0])' needs a value.") }
+            guard let value = parts.count > 1 ? parts[1] : rest.popFirst() else {
+                throw ConfigurationError("option '\(parts[0])' needs a value.")
+            }
             try set(String(parts[0].dropFirst(2)), value, &configuration)
         }
         return configuration
@@ -55,7 +57,8 @@ package enum ServeOptions {
     package static func run(_ configuration: ServeConfiguration, agents: [AnyAgent]) throws {
         let node = try Node(configuration, environment: ProcessInfo.processInfo.environment, agents: agents) { Diagnostics.say($0) }
         let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
-        Diagnostics.say("parley: serving http://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))")
+        Diagnostics.say(
+            "parley: serving http://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))")
         if let reason = node.runUntilStopped() { throw ConfigurationError("stopped: \(reason)") }
     }
 }

@@ -25,7 +25,8 @@ package struct ServeConfiguration: Sendable {
         guard !host.isEmpty else { throw bad }
         guard ["127.0.0.1", "::1", "localhost"].contains(host) else {
             throw ConfigurationError(
-                "--listen is '\(text)'; without a key only loopback is served (127.0.0.1, ::1, localhost). Put a proxy that authenticates in front.")
+                "--listen is '\(text)'; without a key only loopback is served (127.0.0.1, ::1, localhost). Put a proxy that authenticates in front."
+            )
         }
         self.host = host == "localhost" ? "127.0.0.1" : host
         self.port = Int(port)

@@ -41,9 +41,11 @@ extension Activation {
     }
 
     func reject(_ item: InboxItem, _ reason: String, as state: String = "rejected") {
-        append([Activation.receipt(item.offset, item.body, state, reason: reason)], epoch: .holds(epoch), decides: [item.offset], then: { [self] _ in
-            runtime.turnEnded(channel.name, item.offset)
-        })
+        append(
+            [Activation.receipt(item.offset, item.body, state, reason: reason)], epoch: .holds(epoch), decides: [item.offset],
+            then: { [self] _ in
+                runtime.turnEnded(channel.name, item.offset)
+            })
     }
 
     // MARK: Interrupt
@@ -77,17 +79,30 @@ extension Activation {
             return (NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)), .failed(failure))
         }
         let nothing: [(String, JSON?)] = [("text", ""), ("finish_reason", "interrupted"), ("recovered_tokens", 0)]
-        let members = (modelCall(step.path)?.interrupt() ?? nothing)
-            + [("steered", steered(step.path)), ("interrupted_by", .string(Offset(item.offset).token)), ("redirection", text.map { .string($0) })]
+        let members =
+            (modelCall(step.path)?.interrupt() ?? nothing)
+            + [
+                ("steered", steered(step.path)), ("interrupted_by", .string(Offset(item.offset).token)),
+                ("redirection", text.map { .string($0) }),
+            ]
         isOver(step.path)
-        return (NewEntry(.stepCompleted, position, members: NewEntry.join(members)), .completed(.object(members.compactMap { name, value in
-            value.map { JSON.Member(name, $0) }
-        })))
+        return (
+            NewEntry(.stepCompleted, position, members: NewEntry.join(members)),
+            .completed(
+                .object(
+                    members.compactMap { name, value in
+                        value.map { JSON.Member(name, $0) }
+                    }))
+        )
     }
 
     /// Commits the ends of steps and what else happened with them, and has the program go on from all of them, in the order of the log.
-    private func appendEnds(_ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64]) {
-        let timers = ends.compactMap { end in end.request.due.map { DueTimer(turn: core.turn, path: end.request.path, due: $0).key(channel.id) } }
+    private func appendEnds(
+        _ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64]
+    ) {
+        let timers = ends.compactMap { end in
+            end.request.due.map { DueTimer(turn: core.turn, path: end.request.path, due: $0).key(channel.id) }
+        }
         let mark = takeWaitingMark(core)
         append(entries, epoch: .holds(core.epoch), decides: decides) { stage, channel, _ in
             for timer in timers { stage.delete(.timers, timer) }
@@ -131,7 +146,9 @@ extension Activation {
         let name = item.body["approval"]?.string ?? ""
         let prefix = Offset(core.turn).token + "/"
         let path = name.hasPrefix(prefix) ? String(name.dropFirst(prefix.count)) : ""
-        guard let step = core.openSteps.first(where: { $0.path == path && $0.kind == .approval }), case .approval(_, _, let until) = step.work else {
+        guard let step = core.openSteps.first(where: { $0.path == path && $0.kind == .approval }),
+            case .approval(_, _, let until) = step.work
+        else {
             reject(item, core.hasEnd(path) ? "already_decided" : "unknown_approval")
             return true
         }
@@ -156,7 +173,8 @@ extension Activation {
             code: "approval_denied", message: "denied by \(by)", retryable: false,
             data: JSON.compact(("decided_by", .string(by)), ("reason", item.body["reason"])))
         let result: JSON = ["decision": "approved", "decided_by": .string(by)]
-        let end = isApproved
+        let end =
+            isApproved
             ? NewEntry(.stepCompleted, position, ("result", result))
             : NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))
         let receipt = Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: step.path)
@@ -167,7 +185,8 @@ extension Activation {
     private func approvalDecided(_ core: TurnCore, _ step: StepRequest, _ decision: JSON, by: String?, reason: JSON? = nil) -> NewEntry {
         NewEntry(
             .approvalDecided, Position(turn: core.turn, step: step.path), ("approval", .string("\(Offset(core.turn))/\(step.path)")),
-            ("decision", decision), ("decided_by", by.map { .string($0) }), ("args_sha256", step.digest.map { .string($0) }), ("reason", reason))
+            ("decision", decision), ("decided_by", by.map { .string($0) }), ("args_sha256", step.digest.map { .string($0) }),
+            ("reason", reason))
     }
 
     private func deliverSignal(_ core: TurnCore, _ item: InboxItem) -> Bool {
@@ -203,11 +222,15 @@ extension Activation {
         if case .approval(let action, let arguments, let until) = request.work {
             entries.append(
                 NewEntry(
-                    .approvalRequested, position, ("approval", .string("\(Offset(core.turn))/\(request.path)")), ("action", .string(action)),
-                    ("args", arguments), ("args_sha256", request.digest.map { .string($0) }), ("expires_at", until.map { .string($0.description) })))
+                    .approvalRequested, position, ("approval", .string("\(Offset(core.turn))/\(request.path)")),
+                    ("action", .string(action)),
+                    ("args", arguments), ("args_sha256", request.digest.map { .string($0) }),
+                    ("expires_at", until.map { .string($0.description) })))
         }
         let timer = request.due.map { DueTimer(turn: core.turn, path: request.path, due: $0) }
-        if let timer { entries.append(NewEntry(.timerSet, position, ("timer", .string(timer.id)), ("due", .string(timer.due.description)))) }
+        if let timer {
+            entries.append(NewEntry(.timerSet, position, ("timer", .string(timer.id)), ("due", .string(timer.due.description))))
+        }
         append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
             if let timer { stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8)) }
         } then: { [self] _ in
@@ -222,7 +245,8 @@ extension Activation {
         let position = Position(turn: core.turn, step: request.path)
         let timer = DueTimer(turn: core.turn, path: request.path, due: due)
         let isApproval = request.kind == .approval
-        let failure = isApproval
+        let failure =
+            isApproval
             ? StepFailure(code: "approval_expired", message: "nobody decided until \(due)", retryable: false)
             : StepFailure(code: "wait_timeout", message: "no signal came until \(due)", retryable: false)
         var entries = [NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description)))]

@@ -27,7 +27,9 @@ extension Activation {
             return true
         }
         return try offsets.compactMap { offset in
-            try runtime.channels.entry(channel, at: offset) { InboxItem(offset: offset, kind: $0.kind, at: $0.at ?? Timestamp(milliseconds: 0), body: $0.body) }
+            try runtime.channels.entry(channel, at: offset) {
+                InboxItem(offset: offset, kind: $0.kind, at: $0.at ?? Timestamp(milliseconds: 0), body: $0.body)
+            }
         }
     }
 
@@ -48,7 +50,9 @@ extension Activation {
             case .turnFailed, .turnCancelled: state.lastEnd = max(state.lastEnd, offset)
             case .turnCompleted, .turnInterrupted:
                 state.lastEnd = max(state.lastEnd, offset)
-                if let position = frame.position, position.turn != turn { outputs[position.turn] = (offset, frame.body["output"]?.plainText ?? "") }
+                if let position = frame.position, position.turn != turn {
+                    outputs[position.turn] = (offset, frame.body["output"]?.plainText ?? "")
+                }
             case .message, .steer:
                 guard let output = outputs.removeValue(forKey: offset) else { break }
                 let item = HistoryItem(input: frame.body.messageText, output: output.text, offsets: offset...output.end)

@@ -16,7 +16,8 @@ extension Activation: TurnOwner {
             if let due = open.due, due <= runtime.world.now { cameDue(core, request, due) }
         case .body(.atMostOnce, _, _) where open.retryAt == nil:
             let failure = StepFailure(
-                code: "outcome_unknown", message: "the process ended while the step ran; whether its effect happened is not known", retryable: false)
+                code: "outcome_unknown", message: "the process ended while the step ran; whether its effect happened is not known",
+                retryable: false)
             fail(core, request, attempt: open.attempt, failure, pause: nil, SavedText())
         case .body, .model:
             rejoin(core, request.path, open.steered)
@@ -39,7 +40,9 @@ extension Activation: TurnOwner {
             ("source", source.map { .string($0) }),
             ("remedy", "run the program that began the turn, or fork the agent before it; changed programs mark the change"))
         let turn = core.turn
-        append([entry], epoch: .holds(core.epoch)) { stage, channel, _ in channel.move(to: .stalled, turn: turn, in: &stage) } then: { [self] _ in
+        append([entry], epoch: .holds(core.epoch)) { stage, channel, _ in
+            channel.move(to: .stalled, turn: turn, in: &stage)
+        } then: { [self] _ in
             runtime.turnEnded(channel.name, turn)
             leave()
         }
@@ -83,7 +86,8 @@ extension Activation: TurnOwner {
     private func takeSteers(_ core: TurnCore) -> [InboxItem] {
         let token = Offset(core.turn).token
         let items = inbox.filter { item in
-            (item.kind == .steer || item.kind == .message && agent.policy == .steer) && (item.body["if_turn"].map { $0.string == token } ?? true)
+            (item.kind == .steer || item.kind == .message && agent.policy == .steer)
+                && (item.body["if_turn"].map { $0.string == token } ?? true)
         }
         for item in items { remove(item) }
         return items
@@ -121,15 +125,20 @@ extension Activation: TurnOwner {
         let bytes = NewEntry.join(members)
         let entry = NewEntry(.stepCompleted, Position(turn: core.turn, step: path, attempt: attempt), members: bytes)
         Failpoint.pass("step.completed")
-        append((last.map { [$0] } ?? []) + [entry], epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel], yield: { [self] in
-            core.withdrawEnd(path)
-            react()
-            if isCurrent(core) { complete(core, path, attempt: attempt, members, last: last) }
-        }, then: { [self] appended in
-            isOver(path)
-            guard isCurrent(core) else { return }
-            core.resume(path, .completed((try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null), at: appended.at)
-        })
+        let entries = (last.map { [$0] } ?? []) + [entry]
+        append(
+            entries, epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel],
+            yield: { [self] in
+                core.withdrawEnd(path)
+                react()
+                if isCurrent(core) { complete(core, path, attempt: attempt, members, last: last) }
+            },
+            then: { [self] appended in
+                isOver(path)
+                guard isCurrent(core) else { return }
+                core.resume(
+                    path, .completed((try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null), at: appended.at)
+            })
     }
 
     /// Journals a failed attempt: with a pause, another one follows; without, the program gets the failure. Any thread.
@@ -140,25 +149,30 @@ extension Activation: TurnOwner {
         let retryAt = pause.map { runtime.world.now.advanced(by: $0) }
         let failure = failure.asReplayed
         let entry = NewEntry(
-            .stepFailed, Position(turn: core.turn, step: request.path, attempt: attempt), ("error", failure.journal), ("final", .bool(retryAt == nil)),
+            .stepFailed, Position(turn: core.turn, step: request.path, attempt: attempt), ("error", failure.journal),
+            ("final", .bool(retryAt == nil)),
             ("retry_at", retryAt.map { .string($0.description) }))
         var timer: Bytes?
         if case .sleep(let due) = request.work { timer = DueTimer(turn: core.turn, path: request.path, due: due).key(channel.id) }
-        append([entry], epoch: .holds(core.epoch), yieldsTo: retryAt == nil && attempt > 0 ? [.interrupt, .cancel] : [], rows: { [timer] stage, _, _ in
-            if let timer { stage.delete(.timers, timer) }
-        }, yield: { [self] in
-            core.withdrawEnd(request.path)
-            react()
-            if isCurrent(core) { fail(core, request, attempt: attempt, failure, pause: pause, saved) }
-        }, then: { [self] appended in
-            isOver(request.path)
-            guard isCurrent(core) else { return }
-            if let retryAt {
-                retry(core, request, attempt + 1, at: retryAt, saved)
-            } else {
-                core.resume(request.path, .failed(failure), at: appended.at)
-            }
-        })
+        append(
+            [entry], epoch: .holds(core.epoch), yieldsTo: retryAt == nil && attempt > 0 ? [.interrupt, .cancel] : [],
+            rows: { [timer] stage, _, _ in
+                if let timer { stage.delete(.timers, timer) }
+            },
+            yield: { [self] in
+                core.withdrawEnd(request.path)
+                react()
+                if isCurrent(core) { fail(core, request, attempt: attempt, failure, pause: pause, saved) }
+            },
+            then: { [self] appended in
+                isOver(request.path)
+                guard isCurrent(core) else { return }
+                if let retryAt {
+                    retry(core, request, attempt + 1, at: retryAt, saved)
+                } else {
+                    core.resume(request.path, .failed(failure), at: appended.at)
+                }
+            })
     }
 
     // MARK: Steps with a body
@@ -203,7 +217,9 @@ extension Activation: TurnOwner {
         _ policy: RetryPolicy
     ) {
         // An answer can be gone on with when it is plain text and the model takes up a prefix; else it starts again.
-        guard !saved.text.isEmpty, !saved.hasReasoning else { return callModel(core, request, attempt, SavedText(), model, modelRequest, policy) }
+        guard !saved.text.isEmpty, !saved.hasReasoning else {
+            return callModel(core, request, attempt, SavedText(), model, modelRequest, policy)
+        }
         switch model.continues {
         case .prefix: callModel(core, request, attempt, saved, model, modelRequest, policy)
         case .no, .resume: callModel(core, request, attempt, SavedText(), model, modelRequest, policy)
@@ -224,13 +240,15 @@ extension Activation: TurnOwner {
         let position = Position(turn: core.turn, step: request.path, attempt: number)
         let joined = number == 1 ? takeSteers(core) : []
         if !joined.isEmpty {
-            isSteered(request.path, by: .array(joined.map { ["offset": .string(Offset($0.offset).token), "text": .string($0.body.messageText)] }))
+            isSteered(
+                request.path, by: .array(joined.map { ["offset": .string(Offset($0.offset).token), "text": .string($0.body.messageText)] }))
         }
         let steered = steered(request.path)
         var call = modelRequest
         call.messages += Activation.messages(steered)
         started(
-            core, request, number, journal: call.journal(model.name, digest: request.digest), continuesAt: saved.text.isEmpty ? nil : saved.text.count,
+            core, request, number, journal: call.journal(model.name, digest: request.digest),
+            continuesAt: saved.text.isEmpty ? nil : saved.text.count,
             content: number == 1 ? modelRequest.contentByHash : [], joined: joined)
         let attempt = ModelAttempt(position: position, saved: saved) { [self] entries in
             append(core, entries)

@@ -129,7 +129,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         let entries = [
             Activation.receipt(item.offset, item.body, "applied", turn: item.offset),
             NewEntry(
-                .turnStarted, position, ("input", .string(Offset(item.offset).token)), ("seed", .string(hexadecimal(Activation.bytes(seed)))),
+                .turnStarted, position, ("input", .string(Offset(item.offset).token)),
+                ("seed", .string(hexadecimal(Activation.bytes(seed)))),
                 ("epoch", .integer(Int64(epoch + 1))), ("node", .string(runtime.node)), ("build", .string(runtime.build))),
         ]
         append(entries, epoch: .takes(after: epoch), decides: [item.offset]) { stage, channel, _ in
@@ -149,7 +150,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         state.isBusy = true
         let epoch = state.epoch
         // A turn that left memory to wait comes back as a matter of course; any other was cut off.
-        let entries = status == .waiting
+        let entries =
+            status == .waiting
             ? []
             : [
                 NewEntry(
@@ -202,7 +204,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     ) {
         state.isBusy = true
         let end = entries.firstIndex { $0.kind.endsTurn }!
-        append(entries, epoch: .holds(core.epoch), decides: decides, yieldsTo: again == nil ? [] : [.interrupt, .cancel]) { stage, channel, offsets in
+        append(entries, epoch: .holds(core.epoch), decides: decides, yieldsTo: again == nil ? [] : [.interrupt, .cancel]) {
+            stage, channel, offsets in
             if let newState, newState != .object([]) { stage.put(.states, channel.id.key(offsets[end]), newState.bytes) }
             for timer in timers { stage.delete(.timers, timer) }
             channel.move(to: .idle, turn: nil, in: &stage)
@@ -233,24 +236,31 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var entries = [Activation.receipt(item.offset, item.body, "applied")]
         entries += rest.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "closing") }
         entries.append(NewEntry(.agentClosed, nil, ("reason", "closed")))
-        append(entries, epoch: .holds(state.epoch), decides: [item.offset] + rest.map(\.offset), closes: true, yieldsTo: Set(EntryKind.allCases.filter(\.isInput))) {
+        append(
+            entries, epoch: .holds(state.epoch), decides: [item.offset] + rest.map(\.offset), closes: true,
+            yieldsTo: Set(EntryKind.allCases.filter(\.isInput))
+        ) {
             stage, channel, _ in
             channel.move(to: .closed, turn: nil, in: &stage)
         } yield: { [self] in
             // What came meanwhile must get its receipt too.
             state.isBusy = false
             state.inbox = ([item] + rest + state.inbox).sorted { $0.offset < $1.offset }
-        } then: { [self] _ in leave() }
+        } then: { [self] _ in
+            leave()
+        }
     }
 
     private func decide(_ item: InboxItem, _ outcome: String, reason: String) {
         state.isBusy = true
         let receipt = Activation.receipt(item.offset, item.body, outcome, reason: reason)
-        append([receipt], epoch: .holds(state.epoch), decides: [item.offset], then: { [self] _ in
-            state.isBusy = false
-            runtime.turnEnded(channel.name, item.offset)
-            perform {}
-        })
+        append(
+            [receipt], epoch: .holds(state.epoch), decides: [item.offset],
+            then: { [self] _ in
+                state.isBusy = false
+                runtime.turnEnded(channel.name, item.offset)
+                perform {}
+            })
     }
 
     static func receipt(
@@ -258,7 +268,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     ) -> NewEntry {
         let token = Offset(offset).token
         let members = NewEntry.join([
-            ("of", .string(token)), ("id", body["id"] ?? .string(token)), ("state", .string(outcome)), ("reason", reason.map { .string($0) }),
+            ("of", .string(token)), ("id", body["id"] ?? .string(token)), ("state", .string(outcome)),
+            ("reason", reason.map { .string($0) }),
         ])
         return NewEntry(.receipt, turn.map { Position(turn: $0, step: step) }, members: members, hasID: true)
     }
@@ -309,7 +320,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     private func refused(_ error: ChannelError) {
         guard !state.isGone else { return }
         // The log going down is said once, by the server.
-        if error.code != LogError.Code.closed.text { Diagnostics.log(.warning, "agent fenced", ["channel": channel.name, "code": error.code]) }
+        if error.code != LogError.Code.closed.text {
+            Diagnostics.log(.warning, "agent fenced", ["channel": channel.name, "code": error.code])
+        }
         leave()
     }
 

@@ -69,7 +69,8 @@ package struct AnyAgent: Sendable {
     package let receive: @Sendable (_ input: JSON, _ turn: Turn, _ state: JSON?) async throws -> (output: JSON, state: JSON)
 
     package init(
-        kind: String, policy: ConcurrentInput = .queue, receive: @escaping @Sendable (JSON, Turn, JSON?) async throws -> (output: JSON, state: JSON)
+        kind: String, policy: ConcurrentInput = .queue,
+        receive: @escaping @Sendable (JSON, Turn, JSON?) async throws -> (output: JSON, state: JSON)
     ) {
         self.kind = kind
         self.policy = policy
@@ -93,7 +94,8 @@ package struct AnyAgent: Sendable {
         }
         do { return try data.decode(type) } catch {
             throw StepFailure(
-                code: "invalid_input", message: "the message's \(message["data"] == nil ? "text" : "data") is not a \(type): \(error)", retryable: false)
+                code: "invalid_input", message: "the message's \(message["data"] == nil ? "text" : "data") is not a \(type): \(error)",
+                retryable: false)
         }
     }
 

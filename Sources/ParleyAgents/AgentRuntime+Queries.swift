@@ -5,7 +5,8 @@ package import ParleySystem
 extension AgentRuntime {
     /// What an agent is doing, as `GET /v1/agents/<kind>/<id>` shows it; `nil` when it was never named. Reads the log: any thread but a loop's.
     package func status(of channelName: String) throws(LogError) -> JSON? {
-        guard let name = AgentName(channel: channelName), let channel = try channels.find(channelName), let row = try channels.row(channel) else {
+        guard let name = AgentName(channel: channelName), let channel = try channels.find(channelName), let row = try channels.row(channel)
+        else {
             return nil
         }
         var undecided = 0

@@ -24,7 +24,8 @@ package final class AgentRuntime: Sendable {
     private let stalledAtStart = Mutex<Set<String>>([])
 
     package init(
-        channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "", idleAfter: Duration = .seconds(30)
+        channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "",
+        idleAfter: Duration = .seconds(30)
     ) {
         self.channels = channels
         self.world = world

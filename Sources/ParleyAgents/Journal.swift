@@ -71,7 +71,9 @@ package struct Journal: Sendable {
                 open[path] = OpenStep()
             }
             open[path]?.begin(position.attempt, continuesAt: body["continues_at"]?.integer)
-            if let steered = body["steered"]?.array { open[path]?.steered = steered.compactMap { $0.string.flatMap { Offset(token: $0)?.value } } }
+            if let steered = body["steered"]?.array {
+                open[path]?.steered = steered.compactMap { $0.string.flatMap { Offset(token: $0)?.value } }
+            }
         case .text:
             if let text = frame.text { open[path]?.text.add(text) }
         case .timerSet: open[path]?.due = frame.body["due"]?.string.flatMap { Timestamp($0) }
@@ -148,7 +150,8 @@ extension StepFailure {
 
     init(journal: JSON) {
         self.init(
-            code: journal["code"]?.string ?? "unknown", message: journal["message"]?.string ?? "", retryable: journal["retryable"]?.bool ?? false,
+            code: journal["code"]?.string ?? "unknown", message: journal["message"]?.string ?? "",
+            retryable: journal["retryable"]?.bool ?? false,
             retryAfter: journal["retry_after_ms"]?.integer.map { .milliseconds($0) }, data: journal["data"])
     }
 
@@ -164,7 +167,9 @@ extension StepFailure {
 
     /// Whatever a body threw, as it will be journaled.
     init(_ error: any Error) {
-        if let failure = error as? StepFailure { self = failure } else if let error = error as? ApprovalDenied {
+        if let failure = error as? StepFailure {
+            self = failure
+        } else if let error = error as? ApprovalDenied {
             self.init(code: "approval_denied", message: "denied by \(error.by)", retryable: false, data: error.reason.map { .string($0) })
         } else if error is ApprovalExpired {
             self.init(code: "approval_expired", message: "nobody decided in time", retryable: false)

@@ -78,7 +78,8 @@ public struct ModelRequest: Sendable {
     /// The same over all attempts of a step.
     public var idempotencyKey: String?
 
-    public init(messages: [ModelMessage], options: ModelOptions = ModelOptions(), continuing: String? = nil, idempotencyKey: String? = nil) {
+    public init(messages: [ModelMessage], options: ModelOptions = ModelOptions(), continuing: String? = nil, idempotencyKey: String? = nil)
+    {
         self.messages = messages
         self.options = options
         self.continuing = continuing

@@ -52,7 +52,8 @@ final class ModelAttempt: ModelSink, Sendable {
     ) {
         self.position = position
         continuesAt = saved.text.isEmpty ? nil : UInt64(saved.text.count)
-        state = Mutex(State(saved: saved, recovered: saved.pieces, repeatable: Bytes(saved.text[ModelAttempt.prefixCount(of: saved.text)...])))
+        state = Mutex(
+            State(saved: saved, recovered: saved.pieces, repeatable: Bytes(saved.text[ModelAttempt.prefixCount(of: saved.text)...])))
         self.append = append
         self.end = end
     }
@@ -159,7 +160,8 @@ final class ModelAttempt: ModelSink, Sendable {
             JSON.compact(("id", .string(call.id)), ("name", .string(call.name)), ("arguments", .string(call.arguments)))
         }
         return [
-            ("text", .string(state.saved.text.text)), ("tool_calls", calls.isEmpty ? nil : .array(calls)), ("finish_reason", .string(reason)),
+            ("text", .string(state.saved.text.text)), ("tool_calls", calls.isEmpty ? nil : .array(calls)),
+            ("finish_reason", .string(reason)),
             ("usage", state.usage.flatMap { try? JSON(encoding: $0) }), ("recovered_tokens", .integer(Int64(state.recovered))),
         ]
     }

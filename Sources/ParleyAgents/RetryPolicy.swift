@@ -10,7 +10,8 @@ public struct RetryPolicy: Sendable, Equatable {
     public var maximumAttempts: Int
 
     public init(
-        initialInterval: Duration = .seconds(1), backoffCoefficient: Double = 2, maximumInterval: Duration = .seconds(60), maximumAttempts: Int = 4
+        initialInterval: Duration = .seconds(1), backoffCoefficient: Double = 2, maximumInterval: Duration = .seconds(60),
+        maximumAttempts: Int = 4
     ) {
         self.initialInterval = initialInterval
         self.backoffCoefficient = backoffCoefficient

@@ -65,7 +65,9 @@ final class TimerService: Sendable {
     func start() throws(LogError) {
         for partition in 0..<Placement.partitionCount {
             let (lower, upper) = TimerService.range(partition)
-            if let row = try log.first(.timers, from: lower, to: upper), let timer = row.key.withUnsafeBytes({ DueTimer(key: $0) }) { set(timer.due) }
+            if let row = try log.first(.timers, from: lower, to: upper), let timer = row.key.withUnsafeBytes({ DueTimer(key: $0) }) {
+                set(timer.due)
+            }
         }
     }
 

@@ -55,7 +55,8 @@ public struct Turn: Sendable {
     ///   run here any more.
     /// - Complexity: two entries in the log, and one sync shared with everything else that commits at that moment.
     public func step<Value: Codable & Sendable>(
-        _ name: String, _ contract: StepContract = .atLeastOnce, retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line,
+        _ name: String, _ contract: StepContract = .atLeastOnce, retry: RetryPolicy = .standard, file: StaticString = #fileID,
+        line: UInt = #line,
         _ body: @escaping @Sendable (StepContext) async throws -> Value
     ) async throws -> Value {
         let path = try scope.next(name)
@@ -71,7 +72,8 @@ public struct Turn: Sendable {
     ///
     /// - Throws: ``StepFailure`` with the model's code once no attempt is left, else as ``step(_:_:retry:file:line:_:)``.
     public func generate(
-        _ name: String, _ model: any Model, _ messages: [ModelMessage], options: ModelOptions = ModelOptions(), retry: RetryPolicy = .standard,
+        _ name: String, _ model: any Model, _ messages: [ModelMessage], options: ModelOptions = ModelOptions(),
+        retry: RetryPolicy = .standard,
         file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Generation {
         let path = try scope.next(name)
@@ -85,7 +87,8 @@ public struct Turn: Sendable {
 
     /// Has `model` answer `messages`, given one by one.
     public func generate(
-        _ name: String, _ model: any Model, _ messages: ModelMessage..., options: ModelOptions = ModelOptions(), retry: RetryPolicy = .standard,
+        _ name: String, _ model: any Model, _ messages: ModelMessage..., options: ModelOptions = ModelOptions(),
+        retry: RetryPolicy = .standard,
         file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Generation {
         try await generate(name, model, messages, options: options, retry: retry, file: file, line: line)

@@ -140,7 +140,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         if state.waits[request.path] != nil { preconditionFailure("step '\(request.path)' is under way twice") }
         guard state.matched < state.journal.starts.count else { return false }
         let recorded = state.journal.starts[state.matched]
-        let isSame = recorded.path == request.path && recorded.kind == request.kind
+        let isSame =
+            recorded.path == request.path && recorded.kind == request.kind
             && (recorded.digest == nil || request.digest == nil || recorded.digest == request.digest)
         guard isSame else {
             let error = TurnError.mismatch(expected: recorded.text, found: request.text)
@@ -232,7 +233,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     func requireLane() {
         precondition(
             lane.isCurrent,
-            "turn.* was used outside the turn's own tasks. Start child tasks with a task group or turn.map, not with Task.detached or Task {}, and do outside work in a step.")
+            "turn.* was used outside the turn's own tasks. Start child tasks with a task group or turn.map, not with Task.detached or Task {}, and do outside work in a step."
+        )
     }
 }
 

@@ -44,7 +44,9 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
 
     /// Hands it to the writer. `completion` is called once, on the writer thread, or here when the log takes nothing.
     package func submit() {
-        do throws(LogError) { try channels.writer.submit(self, isBounded: !epoch.isOwner) } catch { completion(.failure(ChannelError(error))) }
+        do throws(LogError) { try channels.writer.submit(self, isBounded: !epoch.isOwner) } catch {
+            completion(.failure(ChannelError(error)))
+        }
     }
 
     package var cost: Int { entries.reduce(256) { $0 + $1.byteCount } }
@@ -176,7 +178,9 @@ extension Append {
     private func replayed(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> Appended? {
         guard let idempotency else { return nil }
         let key = channel.id.key(idempotency.keyDigest)
-        guard let row = try ChannelRefusal.wrap({ () throws(LogError) in try stage.get(.idempotency, key) }), row.count == 48 else { return nil }
+        guard let row = try ChannelRefusal.wrap({ () throws(LogError) in try stage.get(.idempotency, key) }), row.count == 48 else {
+            return nil
+        }
         guard Bytes(row[0..<32]) == idempotency.bodyDigest else {
             throw .refused(
                 ChannelError(
@@ -186,7 +190,9 @@ extension Append {
         return Appended(offsets: Array(first...last), tail: channel.staged.head, isClosed: channel.staged.row.isClosed, isReplay: true)
     }
 
-    private func checkProducer(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> (state: ProducerState, isDuplicate: Bool)? {
+    private func checkProducer(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> (
+        state: ProducerState, isDuplicate: Bool
+    )? {
         guard let producer else { return nil }
         var known = channel.staged.producers[producer.id]
         if known == nil {
@@ -214,7 +220,8 @@ extension Append {
         guard producer.epoch == known.epoch else {
             throw .refused(
                 ChannelError(
-                    "producer_fenced", "Producer-Epoch is \(producer.epoch), but \(known.epoch) has been seen: a newer producer has taken over.",
+                    "producer_fenced",
+                    "Producer-Epoch is \(producer.epoch), but \(known.epoch) has been seen: a newer producer has taken over.",
                     [("producer_epoch", .integer(Int64(known.epoch)))]))
         }
         if producer.sequence <= known.sequence { return (known, true) }
@@ -257,7 +264,9 @@ extension Append {
         case .takes(let epoch) where epoch == held: return
         case .holds(let epoch), .takes(let epoch):
             throw .refused(
-                ChannelError("fenced", "the agent's epoch is \(held), not \(epoch): another activation has taken over.", [("epoch", .integer(Int64(held)))]))
+                ChannelError(
+                    "fenced", "the agent's epoch is \(held), not \(epoch): another activation has taken over.",
+                    [("epoch", .integer(Int64(held)))]))
         }
     }
 
@@ -266,10 +275,13 @@ extension Append {
         if channel.staged.undecided == nil, isInput || !yieldsTo.isEmpty {
             channel.staged.undecided = try ChannelRefusal.wrap { () throws(LogError) in try Append.undecided(channel.id, stage.log) }
         }
-        guard !yieldsTo.isEmpty, let first = channel.staged.undecided?.filter({ $0.key > yieldsAfter && yieldsTo.contains($0.value) }).keys.min() else { return }
+        guard !yieldsTo.isEmpty,
+            let first = channel.staged.undecided?.filter({ $0.key > yieldsAfter && yieldsTo.contains($0.value) }).keys.min()
+        else { return }
         throw .refused(
             ChannelError(
-                ChannelError.undecided, "an entry at \(Offset(first)) waits to be decided first.", [("offset", .string(Offset(first).token))]))
+                ChannelError.undecided, "an entry at \(Offset(first)) waits to be decided first.",
+                [("offset", .string(Offset(first).token))]))
     }
 
     private static func undecided(_ id: ChannelID, _ log: any CommitLog) throws(LogError) -> [UInt64: EntryKind] {
@@ -315,7 +327,8 @@ extension Append {
         }
         rows?(&stage, channel, offsets)
         return Appended(
-            offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed, producer: producerState)
+            offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed,
+            producer: producerState)
     }
 
     private func change(_ channel: Channel, _ body: (inout ChannelRow) -> Void) {

@@ -6,7 +6,9 @@ internal import Synchronization
 ///
 /// Half of it belongs to the writer thread: what has been staged but may not be durable yet. The other half is published: what readers on
 /// any thread may see, which is only what a crash cannot take back.
-package final class Channel: @unchecked Sendable {  // Guard: `staged` is touched by the writer thread only, the rest is immutable or locked.
+package final class Channel: @unchecked Sendable {
+    // Guard: `staged` is touched by the writer thread only, the rest is immutable or locked.
+
     package let name: String
     package let id: ChannelID
     package let contentType: String

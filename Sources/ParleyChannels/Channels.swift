@@ -77,7 +77,8 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     private func load(_ name: String) throws(LogError) -> Channel? {
         guard let bytes = try log.get(.names, Placement.nameKey(name)), let found = NameRow(bytes), !found.isTombstone else { return nil }
         guard let rowBytes = try log.get(.channels, found.id.key), let row = ChannelRow(rowBytes) else {
-            throw LogError(.damaged, "the row of channel '\(name)' is missing or unreadable (partition \(found.id.partition), id \(found.id.number))")
+            throw LogError(
+                .damaged, "the row of channel '\(name)' is missing or unreadable (partition \(found.id.partition), id \(found.id.number))")
         }
         let (head, lastAt) = try Channels.head(of: found.id, in: log)
         return Channel(row: row, id: found.id, head: head, lastAt: lastAt)
@@ -148,7 +149,9 @@ extension Channels {
     func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) {
         flush(channel, into: &stage)
         let (lower, upper) = (channel.id.key, channel.id.keyEnd)
-        for family in [Family.log, .states, .inbox, .producers, .idempotency, .outbox, .big] { stage.delete(family, from: lower, to: upper) }
+        for family in [Family.log, .states, .inbox, .producers, .idempotency, .outbox, .big] {
+            stage.delete(family, from: lower, to: upper)
+        }
         stage.delete(.channels, channel.id.key)
         let nameKey = Placement.nameKey(channel.name)
         if tombstone {

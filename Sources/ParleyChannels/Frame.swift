@@ -248,7 +248,8 @@ extension Frame {
         let rest = rest
         let goesOn = flags & Flag.continues != 0
         return TextDelta(
-            part: TextDelta.Part(rawValue: rest[0]) ?? .text, index: rest.readBigEndian(at: 5), continuesAt: goesOn ? rest.readBigEndian(at: 13) : nil,
+            part: TextDelta.Part(rawValue: rest[0]) ?? .text, index: rest.readBigEndian(at: 5),
+            continuesAt: goesOn ? rest.readBigEndian(at: 13) : nil,
             pieces: rest.readBigEndian(at: 1), delta: Bytes(rest[(goesOn ? 21 : 13)...]))
     }
 }
@@ -281,7 +282,9 @@ extension Frame {
             JSON.write(string: owner, to: &output)
         }
         if let position { write(position, to: &output) }
-        if let text { write(text, to: &output) } else if !members.isEmpty {
+        if let text {
+            write(text, to: &output)
+        } else if !members.isEmpty {
             output.append(UInt8(ascii: ","))
             output.append(contentsOf: members)
         }

@@ -80,7 +80,8 @@ extension Channels {
         return page
     }
 
-    private func settledFilter(_ channel: Channel, after offset: UInt64, upTo head: UInt64, bytesMax: Int) throws(LogError) -> SettledFilter {
+    private func settledFilter(_ channel: Channel, after offset: UInt64, upTo head: UInt64, bytesMax: Int) throws(LogError) -> SettledFilter
+    {
         var filter = SettledFilter()
         var read = 0
         try walk(channel, after: offset, upTo: head) { place, frame in

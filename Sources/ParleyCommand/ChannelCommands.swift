@@ -34,7 +34,9 @@ enum RunCommand: Command {
             // Its receipt comes before the turn: a message that is refused starts none.
             let isRefused = type == "receipt" && entry["of"]?.string == offset && entry["state"]?.string != "applied"
             if isOurs || isRefused, !json { view.show(entry) }
-            guard isRefused || isOurs && (["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled"].contains(type))
+            guard
+                isRefused
+                    || isOurs && (["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled"].contains(type))
             else { return true }
             outcome.withLock { $0 = type }
             return false
@@ -66,7 +68,8 @@ enum TailCommand: Command {
         let client = try Client(arguments)
         let json = arguments.has("json") || arguments.has("raw") || !isAgent
         let view = TurnView()
-        try Follower(client, channel: channel, from: arguments["from"] ?? "-1", view: isAgent && !arguments.has("raw") ? "settled" : nil) { entry in
+        try Follower(client, channel: channel, from: arguments["from"] ?? "-1", view: isAgent && !arguments.has("raw") ? "settled" : nil) {
+            entry in
             if json { Terminal.output(entry.text + "\n") } else { view.show(entry) }
             return true
         }.run()
@@ -116,7 +119,8 @@ enum ListCommand: Command {
             for agent in page["agents"]?.array ?? [] {
                 Terminal.output(
                     arguments.has("json")
-                        ? agent.text + "\n" : "\(agent["kind"]?.string ?? "")/\(agent["id"]?.string ?? "")\t\(agent["state"]?.string ?? "")\n")
+                        ? agent.text + "\n"
+                        : "\(agent["kind"]?.string ?? "")/\(agent["id"]?.string ?? "")\t\(agent["state"]?.string ?? "")\n")
             }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty
@@ -181,7 +185,9 @@ enum MessageArgument {
         let key = key ?? hexadecimal((0..<16).map { _ in UInt8.random(in: .min ... .max) })
         let answer = try client.requestPatiently(
             "POST", "/v1/" + channel, headers: [("Content-Type", "application/json"), ("Idempotency-Key", key)], body: body.bytes)
-        guard answer.status == 202, let offset = answer.json?["entries"]?.array?.first?["offset"]?.string else { throw FollowError(answer.problem) }
+        guard answer.status == 202, let offset = answer.json?["entries"]?.array?.first?["offset"]?.string else {
+            throw FollowError(answer.problem)
+        }
         return offset
     }
 }

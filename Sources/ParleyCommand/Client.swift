@@ -48,7 +48,8 @@ final class Client: Sendable {
     /// Says of a server that is not there what to do about it.
     private func named<Value>(_ body: () throws -> Value) throws -> Value {
         do { return try body() } catch let error as OutgoingError where error.code == "upstream_unreachable" {
-            throw FollowError("no server answers at \(baseURL). Start one with `parley serve`, or name another with --server or PARLEY_URL.")
+            throw FollowError(
+                "no server answers at \(baseURL). Start one with `parley serve`, or name another with --server or PARLEY_URL.")
         }
     }
 

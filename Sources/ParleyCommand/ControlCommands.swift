@@ -93,7 +93,8 @@ enum ControlEntry {
     static func send(_ type: String, _ members: [(String, JSON?)], _ arguments: Arguments) throws -> ExitStatus {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
         let client = try Client(arguments)
-        let body = JSON.object([JSON.Member("type", .string(type))] + members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
+        let body = JSON.object(
+            [JSON.Member("type", .string(type))] + members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
         let offset = try MessageArgument.append(body, to: channel, client, key: arguments["key"])
         Terminal.output(offset + "\n")
         // A signal, and an interrupt that finds nothing to stop, may wait for long: what is decided is said, the rest is in the log.
@@ -131,7 +132,11 @@ enum ApprovalChoice {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
         let approval = try arguments.positional.count > 1 ? arguments.positional[1] : open(channel, Client(arguments))
         return try ControlEntry.send(
-            type, [("approval", .string(approval)), ("args_sha256", arguments["args-sha256"].map { .string($0) }), ("reason", arguments["reason"].map { .string($0) })],
+            type,
+            [
+                ("approval", .string(approval)), ("args_sha256", arguments["args-sha256"].map { .string($0) }),
+                ("reason", arguments["reason"].map { .string($0) }),
+            ],
             arguments)
     }
 
@@ -139,7 +144,9 @@ enum ApprovalChoice {
         let answer = try client.request("GET", "/v1/" + channel)
         guard answer.status == 200, let status = answer.json else { throw FollowError(answer.problem) }
         let turn = status["turn"]?.string ?? ""
-        let open = (status["waiting_for"]?.array ?? []).filter { $0["kind"]?.string == "approval" }.map { "\(turn)/\($0["step"]?.string ?? "")" }
+        let open = (status["waiting_for"]?.array ?? []).filter { $0["kind"]?.string == "approval" }.map {
+            "\(turn)/\($0["step"]?.string ?? "")"
+        }
         guard let only = open.first else { throw FollowError("nothing waits for approval.") }
         guard open.count == 1 else { throw FollowError("several approvals are open; name one: \(open.joined(separator: ", "))") }
         return only
@@ -153,7 +160,9 @@ enum Receipt {
         for _ in 0..<(seconds * 10) {
             let answer = try client.request("GET", "/v1/stream/\(channel)?offset=\(offset)&view=raw")
             guard answer.status == 200 else { throw FollowError(answer.problem) }
-            if let receipt = answer.json?.array?.first(where: { $0["type"]?.string == "receipt" && $0["of"]?.string == offset }) { return receipt }
+            if let receipt = answer.json?.array?.first(where: { $0["type"]?.string == "receipt" && $0["of"]?.string == offset }) {
+                return receipt
+            }
             Pause.wait(.milliseconds(100))
         }
         return nil

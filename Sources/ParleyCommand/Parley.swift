@@ -33,7 +33,8 @@ enum ParleyProgram {
     private static func run(_ name: String, _ arguments: [String]) async -> ExitStatus {
         guard let command = commands.first(where: { $0.name == name }) else {
             let meant = Spelling.closest(to: name, in: commands.map { $0.name })
-            Terminal.error("parley: unknown command '\(name)'." + (meant.map { " Did you mean '\($0)'?" } ?? "") + " `parley --help` lists them.")
+            Terminal.error(
+                "parley: unknown command '\(name)'." + (meant.map { " Did you mean '\($0)'?" } ?? "") + " `parley --help` lists them.")
             return .usage
         }
         if arguments.contains("--help") || arguments.contains("-h") {
@@ -117,7 +118,9 @@ struct Arguments {
                 throw UsageError("unknown option '--\(name)'." + (meant.map { " Did you mean '--\($0)'?" } ?? ""))
             }
             if option.takesValue {
-                guard let value = parts.count > 1 ? String(parts[1]) : rest.popFirst() else { throw UsageError("option '--\(name)' needs a value.") }
+                guard let value = parts.count > 1 ? String(parts[1]) : rest.popFirst() else {
+                    throw UsageError("option '--\(name)' needs a value.")
+                }
                 values[name] = value
             } else {
                 guard parts.count == 1 else { throw UsageError("option '--\(name)' takes no value.") }

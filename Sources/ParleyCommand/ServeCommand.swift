@@ -4,7 +4,8 @@ internal import Parley
 enum ServeCommand: Command {
     static let name = "serve"
     static let summary = "run a node"
-    static let usage = "usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--drain <seconds>] [--idle <seconds>]"
+    static let usage =
+        "usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--drain <seconds>] [--idle <seconds>]"
     static let help = """
         \(usage)
 

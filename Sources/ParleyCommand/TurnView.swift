@@ -23,12 +23,16 @@ final class TurnView: Sendable {
         case "step.completed": note("  \(entry["step"]?.string ?? "") done", &state)
         case "step.failed":
             let final = entry["final"]?.bool == true
-            note("  \(entry["step"]?.string ?? "") failed: \(entry["error"]?["message"]?.string ?? "")" + (final ? "" : " (will be tried again)"), &state)
+            note(
+                "  \(entry["step"]?.string ?? "") failed: \(entry["error"]?["message"]?.string ?? "")"
+                    + (final ? "" : " (will be tried again)"), &state)
         case "timer.set": note("  waits until \(entry["due"]?.string ?? "")", &state)
         case "supervision": note("  goes on after: \(entry["cause"]?.string ?? "")", &state)
         case "turn.completed":
             let output = entry["output"]
-            if output?.string.map({ Bytes($0.utf8) }) != state.printed, let output, output != .null { say(output.string ?? output.text, &state) }
+            if output?.string.map({ Bytes($0.utf8) }) != state.printed, let output, output != .null {
+                say(output.string ?? output.text, &state)
+            }
             endLine(&state)
             state = State()
         case "turn.failed": note("failed: \(entry["error"]?["message"]?.string ?? "") (\(entry["error"]?["code"]?.string ?? ""))", &state)

@@ -176,7 +176,11 @@ package struct JSONScanner {
             let byte = bytes[position]
             position += 1
             if byte == UInt8(ascii: "\"") { return }
-            if byte == UInt8(ascii: "\\") { _ = try escape() } else if byte < 0x20 { throw fail("a control character in a string", at: position - 1) }
+            if byte == UInt8(ascii: "\\") {
+                _ = try escape()
+            } else if byte < 0x20 {
+                throw fail("a control character in a string", at: position - 1)
+            }
         }
         throw fail("the string does not end")
     }

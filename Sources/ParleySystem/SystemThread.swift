@@ -62,7 +62,8 @@ package final class Monitor<State>: @unchecked Sendable {  // Guard: `state` is 
     }
 
     /// Runs `body` under the lock; `signal` wakes one waiting thread, `signalAll` all of them.
-    package func withLock<Result>(signal: Bool = false, signalAll: Bool = false, _ body: (inout State) throws -> Result) rethrows -> Result {
+    package func withLock<Result>(signal: Bool = false, signalAll: Bool = false, _ body: (inout State) throws -> Result) rethrows -> Result
+    {
         pthread_mutex_lock(mutex)
         defer {
             if signalAll { pthread_cond_broadcast(condition) } else if signal { pthread_cond_signal(condition) }
@@ -76,7 +77,8 @@ package final class Monitor<State>: @unchecked Sendable {  // Guard: `state` is 
         var deadline = timespec()
         if let timeout {
             clock_gettime(CLOCK_MONOTONIC, &deadline)
-            let total = Duration(secondsComponent: Int64(deadline.tv_sec), attosecondsComponent: Int64(deadline.tv_nsec) * 1_000_000_000) + timeout
+            let total =
+                Duration(secondsComponent: Int64(deadline.tv_sec), attosecondsComponent: Int64(deadline.tv_nsec) * 1_000_000_000) + timeout
             deadline = timespec(tv_sec: Int(total.components.seconds), tv_nsec: Int(total.components.attoseconds / 1_000_000_000))
         }
         pthread_mutex_lock(mutex)

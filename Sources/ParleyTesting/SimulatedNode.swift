@@ -36,13 +36,15 @@ package final class SimulatedNode: Sendable {
 
     /// Sends a message to an agent, as a client would; `answer` gets its offset once it is durable.
     package func send(
-        _ text: String, to channel: String, key: String? = nil, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void = { _ in }
+        _ text: String, to channel: String, key: String? = nil,
+        _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void = { _ in }
     ) {
         send(NewEntry(.message, nil, ("by", "tester"), ("text", .string(text))), to: channel, key: key, answer)
     }
 
     package func send(
-        _ entry: NewEntry, to channel: String, key: String? = nil, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void = { _ in }
+        _ entry: NewEntry, to channel: String, key: String? = nil,
+        _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void = { _ in }
     ) {
         let append = Append(channels, to: channel, [entry], completion: answer)
         append.creates = ChannelRow(name: channel, contentType: ContentType.json, isAgent: true, created: world.now)

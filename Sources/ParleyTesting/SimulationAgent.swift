@@ -12,7 +12,9 @@ package struct SimulationAgent: Sendable {
 
     package var erased: AnyAgent {
         AnyAgent(kind: SimulationAgent.kind) { message, turn, state in
-            guard let data = message["data"], let seed = data["program"]?.string.flatMap({ UInt64($0) }), let request = data["request"]?.string else {
+            guard let data = message["data"], let seed = data["program"]?.string.flatMap({ UInt64($0) }),
+                let request = data["request"]?.string
+            else {
                 throw StepFailure(code: "invalid_input", message: "no program", retryable: false)
             }
             let program = SimulationProgram(seed: seed)
@@ -35,7 +37,8 @@ package struct SimulationAgent: Sendable {
                 outputs.append("slept")
             case .generate(let prompt, let goesOn):
                 let model = SimulatedModel(goesOn: goesOn, world: world, record: record)
-                outputs.append(.string(try await turn.generate("generate\(index)", model, .user(prompt), retry: SimulationAgent.policy).text))
+                outputs.append(
+                    .string(try await turn.generate("generate\(index)", model, .user(prompt), retry: SimulationAgent.policy).text))
             case .emit(let value): try turn.emit("emitted", value)
             case .chance: outputs.append(try await chance(turn))
             case .steady: outputs.append(try await steady(request, turn))

@@ -45,7 +45,9 @@ struct SimulationAgentChecker {
         for entry in entries where SimulationAgentChecker.inputs.contains(entry.type) {
             let own = receipts.removeValue(forKey: entry.offset) ?? []
             if own.count != 1 { violate("every input gets one receipt", "\(entry.short) has \(own.count)") }
-            if own.contains(where: { $0.offset < entry.offset }) { violate("every input gets one receipt", "\(entry.short) has one before it") }
+            if own.contains(where: { $0.offset < entry.offset }) {
+                violate("every input gets one receipt", "\(entry.short) has one before it")
+            }
         }
         for stray in receipts.keys.sorted() { violate("every input gets one receipt", "offset \(stray) has one and is no input") }
     }
@@ -53,9 +55,12 @@ struct SimulationAgentChecker {
     // MARK: Turns
 
     private mutating func checkTurns() {
-        let programs = Dictionary(history.requests.compactMap { request in request.program.map { (request.id, $0) } }, uniquingKeysWith: { $1 })
+        let programs = Dictionary(
+            history.requests.compactMap { request in request.program.map { (request.id, $0) } }, uniquingKeysWith: { $1 })
         let applied = Set(
-            entries.filter { $0.type == "receipt" && $0.body["state"] == "applied" }.compactMap { $0.body["of"]?.string.flatMap { Offset(token: $0)?.value } })
+            entries.filter { $0.type == "receipt" && $0.body["state"] == "applied" }.compactMap {
+                $0.body["of"]?.string.flatMap { Offset(token: $0)?.value }
+            })
         for message in entries where message.type == "message" {
             let own = entries.filter { $0.turn == message.offset }
             let starts = own.filter { $0.type == "turn.started" }
@@ -66,7 +71,8 @@ struct SimulationAgentChecker {
             guard let start = starts.first, let end = ends.first else { continue }
             let steps = own.filter { $0.type != "receipt" }
             if let stray = steps.first(where: { $0.offset < start.offset || $0.offset > end.offset }) {
-                violate("a turn's entries stand between its start and its end", "\(stray.short) of the turn \(start.offset)...\(end.offset)")
+                violate(
+                    "a turn's entries stand between its start and its end", "\(stray.short) of the turn \(start.offset)...\(end.offset)")
             }
             if let request = message.body["data"]?["request"]?.string, let program = programs[request] { check(end, own, program) }
         }
@@ -81,17 +87,24 @@ struct SimulationAgentChecker {
             return violate("outputs are right", "the turn ended with \(end.short)")
         }
         let expectations = program.expectations
-        if outputs.count != expectations.count { violate("outputs are right", "\(outputs.count) instead of \(expectations.count): \(end.short)") }
+        if outputs.count != expectations.count {
+            violate("outputs are right", "\(outputs.count) instead of \(expectations.count): \(end.short)")
+        }
         for (output, expectation) in zip(outputs, expectations) {
-            let isRight = switch expectation {
-            case .exactly(let value): output == value
-            case .anyOf(let values): values.contains(output)
-            case .text(let path): turn.contains { $0.type == "step.completed" && $0.step == path && $0.body["text"] == output }
-            }
+            let isRight =
+                switch expectation {
+                case .exactly(let value): output == value
+                case .anyOf(let values): values.contains(output)
+                case .text(let path): turn.contains { $0.type == "step.completed" && $0.step == path && $0.body["text"] == output }
+                }
             if !isRight { violate("outputs are right", "\(output.text.prefix(80)) is not \(expectation) in \(end.short)") }
         }
         let emitted = turn.filter { $0.type == "emit" }.compactMap { $0.body["data"] }.sorted { $0.text < $1.text }
-        if emitted != program.emits { violate("what a program publishes is there once", "\(emitted.map(\.text)) instead of \(program.emits.map(\.text)), turn \(end.turn ?? 0)") }
+        if emitted != program.emits {
+            violate(
+                "what a program publishes is there once",
+                "\(emitted.map(\.text)) instead of \(program.emits.map(\.text)), turn \(end.turn ?? 0)")
+        }
     }
 
     // MARK: Steps
@@ -159,7 +172,8 @@ struct SimulationAgentChecker {
     private mutating func checkTexts() {
         var pieces: Set<String> = []
         for entry in entries where entry.type == "text" {
-            let piece = "\(entry.turn ?? 0) \(entry.step) \(entry.attempt) \(entry.body["part"]?.string ?? "") \(entry.body["index"]?.integer ?? -1)"
+            let piece =
+                "\(entry.turn ?? 0) \(entry.step) \(entry.attempt) \(entry.body["part"]?.string ?? "") \(entry.body["index"]?.integer ?? -1)"
             if !pieces.insert(piece).inserted { violate("no text stands twice", entry.short) }
         }
         for entry in entries where entry.type == "step.completed" && entry.body["text"] != nil { checkModel(entry) }

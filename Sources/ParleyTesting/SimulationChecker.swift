@@ -64,15 +64,20 @@ package struct SimulationChecker {
     private mutating func checkAnswers() {
         let requests = Dictionary(uniqueKeysWithValues: history.requests.map { ($0.id, $0) })
         for answer in history.answers {
-            guard let life = answer.life, let request = requests[answer.request], let entries = entries(of: life, "answer to \(request.id)") else { continue }
+            guard let life = answer.life, let request = requests[answer.request], let entries = entries(of: life, "answer to \(request.id)")
+            else { continue }
             // A producer's repeat is answered without offsets.
             for (offset, members) in zip(answer.offsets, request.entries) {
                 guard let entry = entry(entries, offset) else {
-                    violate("what is acknowledged is durable", "\(life): request \(request.id) was given offset \(offset), which the log does not have")
+                    violate(
+                        "what is acknowledged is durable",
+                        "\(life): request \(request.id) was given offset \(offset), which the log does not have")
                     continue
                 }
                 if !entry.body.has(members) {
-                    violate("what is acknowledged keeps its bytes", "\(life): request \(request.id) appended \(members.text), at its offset stands \(entry.short)")
+                    violate(
+                        "what is acknowledged keeps its bytes",
+                        "\(life): request \(request.id) appended \(members.text), at its offset stands \(entry.short)")
                 }
             }
         }
@@ -93,7 +98,8 @@ package struct SimulationChecker {
             if entry != sighting.entry {
                 violate(
                     "what a reader saw stays",
-                    "\(sighting.life): reader \(sighting.reader) saw \(sighting.entry.short), the log has \(entry?.short ?? "nothing there")")
+                    "\(sighting.life): reader \(sighting.reader) saw \(sighting.entry.short), the log has \(entry?.short ?? "nothing there")"
+                )
             }
         }
     }
@@ -122,10 +128,14 @@ package struct SimulationChecker {
         for request in history.requests {
             let count = appended[request.id] ?? 0
             if count > request.entries.count {
-                violate("sent with a key is appended once", "request \(request.id) of \(request.entries.count) entries has \(count) in \(request.channel)")
+                violate(
+                    "sent with a key is appended once",
+                    "request \(request.id) of \(request.entries.count) entries has \(count) in \(request.channel)")
             }
             if answered.contains(request.id) && count < request.entries.count && !history.mayBeGone.contains(request.channel) {
-                violate("what is acknowledged is durable", "request \(request.id) of \(request.entries.count) entries has \(count) in \(request.channel)")
+                violate(
+                    "what is acknowledged is durable",
+                    "request \(request.id) of \(request.entries.count) entries has \(count) in \(request.channel)")
             }
         }
     }

@@ -74,8 +74,11 @@ final class SimulationClient: Sendable {
 
     private func send(_ wish: Wish, _ index: Int, _ process: SimulationProcess) {
         switch wish.action {
-        case .createAgent: create(ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: true, created: process.world.now), index, process)
-        case .createStream: create(ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: false, created: process.world.now), index, process)
+        case .createAgent:
+            create(ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: true, created: process.world.now), index, process)
+        case .createStream:
+            create(
+                ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: false, created: process.world.now), index, process)
         case .delete:
             process.record.update { $0.mayBeGone.insert(wish.channel) }
             DeleteChannel(process.channels, wish.channel) { [self] result in
@@ -90,7 +93,9 @@ final class SimulationClient: Sendable {
     }
 
     private func append(_ wish: Wish, _ index: Int, _ process: SimulationProcess) {
-        let append = Append(process.channels, to: wish.channel, wish.newEntries) { [self] result in answered(index, process, result.map(\.offsets)) }
+        let append = Append(process.channels, to: wish.channel, wish.newEntries) { [self] result in
+            answered(index, process, result.map(\.offsets))
+        }
         switch wish.action {
         case .message, .close:
             append.creates = ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: true, created: process.world.now)
@@ -99,7 +104,9 @@ final class SimulationClient: Sendable {
         case .produce: append.producer = ProducerClaim(id: name, epoch: 1, sequence: wish.sequence)
         default: break
         }
-        if append.producer == nil && !wish.newEntries.isEmpty { append.idempotency = IdempotencyKey(key: wish.id, body: Bytes(wish.id.utf8)) }
+        if append.producer == nil && !wish.newEntries.isEmpty {
+            append.idempotency = IdempotencyKey(key: wish.id, body: Bytes(wish.id.utf8))
+        }
         append.submit()
     }
 

@@ -17,8 +17,10 @@ package struct SimulationMatrix: Sendable {
 
     /// What can be in a commit: every kind of entry the runtime writes, and what becomes of channels.
     package static let kinds = [
-        "create", "delete", "data", "data of a producer", "close of a stream", "message", "close", "receipt", "turn.started", "turn.completed",
-        "turn.failed", "step.started", "text", "step.completed", "step.failed", "timer.set", "timer.fired", "supervision", "emit", "agent.stalled",
+        "create", "delete", "data", "data of a producer", "close of a stream", "message", "close", "receipt", "turn.started",
+        "turn.completed",
+        "turn.failed", "step.started", "text", "step.completed", "step.failed", "timer.set", "timer.fired", "supervision", "emit",
+        "agent.stalled",
         "agent.closed",
     ]
 
@@ -55,7 +57,9 @@ package struct SimulationMatrix: Sendable {
 
 extension SimulationMatrix {
     /// What a batch has in it.
-    package static func kinds(of batch: Batch, _ visit: (_ channel: ChannelID, _ offset: UInt64, _ frame: Frame) -> Void = { _, _, _ in }) -> Set<String> {
+    package static func kinds(of batch: Batch, _ visit: (_ channel: ChannelID, _ offset: UInt64, _ frame: Frame) -> Void = { _, _, _ in })
+        -> Set<String>
+    {
         var kinds: Set<String> = []
         var producing: Set<ChannelID> = []
         var receiving: Set<ChannelID> = []

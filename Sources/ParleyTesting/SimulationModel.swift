@@ -28,7 +28,8 @@ package final class SimulatedModel: Model {
         let left = Substring(answer.joined().dropFirst(request.continuing?.count ?? 0))
         let failsAfter = call.ofKey == 1 && random.next() % 4 == 0 ? Int(random.next() % 4) : nil
         let stream = SimulatedModelCall(
-            pieces: SimulatedModel.pieces(String(left), &random), failsAfter: failsAfter, reasons: continues == .no && random.next() % 3 == 0, index: call.index,
+            pieces: SimulatedModel.pieces(String(left), &random), failsAfter: failsAfter,
+            reasons: continues == .no && random.next() % 3 == 0, index: call.index,
             sink: sink, world: world, record: record)
         stream.next(after: 0)
         return stream
@@ -36,7 +37,9 @@ package final class SimulatedModel: Model {
 
     private static func answer(_ random: inout SplitMix64) -> [String] {
         let words = ["river", "Straße", "über", "日本", "a", "🙂", "and", "the", "\n\n", "end."]
-        return (0..<Int.random(in: 0...24, using: &random)).map { _ in words.randomElement(using: &random)! + (Bool.random(using: &random) ? " " : "  ") }
+        return (0..<Int.random(in: 0...24, using: &random)).map { _ in
+            words.randomElement(using: &random)! + (Bool.random(using: &random) ? " " : "  ")
+        }
     }
 
     /// Cuts a text anywhere between characters, as models do.

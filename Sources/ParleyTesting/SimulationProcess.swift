@@ -23,14 +23,17 @@ package final class SimulationProcess: Sendable {
     ///   - previous: The log that the process before has left.
     ///   - agents: Makes the agents, which live in the process's world.
     package init(
-        seed: UInt64, now: Timestamp, after previous: SimulatedLog? = nil, plan: SimulationCrash.Plan? = nil, record: SimulationRecord = SimulationRecord(),
+        seed: UInt64, now: Timestamp, after previous: SimulatedLog? = nil, plan: SimulationCrash.Plan? = nil,
+        record: SimulationRecord = SimulationRecord(),
         agents: (SimulatedWorld) -> [AnyAgent]
     ) throws(LogError) {
         let crash = SimulationCrash(plan, seed: seed, record: record)
         self.crash = crash
         self.record = record
         world = SimulatedWorld(seed: seed, now: now)
-        log = previous?.reopen(outcome: { _, batches in crash.outcome(of: batches) }) ?? SimulatedLog(outcome: { _, batches in crash.outcome(of: batches) })
+        log =
+            previous?.reopen(outcome: { _, batches in crash.outcome(of: batches) })
+            ?? SimulatedLog(outcome: { _, batches in crash.outcome(of: batches) })
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: world)
         runtime = AgentRuntime(

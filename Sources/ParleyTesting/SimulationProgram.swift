@@ -58,7 +58,8 @@ package struct SimulationProgram: Sendable {
             }
         }
         switch Int.random(in: 0..<(depth < 2 ? 14 : 11), using: &random) {
-        case 0, 1: return .step(value: Int.random(in: 0..<1_000, using: &random), failures: 0, takes: Int.random(in: 0...40, using: &random))
+        case 0, 1:
+            return .step(value: Int.random(in: 0..<1_000, using: &random), failures: 0, takes: Int.random(in: 0...40, using: &random))
         case 2:
             let failures = Int.random(in: 1...2, using: &random)
             return .step(value: Int.random(in: 0..<1_000, using: &random), failures: failures, takes: Int.random(in: 0...5, using: &random))

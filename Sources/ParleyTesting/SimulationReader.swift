@@ -84,9 +84,14 @@ final class SimulationReader: ChannelWatcher, Sendable {
                 if isEnded && channel.tail.isDeleted { leave(channel) } else if process.world.random() % 8 == 0 { goAway(process, channel) }
                 return
             case .chunks(let chunks, _):
-                for chunk in chunks { take(chunk.page(of: channel, view: .raw), from: state.withLock { $0.cursor }, life, channel, process) }
+                for chunk in chunks {
+                    take(chunk.page(of: channel, view: .raw), from: state.withLock { $0.cursor }, life, channel, process)
+                }
             case .behind:
-                guard let page = try? process.channels.page(channel, after: cursor, view: .raw, bytesMax: Int(process.world.random() % 2_000) + 1) else {
+                guard
+                    let page = try? process.channels.page(
+                        channel, after: cursor, view: .raw, bytesMax: Int(process.world.random() % 2_000) + 1)
+                else {
                     return
                 }
                 // Deleted between the two looks: the next one says so.

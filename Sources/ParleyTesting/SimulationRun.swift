@@ -30,7 +30,8 @@ package struct SimulationRun: Sendable {
             let isLast = life >= SimulationRun.crashesMax
             let plan = plan(seed, life: life, &random)
             let isBroken = !isLast && life > 0 && (random.next() % 3 == 0 || plan.kind == "agent.stalled")
-            let process = try SimulationProcess(seed: random.next(), now: now, after: log, plan: isLast ? nil : plan, record: record) { world in
+            let process = try SimulationProcess(seed: random.next(), now: now, after: log, plan: isLast ? nil : plan, record: record) {
+                world in
                 [SimulationAgent(world: world, record: record, isBroken: isBroken).erased]
             }
             for client in scenario.clients { client.resume(process) }

@@ -16,7 +16,9 @@ package struct SimulationScenario: Sendable {
         var wishes: [[SimulationClient.Wish]] = []
         for agent in 0..<Int.random(in: 2...4, using: &random) { wishes += SimulationScenario.agent("agents/sim/a\(agent)", aim, &random) }
         for stream in 0..<Int.random(in: 1...2, using: &random) { wishes += SimulationScenario.stream("streams/s\(stream)", aim, &random) }
-        clients = wishes.enumerated().map { SimulationClient(name: "client\($0)", wishes: SimulationScenario.numbered($1, client: $0, &random)) }
+        clients = wishes.enumerated().map {
+            SimulationClient(name: "client\($0)", wishes: SimulationScenario.numbered($1, client: $0, &random))
+        }
         requests = clients.flatMap(\.requests)
         channels = Set(requests.map(\.channel)).sorted()
         let names = channels
@@ -43,7 +45,9 @@ package struct SimulationScenario: Sendable {
 
     private static func stream(_ name: String, _ aim: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
         var owner = [wish(name, .createStream, &random)]
-        for _ in 0..<Int.random(in: 1...4, using: &random) { owner.append(wish(name, .append(items: Int.random(in: 1...3, using: &random)), &random)) }
+        for _ in 0..<Int.random(in: 1...4, using: &random) {
+            owner.append(wish(name, .append(items: Int.random(in: 1...3, using: &random)), &random))
+        }
         if Bool.random(using: &random) || aim == "close of a stream" { owner.append(wish(name, .closeStream, &random)) }
         if Int.random(in: 0..<3, using: &random) == 0 {
             owner += [wish(name, .delete, &random), wish(name, .createStream, &random), wish(name, .append(items: 2), &random)]

@@ -43,7 +43,8 @@ package struct SimulationTextView {
         if entry.attempt < text.attempt { return "text of attempt \(entry.attempt) after that of \(text.attempt): \(entry.short)" }
         if entry.attempt > text.attempt {
             let keeps = entry.body["continues_at"]?.integer ?? 0
-            text = Shown(attempt: entry.attempt, start: min(text.start, keeps), bytes: Bytes(text.bytes.prefix(Int(max(0, keeps - text.start)))))
+            text = Shown(
+                attempt: entry.attempt, start: min(text.start, keeps), bytes: Bytes(text.bytes.prefix(Int(max(0, keeps - text.start)))))
         }
         if index != text.end { return "text up to byte \(text.end) is followed by \(entry.short)" }
         text.bytes += delta
@@ -54,7 +55,9 @@ package struct SimulationTextView {
     private mutating func complete(_ entry: SimulationHistory.Entry) -> String? {
         let text = entry.body["text"]?.string ?? ""
         completed["\(entry.turn ?? 0)/\(entry.step)"] = text
-        guard let last = shown.removeValue(forKey: Name(turn: entry.turn ?? 0, step: entry.step, part: "text")), last.attempt == entry.attempt else { return nil }
+        guard let last = shown.removeValue(forKey: Name(turn: entry.turn ?? 0, step: entry.step, part: "text")),
+            last.attempt == entry.attempt
+        else { return nil }
         guard Bytes(text.utf8).dropFirst(Int(last.start)).elementsEqual(last.bytes) else {
             return "shown was '\(last.bytes.text)' from byte \(last.start) on, recorded is \(entry.short)"
         }
@@ -75,15 +78,20 @@ enum SimulationViews {
             let bytesMax = [1, 100, 1_000, 10_000].randomElement(using: &random)!
             let raw = try read(process.channels, channel, from: start, .raw, bytesMax: bytesMax)
             if raw != Array(whole.dropFirst(Int(start))) {
-                found.append(SimulationViolation(invariant: "pages stitch to the whole", evidence: "\(name) from \(start), \(bytesMax) bytes a page"))
+                found.append(
+                    SimulationViolation(invariant: "pages stitch to the whole", evidence: "\(name) from \(start), \(bytesMax) bytes a page")
+                )
             }
             let settled = try read(process.channels, channel, from: start, .settled, bytesMax: bytesMax)
             let expected = SimulationViews.texts(Array(whole.dropFirst(Int(start))))
             if SimulationViews.texts(settled) != expected || expected.contains(where: { texts[$0.key] != $0.value }) {
-                found.append(SimulationViolation(invariant: "settled equals raw", evidence: "\(name) from \(start), \(bytesMax) bytes a page"))
+                found.append(
+                    SimulationViolation(invariant: "settled equals raw", evidence: "\(name) from \(start), \(bytesMax) bytes a page"))
             }
             if let text = settled.first(where: { $0["type"] == "text" && channel.tail.isClosed }) {
-                found.append(SimulationViolation(invariant: "settled has no sealed text", evidence: "\(name) from \(start): \(text.text.prefix(200))"))
+                found.append(
+                    SimulationViolation(
+                        invariant: "settled has no sealed text", evidence: "\(name) from \(start): \(text.text.prefix(200))"))
             }
         }
         return found

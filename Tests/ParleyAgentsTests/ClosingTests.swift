@@ -14,7 +14,8 @@ import Testing
             func send(_ entry: NewEntry, after milliseconds: Int) {
                 process.world.schedule(at: process.world.now.advanced(by: .milliseconds(milliseconds))) {
                     let append = Append(process.channels, to: "agents/probe/a", [entry]) { if case .success = $0 { accepted.add("entry") } }
-                    append.creates = ChannelRow(name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: process.world.now)
+                    append.creates = ChannelRow(
+                        name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: process.world.now)
                     append.isInput = true
                     append.submit()
                 }

@@ -64,10 +64,12 @@ private struct Stage {
 
     @Test func `an interrupt with a text gives the program the partial and the redirection`() throws {
         let (output, ends) = try SimulatedNode.simulate {
-            let stage = try Stage({ model in agent { _, turn in
-                let first = try await turn.generate("g", model, .user("hello"))
-                return .string("\(first.finishReason) \(first.redirection ?? "") \(first.text.isEmpty)")
-            } })
+            let stage = try Stage({ model in
+                agent { _, turn in
+                    let first = try await turn.generate("g", model, .user("hello"))
+                    return .string("\(first.finishReason) \(first.redirection ?? "") \(first.text.isEmpty)")
+                }
+            })
             stage.send(.message, ("text", "go"))
             stage.run(for: .milliseconds(500))
             stage.send(.interrupt, ("text", "in French"))
@@ -97,7 +99,8 @@ private struct Stage {
     @Test(arguments: 0..<300)
     func `an interrupt that races the end of a turn gives one of the two legal histories, and its receipt is true`(seed: Int) throws {
         let (types, receipts) = try SimulatedNode.simulate {
-            let stage = try Stage(seed: UInt64(seed), { model in agent { _, turn in .string(try await turn.generate("g", model, .user("x")).text) } })
+            let stage = try Stage(
+                seed: UInt64(seed), { model in agent { _, turn in .string(try await turn.generate("g", model, .user("x")).text) } })
             stage.send(.message, ("text", "go"))
             var random = SplitMix64(seed: UInt64(seed))
             stage.run(for: .milliseconds(Int64(random.next() % 1_400)))
@@ -116,11 +119,13 @@ private struct Stage {
 
     @Test func `a steer joins the next model call, with a receipt that names its step`() throws {
         let (request, receipt, steers) = try SimulatedNode.simulate {
-            let stage = try Stage({ model in agent { _, turn in
-                _ = try await turn.generate("one", model, .user("hello"))
-                let second = try await turn.generate("two", model, .user("hello again"))
-                return .array(second.steers.map { .string($0) })
-            } })
+            let stage = try Stage({ model in
+                agent { _, turn in
+                    _ = try await turn.generate("one", model, .user("hello"))
+                    let second = try await turn.generate("two", model, .user("hello again"))
+                    return .array(second.steers.map { .string($0) })
+                }
+            })
             stage.send(.message, ("text", "go"))
             stage.run(for: .milliseconds(300))
             stage.send(.steer, ("text", "be brief"))
@@ -136,10 +141,12 @@ private struct Stage {
 
     @Test func `a steer that no call takes becomes the next message, or expires when it was meant for that turn`() throws {
         let (outputs, receipts) = try SimulatedNode.simulate {
-            let stage = try Stage({ model in agent { text, turn in
-                try await turn.sleep(.seconds(1))
-                return .string(text)
-            } })
+            let stage = try Stage({ model in
+                agent { text, turn in
+                    try await turn.sleep(.seconds(1))
+                    return .string(text)
+                }
+            })
             stage.send(.message, ("text", "one"))
             stage.world.settle()
             stage.send(.steer, ("text", "two"))
@@ -153,17 +160,21 @@ private struct Stage {
 
     @Test func `a cancel ends steps and turn, leaves the state, and the next message runs`() throws {
         let (types, state) = try SimulatedNode.simulate {
-            let stage = try Stage({ model in agent { text, turn in
-                if text == "long" { try await turn.sleep(.seconds(1_000_000)) }
-                return .string(text)
-            } })
+            let stage = try Stage({ model in
+                agent { text, turn in
+                    if text == "long" { try await turn.sleep(.seconds(1_000_000)) }
+                    return .string(text)
+                }
+            })
             stage.send(.message, ("text", "long"))
             stage.world.settle()
             stage.send(.cancel, ("reason", "no need"))
             stage.send(.message, ("text", "short"))
             stage.run(for: .seconds(100))
             var timers = 0
-            try stage.node.log.scan(.timers, from: [0, 0], to: [0xFF], reversed: false) { _, _ in timers += 1; return true }
+            try stage.node.log.scan(.timers, from: [0, 0], to: [0xFF], reversed: false) { _, _ in
+                timers += 1; return true
+            }
             return (try stage.entries().map { $0["type"]!.string! }.filter { $0.hasPrefix("turn.") || $0 == "step.failed" }, timers)
         }
         #expect(types == ["turn.started", "step.failed", "turn.cancelled", "turn.started", "turn.completed"])
@@ -180,7 +191,9 @@ private struct Stage {
             stage.send(.approve, ("approval", request["approval"]), ("args_sha256", request["args_sha256"]))
             stage.send(.approve, ("approval", request["approval"]))
             stage.run(for: .seconds(10))
-            return (try stage.entries("approval.decided"), try stage.receipts(), try stage.entries("turn.completed").first?["output"]?.string)
+            return (
+                try stage.entries("approval.decided"), try stage.receipts(), try stage.entries("turn.completed").first?["output"]?.string
+            )
         }
         #expect(decided.count == 1 && decided[0]["decision"] == "approved" && decided[0]["decided_by"] == "ann")
         #expect(receipts.filter { $0.hasSuffix("rejected arguments_changed") }.count == 1)
@@ -190,9 +203,13 @@ private struct Stage {
 
     @Test func `an approval expires in the log, and a later decision is refused`() throws {
         let (output, receipts) = try SimulatedNode.simulate {
-            let stage = try Stage({ model in agent { _, turn in
-                do { return .string(try await turn.approval("pay", of: [1], expires: .seconds(100))) } catch is ApprovalExpired { return "expired" }
-            } })
+            let stage = try Stage({ model in
+                agent { _, turn in
+                    do { return .string(try await turn.approval("pay", of: [1], expires: .seconds(100))) } catch is ApprovalExpired {
+                        return "expired"
+                    }
+                }
+            })
             stage.send(.message, ("text", "go"))
             stage.run(for: .seconds(200))
             let request = try stage.entries("approval.requested").first!
@@ -206,13 +223,15 @@ private struct Stage {
 
     @Test func `a signal is kept until it is waited for, matched by its data, and a wait can time out`() throws {
         let outputs = try SimulatedNode.simulate {
-            let stage = try Stage({ model in agent { _, turn in
-                let paid = try await turn.wait(for: "paid", match: ["order": 2])
-                do {
-                    _ = try await turn.wait(for: "never", timeout: .seconds(50))
-                    return "?"
-                } catch let failure as StepFailure { return .string("\(paid["amount"]?.integer ?? 0) \(failure.code)") }
-            } })
+            let stage = try Stage({ model in
+                agent { _, turn in
+                    let paid = try await turn.wait(for: "paid", match: ["order": 2])
+                    do {
+                        _ = try await turn.wait(for: "never", timeout: .seconds(50))
+                        return "?"
+                    } catch let failure as StepFailure { return .string("\(paid["amount"]?.integer ?? 0) \(failure.code)") }
+                }
+            })
             stage.send(.signal, ("name", "paid"), ("data", ["order": 1, "amount": 10]))
             stage.send(.signal, ("name", "paid"), ("data", ["order": 2, "amount": 20]))
             stage.send(.message, ("text", "go"))
@@ -233,7 +252,8 @@ private struct Stage {
             })
             var stage = try Stage(seed: UInt64(crashAt), log: log, probe)
             let inputs: [(EntryKind, [(String, JSON?)])] = [
-                (.message, [("text", "one")]), (.steer, [("text", "more")]), (.interrupt, [("text", "other")]), (.message, [("text", "two")]), (.cancel, []),
+                (.message, [("text", "one")]), (.steer, [("text", "more")]), (.interrupt, [("text", "other")]),
+                (.message, [("text", "two")]), (.cancel, []),
                 (.signal, [("name", "s")]), (.message, [("text", "three")]),
             ]
             for (index, input) in inputs.enumerated() {
@@ -249,10 +269,14 @@ private struct Stage {
                 stage.run(for: .seconds(300))
             }
             let entries = try stage.entries()
-            let inputsInLog = entries.filter { ["message", "steer", "interrupt", "cancel"].contains($0["type"]!.string!) }.map { $0["offset"]!.string! }
+            let inputsInLog = entries.filter { ["message", "steer", "interrupt", "cancel"].contains($0["type"]!.string!) }.map {
+                $0["offset"]!.string!
+            }
             let receipts = entries.filter { $0["type"] == "receipt" }.map { $0["of"]!.string! }
             let starts = entries.filter { $0["type"] == "turn.started" }.count
-            let ends = entries.filter { ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled"].contains($0["type"]!.string!) }.count
+            let ends = entries.filter {
+                ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled"].contains($0["type"]!.string!)
+            }.count
             return (receipts.sorted(), inputsInLog.sorted(), ends == starts)
         }
         #expect(sent.count == 6)

@@ -12,7 +12,8 @@ extension SimulatedNode {
     fileprivate func delete(_ channel: String) { DeleteChannel(channels, channel) { _ in }.submit() }
 
     fileprivate func create(_ channel: String) {
-        CreateChannel(channels, ChannelRow(name: channel, contentType: ContentType.json, isAgent: true, created: world.now), []) { _ in }.submit()
+        CreateChannel(channels, ChannelRow(name: channel, contentType: ContentType.json, isAgent: true, created: world.now), []) { _ in }
+            .submit()
     }
 }
 
@@ -20,13 +21,15 @@ extension SimulatedNode {
     @Test func `the timer of a deleted agent is removed when it is due, and does not wake its successor`() throws {
         let (slept, rows) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
-            let node = try SimulatedNode(world, SimulatedLog(), agents: [
-                agent { text, turn in
-                    let before = turn.now
-                    try await turn.sleep(.seconds(text == "first" ? 100 : 1_000))
-                    return .integer(before.duration(to: turn.now).components.seconds)
-                }
-            ])
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { text, turn in
+                        let before = turn.now
+                        try await turn.sleep(.seconds(text == "first" ? 100 : 1_000))
+                        return .integer(before.duration(to: turn.now).components.seconds)
+                    }
+                ])
             node.send("first", to: name)
             world.run(deadline: world.now.advanced(by: .seconds(10)))
             node.delete(name)
@@ -43,7 +46,8 @@ extension SimulatedNode {
     @Test(arguments: 0..<20) func `a message to an agent made anew reaches it while its predecessor leaves`(seed: UInt64) throws {
         let output = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: seed)
-            let node = try SimulatedNode(world, SimulatedLog(), agents: [agent { text, turn in .string(try await turn.step("s") { _ in text }) }])
+            let node = try SimulatedNode(
+                world, SimulatedLog(), agents: [agent { text, turn in .string(try await turn.step("s") { _ in text }) }])
             node.send("first", to: name)
             world.settle()
             node.delete(name)
@@ -58,15 +62,17 @@ extension SimulatedNode {
     @Test func `what the body of a deleted agent's step gives does not get into its successor's channel`() throws {
         let results = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
-            let node = try SimulatedNode(world, SimulatedLog(), agents: [
-                agent { text, turn in
-                    .string(
-                        try await turn.step("s") { _ in
-                            await pause(world, .seconds(text == "first" ? 10 : 20))
-                            return text
-                        })
-                }
-            ])
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { text, turn in
+                        .string(
+                            try await turn.step("s") { _ in
+                                await pause(world, .seconds(text == "first" ? 10 : 20))
+                                return text
+                            })
+                    }
+                ])
             node.send("first", to: name)
             world.run(deadline: world.now.advanced(by: .seconds(1)))
             node.delete(name)

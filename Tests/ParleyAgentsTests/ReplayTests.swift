@@ -18,7 +18,9 @@ private func run(
         var now = Timestamp(milliseconds: 1_000_000)
         for life in 0...crashes.count {
             let world = SimulatedWorld(seed: seed + UInt64(life), now: now)
-            let decision: SimulatedLog.Decision = { commit, _ in life < crashes.count && commit == crashes[life].commit ? crashes[life].outcome : .acknowledged }
+            let decision: SimulatedLog.Decision = { commit, _ in
+                life < crashes.count && commit == crashes[life].commit ? crashes[life].outcome : .acknowledged
+            }
             let current = log?.reopen(outcome: decision) ?? SimulatedLog(outcome: decision)
             let node = try SimulatedNode(world, current, agents: agents(world))
             node.send("x", to: name, key: "k")
@@ -135,7 +137,8 @@ private final class Paths: Sendable {
     @Test func `sees a failure as the first run saw it`() throws {
         let seen = Mutex<[StepFailure]>([])
         let thrown = StepFailure(
-            code: "odd", message: "\"quoted\"\n", retryable: false, retryAfter: .microseconds(1_500), data: ["a": [1, 2.5, .null], "b": .number(3)])
+            code: "odd", message: "\"quoted\"\n", retryable: false, retryAfter: .microseconds(1_500),
+            data: ["a": [1, 2.5, .null], "b": .number(3)])
         let entries = try run(seed: 3, crashes: [(5, .notSubmitted)]) { _ in
             [
                 agent { _, turn in
@@ -184,7 +187,11 @@ private final class Paths: Sendable {
                 [
                     agent { _, turn in
                         var sum = 0
-                        for index in 0..<10_000 { sum += try await turn.step("s\(index)") { _ in ran(index); return 1 } }
+                        for index in 0..<10_000 {
+                            sum += try await turn.step("s\(index)") { _ in
+                                ran(index); return 1
+                            }
+                        }
                         try await turn.sleep(.seconds(86_400))
                         return .integer(Int64(sum))
                     }

@@ -63,7 +63,9 @@ private let doctorings = [
         }
     },
     Doctoring(name: "the bytes of an append have changed", invariant: "what is acknowledged keeps its bytes") { history in
-        try history.edit("streams/", where: { $0.body["item"] == 0 }) { entries, index in entries[index].body = entries[index].body.with("item", 99) }
+        try history.edit("streams/", where: { $0.body["item"] == 0 }) { entries, index in
+            entries[index].body = entries[index].body.with("item", 99)
+        }
     },
     Doctoring(name: "time runs backwards", invariant: "`at` never decreases") { history in
         try history.edit(where: { $0.type == "turn.completed" }) { entries, index in
@@ -80,7 +82,8 @@ private let doctorings = [
         try history.edit(where: { $0.type == "receipt" }) { entries, index in entries.add(entries[index].body, at: entries.count) }
     },
     Doctoring(name: "a receipt is missing", invariant: "every input gets one receipt") { history in
-        try history.edit(where: { $0.type == "receipt" }) { entries, index in entries[index].body = entries[index].body.with("type", "emit") }
+        try history.edit(where: { $0.type == "receipt" }) { entries, index in entries[index].body = entries[index].body.with("type", "emit")
+        }
     },
     Doctoring(name: "a turn begins twice", invariant: "every message gets one turn") { history in
         try history.edit(where: { $0.type == "turn.started" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
@@ -89,7 +92,9 @@ private let doctorings = [
         try history.edit(where: { $0.type == "turn.completed" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
     },
     Doctoring(name: "a turn goes on after its end", invariant: "a turn's entries stand between its start and its end") { history in
-        try history.edit(where: { $0.type == "step.completed" }) { entries, index in entries.append(Entry(UInt64(entries.count) + 1, entries[index].body)) }
+        try history.edit(where: { $0.type == "step.completed" }) { entries, index in
+            entries.append(Entry(UInt64(entries.count) + 1, entries[index].body))
+        }
     },
     Doctoring(name: "an output is wrong", invariant: "outputs are right") { history in
         try history.edit(where: { $0.type == "turn.completed" }) { entries, index in
@@ -97,19 +102,25 @@ private let doctorings = [
         }
     },
     Doctoring(name: "something published is missing", invariant: "what a program publishes is there once") { history in
-        try history.edit(where: { $0.type == "emit" }) { entries, index in entries[index].body = entries[index].body.with("type", "supervision") }
+        try history.edit(where: { $0.type == "emit" }) { entries, index in
+            entries[index].body = entries[index].body.with("type", "supervision")
+        }
     },
     Doctoring(name: "a step is completed twice", invariant: "a step has one result, and nothing after it") { history in
         try history.edit(where: { $0.type == "step.completed" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
     },
     Doctoring(name: "a step has no result", invariant: "a step has one result, and nothing after it") { history in
-        try history.edit(where: { $0.type == "step.completed" }) { entries, index in entries[index].body = entries[index].body.with("type", "supervision") }
+        try history.edit(where: { $0.type == "step.completed" }) { entries, index in
+            entries[index].body = entries[index].body.with("type", "supervision")
+        }
     },
     Doctoring(name: "an attempt is begun twice", invariant: "attempts count up by one") { history in
         try history.edit(where: { $0.type == "step.started" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
     },
     Doctoring(name: "a result without a start", invariant: "a step is begun before anything comes of it") { history in
-        try history.edit(where: { $0.type == "step.started" }) { entries, index in entries[index].body = entries[index].body.with("type", "supervision") }
+        try history.edit(where: { $0.type == "step.started" }) { entries, index in
+            entries[index].body = entries[index].body.with("type", "supervision")
+        }
     },
     Doctoring(name: "a timer fires twice", invariant: "a timer fires once") { history in
         try history.edit(where: { $0.type == "timer.fired" }) { entries, index in entries.add(entries[index].body, at: index + 1) }
@@ -120,10 +131,14 @@ private let doctorings = [
         }
     },
     Doctoring(name: "a timer never fires", invariant: "every timer fires") { history in
-        try history.edit(where: { $0.type == "timer.fired" }) { entries, index in entries[index].body = entries[index].body.with("type", "supervision") }
+        try history.edit(where: { $0.type == "timer.fired" }) { entries, index in
+            entries[index].body = entries[index].body.with("type", "supervision")
+        }
     },
     Doctoring(name: "an owner of an old epoch appends", invariant: "epochs rise") { history in
-        try history.edit(where: { $0.type == "turn.started" }) { entries, index in entries.append(Entry(UInt64(entries.count) + 1, ["type": "x", "epoch": 1])) }
+        try history.edit(where: { $0.type == "turn.started" }) { entries, index in
+            entries.append(Entry(UInt64(entries.count) + 1, ["type": "x", "epoch": 1]))
+        }
     },
     Doctoring(name: "a text stands twice", invariant: "no text stands twice") { history in
         try history.edit(where: { $0.type == "text" }) { entries, index in entries.add(entries[index].body, at: index + 1) }

@@ -18,7 +18,9 @@ private enum Setting {
             return
         }
         let summary = try SimulatedNode.simulate { try runs(for: Setting.seconds) }
-        print("\(summary.runs) runs (seeds 0..<\(summary.runs)), \(summary.crashes) crashes, \(summary.commits) commits in \(summary.seconds) s")
+        print(
+            "\(summary.runs) runs (seeds 0..<\(summary.runs)), \(summary.crashes) crashes, \(summary.commits) commits in \(summary.seconds) s"
+        )
         print(summary.matrix.table)
         for failure in summary.failures { Issue.record("\(failure)") }
         #expect(summary.matrix.missing.isEmpty, "no process died in: \(summary.matrix.missing.joined(separator: "; "))")
@@ -54,7 +56,10 @@ private func runs(for seconds: Double) throws -> Summary {
             summary.crashes += run.crashes
             summary.commits += run.commits
             summary.matrix.add(run.matrix)
-            if !run.violations.isEmpty { summary.failures.append("PARLEY_SEED=\(summary.runs) " + run.violations.prefix(3).map(\.description).joined(separator: "\n")) }
+            if !run.violations.isEmpty {
+                summary.failures.append(
+                    "PARLEY_SEED=\(summary.runs) " + run.violations.prefix(3).map(\.description).joined(separator: "\n"))
+            }
         } catch { summary.failures.append("PARLEY_SEED=\(summary.runs) \(error)") }
         summary.runs += 1
         summary.seconds = -start.timeIntervalSinceNow

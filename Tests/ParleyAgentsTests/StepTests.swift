@@ -26,7 +26,9 @@ private let name = "agents/probe/a"
 
     @Test(arguments: ["", "a/b", "a#2", String(repeating: "x", count: 129)]) func `of such a name are refused`(stepName: String) throws {
         let found = try entries { _, turn in
-            do { return .integer(Int64(try await turn.step(stepName) { _ in 1 })) } catch let error as TurnError { return .string(error.code) }
+            do { return .integer(Int64(try await turn.step(stepName) { _ in 1 })) } catch let error as TurnError {
+                return .string(error.code)
+            }
         }
         #expect(found.last?["output"] == "invalid_step_name")
         #expect(!found.contains { $0["type"] == "step.started" })
@@ -50,8 +52,12 @@ private let name = "agents/probe/a"
     @Test func `that fail are tried again after pauses that grow, up to the bound`() throws {
         let policy = RetryPolicy(initialInterval: .seconds(1), backoffCoefficient: 3, maximumInterval: .seconds(10), maximumAttempts: 5)
         let found = try entries { _, turn in
-            do { return .integer(Int64(try await turn.step("s", retry: policy) { _ -> Int in throw StepFailure(code: "no", message: "", retryable: true) })) }
-            catch let failure as StepFailure { return .string(failure.code) }
+            do {
+                return .integer(
+                    Int64(
+                        try await turn.step("s", retry: policy) { _ -> Int in throw StepFailure(code: "no", message: "", retryable: true) })
+                )
+            } catch let failure as StepFailure { return .string(failure.code) }
         }
         #expect(found.last?["output"] == "no")
         let starts = found.filter { $0["type"] == "step.started" }.compactMap(time)
@@ -91,7 +97,10 @@ private let name = "agents/probe/a"
             let second = try SimulatedNode(after, log.reopen(), agents: agents)
             after.run(deadline: after.now.advanced(by: .seconds(1_000)))
             let found = try second.entries(name)
-            return (found.filter { $0["type"] == "step.started" }.compactMap { $0["at"]?.string.flatMap { Timestamp($0) } }, found.last?["output"])
+            return (
+                found.filter { $0["type"] == "step.started" }.compactMap { $0["at"]?.string.flatMap { Timestamp($0) } },
+                found.last?["output"]
+            )
         }
         #expect(output == 2)
         #expect(starts.count == 2)

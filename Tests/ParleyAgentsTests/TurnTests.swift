@@ -26,12 +26,14 @@ final class Counter: Sendable {
     @Test func `a message runs a turn whose steps and output stand in the channel`() throws {
         let types = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
-            let node = try SimulatedNode(world, SimulatedLog(), agents: [
-                agent { text, turn in
-                    let length = try await turn.step("count") { _ in text.count }
-                    return .integer(Int64(length))
-                }
-            ])
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { text, turn in
+                        let length = try await turn.step("count") { _ in text.count }
+                        return .integer(Int64(length))
+                    }
+                ])
             node.send("hello", to: "agents/probe/a")
             world.settle()
             return try node.entries("agents/probe/a").map { "\($0["type"]!.string!) \($0["output"]?.text ?? "")" }
@@ -45,16 +47,22 @@ final class Counter: Sendable {
         let (outputs, results, crashed) = try SimulatedNode.simulate {
             let agents = [
                 agent { text, turn in
-                    let first = try await turn.step("a") { _ in ran.add("a"); return Int.random(in: 0...1_000_000) }
+                    let first = try await turn.step("a") { _ in
+                        ran.add("a"); return Int.random(in: 0...1_000_000)
+                    }
                     let rest = try await turn.map("m", [1, 2, 3]) { item, turn in
-                        try await turn.step("b") { _ in ran.add("b"); return item * 10 }
+                        try await turn.step("b") { _ in
+                            ran.add("b"); return item * 10
+                        }
                     }
                     let last = try await turn.step("c") { _ in first }
                     return .string("\(first == last) \(rest)")
                 }
             ]
             var world = SimulatedWorld(seed: UInt64(seed))
-            let log = SimulatedLog(outcome: { commit, _ in commit == crashAt ? (crashAt % 2 == 0 ? .durableUnacknowledged : .lost) : .acknowledged })
+            let log = SimulatedLog(outcome: { commit, _ in
+                commit == crashAt ? (crashAt % 2 == 0 ? .durableUnacknowledged : .lost) : .acknowledged
+            })
             var node = try SimulatedNode(world, log, agents: agents)
             let sent = Counter()
             node.send("x", to: "agents/probe/a", key: "k") { if case .success = $0 { sent.add("ok") } }
@@ -78,13 +86,15 @@ final class Counter: Sendable {
     @Test func `a sleep of thirty days leaves memory, and ends once, at its instant`() throws {
         let (slept, ended, active) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 3)
-            let node = try SimulatedNode(world, SimulatedLog(), agents: [
-                agent { _, turn in
-                    let before = turn.now
-                    try await turn.sleep(.seconds(30 * 86_400))
-                    return .integer(before.duration(to: turn.now).components.seconds)
-                }
-            ])
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        let before = turn.now
+                        try await turn.sleep(.seconds(30 * 86_400))
+                        return .integer(before.duration(to: turn.now).components.seconds)
+                    }
+                ])
             node.send("x", to: "agents/probe/a")
             world.run(deadline: world.now.advanced(by: .seconds(86_400)))
             let active = node.runtime.activeCount
@@ -131,7 +141,9 @@ final class Counter: Sendable {
             world.run(deadline: start.advanced(by: .seconds(3_600)))
             let entries = try node.entries("agents/probe/a")
             var timers = 0
-            try node.log.scan(.timers, from: [0, 0], to: [0xFF], reversed: false) { _, _ in timers += 1; return true }
+            try node.log.scan(.timers, from: [0, 0], to: [0xFF], reversed: false) { _, _ in
+                timers += 1; return true
+            }
             return (entries.last?["output"]?.string, start.duration(to: Timestamp(entries.last!["at"]!.string!)!), timers)
         }
         #expect(output == "quick won: cancelled")
@@ -142,20 +154,22 @@ final class Counter: Sendable {
     @Test func `a step on a scope of another task is refused`() throws {
         let code = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 4)
-            let node = try SimulatedNode(world, SimulatedLog(), agents: [
-                agent { _, turn in
-                    _ = try await turn.step("mine") { _ in 1 }
-                    return try await withThrowingTaskGroup(of: JSON.self) { group in
-                        group.addTask {
-                            do {
-                                _ = try await turn.step("theirs") { _ in 1 }
-                                return "no error"
-                            } catch let error as TurnError { return .string(error.code) }
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        _ = try await turn.step("mine") { _ in 1 }
+                        return try await withThrowingTaskGroup(of: JSON.self) { group in
+                            group.addTask {
+                                do {
+                                    _ = try await turn.step("theirs") { _ in 1 }
+                                    return "no error"
+                                } catch let error as TurnError { return .string(error.code) }
+                            }
+                            return try await group.next()!
                         }
-                        return try await group.next()!
                     }
-                }
-            ])
+                ])
             node.send("x", to: "agents/probe/a")
             world.settle()
             return try node.entries("agents/probe/a").last?["output"]?.string
@@ -167,16 +181,19 @@ final class Counter: Sendable {
         let stalled = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 5)
             let log = SimulatedLog(outcome: { commit, _ in commit == 3 ? .durableUnacknowledged : .acknowledged })
-            let first = try SimulatedNode(world, log, agents: [
-                agent { _, turn in
-                    _ = try await turn.step("old") { _ in 1 }
-                    return .integer(Int64(try await turn.step("next") { _ in 1 }))
-                }
-            ])
+            let first = try SimulatedNode(
+                world, log,
+                agents: [
+                    agent { _, turn in
+                        _ = try await turn.step("old") { _ in 1 }
+                        return .integer(Int64(try await turn.step("next") { _ in 1 }))
+                    }
+                ])
             first.send("x", to: "agents/probe/a")
             world.settle()
             let after = SimulatedWorld(seed: 6)
-            let second = try SimulatedNode(after, log.reopen(), agents: [agent { _, turn in .integer(Int64(try await turn.step("new") { _ in 1 })) }])
+            let second = try SimulatedNode(
+                after, log.reopen(), agents: [agent { _, turn in .integer(Int64(try await turn.step("new") { _ in 1 })) }])
             after.run()
             return try second.entries("agents/probe/a").last!
         }

@@ -93,7 +93,8 @@ import Testing
             return (started, try node.entries("agents/probe/a").compactMap { $0["type"]?.string })
         }
         #expect(started == (0, 5))
-        #expect(ended == ["message", "receipt", "turn.started", "step.started", "timer.set", "timer.fired", "step.completed", "turn.completed"])
+        #expect(
+            ended == ["message", "receipt", "turn.started", "step.started", "timer.set", "timer.fired", "step.completed", "turn.completed"])
     }
 }
 

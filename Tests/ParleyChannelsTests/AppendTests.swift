@@ -72,7 +72,8 @@ import Testing
         Claim(epoch: 3, sequence: 0, outcome: nil), Claim(epoch: 3, sequence: 1, outcome: "producer_epoch_sequence"),
     ]
 
-    @Test(arguments: claims, [false, true]) private func `of a producer is judged by epoch and sequence`(claim: Claim, reopens: Bool) throws {
+    @Test(arguments: claims, [false, true]) private func `of a producer is judged by epoch and sequence`(claim: Claim, reopens: Bool) throws
+    {
         var bench = Bench()
         bench.create()
         for (epoch, sequence) in [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)] as [(UInt64, UInt64)] {

@@ -36,7 +36,8 @@ import Testing
     @Test func `have a form on the wire that is JSON with the stamps in front`() throws {
         for kind in EntryKind.allCases where kind != .data && kind != .hole && kind != .text {
             var bytes = Bytes()
-            NewEntry(kind, Position(turn: 5, step: "a/0/b#2", attempt: 3), ("note", "\"\n")).write(to: &bytes, at: Timestamp(milliseconds: 0))
+            NewEntry(kind, Position(turn: 5, step: "a/0/b#2", attempt: 3), ("note", "\"\n")).write(
+                to: &bytes, at: Timestamp(milliseconds: 0))
             let json = try wire(bytes, offset: 9)
             #expect(json["type"]?.string == kind.name)
             #expect(json["offset"] == "0000000000000009")
@@ -79,13 +80,21 @@ import Testing
         bytes.append(bigEndian: UInt64(40))
         NewEntry(data: [2]).write(to: &bytes, at: Timestamp(milliseconds: 0))
         var offsets: [UInt64] = []
-        bytes.withUnsafeBytes { _ = Frame.walk($0, first: 1) { offset, _ in offsets.append(offset); return true } }
+        bytes.withUnsafeBytes {
+            _ = Frame.walk($0, first: 1) { offset, _ in
+                offsets.append(offset); return true
+            }
+        }
         #expect(offsets == [1, 41, 42])
     }
 
     private func wire(_ bytes: Bytes, offset: UInt64) throws -> JSON {
         var output = Bytes()
-        bytes.withUnsafeBytes { _ = Frame.walk($0, first: offset) { $1.writeJSON(offset: $0, owner: "agents/k/i", to: &output); return true } }
+        bytes.withUnsafeBytes {
+            _ = Frame.walk($0, first: offset) {
+                $1.writeJSON(offset: $0, owner: "agents/k/i", to: &output); return true
+            }
+        }
         return try JSON.parse(output)
     }
 }
@@ -99,7 +108,8 @@ private func anyEntry(_ random: inout SplitMix64) -> NewEntry {
     case 0: return NewEntry(data: (0..<Int.random(in: 0...300, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) })
     case 1:
         let delta = TextDelta(
-            part: Bool.random(using: &random) ? .text : .reasoning, index: random.next(), continuesAt: Bool.random(using: &random) ? random.next() : nil,
+            part: Bool.random(using: &random) ? .text : .reasoning, index: random.next(),
+            continuesAt: Bool.random(using: &random) ? random.next() : nil,
             pieces: UInt32.random(in: 1...99, using: &random), delta: Bytes(text(&random).utf8))
         return NewEntry(text: delta, at: position)
     default:

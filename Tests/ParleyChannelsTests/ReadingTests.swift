@@ -78,8 +78,12 @@ import Testing
         let bench = try filled()
         let channel = try bench.channel("agents/k/i")
         var (forth, back): ([UInt64], [UInt64]) = ([], [])
-        try bench.channels.walk(channel, after: 0, upTo: channel.tail.head) { offset, _ in forth.append(offset); return true }
-        try bench.channels.walkBack(channel, from: channel.tail.head) { offset, _ in back.append(offset); return true }
+        try bench.channels.walk(channel, after: 0, upTo: channel.tail.head) { offset, _ in
+            forth.append(offset); return true
+        }
+        try bench.channels.walkBack(channel, from: channel.tail.head) { offset, _ in
+            back.append(offset); return true
+        }
         #expect(forth == back.reversed())
         #expect(try bench.channels.entry(channel, at: 57) { $0.kind } == .emit)
         #expect(try bench.channels.entry(channel, at: channel.tail.head + 1) { $0.kind } == nil)
@@ -126,7 +130,9 @@ import Testing
         guard case .chunks(let rest, false) = channel.tail(after: 1) else { return #expect(Bool(false), "no chunks") }
         #expect(rest.count == 1)
         guard case .upToDate(false) = channel.tail(after: 3) else { return #expect(Bool(false), "not up to date") }
-        guard case .behind(3) = channel.tail(after: 2) else { return #expect(Bool(false), "in the middle of a commit the log has to be read") }
+        guard case .behind(3) = channel.tail(after: 2) else {
+            return #expect(Bool(false), "in the middle of a commit the log has to be read")
+        }
     }
 
     @Test func `without a watcher nothing is kept in memory`() throws {
@@ -156,7 +162,9 @@ import Testing
         guard case .chunks(let chunks, _) = channel.tail(after: 9) else { return #expect(Bool(false), "the last commit is not kept") }
         #expect(chunks.count == 1)
         bench.append("\"" + String(repeating: "x", count: 1_000_000) + "\"")
-        guard case .chunks = channel.tail(after: 10) else { return #expect(Bool(false), "a large commit must be kept while it is the last") }
+        guard case .chunks = channel.tail(after: 10) else {
+            return #expect(Bool(false), "a large commit must be kept while it is the last")
+        }
     }
 
     @Test func `the end is told: of a closed channel behind its last entry, of a removed one at once`() throws {

@@ -22,7 +22,9 @@ final class Bench: Sendable {
 
     /// Appends, in a commit of its own unless `commits` is false; then the answer comes with the next commit.
     @discardableResult
-    func append(_ entries: [NewEntry], to name: String = "a", commits: Bool = true, with prepare: (Append) -> Void = { _ in }) -> Answer<Appended> {
+    func append(_ entries: [NewEntry], to name: String = "a", commits: Bool = true, with prepare: (Append) -> Void = { _ in }) -> Answer<
+        Appended
+    > {
         let answer = Answer<Appended>()
         let append = Append(channels, to: name, entries) { answer.set($0) }
         prepare(append)
@@ -32,7 +34,9 @@ final class Bench: Sendable {
     }
 
     @discardableResult
-    func append(_ texts: String..., to name: String = "a", commits: Bool = true, with prepare: (Append) -> Void = { _ in }) -> Answer<Appended> {
+    func append(_ texts: String..., to name: String = "a", commits: Bool = true, with prepare: (Append) -> Void = { _ in }) -> Answer<
+        Appended
+    > {
         append(texts.map { NewEntry(data: Bytes($0.utf8)) }, to: name, commits: commits, with: prepare)
     }
 
@@ -96,7 +100,8 @@ final class Watcher: ChannelWatcher {
 extension NewEntry {
     /// A piece of text of step `s` of turn 1.
     static func piece(
-        _ text: String, at index: Int, step: String = "s", attempt: UInt32 = 1, turn: UInt64 = 1, part: TextDelta.Part = .text, continuesAt: Int? = nil
+        _ text: String, at index: Int, step: String = "s", attempt: UInt32 = 1, turn: UInt64 = 1, part: TextDelta.Part = .text,
+        continuesAt: Int? = nil
     ) -> NewEntry {
         NewEntry(
             text: TextDelta(part: part, index: UInt64(index), continuesAt: continuesAt.map { UInt64($0) }, delta: Bytes(text.utf8)),

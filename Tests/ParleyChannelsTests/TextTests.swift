@@ -15,7 +15,9 @@ import Testing
             if index == commitsAfter { bench.writer.pump() }
         }
         bench.writer.pump()
-        return (try bench.whole("agents/k/i").map { $0["delta"]?.string ?? $0["type"]!.string! }, answers.flatMap { $0.value?.offsets ?? [] })
+        return (
+            try bench.whole("agents/k/i").map { $0["delta"]?.string ?? $0["type"]!.string! }, answers.flatMap { $0.value?.offsets ?? [] }
+        )
     }
 
     @Test func `become one entry, whose offset they share`() throws {
@@ -82,7 +84,10 @@ import Testing
     }
 
     @Test(arguments: [Int.max, 1, 60, 200]) func `leaves out text that its step's result has sealed`(bytesMax: Int) throws {
-        #expect(try settled(started(1), .piece("ab", at: 0), .piece("cd", at: 2), completed(), bytesMax: bytesMax) == ["step.started", "step.completed"])
+        #expect(
+            try settled(started(1), .piece("ab", at: 0), .piece("cd", at: 2), completed(), bytesMax: bytesMax) == [
+                "step.started", "step.completed",
+            ])
     }
 
     @Test func `keeps text of a step that has no result, beside one that has`() throws {
@@ -100,7 +105,8 @@ import Testing
     @Test(arguments: [Int.max, 1, 60, 200]) func `keeps text from which a later attempt goes on`(bytesMax: Int) throws {
         #expect(
             try settled(
-                started(1), .piece("ab", at: 0), .piece("cd", at: 2), started(2, continuesAt: 2), .piece("xy", at: 2, attempt: 2, continuesAt: 2),
+                started(1), .piece("ab", at: 0), .piece("cd", at: 2), started(2, continuesAt: 2),
+                .piece("xy", at: 2, attempt: 2, continuesAt: 2),
                 bytesMax: bytesMax) == ["step.started", "ab", "step.started", "xy"])
     }
 
@@ -119,7 +125,9 @@ import Testing
         let bench = Bench()
         bench.create("agents/k/i", isAgent: true)
         bench.append([NewEntry(.message, nil, ("text", "x"))], to: "agents/k/i")
-        bench.append([NewEntry(.receipt, nil, members: NewEntry.join([("of", "0000000000000001"), ("state", "applied")]), hasID: true)], to: "agents/k/i")
+        bench.append(
+            [NewEntry(.receipt, nil, members: NewEntry.join([("of", "0000000000000001"), ("state", "applied")]), hasID: true)],
+            to: "agents/k/i")
         let all = try bench.whole("agents/k/i", view: .settled)
         #expect(all.types == ["message"])
         #expect(all[0]["receipt"]?["state"] == "applied")

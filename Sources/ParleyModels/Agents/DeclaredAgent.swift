@@ -23,7 +23,8 @@ package struct DeclaredAgent: Sendable {
         guard let text = message["text"]?.string ?? message["data"]?.text else {
             throw StepFailure(code: "invalid_input", message: "the message has neither text nor data", retryable: false)
         }
-        let messages: [ModelMessage] = [.system(file.instructions)] + conversation(turn.history, room: file.contextCharacters - text.unicodeScalars.count)
+        let messages: [ModelMessage] =
+            [.system(file.instructions)] + conversation(turn.history, room: file.contextCharacters - text.unicodeScalars.count)
         var conversation = messages + [turn.input(text)]
         while true {
             let answer = try await turn.generate("answer", model, conversation, options: file.options)

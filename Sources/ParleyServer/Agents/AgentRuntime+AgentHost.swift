@@ -5,7 +5,11 @@ package import ParleySystem
 
 extension AgentRuntime: AgentHost {
     package func status(of channelName: String, _ answer: @escaping @Sendable (JSON?) -> Void) {
-        read(channelName) { runtime throws(LogError) in answer(try runtime.status(of: channelName)) } failed: { answer(nil) }
+        read(channelName) { runtime throws(LogError) in
+            answer(try runtime.status(of: channelName))
+        } failed: {
+            answer(nil)
+        }
     }
 
     package func list(kind: String?, state: String?, limit: Int, after: String?, _ answer: @escaping @Sendable (JSON) -> Void) {
@@ -24,7 +28,8 @@ extension AgentRuntime: AgentHost {
         let look = { @Sendable [self] in
             read(channelName) { runtime throws(LogError) in
                 if let outcome = try runtime.outcome(of: turn, in: channelName) { answer(outcome) }
-            } failed: {}
+            } failed: {
+            }
         }
         // First observe, then look: what ends in between is seen by both, and the route takes the first answer.
         let observer = observeTurn(turn.value, in: channelName, look)
