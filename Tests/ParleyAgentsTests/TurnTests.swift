@@ -107,6 +107,35 @@ final class Counter: Sendable {
         #expect(active == 0)
     }
 
+    @Test(arguments: [true, false])
+    func `a sleep that was due while nobody was here ends once, at the next start`(leftMemory: Bool) throws {
+        let probe = agent { _, turn in
+            try await turn.sleep(.seconds(86_400))
+            return "woken"
+        }
+        let (fired, ended, at) = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 9)
+            let log = SimulatedLog()
+            let node = try SimulatedNode(world, log, agents: [probe])
+            node.send("x", to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: leftMemory ? .seconds(600) : .seconds(1)))
+            // The process is gone for a week.
+            let later = world.now.advanced(by: .seconds(7 * 86_400))
+            let after = SimulatedWorld(seed: 10, now: later)
+            let next = try SimulatedNode(after, log.reopen(), agents: [probe])
+            after.run(deadline: later.advanced(by: .seconds(3_600)))
+            let entries = try next.entries("agents/probe/a")
+            let ends = entries.filter { $0["type"] == "turn.completed" }
+            return (
+                entries.filter { $0["type"] == "timer.fired" }.count, ends.count,
+                ends.first?["at"]?.string.flatMap { Timestamp($0) }.map { later.duration(to: $0) }
+            )
+        }
+        #expect(fired == 1)
+        #expect(ended == 1)
+        #expect(at ?? .seconds(100) < .seconds(1))
+    }
+
     @Test(arguments: [0, 2, 3, 4, 5])
     func `a step that the program cancels ends at once, also when the process dies around it`(crashAt: Int) throws {
         let agents = [
