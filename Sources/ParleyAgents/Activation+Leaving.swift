@@ -9,6 +9,8 @@ extension Activation {
         state.core?.fence(Fenced())
         stopSteps()
         runtime.forget(self)
+        for timer in state.deferredTimers { runtime.timerDue(channel.name, channel.id, timer) }
+        state.deferredTimers = []
     }
 
     func scheduleIdleCheck() {

@@ -276,14 +276,24 @@ extension Activation: TurnOwner {
 
     /// The timer service says that a timer is due. On the lane, the agent loaded.
     func fire(_ timer: DueTimer) {
-        // A turn that has not replayed yet finds by itself that the sleep is over.
-        if let core, core.turn == timer.turn {
-            if let request = core.waiting(at: timer.path), request.due != nil { cameDue(core, request, timer.due) }
-        } else if core == nil, !isBeginning {
-            // The turn is over: the row has no meaning any more.
-            let key = timer.key(channel.id)
-            append([], epoch: .none) { stage, _, _ in stage.delete(.timers, key) }
+        // Which turn it belongs to, and whether that waits for it still, is known once what is being written is, and the replay is over.
+        guard knowsItsTurn else { return state.deferredTimers.append(timer) }
+        if let core, core.turn == timer.turn, let request = core.waiting(at: timer.path), request.due == timer.due {
+            cameDue(core, request, timer.due)
+        } else if !state.isStalled {
+            // Nobody waits for it: the row has no meaning any more. A turn that stalled may wait for it again, when its program is mended.
+            runtime.timers.remove(timer.key(channel.id), runtime.channels.writer)
         }
+    }
+
+    /// Not while a turn is being begun or taken up again, nor while it replays.
+    private var knowsItsTurn: Bool { core.map { !$0.isReplaying } ?? !state.isBusy }
+
+    func fireDeferred() {
+        guard !state.deferredTimers.isEmpty, knowsItsTurn else { return }
+        let timers = state.deferredTimers
+        state.deferredTimers = []
+        for timer in timers { fire(timer) }
     }
 
     private func cameDue(_ core: TurnCore, _ request: StepRequest, _ due: Timestamp) {

@@ -31,6 +31,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var history: [HistoryItem] = []
         var lastActive = Timestamp(milliseconds: 0)
         var isIdleCheckScheduled = false
+        /// Timers that were due at a moment when it was not known what they mean.
+        var deferredTimers: [DueTimer] = []
         var modelCalls: [String: ModelAttempt] = [:]
         var steered: [String: JSON] = [:]
         var bodies: [String: Task<Void, Never>] = [:]
@@ -62,7 +64,14 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     /// A timer is due. Any thread.
     func timerFired(_ timer: DueTimer) {
-        lane.deliver { self.perform { self.fire(timer) } }
+        lane.deliver {
+            // Gone since: whoever is there now must know of it, or nobody would remove its row.
+            if self.state.isGone {
+                self.runtime.timerDue(self.channel.name, self.channel.id, timer)
+            } else {
+                self.perform { self.fire(timer) }
+            }
+        }
     }
 
     /// The process drains: models are let go of, with what they have written kept. Any thread.
@@ -85,6 +94,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         do {
             if !state.isLoaded { try load() }
             try body()
+            fireDeferred()
             react()
             try advance()
         } catch {

@@ -160,7 +160,7 @@ package final class AgentRuntime: Sendable {
         }
     }
 
-    private func timerDue(_ name: String, _ id: ChannelID, _ timer: DueTimer) {
+    func timerDue(_ name: String, _ id: ChannelID, _ timer: DueTimer) {
         let channel: Channel?
         do throws(LogError) { channel = try channels.find(name) } catch {
             Diagnostics.log(.error, "timer cannot be fired", ["channel": name, "reason": error.message])
