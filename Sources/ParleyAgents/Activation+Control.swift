@@ -213,11 +213,10 @@ extension Activation {
     /// Begins a wait or an approval: its entries and, if it ends by itself, its timer.
     func beginWaiting(_ core: TurnCore, _ request: StepRequest) {
         let position = Position(turn: core.turn, step: request.path, attempt: 1)
-        let asked: JSON? = request.digest.map { ["sha256": .string($0)] }
         var entries = [
             NewEntry(
                 .stepStarted, position, ("kind", .string(request.kind.rawValue)), ("name", .string(request.name)),
-                ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", asked))
+                ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", request.asked))
         ]
         if case .approval(let action, let arguments, let until) = request.work {
             entries.append(

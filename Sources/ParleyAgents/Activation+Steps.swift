@@ -67,7 +67,8 @@ extension Activation: TurnOwner {
     ) {
         let entry = NewEntry(
             .stepStarted, Position(turn: core.turn, step: request.path, attempt: attempt), ("kind", .string(request.kind.rawValue)),
-            ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", journal),
+            ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))),
+            ("request", journal ?? request.asked),
             ("continues_at", continuesAt.map { .integer(Int64($0)) }),
             ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
         let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
@@ -217,7 +218,7 @@ extension Activation: TurnOwner {
         _ policy: RetryPolicy
     ) {
         // An answer can be gone on with when it is plain text and the model takes up a prefix; else it starts again.
-        guard !saved.text.isEmpty, !saved.hasReasoning else {
+        guard !saved.text.isEmpty, !saved.hasReasoning, !saved.isTextOver else {
             return callModel(core, request, attempt, SavedText(), model, modelRequest, policy)
         }
         switch model.continues {

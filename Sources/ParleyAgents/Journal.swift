@@ -107,6 +107,8 @@ package struct SavedText: Sendable, Equatable {
     /// How many pieces the upstream sent of it: about as many tokens.
     package var pieces = 0
     package var hasReasoning = false
+    /// The model had gone on to something else than text: the calls of tools.
+    package var isTextOver = false
 
     package init() {}
 
@@ -115,6 +117,7 @@ package struct SavedText: Sendable, Equatable {
             hasReasoning = true
             return
         }
+        if delta.delta.isEmpty { isTextOver = true }
         text.append(contentsOf: delta.delta)
         pieces += Int(delta.pieces)
     }

@@ -71,13 +71,17 @@ public struct Turn: Sendable {
     /// readers saw of the first.
     ///
     /// - Throws: ``StepFailure`` with the model's code once no attempt is left, else as ``step(_:_:retry:file:line:_:)``.
+    ///
+    /// - Parameter tools: What it may call: the calls are in what it gives, and are for the program to make; ``respond(_:_:_:tools:options:rounds:retry:file:line:)``
+    ///   makes them.
     public func generate(
-        _ name: String, _ model: any Model, _ messages: [ModelMessage], options: ModelOptions = ModelOptions(),
-        retry: RetryPolicy = .standard,
-        file: StaticString = #fileID, line: UInt = #line
+        _ name: String, _ model: any Model, _ messages: [ModelMessage], tools: [Tool] = [], options: ModelOptions = ModelOptions(),
+        retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Generation {
         let path = try scope.next(name)
-        let request = ModelRequest(messages: messages, options: options, idempotencyKey: core.owner.idempotencyKey(core.turn, path))
+        let request = ModelRequest(
+            messages: messages, tools: tools.map(\.definition), options: options,
+            idempotencyKey: core.owner.idempotencyKey(core.turn, path))
         let step = StepRequest(
             path: path, kind: .model, digest: request.digest(model.name), source: "\(file):\(line)", work: .model(model, request, retry))
         let generation = Generation(journal: try await core.perform(step))
@@ -132,8 +136,14 @@ public struct Turn: Sendable {
     public func approval<Arguments: Encodable>(
         _ action: String, of arguments: Arguments, expires: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> String {
-        let path = try scope.next(action)
-        let arguments = try JSON(encoding: arguments)
+        try await approval(action, at: action, of: try JSON(encoding: arguments), expires: expires, file: file, line: line)
+    }
+
+    @discardableResult
+    func approval(
+        _ action: String, at name: String, of arguments: JSON, expires: Duration?, file: StaticString, line: UInt
+    ) async throws -> String {
+        let path = try scope.next(name)
         let request = StepRequest(
             path: path, kind: .approval, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)",
             work: .approval(action: action, arguments: arguments, until: expires.map { now.advanced(by: $0) }))
@@ -207,6 +217,8 @@ public struct Generation: Sendable, Equatable {
     public var usage: ModelUsage?
     /// How many tokens of it had been saved before a crash and were not bought again.
     public var recoveredTokens: Int
+    /// What it wants to have called, in its order.
+    public var toolCalls: [ToolCall]
     /// What people said meanwhile that joined the request, oldest first: part of the conversation from here on.
     public var steers: [String]
     /// What was said by whoever interrupted it: the text is what there was until then.
@@ -217,6 +229,7 @@ public struct Generation: Sendable, Equatable {
         finishReason = journal["finish_reason"]?.string ?? ""
         usage = journal["usage"].flatMap { try? $0.decode(ModelUsage.self) }
         recoveredTokens = Int(journal["recovered_tokens"]?.integer ?? 0)
+        toolCalls = journal["tool_calls"]?.array?.map { ToolCall(journal: $0) } ?? []
         steers = journal["steered"]?.array?.compactMap { $0["text"]?.string } ?? []
         redirection = journal["redirection"]?.string
     }

@@ -246,6 +246,8 @@ struct StepRequest: Sendable {
     /// Where in the program: `File.swift:12`.
     var source: String
     var work: Work
+    /// What else its start says of it, beside the digest.
+    var details: [JSON.Member] = []
 
     enum Work: Sendable {
         case body(StepContract, RetryPolicy, @Sendable (StepContext) async throws -> JSON)
@@ -264,6 +266,9 @@ struct StepRequest: Sendable {
         case .body, .model: nil
         }
     }
+
+    /// What was asked for, as its start has it.
+    var asked: JSON? { digest.map { .object((["sha256": .string($0)] as JSON).members! + details) } }
 
     var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
 }
