@@ -57,7 +57,7 @@ extension Activation {
             return true
         }
         // Nothing is under way at this instant: it meets the next step.
-        let steps = core.openSteps
+        let steps = core.openSteps.filter { !$0.isShielded }
         guard !steps.isEmpty else { return false }
         var ends: [(request: StepRequest, outcome: StepOutcome)] = []
         var entries = [Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: steps[0].path)]
@@ -98,7 +98,8 @@ extension Activation {
 
     /// Commits the ends of steps and what else happened with them, and has the program go on from all of them, in the order of the log.
     private func appendEnds(
-        _ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64]
+        _ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64],
+        first: @escaping @Sendable (Timestamp) -> Void = { _ in }
     ) {
         let timers = ends.compactMap { end in
             end.request.due.map { DueTimer(turn: core.turn, path: end.request.path, due: $0).key(channel.id) }
@@ -108,6 +109,7 @@ extension Activation {
             for timer in timers { stage.delete(.timers, timer) }
             mark(&stage, channel)
         } then: { [self] appended in
+            lane.deliver { if self.isCurrent(core) { first(appended.at) } }
             for end in ends {
                 // One at a time, the lane drained in between, as on a replay.
                 lane.deliver { if self.isCurrent(core) { core.resume(end.request.path, end.outcome, at: appended.at) } }
@@ -117,26 +119,32 @@ extension Activation {
 
     // MARK: Cancel
 
-    /// Ends the turn, and with it everything under way. `nil`: rolled back because a newer message takes its place.
+    /// Ends everything under way that is not shielded, and has the program come to its end. `nil`: rolled back because a newer message takes
+    /// its place.
     private func cancelTurn(_ core: TurnCore, _ item: InboxItem?) -> Bool {
         if let item, !isMeant(item, for: core) {
             reject(item, "stale_turn")
             return true
         }
         // The turn's end is on its way to the log; it gives way if this stands before it.
-        guard core.claimEnd(TurnCore.turnEnd) else { return false }
-        let failure = StepFailure(code: "cancelled", message: "the turn was cancelled", retryable: false)
-        let steps = core.openSteps.filter { core.claimEnd($0.path) }
+        guard !isCancelling, core.cancellation == nil, !core.hasEnd(TurnCore.turnEnd) else { return false }
+        isCancelling = true
+        let steps = core.openSteps.filter { !$0.isShielded && core.claimEnd($0.path) }
+        let reason: JSON = item == nil ? "rollback" : item?.body["reason"] ?? .null
         var entries = item.map { [Activation.receipt($0.offset, $0.body, "applied", turn: core.turn)] } ?? []
+        entries.append(
+            NewEntry(
+                .supervision, Position(turn: core.turn), ("cause", item == nil ? "rollback" : "cancel"), ("action", "cancel"),
+                ("reason", reason == .null ? nil : reason)))
         for step in steps {
             stop(step.path)
             entries.append(
-                NewEntry(.stepFailed, Position(turn: core.turn, step: step.path), ("error", failure.journal), ("final", true)))
+                NewEntry(
+                    .stepFailed, Position(turn: core.turn, step: step.path), ("error", StepFailure.cancelled.journal), ("final", true)))
         }
-        entries.append(
-            NewEntry(.turnCancelled, Position(turn: core.turn), ("reason", item == nil ? "rollback" : item?.body["reason"])))
-        let timers = steps.compactMap { step in step.due.map { DueTimer(turn: core.turn, path: step.path, due: $0).key(channel.id) } }
-        endTurn(core, entries, decides: item.map { [$0.offset] } ?? [], timers: timers)
+        appendEnds(core, entries, steps.map { ($0, .failed(.cancelled)) }, decides: item.map { [$0.offset] } ?? []) { at in
+            core.cancelled(reason, at: at)
+        }
         return item != nil
     }
 

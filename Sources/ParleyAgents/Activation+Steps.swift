@@ -28,8 +28,7 @@ extension Activation: TurnOwner {
 
     func cancel(_ core: TurnCore, _ request: StepRequest) {
         stop(request.path)
-        let failure = StepFailure(code: "cancelled", message: "the program cancelled the step", retryable: false)
-        fail(core, request, attempt: 0, failure, pause: nil, SavedText())
+        fail(core, request, attempt: 0, .cancelled, pause: nil, SavedText())
     }
 
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?) {

@@ -20,7 +20,7 @@ public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
     }
 
     /// The turn was cancelled, or its program cancelled the step.
-    static let cancelled = StepFailure(code: "cancelled", message: "the turn was cancelled", retryable: false)
+    static let cancelled = StepFailure(code: "cancelled", message: "the turn or its program cancelled the step", retryable: false)
 
     public var description: String { "\(code): \(message)" }
 }

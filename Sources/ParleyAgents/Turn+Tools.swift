@@ -77,6 +77,6 @@ extension Turn {
         var request = StepRequest(
             path: path, kind: .tool, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)", work: work)
         request.details = [JSON.Member("call", .string(call.id)), JSON.Member("arguments", arguments)]
-        return try await core.perform(request)["result"] ?? .null
+        return try await perform(request)["result"] ?? .null
     }
 }

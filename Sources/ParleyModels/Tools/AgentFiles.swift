@@ -21,7 +21,8 @@ struct AgentFiles: Sendable {
         guard segments.count <= AgentFiles.segmentsMax, segments.allSatisfy(AgentFiles.isSegment) else {
             throw failure(
                 "invalid_path",
-                "'\(path)' is no path of at most \(AgentFiles.segmentsMax) names of A-Z a-z 0-9 . _ - and space that do not begin with a dot")
+                "'\(path)' is no path of at most \(AgentFiles.segmentsMax) names of A-Z a-z 0-9 . _ - and space that do not begin with a dot"
+            )
         }
         guard let agent = AgentName(channel: channel) else { preconditionFailure("'\(channel)' is no agent's channel") }
         // Step by step and without following links: a link that somebody put there leads nowhere.
