@@ -14,7 +14,14 @@ extension Activation {
     }
 
     private func decide(_ core: TurnCore, _ item: InboxItem) -> Bool {
-        switch item.kind {
+        switch condition(item) {
+        case .holds: break
+        case .notYet: return false
+        case .failed(let reason):
+            reject(item, reason, as: item.kind == .steer && reason == "turn_ended" ? "expired" : "rejected")
+            return true
+        }
+        return switch item.kind {
         case .interrupt: interrupt(core, item, text: item.body["text"]?.string)
         case .cancel: cancelTurn(core, item)
         case .approve, .deny: decideApproval(core, item)
@@ -36,8 +43,26 @@ extension Activation {
         }
     }
 
-    private func isMeant(_ item: InboxItem, for core: TurnCore) -> Bool {
-        item.body["if_turn"].map { $0.string == Offset(core.turn).token } ?? true
+    /// What an entry's own condition comes to now: `if_offset` names the entry right before it, `if_turn` the turn that it is for.
+    enum Condition: Equatable {
+        case holds
+        /// The turn that it is for has not begun.
+        case notYet
+        /// The agent has moved on; the reason of the receipt.
+        case failed(String)
+    }
+
+    func condition(_ item: InboxItem) -> Condition {
+        func offset(_ name: String) -> UInt64? { item.body[name]?.string.flatMap { Offset(token: $0)?.value } }
+        if item.body["if_offset"] != nil, offset("if_offset") != item.offset - 1 { return .failed("stale_offset") }
+        guard item.body["if_turn"] != nil else { return .holds }
+        guard let wanted = offset("if_turn") else { return .failed("stale_turn") }
+        if wanted == core?.turn { return .holds }
+        // Its message is there, and waits for its turn.
+        if inbox.contains(where: { $0.offset == wanted }) { return .notYet }
+        // A message is for whoever has just heard the end of that turn, too.
+        if item.kind == .message, core == nil, wanted == lastTurn { return .holds }
+        return .failed(item.kind == .steer || core == nil && item.kind != .message ? "turn_ended" : "stale_turn")
     }
 
     func reject(_ item: InboxItem, _ reason: String, as state: String = "rejected") {
@@ -52,10 +77,6 @@ extension Activation {
 
     /// Ends what the turn's steps do, and only that: the program goes on with what there is.
     private func interrupt(_ core: TurnCore, _ item: InboxItem, text: String?) -> Bool {
-        guard isMeant(item, for: core) else {
-            reject(item, "stale_turn")
-            return true
-        }
         // Nothing is under way at this instant: it meets the next step.
         let steps = core.openSteps.filter { !$0.isShielded }
         guard !steps.isEmpty else { return false }
@@ -122,10 +143,6 @@ extension Activation {
     /// Ends everything under way that is not shielded, and has the program come to its end. `nil`: rolled back because a newer message takes
     /// its place.
     private func cancelTurn(_ core: TurnCore, _ item: InboxItem?) -> Bool {
-        if let item, !isMeant(item, for: core) {
-            reject(item, "stale_turn")
-            return true
-        }
         // The turn's end is on its way to the log; it gives way if this stands before it.
         guard !isCancelling, core.cancellation == nil, !core.hasEnd(TurnCore.turnEnd) else { return false }
         isCancelling = true
@@ -198,10 +215,6 @@ extension Activation {
     }
 
     private func deliverSignal(_ core: TurnCore, _ item: InboxItem) -> Bool {
-        guard isMeant(item, for: core) else {
-            reject(item, "stale_turn")
-            return true
-        }
         let data = item.body["data"] ?? .null
         let step = core.openSteps.first { step in
             guard case .wait(let signal, let match, _) = step.work else { return false }

@@ -84,10 +84,8 @@ extension Activation: TurnOwner {
 
     /// What was said since the last call joins this one, in the order in which it was said.
     private func takeSteers(_ core: TurnCore) -> [InboxItem] {
-        let token = Offset(core.turn).token
         let items = inbox.filter { item in
-            (item.kind == .steer || item.kind == .message && agent.policy == .steer)
-                && (item.body["if_turn"].map { $0.string == token } ?? true)
+            (item.kind == .steer || item.kind == .message && agent.policy == .steer) && condition(item) == .holds
         }
         for item in items { remove(item) }
         return items

@@ -21,6 +21,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var inbox: [InboxItem] = []
         /// The offset of the entry that ended the last turn.
         var lastEnd: UInt64 = 0
+        /// The input of that turn.
+        var lastTurn: UInt64?
         var core: TurnCore?
         /// The log says, or is about to, that the turn only waits.
         var isMarkedWaiting = false
@@ -112,6 +114,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     /// Takes the next entry of the inbox, if the agent is free.
     private func advance() throws {
         guard state.core == nil, !state.isBusy, !state.isStalled, !runtime.isDraining else { return }
+        for item in state.inbox {
+            guard case .failed(let reason) = condition(item) else { continue }
+            remove(item)
+            return decide(item, item.kind == .steer && reason == "turn_ended" ? "expired" : "rejected", reason: reason)
+        }
         // A signal is kept until somebody waits for it.
         guard let first = state.inbox.first(where: { $0.kind != .signal }) else { return }
         // A close ends the agent after the turn before it: what queued behind that turn is not begun any more.
@@ -121,15 +128,16 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         remove(first)
         switch first.kind {
         case .message: begin(first)
-        case .steer where first.body["if_turn"] != nil: decide(first, "expired", reason: "turn_ended")
         case .steer: begin(first)
-        case .interrupt where first.body["text"] != nil && first.body["if_turn"] == nil: begin(first)
+        case .interrupt where first.body["text"] != nil: begin(first)
         case .approve, .deny: decide(first, "rejected", reason: "unknown_approval")
         default: decide(first, "rejected", reason: "turn_ended")
         }
     }
 
     var inbox: [InboxItem] { state.inbox }
+
+    var lastTurn: UInt64? { state.lastTurn }
 
     func remove(_ item: InboxItem) { state.inbox.removeAll { $0.offset == item.offset } }
 
@@ -209,7 +217,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         case .failure(let error): entries = [NewEntry(.turnFailed, position, ("error", StepFailure(error).journal))]
         }
         // Whoever wanted to interrupt finds nothing left to interrupt; with a text it becomes the next message.
-        let late = state.inbox.filter { $0.kind == .interrupt && ($0.body["text"] == nil || $0.body["if_turn"] != nil) }
+        let late = state.inbox.filter {
+            $0.kind == .interrupt && condition($0) == .holds && ($0.body["text"] == nil || $0.body["if_turn"] != nil)
+        }
         entries += late.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "turn_ended") }
         Failpoint.pass("turn.end")
         let isCompleted = entries[0].kind == .turnCompleted
@@ -244,7 +254,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             core.fence(Fenced())
             stopSteps()
             state.core = nil
-            state.lastEnd = appended.offsets[end]
+            (state.lastEnd, state.lastTurn) = (appended.offsets[end], core.turn)
             if let newState { state.saved = newState }
             if let said { remember(HistoryItem(input: said.input, output: said.output, offsets: core.turn...appended.offsets[end])) }
             for item in state.inbox where decides.contains(item.offset) { remove(item) }
