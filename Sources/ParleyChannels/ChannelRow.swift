@@ -79,7 +79,8 @@ package struct NameRow: Sendable {
 
     package init?(_ bytes: Bytes) {
         guard bytes.count == 11 else { return nil }
-        self.init(id: ChannelID(partition: bytes.readBigEndian(at: 0), number: bytes.readBigEndian(at: 2)), isTombstone: bytes[10] == 1,
+        self.init(
+            id: ChannelID(partition: bytes.readBigEndian(at: 0), number: bytes.readBigEndian(at: 2)), isTombstone: bytes[10] == 1,
             isFork: bytes[10] == 2)
     }
 }

@@ -75,7 +75,8 @@ extension Channels {
             throw .refused(
                 ChannelError(
                     "invalid_fork_offset",
-                    "Stream-Fork-Offset is \(Offset(offset)), the tail of '\(source.name)' is \(Offset(head)): it was not given out for this stream."))
+                    "Stream-Fork-Offset is \(Offset(offset)), the tail of '\(source.name)' is \(Offset(head)): it was not given out for this stream."
+                ))
         }
         let subOffset = request.subOffset ?? 0
         var (end, piece) = (offset, Bytes?.none)
@@ -111,7 +112,8 @@ extension Channels {
     private static func overshoot(_ subOffset: UInt64, _ offset: UInt64, _ source: Channel) -> ChannelError {
         ChannelError(
             "invalid_fork_offset",
-            "Stream-Fork-Sub-Offset is \(subOffset); '\(source.name)' has not so \(source.isJSON ? "many messages" : "much") behind \(Offset(offset)).")
+            "Stream-Fork-Sub-Offset is \(subOffset); '\(source.name)' has not so \(source.isJSON ? "many messages" : "much") behind \(Offset(offset))."
+        )
     }
 
     /// The channels that were forked from the one with that id, and are still there; what a crash left of others is removed.
@@ -148,7 +150,8 @@ extension Channels {
                 try !hasForks(source, in: &stage)
             else { continue }
             // An agent's name has its tombstone, and may have a successor.
-            if let name = try stage.get(.names, Placement.nameKey(row.name)).flatMap({ NameRow($0) }), name.id == source, !name.isTombstone {
+            if let name = try stage.get(.names, Placement.nameKey(row.name)).flatMap({ NameRow($0) }), name.id == source, !name.isTombstone
+            {
                 stage.delete(.names, Placement.nameKey(row.name))
                 free(row.name)
             }

@@ -96,7 +96,9 @@ extension Channels {
         try walk(channel, after: offset, upTo: head) { place, frame in
             if read >= bytesMax { return false }
             read += frame.payload.count + Frame.headerBytes
-            if filter?.keeps(place, frame) ?? true { page.add(place, frame, owner: channel.owner(of: place), receipt: filter?.receipts[place]) }
+            if filter?.keeps(place, frame) ?? true {
+                page.add(place, frame, owner: channel.owner(of: place), receipt: filter?.receipts[place])
+            }
             page.next = place
             return true
         }

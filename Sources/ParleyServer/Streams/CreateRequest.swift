@@ -46,7 +46,8 @@ struct CreateRequest {
             throw .bad("invalid_fork_offset", "Stream-Fork-Sub-Offset is \(sub!) without Stream-Fork-Offset. Say where it counts from.")
         }
         return ForkRequest(
-            source: try name(of: source), offset: try offset.map { text throws(Problem) in try place(text) }, subOffset: sub.map { UInt64($0) })
+            source: try name(of: source), offset: try offset.map { text throws(Problem) in try place(text) },
+            subOffset: sub.map { UInt64($0) })
     }
 
     /// The source is named by its path on this server, as it is or behind the prefix of streams.

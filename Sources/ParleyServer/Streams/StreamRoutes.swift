@@ -56,7 +56,8 @@ struct StreamRoutes: Sendable {
                 switch result {
                 case .success(let created):
                     var headers: [HeaderField] = [
-                        ("Content-Type", contentType ?? channels.resident(name.text)?.contentType ?? type), (StreamHeader.nextOffset, Offset(created.tail).token),
+                        ("Content-Type", contentType ?? channels.resident(name.text)?.contentType ?? type),
+                        (StreamHeader.nextOffset, Offset(created.tail).token),
                         ("Location", StreamRoutes.location(of: request)),
                     ]
                     if created.isClosed { headers.append((StreamHeader.closed, "true")) }
@@ -73,10 +74,13 @@ struct StreamRoutes: Sendable {
         guard wanted.fork == nil else {
             throw Problem(
                 status: 403, code: "use_agent_fork",
-                detail: "an agent is not made by forking a stream: it would have entries but no state. A fork of an agent's channel is a plain stream.")
+                detail:
+                    "an agent is not made by forking a stream: it would have entries but no state. A fork of an agent's channel is a plain stream."
+            )
         }
         guard wanted.lifetime == nil else {
-            throw .bad("not_supported", "Stream-TTL and Stream-Expires-At are for plain streams; an agent ends when it is closed or deleted.")
+            throw .bad(
+                "not_supported", "Stream-TTL and Stream-Expires-At are for plain streams; an agent ends when it is closed or deleted.")
         }
         if let contentType, !ContentType.isJSON(contentType) {
             throw Problem(.mismatch(contentType, ContentTypeText.json))
