@@ -56,12 +56,12 @@ extension Activation {
             reject(item, "stale_turn")
             return true
         }
-        // Nothing is under way at this instant: it meets the next step.
-        let steps = core.openSteps
+        // Nothing is under way at this instant: it meets the next step, or the one whose end is on its way and gives way to it.
+        let steps = core.openSteps.filter { core.claimEnd($0.path) }
         guard !steps.isEmpty else { return false }
         var ends: [(request: StepRequest, outcome: StepOutcome)] = []
         var entries = [Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: steps[0].path)]
-        for step in steps where core.claimEnd(step.path) {
+        for step in steps {
             let (entry, outcome) = interruptedEnd(core, step, by: item, text)
             entries.append(entry)
             ends.append((step, outcome))
@@ -149,7 +149,7 @@ extension Activation {
         guard let step = core.openSteps.first(where: { $0.path == path && $0.kind == .approval }),
             case .approval(_, _, let until) = step.work
         else {
-            reject(item, core.hasEnd(path) ? "already_decided" : "unknown_approval")
+            reject(item, decisionInLog(of: item) ?? (core.hasEnd(path) ? "already_decided" : "unknown_approval"))
             return true
         }
         if let until, item.at >= until {
@@ -180,6 +180,19 @@ extension Activation {
         let receipt = Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: step.path)
         appendEnds(
             core, [receipt, decided, end], [(step, isApproved ? .completed(["result": result]) : .failed(failure))], decides: [item.offset])
+    }
+
+    /// Why an `approve` or `deny` comes too late, by what the log says; `nil` when it says nothing of a decision.
+    func decisionInLog(of item: InboxItem) -> String? {
+        guard let name = item.body["approval"]?.string, let turn = Offset(token: String(name.prefix { $0 != "/" })) else { return nil }
+        var reason: String?
+        try? runtime.channels.walk(channel, after: turn.value, upTo: channel.tail.head) { _, frame in
+            if frame.kind == .approvalDecided, frame.body["approval"]?.string == name {
+                reason = frame.body["decision"] == "expired" ? "approval_expired" : "already_decided"
+            }
+            return reason == nil && !(frame.kind.endsTurn && frame.position?.turn == turn.value)
+        }
+        return reason
     }
 
     private func approvalDecided(_ core: TurnCore, _ step: StepRequest, _ decision: JSON, by: String?, reason: JSON? = nil) -> NewEntry {

@@ -128,6 +128,8 @@ extension Activation: TurnOwner {
         let entries = (last.map { [$0] } ?? []) + [entry]
         append(
             entries, epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel],
+            // To those that were seen as well: they may have come when there was nothing to stop, or when this end was claimed already.
+            yieldsAfter: 0,
             yield: { [self] in
                 core.withdrawEnd(path)
                 react()
@@ -155,7 +157,7 @@ extension Activation: TurnOwner {
         var timer: Bytes?
         if case .sleep(let due) = request.work { timer = DueTimer(turn: core.turn, path: request.path, due: due).key(channel.id) }
         append(
-            [entry], epoch: .holds(core.epoch), yieldsTo: retryAt == nil && attempt > 0 ? [.interrupt, .cancel] : [],
+            [entry], epoch: .holds(core.epoch), yieldsTo: retryAt == nil && attempt > 0 ? [.interrupt, .cancel] : [], yieldsAfter: 0,
             rows: { [timer] stage, _, _ in
                 if let timer { stage.delete(.timers, timer) }
             },

@@ -122,7 +122,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         case .steer where first.body["if_turn"] != nil: decide(first, "expired", reason: "turn_ended")
         case .steer: begin(first)
         case .interrupt where first.body["text"] != nil && first.body["if_turn"] == nil: begin(first)
-        case .approve, .deny: decide(first, "rejected", reason: "unknown_approval")
+        case .approve, .deny: decide(first, "rejected", reason: decisionInLog(of: first) ?? "unknown_approval")
         default: decide(first, "rejected", reason: "turn_ended")
         }
     }
@@ -294,10 +294,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     /// Appends as the agent's owner. `then` runs on the lane once it is durable; refused, the agent leaves memory: somebody else owns it.
     ///
-    /// It gives way to entries of the kinds in `yieldsTo` that the agent has not seen yet: they are taken in, and `yield` is called.
+    /// It gives way to undecided entries of the kinds in `yieldsTo` behind `yieldsAfter`, by default to those that the agent has not seen yet:
+    /// they are taken in, and `yield` is called.
     func append(
         _ entries: [NewEntry], epoch: EpochClaim, decides: [UInt64] = [], closes: Bool = false, yieldsTo: Set<EntryKind> = [],
-        rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, yield: (@Sendable () -> Void)? = nil,
+        yieldsAfter: UInt64? = nil, rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, yield: (@Sendable () -> Void)? = nil,
         then: @escaping @Sendable (Appended) -> Void = { _ in }
     ) {
         let append = Append(runtime.channels, to: channel.name, entries) { [self] result in
@@ -314,7 +315,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         append.decides = decides
         append.closes = closes
         append.yieldsTo = yieldsTo
-        append.yieldsAfter = seen.load(ordering: .relaxed)
+        append.yieldsAfter = yieldsAfter ?? seen.load(ordering: .relaxed)
         append.rows = rows
         append.submit()
     }
