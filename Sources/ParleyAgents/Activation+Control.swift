@@ -100,9 +100,13 @@ extension Activation {
                 code: "interrupted", message: "interrupted", retryable: false, data: text.map { ["text": .string($0)] })
             return (NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)), .failed(failure))
         }
-        let nothing: [(String, JSON?)] = [("text", ""), ("finish_reason", "interrupted"), ("recovered_tokens", 0)]
+        // Before an attempt has written anything, what readers were shown of the one before is what there is.
+        var partial = modelCall(step.path)?.interrupt() ?? []
+        if partial.isEmpty || partial[0].1 == "" {
+            partial = [("text", .string(self.partial(step.path))), ("finish_reason", "interrupted"), ("recovered_tokens", 0)]
+        }
         let members =
-            (modelCall(step.path)?.interrupt() ?? nothing)
+            partial
             + [
                 ("steered", steered(step.path)), ("interrupted_by", .string(Offset(item.offset).token)),
                 ("redirection", text.map { .string($0) }),
@@ -277,7 +281,9 @@ extension Activation {
 
     /// A wait or an approval has come to its end by itself. What a person sent before is decided first.
     func expire(_ core: TurnCore, _ request: StepRequest, due: Timestamp) {
-        guard core.claimEnd(request.path) else { return }
+        // Nobody was here when it came due; what came before is in the inbox.
+        react()
+        guard isCurrent(core), core.claimEnd(request.path) else { return }
         let position = Position(turn: core.turn, step: request.path)
         let timer = DueTimer(turn: core.turn, path: request.path, due: due)
         let isApproval = request.kind == .approval

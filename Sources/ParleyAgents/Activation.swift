@@ -39,6 +39,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var deferredTimers: [DueTimer] = []
         var modelCalls: [String: ModelAttempt] = [:]
         var steered: [String: JSON] = [:]
+        /// What earlier attempts of a model step have written, while the next one has nothing.
+        var partials: [String: SavedText] = [:]
         var bodies: [String: Task<Void, Never>] = [:]
     }
 
@@ -387,7 +389,12 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         state.modelCalls[path] = nil
         state.bodies[path] = nil
         state.steered[path] = nil
+        state.partials[path] = nil
     }
+
+    func keeps(_ path: String, _ partial: SavedText) { if !partial.text.isEmpty { state.partials[path] = partial } }
+
+    func partial(_ path: String) -> String { state.partials[path]?.text.text ?? "" }
 
     func modelCall(_ path: String) -> ModelAttempt? { state.modelCalls[path] }
 
