@@ -139,7 +139,7 @@ struct TraceView {
     }
 
     private static func tokens(_ step: JSON) -> String? {
-        let out = step["output_tokens"]?.integer.map { "\($0) out" } ?? step["pieces"]?.integer.map { "about \($0) out so far" }
+        let out = step["output_tokens"]?.integer.map { "\($0) out" } ?? step["pieces"]?.integer.map { "about \($0) out" }
         let words = [
             step["input_tokens"]?.integer.map { "\($0) in" }, out,
             step["recovered_tokens"]?.integer.flatMap { $0 > 0 ? "\($0) recovered" : nil },

@@ -194,7 +194,7 @@ extension TurnTrace {
             ("attempts", .array(step.attempts.map(\.json))),
             ("due", step.due), ("model", step.model), ("input_tokens", step.inputTokens.map { .integer($0) }),
             ("output_tokens", step.outputTokens.map { .integer($0) }), ("recovered_tokens", step.recoveredTokens.map { .integer($0) }),
-            ("pieces", step.ended == nil && step.pieces > 0 ? .integer(Int64(step.pieces)) : nil),
+            ("pieces", step.outputTokens == nil && step.pieces > 0 ? .integer(Int64(step.pieces)) : nil),
             ("finish_reason", step.finishReason), ("steered", step.steered), ("error", step.error),
             ("approval", step.approval.map { JSON.compact(approvals[$0].members) }),
         ]
