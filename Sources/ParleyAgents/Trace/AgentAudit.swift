@@ -112,7 +112,7 @@ package struct AgentAudit {
         try channels.walk(channel, after: offsets.last! - 1, upTo: head) { offset, frame in
             if wanted.contains(offset) {
                 if AgentAudit.take(offset, frame, &collected) || undecided.contains(offset) { awaited -= 1 }
-            } else if frame.kind == .receipt, AgentAudit.takeReceipt(offset, frame, &collected) {
+            } else if frame.kind == .receipt, let of = AgentAudit.takeReceipt(offset, frame, &collected), !undecided.contains(of) {
                 awaited -= 1
             }
             AgentAudit.feedApprovals(offset, frame, &collected)
@@ -133,16 +133,16 @@ package struct AgentAudit {
         return false
     }
 
-    /// - Returns: whether it is the receipt of a record.
-    private static func takeReceipt(_ offset: UInt64, _ frame: Frame, _ collected: inout Collected) -> Bool {
-        guard let of = receiptOf(frame), collected.inputs[of] != nil else { return false }
+    /// - Returns: the record whose receipt it is.
+    private static func takeReceipt(_ offset: UInt64, _ frame: Frame, _ collected: inout Collected) -> UInt64? {
+        guard let of = receiptOf(frame), collected.inputs[of] != nil else { return nil }
         let body = frame.body
         let position = frame.position
         collected.inputs[of]?.receipt = JSON.compact(
             ("offset", .string(Offset(offset).token)), ("at", .string(frame.at!.description)), ("state", body["state"]),
             ("reason", body["reason"]), ("turn", position.map { .string(Offset($0.turn).token) }),
             ("step", position.flatMap { $0.step.isEmpty ? nil : .string($0.step) }))
-        return true
+        return of
     }
 
     /// Which entry a receipt is for, without parsing it where it begins as `Activation` writes it.
