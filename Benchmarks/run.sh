@@ -34,7 +34,7 @@ need_python_peers() {
 }
 
 need_swift
-[ "$tiny" ] || need_packages redis-server redis-tools postgresql postgresql-client strace python3
+[ "$tiny" ] || [ "${names[*]}" = audit ] || need_packages redis-server redis-tools postgresql postgresql-client strace python3
 bin=${PARLEY_BIN:-}
 if [ -z "$bin" ]; then
     say "building"
