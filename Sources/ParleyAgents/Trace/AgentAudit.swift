@@ -97,9 +97,9 @@ package struct AgentAudit {
 
     private struct Collected {
         var inputs: [UInt64: (entry: InputRecord, receipt: JSON?)] = [:]
-        var approvals: [(offset: UInt64, record: ApprovalRecord)] = []
-        /// The approvals of which something is still to come.
-        var open: [Int] = []
+        var approvals = ApprovalRecords()
+        /// Where each of them was requested.
+        var requests: [UInt64] = []
     }
 
     private func records(_ offsets: [UInt64]) throws(LogError) -> [UInt64: JSON] {
@@ -115,8 +115,10 @@ package struct AgentAudit {
             } else if frame.kind == .receipt, let of = AgentAudit.takeReceipt(offset, frame, &collected), !undecided.contains(of) {
                 awaited -= 1
             }
-            AgentAudit.feedApprovals(offset, frame, &collected)
-            return awaited > 0 || !collected.open.isEmpty
+            if collected.approvals.isOpen, frame.kind != .text, let position = frame.position {
+                collected.approvals.take(offset, frame, position)
+            }
+            return awaited > 0 || collected.approvals.isOpen
         }
         return AgentAudit.json(collected)
     }
@@ -126,8 +128,8 @@ package struct AgentAudit {
         if let input = InputRecord(offset, frame) {
             collected.inputs[offset] = (input, nil)
         } else if let position = frame.position {
-            collected.open.append(collected.approvals.count)
-            collected.approvals.append((offset, ApprovalRecord(offset, frame, position)))
+            _ = collected.approvals.add(offset, frame, position)
+            collected.requests.append(offset)
             return true
         }
         return false
@@ -156,20 +158,12 @@ package struct AgentAudit {
 
     private static let receiptPrefix = Bytes("\"of\":\"".utf8)
 
-    private static func feedApprovals(_ offset: UInt64, _ frame: Frame, _ collected: inout Collected) {
-        guard !collected.open.isEmpty, frame.kind != .text, let position = frame.position else { return }
-        for index in collected.open where collected.approvals[index].offset != offset {
-            collected.approvals[index].record.take(offset, frame, position)
-        }
-        collected.open.removeAll { collected.approvals[$0].record.isSettled }
-    }
-
     private static func json(_ collected: Collected) -> [UInt64: JSON] {
         var records: [UInt64: JSON] = [:]
         for (offset, input) in collected.inputs {
             records[offset] = JSON.compact(input.entry.members + [("receipt", input.receipt ?? .null)])
         }
-        for (offset, record) in collected.approvals {
+        for (offset, record) in zip(collected.requests, collected.approvals.all) {
             let stamps: [(String, JSON?)] = [
                 ("offset", .string(Offset(offset).token)), ("type", .string(AuditQuery.approval)),
                 ("by", record.decidedBy.map { .string($0) }),

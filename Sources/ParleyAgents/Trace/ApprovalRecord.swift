@@ -36,6 +36,14 @@ struct ApprovalRecord {
         body = frame.body
     }
 
+    var step: Position { Position(turn: position.turn, step: position.step) }
+
+    /// The step that was executed.
+    var executedStep: Position? { executed.map { Position(turn: position.turn, step: $0.step) } }
+
+    /// Approved, and nothing that it guards has begun.
+    var awaitsExecution: Bool { decided != nil && executed == nil && !isSettled }
+
     /// Who decided it.
     var decidedBy: String? { decided?.body["decided_by"]?.string }
 
@@ -79,6 +87,54 @@ struct ApprovalRecord {
         default: break
         }
         isSettled = executed?.end != nil
+    }
+}
+
+/// Approvals, and whom of them an entry concerns: a program may ask for a thousand at once, so nobody looks through all for every entry.
+struct ApprovalRecords {
+    private(set) var all: [ApprovalRecord] = []
+    /// By their own step and by the step that was executed, as long as something is to come.
+    private var open: [Position: [Int]] = [:]
+    private var awaiting: [Int] = []
+
+    /// Whether something is still to come.
+    var isOpen: Bool { !open.isEmpty }
+
+    /// Adds an approval from its `approval.requested`.
+    /// - Returns: its place.
+    mutating func add(_ offset: UInt64, _ frame: Frame, _ position: Position) -> Int {
+        let record = ApprovalRecord(offset, frame, position)
+        open[record.step, default: []].append(all.count)
+        all.append(record)
+        return all.count - 1
+    }
+
+    /// Takes the next entry of a turn.
+    mutating func take(_ offset: UInt64, _ frame: Frame, _ position: Position) {
+        if frame.kind.endsTurn {
+            for index in open.filter({ $0.key.turn == position.turn }).values.joined() { take(index, offset, frame, position) }
+            return
+        }
+        let concerned = open[Position(turn: position.turn, step: position.step)] ?? []
+        for index in concerned { take(index, offset, frame, position) }
+        guard frame.kind == .stepStarted else { return }
+        for index in awaiting { take(index, offset, frame, position) }
+    }
+
+    private mutating func take(_ index: Int, _ offset: UInt64, _ frame: Frame, _ position: Position) {
+        let wasExecuted = all[index].executedStep
+        let didAwait = all[index].awaitsExecution
+        all[index].take(offset, frame, position)
+        let record = all[index]
+        if didAwait != record.awaitsExecution {
+            if didAwait { awaiting.removeAll { $0 == index } } else { awaiting.append(index) }
+        }
+        if wasExecuted == nil, let step = record.executedStep { open[step, default: []].append(index) }
+        guard record.isSettled else { return }
+        for step in [record.step, record.executedStep].compactMap({ $0 }) {
+            open[step]?.removeAll { $0 == index }
+            if open[step]?.isEmpty == true { open[step] = nil }
+        }
     }
 }
 

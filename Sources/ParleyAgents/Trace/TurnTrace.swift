@@ -24,9 +24,7 @@ struct TurnTrace {
     /// The paths of the steps that are listed, in the order in which they began.
     private var order: [String] = []
     private var stepsOmitted = 0
-    private var approvals: [ApprovalRecord] = []
-    /// The approvals of which something is still to come.
-    private var openApprovals: [Int] = []
+    private var approvals = ApprovalRecords()
 
     struct Receipt {
         var offset: UInt64
@@ -46,8 +44,7 @@ struct TurnTrace {
     mutating func add(_ offset: UInt64, _ frame: Frame) {
         guard frame.kind != .receipt else { return addReceipt(offset, frame) }
         guard let position = frame.position, position.turn == turn, let at = frame.at else { return }
-        for index in openApprovals { approvals[index].take(offset, frame, position) }
-        openApprovals.removeAll { approvals[$0].isSettled }
+        if frame.kind != .text { approvals.take(offset, frame, position) }
         switch frame.kind {
         case .turnCompleted: ends("completed", at, nil)
         case .turnFailed: ends("failed", at, frame.body)
@@ -59,10 +56,7 @@ struct TurnTrace {
         case .stepStarted: begin(offset, position, at, frame.body)
         case .text: steps[position.step]?.pieces += frame.textPieces
         case .timerSet: steps[position.step]?.due = frame.body["due"]
-        case .approvalRequested:
-            openApprovals.append(approvals.count)
-            steps[position.step]?.approval = approvals.count
-            approvals.append(ApprovalRecord(offset, frame, position))
+        case .approvalRequested: steps[position.step]?.approval = approvals.add(offset, frame, position)
         case .stepFailed:
             let body = frame.body
             totals.failures += 1
@@ -112,7 +106,7 @@ struct TurnTrace {
     private mutating func addReceipt(_ offset: UInt64, _ frame: Frame) {
         let position = frame.position
         if let position, position.turn != turn { return }
-        for index in openApprovals { if let position { approvals[index].take(offset, frame, position) } }
+        if let position { approvals.take(offset, frame, position) }
         let body = frame.body
         guard let of = body["of"]?.string.flatMap({ Offset(token: $0) }), of.value != turn else { return }
         guard receipts.count < TurnTrace.receiptsMax else { return receiptsOmitted += 1 }
@@ -196,7 +190,7 @@ extension TurnTrace {
             ("output_tokens", step.outputTokens.map { .integer($0) }), ("recovered_tokens", step.recoveredTokens.map { .integer($0) }),
             ("pieces", step.outputTokens == nil && step.pieces > 0 ? .integer(Int64(step.pieces)) : nil),
             ("finish_reason", step.finishReason), ("steered", step.steered), ("error", step.error),
-            ("approval", step.approval.map { JSON.compact(approvals[$0].members) }),
+            ("approval", step.approval.map { JSON.compact(approvals.all[$0].members) }),
         ]
     }
 }
