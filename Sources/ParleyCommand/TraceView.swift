@@ -111,7 +111,9 @@ struct TraceView {
     private mutating func align(_ rows: [Row]) {
         let width = min(60, rows.map(\.label.count).max() ?? 0)
         for row in rows {
-            let cells = [Columns.pad(row.label, width), Columns.padLeft(row.duration, 9)] + (draws ? [Columns.pad(row.bar, TraceView.barWidth)] : [])
+            let cells =
+                [Columns.pad(row.label, width), Columns.padLeft(row.duration, 9)]
+                + (draws ? [Columns.pad(row.bar, TraceView.barWidth)] : [])
             let line = (cells + [row.note]).joined(separator: "  ")
             lines.append(String(line.reversed().drop { $0 == " " }.reversed()))
         }

@@ -43,15 +43,18 @@ import Testing
         }
         let inputs = records.filter { $0["type"] != "approval" }
         #expect(
-            inputs.map { "\($0["by"]!.string!) \($0["type"]!.string!) \($0["receipt"]!["state"]!.string!) \($0["receipt"]!["reason"]?.string ?? "")" }
+            inputs.map {
+                "\($0["by"]!.string!) \($0["type"]!.string!) \($0["receipt"]!["state"]!.string!) \($0["receipt"]!["reason"]?.string ?? "")"
+            }
                 == [
                     "ann message applied ", "ben approve rejected arguments_changed", "ben approve applied ", "cem deny applied ",
                     "dee approve rejected unknown_approval",
                 ])
         #expect(decided == records.filter { $0["type"] == "approval" })
-        #expect(decided.map { "\($0["state"]!.string!) \($0["by"]?.string ?? "-") \($0["executed"]!["step"]?.string ?? "-")" } == [
-            "approved ben pay/0/transfer", "denied cem -", "expired - -",
-        ])
+        #expect(
+            decided.map { "\($0["state"]!.string!) \($0["by"]?.string ?? "-") \($0["executed"]!["step"]?.string ?? "-")" } == [
+                "approved ben pay/0/transfer", "denied cem -", "expired - -",
+            ])
         let paid = decided[0]
         #expect(paid["requested"]?["at"] != nil && paid["args_sha256"] != nil && paid["decided"]?["entry"] == inputs[2]["offset"])
         #expect(paid["executed"]?["attempts"] == 1 && paid["executed"]?["state"] == "completed" && paid["executed"]?["ended"] != nil)
@@ -113,9 +116,12 @@ import Testing
             (query.types, query.since) = (["deny", "approval"], Timestamp(whole[whole.count / 2].moment))
             #expect(
                 try pages(stage, query, size: 3).map(Oracle.line)
-                    == whole.filter { ["deny", "approval"].contains($0["type"]!.string!) && $0.moment >= query.since!.description }.map(Oracle.line))
+                    == whole.filter { ["deny", "approval"].contains($0["type"]!.string!) && $0.moment >= query.since!.description }.map(
+                        Oracle.line))
             (query.types, query.since, query.until) = ([], nil, Timestamp(whole[whole.count / 2].moment))
-            #expect(try pages(stage, query, size: 3).map(Oracle.line) == whole.filter { $0.moment <= query.until!.description }.map(Oracle.line))
+            #expect(
+                try pages(stage, query, size: 3).map(Oracle.line) == whole.filter { $0.moment <= query.until!.description }.map(Oracle.line)
+            )
         }
     }
 

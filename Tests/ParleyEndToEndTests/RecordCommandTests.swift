@@ -46,7 +46,8 @@ import Testing
             #expect(turn == (try node.request("GET", "/v1/agents/writer/one/trace").json?["turns"]?.array?.first))
 
             let drawn = try ChildProcess(
-                "script", ["--quiet", "--return", "--command", "\(Products.path("parley")) trace writer/one --server \(node.url)", "/dev/null"])
+                "script",
+                ["--quiet", "--return", "--command", "\(Products.path("parley")) trace writer/one --server \(node.url)", "/dev/null"])
             #expect(try drawn.waitForExit("the drawn trace") == .status(0))
             #expect(drawn.output.standard.contains("└─ ") && drawn.output.standard.contains("█"), "\(drawn.output.standard)")
         }
@@ -62,7 +63,8 @@ import Testing
             let audit = try parley("audit", "writer/one", environment: server)
             #expect(audit.exit == .status(0) && audit.error.isEmpty)
             let lines = audit.standard.split(separator: "\n")
-            #expect(lines.count == 4 && lines[0].hasSuffix("message    anonymous  applied                \"Write 1.\""), "\(audit.standard)")
+            #expect(
+                lines.count == 4 && lines[0].hasSuffix("message    anonymous  applied                \"Write 1.\""), "\(audit.standard)")
             #expect(lines[3].contains("rejected (turn_ended)"))
 
             let newest = try parley("audit", "writer/one", "--type", "message", "--limit", "2", environment: server)

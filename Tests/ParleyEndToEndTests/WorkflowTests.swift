@@ -6,7 +6,8 @@ import Testing
 
 /// `Examples/Workflow`: an activity in Python, with a client that is not ours, that lives through everything an agent lives through.
 @Suite struct `A workflow that is not Parley's` {
-    @Test func `obeys people, survives kills of itself and of the server, and publishes each step once, in order, to the end`() async throws {
+    @Test func `obeys people, survives kills of itself and of the server, and publishes each step once, in order, to the end`() async throws
+    {
         try await OwnThread.run {
             var random = SplitMix64(seed: KillMoment.seed)
             // More than can be done before the last kill.
@@ -44,7 +45,9 @@ import Testing
             let paused = workflow.progress.count
             try activity.kill()
             activity = try workflow.start(steps: count, pace: 0.03)
-            try workflow.wait("the process that takes over", activity) { workflow.entries("claimed").count > workflow.claimsAtStart ? true : nil }
+            try workflow.wait("the process that takes over", activity) {
+                workflow.entries("claimed").count > workflow.claimsAtStart ? true : nil
+            }
             try workflow.say(#"{"command": "resume"}"#)
             #expect(try activity.waitForExit("the activity to be done", timeout: .seconds(60)) == .status(0), "\(activity.output.error)")
             try workflow.wait("the end of the channel", activity) { workflow.isClosed ? true : nil }
@@ -107,7 +110,8 @@ private final class Workflow {
         claimsAtStart = entries("claimed").count
         let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
         let words = [
-            root.appending(path: "Examples/Workflow/activity.py").path, name, "--steps", "\(steps)", "--pace", "\(pace)", "--server", node.url,
+            root.appending(path: "Examples/Workflow/activity.py").path, name, "--steps", "\(steps)", "--pace", "\(pace)", "--server",
+            node.url,
         ]
         return try ChildProcess(python, words)
     }

@@ -47,7 +47,8 @@ import Testing
                 NewEntry(.stepCompleted, Position(turn: 1, step: "a/0/b", attempt: 1), ("result", 1)),
                 NewEntry(.receipt, Position(turn: 1), ("of", "0000000000000002"), ("state", "applied")),
                 NewEntry(.turnCancelled, Position(turn: 1), ("reason", "no")),
-            ]) { _ in }
+            ]
+        ) { _ in }
         owned.decides = [1, 2]
         owned.submit()
         // What is answered after it was submitted stands behind it.

@@ -7,7 +7,7 @@ internal import ParleySystem
 /// approval's scope after it was approved. A scope is the path up to its last `/`, and what lies below counts.
 struct ApprovalRecord {
     private let position: Position
-    private let scope: String
+    let scope: String
     private let requested: (offset: UInt64, at: Timestamp)
     private let body: JSON
     /// The receipt that names the approval: of the entry that decided or interrupted it.
@@ -95,7 +95,8 @@ struct ApprovalRecords {
     private(set) var all: [ApprovalRecord] = []
     /// By their own step and by the step that was executed, as long as something is to come.
     private var open: [Position: [Int]] = [:]
-    private var awaiting: [Int] = []
+    /// Those that are approved and of which nothing has begun, by their scope.
+    private var awaiting: [Position: [Int]] = [:]
 
     /// Whether something is still to come.
     var isOpen: Bool { !open.isEmpty }
@@ -118,7 +119,14 @@ struct ApprovalRecords {
         let concerned = open[Position(turn: position.turn, step: position.step)] ?? []
         for index in concerned { take(index, offset, frame, position) }
         guard frame.kind == .stepStarted else { return }
-        for index in awaiting { take(index, offset, frame, position) }
+        for scope in ApprovalRecords.scopes(of: position.step) {
+            for index in awaiting[Position(turn: position.turn, step: scope)] ?? [] { take(index, offset, frame, position) }
+        }
+    }
+
+    /// `a/b/c` lies in the scopes ``, `a/` and `a/b/`.
+    private static func scopes(of path: String) -> [String] {
+        [""] + path.indices.filter { path[$0] == "/" }.map { String(path[...$0]) }
     }
 
     private mutating func take(_ index: Int, _ offset: UInt64, _ frame: Frame, _ position: Position) {
@@ -127,7 +135,9 @@ struct ApprovalRecords {
         all[index].take(offset, frame, position)
         let record = all[index]
         if didAwait != record.awaitsExecution {
-            if didAwait { awaiting.removeAll { $0 == index } } else { awaiting.append(index) }
+            let scope = Position(turn: position.turn, step: record.scope)
+            if didAwait { awaiting[scope]?.removeAll { $0 == index } } else { awaiting[scope, default: []].append(index) }
+            if awaiting[scope]?.isEmpty == true { awaiting[scope] = nil }
         }
         if wasExecuted == nil, let step = record.executedStep { open[step, default: []].append(index) }
         guard record.isSettled else { return }

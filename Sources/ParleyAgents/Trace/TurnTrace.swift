@@ -75,7 +75,8 @@ struct TurnTrace {
         totals.restarts += 1
         if state == "stalled" { (state, end) = ("open", nil) }
         restarts.append(
-            JSON.compact(("at", .string(at.description)), ("cause", body["cause"]), ("action", body["action"]), ("restarts", body["restarts"])))
+            JSON.compact(
+                ("at", .string(at.description)), ("cause", body["cause"]), ("action", body["action"]), ("restarts", body["restarts"])))
     }
 
     private mutating func begin(_ offset: UInt64, _ position: Position, _ at: Timestamp, _ body: JSON) {
@@ -246,11 +247,12 @@ struct StepTrace {
 
     mutating func fails(_ attempt: UInt32, _ at: Timestamp, _ body: JSON) {
         let error = body["error"]
-        let reason = switch error?["code"]?.string {
-        case "interrupted": "interrupted"
-        case "cancelled": "cancelled"
-        default: "failed"
-        }
+        let reason =
+            switch error?["code"]?.string {
+            case "interrupted": "interrupted"
+            case "cancelled": "cancelled"
+            default: "failed"
+            }
         if let last = attempts.indices.last {
             (attempts[last].ended, attempts[last].state, attempts[last].error) = (at, reason, error)
             attempts[last].retryAt = body["retry_at"]
