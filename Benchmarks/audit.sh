@@ -1,4 +1,4 @@
-# How long does it take to say who did what, in a channel of 100,000 entries: 12,500 payments, each asked for, decided and made?
+# How long does it take to say who did what, in a channel of 100,000 entries: 13,000 payments, each asked for, decided and made?
 # The rare question is the dear one: it looks at every entry and finds one denial, or nobody.
 
 start_parley "$bin/parley-bench-agents"
