@@ -108,11 +108,11 @@ enum AuditView {
         }
         let action = "\(record["action"]?.string ?? "") (args \(record["args_sha256"]?.string?.prefix(12) ?? "-")) "
         let decided = record["decided"]?["at"]?.string.map { "at \($0), " } ?? ""
-        return action + decided + executed(record["executed"])
+        return action + decided + (record["state"] == "open" ? "waits for a decision" : executed(record["executed"]))
     }
 
     private static func executed(_ step: JSON?) -> String {
-        guard let path = step?["step"]?.string else { return "never executed" }
+        guard let path = step?["step"]?.string else { return "nothing executed" }
         let attempts = step?["attempts"]?.integer ?? 1
         let end = step?["ended"]?["at"]?.string.map { " at \($0)" } ?? ""
         return "executed by \(path): \(step?["state"]?.string ?? "")\(end)" + (attempts > 1 ? ", \(attempts) attempts" : "")

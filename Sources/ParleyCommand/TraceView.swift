@@ -42,6 +42,9 @@ struct TraceView {
         for restart in turn["restarts"]?.array ?? [] {
             lines.append("  taken up again at \(restart["at"]?.string ?? "") after: \(restart["cause"]?.string ?? "")")
         }
+        if let cancelled = turn["cancelled"], turn["state"] == "open" {
+            lines.append("  cancelled at \(cancelled["at"]?.string ?? ""), and not yet at its end")
+        }
         var controls = turn["controls"]?.array ?? []
         let start = instant(turn["started"]) ?? Timestamp(milliseconds: 0)
         let window = Window(start: start, end: max(start, instant(turn["ended"]) ?? now ?? start))
@@ -125,7 +128,8 @@ struct TraceView {
         let kind = step["kind"]?.string ?? ""
         let state = step["state"]?.string ?? ""
         var words: [String] = []
-        if kind != "scope" { words.append(kind) }
+        if kind != "scope" { words.append(step["compensation"] == true ? "compensation" : kind) }
+        if let channel = step["channel"]?.string { words.append("follows \(channel)") }
         if let model = step["model"]?.string { words.append(model) }
         if state != "completed" { words.append(state) }
         if let tokens = TraceView.tokens(step) { words.append(tokens) }

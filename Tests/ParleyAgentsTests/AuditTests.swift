@@ -11,6 +11,7 @@ import Testing
     private static func asking(_ model: any Model) -> AnyAgent {
         agent { text, turn in
             let done = try await turn.map("pay", [1, 2, 3]) { amount, turn in
+                try turn.compensate("refund") { _ in }
                 do { try await turn.approval("pay", of: ["amount": amount], expires: .seconds(100)) } catch is ApprovalDenied {
                     return "denied"
                 } catch is ApprovalExpired {
@@ -75,6 +76,75 @@ import Testing
         #expect(before.count { $0["state"] == "open" && $0["decided"] == nil && $0["executed"] == .null } == 3)
         #expect(after.count { $0["state"] == "interrupted" && $0["ended"]?["reason"] == "interrupted" && $0["executed"] == .null } == 3)
         #expect(after.last?["type"] == "interrupt" && after.last?["receipt"]?["state"] == "applied")
+    }
+
+    @Test func `cancelled between the approval and what it guards, that is done never, whatever is taken back`() throws {
+        let (records, entries) = try SimulatedNode.simulate {
+            let stage = try RecordStage(Self.asking)
+            stage.send(.message, ("text", "go"))
+            stage.run(for: .seconds(10))
+            let requests = try stage.entries("approval.requested")
+            stage.send(.approve, by: "ben", ("approval", requests[0]["approval"]))
+            stage.run(for: .seconds(1))
+            stage.send(.approve, by: "ben", ("approval", requests[1]["approval"]))
+            stage.run(for: .milliseconds(5))
+            stage.send(.cancel, by: "cem")
+            stage.run(for: .seconds(10))
+            var query = AuditQuery()
+            query.types = ["approval"]
+            return (try stage.audit(query)["records"]!.array!, try stage.entries("step.started"))
+        }
+        #expect(entries.filter { $0["compensation"] == true }.map { $0["name"]! } == ["refund", "refund", "refund"])
+        #expect(
+            records.map { "\($0["state"]!.string!) \($0["executed"]!["step"]?.string ?? "-")" }
+                == ["approved pay/0/transfer", "approved -", "cancelled -"])
+    }
+
+    @Test func `what is shielded from a cancel may still be executed after it`() throws {
+        let record = try SimulatedNode.simulate {
+            let stage = try RecordStage { _ in
+                agent { _, turn in
+                    .bool(
+                        try await turn.shielded { turn in
+                            try await turn.approval("pay", of: [1])
+                            try await turn.sleep(.seconds(1))
+                            return try await turn.step("transfer") { _ in true }
+                        })
+                }
+            }
+            stage.send(.message, ("text", "go"))
+            stage.run(for: .seconds(1))
+            stage.send(.approve, ("approval", try stage.entries("approval.requested")[0]["approval"]))
+            stage.run(for: .milliseconds(100))
+            stage.send(.cancel)
+            stage.run(for: .seconds(10))
+            #expect(try stage.entries("turn.cancelled").count == 1)
+            return try stage.audit()["records"]!.array!.first { $0["type"] == "approval" }
+        }
+        #expect(record?["state"] == "approved" && record?["executed"]?["step"] == "shielded/transfer")
+    }
+
+    @Test func `a tool's record shows that it ran with the arguments that were approved`() throws {
+        let (records, turn) = try SimulatedNode.simulate {
+            let stage = try RecordStage { model in
+                struct Note: Codable { var text: String }
+                let tool = Tool("note", "Notes.", parameters: ["type": "object"], approval: .required(expires: nil)) {
+                    (note: Note, _: ToolContext) in "noted \(note.text)"
+                }
+                return agent { text, turn in .string(try await turn.respond("answer", model, [.user(text)], tools: [tool]).text) }
+            }
+            stage.send(.message, ("text", #"call: note {"text": "milk"}"#))
+            stage.run(for: .seconds(10))
+            stage.send(.approve, by: "ben", ("approval", try stage.entries("approval.requested")[0]["approval"]))
+            stage.run(for: .seconds(10))
+            return (try stage.audit()["records"]!.array!, try stage.trace()["turns"]!.array![0])
+        }
+        let record = try #require(records.first { $0["type"] == "approval" })
+        #expect(record["action"] == "note" && record["by"] == "ben" && record["executed"]?["step"] == "tools/0/note")
+        #expect(record["args_sha256"] != nil && record["executed"]?["args_sha256"] == record["args_sha256"])
+        let tools = turn["steps"]?.array?.first { $0["step"] == "tools" }?["steps"]?.array?.first?["steps"]?.array ?? []
+        #expect(tools.map { $0["kind"]!.string! } == ["approval", "tool"])
+        #expect(tools.first?["approval"]?["executed"] == record["executed"])
     }
 
     @Test(arguments: 0..<40)
@@ -172,8 +242,9 @@ private struct Oracle {
                 if state == "approved", let place = decided?["offset"]?.string {
                     let scope = entry["step"]!.string!.split(separator: "/").dropLast().joined(separator: "/") + "/"
                     let guarded = later.filter { $0["turn"] == entry["turn"] && $0["offset"]!.string! > place }
-                    let start = guarded.first { step in
-                        step["type"] == "step.started" && step["step"]!.string!.hasPrefix(scope)
+                    // The approvals of this agent are not shielded.
+                    let start = guarded.prefix { $0["action"] != "cancel" }.first { step in
+                        step["compensation"] == nil && step["type"] == "step.started" && step["step"]!.string!.hasPrefix(scope)
                             && !["sleep", "wait", "approval"].contains(step["kind"]!.string!)
                     }
                     if let start {

@@ -136,6 +136,7 @@ struct InputRecord {
             ("id", body["id"] ?? token), ("text", text.map { .string(String($0.prefix(InputRecord.textMax))) }),
             ("text_bytes", text.map { .integer(Int64($0.utf8.count)) }), ("name", body["name"]), ("approval", body["approval"]),
             ("args_sha256", body["args_sha256"]), ("reason", body["reason"]), ("if_turn", body["if_turn"]),
+            ("if_offset", body["if_offset"]),
         ]
     }
 }

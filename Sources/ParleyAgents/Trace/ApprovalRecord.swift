@@ -4,7 +4,8 @@ internal import ParleySystem
 /// What the log proves of one approval: asked, decided by whom, and then done once or never. Filled from its turn's entries in log order.
 ///
 /// What it guards is, by definition, the first step that does something (anything but a sleep, a wait or another approval) and begins in the
-/// approval's scope after it was approved. A scope is the path up to its last `/`, and what lies below counts.
+/// approval's scope after it was approved. A scope is the path up to its last `/`, and what lies below counts. What takes back what the turn did
+/// is no such step, and in a turn that was cancelled there is none any more, unless the approval was shielded.
 struct ApprovalRecord {
     private let position: Position
     let scope: String
@@ -24,6 +25,8 @@ struct ApprovalRecord {
         var kind: String
         var offset: UInt64
         var at: Timestamp
+        /// Of what a tool was called with.
+        var argumentsDigest: JSON?
         var attempts = 1
         var end: (offset: UInt64, at: Timestamp, state: String)?
     }
@@ -50,15 +53,17 @@ struct ApprovalRecord {
     /// Takes a later entry of the same turn.
     mutating func take(_ offset: UInt64, _ frame: Frame, _ place: Position) {
         guard place.turn == position.turn, !isSettled else { return }
-        if frame.kind.endsTurn { return isSettled = true }
+        if frame.kind.endsTurn || frame.endsByCancel && awaitsExecution && body["shielded"] == nil { return isSettled = true }
         if place.step == position.step { return takeOwn(offset, frame) }
         guard decided != nil else { return }
         if place.step == executed?.step {
             takeExecution(offset, frame)
         } else if executed == nil, frame.kind == .stepStarted, place.step.hasPrefix(scope) {
-            let kind = frame.body["kind"]?.string ?? "step"
-            guard !TraceTotals.isWait(kind) else { return }
+            let start = frame.body
+            let kind = start["kind"]?.string ?? "step"
+            guard !TraceTotals.isWait(kind), start["compensation"] == nil else { return }
             executed = Execution(step: place.step, kind: kind, offset: offset, at: frame.at!)
+            if kind == StepKind.tool.rawValue { executed?.argumentsDigest = start["request"]?["sha256"] }
         }
     }
 
@@ -112,7 +117,7 @@ struct ApprovalRecords {
 
     /// Takes the next entry of a turn.
     mutating func take(_ offset: UInt64, _ frame: Frame, _ position: Position) {
-        if frame.kind.endsTurn {
+        if frame.kind.endsTurn || frame.endsByCancel {
             for index in open.filter({ $0.key.turn == position.turn }).values.joined() { take(index, offset, frame, position) }
             return
         }
@@ -148,6 +153,11 @@ struct ApprovalRecords {
     }
 }
 
+extension Frame {
+    /// The turn is cancelled here: what is not shielded ends.
+    var endsByCancel: Bool { kind == .supervision && body["action"] == "cancel" }
+}
+
 // MARK: - JSON
 
 extension ApprovalRecord {
@@ -174,7 +184,8 @@ extension ApprovalRecord {
     private static func json(_ execution: Execution) -> JSON {
         moment(
             execution.offset, execution.at, ("step", .string(execution.step)), ("kind", .string(execution.kind)),
-            ("attempts", .integer(Int64(execution.attempts))), ("state", .string(execution.end?.state ?? "open")),
+            ("args_sha256", execution.argumentsDigest), ("attempts", .integer(Int64(execution.attempts))),
+            ("state", .string(execution.end?.state ?? "open")),
             ("ended", execution.end.map { moment($0.offset, $0.at) }))
     }
 

@@ -17,6 +17,8 @@ struct TurnTrace {
     /// What the entry that ended it, or had it stall, says of why.
     private var end: JSON?
     private var restarts: [JSON] = []
+    /// When and why it was cancelled: from then on it only unwinds.
+    private var cancelled: JSON?
     private var receipts: [Receipt] = []
     private var receiptsOmitted = 0
     private var emits = 0
@@ -72,6 +74,9 @@ struct TurnTrace {
     private mutating func ends(_ state: String, _ at: Timestamp, _ body: JSON?) { (self.state, ended, end) = (state, at, body) }
 
     private mutating func takenUp(_ at: Timestamp, _ body: JSON) {
+        guard body["action"] != "cancel" else {
+            return cancelled = JSON.compact(("at", .string(at.description)), ("cause", body["cause"]), ("reason", body["reason"]))
+        }
         totals.restarts += 1
         if state == "stalled" { (state, end) = ("open", nil) }
         restarts.append(
@@ -137,7 +142,7 @@ extension TurnTrace {
             ("started", .string(started.description)), ("ended", ended.map { .string($0.description) }),
             ("duration_ms", ended.map { .integer($0.milliseconds - started.milliseconds) }),
             ("error", end?["error"] ?? (state == "stalled" ? end : nil)), ("reason", state == "cancelled" ? end?["reason"] : nil),
-            ("restarts", .array(restarts)), ("controls", .array(controls)),
+            ("cancelled", cancelled), ("restarts", .array(restarts)), ("controls", .array(controls)),
             ("controls_omitted", receiptsOmitted == 0 ? nil : .integer(Int64(receiptsOmitted))),
             ("steps", .array(tree(listed.map { ($0.path.split(separator: "/"), $0) }, depth: 0))),
             ("steps_omitted", stepsOmitted == 0 ? nil : .integer(Int64(stepsOmitted))),
@@ -184,10 +189,12 @@ extension TurnTrace {
         let state = step.ended == nil && ended != nil ? "cancelled" : step.state
         return [
             ("step", .string(step.path)), ("kind", .string(step.kind)), ("name", .string(step.name)), ("state", .string(state)),
-            ("started", .string(step.started.description)), ("ended", ended.map { .string($0.description) }),
+            ("compensation", step.isCompensation ? true : nil), ("started", .string(step.started.description)),
+            ("ended", ended.map { .string($0.description) }),
             ("duration_ms", ended.map { .integer($0.milliseconds - step.started.milliseconds) }),
             ("attempts", .array(step.attempts.map(\.json))),
-            ("due", step.due), ("model", step.model), ("input_tokens", step.inputTokens.map { .integer($0) }),
+            ("due", step.due), ("channel", step.followed), ("args_sha256", step.argumentsDigest), ("model", step.model),
+            ("input_tokens", step.inputTokens.map { .integer($0) }),
             ("output_tokens", step.outputTokens.map { .integer($0) }), ("recovered_tokens", step.recoveredTokens.map { .integer($0) }),
             ("pieces", step.outputTokens == nil && step.pieces > 0 ? .integer(Int64(step.pieces)) : nil),
             ("finish_reason", step.finishReason), ("steered", step.steered), ("error", step.error),
@@ -203,7 +210,12 @@ struct StepTrace {
     let name: String
     let started: Timestamp
     let isListed: Bool
+    let isCompensation: Bool
     let model: JSON?
+    /// Of the arguments of a tool.
+    let argumentsDigest: JSON?
+    /// The channel that is followed.
+    let followed: JSON?
     var attempts: [Attempt] = []
     var state = "open"
     var ended: Timestamp?
@@ -234,7 +246,10 @@ struct StepTrace {
         (self.path, started, self.isListed) = (path, at, isListed)
         kind = body["kind"]?.string ?? "step"
         name = body["name"]?.string ?? path
+        isCompensation = body["compensation"] == true
         model = body["request"]?["model"]
+        argumentsDigest = kind == StepKind.tool.rawValue ? body["request"]?["sha256"] : nil
+        followed = body["request"]?["channel"]
         steered = body["steered"]
     }
 
