@@ -131,7 +131,9 @@ struct TraceView {
         if kind != "scope" { words.append(step["compensation"] == true ? "compensation" : kind) }
         if let channel = step["channel"]?.string { words.append("follows \(channel)") }
         if let model = step["model"]?.string { words.append(model) }
-        if state != "completed" { words.append(state) }
+        // An approval's record says more of how it ended.
+        let approval = state == "open" ? nil : step["approval"]
+        if state != "completed", approval == nil { words.append(state) }
         if let tokens = TraceView.tokens(step) { words.append(tokens) }
         if state == "open", let due = step["due"]?.string { words.append("until \(due)") }
         let attempts = step["attempts"]?.array ?? []
@@ -139,8 +141,8 @@ struct TraceView {
             let states = attempts.map { $0["error"]?["code"]?.string ?? $0["state"]?.string ?? "" }
             words.append("\(attempts.count) attempts: \(states.joined(separator: ", "))")
         }
-        if let error = step["error"] { words.append(TraceView.text(ofError: error)) }
-        if let approval = step["approval"] { words.append(TraceView.text(ofApproval: approval)) }
+        if let error = step["error"], approval == nil { words.append(TraceView.text(ofError: error)) }
+        if let approval { words.append(TraceView.text(ofApproval: approval)) }
         return words.joined(separator: ", ")
     }
 
