@@ -262,7 +262,7 @@ extension Activation {
                     .approvalRequested, position, ("approval", .string("\(Offset(core.turn))/\(request.path)")),
                     ("action", .string(action)),
                     ("args", arguments), ("args_sha256", request.digest.map { .string($0) }),
-                    ("expires_at", until.map { .string($0.description) })))
+                    ("expires_at", until.map { .string($0.description) }), ("shielded", request.isShielded ? true : nil)))
         }
         let timer = request.due.map { DueTimer(turn: core.turn, path: request.path, due: $0) }
         if let timer {
