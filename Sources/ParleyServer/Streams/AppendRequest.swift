@@ -34,6 +34,12 @@ struct AppendRequest {
         }
     }
 
+    /// A JSON body that came by another way than a POST.
+    init(idempotencyKey: String?) {
+        (contentType, closes, producer, sequence) = (ContentTypeText.json, false, nil, nil)
+        self.idempotencyKey = idempotencyKey
+    }
+
     static func isClosing(_ request: HTTPRequest) -> Bool { request.header(StreamHeader.closed)?.lowercased() == "true" }
 
     private static func idempotencyKey(of request: HTTPRequest) throws(Problem) -> String? {
