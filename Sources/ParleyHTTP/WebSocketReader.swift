@@ -59,7 +59,8 @@ final class WebSocketReader {
             let count = wslay_frame_recv(context, &piece)
             if count == Int(WSLAY_ERR_WANT_READ.rawValue) { return }
             guard count >= 0 else {
-                throw .violation("the frame's head breaks RFC 6455: a control frame in pieces or above 125 bytes, or a length not in its shortest form")
+                throw .violation(
+                    "the frame's head breaks RFC 6455: a control frame in pieces or above 125 bytes, or a length not in its shortest form")
             }
             if let event = try take(piece), !visit(event) { return }
         }
@@ -113,7 +114,9 @@ final class WebSocketReader {
         guard control.count >= 2 else { throw .violation("the close frame's code is cut off") }
         let code = Int(control.readBigEndian(at: 0, as: UInt16.self))
         guard WebSocketReader.isCloseCode(code) else { throw .violation("close code \(code) is none to be sent") }
-        guard WebSocketReader.isUTF8(Bytes(control[2...])) else { throw .illFormedText("the close frame's reason is not well-formed UTF-8") }
+        guard WebSocketReader.isUTF8(Bytes(control[2...])) else {
+            throw .illFormedText("the close frame's reason is not well-formed UTF-8")
+        }
         return .close(code: code)
     }
 

@@ -25,7 +25,9 @@ struct ClientRoute: Sendable {
     func answer(_ exchange: Exchange) {
         let document = exchange.request.path == ClientRoute.scriptPath ? script : types
         // Asked for anew each time, so that no page runs the client of a server that was replaced; unchanged, that costs no bytes.
-        let headers: [HeaderField] = [("Content-Type", document.contentType), ("ETag", document.tag), ("Cache-Control", "public, no-cache")]
+        let headers: [HeaderField] = [
+            ("Content-Type", document.contentType), ("ETag", document.tag), ("Cache-Control", "public, no-cache"),
+        ]
         let known = exchange.request.header("If-None-Match")?.split(separator: ",").contains { String($0).trimmingSpaces == document.tag }
         if known == true { return exchange.respond(304, headers) }
         exchange.respond(200, headers, document.body)

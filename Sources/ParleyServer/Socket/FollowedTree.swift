@@ -97,7 +97,8 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
             guard members.count < TreeCursor.channelsMax, nameBytes + child.utf8.count + 16 <= FollowedTree.nameBytesMax else {
                 throw Problem(
                     status: 429, code: "tree_full",
-                    detail: "the tree of '\(cursor.places[0].channel)' has \(members.count) channels; expected at most \(TreeCursor.channelsMax). "
+                    detail:
+                        "the tree of '\(cursor.places[0].channel)' has \(members.count) channels; expected at most \(TreeCursor.channelsMax). "
                         + "Follow '\(child)' by itself.")
             }
             try session.requireRoom(for: 1)

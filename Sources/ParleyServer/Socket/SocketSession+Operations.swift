@@ -106,7 +106,8 @@ extension SocketSession {
         guard ephemeralLimit.take(loop.now) else {
             throw Problem(
                 status: 429, code: "rate_limited",
-                detail: "more than \(context.configuration.ephemeralPerSecond) ephemeral events a second; expected fewer. Send only the newest.",
+                detail:
+                    "more than \(context.configuration.ephemeralPerSecond) ephemeral events a second; expected fewer. Send only the newest.",
                 headers: [("Retry-After", "1")])
         }
         operationBegan()

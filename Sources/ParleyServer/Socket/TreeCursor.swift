@@ -21,7 +21,9 @@ struct TreeCursor: Equatable {
     init(_ places: [Place]) { self.places = places }
 
     init?(_ text: String) {
-        guard text.utf8.count <= TreeCursor.textBytesMax, let bytes = TreeCursor.decode(text), bytes.first == TreeCursor.version else { return nil }
+        guard text.utf8.count <= TreeCursor.textBytesMax, let bytes = TreeCursor.decode(text), bytes.first == TreeCursor.version else {
+            return nil
+        }
         var index = 1
         var name = Bytes()
         var places: [Place] = []
