@@ -47,6 +47,7 @@ struct Stepper: Agent {
 struct App {
     static func main() async throws {
         let file = ProcessInfo.processInfo.environment["STEPS_FILE"] ?? "/dev/null"
-        try await serve(Stepper(model: try ConfiguredModel(), file: file))
+        let model = try ConfiguredModel()
+        try await serve(Stepper(model: model, file: file), Publisher(model: model))
     }
 }
