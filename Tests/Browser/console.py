@@ -83,8 +83,8 @@ class Console:
     def wait_answer(self, test, what, index=-1):
         """Waits for the answer at `index` to pass `test`, and gives its text."""
         def look():
-            answers = self.answers
-            return answers[index] if answers and test(answers[index]) else None
+            found = self.answers[index:][:1]
+            return found[0] if found and test(found[0]) else None
         return wait_for(what, look)
 
     def wait_receipt(self, kind, text):

@@ -37,8 +37,9 @@ def wait_for(what, find, timeout=60):
 class Node:
     """A node that a test starts, kills and starts again."""
 
-    def __init__(self, executable="parley", model="scripted:", agents=None):
+    def __init__(self, executable="parley", model="scripted:", agents=None, options=()):
         self.executable = BIN / executable
+        self.options = list(options)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="parley-browser-"))
         self.port = free_port()
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("PARLEY_", "OPENAI_"))}
@@ -54,7 +55,7 @@ class Node:
 
     def start(self):
         words = [str(self.executable)] + (["serve"] if self.executable.name == "parley" else [])
-        words += ["--listen", f"127.0.0.1:{self.port}", "--data", f"{self.folder}/data", "--agents", f"{self.folder}/agents"]
+        words += ["--listen", f"127.0.0.1:{self.port}", "--data", f"{self.folder}/data", "--agents", f"{self.folder}/agents"] + self.options
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
         wait_for("the node to serve", self._is_ready)

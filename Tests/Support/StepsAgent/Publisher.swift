@@ -14,9 +14,11 @@ struct Publisher: Agent {
     }
 
     let model: any Model
+    /// What the first step is called: another name in another process is a changed program.
+    let firstStep: String
 
     func receive(_ title: String, _ turn: Turn, _ state: inout NoState) async throws -> String {
-        let changes = try await turn.step("changes") { _ in Publisher.changes }
+        let changes = try await turn.step(firstStep) { _ in Publisher.changes }
         let draft = try await turn.generate("draft", model, .user("say: " + Publisher.draft)).text
         let publication = Publication(title: title, body: draft, audience: changes.map(\.area), notify: true, version: 2.4)
         let aside = try turn.scope("aside")
