@@ -28,8 +28,7 @@ extension Activation: TurnOwner {
 
     func cancel(_ core: TurnCore, _ request: StepRequest) {
         stop(request.path)
-        let failure = StepFailure(code: "cancelled", message: "the program cancelled the step", retryable: false)
-        fail(core, request, attempt: 0, failure, pause: nil, SavedText())
+        fail(core, request, attempt: 0, .cancelled, pause: nil, SavedText())
     }
 
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?) {
@@ -67,7 +66,8 @@ extension Activation: TurnOwner {
     ) {
         let entry = NewEntry(
             .stepStarted, Position(turn: core.turn, step: request.path, attempt: attempt), ("kind", .string(request.kind.rawValue)),
-            ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", journal),
+            ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))),
+            ("request", journal ?? request.asked),
             ("continues_at", continuesAt.map { .integer(Int64($0)) }),
             ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
         let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
@@ -84,10 +84,8 @@ extension Activation: TurnOwner {
 
     /// What was said since the last call joins this one, in the order in which it was said.
     private func takeSteers(_ core: TurnCore) -> [InboxItem] {
-        let token = Offset(core.turn).token
         let items = inbox.filter { item in
-            (item.kind == .steer || item.kind == .message && agent.policy == .steer)
-                && (item.body["if_turn"].map { $0.string == token } ?? true)
+            (item.kind == .steer || item.kind == .message && agent.policy == .steer) && condition(item) == .holds
         }
         for item in items { remove(item) }
         return items
@@ -217,7 +215,7 @@ extension Activation: TurnOwner {
         _ policy: RetryPolicy
     ) {
         // An answer can be gone on with when it is plain text and the model takes up a prefix; else it starts again.
-        guard !saved.text.isEmpty, !saved.hasReasoning else {
+        guard !saved.text.isEmpty, !saved.hasReasoning, !saved.isTextOver else {
             return callModel(core, request, attempt, SavedText(), model, modelRequest, policy)
         }
         switch model.continues {

@@ -212,7 +212,11 @@ extension AgentRuntime: InputObserver {
         activate(channel.name) { $0.wake(upTo: offsets.upperBound) }
     }
 
-    package func channelDeleted(_ channel: Channel) { activations.withLock { $0[channel.name] }?.deleted() }
+    package func channelDeleted(_ channel: Channel) {
+        timers.channelDeleted(channel.id, channels.writer)
+        // In memory may be its successor already.
+        if let activation = activations.withLock({ $0[channel.name] }), activation.channel.id == channel.id { activation.deleted() }
+    }
 }
 
 /// An agent's name: `agents/<kind>/<id>` is its channel.
