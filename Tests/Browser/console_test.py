@@ -272,6 +272,29 @@ class ConsoleTest(unittest.TestCase):
         node.append("publisher/notes", type="deny", approval=asked["approval"])
         wait_for("the second decision", lambda: any("rejected" in text for text in console.texts(".approval .receipt")))
 
+    def test_a_tool_call_shows_its_arguments_its_approval_and_its_result(self):
+        node, console = self.serve(model=AT_ONCE)
+        console.open("clerk/anna")
+        arguments = {"path": "today.md", "text": "Water the plants."}
+        call = f"call: write_file {json.dumps(arguments)}"
+        console.send(call)
+        console.find(".approval[data-decision=open]")
+        self.assertEqual(json.loads(console.text(".approval .args")), arguments)
+        self.assertEqual(console.texts(".step code"), ["write_file"])
+        self.assertEqual(console.texts(".step .took"), ["asked for"])
+        console.click(".approve")
+        console.wait_state("idle")
+        result = node.entries("clerk/anna", "step.completed")[-2]["result"]
+        self.assertEqual(console.count(".step[data-is=done]"), 1, "the call and what became of it are one row")
+        console.click(".step summary")
+        self.assertEqual(json.loads(console.texts(".step dd")[0]), arguments)
+        self.assertEqual(console.texts(".step dd")[1], result)
+        self.assertIn(result, console.answers[-1])
+        # Denied, it is never done, and the row says so.
+        console.send(call)
+        console.click(".approval[data-decision=open] .deny")
+        wait_for("the call to be settled", lambda: console.texts(".step .took")[1:] == ["not run"])
+
     def test_a_denial_carries_its_reason(self):
         node, console, _ = self.ask()
         console.find(".approval input").send_keys("The date is wrong.")

@@ -21,6 +21,12 @@ max_tokens: 100000
 You are a helpful assistant.
 """
 
+CLERK = """---
+tools: [current_time, write_file]
+---
+You keep notes.
+"""
+
 
 def wait_for(what, find, timeout=60):
     """Waits until `find` gives something true, and gives that; `what` is said when it does not in time."""
@@ -46,7 +52,7 @@ class Node:
         self.environment["PARLEY_MODEL"] = model
         self.process = None
         (self.folder / "agents").mkdir()
-        for kind, text in (agents or {"assistant": ASSISTANT}).items():
+        for kind, text in (agents or {"assistant": ASSISTANT, "clerk": CLERK}).items():
             (self.folder / "agents" / f"{kind}.md").write_text(text)
 
     @property
