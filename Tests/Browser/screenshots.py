@@ -36,7 +36,7 @@ def main():
         take(driver, "console-dark")
         console.media(prefers_color_scheme="light", prefers_reduced_motion="reduce")
         console.device(390, 844, scale=1.5, mobile=True)
-        console.open("publisher/notes-2.3")
+        console.open("publisher/spring-news")
         console.find(".approval[data-decision=open]")
         console.script("document.querySelector('.approval').scrollIntoView(); document.querySelector('#log').scrollTop -= 20")
         take(driver, "console-phone")
@@ -47,10 +47,11 @@ def main():
 
 def fill(node):
     """Agents that did something, or wait."""
-    for name in ["assistant/harbour-log", "assistant/me", "publisher/notes-2.3"]:
+    for name in ["assistant/harbour-log", "assistant/me"]:
         node.append(name, type="message", text="say: Good morning! What shall we look at first?")
+    node.append("publisher/spring-news", type="message", text="News of the spring release")
     node.append("assistant/spring-cleaning", type="close")
-    wait_for("one to wait", lambda: node.status("publisher/notes-2.3")["state"] == "waiting")
+    wait_for("one to wait", lambda: node.status("publisher/spring-news")["state"] == "waiting")
 
 
 def take(driver, name):
