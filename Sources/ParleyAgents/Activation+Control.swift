@@ -11,6 +11,7 @@ extension Activation {
         for item in inbox where isCurrent(core) {
             if decide(core, item) { remove(item) }
         }
+        readFollowed(core)
     }
 
     private func decide(_ core: TurnCore, _ item: InboxItem) -> Bool {
@@ -122,14 +123,13 @@ extension Activation {
         _ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64],
         first: @escaping @Sendable (Timestamp) -> Void = { _ in }
     ) {
-        let timers = ends.compactMap { end in
-            end.request.due.map { DueTimer(turn: core.turn, path: end.request.path, due: $0).key(channel.id) }
-        }
-        let mark = takeWaitingMark(core)
+        let steps = ends.map(\.request)
+        let (mark, remove) = (takeWaitingMark(core), removal(core, steps))
         append(entries, epoch: .holds(core.epoch), decides: decides) { stage, channel, _ in
-            for timer in timers { stage.delete(.timers, timer) }
+            remove(&stage, channel)
             mark(&stage, channel)
         } then: { [self] appended in
+            over(core, steps)
             lane.deliver { if self.isCurrent(core) { first(appended.at) } }
             for end in ends {
                 // One at a time, the lane drained in between, as on a replay.
@@ -251,10 +251,13 @@ extension Activation {
         if let timer {
             entries.append(NewEntry(.timerSet, position, ("timer", .string(timer.id)), ("due", .string(timer.due.description))))
         }
+        let follow = follow(core, request)
         append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
             if let timer { stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8)) }
+            if let follow { stage.put(.index, follow.key(channel.id), follow.row) }
         } then: { [self] _ in
             if let timer { runtime.timers.set(timer.due) }
+            if let follow, isCurrent(core) { runtime.follows.begin(follow) }
             perform {}
         }
     }
@@ -272,15 +275,15 @@ extension Activation {
         var entries = [NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description)))]
         if isApproval { entries.append(approvalDecided(core, request, "expired", by: nil)) }
         entries.append(NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)))
-        let mark = takeWaitingMark(core)
+        let (mark, remove) = (takeWaitingMark(core), removal(core, [request]))
         append(entries, epoch: .holds(core.epoch), yieldsTo: isApproval ? [.approve, .deny] : [.signal]) { stage, channel, _ in
-            stage.delete(.timers, timer.key(channel.id))
+            remove(&stage, channel)
             mark(&stage, channel)
         } yield: { [self] in
             core.withdrawEnd(request.path)
             if core.openSteps.contains(where: { $0.path == request.path }) { expire(core, request, due: due) }
         } then: { [self] appended in
-            runtime.timers.settled(timer.key(channel.id))
+            over(core, [request])
             if isCurrent(core) { core.resume(request.path, .failed(failure), at: appended.at) }
         }
     }

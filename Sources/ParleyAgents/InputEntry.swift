@@ -31,8 +31,8 @@ package struct InputEntry: Sendable {
         try members.check(for: kind)
         id = try InputEntry.checked(members.id)
         for (name, value) in members.conditions where value.string.flatMap({ Offset(token: $0) }) == nil {
-            throw ChannelError(
-                "invalid_entry", "'\(name)' is \(value.string.map { "'\($0.prefix(64))'" } ?? value.kindName); expected an offset of this channel.")
+            let found = value.string.map { "'\($0.prefix(64))'" } ?? value.kindName
+            throw ChannelError("invalid_entry", "'\(name)' is \(found); expected an offset of this channel.")
         }
         var body = Bytes("\"by\":".utf8)
         JSON.write(string: principal, to: &body)

@@ -339,13 +339,15 @@ struct StepRequest: Sendable {
         /// For a signal of that name whose data has these members.
         case wait(signal: String, match: [JSON.Member], until: Timestamp?)
         case approval(action: String, arguments: JSON, until: Timestamp?)
+        /// For entries of another channel behind `after`.
+        case follow(channel: String, after: UInt64, until: Timestamp?)
     }
 
     /// When it ends by itself.
     var due: Timestamp? {
         switch work {
         case .sleep(let instant): instant
-        case .wait(_, _, let instant), .approval(_, _, let instant): instant
+        case .wait(_, _, let instant), .approval(_, _, let instant), .follow(_, _, let instant): instant
         case .body, .model: nil
         }
     }
@@ -371,6 +373,8 @@ private struct StepWait {
 protocol TurnOwner: AnyObject, Sendable {
     var channelName: String { get }
     func idempotencyKey(_ turn: UInt64, _ path: String) -> String
+    /// The offset at which another channel ends now.
+    func tail(of channel: String) throws -> String
     /// Starts a step that the journal does not know. On the lane.
     func begin(_ core: TurnCore, _ request: StepRequest, attempt: UInt32)
     /// Goes on with a step that was begun before a crash. On the lane.

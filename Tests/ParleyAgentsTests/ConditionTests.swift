@@ -43,7 +43,9 @@ private func offset(_ value: UInt64) -> JSON { .string(Offset(value).token) }
             try receipts([(0, .message, [("text", "a"), ("if_offset", offset(0))]), (5, .cancel, [("if_offset", offset(4))])])
                 == ["message applied", "cancel rejected stale_offset"])
         #expect(
-            try receipts([(0, .message, [("text", "a")]), (5, .cancel, [("if_offset", offset(5))])]) == ["message applied", "cancel applied"])
+            try receipts([(0, .message, [("text", "a")]), (5, .cancel, [("if_offset", offset(5))])]) == [
+                "message applied", "cancel applied",
+            ])
         #expect(
             try receipts([(0, .message, [("text", "a")]), (50, .message, [("text", "b"), ("if_offset", offset(5))])])
                 == ["message applied", "message rejected stale_offset"])

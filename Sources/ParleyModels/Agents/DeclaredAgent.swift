@@ -23,7 +23,9 @@ package struct DeclaredAgent: Sendable {
     /// What the runtime runs.
     package var agent: AnyAgent {
         let agent = self
-        return AnyAgent(kind: file.kind, policy: file.concurrent) { message, turn, _ in (.string(try await agent.answer(message, turn)), [:]) }
+        return AnyAgent(kind: file.kind, policy: file.concurrent) { message, turn, _ in
+            (.string(try await agent.answer(message, turn)), [:])
+        }
     }
 
     private func answer(_ message: JSON, _ turn: Turn) async throws -> String {
