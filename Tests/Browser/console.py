@@ -53,7 +53,8 @@ class Console:
 
     def texts(self, selector):
         return self.script(
-            "return [...document.querySelectorAll(arguments[0])].filter(node => node.checkVisibility()).map(node => node.textContent)", selector)
+            "return [...document.querySelectorAll(arguments[0])].filter(node => node.checkVisibility())"
+            ".map(node => node.textContent)", selector)
 
     def count(self, selector):
         return len(self.texts(selector))

@@ -11,8 +11,8 @@ import unittest
 from console import Console, Keys, contrast, start_browser
 from node import Node, converged_text, wait_for
 
-# An answer that takes about ten seconds, and one that does not end before the test ends it.
-ANSWERS = "scripted:tokens=400,rate=40"
+# An answer that takes some seconds, one that does not end before the test ends it, and one that is there at once.
+ANSWERS = "scripted:tokens=250,rate=40"
 ENDLESS = "scripted:tokens=20000,rate=20"
 AT_ONCE = "scripted:tokens=60,rate=0"
 
@@ -40,7 +40,8 @@ class ConsoleTest(unittest.TestCase):
     def tearDown(self):
         for entry in self.driver.get_log("browser"):
             # A 404 is how an agent that is not there yet answers.
-            if entry["level"] == "SEVERE" and not (entry["source"] == "network" and (self.failed_requests_are_expected or "404" in entry["message"])):
+            is_expected = entry["source"] == "network" and (self.failed_requests_are_expected or "404" in entry["message"])
+            if entry["level"] == "SEVERE" and not is_expected:
                 self.fail(f"the browser reports: {entry['message']}")
 
     def serve(self, executable="parley", model=ANSWERS, options=()):
@@ -90,19 +91,17 @@ class ConsoleTest(unittest.TestCase):
         console.wait_receipt("message", "applied")
 
     def test_a_reload_in_the_middle_neither_loses_nor_repeats(self):
-        node, console = self.serve()
-        console.open("assistant/me")
-        console.send("Tell me about the sea.")
-        before = console.wait_answer(lambda text: len(text) > 100, "a hundred characters")
-        self.assertEqual(node.entries("assistant/me", "step.completed"), [], "it is the middle of the answer")
-        self.driver.refresh()
-        console.wait_link("live")
-        after = console.wait_answer(lambda text: len(text) >= len(before), "what was there before the reload")
-        self.assertTrue(after.startswith(before))
-        console.wait_state("idle")
-        said = converged_text(node.entries("assistant/me"), "answer")
-        self.assertEqual(console.answers, [said])
+        node, console = self.begin()
+        for _ in range(3):
+            before = self.grown(console)
+            self.driver.refresh()
+            console.wait_link("live")
+            after = console.wait_answer(lambda text: len(text) >= len(before), "what was there before the reload")
+            self.assertTrue(after.startswith(before))
+        said = self.stopped(node, console)
         self.assertTrue(said.startswith(after))
+        pieces = converged_text(node.entries("assistant/me", "text"), "answer")
+        self.assertTrue(pieces.startswith(after) and said.startswith(pieces), "the log's pieces make the same text")
         # And once more, when all is said.
         self.driver.refresh()
         console.wait_link("live")
@@ -110,23 +109,33 @@ class ConsoleTest(unittest.TestCase):
 
     def test_the_page_goes_on_after_kill_9(self):
         self.failed_requests_are_expected = True
-        node, console = self.serve()
-        console.open("assistant/me")
+        node, console = self.begin()
         console.script(WATCH)
-        console.send("Tell me about the sea.")
-        console.wait_answer(lambda text: len(text) > 100, "a hundred characters")
-        self.assertEqual(node.entries("assistant/me", "step.completed"), [], "it is the middle of the answer")
+        self.grown(console)
         node.kill()
         console.wait_link("reconnecting")
         node.start()
         console.wait_link("live")
-        console.wait_state("idle")
+        self.grown(console)
+        said = self.stopped(node, console)
+        for text in console.script("return window.shown"):
+            self.assertTrue(said.startswith(text), f"the page showed what was never said: …{text[-80:]!r}")
         ended = node.entries("assistant/me", "step.completed")[0]
         self.assertGreater(ended["recovered_tokens"], 0, "the answer went on from its saved text")
-        self.assertEqual(console.answers, [ended["text"]])
-        for text in console.script("return window.shown"):
-            self.assertTrue(ended["text"].startswith(text), f"the page showed what was never said: …{text[-80:]!r}")
         self.assertIn("Taken up again", console.text("#rows .note"))
+
+    def grown(self, console):
+        """Waits until the answer has become longer, and gives what is shown."""
+        length = len(console.answers[0])
+        return console.wait_answer(lambda text: len(text) > length + 40, "more of the answer")
+
+    def stopped(self, node, console):
+        """Interrupts the turn, and gives what was said, which is what the page shows."""
+        console.click("#interrupt")
+        console.wait_state("idle")
+        said = node.entries("assistant/me", "step.completed")[0]["text"]
+        self.assertEqual(console.answers, [said])
+        return said
 
     def test_the_log_shows_every_entry_and_stays_after_a_reload(self):
         node, console = self.serve(model=AT_ONCE)
@@ -327,15 +336,15 @@ class ConsoleTest(unittest.TestCase):
         for name in ["assistant/anna", "assistant/berta", "publisher/notes"]:
             node.append(name, type="message", text="Hello")
         node.append("assistant/done", type="close")
-        wait_for("the states", lambda: [node.status(name)["state"] for name in ["assistant/anna", "assistant/berta", "publisher/notes", "assistant/done"]]
-                 == ["idle", "idle", "waiting", "closed"])
+        expected = {"assistant/anna": "idle", "assistant/berta": "idle", "publisher/notes": "waiting", "assistant/done": "closed"}
+        wait_for("the states", lambda: {name: node.status(name)["state"] for name in expected} == expected)
         console.open()
         names = lambda: console.texts("#list .name")
         wait_for("all agents", lambda: names() == ["assistant/anna", "assistant/berta", "assistant/done", "publisher/notes"])
         self.assertEqual(console.texts("#list small"), ["idle", "idle", "closed", "waiting"])
-        for state, expected in [("waiting", ["publisher/notes"]), ("closed", ["assistant/done"]), ("parked", []), ("idle", ["assistant/anna", "assistant/berta"])]:
+        for state in ["waiting", "closed", "parked", "idle"]:
             console.click(f"#chips button[value={state}]")
-            wait_for(f"those that are {state}", lambda: names() == expected)
+            wait_for(f"those that are {state}", lambda: names() == [name for name in expected if expected[name] == state])
         self.assertEqual(console.texts("#chips [aria-pressed=true]"), ["idle"])
         console.search("BERT")
         wait_for("the one that is sought", lambda: names() == ["assistant/berta"])
@@ -403,15 +412,22 @@ class ConsoleTest(unittest.TestCase):
 
     def test_escape_interrupts_and_can_be_taken_back(self):
         node, console = self.begin()
-        console.press(Keys.ESCAPE)
-        self.assertIn("Interrupting", console.text("#undo"))
-        console.press(Keys.ESCAPE)
+        console.script(
+            """
+            window.offers = [];
+            const offer = document.querySelector("#undo");
+            new MutationObserver(() => { if (!offer.hidden) window.offers.push(offer.textContent); }).observe(offer, { attributes: true });
+            """)
+        # Both at once: how long a browser takes for two requests is not what is tested.
+        console.press(Keys.ESCAPE, Keys.ESCAPE)
         self.assertEqual(console.count("#undo"), 0)
         console.write("Rather about lakes.")
         console.press(Keys.ESCAPE)
         console.wait_receipt("interrupt", "applied")
         interrupts = node.entries("assistant/me", "interrupt")
         self.assertEqual([entry.get("text") for entry in interrupts], ["Rather about lakes."], "the one that was taken back was never sent")
+        offers = console.script("return window.offers")
+        self.assertEqual(["going on with what you wrote" in offer for offer in offers], [False, True])
 
     def test_a_phone_shows_all_of_it(self):
         node, console, _ = self.ask("A title that is long enough to be wider than any phone is, and then some more of it", ENDLESS)
@@ -435,7 +451,7 @@ class ConsoleTest(unittest.TestCase):
     def check_touch(self, console, width):
         """Nothing is wider than the screen, and whatever is touched is large enough for a finger."""
         self.assertLessEqual(console.script("return document.documentElement.scrollWidth"), width)
-        self.assertLessEqual(console.script("return document.querySelector('#log').scrollWidth - document.querySelector('#log').clientWidth"), 0)
+        self.assertFalse(console.script("const log = document.querySelector('#log'); return log.scrollWidth > log.clientWidth"))
         small = console.script(
             """
             return [...document.querySelectorAll("button, a, input, textarea, summary")].filter(node => node.checkVisibility())
@@ -450,8 +466,11 @@ class ConsoleTest(unittest.TestCase):
         papers = []
         for scheme in ["light", "dark"]:
             console.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
-            for selector in [".mine .said", ".mine .meta", ".receipt", ".step .brief", ".answer .said", ".approval h2", ".approval .until", ".approval .args",
-                             ".approval .digest", ".approve", ".deny", "#list .name", "#list small", "#chips button", "#send", "#cancel", "#status b", "#status .what", "#link"]:
+            for selector in [
+                ".mine .said", ".mine .meta", ".receipt", ".step .brief", ".answer .said", ".approval h2", ".approval .until",
+                ".approval .args", ".approval .digest", ".approve", ".deny", "#list .name", "#list small", "#chips button", "#send",
+                "#cancel", "#status b", "#status .what", "#link",
+            ]:
                 text, behind = console.colours(selector)
                 self.assertGreaterEqual(contrast(text, behind), 4.5, f"{selector}, {scheme}: {text} on {behind}")
             papers.append(console.colours("#rows")[1])
@@ -465,7 +484,8 @@ class ConsoleTest(unittest.TestCase):
         nameless = console.script(
             """
             return [...document.querySelectorAll("button, input, textarea, a, dialog, [role=group], [role=log]")]
-              .filter(node => !(node.getAttribute("aria-label") || node.getAttribute("aria-labelledby") || node.textContent.trim())).map(node => node.outerHTML)
+              .filter(node => !(node.getAttribute("aria-label") || node.getAttribute("aria-labelledby") || node.textContent.trim()))
+              .map(node => node.outerHTML)
             """)
         self.assertEqual(nameless, [])
 

@@ -24,7 +24,8 @@ struct Publisher: Agent {
         let aside = try turn.scope("aside")
         async let announcement = aside.generate("announcement", model, .user("say: " + Publisher.announcement)).text
         let approver: String
-        do { approver = try await turn.approval("publish", of: publication, expires: .seconds(86_400)) } catch let denied as ApprovalDenied {
+        do { approver = try await turn.approval("publish", of: publication, expires: .seconds(86_400)) } catch let denied as ApprovalDenied
+        {
             return "Not published: \(denied.by) said no" + (denied.reason.map { " (\($0))." } ?? ".")
         }
         _ = try await turn.step("publish", .atMostOnce) { _ in ["url": "https://example.org/notes/2.4"] }

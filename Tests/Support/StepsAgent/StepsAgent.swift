@@ -49,6 +49,7 @@ struct App {
         let environment = ProcessInfo.processInfo.environment
         let file = environment["STEPS_FILE"] ?? "/dev/null"
         let model = try ConfiguredModel()
-        try await serve(Stepper(model: model, file: file), Publisher(model: model, firstStep: environment["PUBLISHER_FIRST_STEP"] ?? "changes"))
+        try await serve(
+            Stepper(model: model, file: file), Publisher(model: model, firstStep: environment["PUBLISHER_FIRST_STEP"] ?? "changes"))
     }
 }
