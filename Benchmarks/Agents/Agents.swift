@@ -31,7 +31,24 @@ struct Talker: Agent {
     }
 }
 
+/// What an agent is to wait for, for a month.
+enum Wait: String, Codable, Sendable { case signal, sleep, approval }
+
+/// Waits, and has nothing else to do.
+struct Waiter: Agent {
+    static let kind = "waiter"
+
+    func receive(_ wait: Wait, _ turn: Turn, _ state: inout NoState) async throws -> String {
+        switch wait {
+        case .signal: _ = try await turn.wait(for: "go")
+        case .sleep: try await turn.sleep(.seconds(30 * 86_400))
+        case .approval: try await turn.approval("pay", of: ["amount": 5])
+        }
+        return "done"
+    }
+}
+
 @main
 struct App {
-    static func main() async throws { try await serve(Stepper(), Talker()) }
+    static func main() async throws { try await serve(Stepper(), Talker(), Waiter()) }
 }

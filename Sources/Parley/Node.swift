@@ -51,6 +51,7 @@ package final class Node: Sendable {
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
         writer.start()
         try server.start()
+        try channels.startExpiry()
         try runtime.start()
     }
 

@@ -61,6 +61,8 @@ final class Router: HTTPHandler, Sendable {
         metrics.add(context.channels.writer)
         metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
         metrics.add("parley_readers", .gauge, "Live readers.", Double(context.readerCount))
+        metrics.add(
+            "parley_agents_in_memory", .gauge, "Agents in memory; the others cost disk only.", Double(context.agents?.activeCount ?? 0))
         return metrics.text
     }
 

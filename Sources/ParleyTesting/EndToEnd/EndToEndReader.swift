@@ -83,7 +83,7 @@ package final class EndToEndReader: Sendable {
         let deadline = ContinuousClock.now + timeout
         while true {
             let end = try wait(phase, timeout: max(.zero, deadline - ContinuousClock.now)) { seen -> JSON?? in
-                let end = seen.entries.first { ["turn.completed", "turn.failed", "agent.stalled"].contains($0["type"]?.string) }
+                let end = seen.entries.first { EndToEndReader.ends.contains($0["type"]?.string) }
                 if let end { return .some(end) }
                 return seen.isOver && seen.isClean && seen.endsWithControl ? .some(nil) : nil
             }
@@ -91,6 +91,8 @@ package final class EndToEndReader: Sendable {
             if let node = seen.node { attach(to: node) }
         }
     }
+
+    private static let ends: Set<String?> = ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled"]
 
     // MARK: Events
 

@@ -50,6 +50,8 @@ struct App {
         let file = environment["STEPS_FILE"] ?? "/dev/null"
         let model = try ConfiguredModel()
         try await serve(
-            Stepper(model: model, file: file), Publisher(model: model, firstStep: environment["PUBLISHER_FIRST_STEP"] ?? "changes"))
+            Stepper(model: model, file: file),
+            Controlled(model: model, trace: Trace(file: file)),
+            Publisher(model: model, firstStep: environment["PUBLISHER_FIRST_STEP"] ?? "changes"))
     }
 }
