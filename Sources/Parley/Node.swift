@@ -41,7 +41,8 @@ package final class Node: Sendable {
         let written = Set(agents.map(\.kind))
         runtime = AgentRuntime(
             channels: channels, world: world, agents: declared.filter { !written.contains($0.kind) } + agents,
-            node: "\(ProcessInfo.processInfo.hostName)", build: Node.build, idleAfter: configuration.idleTime)
+            node: "\(ProcessInfo.processInfo.hostName)", build: Node.build, idleAfter: configuration.idleTime,
+            textRetention: configuration.textRetention)
         var serving = ServerConfiguration()
         serving.http.host = configuration.host
         serving.http.port = configuration.port

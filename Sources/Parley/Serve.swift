@@ -23,7 +23,7 @@ private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }
 
 /// The options of `serve`, for the program and for whoever embeds it.
 package enum ServeOptions {
-    package static let names = ["listen", "data", "agents", "drain", "idle"]
+    package static let names = ["listen", "data", "agents", "drain", "idle", "text-retention"]
 
     /// - Throws: ``ConfigurationError`` naming the option, the value and what is accepted.
     package static func parse(_ words: [String]) throws(ConfigurationError) -> ServeConfiguration {
@@ -49,6 +49,7 @@ package enum ServeOptions {
         case "agents": configuration.agentsFolder = value
         case "drain": configuration.drainTime = try ServeConfiguration.seconds(value, name)
         case "idle": configuration.idleTime = try ServeConfiguration.seconds(value, name)
+        case "text-retention": configuration.textRetention = try ServeConfiguration.seconds(value, name)
         default: preconditionFailure("option '\(name)' is listed and not handled")
         }
     }

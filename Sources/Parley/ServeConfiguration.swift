@@ -13,6 +13,8 @@ package struct ServeConfiguration: Sendable {
     package var drainTime = Duration.seconds(10)
     /// How long an agent with nothing to do stays in memory.
     package var idleTime = Duration.seconds(30)
+    /// How long the pieces of an answer stay in the log once it is complete.
+    package var textRetention = Duration.seconds(3_600)
 
     package init() {}
 

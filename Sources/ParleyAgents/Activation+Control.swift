@@ -129,9 +129,13 @@ extension Activation {
     ) {
         let steps = ends.map(\.request)
         let (mark, remove) = (takeWaitingMark(core), removal(core, steps))
-        append(entries, epoch: .holds(core.epoch), decides: decides) { stage, channel, _ in
+        append(entries, epoch: .holds(core.epoch), decides: decides) { [self] stage, channel, offsets in
             remove(&stage, channel)
             mark(&stage, channel)
+            for end in ends {
+                guard case .model = end.request.work, case .completed = end.outcome else { continue }
+                seal(core, end.request.path, upTo: offsets.last!, of: channel, in: &stage)
+            }
         } then: { [self] appended in
             over(core, steps)
             lane.deliver { if self.isCurrent(core) { first(appended.at) } }

@@ -14,6 +14,8 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     /// What the client said the content is; must match the channel's.
     package var contentType: String?
     package var sequence: String?
+    /// The tail must be here: nobody may have appended since the client looked.
+    package var ifTail: UInt64?
     package var producer: ProducerClaim?
     package var idempotency: IdempotencyKey?
     package var closes = false
@@ -154,6 +156,7 @@ extension Append {
         }
         if let idempotent = try checkOpen(channel) { return idempotent }
         try check(contentType: channel.contentType)
+        try checkTail(channel.staged.head)
         try checkSequence(channel)
         try checkEpoch(channel)
         try checkUndecided(channel, &stage)
@@ -169,6 +172,7 @@ extension Append {
                 ChannelError("agent_deleted", "'\(channelName)' was deleted. A late retry does not bring it back; PUT it to start anew."))
         }
         guard let creates else { throw .refused(.notFound(channelName)) }
+        try checkTail(0)
         try check(contentType: creates.contentType)
         let producerState = try producer.map { producer throws(ChannelRefusal) in try Append.judge(producer, known: nil).state }
         let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
@@ -248,6 +252,14 @@ extension Append {
     private func check(contentType expected: String) throws(ChannelRefusal) {
         guard let contentType, !ContentType.matches(contentType, expected) else { return }
         throw .refused(.mismatch(contentType, expected))
+    }
+
+    private func checkTail(_ head: UInt64) throws(ChannelRefusal) {
+        guard let ifTail, ifTail != head else { return }
+        throw .refused(
+            ChannelError(
+                "tail_moved", "If-Match is \(Offset(ifTail)), the tail is \(Offset(head)): read what is new, and decide again.",
+                [("tail", .string(Offset(head).token))]))
     }
 
     private func checkSequence(_ channel: Channel) throws(ChannelRefusal) {

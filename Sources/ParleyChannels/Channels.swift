@@ -20,6 +20,8 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     private var created: [String: Channel] = [:]
     private var removed: Set<String> = []
     private var freed: [String] = []
+    /// Channels whose log is rewritten in the current commit.
+    private var trimmed: Set<ChannelID> = []
     private var nextNumber: [UInt16: UInt64] = [:]
     private let expiryService = Mutex<ExpiryService?>(nil)
     var expiry: ExpiryService { expiryService.withLock { $0! } }
@@ -217,6 +219,9 @@ extension Channels {
         freed.append(name)
     }
 
+    func isTrimmed(_ id: ChannelID) -> Bool { trimmed.contains(id) }
+    func markTrimmed(_ id: ChannelID) { trimmed.insert(id) }
+
     func isForkedInThisCommit(_ id: ChannelID) -> Bool {
         created.values.contains { $0.id.partition == id.partition && $0.fork?.sourceNumber == id.number }
     }
@@ -247,6 +252,7 @@ extension Channels {
         }
         for name in freed { shard(name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } } }
         freed.removeAll()
+        trimmed.removeAll()
         touched.removeAll(keepingCapacity: true)
         touchedIDs.removeAll(keepingCapacity: true)
         created.removeAll(keepingCapacity: true)

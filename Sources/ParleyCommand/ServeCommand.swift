@@ -5,7 +5,7 @@ enum ServeCommand: Command {
     static let name = "serve"
     static let summary = "run a node"
     static let usage =
-        "usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--drain <seconds>] [--idle <seconds>]"
+        "usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--drain <seconds>] ..."
     static let help = """
         \(usage)
 
@@ -17,6 +17,8 @@ enum ServeCommand: Command {
           --agents <folder>       agents declared in Markdown, <kind>.md each; default ./agents
           --drain <seconds>       how long a stop waits for steps under way; default 10
           --idle <seconds>        how long an agent with nothing to do stays in memory; default 30
+          --text-retention <seconds>
+                                  how long the pieces of an answer stay in the raw log once it is complete; default 3600
 
         The model comes from PARLEY_MODEL (<provider>:<model>, e.g. openai:gpt-5-mini or scripted:), OPENAI_BASE_URL, OPENAI_API_KEY and
         PARLEY_MODEL_CONTINUES (prefix, no or auto).
