@@ -37,10 +37,11 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
     override func end() {
         guard isAttached else { return }
         leave()
+        let seconds = TailReader.patience.components.seconds
         exchange.respond(
             Problem(
                 status: 503, code: "min_offset_not_reached",
-                detail: "the tail is \(Offset(channel.tail.head)) after \(TailReader.patience.components.seconds) s, min_offset is \(Offset(minimum)). Try again.",
+                detail: "the tail is \(Offset(channel.tail.head)) after \(seconds) s, min_offset is \(Offset(minimum)). Try again.",
                 headers: [("Retry-After", "1")]))
     }
 
