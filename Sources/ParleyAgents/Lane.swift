@@ -5,7 +5,9 @@ internal import Synchronization
 ///
 /// What comes from outside (a step's result, a timer, new input) is a *delivery*. A delivery is taken only when no job is left, so the code
 /// always sees results one by one, in the order they stand in the log. That is what makes a replay take the same path as the first run.
-package final class Lane: TaskExecutor, @unchecked Sendable {  // Guard: `queue` is locked, `thread` is atomic, `parts` is used on the lane only.
+package final class Lane: TaskExecutor, @unchecked Sendable {
+    // Guard: `queue` is locked, `thread` is atomic, `parts` is used on the lane only.
+
     private struct Queue {
         var jobs: [UnownedJob] = []
         var deliveries: [@Sendable () -> Void] = []

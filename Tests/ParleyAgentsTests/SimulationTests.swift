@@ -46,11 +46,11 @@ private struct Summary: Sendable {
     var failures: [String] = []
 }
 
-/// Run after run until time is up, and a while longer on a slow machine, as long as there are cells that nobody died in.
+/// Run after run until time is up, and longer on a slow machine, as long as there are cells that nobody died in.
 private func runs(for seconds: Double) throws -> Summary {
     var summary = Summary()
     let start = Date()
-    while summary.failures.count < 3, summary.seconds < seconds || (summary.seconds < 4 * seconds && !summary.matrix.missing.isEmpty) {
+    while summary.failures.count < 3, summary.seconds < seconds || (summary.seconds < 8 * seconds && !summary.matrix.missing.isEmpty) {
         do {
             let run = try SimulationRun(seed: summary.runs)
             summary.crashes += run.crashes
