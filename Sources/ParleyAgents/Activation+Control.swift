@@ -138,11 +138,11 @@ extension Activation {
             }
         } then: { [self] appended in
             over(core, steps)
-            lane.deliver { if self.isCurrent(core) { first(appended.at) } }
-            for end in ends {
-                // One at a time, the lane drained in between, as on a replay.
-                lane.deliver { if self.isCurrent(core) { core.resume(end.request.path, end.outcome, at: appended.at) } }
+            // One at a time, the lane drained in between, as on a replay, and before what later commits give.
+            let resumptions = ends.map { end in
+                { @Sendable [self] in if isCurrent(core) { core.resume(end.request.path, end.outcome, at: appended.at) } }
             }
+            lane.deliver(parts: [{ [self] in if isCurrent(core) { first(appended.at) } }] + resumptions)
         }
     }
 
