@@ -65,6 +65,7 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
     private let name: String
     private let completion: @Sendable (Result<Void, ChannelError>) -> Void
     private var removed: Channel?
+    private var outboxRows = 0
 
     package init(_ channels: Channels, _ name: String, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
         self.channels = channels
@@ -81,6 +82,7 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
     package func stage(into stage: inout Stage) throws(LogError) {
         guard let channel = try channels.resolve(name) else { return }
         if channel.isAgent { stage.delete(.index, AgentIndex.key(channel.staged.row.status, channel.id)) }
+        if channels.outbox != nil { outboxRows = try OutboxRow.count(of: channel.id, in: stage.log) }
         channels.remove(channel, tombstone: channel.isAgent, in: &stage)
         removed = channel
     }
@@ -89,6 +91,7 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
         channels.publish()
         guard let removed else { return completion(.failure(.notFound(name))) }
         if removed.isAgent { channels.notifyDeleted(removed) }
+        if outboxRows > 0 { channels.outbox?.removed(rows: outboxRows) }
         completion(.success(()))
     }
 
