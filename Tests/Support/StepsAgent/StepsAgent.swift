@@ -47,6 +47,6 @@ struct Stepper: Agent {
 struct App {
     static func main() async throws {
         let file = ProcessInfo.processInfo.environment["STEPS_FILE"] ?? "/dev/null"
-        try await serve(Stepper(model: try ConfiguredModel(), file: file))
+        try await serve(Stepper(model: try ConfiguredModel(), file: file), Waiter())
     }
 }
