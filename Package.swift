@@ -46,6 +46,7 @@ let package = Package(
         .executableTarget(name: "ParleyCommand", dependencies: ["Parley", "ParleyServer", "ParleyHTTP", "ParleySystem"], swiftSettings: settings),
         module("ParleyTesting", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
 
+        .executableTarget(name: "greeter", dependencies: ["Parley"], path: "Examples/Greeter", swiftSettings: settings),
         .executableTarget(name: "reporter", dependencies: ["Parley"], path: "Examples/Reporter", swiftSettings: settings),
         .executableTarget(name: "steps-agent", dependencies: ["Parley"], path: "Tests/Support/StepsAgent", swiftSettings: settings),
         .executableTarget(name: "parley-simulate", dependencies: ["ParleyTesting"], path: "Tests/Support/Simulate", swiftSettings: settings),

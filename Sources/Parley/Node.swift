@@ -110,10 +110,11 @@ package final class Node: Sendable {
         }
         let usual = "./agents"
         guard let folder = configuration.agentsFolder ?? (FileManager.default.fileExists(atPath: usual) ? usual : nil) else { return [] }
+        let tools = BuiltInTools(folder: configuration.dataFolder + "/files", world: world)
         let (files, problems) = AgentFile.loadAll(folder)
         for problem in problems { report("\(problem)") }
         return files.compactMap { file in
-            do { return DeclaredAgent(file, model: try providers.make(file.model, continues: file.continues)).agent } catch {
+            do { return DeclaredAgent(file, model: try providers.make(file.model, continues: file.continues), tools: tools).agent } catch {
                 report("\(file.file): \(error)")
                 return nil
             }

@@ -11,10 +11,18 @@ extension Activation {
         for item in inbox where isCurrent(core) {
             if decide(core, item) { remove(item) }
         }
+        readFollowed(core)
     }
 
     private func decide(_ core: TurnCore, _ item: InboxItem) -> Bool {
-        switch item.kind {
+        switch condition(item) {
+        case .holds: break
+        case .notYet: return false
+        case .failed(let reason):
+            reject(item, reason, as: item.kind == .steer && reason == "turn_ended" ? "expired" : "rejected")
+            return true
+        }
+        return switch item.kind {
         case .interrupt: interrupt(core, item, text: item.body["text"]?.string)
         case .cancel: cancelTurn(core, item)
         case .approve, .deny: decideApproval(core, item)
@@ -36,8 +44,26 @@ extension Activation {
         }
     }
 
-    private func isMeant(_ item: InboxItem, for core: TurnCore) -> Bool {
-        item.body["if_turn"].map { $0.string == Offset(core.turn).token } ?? true
+    /// What an entry's own condition comes to now: `if_offset` names the entry right before it, `if_turn` the turn that it is for.
+    enum Condition: Equatable {
+        case holds
+        /// The turn that it is for has not begun.
+        case notYet
+        /// The agent has moved on; the reason of the receipt.
+        case failed(String)
+    }
+
+    func condition(_ item: InboxItem) -> Condition {
+        func offset(_ name: String) -> UInt64? { item.body[name]?.string.flatMap { Offset(token: $0)?.value } }
+        if item.body["if_offset"] != nil, offset("if_offset") != item.offset - 1 { return .failed("stale_offset") }
+        guard item.body["if_turn"] != nil else { return .holds }
+        guard let wanted = offset("if_turn") else { return .failed("stale_turn") }
+        if wanted == core?.turn { return .holds }
+        // Its message is there, and waits for its turn.
+        if inbox.contains(where: { $0.offset == wanted }) { return .notYet }
+        // A message is for whoever has just heard the end of that turn, too.
+        if item.kind == .message, core == nil, wanted == lastTurn { return .holds }
+        return .failed(item.kind == .steer || core == nil && item.kind != .message ? "turn_ended" : "stale_turn")
     }
 
     func reject(_ item: InboxItem, _ reason: String, as state: String = "rejected") {
@@ -52,12 +78,8 @@ extension Activation {
 
     /// Ends what the turn's steps do, and only that: the program goes on with what there is.
     private func interrupt(_ core: TurnCore, _ item: InboxItem, text: String?) -> Bool {
-        guard isMeant(item, for: core) else {
-            reject(item, "stale_turn")
-            return true
-        }
         // Nothing is under way at this instant: it meets the next step.
-        let steps = core.openSteps
+        let steps = core.openSteps.filter { !$0.isShielded }
         guard !steps.isEmpty else { return false }
         var ends: [(request: StepRequest, outcome: StepOutcome)] = []
         var entries = [Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: steps[0].path)]
@@ -98,16 +120,17 @@ extension Activation {
 
     /// Commits the ends of steps and what else happened with them, and has the program go on from all of them, in the order of the log.
     private func appendEnds(
-        _ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64]
+        _ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64],
+        first: @escaping @Sendable (Timestamp) -> Void = { _ in }
     ) {
-        let timers = ends.compactMap { end in
-            end.request.due.map { DueTimer(turn: core.turn, path: end.request.path, due: $0).key(channel.id) }
-        }
-        let mark = takeWaitingMark(core)
+        let steps = ends.map(\.request)
+        let (mark, remove) = (takeWaitingMark(core), removal(core, steps))
         append(entries, epoch: .holds(core.epoch), decides: decides) { stage, channel, _ in
-            for timer in timers { stage.delete(.timers, timer) }
+            remove(&stage, channel)
             mark(&stage, channel)
         } then: { [self] appended in
+            over(core, steps)
+            lane.deliver { if self.isCurrent(core) { first(appended.at) } }
             for end in ends {
                 // One at a time, the lane drained in between, as on a replay.
                 lane.deliver { if self.isCurrent(core) { core.resume(end.request.path, end.outcome, at: appended.at) } }
@@ -117,26 +140,28 @@ extension Activation {
 
     // MARK: Cancel
 
-    /// Ends the turn, and with it everything under way. `nil`: rolled back because a newer message takes its place.
+    /// Ends everything under way that is not shielded, and has the program come to its end. `nil`: rolled back because a newer message takes
+    /// its place.
     private func cancelTurn(_ core: TurnCore, _ item: InboxItem?) -> Bool {
-        if let item, !isMeant(item, for: core) {
-            reject(item, "stale_turn")
-            return true
-        }
         // The turn's end is on its way to the log; it gives way if this stands before it.
-        guard core.claimEnd(TurnCore.turnEnd) else { return false }
-        let failure = StepFailure(code: "cancelled", message: "the turn was cancelled", retryable: false)
-        let steps = core.openSteps.filter { core.claimEnd($0.path) }
+        guard !isCancelling, core.cancellation == nil, !core.hasEnd(TurnCore.turnEnd) else { return false }
+        isCancelling = true
+        let steps = core.openSteps.filter { !$0.isShielded && core.claimEnd($0.path) }
+        let reason: JSON = item == nil ? "rollback" : item?.body["reason"] ?? .null
         var entries = item.map { [Activation.receipt($0.offset, $0.body, "applied", turn: core.turn)] } ?? []
+        entries.append(
+            NewEntry(
+                .supervision, Position(turn: core.turn), ("cause", item == nil ? "rollback" : "cancel"), ("action", "cancel"),
+                ("reason", reason == .null ? nil : reason)))
         for step in steps {
             stop(step.path)
             entries.append(
-                NewEntry(.stepFailed, Position(turn: core.turn, step: step.path), ("error", failure.journal), ("final", true)))
+                NewEntry(
+                    .stepFailed, Position(turn: core.turn, step: step.path), ("error", StepFailure.cancelled.journal), ("final", true)))
         }
-        entries.append(
-            NewEntry(.turnCancelled, Position(turn: core.turn), ("reason", item == nil ? "rollback" : item?.body["reason"])))
-        let timers = steps.compactMap { step in step.due.map { DueTimer(turn: core.turn, path: step.path, due: $0).key(channel.id) } }
-        endTurn(core, entries, decides: item.map { [$0.offset] } ?? [], timers: timers)
+        appendEnds(core, entries, steps.map { ($0, .failed(.cancelled)) }, decides: item.map { [$0.offset] } ?? []) { at in
+            core.cancelled(reason, at: at)
+        }
         return item != nil
     }
 
@@ -190,10 +215,6 @@ extension Activation {
     }
 
     private func deliverSignal(_ core: TurnCore, _ item: InboxItem) -> Bool {
-        guard isMeant(item, for: core) else {
-            reject(item, "stale_turn")
-            return true
-        }
         let data = item.body["data"] ?? .null
         let step = core.openSteps.first { step in
             guard case .wait(let signal, let match, _) = step.work else { return false }
@@ -213,11 +234,10 @@ extension Activation {
     /// Begins a wait or an approval: its entries and, if it ends by itself, its timer.
     func beginWaiting(_ core: TurnCore, _ request: StepRequest) {
         let position = Position(turn: core.turn, step: request.path, attempt: 1)
-        let asked: JSON? = request.digest.map { ["sha256": .string($0)] }
         var entries = [
             NewEntry(
                 .stepStarted, position, ("kind", .string(request.kind.rawValue)), ("name", .string(request.name)),
-                ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", asked))
+                ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", request.asked))
         ]
         if case .approval(let action, let arguments, let until) = request.work {
             entries.append(
@@ -231,10 +251,13 @@ extension Activation {
         if let timer {
             entries.append(NewEntry(.timerSet, position, ("timer", .string(timer.id)), ("due", .string(timer.due.description))))
         }
+        let follow = follow(core, request)
         append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
             if let timer { stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8)) }
+            if let follow { stage.put(.index, follow.key(channel.id), follow.row) }
         } then: { [self] _ in
             if let timer { runtime.timers.set(timer.due) }
+            if let follow, isCurrent(core) { runtime.follows.begin(follow) }
             perform {}
         }
     }
@@ -252,15 +275,15 @@ extension Activation {
         var entries = [NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description)))]
         if isApproval { entries.append(approvalDecided(core, request, "expired", by: nil)) }
         entries.append(NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)))
-        let mark = takeWaitingMark(core)
+        let (mark, remove) = (takeWaitingMark(core), removal(core, [request]))
         append(entries, epoch: .holds(core.epoch), yieldsTo: isApproval ? [.approve, .deny] : [.signal]) { stage, channel, _ in
-            stage.delete(.timers, timer.key(channel.id))
+            remove(&stage, channel)
             mark(&stage, channel)
         } yield: { [self] in
             core.withdrawEnd(request.path)
             if core.openSteps.contains(where: { $0.path == request.path }) { expire(core, request, due: due) }
         } then: { [self] appended in
-            runtime.timers.settled(timer.key(channel.id))
+            over(core, [request])
             if isCurrent(core) { core.resume(request.path, .failed(failure), at: appended.at) }
         }
     }

@@ -46,10 +46,9 @@ extension Activation {
         var outputs: [UInt64: (end: UInt64, text: String)] = [:]
         var bytes = 0
         try runtime.channels.walkBack(channel, from: head) { offset, frame in
+            if frame.kind.endsTurn, offset > state.lastEnd { (state.lastEnd, state.lastTurn) = (offset, frame.position?.turn) }
             switch frame.kind {
-            case .turnFailed, .turnCancelled: state.lastEnd = max(state.lastEnd, offset)
             case .turnCompleted, .turnInterrupted:
-                state.lastEnd = max(state.lastEnd, offset)
                 if let position = frame.position, position.turn != turn {
                     outputs[position.turn] = (offset, frame.body["output"]?.plainText ?? "")
                 }

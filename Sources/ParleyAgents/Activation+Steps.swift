@@ -5,12 +5,23 @@ internal import ParleySystem
 extension Activation: TurnOwner {
     func idempotencyKey(_ turn: UInt64, _ path: String) -> String { "\(channel.name)/\(Offset(turn))/\(path)" }
 
+    func tail(of channel: String) throws -> String {
+        guard let found = try runtime.channels.find(channel) else {
+            throw StepFailure(code: "channel_not_found", message: "there is no channel '\(channel)'", retryable: false)
+        }
+        return Offset(found.tail.head).token
+    }
+
     func append(_ core: TurnCore, _ entries: [NewEntry]) { append(entries, epoch: .holds(core.epoch)) }
 
     func begin(_ core: TurnCore, _ request: StepRequest, attempt: UInt32) { attemptStep(core, request, attempt, SavedText()) }
 
     func reopen(_ core: TurnCore, _ request: StepRequest, _ open: Journal.OpenStep) {
         switch request.work {
+        case .follow:
+            // It was registered when the process started, unless the crash came before its row.
+            if let follow = follow(core, request) { runtime.follows.begin(follow) }
+            if let due = open.due, due <= runtime.world.now { cameDue(core, request, due) }
         case .sleep, .wait, .approval:
             // Still ahead: its row wakes the agent. Past: it was due while nobody was here.
             if let due = open.due, due <= runtime.world.now { cameDue(core, request, due) }
@@ -28,8 +39,7 @@ extension Activation: TurnOwner {
 
     func cancel(_ core: TurnCore, _ request: StepRequest) {
         stop(request.path)
-        let failure = StepFailure(code: "cancelled", message: "the program cancelled the step", retryable: false)
-        fail(core, request, attempt: 0, failure, pause: nil, SavedText())
+        fail(core, request, attempt: 0, .cancelled, pause: nil, SavedText())
     }
 
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?) {
@@ -55,7 +65,7 @@ extension Activation: TurnOwner {
     private func attemptStep(_ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, _ saved: SavedText) {
         guard !runtime.isDraining, !core.hasEnd(request.path) else { return }
         switch request.work {
-        case .sleep, .wait, .approval: beginWaiting(core, request)
+        case .sleep, .wait, .approval, .follow: beginWaiting(core, request)
         case .body(let contract, let policy, let body): runBody(core, request, attempt, contract, policy, body)
         case .model(let model, let modelRequest, let policy): runModel(core, request, attempt, saved, model, modelRequest, policy)
         }
@@ -67,7 +77,8 @@ extension Activation: TurnOwner {
     ) {
         let entry = NewEntry(
             .stepStarted, Position(turn: core.turn, step: request.path, attempt: attempt), ("kind", .string(request.kind.rawValue)),
-            ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", journal),
+            ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))),
+            ("request", journal ?? request.asked),
             ("continues_at", continuesAt.map { .integer(Int64($0)) }),
             ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
         let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
@@ -84,10 +95,8 @@ extension Activation: TurnOwner {
 
     /// What was said since the last call joins this one, in the order in which it was said.
     private func takeSteers(_ core: TurnCore) -> [InboxItem] {
-        let token = Offset(core.turn).token
         let items = inbox.filter { item in
-            (item.kind == .steer || item.kind == .message && agent.policy == .steer)
-                && (item.body["if_turn"].map { $0.string == token } ?? true)
+            (item.kind == .steer || item.kind == .message && agent.policy == .steer) && condition(item) == .holds
         }
         for item in items { remove(item) }
         return items
@@ -152,13 +161,10 @@ extension Activation: TurnOwner {
             .stepFailed, Position(turn: core.turn, step: request.path, attempt: attempt), ("error", failure.journal),
             ("final", .bool(retryAt == nil)),
             ("retry_at", retryAt.map { .string($0.description) }))
-        var timer: Bytes?
-        if case .sleep(let due) = request.work { timer = DueTimer(turn: core.turn, path: request.path, due: due).key(channel.id) }
+        let remove = removal(core, [request])
         append(
             [entry], epoch: .holds(core.epoch), yieldsTo: retryAt == nil && attempt > 0 ? [.interrupt, .cancel] : [],
-            rows: { [timer] stage, _, _ in
-                if let timer { stage.delete(.timers, timer) }
-            },
+            rows: { stage, channel, _ in remove(&stage, channel) },
             yield: { [self] in
                 core.withdrawEnd(request.path)
                 react()
@@ -166,6 +172,7 @@ extension Activation: TurnOwner {
             },
             then: { [self] appended in
                 isOver(request.path)
+                over(core, [request])
                 guard isCurrent(core) else { return }
                 if let retryAt {
                     retry(core, request, attempt + 1, at: retryAt, saved)
@@ -217,7 +224,7 @@ extension Activation: TurnOwner {
         _ policy: RetryPolicy
     ) {
         // An answer can be gone on with when it is plain text and the model takes up a prefix; else it starts again.
-        guard !saved.text.isEmpty, !saved.hasReasoning else {
+        guard !saved.text.isEmpty, !saved.hasReasoning, !saved.isTextOver else {
             return callModel(core, request, attempt, SavedText(), model, modelRequest, policy)
         }
         switch model.continues {

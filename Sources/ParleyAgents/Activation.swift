@@ -21,12 +21,16 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var inbox: [InboxItem] = []
         /// The offset of the entry that ended the last turn.
         var lastEnd: UInt64 = 0
+        /// The input of that turn.
+        var lastTurn: UInt64?
         var core: TurnCore?
         /// The log says, or is about to, that the turn only waits.
         var isMarkedWaiting = false
         /// A turn or a closing is being written; nothing else may begin.
         var isBusy = false
         var isStalled = false
+        /// That the turn is cancelled has been handed to the log.
+        var isCancelling = false
         var isGone = false
         var history: [HistoryItem] = []
         var lastActive = Timestamp(milliseconds: 0)
@@ -110,6 +114,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     /// Takes the next entry of the inbox, if the agent is free.
     private func advance() throws {
         guard state.core == nil, !state.isBusy, !state.isStalled, !runtime.isDraining else { return }
+        for item in state.inbox {
+            guard case .failed(let reason) = condition(item) else { continue }
+            remove(item)
+            return decide(item, item.kind == .steer && reason == "turn_ended" ? "expired" : "rejected", reason: reason)
+        }
         // A signal is kept until somebody waits for it.
         guard let first = state.inbox.first(where: { $0.kind != .signal }) else { return }
         // A close ends the agent after the turn before it: what queued behind that turn is not begun any more.
@@ -119,15 +128,16 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         remove(first)
         switch first.kind {
         case .message: begin(first)
-        case .steer where first.body["if_turn"] != nil: decide(first, "expired", reason: "turn_ended")
         case .steer: begin(first)
-        case .interrupt where first.body["text"] != nil && first.body["if_turn"] == nil: begin(first)
+        case .interrupt where first.body["text"] != nil: begin(first)
         case .approve, .deny: decide(first, "rejected", reason: "unknown_approval")
         default: decide(first, "rejected", reason: "turn_ended")
         }
     }
 
     var inbox: [InboxItem] { state.inbox }
+
+    var lastTurn: UInt64? { state.lastTurn }
 
     func remove(_ item: InboxItem) { state.inbox.removeAll { $0.offset == item.offset } }
 
@@ -185,12 +195,21 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     }
 
     private func end(_ core: TurnCore, _ input: JSON, _ result: Result<(output: JSON, state: JSON), any Error>) {
-        guard core.claimEnd(TurnCore.turnEnd) else { return }  // It is being cancelled.
+        // Being cancelled, the turn comes here again once that is durable.
+        guard isCurrent(core), !isCancelling || core.cancellation != nil, core.claimEnd(TurnCore.turnEnd) else { return }
         let position = Position(turn: core.turn)
         let completed = try? result.get()
         var said = completed?.output.plainText
         var entries: [NewEntry]
         switch result {
+        case _ where !core.failedCompensations.isEmpty:
+            let paths = core.failedCompensations.map { JSON.string($0) }
+            let failure = StepFailure(
+                code: "compensation_failed", message: "not everything could be taken back", retryable: false,
+                data: ["steps": .array(paths), "cancelled": .bool(core.cancellation != nil)])
+            entries = [NewEntry(.turnFailed, position, ("error", failure.journal))]
+        case _ where core.cancellation != nil:
+            entries = [NewEntry(.turnCancelled, position, ("reason", core.cancellation == .null ? nil : core.cancellation))]
         case .success(let (output, _)): entries = [NewEntry(.turnCompleted, position, ("output", output))]
         case .failure(let error as Interrupted):
             said = error.partial
@@ -198,38 +217,44 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         case .failure(let error): entries = [NewEntry(.turnFailed, position, ("error", StepFailure(error).journal))]
         }
         // Whoever wanted to interrupt finds nothing left to interrupt; with a text it becomes the next message.
-        let late = state.inbox.filter { $0.kind == .interrupt && ($0.body["text"] == nil || $0.body["if_turn"] != nil) }
+        let late = state.inbox.filter {
+            $0.kind == .interrupt && condition($0) == .holds && ($0.body["text"] == nil || $0.body["if_turn"] != nil)
+        }
         entries += late.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "turn_ended") }
         Failpoint.pass("turn.end")
-        endTurn(core, entries, decides: late.map(\.offset), state: completed?.state, said: said.map { (input.messageText, $0) }) { [self] in
+        let isCompleted = entries[0].kind == .turnCompleted
+        if core.cancellation != nil { said = nil }
+        endTurn(
+            core, entries, decides: late.map(\.offset), state: isCompleted ? completed?.state : nil,
+            said: said.map { (input.messageText, $0) }
+        ) { [self] in
             end(core, input, result)
         }
     }
 
-    /// Commits the end of a turn; the first entry that ends one counts. With `again`, an entry that wants to stop the turn and stands before
-    /// this one is decided first, and then it is tried again.
-    func endTurn(
-        _ core: TurnCore, _ entries: [NewEntry], decides: [UInt64], timers: [Bytes] = [], state newState: JSON? = nil,
-        said: (input: String, output: String)? = nil, again: (@Sendable () -> Void)? = nil
+    /// Commits the end of a turn; the first entry that ends one counts. An entry that wants to stop the turn and stands before this one is
+    /// decided first, and then it is tried `again`.
+    private func endTurn(
+        _ core: TurnCore, _ entries: [NewEntry], decides: [UInt64], state newState: JSON?, said: (input: String, output: String)?,
+        again: @escaping @Sendable () -> Void
     ) {
         state.isBusy = true
         let end = entries.firstIndex { $0.kind.endsTurn }!
-        append(entries, epoch: .holds(core.epoch), decides: decides, yieldsTo: again == nil ? [] : [.interrupt, .cancel]) {
+        append(entries, epoch: .holds(core.epoch), decides: decides, yieldsTo: [.interrupt, .cancel]) {
             stage, channel, offsets in
             if let newState, newState != .object([]) { stage.put(.states, channel.id.key(offsets[end]), newState.bytes) }
-            for timer in timers { stage.delete(.timers, timer) }
             channel.move(to: .idle, turn: nil, in: &stage)
         } yield: { [self] in
             state.isBusy = false
             core.withdrawEnd(TurnCore.turnEnd)
             react()
-            if isCurrent(core), !state.isBusy { again?() }
+            if !state.isBusy { again() }
         } then: { [self] appended in
-            state.isBusy = false
+            (state.isBusy, state.isCancelling) = (false, false)
             core.fence(Fenced())
             stopSteps()
             state.core = nil
-            state.lastEnd = appended.offsets[end]
+            (state.lastEnd, state.lastTurn) = (appended.offsets[end], core.turn)
             if let newState { state.saved = newState }
             if let said { remember(HistoryItem(input: said.input, output: said.output, offsets: core.turn...appended.offsets[end])) }
             for item in state.inbox where decides.contains(item.offset) { remove(item) }
@@ -342,6 +367,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     func isCurrent(_ core: TurnCore) -> Bool { state.core === core && !core.isFenced && !state.isGone }
 
     var core: TurnCore? { state.core }
+
+    var isCancelling: Bool {
+        get { state.isCancelling }
+        set { state.isCancelling = newValue }
+    }
 
     /// Whether the turn's start or its taking up again is being written.
     var isBeginning: Bool { state.isBusy || state.isStalled }

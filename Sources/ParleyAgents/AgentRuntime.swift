@@ -14,9 +14,11 @@ package final class AgentRuntime: Sendable {
     package let idleAfter: Duration
     let stepExecutor: StepExecutor
     var timers: TimerService { timerService.withLock { $0! } }
+    var follows: FollowService { followService.withLock { $0! } }
 
     private let agents: [String: AnyAgent]
     private let timerService = Mutex<TimerService?>(nil)
+    private let followService = Mutex<FollowService?>(nil)
     private let activations = Mutex<[String: Activation]>([:])
     private let draining = Atomic<Bool>(false)
     private let bodies = Atomic<Int>(0)
@@ -36,6 +38,8 @@ package final class AgentRuntime: Sendable {
         stepExecutor = StepExecutor(world: world)
         let timers = TimerService(log: channels.log, world: world) { [weak self] name, id, timer in self?.timerDue(name, id, timer) }
         timerService.withLock { $0 = timers }
+        let follows = FollowService(channels: channels, world: world) { [weak self] name in self?.wake(name) }
+        followService.withLock { $0 = follows }
     }
 
     /// The kinds of agents there are, sorted.
@@ -70,7 +74,10 @@ package final class AgentRuntime: Sendable {
             }
         }
         try timers.start()
+        try follows.start()
     }
+
+    private func wake(_ name: String) { activate(name) { $0.wake(upTo: 0) } }
 
     private static let recoveriesAtOnce = 8
 
@@ -212,7 +219,12 @@ extension AgentRuntime: InputObserver {
         activate(channel.name) { $0.wake(upTo: offsets.upperBound) }
     }
 
-    package func channelDeleted(_ channel: Channel) { activations.withLock { $0[channel.name] }?.deleted() }
+    package func channelDeleted(_ channel: Channel) {
+        timers.channelDeleted(channel.id, channels.writer)
+        follows.endAll(of: channel.name)
+        // In memory may be its successor already.
+        if let activation = activations.withLock({ $0[channel.name] }), activation.channel.id == channel.id { activation.deleted() }
+    }
 }
 
 /// An agent's name: `agents/<kind>/<id>` is its channel.

@@ -30,6 +30,10 @@ package struct InputEntry: Sendable {
         }
         try members.check(for: kind)
         id = try InputEntry.checked(members.id)
+        for (name, value) in members.conditions where value.string.flatMap({ Offset(token: $0) }) == nil {
+            let found = value.string.map { "'\($0.prefix(64))'" } ?? value.kindName
+            throw ChannelError("invalid_entry", "'\(name)' is \(found); expected an offset of this channel.")
+        }
         var body = Bytes("\"by\":".utf8)
         JSON.write(string: principal, to: &body)
         body.append(contentsOf: members.kept)
@@ -66,6 +70,8 @@ package struct InputEntry: Sendable {
 private struct Members {
     var type: JSON?
     var id: JSON?
+    /// What must hold for it to count.
+    var conditions: [(name: String, value: JSON)] = []
     /// The values of what some type requires; anything but a short value is there as `.null` only.
     private var strings: Set<String> = []
     private var present: Set<String> = []
@@ -91,10 +97,11 @@ private struct Members {
         default:
             let isString = scanner.next(is: "\"")
             let range: Range<Int>
-            if name == "id" {
+            if ["id", "if_turn", "if_offset"].contains(name) {
                 let start = scanner.position
-                id = try scanner.value()
+                let value = try scanner.value()
                 range = start..<scanner.position
+                if name == "id" { id = value } else { conditions.append((name, value)) }
             } else {
                 range = try scanner.skip()
             }

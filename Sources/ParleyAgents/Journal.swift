@@ -15,6 +15,8 @@ package struct Journal: Sendable {
         package var path: String
         package var outcome: StepOutcome
         package var at: Timestamp
+        /// It is no step's: the turn was cancelled here, for this reason.
+        package var cancellation: JSON?
     }
 
     /// A step that was begun and has no result.
@@ -60,6 +62,9 @@ package struct Journal: Sendable {
         case .turnStarted:
             seed = frame.body["seed"]?.string.flatMap { UInt64($0, radix: 16) } ?? 0
             startedAt = at
+        case .supervision where frame.body["action"] == "cancel":
+            completions.append(
+                Completion(path: "", outcome: .failed(.cancelled), at: at, cancellation: frame.body["reason"] ?? .null))
         case .supervision: restarts += 1
         case .agentStalled: isStalled = true
         case .emit: emits += 1
@@ -107,6 +112,8 @@ package struct SavedText: Sendable, Equatable {
     /// How many pieces the upstream sent of it: about as many tokens.
     package var pieces = 0
     package var hasReasoning = false
+    /// The model had gone on to something else than text: the calls of tools.
+    package var isTextOver = false
 
     package init() {}
 
@@ -115,6 +122,7 @@ package struct SavedText: Sendable, Equatable {
             hasReasoning = true
             return
         }
+        if delta.delta.isEmpty { isTextOver = true }
         text.append(contentsOf: delta.delta)
         pieces += Int(delta.pieces)
     }

@@ -72,15 +72,20 @@ public struct ModelUsage: Sendable, Codable, Equatable {
 /// One request to a model.
 public struct ModelRequest: Sendable {
     public var messages: [ModelMessage]
+    /// What the model may call.
+    public var tools: [ToolDefinition]
     public var options: ModelOptions
     /// The beginning of the answer, to go on from; the model must not repeat it.
     public var continuing: String?
     /// The same over all attempts of a step.
     public var idempotencyKey: String?
 
-    public init(messages: [ModelMessage], options: ModelOptions = ModelOptions(), continuing: String? = nil, idempotencyKey: String? = nil)
-    {
+    public init(
+        messages: [ModelMessage], tools: [ToolDefinition] = [], options: ModelOptions = ModelOptions(), continuing: String? = nil,
+        idempotencyKey: String? = nil
+    ) {
         self.messages = messages
+        self.tools = tools
         self.options = options
         self.continuing = continuing
         self.idempotencyKey = idempotencyKey
@@ -92,6 +97,10 @@ public struct ModelMessage: Sendable, Codable, Equatable {
 
     public var role: Role
     public var text: String
+    /// What an assistant's message called.
+    public var toolCalls: [ToolCall] = []
+    /// Which call a tool's message is the result of.
+    public var toolCallID: String?
     /// The offset of the entry of the agent's own channel that holds the text, when one does: then the journal refers to it by that.
     package var source: String?
 
@@ -103,6 +112,20 @@ public struct ModelMessage: Sendable, Codable, Equatable {
     public static func system(_ text: String) -> ModelMessage { ModelMessage(.system, text) }
     public static func user(_ text: String) -> ModelMessage { ModelMessage(.user, text) }
     public static func assistant(_ text: String) -> ModelMessage { ModelMessage(.assistant, text) }
+
+    /// What the model wrote before it called tools, and what it called.
+    public static func assistant(_ text: String, calls: [ToolCall]) -> ModelMessage {
+        var message = ModelMessage(.assistant, text)
+        message.toolCalls = calls
+        return message
+    }
+
+    /// What a call gave.
+    public static func result(_ text: String, of call: ToolCall) -> ModelMessage {
+        var message = ModelMessage(.tool, text)
+        message.toolCallID = call.id
+        return message
+    }
 }
 
 /// How to sample and where to stop; `nil` leaves it to the model.

@@ -105,6 +105,7 @@ final class ModelAttempt: ModelSink, Sendable {
             case .reasoning(let text):
                 if let entry = addReasoning(Bytes(text.utf8), &state) { hold(entry, &state) }
             case .toolCall(let index, let id, let name, let arguments):
+                endText(&state)
                 while state.toolCalls.count <= min(index, 127) { state.toolCalls.append(ToolCallInProgress()) }
                 guard state.toolCalls.indices.contains(index) else { break }
                 if let id { state.toolCalls[index].id = id }
@@ -145,6 +146,14 @@ final class ModelAttempt: ModelSink, Sendable {
         state.saved.text.append(contentsOf: delta)
         state.saved.pieces += 1
         return NewEntry(text: text, at: position)
+    }
+
+    /// A call of a tool has begun: a text that it follows is not to be gone on with after a crash, which an empty piece says.
+    private func endText(_ state: inout State) {
+        guard !state.saved.text.isEmpty, !state.saved.isTextOver else { return }
+        state.saved.isTextOver = true
+        hold(NewEntry(text: TextDelta(index: UInt64(state.saved.text.count), pieces: 0, delta: []), at: position), &state)
+        hold(nil, &state)
     }
 
     private func addReasoning(_ delta: Bytes, _ state: inout State) -> NewEntry? {

@@ -9,6 +9,11 @@ extension ModelRequest {
             bytes.append(message.role.rawValue)
             bytes.append(0)
             bytes.append(message.text)
+            if message.hasForm { bytes.append(contentsOf: message.content) }
+        }
+        if !tools.isEmpty {
+            bytes.append(0)
+            bytes.append(contentsOf: toolsContent)
         }
         bytes.append(0)
         bytes.append(contentsOf: ((try? JSON(encoding: options)) ?? .null).bytes)
@@ -23,16 +28,32 @@ extension ModelRequest {
         let parts = messages.map { message in
             JSON.compact(
                 ("role", .string(message.role.rawValue)),
-                ("sha256", message.source == nil ? .string(SHA256.hex(Bytes(message.text.utf8))) : nil),
+                ("sha256", message.source == nil ? .string(SHA256.hex(message.content)) : nil),
                 ("offset", message.source.map { .string($0) }))
         }
         return JSON.compact(
             ("sha256", digest.map { .string($0) }), ("model", .string(model)), ("parts", .array(parts)),
+            ("tools", tools.isEmpty ? nil : .string(SHA256.hex(toolsContent))),
             ("options", (try? JSON(encoding: options)).flatMap { $0 == .object([]) ? nil : $0 }))
     }
 
     /// The content that the journal refers to by hash and that stands nowhere else in the channel.
     var contentByHash: [(digest: Bytes, content: Bytes)] {
-        messages.filter { $0.source == nil }.map { (SHA256.digest(Bytes($0.text.utf8)), Bytes($0.text.utf8)) }
+        let contents = messages.filter { $0.source == nil }.map(\.content) + (tools.isEmpty ? [] : [toolsContent])
+        return contents.map { (SHA256.digest($0), $0) }
+    }
+
+    private var toolsContent: Bytes { ((try? JSON(encoding: tools)) ?? .null).canonical }
+}
+
+extension ModelMessage {
+    /// Whether it is more than a text.
+    fileprivate var hasForm: Bool { !toolCalls.isEmpty || toolCallID != nil }
+
+    /// What the journal keeps of it: the text, or a JSON object where there is more than that.
+    fileprivate var content: Bytes {
+        guard hasForm else { return Bytes(text.utf8) }
+        let calls = toolCalls.isEmpty ? nil : try? JSON(encoding: toolCalls)
+        return JSON.compact(("text", .string(text)), ("tool_calls", calls), ("tool_call_id", toolCallID.map { .string($0) })).canonical
     }
 }

@@ -19,5 +19,8 @@ public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
         self.data = data
     }
 
+    /// The turn was cancelled, or its program cancelled the step.
+    static let cancelled = StepFailure(code: "cancelled", message: "the turn or its program cancelled the step", retryable: false)
+
     public var description: String { "\(code): \(message)" }
 }

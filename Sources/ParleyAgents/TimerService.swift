@@ -21,6 +21,10 @@ package struct DueTimer: Sendable, Hashable {
         return key
     }
 
+    static func channel(ofKey key: Bytes) -> ChannelID {
+        ChannelID(partition: key.readBigEndian(at: 0), number: key.readBigEndian(at: 10))
+    }
+
     init(turn: UInt64, path: String, due: Timestamp) {
         self.turn = turn
         self.path = path
@@ -94,6 +98,14 @@ final class TimerService: Sendable {
     func remove(_ key: Bytes, _ writer: GroupCommit) {
         // Refused, the next process finds the row again.
         try? writer.submit(TimerRemoval(key: key, timers: self))
+    }
+
+    /// Removes the rows of timers that have rung for a channel that is gone: whoever was to settle them is gone with it. Those that have not
+    /// rung yet are removed when they do.
+    func channelDeleted(_ id: ChannelID, _ writer: GroupCommit) {
+        let keys = state.withLock { $0.underWay.filter { DueTimer.channel(ofKey: $0) == id } }
+        // Sorted, so that a simulated run follows from its seed.
+        for key in keys.sorted(by: { $0.lexicographicallyPrecedes($1) }) { remove(key, writer) }
     }
 
     private func ring() {

@@ -8,6 +8,8 @@ public import ParleySystem
 public struct Turn: Sendable {
     let core: TurnCore
     let scope: Scope
+    /// A cancelled turn leaves its steps alone.
+    var isShielded = false
 
     // MARK: What is the same on every replay
 
@@ -61,8 +63,22 @@ public struct Turn: Sendable {
     ) async throws -> Value {
         let path = try scope.next(name)
         let work = StepRequest.Work.body(contract, retry) { context in try JSON(encoding: try await body(context)) }
-        let body = try await core.perform(StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: work))
+        let body = try await perform(StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: work))
         return try (body["result"] ?? .null).decode(Value.self)
+    }
+
+    /// Does `body` once, which gives nothing.
+    public func step(
+        _ name: String, _ contract: StepContract = .atLeastOnce, retry: RetryPolicy = .standard, file: StaticString = #fileID,
+        line: UInt = #line,
+        _ body: @escaping @Sendable (StepContext) async throws -> Void
+    ) async throws {
+        let path = try scope.next(name)
+        let work = StepRequest.Work.body(contract, retry) { context in
+            try await body(context)
+            return .null
+        }
+        _ = try await perform(StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: work))
     }
 
     /// Has `model` answer `messages`, streaming into the channel as `text` entries.
@@ -71,16 +87,20 @@ public struct Turn: Sendable {
     /// readers saw of the first.
     ///
     /// - Throws: ``StepFailure`` with the model's code once no attempt is left, else as ``step(_:_:retry:file:line:_:)``.
+    ///
+    /// - Parameter tools: What it may call: the calls are in what it gives, and are for the program to make; ``respond(_:_:_:tools:options:rounds:retry:file:line:)``
+    ///   makes them.
     public func generate(
-        _ name: String, _ model: any Model, _ messages: [ModelMessage], options: ModelOptions = ModelOptions(),
-        retry: RetryPolicy = .standard,
-        file: StaticString = #fileID, line: UInt = #line
+        _ name: String, _ model: any Model, _ messages: [ModelMessage], tools: [Tool] = [], options: ModelOptions = ModelOptions(),
+        retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Generation {
         let path = try scope.next(name)
-        let request = ModelRequest(messages: messages, options: options, idempotencyKey: core.owner.idempotencyKey(core.turn, path))
+        let request = ModelRequest(
+            messages: messages, tools: tools.map(\.definition), options: options,
+            idempotencyKey: core.owner.idempotencyKey(core.turn, path))
         let step = StepRequest(
             path: path, kind: .model, digest: request.digest(model.name), source: "\(file):\(line)", work: .model(model, request, retry))
-        let generation = Generation(journal: try await core.perform(step))
+        let generation = Generation(journal: try await perform(step))
         if generation.finishReason == "interrupted", generation.redirection == nil { throw Interrupted(partial: generation.text) }
         return generation
     }
@@ -104,7 +124,7 @@ public struct Turn: Sendable {
     /// Waits until `instant`.
     public func sleep(until instant: Timestamp, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line) async throws {
         let path = try scope.next(name)
-        _ = try await core.perform(StepRequest(path: path, kind: .sleep, source: "\(file):\(line)", work: .sleep(until: instant)))
+        _ = try await perform(StepRequest(path: path, kind: .sleep, source: "\(file):\(line)", work: .sleep(until: instant)))
     }
 
     /// Waits until somebody sends a `signal` of that name, and gives its data. A signal that came before is kept until it is waited for.
@@ -119,7 +139,7 @@ public struct Turn: Sendable {
         let path = try scope.next(signal)
         let members = match.sorted { $0.key < $1.key }.map { JSON.Member($0.key, $0.value) }
         let work = StepRequest.Work.wait(signal: signal, match: members, until: timeout.map { now.advanced(by: $0) })
-        return try await core.perform(StepRequest(path: path, kind: .wait, source: "\(file):\(line)", work: work))["result"] ?? .null
+        return try await perform(StepRequest(path: path, kind: .wait, source: "\(file):\(line)", work: work))["result"] ?? .null
     }
 
     /// Asks a person whether `action` may be done with exactly these arguments, and waits for the answer.
@@ -132,18 +152,63 @@ public struct Turn: Sendable {
     public func approval<Arguments: Encodable>(
         _ action: String, of arguments: Arguments, expires: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> String {
-        let path = try scope.next(action)
-        let arguments = try JSON(encoding: arguments)
+        try await approval(action, at: action, of: try JSON(encoding: arguments), expires: expires, file: file, line: line)
+    }
+
+    @discardableResult
+    func approval(
+        _ action: String, at name: String, of arguments: JSON, expires: Duration?, file: StaticString, line: UInt
+    ) async throws -> String {
+        let path = try scope.next(name)
         let request = StepRequest(
             path: path, kind: .approval, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)",
             work: .approval(action: action, arguments: arguments, until: expires.map { now.advanced(by: $0) }))
-        return try await core.perform(request)["result"]?["decided_by"]?.string ?? ""
+        return try await perform(request)["result"]?["decided_by"]?.string ?? ""
     }
 
     /// Publishes `data` on the channel as an `emit` entry.
     public func emit<Value: Encodable>(_ name: String, _ data: Value) throws {
         _ = try scope.claim(name)
-        try core.emit(NewEntry(.emit, Position(turn: core.turn), ("name", .string(name)), ("data", try JSON(encoding: data))))
+        let entry = NewEntry(.emit, Position(turn: core.turn), ("name", .string(name)), ("data", try JSON(encoding: data)))
+        try core.emit(entry, isShielded: isShielded)
+    }
+
+    func perform(_ request: StepRequest) async throws -> JSON {
+        var request = request
+        request.isShielded = isShielded
+        return try await core.perform(request)
+    }
+
+    // MARK: Cancelled turns
+
+    /// Runs `body` in a task of its own that neither a cancel nor an interrupt reaches, and gives what it gives: for what must be finished
+    /// once it is begun, and for what there is to do after a cancel.
+    ///
+    /// In a cancelled turn every other step throws ``StepFailure`` `cancelled`, the ones under way and all later ones.
+    public func shielded<Result: Sendable>(
+        _ name: String = "shielded", _ body: @escaping @Sendable (Turn) async throws -> Result
+    ) async throws -> Result {
+        var turn = child(try scope.next(name))
+        turn.isShielded = true
+        return try await Task(executorPreference: core.lane) { [turn] in try await body(turn) }.value
+    }
+
+    /// Has `body` run should the turn fail or be cancelled: the way back from what it has done until then.
+    ///
+    /// Call it before the step that it undoes, whose effect may have happened even though the step failed; so it must cope with nothing to
+    /// undo. Compensations run as steps, the latest first, shielded; then the turn ends. One that fails for good does not keep
+    /// the others from running; the turn then fails with `compensation_failed`, which names it.
+    public func compensate(
+        _ name: String, retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line,
+        _ body: @escaping @Sendable (StepContext) async throws -> Void
+    ) throws {
+        let work = StepRequest.Work.body(.atLeastOnce, retry) { context in
+            try await body(context)
+            return .null
+        }
+        var request = StepRequest(path: try scope.next(name), kind: .step, source: "\(file):\(line)", work: work)
+        request.isShielded = true
+        core.compensate(request)
     }
 
     // MARK: Tasks
@@ -151,17 +216,18 @@ public struct Turn: Sendable {
     /// A scope of its own for a child task: its steps are numbered apart from everybody else's.
     ///
     /// Call it before the task starts; the first task that uses the scope owns it.
-    public func scope(_ name: String) throws -> Turn { Turn(core: core, scope: Scope(prefix: try scope.next(name) + "/")) }
+    public func scope(_ name: String) throws -> Turn { child(try scope.next(name)) }
+
+    private func child(_ path: String) -> Turn { Turn(core: core, scope: Scope(prefix: path + "/"), isShielded: isShielded) }
 
     /// Runs `body` for all items at once, each in a scope of its own, and returns the results in the order of the items.
     public func map<Item: Sendable, Result: Sendable>(
         _ name: String, _ items: [Item], _ body: @escaping @Sendable (Item, Turn) async throws -> Result
     ) async throws -> [Result] {
         let prefix = try scope.next(name)
-        let core = core
         return try await withThrowingTaskGroup(of: (Int, Result).self) { group in
             for (index, item) in items.enumerated() {
-                let turn = Turn(core: core, scope: Scope(prefix: "\(prefix)/\(index)/"))
+                let turn = child("\(prefix)/\(index)")
                 group.addTask { (index, try await body(item, turn)) }
             }
             var results: [(Int, Result)] = []
@@ -207,6 +273,8 @@ public struct Generation: Sendable, Equatable {
     public var usage: ModelUsage?
     /// How many tokens of it had been saved before a crash and were not bought again.
     public var recoveredTokens: Int
+    /// What it wants to have called, in its order.
+    public var toolCalls: [ToolCall]
     /// What people said meanwhile that joined the request, oldest first: part of the conversation from here on.
     public var steers: [String]
     /// What was said by whoever interrupted it: the text is what there was until then.
@@ -217,6 +285,7 @@ public struct Generation: Sendable, Equatable {
         finishReason = journal["finish_reason"]?.string ?? ""
         usage = journal["usage"].flatMap { try? $0.decode(ModelUsage.self) }
         recoveredTokens = Int(journal["recovered_tokens"]?.integer ?? 0)
+        toolCalls = journal["tool_calls"]?.array?.map { ToolCall(journal: $0) } ?? []
         steers = journal["steered"]?.array?.compactMap { $0["text"]?.string } ?? []
         redirection = journal["redirection"]?.string
     }

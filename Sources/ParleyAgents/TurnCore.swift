@@ -15,6 +15,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     let epoch: UInt64
     let history: [HistoryItem]
     private var state: State
+    private var end: (@Sendable (Outcome) -> Void)?
     /// Steps whose end has been handed to the log: a step has one, whoever comes first.
     private let ended = Mutex<Set<String>>([])
 
@@ -32,6 +33,21 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         var random: SplitMix64
         var fence: (any Error)?
         var root: Task<Void, Never>?
+        /// Why it was cancelled, once it was.
+        var cancellation: JSON?
+        var phase = Phase.running
+        var compensations: [StepRequest] = []
+        var failedCompensations: [String] = []
+    }
+
+    private typealias Outcome = Result<(output: JSON, state: JSON), any Error>
+
+    private enum Phase {
+        case running
+        /// The program has ended.
+        case ended(Outcome)
+        case compensating(Outcome)
+        case compensated(Outcome)
     }
 
     init(owner: any TurnOwner, lane: Lane, turn: UInt64, epoch: UInt64, journal: Journal, history: [HistoryItem]) {
@@ -49,24 +65,82 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         end: @escaping @Sendable (Result<(output: JSON, state: JSON), any Error>) -> Void
     ) {
         let turn = Turn(core: self, scope: Scope(prefix: ""))
+        self.end = end
         state.root = Task(executorPreference: lane) {
-            let result: Result<(output: JSON, state: JSON), any Error>
-            do { result = .success(try await program(turn)) } catch { result = .failure(error) }
-            self.lane.deliver { self.ended(result, end) }
+            do { self.ended(.success(try await program(turn))) } catch { self.ended(.failure(error)) }
         }
         for completion in state.journal.completions { lane.deliver { self.release(completion) } }
         lane.deliver { self.goLive() }
     }
 
-    private func ended(
-        _ result: Result<(output: JSON, state: JSON), any Error>, _ end: (Result<(output: JSON, state: JSON), any Error>) -> Void
-    ) {
+    /// The program has ended.
+    private func ended(_ result: Outcome) {
+        guard state.fence == nil else { return }
+        state.phase = .ended(result)
+        conclude()
+    }
+
+    /// Ends the turn, or first takes back what it did: at the same place in the log on the first run and on a replay.
+    private func conclude() {
+        switch state.phase {
+        case .ended(let result) where mustCompensate(result):
+            state.phase = .compensating(result)
+            // In a task of its own: the program's may be cancelled.
+            Task(executorPreference: lane) { await self.compensate(result) }
+        case .ended(let result), .compensated(let result): lane.deliver { self.report(result) }
+        case .running, .compensating: break
+        }
+    }
+
+    private func mustCompensate(_ result: Outcome) -> Bool {
+        guard !state.compensations.isEmpty else { return false }
+        if case .failure(let error) = result, !(error is Interrupted) { return true }
+        return state.cancellation != nil
+    }
+
+    private func compensate(_ result: Outcome) async {
+        while let request = state.compensations.popLast() {
+            do { _ = try await perform(request) } catch {
+                guard state.fence == nil else { return }
+                state.failedCompensations.append(request.path)
+            }
+        }
+        guard state.fence == nil else { return }
+        state.phase = .compensated(result)
+        conclude()
+    }
+
+    private func report(_ result: Outcome) {
+        // Cancelled meanwhile, it is reported again when what there is to take back has been.
+        if case .compensating = state.phase { return }
         guard state.fence == nil else { return }
         if let missed = unmatchedStart {
             stall(.mismatch(expected: missed, found: "the end of the turn"), at: nil)
             return
         }
-        end(result)
+        end?(result)
+    }
+
+    // MARK: Being cancelled
+
+    /// The turn was cancelled, and that is durable: what is not shielded ends. On the lane.
+    func cancelled(_ reason: JSON, at: Timestamp) {
+        guard state.fence == nil, state.cancellation == nil else { return }
+        state.cancellation = reason
+        state.now = max(state.now, at)
+        state.root?.cancel()
+        conclude()
+    }
+
+    /// Why it was cancelled; `nil` unless it was.
+    var cancellation: JSON? { state.cancellation }
+
+    /// The steps that were to take something back, and failed.
+    var failedCompensations: [String] { state.failedCompensations }
+
+    func compensate(_ request: StepRequest) {
+        requireLane()
+        state.compensations.append(request)
     }
 
     // MARK: What the program asks for
@@ -85,7 +159,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     /// Has the step done, or its recorded result found; returns when it stands in the log and it is its turn.
     func perform(_ request: StepRequest) async throws -> JSON {
         requireLane()
-        if let fence = state.fence { throw fence }
+        try checkRunning(isShielded: request.isShielded)
         let isKnown = try match(request)
         return try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
@@ -127,11 +201,16 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     var isReplaying: Bool { state.isReplaying }
 
     /// Publishes an entry that needs no result. The program publishes in one order only, so the journal's count tells which are there.
-    func emit(_ entry: NewEntry) throws {
+    func emit(_ entry: NewEntry, isShielded: Bool) throws {
         requireLane()
-        if let fence = state.fence { throw fence }
+        try checkRunning(isShielded: isShielded)
         state.emitted += 1
         if state.emitted > state.emitsInJournal { owner.append(self, [entry]) }
+    }
+
+    private func checkRunning(isShielded: Bool) throws {
+        if let fence = state.fence { throw fence }
+        if state.cancellation != nil, !isShielded { throw StepFailure.cancelled }
     }
 
     /// Compares what the program asks for with the next start the journal has. Starts come in one order only, so the first difference is
@@ -160,6 +239,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
 
     private func release(_ completion: Journal.Completion) {
         guard state.fence == nil else { return }
+        if let reason = completion.cancellation { return cancelled(reason, at: completion.at) }
         guard state.waits[completion.path] != nil else {
             stall(.mismatch(expected: "the end of step '\(completion.path)'", found: "a program that does not wait for it"), at: nil)
             return
@@ -228,6 +308,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         for (_, wait) in state.waits.sorted(by: { $0.key < $1.key }) { wait.continuation.resume(throwing: error) }
         state.waits = [:]
         state.root?.cancel()
+        end = nil
     }
 
     func requireLane() {
@@ -246,6 +327,10 @@ struct StepRequest: Sendable {
     /// Where in the program: `File.swift:12`.
     var source: String
     var work: Work
+    /// What else its start says of it, beside the digest.
+    var details: [JSON.Member] = []
+    /// Neither a cancel nor an interrupt reaches it.
+    var isShielded = false
 
     enum Work: Sendable {
         case body(StepContract, RetryPolicy, @Sendable (StepContext) async throws -> JSON)
@@ -254,16 +339,21 @@ struct StepRequest: Sendable {
         /// For a signal of that name whose data has these members.
         case wait(signal: String, match: [JSON.Member], until: Timestamp?)
         case approval(action: String, arguments: JSON, until: Timestamp?)
+        /// For entries of another channel behind `after`.
+        case follow(channel: String, after: UInt64, until: Timestamp?)
     }
 
     /// When it ends by itself.
     var due: Timestamp? {
         switch work {
         case .sleep(let instant): instant
-        case .wait(_, _, let instant), .approval(_, _, let instant): instant
+        case .wait(_, _, let instant), .approval(_, _, let instant), .follow(_, _, let instant): instant
         case .body, .model: nil
         }
     }
+
+    /// What was asked for, as its start has it.
+    var asked: JSON? { digest.map { .object((["sha256": .string($0)] as JSON).members! + details) } }
 
     var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
 }
@@ -283,6 +373,8 @@ private struct StepWait {
 protocol TurnOwner: AnyObject, Sendable {
     var channelName: String { get }
     func idempotencyKey(_ turn: UInt64, _ path: String) -> String
+    /// The offset at which another channel ends now.
+    func tail(of channel: String) throws -> String
     /// Starts a step that the journal does not know. On the lane.
     func begin(_ core: TurnCore, _ request: StepRequest, attempt: UInt32)
     /// Goes on with a step that was begun before a crash. On the lane.

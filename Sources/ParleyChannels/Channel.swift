@@ -141,7 +141,8 @@ extension Channel {
         if staged.frames.isEmpty { staged.first = staged.head }
         let start = staged.frames.count
         entry.write(to: &staged.frames, at: staged.lastAt)
-        if case .text(let text) = entry.content, let position = entry.position {
+        // An empty piece says that the text is over: it stays an entry of its own.
+        if case .text(let text) = entry.content, let position = entry.position, !text.delta.isEmpty {
             staged.openText = (start, position, text.part, text.index + UInt64(text.delta.count))
         } else {
             staged.openText = nil
@@ -151,7 +152,7 @@ extension Channel {
 
     private func merge(_ entry: NewEntry) -> Bool {
         guard case .text(let text) = entry.content, let open = staged.openText, open.position == entry.position, open.part == text.part,
-            open.end == text.index, text.continuesAt == nil
+            open.end == text.index, text.continuesAt == nil, !text.delta.isEmpty
         else { return false }
         staged.frames.append(contentsOf: text.delta)
         Frame.setLength(of: open.start, in: &staged.frames)

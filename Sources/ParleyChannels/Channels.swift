@@ -155,6 +155,8 @@ extension Channels {
         for family in [Family.log, .states, .inbox, .producers, .idempotency, .outbox, .big] {
             stage.delete(family, from: lower, to: upper)
         }
+        let follows = AgentIndex.follows(of: channel.id)
+        stage.delete(.index, from: follows.lower, to: follows.upper)
         stage.delete(.channels, channel.id.key)
         let nameKey = Placement.nameKey(channel.name)
         if tombstone {

@@ -1,14 +1,17 @@
+internal import ParleyHTTP
 internal import ParleySystem
 
 /// `parley steer <kind>/<id> "text"`: says something to the turn under way.
 enum SteerCommand: Command {
     static let name = "steer"
     static let summary = "say something that joins the turn before its next model call"
-    static let usage = "usage: parley steer <kind>/<id> \"text\" [--key <idempotency key>] [--server <url>]"
+    static let usage = "usage: parley steer <kind>/<id> \"text\" [--if-turn <offset>] [--key <idempotency key>] [--server <url>]"
     static let help = """
         \(usage)
 
         With no turn under way, or when no call comes any more, it becomes the next message.
+
+        \(ControlEntry.conditions)
         """
     static let options = ControlEntry.options
 
@@ -21,8 +24,9 @@ enum SteerCommand: Command {
 enum InterruptCommand: Command {
     static let name = "interrupt"
     static let summary = "stop what an agent does now, and keep what it wrote"
-    static let usage = "usage: parley interrupt <kind>/<id> [\"what to do instead\"] [--key <idempotency key>] [--server <url>]"
-    static let help = usage
+    static let usage =
+        "usage: parley interrupt <kind>/<id> [\"what to do instead\"] [--if-turn <offset>] [--key <idempotency key>] [--server <url>]"
+    static let help = "\(usage)\n\n\(ControlEntry.conditions)"
     static let options = ControlEntry.options
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
@@ -35,8 +39,8 @@ enum InterruptCommand: Command {
 enum CancelCommand: Command {
     static let name = "cancel"
     static let summary = "cancel the turn and everything under way in it"
-    static let usage = "usage: parley cancel <kind>/<id> [\"reason\"] [--key <idempotency key>] [--server <url>]"
-    static let help = usage
+    static let usage = "usage: parley cancel <kind>/<id> [\"reason\"] [--if-turn <offset>] [--key <idempotency key>] [--server <url>]"
+    static let help = "\(usage)\n\n\(ControlEntry.conditions)"
     static let options = ControlEntry.options
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
@@ -87,14 +91,24 @@ enum SignalCommand: Command {
 
 /// Sends an entry that is no message, and says what became of it.
 enum ControlEntry {
-    static let options: [CommandOption] = [.value("key"), .value("server")]
+    static let options: [CommandOption] = [.value("if-turn"), .value("if-offset"), .value("key"), .value("server")]
+
+    static let conditions = """
+          --if-turn <offset>      only if that turn (the offset of its message) still runs
+          --if-offset <offset>    only if nothing has come into the channel after that entry
+          --key <key>             makes a repeat harmless
+        """
 
     /// Waits for the receipt and says what it says; one that says no makes the exit status 1.
     static func send(_ type: String, _ members: [(String, JSON?)], _ arguments: Arguments) throws -> ExitStatus {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
         let client = try Client(arguments)
+        let conditions = [("if_turn", arguments["if-turn"]), ("if_offset", arguments["if-offset"])].map { name, value in
+            (name, value.map { JSON.string($0) })
+        }
         let body = JSON.object(
-            [JSON.Member("type", .string(type))] + members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
+            [JSON.Member("type", .string(type))]
+                + (members + conditions).compactMap { name, value in value.map { JSON.Member(name, $0) } })
         let offset = try MessageArgument.append(body, to: channel, client, key: arguments["key"])
         Terminal.output(offset + "\n")
         // A signal, and an interrupt that finds nothing to stop, may wait for long: what is decided is said, the rest is in the log.
@@ -130,11 +144,18 @@ enum ApprovalChoice {
 
     static func send(_ type: String, _ arguments: Arguments) throws -> ExitStatus {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
-        let approval = try arguments.positional.count > 1 ? arguments.positional[1] : open(channel, Client(arguments))
+        let client = try Client(arguments)
+        let approval = try arguments.positional.count > 1 ? arguments.positional[1] : open(channel, client)
+        var digest = arguments["args-sha256"]
+        if let request = try request(approval, channel, client) {
+            // What is decided is what was shown: should it be something else by now, it is refused.
+            Terminal.error("\(request["action"]?.string ?? "") \(request["args"]?.text ?? "")")
+            digest = digest ?? request["args_sha256"]?.string
+        }
         return try ControlEntry.send(
             type,
             [
-                ("approval", .string(approval)), ("args_sha256", arguments["args-sha256"].map { .string($0) }),
+                ("approval", .string(approval)), ("args_sha256", digest.map { .string($0) }),
                 ("reason", arguments["reason"].map { .string($0) }),
             ],
             arguments)
@@ -150,6 +171,19 @@ enum ApprovalChoice {
         guard let only = open.first else { throw FollowError("nothing waits for approval.") }
         guard open.count == 1 else { throw FollowError("several approvals are open; name one: \(open.joined(separator: ", "))") }
         return only
+    }
+
+    /// What was asked: the newest request of that name.
+    private static func request(_ approval: String, _ channel: String, _ client: Client) throws -> JSON? {
+        var found: JSON?
+        var offset = String(approval.prefix { $0 != "/" })
+        while true {
+            let answer = try client.request("GET", "/v1/stream/\(channel)?offset=\(PercentEncoding.encode(offset))&view=settled")
+            guard answer.status == 200, let entries = answer.json?.array else { return found }
+            found = entries.last { $0["type"] == "approval.requested" && $0["approval"]?.string == approval } ?? found
+            guard let next = answer.header("Stream-Next-Offset"), next != offset, !entries.isEmpty else { return found }
+            offset = next
+        }
     }
 }
 

@@ -9,6 +9,8 @@ final class TurnView: Sendable {
         var attempt: Int64 = 0
         var printed = Bytes()
         var isInLine = false
+        /// The step whose approval was asked for last.
+        var asked: String?
     }
 
     private let state = Mutex(State())
@@ -18,6 +20,10 @@ final class TurnView: Sendable {
     private func show(_ entry: JSON, _ state: inout State) {
         switch entry["type"]?.string {
         case "message": note("> \(entry["text"]?.string ?? entry["data"]?.text ?? "")", &state)
+        case "steer", "interrupt", "cancel", "approve", "deny", "signal", "close": said(entry, &state)
+        case "step.started" where entry["kind"] == "tool":
+            note("  \(entry["name"]?.string ?? "") \(entry["request"]?["arguments"]?.text ?? "")", &state)
+        case "approval.requested": asked(entry, &state)
         case "text" where entry["part"]?.string == "text": text(entry, &state)
         case "step.completed" where entry["text"] != nil: completed(entry, &state)
         case "step.completed": note("  \(entry["step"]?.string ?? "") done", &state)
@@ -26,7 +32,9 @@ final class TurnView: Sendable {
             note(
                 "  \(entry["step"]?.string ?? "") failed: \(entry["error"]?["message"]?.string ?? "")"
                     + (final ? "" : " (will be tried again)"), &state)
+        case "timer.set" where state.asked == entry["step"]?.string: break  // Said with what was asked.
         case "timer.set": note("  waits until \(entry["due"]?.string ?? "")", &state)
+        case "supervision" where entry["action"] == "cancel": break
         case "supervision": note("  goes on after: \(entry["cause"]?.string ?? "")", &state)
         case "turn.completed":
             let output = entry["output"]
@@ -35,11 +43,30 @@ final class TurnView: Sendable {
             }
             endLine(&state)
             state = State()
+        case "turn.interrupted": note("interrupted", &state)
+        case "turn.cancelled": note("cancelled" + (entry["reason"]?.string.map { ": \($0)" } ?? ""), &state)
         case "turn.failed": note("failed: \(entry["error"]?["message"]?.string ?? "") (\(entry["error"]?["code"]?.string ?? ""))", &state)
         case "agent.stalled": note("stalled: \(entry["message"]?.string ?? "") Remedy: \(entry["remedy"]?.string ?? "")", &state)
         case "agent.closed": note("closed", &state)
         default: break
         }
+    }
+
+    /// What a person did beside sending a message, with what became of it where the view has that.
+    private func said(_ entry: JSON, _ state: inout State) {
+        let words = [
+            entry["by"]?.string, entry["type"]?.string, (entry["text"] ?? entry["name"] ?? entry["reason"])?.string,
+            entry["receipt"]?["state"]?.string.flatMap { $0 == "applied" ? nil : "(\($0): \(entry["receipt"]?["reason"]?.string ?? ""))" },
+        ]
+        note("> " + words.compactMap { $0 }.joined(separator: " "), &state)
+    }
+
+    private func asked(_ entry: JSON, _ state: inout State) {
+        state.asked = entry["step"]?.string
+        let expires = entry["expires_at"]?.string.map { ", until \($0)" } ?? ""
+        let agent = entry["by"]?.string.map { String($0.dropFirst("agents/".count)) } ?? ""
+        note("  asks for approval: \(entry["action"]?.string ?? "") \(entry["args"]?.text ?? "")\(expires)", &state)
+        note("  parley approve \(agent) \(entry["approval"]?.string ?? "")", &state)
     }
 
     private func text(_ entry: JSON, _ state: inout State) {

@@ -53,6 +53,7 @@ extension CommitLog {
 ///     idempotency  [channel][SHA-256 of the key]        digest of the body and the offsets it was given
 ///     outbox       [channel][target u8][offset]         an entry that is not yet delivered to that target (Outbox.swift)
 ///     index        [status u8][channel]                 name: lists agents by what they do
+///                  [128][channel][turn/step]            the other channel that a step follows (JSON)
 ///     big          [channel][SHA-256]                   content that is stored once and referred to by hash
 package enum Family: UInt8, CaseIterable, Sendable {
     case channels, names, log, states, inbox, timers, producers, idempotency, outbox, index, big

@@ -32,6 +32,9 @@ extension ScriptedUpstream {
         /// Cuts each event in two sends, inside a UTF-8 scalar where there is one of several bytes.
         package var splitsWrites = false
 
+        /// What a request that offers tools, and does not end with a tool's result, is answered with after the tokens.
+        package var toolCalls: [(name: String, arguments: String)] = []
+
         package init() {}
     }
 
@@ -46,6 +49,7 @@ extension ScriptedUpstream {
     /// What one request is answered with, token by token.
     struct Answer: Sendable {
         var tokens: [String]
+        var toolCalls: [(name: String, arguments: String)] = []
         var finishReason = "stop"
         /// What the request goes on from.
         var prefix: String?
@@ -65,6 +69,9 @@ extension ScriptedUpstream {
                 hasForeignPrefix = Answer.rest(after: prefix, tokens: behaviour.tokens) == nil
             } else {
                 tokens = (0..<behaviour.tokens).map(ScriptedUpstream.token)
+            }
+            if body["tools"] != nil, last?["role"]?.string != "tool", !behaviour.toolCalls.isEmpty {
+                (toolCalls, finishReason) = (behaviour.toolCalls, "tool_calls")
             }
             if let limit = (body["max_tokens"] ?? body["max_completion_tokens"])?.integer, Int(limit) < tokens.count {
                 tokens = Array(tokens.prefix(Int(limit)))
@@ -102,10 +109,25 @@ extension ScriptedUpstream {
         event(JSON.compact(("choices", [["index": 0, "delta": ["content": .string(text)], "finish_reason": .null]])).text, behaviour)
     }
 
+    /// A call as upstreams send it: its id and name first, then the arguments in pieces.
+    private static func chunks(of call: (name: String, arguments: String), index: Int, _ behaviour: Behaviour) -> Bytes {
+        let half = call.arguments.index(call.arguments.startIndex, offsetBy: call.arguments.count / 2)
+        let pieces = [call.arguments[..<half], call.arguments[half...]].map(String.init)
+        let first: JSON = [
+            "index": .integer(Int64(index)), "id": .string("call_\(index)"), "type": "function",
+            "function": ["name": .string(call.name), "arguments": ""],
+        ]
+        let rest: [JSON] = pieces.map { ["index": .integer(Int64(index)), "function": ["arguments": .string($0)]] }
+        return ([first] + rest).flatMap { call in
+            event(JSON.compact(("choices", [["index": 0, "delta": ["tool_calls": [call]], "finish_reason": .null]])).text, behaviour)
+        }
+    }
+
     /// What follows the last token of a whole answer.
     static func ending(_ answer: Answer, inputBytes: Int, _ behaviour: Behaviour) -> Bytes {
         let finish = JSON.compact(("choices", [["index": 0, "delta": [:], "finish_reason": .string(answer.finishReason)]]))
-        var bytes = event(finish.text, behaviour)
+        var bytes = answer.toolCalls.enumerated().flatMap { index, call in chunks(of: call, index: index, behaviour) }
+        bytes += event(finish.text, behaviour)
         if behaviour.sendsUsage {
             let usage: JSON = ["prompt_tokens": .integer(Int64(inputBytes / 4)), "completion_tokens": .integer(Int64(answer.tokens.count))]
             bytes += event(JSON.compact(("choices", []), ("usage", usage)).text, behaviour)

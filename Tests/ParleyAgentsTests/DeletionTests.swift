@@ -43,6 +43,35 @@ extension SimulatedNode {
         #expect(rows == 0)
     }
 
+    @Test(arguments: 0..<5, 0..<20)
+    func `a timer that rings in the instant in which its agent is deleted leaves no row behind`(seed: UInt64, moment: Int) throws {
+        let rows = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: seed)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        try await turn.sleep(.seconds(100))
+                        return .null
+                    }
+                ])
+            node.send("sleep", to: name)
+            world.settle()
+            // By then it has left memory: rung, it comes back, and is deleted at any moment of that.
+            let due = try #require(try node.entries(name).compactMap { $0["due"]?.string.flatMap { Timestamp($0) } }.first)
+            world.run(deadline: due.advanced(by: .milliseconds(-1)))
+            var steps = 0
+            world.run(deadline: due) {
+                steps += 1
+                return steps > moment
+            }
+            node.delete(name)
+            world.run(deadline: due.advanced(by: .seconds(100)))
+            return try node.rows(.timers)
+        }
+        #expect(rows == 0)
+    }
+
     @Test(arguments: 0..<20) func `a message to an agent made anew reaches it while its predecessor leaves`(seed: UInt64) throws {
         let output = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: seed)

@@ -26,6 +26,9 @@ import Testing
             max_tokens: 800
             temperature: 0.3
             context: 9000
+            tools: [current_time, write_file]
+            approve: all
+            concurrent: steer
             ---
 
             You write – briefly.
@@ -37,6 +40,7 @@ import Testing
         var expected = AgentFile(kind: "writer", instructions: "You write – briefly.\n\n---\nReally.", file: "agents/writer.md")
         expected.model = try ModelSpec("scripted:rate=0")
         (expected.continues, expected.maxTokens, expected.temperature, expected.contextCharacters) = (.no, 800, 0.3, 9000)
+        (expected.tools, expected.approve, expected.concurrent) = (["current_time", "write_file"], ["current_time", "write_file"], .steer)
         #expect(parse(text) == .agent(expected))
         #expect(parse("\u{FEFF}" + text.replacing("\n", with: "\r\n")) == .agent(expected))
         #expect(expected.options == ModelOptions(maxTokens: 800, temperature: 0.3))
@@ -50,7 +54,7 @@ import Testing
         #expect(parse(text) == .agent(AgentFile(kind: "writer", instructions: "Write.", file: "agents/writer.md")))
     }
 
-    static let fields = "kind, model, continues, input, max_tokens, temperature, context"
+    static let fields = "kind, model, continues, input, max_tokens, temperature, context, tools, approve, concurrent"
 
     @Test(arguments: [
         (
@@ -101,7 +105,27 @@ import Testing
         ),
         (
             "tools:\n  - search",
-            "agents/writer.md:2: tools is not supported in this version; accepted: \(fields). Remedy: leave `tools` out."
+            "agents/writer.md:3: tools \"search\" is not known; accepted: current_time, write_file. Remedy: leave it out."
+        ),
+        (
+            "tools: [write_fil]",
+            "agents/writer.md:2: tools \"write_fil\" is not known; accepted: current_time, write_file. Remedy: did you mean `write_file`?"
+        ),
+        (
+            "tools: [[write_file]]",
+            "agents/writer.md:2: tools holds a list; accepted: current_time, write_file. Remedy: write `tools: [current_time]`, or leave the line out."
+        ),
+        (
+            "tools:",
+            "agents/writer.md:2: tools holds nothing; accepted: current_time, write_file. Remedy: write `tools: [current_time]`, or leave the line out."
+        ),
+        (
+            "tools: current_time\napprove: write_file",
+            "agents/writer.md:3: approve \"write_file\" is none of the agent's tools; accepted: all, current_time. Remedy: add it to `tools`, or leave it out here."
+        ),
+        (
+            "concurrent: parallel",
+            "agents/writer.md:2: concurrent \"parallel\" is not known; accepted: queue, steer, interrupt, reject, rollback. Remedy: write one of these, or leave the line out."
         ),
         ("modle: openai:x", "agents/writer.md:2: modle is an unknown field; accepted: \(fields). Remedy: did you mean `model`?"),
         ("colour: red", "agents/writer.md:2: colour is an unknown field; accepted: \(fields). Remedy: leave it out."),
@@ -192,7 +216,7 @@ import Testing
         #expect(found.map { String($0.prefix { $0 != " " }) } == [2, 3, 4, 5, 5, 6].map { "agents/writer.md:\($0):" })
     }
 
-    @Test(arguments: ["tools", "approve", "budget", "supervision", "memory"]) func `knows the fields of later versions`(field: String) {
+    @Test(arguments: ["budget", "supervision", "memory"]) func `knows the fields of later versions`(field: String) {
         #expect(problems("---\n\(field): x\n---\nWrite.").first?.contains("is not supported in this version") == true)
     }
 

@@ -54,6 +54,22 @@ import Testing
         #expect(send(ModelRequest(messages: [.user("Count")])) { $0.sendsContinuationFields = true }.body["continue_final_message"] == nil)
     }
 
+    @Test func `offers tools, and says what was called and what came of it`() {
+        let call = ToolCall(id: "c1", name: "note", arguments: "")
+        let tool = ToolDefinition(name: "note", description: "Notes.", parameters: ["type": "object"])
+        let sent = send(
+            ModelRequest(messages: [.user("Go"), .assistant("", calls: [call]), .result("done", of: call)], tools: [tool])
+        ).body
+        #expect(
+            sent["messages"]?.array?.dropFirst().map(\.text) == [
+                #"{"role":"assistant","content":"","tool_calls":[{"id":"c1","type":"function","function":{"name":"note","arguments":"{}"}}]}"#,
+                #"{"role":"tool","content":"done","tool_call_id":"c1"}"#,
+            ])
+        #expect(
+            sent["tools"]?.text
+                == #"[{"type":"function","function":{"name":"note","description":"Notes.","parameters":{"type":"object"}}}]"#)
+    }
+
     @Test func `takes an empty prefix for none`() {
         #expect(send(ModelRequest(messages: [.user("Count")], continuing: "")).body["messages"]?.array?.count == 1)
     }

@@ -10,6 +10,7 @@ import Testing
         #"{"type":"approve","approval":"1/x","args_sha256":"f"}"#, #"{"type":"deny","approval":"1/x"}"#,
         #"{"type":"signal","name":"n","data":1}"#,
         #"{"type":"close"}"#, #"{"type":"message","text":"a","if_turn":"0000000000000001"}"#,
+        #"{"type":"cancel","if_offset":"0000000000000000"}"#,
     ])
     func `are taken`(_ text: String) throws { _ = try InputEntry(Bytes(text.utf8), principal: "me") }
 
@@ -25,6 +26,8 @@ import Testing
         (#"{"type":"signal"}"#, "invalid_entry"), (#"{"type":"close","id":1}"#, "invalid_entry"),
         (#"{"type":"close","id":""}"#, "invalid_entry"),
         (#"{"type":"message","text":"a"} x"#, "invalid_entry"),
+        (#"{"type":"cancel","if_turn":1}"#, "invalid_entry"), (#"{"type":"cancel","if_offset":"x"}"#, "invalid_entry"),
+        (#"{"type":"cancel","if_offset":null}"#, "invalid_entry"),
     ])
     func `are refused`(_ text: String, _ code: String) {
         #expect { try InputEntry(Bytes(text.utf8), principal: "me") } throws: { ($0 as? ChannelError)?.code == code }

@@ -10,6 +10,9 @@ package import ParleyAgents
 ///     max_tokens: 800          # how long one answer may get
 ///     temperature: 0.3
 ///     context: 24000           # how much of the conversation is sent
+///     tools: [current_time, write_file]
+///     approve: [current_time]  # tools that a person is asked about, beside those that always ask; or all
+///     concurrent: steer        # what a message does that comes while a turn runs
 ///     ---
 ///     You write short, plain texts.
 package struct AgentFile: Sendable, Equatable {
@@ -24,6 +27,11 @@ package struct AgentFile: Sendable, Equatable {
     /// Characters, because they can be counted without knowing the model's tokens. The newest messages are sent, whole ones only; the
     /// instructions and the newest message always, and neither is counted.
     package var contextCharacters = AgentFile.contextCharactersDefault
+    /// Names of built-in tools.
+    package var tools: [String] = []
+    /// Of these, the ones that a person is asked about though they do not ask by themselves.
+    package var approve: [String] = []
+    package var concurrent = ConcurrentInput.queue
     /// The body without the empty lines around it.
     package var instructions: String
     /// Where it was read.

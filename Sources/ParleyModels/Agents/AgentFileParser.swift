@@ -4,10 +4,13 @@ internal import ParleyAgents
 struct AgentFileParser {
     private(set) var problems: [AgentFileProblem] = []
     private var agent: AgentFile
+    private var approvesAll = false
 
-    private static let fields = ["kind", "model", "continues", "input", "max_tokens", "temperature", "context"]
+    private static let fields = [
+        "kind", "model", "continues", "input", "max_tokens", "temperature", "context", "tools", "approve", "concurrent",
+    ]
     /// Fields that a later version knows.
-    private static let plannedFields = ["tools", "approve", "budget", "supervision", "memory"]
+    private static let plannedFields = ["budget", "supervision", "memory"]
     private static let frontMatterBytesMax = 64 << 10
 
     init(kind: String, file: String) {
@@ -25,6 +28,7 @@ struct AgentFileParser {
         } catch {
             report(error.line, nil, nil, "the front matter \(error.problem)", error.remedy)
         }
+        if approvesAll { agent.approve = agent.tools }
         agent.instructions = body
         if body.isEmpty {
             report(bodyLine, nil, nil, "there are no instructions", "write after the second `---` what the agent is to do.")
@@ -81,10 +85,16 @@ struct AgentFileParser {
         if let line = seen["continues"], let continues = agent.continues, let problem = agent.model?.problem(with: continues) {
             report(line, "continues", continues.rawValue, problem)
         }
+        if let line = seen["approve"], let name = agent.approve.first(where: { !agent.tools.contains($0) }) {
+            report(
+                line, "approve", name, "is none of the agent's tools", accepted: (["all"] + agent.tools).joined(separator: ", "),
+                "add it to `tools`, or leave it out here.")
+        }
     }
 
     private mutating func read(_ pair: YAML.Pair) {
         guard AgentFileParser.fields.contains(pair.name) else { return reportUnknown(pair) }
+        if pair.name == "tools" || pair.name == "approve" { return readNames(pair) }
         guard case .scalar(let value, _) = pair.value, !value.isEmpty else {
             let found = pair.value == .scalar("", line: pair.value.line) ? "is empty" : "is \(pair.value.kindName)"
             return report(
@@ -96,6 +106,8 @@ struct AgentFileParser {
         case "model": readModel(value, pair.line)
         case "continues": agent.continues = choice(pair, value, Continuation.allCases.map(\.rawValue)).flatMap(Continuation.init)
         case "input": _ = choice(pair, value, ["text"])
+        case "concurrent":
+            agent.concurrent = choice(pair, value, ConcurrentInput.allCases.map(\.rawValue)).flatMap(ConcurrentInput.init) ?? .queue
         case "max_tokens": agent.maxTokens = number(pair, value, 1...1_000_000)
         case "temperature": agent.temperature = number(pair, value, 0...2.0)
         default: agent.contextCharacters = number(pair, value, 100...10_000_000) ?? agent.contextCharacters
@@ -107,6 +119,28 @@ struct AgentFileParser {
         let remedy =
             AgentFile.isKind(value) ? "write `kind: \(agent.kind)`, or rename the file to `\(value).md`." : "write `kind: \(agent.kind)`."
         report(line, "kind", value, "is not the file's name", accepted: agent.kind, remedy)
+    }
+
+    /// A list of tools, or one alone.
+    private mutating func readNames(_ pair: YAML.Pair) {
+        let values = if case .sequence(let values, _) = pair.value { values } else { [pair.value] }
+        var names: [String] = []
+        for value in values {
+            guard case .scalar(let name, _) = value, !name.isEmpty else {
+                return report(
+                    value.line, pair.name, nil, "holds \(value == .scalar("", line: value.line) ? "nothing" : value.kindName)",
+                    accepted: accepted(pair.name), "write `\(pair.name): \(example(pair.name))`, or leave the line out.")
+            }
+            if pair.name == "approve", name == "all", values.count == 1 {
+                approvesAll = true
+            } else if BuiltInTools.names.contains(name) {
+                if !names.contains(name) { names.append(name) }
+            } else {
+                let meant = Suggestion.closest(to: name, in: BuiltInTools.names).map { "did you mean `\($0)`?" }
+                report(value.line, pair.name, name, "is not known", accepted: accepted(pair.name), meant ?? "leave it out.")
+            }
+        }
+        if pair.name == "tools" { agent.tools = names } else { agent.approve = names }
     }
 
     private mutating func readModel(_ value: String, _ line: Int) {
@@ -155,6 +189,9 @@ struct AgentFileParser {
         case "input": "text"
         case "max_tokens": "a whole number from 1 to 1000000"
         case "temperature": "a number from 0 to 2"
+        case "tools": BuiltInTools.names.joined(separator: ", ")
+        case "approve": "all, or names of the agent's tools"
+        case "concurrent": ConcurrentInput.allCases.map(\.rawValue).joined(separator: ", ")
         default: "a whole number of characters from 100 to 10000000"
         }
     }
@@ -167,6 +204,8 @@ struct AgentFileParser {
         case "input": "text"
         case "max_tokens": "800"
         case "temperature": "0.3"
+        case "tools", "approve": "[\(BuiltInTools.names[0])]"
+        case "concurrent": "steer"
         default: "\(AgentFile.contextCharactersDefault)"
         }
     }

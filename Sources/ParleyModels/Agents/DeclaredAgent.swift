@@ -1,22 +1,31 @@
 package import ParleyAgents
 internal import ParleySystem
 
-/// The agent that an agent file declares: instructions, the conversation so far, and the message go to the model; its answer is the output.
+/// The agent that an agent file declares: instructions, the conversation so far, and the message go to the model; what it calls tools for is
+/// done, and its last answer is the output.
 ///
 /// It keeps no state: the conversation is the channel's.
 package struct DeclaredAgent: Sendable {
     private let file: AgentFile
     private let model: any Model
+    private let tools: [Tool]
 
-    package init(_ file: AgentFile, model: any Model) {
+    package init(_ file: AgentFile, model: any Model, tools: BuiltInTools) {
         self.file = file
         self.model = model
+        self.tools = file.tools.map { name in
+            var tool = tools.make(name)
+            if file.approve.contains(name) { tool.approval = .required(expires: BuiltInTools.approvalExpires) }
+            return tool
+        }
     }
 
     /// What the runtime runs.
     package var agent: AnyAgent {
         let agent = self
-        return AnyAgent(kind: file.kind) { message, turn, _ in (.string(try await agent.answer(message, turn)), [:]) }
+        return AnyAgent(kind: file.kind, policy: file.concurrent) { message, turn, _ in
+            (.string(try await agent.answer(message, turn)), [:])
+        }
     }
 
     private func answer(_ message: JSON, _ turn: Turn) async throws -> String {
@@ -25,13 +34,7 @@ package struct DeclaredAgent: Sendable {
         }
         let messages: [ModelMessage] =
             [.system(file.instructions)] + conversation(turn.history, room: file.contextCharacters - text.unicodeScalars.count)
-        var conversation = messages + [turn.input(text)]
-        while true {
-            let answer = try await turn.generate("answer", model, conversation, options: file.options)
-            guard let redirection = answer.redirection else { return answer.text }
-            // Interrupted, and told something else: what was written so far stays part of the conversation.
-            conversation += answer.steers.map { .user($0) } + [.assistant(answer.text), .user(redirection)]
-        }
+        return try await turn.respond("answer", model, messages + [turn.input(text)], tools: tools, options: file.options).text
     }
 
     /// The newest turns that fit into `room` characters, whole ones only, oldest first.

@@ -99,7 +99,7 @@ public final class ChatCompletionsModel: Model {
     }
 
     private func body(_ request: ModelRequest, continuationFields: Bool) -> JSON {
-        var messages = request.messages.map { JSON.compact(("role", .string($0.role.rawValue)), ("content", .string($0.text))) }
+        var messages = request.messages.map(message)
         // An empty beginning is none: llama.cpp, given one, lets the model write the role's own name into the answer.
         let prefix = request.continuing.flatMap { $0.isEmpty ? nil : $0 }
         if let prefix { messages.append(["role": "assistant", "content": .string(prefix)]) }
@@ -108,6 +108,7 @@ public final class ChatCompletionsModel: Model {
         return .compact(
             ("model", .string(configuration.model)),
             ("messages", .array(messages)),
+            ("tools", request.tools.isEmpty ? nil : .array(request.tools.map(tool))),
             ("stream", true),
             ("stream_options", ["include_usage": true]),
             (configuration.maxTokensField, options.maxTokens.map { .integer(Int64($0)) }),
@@ -116,6 +117,25 @@ public final class ChatCompletionsModel: Model {
             ("stop", options.stop.map { .array($0.map(JSON.string)) }),
             ("continue_final_message", hasFields ? true : nil),
             ("add_generation_prompt", hasFields ? false : nil))
+    }
+
+    private func message(_ message: ModelMessage) -> JSON {
+        let calls = message.toolCalls.map { call -> JSON in
+            [
+                "id": .string(call.id), "type": "function",
+                "function": ["name": .string(call.name), "arguments": .string(call.arguments.isEmpty ? "{}" : call.arguments)],
+            ]
+        }
+        return .compact(
+            ("role", .string(message.role.rawValue)), ("content", .string(message.text)),
+            ("tool_calls", calls.isEmpty ? nil : .array(calls)), ("tool_call_id", message.toolCallID.map(JSON.string)))
+    }
+
+    private func tool(_ tool: ToolDefinition) -> JSON {
+        [
+            "type": "function",
+            "function": ["name": .string(tool.name), "description": .string(tool.description), "parameters": tool.parameters],
+        ]
     }
 }
 

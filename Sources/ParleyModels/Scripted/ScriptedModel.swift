@@ -7,7 +7,8 @@ internal import Synchronization
 /// It serves tests, simulations and anybody who tries Parley without a key. It streams at a steady rate, reports usage, obeys `max_tokens`
 /// and `stop`, and goes on from a prefix as real models do. What it takes from outside comes from a ``World``, so it runs in a simulation.
 ///
-/// Two beginnings of a user message are commands: `say: X` is answered with X, `fail: CODE` with a failure of that code.
+/// Some lines of a user message are commands: a message that begins with `say: X` is answered with X, with `fail: CODE` by a failure of that
+/// code; each line `call: TOOL {arguments}` calls a tool that it is offered, and once the results are there it speaks of them.
 public final class ScriptedModel: Model {
     /// How it answers; as text: `scripted:tokens=300,rate=50,seed=7,continues=prefix`.
     package struct Options: Sendable, Equatable {
@@ -46,6 +47,7 @@ public final class ScriptedModel: Model {
 /// What the scripted model will say, before it says it.
 package struct ScriptedAnswer: Sendable, Equatable {
     package var tokens: [String] = []
+    package var calls: [ToolCall] = []
     package var inputTokens = 0
     package var finishReason = "stop"
     package var failure: StepFailure?
@@ -56,7 +58,16 @@ package struct ScriptedAnswer: Sendable, Equatable {
     ]
 
     package init(to request: ModelRequest, _ options: ScriptedModel.Options, goesOn: Bool = true) {
-        let prompt = request.messages.last { $0.role == .user }?.text ?? ""
+        var prompt = request.messages.last { $0.role == .user }?.text ?? ""
+        // What follows the last user's message is the results of the calls that it asked for.
+        let results = request.messages.reversed().prefix { $0.role != .user }.filter { $0.role == .tool }.reversed()
+        (prompt, calls) = ScriptedAnswer.calls(in: prompt, of: request)
+        if !results.isEmpty {
+            calls = []
+            prompt = "say: The result: \(results.map(\.text).joined(separator: "; "))."
+        } else if !calls.isEmpty && prompt.allSatisfy(\.isWhitespace) {
+            prompt = "say:"
+        }
         if let code = ScriptedAnswer.argument(of: "fail:", in: prompt) {
             failure = StepFailure(
                 code: code, message: "the scripted model fails because the message asked for it.",
@@ -74,7 +85,7 @@ package struct ScriptedAnswer: Sendable, Equatable {
         let all = ScriptedText.tokens(of: text)
         let count = min(all.count, max(0, request.options.maxTokens ?? .max))
         tokens = Array(all[..<count])
-        finishReason = count < all.count ? "length" : "stop"
+        finishReason = count < all.count ? "length" : calls.isEmpty ? "stop" : "tool_calls"
         let input = request.messages.map(\.text) + [request.continuing ?? ""]
         inputTokens = input.reduce(0) { $0 + ScriptedText.tokens(of: $1).count }
     }
@@ -93,6 +104,23 @@ package struct ScriptedAnswer: Sendable, Equatable {
 
     private static func seed(_ options: ScriptedModel.Options, _ request: ModelOptions) -> UInt64 {
         options.seed &+ UInt64(bitPattern: Int64(request.seed ?? 0)) &* 0x9E37_79B9_7F4A_7C15
+    }
+
+    /// The lines that call tools, and the rest of the prompt.
+    private static func calls(in prompt: String, of request: ModelRequest) -> (rest: String, calls: [ToolCall]) {
+        var (rest, calls): ([Substring], [ToolCall]) = ([], [])
+        for line in prompt.split(separator: "\n", omittingEmptySubsequences: false) {
+            let words = line.drop(while: \.isWhitespace)
+            let call = words.dropFirst("call:".count).drop(while: \.isWhitespace)
+            let name = call.prefix { !$0.isWhitespace }
+            guard words.hasPrefix("call:"), request.tools.contains(where: { $0.name == name }) else {
+                rest.append(line)
+                continue
+            }
+            let arguments = call.dropFirst(name.count).drop(while: \.isWhitespace)
+            calls.append(ToolCall(id: "call_\(calls.count + 1)", name: String(name), arguments: String(arguments)))
+        }
+        return calls.isEmpty ? (prompt, []) : (rest.joined(separator: "\n"), calls)
     }
 
     private static func argument(of command: String, in prompt: String) -> String? {
@@ -165,6 +193,9 @@ private final class ScriptedCall: ModelCall {
 
     private func end() {
         if let failure = answer.failure { return sink.received(.failed(failure)) }
+        for (index, call) in answer.calls.enumerated() {
+            sink.received(.toolCall(index: index, id: call.id, name: call.name, arguments: call.arguments))
+        }
         sink.received(.usage(answer.usage))
         guard !isCancelled else { return }
         sink.received(.finished(reason: answer.finishReason))

@@ -1,0 +1,101 @@
+internal import FoundationEssentials
+internal import ParleyChannels
+internal import ParleyLog
+internal import ParleySystem
+
+/// Steps that wait for entries of another channel.
+extension Activation {
+    private static let entriesMax = 64
+    private static let bytesMax = 256 << 10
+
+    func follow(_ core: TurnCore, _ request: StepRequest) -> Follow? {
+        guard case .follow(let followed, let after, _) = request.work else { return nil }
+        return Follow(follower: channel.name, id: "\(Offset(core.turn))/\(request.path)", followed: followed, after: after)
+    }
+
+    /// Gives the steps that follow a channel what there is. A step that is over lets go of its channel.
+    func readFollowed(_ core: TurnCore) {
+        for step in core.openSteps {
+            guard let follow = follow(core, step), let outcome = outcome(of: follow), core.claimEnd(step.path) else { continue }
+            finish(core, step, follow, outcome)
+        }
+    }
+
+    /// What the step gives; `nil` while there is nothing new.
+    private func outcome(of follow: Follow) -> StepOutcome? {
+        do throws(LogError) {
+            guard let followed = try runtime.channels.find(follow.followed), !followed.tail.isDeleted else {
+                let failure = StepFailure(
+                    code: "channel_not_found", message: "there is no channel '\(follow.followed)'", retryable: false)
+                return .failed(failure)
+            }
+            let (head, isClosed, _) = followed.tail
+            var (entries, bytes, last) = ([JSON](), 0, follow.after)
+            try runtime.channels.walk(followed, after: follow.after, upTo: head) { offset, frame in
+                last = offset
+                if let value = frame.value(offset, of: followed) {
+                    entries.append(["offset": .string(Offset(offset).token), "value": value])
+                    bytes += frame.payload.count
+                }
+                return entries.count < Activation.entriesMax && bytes < Activation.bytesMax
+            }
+            let hasEnded = isClosed && last >= head
+            guard !entries.isEmpty || hasEnded else { return nil }
+            return .completed(["result": JSON.compact(("entries", .array(entries)), ("ended", hasEnded ? true : nil))])
+        } catch {
+            return .failed(StepFailure(code: error.code.text, message: error.message, retryable: false))
+        }
+    }
+
+    private func finish(_ core: TurnCore, _ step: StepRequest, _ follow: Follow, _ outcome: StepOutcome) {
+        let position = Position(turn: core.turn, step: step.path)
+        let entry =
+            switch outcome {
+            case .completed(let body): NewEntry(.stepCompleted, position, ("result", body["result"]))
+            case .failed(let failure): NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))
+            }
+        let (mark, remove) = (takeWaitingMark(core), removal(core, [step]))
+        append([entry], epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel]) { stage, channel, _ in
+            remove(&stage, channel)
+            mark(&stage, channel)
+        } yield: { [self] in
+            core.withdrawEnd(step.path)
+            react()
+        } then: { [self] appended in
+            over(core, [step])
+            if isCurrent(core) { core.resume(step.path, outcome, at: appended.at) }
+        }
+    }
+
+    // MARK: What a waiting step keeps outside its turn
+
+    /// Deletes the rows by which waiting steps are found.
+    func removal(_ core: TurnCore, _ steps: [StepRequest]) -> @Sendable (inout Stage, Channel) -> Void {
+        let timers = steps.compactMap { step in step.due.map { DueTimer(turn: core.turn, path: step.path, due: $0) } }
+        let follows = steps.compactMap { follow(core, $0) }
+        return { stage, channel in
+            for timer in timers { stage.delete(.timers, timer.key(channel.id)) }
+            for follow in follows { stage.delete(.index, follow.key(channel.id)) }
+        }
+    }
+
+    /// The rows are gone.
+    func over(_ core: TurnCore, _ steps: [StepRequest]) {
+        for step in steps {
+            if let due = step.due { runtime.timers.settled(DueTimer(turn: core.turn, path: step.path, due: due).key(channel.id)) }
+            if let follow = follow(core, step) { runtime.follows.end(follow) }
+        }
+    }
+}
+
+extension Frame {
+    /// The entry as whoever follows its channel gets it; `nil` for what is no entry any more.
+    fileprivate func value(_ offset: UInt64, of channel: Channel) -> JSON? {
+        guard kind != .hole else { return nil }
+        var bytes = Bytes()
+        writeJSON(offset: offset, owner: channel.name, to: &bytes)
+        if channel.isJSON { return try? JSON.parse(bytes) }
+        if ContentType.isText(channel.contentType) { return .string(bytes.text) }
+        return .string(Data(bytes).base64EncodedString())
+    }
+}

@@ -1,0 +1,159 @@
+internal import ParleyChannels
+internal import ParleyLog
+internal import ParleySystem
+internal import Synchronization
+
+/// A step of a turn that waits for entries of another channel: a row in family `index`, until it has ended.
+struct Follow: Sendable, Hashable {
+    /// The channel of the agent that follows.
+    var follower: String
+    /// `<turn>/<step>`.
+    var id: String
+    /// What it follows, and the offset up to which it has read.
+    var followed: String
+    var after: UInt64
+
+    func key(_ channel: ChannelID) -> Bytes { AgentIndex.followKey(channel, id) }
+
+    var row: Bytes {
+        JSON.compact(
+            ("follower", .string(follower)), ("id", .string(id)), ("followed", .string(followed)), ("after", .string(Offset(after).token))
+        ).bytes
+    }
+
+    init(follower: String, id: String, followed: String, after: UInt64) {
+        (self.follower, self.id, self.followed, self.after) = (follower, id, followed, after)
+    }
+
+    init?(row: UnsafeRawBufferPointer) {
+        guard let json = try? JSON.parse(Bytes(row)), let follower = json["follower"]?.string, let id = json["id"]?.string,
+            let followed = json["followed"]?.string, let after = json["after"]?.string.flatMap({ Offset(token: $0) })
+        else { return nil }
+        self.init(follower: follower, id: id, followed: followed, after: after.value)
+    }
+}
+
+/// Wakes agents when a channel that they follow has something new.
+///
+/// Each follow takes some memory for as long as it waits, also while its agent has none: a channel that is appended to must find its
+/// followers without a look at the log.
+final class FollowService: Sendable {
+    private let channels: Channels
+    private let world: any World
+    private let wake: @Sendable (_ follower: String) -> Void
+    private let state = Mutex(State())
+
+    private struct State {
+        /// By what is followed.
+        var watches: [String: Watch] = [:]
+        var byFollower: [String: Set<Follow>] = [:]
+    }
+
+    init(channels: Channels, world: any World, wake: @escaping @Sendable (String) -> Void) {
+        (self.channels, self.world, self.wake) = (channels, world, wake)
+    }
+
+    /// Finds who follows what. Cost: one seek a partition, and a lookup for each of them.
+    func start() throws(LogError) {
+        var found: [Follow] = []
+        for partition in 0..<Placement.partitionCount {
+            let (lower, upper) = AgentIndex.follows(in: partition)
+            try channels.log.scan(.index, from: lower, to: upper, reversed: false) { _, value in
+                if let follow = Follow(row: value) { found.append(follow) }
+                return true
+            }
+        }
+        for follow in found { begin(follow) }
+    }
+
+    /// The follow's row is in the log. Wakes its agent if there is something new, or nothing to follow, already.
+    func begin(_ follow: Follow) {
+        do throws(LogError) {
+            guard let channel = try channels.find(follow.followed) else { return wake(follow.follower) }
+            let isWatched = state.withLock { state in
+                let watch: Watch
+                if let known = state.watches[follow.followed], known.channel === channel {
+                    watch = known
+                } else {
+                    watch = Watch(channel, world, wake)
+                    guard channel.attach(watch) else { return false }
+                    state.watches[follow.followed] = watch
+                }
+                watch.add(follow)
+                state.byFollower[follow.follower, default: []].insert(follow)
+                return true
+            }
+            // Let go of since it was found: there is another object by now.
+            guard isWatched else { return begin(follow) }
+            let tail = channel.tail
+            if tail.head > follow.after || tail.isClosed || tail.isDeleted { wake(follow.follower) }
+        } catch {
+            // Whoever follows sees it, too, and says so.
+            wake(follow.follower)
+        }
+    }
+
+    /// The follow has ended, and its row is gone.
+    func end(_ follow: Follow) { state.withLock { FollowService.end(follow, &$0) } }
+
+    /// An agent was deleted, its rows with it.
+    func endAll(of follower: String) {
+        state.withLock { state in
+            for follow in state.byFollower[follower] ?? [] { FollowService.end(follow, &state) }
+        }
+    }
+
+    private static func end(_ follow: Follow, _ state: inout State) {
+        state.byFollower[follow.follower]?.remove(follow)
+        if state.byFollower[follow.follower]?.isEmpty == true { state.byFollower[follow.follower] = nil }
+        guard let watch = state.watches[follow.followed], watch.remove(follow) else { return }
+        watch.channel.detach(watch)
+        state.watches[follow.followed] = nil
+    }
+
+    /// One channel that is followed, and by whom.
+    private final class Watch: ChannelWatcher {
+        private struct State {
+            var follows: Set<Follow> = []
+            var isScheduled = false
+        }
+
+        let channel: Channel
+        private let world: any World
+        private let wake: @Sendable (String) -> Void
+        private let lane: UInt64
+        private let state = Mutex(State())
+
+        init(_ channel: Channel, _ world: any World, _ wake: @escaping @Sendable (String) -> Void) {
+            (self.channel, self.world, self.wake) = (channel, world, wake)
+            lane = world.random()
+        }
+
+        func add(_ follow: Follow) { state.withLock { _ = $0.follows.insert(follow) } }
+
+        /// - Returns: whether nobody is left.
+        func remove(_ follow: Follow) -> Bool {
+            state.withLock { state in
+                state.follows.remove(follow)
+                return state.follows.isEmpty
+            }
+        }
+
+        func channelChanged(_ channel: Channel) {
+            let isFirst = state.withLock { state in
+                defer { state.isScheduled = true }
+                return !state.isScheduled
+            }
+            if isFirst { world.perform(lane: lane) { self.tell() } }
+        }
+
+        private func tell() {
+            let followers = state.withLock { state in
+                state.isScheduled = false
+                return Set(state.follows.map(\.follower))
+            }
+            // Sorted, so that a simulated run follows from its seed.
+            for follower in followers.sorted() { wake(follower) }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+public import ParleySystem
+
+/// Something a model may ask to have done: what the model is told of it, and what is done.
+///
+/// ```swift
+/// struct City: Codable { var city: String }
+///
+/// let weather = Tool(
+///     "weather", "The weather in a city.",
+///     parameters: ["type": "object", "properties": ["city": ["type": "string"]], "required": ["city"]]
+/// ) { (arguments: City, context) in try await forecast(arguments.city) }
+/// ```
+///
+/// A call is a step of the turn: its result stands in the log, and is what every replay gets.
+public struct Tool: Sendable {
+    /// What the model calls it: 1 to 64 of `A-Z a-z 0-9 _ -`, which is what model servers take.
+    public let name: String
+    public let description: String
+    /// A JSON Schema of an object: its arguments.
+    public let parameters: JSON
+    /// Whether a person must agree to each call, with exactly its arguments.
+    public var approval: ToolApproval
+    /// What is promised of its effect outside.
+    public var contract: StepContract
+    public var retry: RetryPolicy
+    /// Says of arguments that cannot be right why, before anybody is asked to approve them.
+    let check: @Sendable (JSON) throws -> Void
+    let body: @Sendable (JSON, ToolContext) async throws -> JSON
+
+    /// - Parameters:
+    ///   - parameters: What the model is told of the arguments. What counts is whether they decode as `Arguments`; what does not decode is
+    ///     answered to the model, which may call again.
+    ///   - body: What is done. What it throws is retried as a step's failures are, and is then the result that the model gets.
+    public init<Arguments: Decodable & Sendable, Value: Encodable & Sendable>(
+        _ name: String, _ description: String, parameters: JSON, approval: ToolApproval = .none, contract: StepContract = .atLeastOnce,
+        retry: RetryPolicy = .standard, _ body: @escaping @Sendable (Arguments, ToolContext) async throws -> Value
+    ) {
+        self.name = name
+        self.description = description
+        self.parameters = parameters
+        self.approval = approval
+        self.contract = contract
+        self.retry = retry
+        check = { _ = try Tool.decode(Arguments.self, $0) }
+        self.body = { arguments, context in try JSON(encoding: try await body(try Tool.decode(Arguments.self, arguments), context)) }
+    }
+
+    var definition: ToolDefinition { ToolDefinition(name: name, description: description, parameters: parameters) }
+
+    private static func decode<Arguments: Decodable & Sendable>(_ type: Arguments.Type, _ arguments: JSON) throws -> Arguments {
+        do { return try arguments.decode(type) } catch {
+            throw StepFailure(code: "invalid_arguments", message: "the arguments do not fit the parameters: \(error)", retryable: false)
+        }
+    }
+}
+
+/// Whether a person must agree before a tool runs.
+public enum ToolApproval: Sendable, Equatable {
+    case none
+    /// Each call is asked for; undecided after `expires`, it counts as refused.
+    case required(expires: Duration?)
+}
+
+/// What a tool is handed beside its arguments.
+public struct ToolContext: Sendable {
+    /// The channel of the agent that it works for: `agents/<kind>/<id>`.
+    public let channel: String
+    /// The idempotency key, the fence and the attempt.
+    public let step: StepContext
+}
+
+/// A tool as a model is told of it.
+public struct ToolDefinition: Sendable, Codable, Equatable {
+    public var name: String
+    public var description: String
+    /// A JSON Schema of an object.
+    public var parameters: JSON
+
+    public init(name: String, description: String, parameters: JSON) {
+        self.name = name
+        self.description = description
+        self.parameters = parameters
+    }
+}
+
+/// A model's wish to have a tool called.
+public struct ToolCall: Sendable, Codable, Equatable {
+    /// By which its result refers to it.
+    public var id: String
+    public var name: String
+    /// JSON as the model wrote it, which may be none.
+    public var arguments: String
+
+    public init(id: String, name: String, arguments: String) {
+        self.id = id
+        self.name = name
+        self.arguments = arguments
+    }
+
+    init(journal: JSON) {
+        self.init(
+            id: journal["id"]?.string ?? "", name: journal["name"]?.string ?? "", arguments: journal["arguments"]?.string ?? "")
+    }
+}

@@ -1,0 +1,82 @@
+internal import ParleySystem
+
+extension Turn {
+    /// Has `model` answer `messages`, does what it calls tools for, gives it the results and asks again, until it answers without a call.
+    ///
+    /// The calls of one answer run side by side, each as a step `tools/<number>/<tool>`; each gets its result, whatever happens: a tool that is
+    /// not known, arguments that do not decode, a failure, a refusal and an interruption are results, too, which the model is told.
+    /// What people say meanwhile joins the next request (steer), or is said in place of what was interrupted.
+    ///
+    /// - Parameter rounds: How often the model is asked at most.
+    /// - Returns: the last answer.
+    /// - Throws: ``Interrupted`` with what the model had written; ``StepFailure`` `tool_loop` after so many rounds; else as
+    ///   ``generate(_:_:_:tools:options:retry:file:line:)``.
+    public func respond(
+        _ name: String, _ model: any Model, _ messages: [ModelMessage], tools: [Tool], options: ModelOptions = ModelOptions(),
+        rounds: Int = 24, retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
+    ) async throws -> Generation {
+        var conversation = messages
+        for _ in 0..<rounds {
+            let answer = try await generate(
+                name, model, conversation, tools: tools, options: options, retry: retry, file: file, line: line)
+            conversation += answer.steers.map { .user($0) }
+            if let redirection = answer.redirection {
+                // What was written so far stays part of the conversation.
+                conversation += (answer.text.isEmpty ? [] : [.assistant(answer.text)]) + [.user(redirection)]
+                continue
+            }
+            guard !answer.toolCalls.isEmpty else { return answer }
+            let results = try await map("tools", answer.toolCalls) { call, turn in
+                try await turn.result(of: call, tools, file: file, line: line)
+            }
+            conversation.append(.assistant(answer.text, calls: answer.toolCalls))
+            conversation += zip(answer.toolCalls, results).map { .result($1.text, of: $0) }
+            guard let interruption = results.lazy.compactMap(\.interruption).first else { continue }
+            guard let redirection = interruption.redirection else { throw Interrupted(partial: answer.text) }
+            conversation.append(.user(redirection))
+        }
+        throw StepFailure(code: "tool_loop", message: "the model called tools in each of \(rounds) answers", retryable: false)
+    }
+
+    private struct ToolResult: Sendable {
+        var text: String
+        var interruption: Interrupted?
+    }
+
+    private func result(of call: ToolCall, _ tools: [Tool], file: StaticString, line: UInt) async throws -> ToolResult {
+        guard let tool = tools.first(where: { $0.name == call.name }) else {
+            return ToolResult(text: "error: there is no tool '\(call.name)'; there are: \(tools.map(\.name).joined(separator: ", "))")
+        }
+        let text = call.arguments.isEmpty ? "{}" : call.arguments
+        guard let arguments = try? JSON.parse(Bytes(text.utf8)), arguments.members != nil else {
+            return ToolResult(text: "error: the arguments are not a JSON object")
+        }
+        do {
+            try tool.check(arguments)
+            if case .required(let expires) = tool.approval {
+                try await approval(tool.name, at: "approval", of: arguments, expires: expires, file: file, line: line)
+            }
+            return ToolResult(text: try await run(tool, call, arguments, file: file, line: line).plainText)
+        } catch let interruption as Interrupted {
+            return ToolResult(text: "interrupted", interruption: interruption)
+        } catch let denial as ApprovalDenied {
+            return ToolResult(text: "denied by \(denial.by)" + (denial.reason.map { ": \($0)" } ?? ""))
+        } catch is ApprovalExpired {
+            return ToolResult(text: "not done: nobody approved it in time")
+        } catch let failure as StepFailure where failure.code != StepFailure.cancelled.code {
+            return ToolResult(text: "error: \(failure.message)")
+        }
+    }
+
+    private func run(_ tool: Tool, _ call: ToolCall, _ arguments: JSON, file: StaticString, line: UInt) async throws -> JSON {
+        let path = try scope.next(tool.name)
+        let channel = channel
+        let work = StepRequest.Work.body(tool.contract, tool.retry) { step in
+            try await tool.body(arguments, ToolContext(channel: channel, step: step))
+        }
+        var request = StepRequest(
+            path: path, kind: .tool, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)", work: work)
+        request.details = [JSON.Member("call", .string(call.id)), JSON.Member("arguments", arguments)]
+        return try await perform(request)["result"] ?? .null
+    }
+}

@@ -1,0 +1,149 @@
+import ParleyAgents
+import ParleyChannels
+import ParleyLog
+import ParleySystem
+import ParleyTesting
+import Testing
+
+private let name = "agents/probe/a"
+private let source = "workflows/1"
+
+extension SimulatedNode {
+    /// Appends to a plain channel, once however often it is called with the same number.
+    fileprivate func publish(_ number: Int, closes: Bool = false) {
+        let append = Append(channels, to: source, [NewEntry(data: JSON.integer(Int64(number)).bytes)]) { _ in }
+        append.creates = ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now)
+        append.idempotency = IdempotencyKey(key: "\(number)", body: [])
+        append.closes = closes
+        append.submit()
+    }
+
+    fileprivate func follows() throws -> Int {
+        var count = 0
+        try log.scan(.index, from: [0, 0, 128], to: [255], reversed: false) { key, _ in
+            if key[2] == 128 { count += 1 }
+            return true
+        }
+        return count
+    }
+}
+
+/// Gives everything that it finds in the channel.
+private func follower(timeout: Duration? = nil, from start: FollowStart = .beginning) -> AnyAgent {
+    agent { _, turn in
+        var feed = try await turn.follow(source, from: start)
+        var values: [JSON] = []
+        do {
+            while let entry = try await feed.next(timeout: timeout) { values.append(entry.value) }
+            values.append("end")
+        } catch let failure as StepFailure { values.append(.string(failure.code)) }
+        return .array(values)
+    }
+}
+
+@Suite struct `Following a channel` {
+    @Test func `gives what is there and what comes, in order, and its end`() throws {
+        let (output, rows, active) = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [follower()])
+            for number in 1...3 { node.publish(number) }
+            node.send("go", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(1_000)))
+            let active = node.runtime.activeCount
+            node.publish(4)
+            world.run(deadline: world.now.advanced(by: .seconds(1_000)))
+            node.publish(5, closes: true)
+            world.run(deadline: world.now.advanced(by: .seconds(1_000)))
+            return (try node.entries(name).last?["output"], try node.follows(), active)
+        }
+        #expect(output == [1, 2, 3, 4, 5, "end"])
+        #expect(rows == 0)
+        #expect(active == 0, "it waits on disk")
+    }
+
+    @Test func `begins where it is told`() throws {
+        for (start, output) in [(FollowStart.end, [3, "end"] as JSON), (.after(Offset(1).token), [2, 3, "end"])] {
+            let found = try SimulatedNode.simulate {
+                let world = SimulatedWorld(seed: 1)
+                let node = try SimulatedNode(world, SimulatedLog(), agents: [follower(from: start)])
+                for number in 1...2 { node.publish(number) }
+                world.settle()
+                node.send("go", to: name)
+                world.settle()
+                node.publish(3, closes: true)
+                world.run(deadline: world.now.advanced(by: .seconds(10)))
+                return try node.entries(name).last?["output"]
+            }
+            #expect(found == output)
+        }
+    }
+
+    @Test func `fails when there is no such channel, when it is deleted, and after its timeout`() throws {
+        let outputs = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [follower(timeout: .seconds(100))])
+            node.send("go", to: name)
+            world.settle()
+            node.publish(1)
+            node.send("go", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(1_000)))
+            node.send("go", to: name)
+            world.settle()
+            DeleteChannel(node.channels, source) { _ in }.submit()
+            world.settle()
+            return (
+                try node.entries(name).filter { $0["type"] == "turn.completed" }.compactMap { $0["output"]?.text }, try node.follows(),
+                try node.rows(.timers)
+            )
+        }
+        #expect(outputs.0 == [#"["channel_not_found"]"#, #"[1,"wait_timeout"]"#, #"[1,"channel_not_found"]"#])
+        #expect(outputs.1 == 0)
+    }
+
+    @Test func `is over with the agent, and with an interrupt`() throws {
+        let (rows, isWatched) = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [follower()])
+            node.publish(1)
+            for (agent, end) in [("a", EntryKind.interrupt), ("b", .cancel), ("c", .message)] {
+                node.send("go", to: "agents/probe/\(agent)")
+                world.settle()
+                if end == .message {
+                    DeleteChannel(node.channels, "agents/probe/\(agent)") { _ in }.submit()
+                } else {
+                    node.send(NewEntry(end, nil, ("by", "ann")), to: "agents/probe/\(agent)")
+                }
+                world.settle()
+            }
+            return (try node.follows(), try node.channels.find(source)?.isWatched)
+        }
+        #expect(rows == 0 && isWatched == false)
+    }
+
+    /// Dies at every commit, durable or not: each entry is given once, and nothing is missed that came while nobody was there.
+    @Test(arguments: 0..<30, [SimulatedLog.Outcome.lost, .durableUnacknowledged])
+    func `misses nothing and gives nothing twice when the process dies`(crashAt: Int, outcome: SimulatedLog.Outcome) throws {
+        let (output, steps) = try SimulatedNode.simulate {
+            let log = SimulatedLog(outcome: { commit, _ in commit == crashAt ? outcome : .acknowledged })
+            func drive(_ node: SimulatedNode) {
+                for number in 1...3 {
+                    node.publish(number)
+                    if number == 1 { node.send("go", to: name, key: "go") }
+                    node.world.run(deadline: node.world.now.advanced(by: .seconds(40)))
+                }
+                node.publish(4, closes: true)
+                node.world.run(deadline: node.world.now.advanced(by: .seconds(40)))
+            }
+            var node = try SimulatedNode(SimulatedWorld(seed: UInt64(crashAt)), log, agents: [follower()])
+            drive(node)
+            if log.crashed {
+                let world = SimulatedWorld(seed: UInt64(crashAt) + 1_000, now: node.world.now)
+                node = try SimulatedNode(world, log.reopen(), agents: [follower()])
+                drive(node)
+            }
+            return (try node.entries(name).last?["output"], try node.follows())
+        }
+        #expect(output == [1, 2, 3, 4, "end"])
+        #expect(steps == 0)
+    }
+}

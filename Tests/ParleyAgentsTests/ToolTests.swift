@@ -1,0 +1,234 @@
+import ParleyAgents
+import ParleyChannels
+import ParleyLog
+import ParleyModels
+import ParleySystem
+import ParleyTesting
+import Testing
+
+private struct Note: Codable, Sendable { var text: String }
+
+/// An agent whose model calls tools, in a simulated world.
+private struct Desk {
+    let world = SimulatedWorld(seed: 1)
+    let node: SimulatedNode
+    let name = "agents/probe/a"
+    let ran = Counter()
+
+    init(log: SimulatedLog = SimulatedLog(), approval: ToolApproval = .none, takes: Duration = .zero) throws {
+        let (world, ran) = (world, ran)
+        var options = ScriptedModel.Options()
+        (options.tokens, options.rate) = (60, 50)
+        let model = ScriptedModel(options, world: world)
+        let tool = Tool("note", "Notes.", parameters: ["type": "object"], approval: approval) { (note: Note, context) in
+            if takes > .zero { await pause(world, takes) }
+            try Task.checkCancellation()
+            ran.add(context.step.idempotencyKey)
+            if note.text == "bad" { throw StepFailure(code: "no", message: "it is bad", retryable: false) }
+            return "noted \(note.text)"
+        }
+        node = try SimulatedNode(
+            world, log,
+            agents: [agent { text, turn in .string(try await turn.respond("answer", model, [.user(text)], tools: [tool]).text) }])
+    }
+
+    func send(_ kind: EntryKind, _ members: (String, JSON?)...) {
+        node.send(NewEntry(kind, members: NewEntry.join([("by", "ann")] + members)), to: name)
+    }
+
+    func run(for duration: Duration = .seconds(100)) { world.run(deadline: world.now.advanced(by: duration)) }
+
+    func entries(_ type: String? = nil) throws -> [JSON] { try node.entries(name).filter { type == nil || $0["type"]?.string == type } }
+}
+
+@Suite struct `Tools` {
+    /// What the agent answers after it was told to make these calls.
+    private func answer(_ message: String) throws -> String? {
+        try SimulatedNode.simulate {
+            let desk = try Desk()
+            desk.send(.message, ("text", .string(message)))
+            desk.run()
+            return try desk.entries("turn.completed").last?["output"]?.string
+        }
+    }
+
+    @Test func `a call is a step with its arguments, and its result reaches the model`() throws {
+        let (entries, output) = try SimulatedNode.simulate {
+            let desk = try Desk()
+            desk.send(.message, ("text", .string(#"call: note {"text": "milk"}"#)))
+            desk.run()
+            return (try desk.entries("step.started"), try desk.entries("turn.completed").last?["output"]?.string)
+        }
+        #expect(entries.map { $0["kind"]?.string } == ["model", "tool", "model"])
+        #expect(entries[1]["step"] == "tools/0/note")
+        #expect(entries[1]["request"]?["arguments"] == ["text": "milk"])
+        #expect(entries[1]["request"]?["call"] == "call_1")
+        #expect(output == "The result: noted milk.")
+    }
+
+    @Test(arguments: [
+        (#"call: note {"text": "bad"}"#, "The result: error: it is bad."),
+        (#"call: note {"words": "milk"}"#, "error: the arguments do not fit"),
+        ("call: note milk", "The result: error: the arguments are not a JSON object."),
+        ("call: note [1]", "The result: error: the arguments are not a JSON object."),
+        ("call: note", "error: the arguments do not fit"),
+    ])
+    func `whatever is wrong with a call is its result`(message: String, output: String) throws {
+        #expect(try answer(message)?.contains(output) == true)
+    }
+
+    @Test func `calls of one answer run side by side, and their results keep their order`() throws {
+        let output = try answer(
+            """
+            say: Both.
+            call: note {"text": "a"}
+            call: note {"text": "b"}
+            """)
+        #expect(output == "The result: noted a; noted b.")
+    }
+
+    @Test func `a tool behind approval runs after it, once, and its refusal is its result`() throws {
+        for (decision, output, runs) in [(EntryKind.approve, "The result: noted milk.", 1), (.deny, "The result: denied by ann: no.", 0)] {
+            let result = try SimulatedNode.simulate {
+                let desk = try Desk(approval: .required(expires: .seconds(1_000)))
+                desk.send(.message, ("text", .string(#"call: note {"text": "milk"}"#)))
+                desk.run()
+                let request = try desk.entries("approval.requested").first!
+                let before = desk.ran["agents/probe/a/\(request["turn"]!.string!)/tools/0/note"]
+                desk.send(
+                    decision, ("approval", request["approval"]), ("args_sha256", request["args_sha256"]), ("reason", "no"))
+                desk.run()
+                return (
+                    request, before, desk.ran["agents/probe/a/\(request["turn"]!.string!)/tools/0/note"],
+                    try desk.entries("turn.completed").last?["output"]?.string
+                )
+            }
+            #expect(result.0["action"] == "note" && result.0["args"] == ["text": "milk"])
+            #expect(result.1 == 0 && result.2 == runs)
+            #expect(result.3 == output)
+        }
+    }
+
+    @Test func `bad arguments are refused before anybody is asked`() throws {
+        let (asked, output) = try SimulatedNode.simulate {
+            let desk = try Desk(approval: .required(expires: nil))
+            desk.send(.message, ("text", "call: note {}"))
+            desk.run()
+            return (try desk.entries("approval.requested").count, try desk.entries("turn.completed").last?["output"]?.string)
+        }
+        #expect(asked == 0 && output?.contains("do not fit") == true)
+    }
+
+    @Test func `an interrupt with a text during a tool makes its result interrupted, and the model hears the text`() throws {
+        let (failed, parts, output) = try SimulatedNode.simulate {
+            let desk = try Desk(takes: .seconds(30))
+            desk.send(.message, ("text", .string(#"call: note {"text": "milk"}"#)))
+            desk.run(for: .seconds(5))
+            desk.send(.interrupt, ("text", "say: never mind"))
+            desk.run()
+            return (
+                try desk.entries("step.failed").first, try desk.entries("step.started").last?["request"]?["parts"]?.array,
+                try desk.entries("turn.completed").last?["output"]?.string
+            )
+        }
+        #expect(failed?["error"]?["code"] == "interrupted")
+        #expect(parts?.map { $0["role"]?.string } == ["user", "assistant", "tool", "user"])
+        #expect(output == "never mind")
+    }
+
+    @Test func `an interrupt without a text during a tool ends the turn as interrupted`() throws {
+        let last = try SimulatedNode.simulate {
+            let desk = try Desk(takes: .seconds(30))
+            desk.send(.message, ("text", .string("say: Let me note it.\n" + #"call: note {"text": "milk"}"#)))
+            desk.run(for: .seconds(5))
+            desk.send(.interrupt)
+            desk.run()
+            return try desk.entries().last
+        }
+        #expect(last?["type"] == "turn.interrupted" && last?["output"]?.string?.hasPrefix("Let me note it.") == true)
+    }
+
+    @Test func `a steer during a tool joins the next request, behind the result`() throws {
+        let (receipt, parts) = try SimulatedNode.simulate {
+            let desk = try Desk(takes: .seconds(3))
+            desk.send(.message, ("text", .string(#"call: note {"text": "milk"}"#)))
+            desk.run(for: .seconds(1))
+            desk.send(.steer, ("text", "and be brief"))
+            desk.run()
+            return (try desk.entries("receipt").last, try desk.entries("step.started").last?["request"]?["parts"]?.array)
+        }
+        #expect(receipt?["state"] == "applied" && receipt?["step"] == "answer#2")
+        #expect(parts?.map { $0["role"]?.string } == ["user", "assistant", "tool", "user"])
+    }
+
+    @Test func `a model that calls for ever is stopped`() throws {
+        let (code, steps) = try SimulatedNode.simulate {
+            let (world, model) = (SimulatedWorld(seed: 1), CallingModel())
+            let tool = Tool("note", "Notes.", parameters: ["type": "object"]) { (_: Note, _) in "x" }
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [agent { text, turn in .string(try await turn.respond("a", model, [.user(text)], tools: [tool], rounds: 5).text) }])
+            node.send("go", to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .seconds(100)))
+            let entries = try node.entries("agents/probe/a")
+            return (entries.last?["error"]?["code"]?.string, entries.count { $0["type"] == "step.started" && $0["kind"] == "model" })
+        }
+        #expect(code == "tool_loop" && steps == 5)
+    }
+
+    @Test func `a text that a call follows is not gone on with after a crash, but begun again`() throws {
+        let (attempts, output, marks) = try SimulatedNode.simulate {
+            let (world, log, model) = (SimulatedWorld(seed: 1), SimulatedLog(), HangingModel())
+            let tool = Tool("note", "Notes.", parameters: ["type": "object"]) { (_: Note, _) in "x" }
+            let agents = [agent { text, turn in .string(try await turn.respond("a", model, [.user(text)], tools: [tool]).text) }]
+            let node = try SimulatedNode(world, log, agents: agents)
+            node.send("go", to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .seconds(1)))
+            let later = SimulatedWorld(seed: 2, now: world.now)
+            let second = try SimulatedNode(later, log, agents: agents)
+            later.run(deadline: later.now.advanced(by: .seconds(100)))
+            let entries = try second.entries("agents/probe/a")
+            return (
+                entries.filter { $0["type"] == "step.started" }, entries.last?["output"]?.string,
+                entries.count { $0["type"] == "text" && $0["delta"] == "" }
+            )
+        }
+        #expect(attempts.count == 2 && attempts[1]["attempt"] == 2 && attempts[1]["continues_at"] == nil)
+        #expect(output == "Done.")
+        #expect(marks == 1)
+    }
+}
+
+private final class NoCall: ModelCall { func cancel() {} }
+
+/// Calls a tool in every answer.
+private struct CallingModel: Model {
+    let name = "calling"
+    let continues = Continuation.no
+
+    func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
+        sink.received(.toolCall(index: 0, id: "c", name: "note", arguments: #"{"text":"x"}"#))
+        sink.received(.finished(reason: "tool_calls"))
+        return NoCall()
+    }
+}
+
+/// Writes a text, begins a call and says no more; asked again, it answers.
+private final class HangingModel: Model {
+    let name = "hanging"
+    let continues = Continuation.prefix
+    private let calls = Counter()
+
+    func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
+        calls.add("calls")
+        if calls["calls"] == 1 {
+            sink.received(.text("Let me"))
+            sink.received(.text(" see."))
+            sink.received(.toolCall(index: 0, id: "c", name: "note", arguments: "{"))
+        } else {
+            sink.received(.text(request.continuing == nil ? "Done." : "wrong"))
+            sink.received(.finished(reason: "stop"))
+        }
+        return NoCall()
+    }
+}
