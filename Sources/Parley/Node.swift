@@ -58,6 +58,7 @@ package final class Node: Sendable {
         try webhooks?.prepare()
         writer.start()
         try server.start()
+        try channels.startExpiry()
         try runtime.start()
         webhooks?.start()
     }

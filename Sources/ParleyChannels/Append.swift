@@ -141,13 +141,14 @@ extension Append {
 
     /// All checks come first, so that a refusal has changed nothing.
     private func decide(in stage: inout Stage) throws(ChannelRefusal) -> Appended {
-        guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName) }) else {
+        guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName, in: &stage) }) else {
             return try decideAnew(in: &stage)
         }
         self.channel = channel
         if let id, id != channel.id {
             throw .refused(ChannelError("fenced", "'\(channelName)' was deleted and made anew: its former agent appends nothing."))
         }
+        guard !channel.isGone else { throw .refused(.gone(channelName)) }
         if let replay = try replayed(channel, &stage) { return replay }
         let producerState = try checkProducer(channel, &stage)
         if let producerState, producerState.isDuplicate {
@@ -298,6 +299,7 @@ extension Append {
     private func write(to channel: Channel, _ producerState: ProducerState?, in stage: inout Stage) -> Appended {
         let now = channels.world.now
         channels.touch(channel)
+        channels.written(channel, at: now, in: &stage)
         let offsets = entries.map { channel.stage($0, now: now) }
         if isInput {
             for (entry, offset) in zip(entries, offsets) {

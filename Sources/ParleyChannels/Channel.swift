@@ -13,6 +13,14 @@ package final class Channel: @unchecked Sendable {
     package let id: ChannelID
     package let contentType: String
     package let isAgent: Bool
+    package let fork: Fork?
+    package let lifetime: Lifetime?
+    /// Removed while others had been forked from it: there for them alone.
+    package let isSoftDeleted: Bool
+    /// When its sliding lifetime was last begun anew, in milliseconds.
+    let accessed: Atomic<Int64>
+    /// What the log says of that, or is about to.
+    let storedAccess: Atomic<Int64>
     /// The tail as readers may know it.
     private let published: Mutex<Published>
     var staged: StagedTail
@@ -37,9 +45,16 @@ package final class Channel: @unchecked Sendable {
         self.id = id
         contentType = row.contentType
         isAgent = row.isAgent
+        (fork, lifetime, isSoftDeleted) = (row.fork, row.lifetime, row.isSoftDeleted)
+        // What is stored may be late by the slack, and nothing may end before its time.
+        accessed = Atomic((row.accessed?.advanced(by: row.lifetime?.slack ?? .zero) ?? row.created).milliseconds)
+        storedAccess = Atomic((row.accessed ?? row.created).milliseconds)
         published = Mutex(Published(head: head, isClosed: row.isClosed))
         staged = StagedTail(row: row, head: head, lastAt: lastAt)
     }
+
+    /// What the writer knows: there for its forks alone, from this commit on.
+    var isGone: Bool { isSoftDeleted || staged.row.isSoftDeleted }
 
     package var isJSON: Bool { isAgent || ContentType.isJSON(contentType) }
 

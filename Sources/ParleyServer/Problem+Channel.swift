@@ -18,11 +18,11 @@ extension Problem {
 
     private static func status(of code: String) -> Int {
         switch code {
-        case "invalid_entry", "unknown_entry_type", "producer_epoch_sequence": 400
+        case "invalid_entry", "unknown_entry_type", "producer_epoch_sequence", "invalid_fork_offset": 400
         case "producer_fenced": 403
-        case "channel_not_found": 404
-        case "content_type_mismatch", "sequence_conflict", "producer_gap", "channel_closed", "channel_exists": 409
-        case "agent_deleted": 410
+        case "channel_not_found", "fork_source_not_found": 404
+        case "fork_source_gone", "content_type_mismatch", "sequence_conflict", "producer_gap", "channel_closed", "channel_exists": 409
+        case "agent_deleted", "channel_gone": 410
         case "entry_too_large": 413
         case "idempotency_key_reused": 422
         case "overloaded", "log_closed": 503

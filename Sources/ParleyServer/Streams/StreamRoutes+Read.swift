@@ -9,6 +9,7 @@ extension StreamRoutes {
         context.withChannel(name, exchange) { channel in
             let tail = channel.tail
             guard !tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
+            context.channels.touched(channel)
             switch request.start {
             case .now: start(request, channel, after: tail.head, exchange)
             case .after(let offset) where offset.value <= tail.head: start(request, channel, after: offset.value, exchange)
