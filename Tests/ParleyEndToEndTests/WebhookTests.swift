@@ -1,3 +1,4 @@
+import Foundation
 import ParleyHTTP
 import ParleySystem
 import ParleyTesting
@@ -40,6 +41,32 @@ import Testing
             ] {
                 #expect(metrics.contains("\n\(line)\n"), "\(line)")
             }
+        }
+    }
+
+    @Test func `are known to be ours by the program that the documentation shows`() async throws {
+        try await OwnThread.run {
+            let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+            let text = try String(contentsOf: root.appendingPathComponent("docs/webhooks.md"), encoding: .utf8)
+            let start = try #require(text.range(of: "```python\n")?.upperBound)
+            let shown = text[start..<(try #require(text.range(of: "```", range: start..<text.endIndex)?.lowerBound))]
+
+            let receiver = try WebhookReceiver()
+            let node = try EndToEndNode("steps-agent", environment: Self.settings, keeping: receiver)
+            try node.start(options: Self.options(receiver))
+            _ = try node.send("tea ☕", to: "waiter/one")
+            let record = try receiver.wait("the approval to be asked for") { $0.first }
+            let headers = JSON.object(record.headers.map { JSON.Member($0.key, .string($0.value)) })
+            let program = """
+                \(shown)
+                import json, sys
+                headers, body, secret = json.loads(sys.argv[1]), sys.argv[2].encode(), sys.argv[3]
+                print(is_ours(headers, body, secret), is_ours(headers, body + b" ", secret),
+                      is_ours(headers | {"webhook-timestamp": "1"}, body, secret), is_ours(headers, body, "whsec_" + "A" * 32))
+                """
+            let python = try ChildProcess("python3", ["-c", program, headers.text, record.bytes.text, Self.secret])
+            #expect(try python.waitForExit("the program of docs/webhooks.md") == .status(0), "\(python.output.error)")
+            #expect(python.output.standard == "True False False False\n")
         }
     }
 
