@@ -55,6 +55,7 @@ package final class Node: Sendable {
         models.start()
         // Before anybody can know that the node is up, and stop it.
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
+        signals.waitUntilListening()
         try webhooks?.prepare()
         writer.start()
         try server.start()
