@@ -39,6 +39,10 @@ start_parley() {
         sleep 0.1
     done
     parley=$port/$pid
+    print_parley
+}
+
+print_parley() {
     echo "Parley: $("$bin/parley" --version 2>/dev/null | head -1) release build of $(git -C "$root" rev-parse --short HEAD 2>/dev/null); every commit synced (fdatasync of the write-ahead log)"
 }
 

@@ -45,6 +45,15 @@ need_local_model() {
     fi
 }
 
+# What Examples/Workflow needs: a client of the Durable Streams protocol that is not ours. After need_local_model, which makes the folder.
+need_workflow_client() {
+    local version=0.1.0 venv="$root/.venv"
+    [ -e "$venv/.durable-streams-$version" ] && return
+    say "installing durable-streams $version"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "durable-streams==$version"
+    touch "$venv/.durable-streams-$version"
+}
+
 # Starts the local model on a free port; sets model_pid and model_url.
 start_local_model() {
     local ready

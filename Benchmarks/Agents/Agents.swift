@@ -31,7 +31,39 @@ struct Talker: Agent {
     }
 }
 
+/// What an agent is to wait for, for a month.
+enum Wait: String, Codable, Sendable { case signal, sleep, approval }
+
+/// Waits, and has nothing else to do.
+struct Waiter: Agent {
+    static let kind = "waiter"
+
+    func receive(_ wait: Wait, _ turn: Turn, _ state: inout NoState) async throws -> String {
+        switch wait {
+        case .signal: _ = try await turn.wait(for: "go")
+        case .sleep: try await turn.sleep(.seconds(30 * 86_400))
+        case .approval: try await turn.approval("pay", of: ["amount": 5])
+        }
+        return "done"
+    }
+}
+
+/// How many payments are to be asked for at once.
+struct Payments: Codable, Sendable { var count: Int }
+
+/// Asks for each payment, and makes it when it may: what an audit is asked about.
+struct Treasurer: Agent {
+    static let kind = "treasurer"
+
+    func receive(_ payments: Payments, _ turn: Turn, _ state: inout NoState) async throws -> Int {
+        try await turn.map("pay", Array(0..<payments.count)) { amount, turn in
+            do { try await turn.approval("payment", of: ["amount": amount]) } catch is ApprovalDenied { return 0 }
+            return try await turn.step("transfer", .atMostOnce) { _ in 1 }
+        }.reduce(0, +)
+    }
+}
+
 @main
 struct App {
-    static func main() async throws { try await serve(Stepper(), Talker()) }
+    static func main() async throws { try await serve(Stepper(), Talker(), Waiter(), Treasurer()) }
 }

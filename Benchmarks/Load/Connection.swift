@@ -4,6 +4,8 @@ internal import Glibc
 final class Connection {
     let descriptor: Int32
     var onInput: (Connection) -> Void = { _ in }
+    /// Called when the other side has closed; without it that ends the program.
+    var onClose: ((Connection) -> Void)?
 
     private var buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 64 << 10, alignment: 8)
     private var start = 0
@@ -25,6 +27,9 @@ final class Connection {
         setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &yes, socklen_t(MemoryLayout<Int32>.size))
     }
 
+    /// A connection that was accepted.
+    init(accepted descriptor: Int32) { self.descriptor = descriptor }
+
     deinit { buffer.deallocate() }
 
     /// What has arrived and was not yet taken.
@@ -41,7 +46,11 @@ final class Connection {
         while sent < bytes.count {
             let count = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL)) }
             if count < 0, errno == EINTR { continue }
-            guard count > 0 else { fail("a server has closed a connection: \(String(cString: strerror(errno)))") }
+            guard count > 0 else {
+                // Heard as the end of the input as well.
+                if onClose != nil { return }
+                fail("a server has closed a connection: \(String(cString: strerror(errno)))")
+            }
             sent += count
         }
     }
@@ -53,6 +62,7 @@ final class Connection {
         let count = recv(descriptor, buffer.baseAddress! + end, buffer.count - end, 0)
         if count < 0, errno == EINTR || errno == EAGAIN { return }
         guard count > 0 else {
+            if let onClose { return onClose(self) }
             fail("a server has closed a connection; it had sent: \(String(decoding: unread.prefix(300), as: UTF8.self))")
         }
         end += count

@@ -9,7 +9,9 @@ struct Main {
         case "latency": Latency(options).run()
         case "steps": StepsBenchmark(options).run()
         case "tokens": Tokens(options).run()
-        default: fail("expected one of: appends, latency, steps, tokens")
+        case "interrupts": Interrupts(options).run()
+        case "waiting": Waiting(options).run()
+        default: fail("expected one of: appends, latency, steps, tokens, interrupts, waiting")
         }
     }
 }

@@ -9,6 +9,7 @@ struct Samples {
     init() { values.reserveCapacity(1 << 20) }
 
     mutating func add(_ value: Nanoseconds) { values.append(value) }
+    mutating func add(_ other: Samples) { values += other.values }
 
     /// Milliseconds at these ranks, 0 to 1.
     func milliseconds(_ ranks: Double...) -> [Double] {

@@ -78,12 +78,12 @@ extension Activation {
 
     /// Ends what the turn's steps do, and only that: the program goes on with what there is.
     private func interrupt(_ core: TurnCore, _ item: InboxItem, text: String?) -> Bool {
-        // Nothing is under way at this instant: it meets the next step.
-        let steps = core.openSteps.filter { !$0.isShielded }
+        // Nothing is under way at this instant: it meets the next step, or the one whose end is on its way and gives way to it.
+        let steps = core.openSteps.filter { !$0.isShielded && core.claimEnd($0.path) }
         guard !steps.isEmpty else { return false }
         var ends: [(request: StepRequest, outcome: StepOutcome)] = []
         var entries = [Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: steps[0].path)]
-        for step in steps where core.claimEnd(step.path) {
+        for step in steps {
             let (entry, outcome) = interruptedEnd(core, step, by: item, text)
             entries.append(entry)
             ends.append((step, outcome))
@@ -100,9 +100,13 @@ extension Activation {
                 code: "interrupted", message: "interrupted", retryable: false, data: text.map { ["text": .string($0)] })
             return (NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)), .failed(failure))
         }
-        let nothing: [(String, JSON?)] = [("text", ""), ("finish_reason", "interrupted"), ("recovered_tokens", 0)]
+        // Before an attempt has written anything, what readers were shown of the one before is what there is.
+        var partial = modelCall(step.path)?.interrupt() ?? []
+        if partial.isEmpty || partial[0].1 == "" {
+            partial = [("text", .string(self.partial(step.path))), ("finish_reason", "interrupted"), ("recovered_tokens", 0)]
+        }
         let members =
-            (modelCall(step.path)?.interrupt() ?? nothing)
+            partial
             + [
                 ("steered", steered(step.path)), ("interrupted_by", .string(Offset(item.offset).token)),
                 ("redirection", text.map { .string($0) }),
@@ -174,7 +178,7 @@ extension Activation {
         guard let step = core.openSteps.first(where: { $0.path == path && $0.kind == .approval }),
             case .approval(_, _, let until) = step.work
         else {
-            reject(item, core.hasEnd(path) ? "already_decided" : "unknown_approval")
+            reject(item, decisionInLog(of: item) ?? (core.hasEnd(path) ? "already_decided" : "unknown_approval"))
             return true
         }
         if let until, item.at >= until {
@@ -205,6 +209,19 @@ extension Activation {
         let receipt = Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: step.path)
         appendEnds(
             core, [receipt, decided, end], [(step, isApproved ? .completed(["result": result]) : .failed(failure))], decides: [item.offset])
+    }
+
+    /// Why an `approve` or `deny` comes too late, by what the log says; `nil` when it says nothing of a decision.
+    func decisionInLog(of item: InboxItem) -> String? {
+        guard let name = item.body["approval"]?.string, let turn = Offset(token: String(name.prefix { $0 != "/" })) else { return nil }
+        var reason: String?
+        try? runtime.channels.walk(channel, after: turn.value, upTo: channel.tail.head) { _, frame in
+            if frame.kind == .approvalDecided, frame.body["approval"]?.string == name {
+                reason = frame.body["decision"] == "expired" ? "approval_expired" : "already_decided"
+            }
+            return reason == nil && !(frame.kind.endsTurn && frame.position?.turn == turn.value)
+        }
+        return reason
     }
 
     private func approvalDecided(_ core: TurnCore, _ step: StepRequest, _ decision: JSON, by: String?, reason: JSON? = nil) -> NewEntry {
@@ -245,7 +262,7 @@ extension Activation {
                     .approvalRequested, position, ("approval", .string("\(Offset(core.turn))/\(request.path)")),
                     ("action", .string(action)),
                     ("args", arguments), ("args_sha256", request.digest.map { .string($0) }),
-                    ("expires_at", until.map { .string($0.description) })))
+                    ("expires_at", until.map { .string($0.description) }), ("shielded", request.isShielded ? true : nil)))
         }
         let timer = request.due.map { DueTimer(turn: core.turn, path: request.path, due: $0) }
         if let timer {
@@ -264,7 +281,9 @@ extension Activation {
 
     /// A wait or an approval has come to its end by itself. What a person sent before is decided first.
     func expire(_ core: TurnCore, _ request: StepRequest, due: Timestamp) {
-        guard core.claimEnd(request.path) else { return }
+        // Nobody was here when it came due; what came before is in the inbox.
+        react()
+        guard isCurrent(core), core.claimEnd(request.path) else { return }
         let position = Position(turn: core.turn, step: request.path)
         let timer = DueTimer(turn: core.turn, path: request.path, due: due)
         let isApproval = request.kind == .approval

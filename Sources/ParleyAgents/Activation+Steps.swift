@@ -21,10 +21,9 @@ extension Activation: TurnOwner {
         case .follow:
             // It was registered when the process started, unless the crash came before its row.
             if let follow = follow(core, request) { runtime.follows.begin(follow) }
-            if let due = open.due, due <= runtime.world.now { cameDue(core, request, due) }
-        case .sleep, .wait, .approval:
-            // Still ahead: its row wakes the agent. Past: it was due while nobody was here.
-            if let due = open.due, due <= runtime.world.now { cameDue(core, request, due) }
+            wasDue(core, request, open)
+        case .wait, .approval: wasDue(core, request, open)
+        case .sleep: if let due = open.due, due <= runtime.world.now { cameDue(core, request, due) }
         case .body(.atMostOnce, _, _) where open.retryAt == nil:
             let failure = StepFailure(
                 code: "outcome_unknown", message: "the process ended while the step ran; whether its effect happened is not known",
@@ -80,6 +79,7 @@ extension Activation: TurnOwner {
             ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))),
             ("request", journal ?? request.asked),
             ("continues_at", continuesAt.map { .integer(Int64($0)) }),
+            ("compensation", request.isCompensation ? true : nil),
             ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
         let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
         append([entry] + receipts, epoch: .holds(core.epoch), decides: joined.map(\.offset)) { stage, channel, _ in
@@ -120,6 +120,7 @@ extension Activation: TurnOwner {
     }
 
     private func retry(_ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, at instant: Timestamp, _ saved: SavedText) {
+        keeps(request.path, saved)
         runtime.world.schedule(at: instant) { [self] in
             lane.deliver {
                 guard self.isCurrent(core), core.waiting(at: request.path) != nil else { return }
@@ -129,18 +130,23 @@ extension Activation: TurnOwner {
     }
 
     /// Journals the end of a step, and has the program go on once that is durable. Any thread.
-    private func complete(_ core: TurnCore, _ path: String, attempt: UInt32, _ members: [(String, JSON?)], last: NewEntry? = nil) {
+    ///
+    /// - Parameter considered: Up to here, what wants to stop the turn has been decided with this step under way. What had been seen before may
+    ///   have met nothing to stop, or an end that was claimed already, so the first try gives way to that as well.
+    private func complete(
+        _ core: TurnCore, _ path: String, attempt: UInt32, _ members: [(String, JSON?)], last: NewEntry? = nil, considered: UInt64 = 0
+    ) {
         guard core.claimEnd(path) else { return }
         let bytes = NewEntry.join(members)
         let entry = NewEntry(.stepCompleted, Position(turn: core.turn, step: path, attempt: attempt), members: bytes)
         Failpoint.pass("step.completed")
         let entries = (last.map { [$0] } ?? []) + [entry]
         append(
-            entries, epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel],
+            entries, epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel], yieldsAfter: considered,
             yield: { [self] in
                 core.withdrawEnd(path)
                 react()
-                if isCurrent(core) { complete(core, path, attempt: attempt, members, last: last) }
+                if isCurrent(core) { complete(core, path, attempt: attempt, members, last: last, considered: upToSeen) }
             },
             then: { [self] appended in
                 isOver(path)
@@ -152,7 +158,8 @@ extension Activation: TurnOwner {
 
     /// Journals a failed attempt: with a pause, another one follows; without, the program gets the failure. Any thread.
     private func fail(
-        _ core: TurnCore, _ request: StepRequest, attempt: UInt32, _ failure: StepFailure, pause: Duration?, _ saved: SavedText
+        _ core: TurnCore, _ request: StepRequest, attempt: UInt32, _ failure: StepFailure, pause: Duration?, _ saved: SavedText,
+        considered: UInt64 = 0
     ) {
         guard pause != nil ? !core.hasEnd(request.path) : core.claimEnd(request.path) else { return }
         let retryAt = pause.map { runtime.world.now.advanced(by: $0) }
@@ -164,11 +171,12 @@ extension Activation: TurnOwner {
         let remove = removal(core, [request])
         append(
             [entry], epoch: .holds(core.epoch), yieldsTo: retryAt == nil && attempt > 0 ? [.interrupt, .cancel] : [],
+            yieldsAfter: considered,
             rows: { stage, channel, _ in remove(&stage, channel) },
             yield: { [self] in
                 core.withdrawEnd(request.path)
                 react()
-                if isCurrent(core) { fail(core, request, attempt: attempt, failure, pause: pause, saved) }
+                if isCurrent(core) { fail(core, request, attempt: attempt, failure, pause: pause, saved, considered: upToSeen) }
             },
             then: { [self] appended in
                 isOver(request.path)
@@ -192,6 +200,7 @@ extension Activation: TurnOwner {
             idempotencyKey: idempotencyKey(core.turn, request.path), fence: core.epoch, attempt: Int(attempt))
         let run = { @Sendable [self] in
             let task = Task(executorPreference: runtime.stepExecutor) { [self] in
+                if Task.isCancelled { return }
                 runtime.bodyBegan()
                 defer { runtime.bodyEnded() }
                 do {
@@ -213,7 +222,8 @@ extension Activation: TurnOwner {
             started(core, request, attempt)
             run()
         case .atMostOnce:
-            started(core, request, attempt) { [self] in if isCurrent(core) { run() } }
+            // What was stopped while its start was written does not run at all.
+            started(core, request, attempt) { [self] in if isCurrent(core), !core.hasEnd(request.path) { run() } }
         }
     }
 
@@ -223,6 +233,7 @@ extension Activation: TurnOwner {
         _ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, _ saved: SavedText, _ model: any Model, _ modelRequest: ModelRequest,
         _ policy: RetryPolicy
     ) {
+        keeps(request.path, saved)
         // An answer can be gone on with when it is plain text and the model takes up a prefix; else it starts again.
         guard !saved.text.isEmpty, !saved.hasReasoning, !saved.isTextOver else {
             return callModel(core, request, attempt, SavedText(), model, modelRequest, policy)
@@ -301,6 +312,13 @@ extension Activation: TurnOwner {
         let timers = state.deferredTimers
         state.deferredTimers = []
         for timer in timers { fire(timer) }
+    }
+
+    /// Still ahead: its row wakes the agent. Past: it was due while nobody was here; what was sent to it before is decided first, once all
+    /// steps are open again.
+    private func wasDue(_ core: TurnCore, _ request: StepRequest, _ open: Journal.OpenStep) {
+        guard let due = open.due, due <= runtime.world.now else { return }
+        state.deferredTimers.append(DueTimer(turn: core.turn, path: request.path, due: due))
     }
 
     private func cameDue(_ core: TurnCore, _ request: StepRequest, _ due: Timestamp) {

@@ -39,6 +39,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var deferredTimers: [DueTimer] = []
         var modelCalls: [String: ModelAttempt] = [:]
         var steered: [String: JSON] = [:]
+        /// What earlier attempts of a model step have written, while the next one has nothing.
+        var partials: [String: SavedText] = [:]
         var bodies: [String: Task<Void, Never>] = [:]
     }
 
@@ -130,7 +132,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         case .message: begin(first)
         case .steer: begin(first)
         case .interrupt where first.body["text"] != nil: begin(first)
-        case .approve, .deny: decide(first, "rejected", reason: "unknown_approval")
+        case .approve, .deny: decide(first, "rejected", reason: decisionInLog(of: first) ?? "unknown_approval")
         default: decide(first, "rejected", reason: "turn_ended")
         }
     }
@@ -319,10 +321,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     /// Appends as the agent's owner. `then` runs on the lane once it is durable; refused, the agent leaves memory: somebody else owns it.
     ///
-    /// It gives way to entries of the kinds in `yieldsTo` that the agent has not seen yet: they are taken in, and `yield` is called.
+    /// It gives way to undecided entries of the kinds in `yieldsTo` behind `yieldsAfter`, by default to those that the agent has not seen yet:
+    /// they are taken in, and `yield` is called.
     func append(
         _ entries: [NewEntry], epoch: EpochClaim, decides: [UInt64] = [], closes: Bool = false, yieldsTo: Set<EntryKind> = [],
-        rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, yield: (@Sendable () -> Void)? = nil,
+        yieldsAfter: UInt64? = nil, rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, yield: (@Sendable () -> Void)? = nil,
         then: @escaping @Sendable (Appended) -> Void = { _ in }
     ) {
         let append = Append(runtime.channels, to: channel.name, entries) { [self] result in
@@ -339,10 +342,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         append.decides = decides
         append.closes = closes
         append.yieldsTo = yieldsTo
-        append.yieldsAfter = seen.load(ordering: .relaxed)
+        append.yieldsAfter = yieldsAfter ?? upToSeen
         append.rows = rows
         append.submit()
     }
+
+    /// Every input up to here is in the inbox or decided. Any thread.
+    var upToSeen: UInt64 { seen.load(ordering: .relaxed) }
 
     /// An entry that came first must be decided first; then whoever gave way tries again.
     private func yields(_ again: (@Sendable () -> Void)?) {
@@ -383,7 +389,12 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         state.modelCalls[path] = nil
         state.bodies[path] = nil
         state.steered[path] = nil
+        state.partials[path] = nil
     }
+
+    func keeps(_ path: String, _ partial: SavedText) { if !partial.text.isEmpty { state.partials[path] = partial } }
+
+    func partial(_ path: String) -> String { state.partials[path]?.text.text ?? "" }
 
     func modelCall(_ path: String) -> ModelAttempt? { state.modelCalls[path] }
 

@@ -28,6 +28,7 @@ enum ParleyProgram {
     static let commands: [any (Command & Sendable).Type] = [
         ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, SteerCommand.self, InterruptCommand.self,
         CancelCommand.self, ApproveCommand.self, DenyCommand.self, SignalCommand.self, ListCommand.self, StatusCommand.self,
+        TraceCommand.self, AuditCommand.self,
     ]
 
     private static func run(_ name: String, _ arguments: [String]) async -> ExitStatus {

@@ -62,6 +62,8 @@ final class Router: HTTPHandler, Sendable {
         for measure in context.measures() { metrics.add(measure) }
         metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
         metrics.add("parley_readers", .gauge, "Live readers.", Double(context.readerCount))
+        metrics.add(
+            "parley_agents_in_memory", .gauge, "Agents in memory; the others cost disk only.", Double(context.agents?.activeCount ?? 0))
         return metrics.text
     }
 

@@ -55,8 +55,7 @@ private final class Worker: Sendable {
 
 private final class Timers: Sendable {
     private struct State {
-        /// Sorted by instant, the one due first at the end.
-        var waiting: [Timer] = []
+        var waiting = TimerQueue()
         var clock: SystemWorld?
         var isChanged = false
     }
@@ -80,11 +79,11 @@ private final class Timers: Sendable {
     /// What is due, or how long nothing will be; `nil`: until something is scheduled.
     private static func takeDue(_ state: inout State) -> (due: [Timer], pause: Duration?) {
         state.isChanged = false
-        guard let next = state.waiting.last, let now = state.clock?.now else { return ([], nil) }
+        guard let next = state.waiting.first, let now = state.clock?.now else { return ([], nil) }
         guard next.instant <= now else { return ([], min(now.duration(to: next.instant), recheck)) }
-        let first = state.waiting.lastIndex { $0.instant > now }.map { $0 + 1 } ?? 0
-        defer { state.waiting.removeSubrange(first...) }
-        return (state.waiting[first...].reversed(), nil)
+        var due: [Timer] = []
+        while let next = state.waiting.first, next.instant <= now { due.append(state.waiting.removeFirst()) }
+        return (due, nil)
     }
 
     func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void, clock: SystemWorld) -> any Scheduled {
@@ -92,11 +91,47 @@ private final class Timers: Sendable {
         state.withLock(signal: true) { state in
             state.clock = clock
             state.isChanged = true
-            // Timers are few (each stands for many agents), so a sorted array does.
-            let place = state.waiting.lastIndex { $0.instant > instant }.map { $0 + 1 } ?? 0
-            state.waiting.insert(timer, at: place)
+            state.waiting.insert(timer)
         }
         return timer
+    }
+}
+
+/// What waits for its time, the one due first in front; of those due at one instant, the one that came first.
+///
+/// A binary heap: every agent in memory has a timer that looks whether it may leave. In a sorted array those took a tenth of the time in which
+/// 60,000 agents were made, and more with every agent.
+private struct TimerQueue {
+    private var heap: [(timer: Timer, number: UInt64)] = []
+    private var count: UInt64 = 0
+
+    var first: Timer? { heap.first?.timer }
+
+    mutating func insert(_ timer: Timer) {
+        count += 1
+        heap.append((timer, count))
+        var place = heap.count - 1
+        while place > 0, isBefore(place, (place - 1) / 2) {
+            heap.swapAt(place, (place - 1) / 2)
+            place = (place - 1) / 2
+        }
+    }
+
+    mutating func removeFirst() -> Timer {
+        heap.swapAt(0, heap.count - 1)
+        let (timer, _) = heap.removeLast()
+        var place = 0
+        while true {
+            var least = place
+            for child in [2 * place + 1, 2 * place + 2] where child < heap.count && isBefore(child, least) { least = child }
+            if least == place { return timer }
+            heap.swapAt(place, least)
+            place = least
+        }
+    }
+
+    private func isBefore(_ a: Int, _ b: Int) -> Bool {
+        (heap[a].timer.instant, heap[a].number) < (heap[b].timer.instant, heap[b].number)
     }
 }
 

@@ -40,6 +40,8 @@ package struct SimulationAgent: Sendable {
                 outputs.append(
                     .string(try await turn.generate("generate\(index)", model, .user(prompt), retry: SimulationAgent.policy).text))
             case .emit(let value): try turn.emit("emitted", value)
+            case .wait(let milliseconds): outputs.append(try await wait(milliseconds, turn))
+            case .approval(let milliseconds): outputs.append(try await approval(milliseconds, turn))
             case .chance: outputs.append(try await chance(turn))
             case .steady: outputs.append(try await steady(request, turn))
             case .map(let items):
@@ -82,6 +84,20 @@ package struct SimulationAgent: Sendable {
                         throw StepFailure(code: "doomed", message: "never", retryable: false)
                     }))
         } catch let failure as StepFailure { return .string(failure.code) }
+    }
+
+    private func wait(_ milliseconds: Int, _ turn: Turn) async throws -> JSON {
+        do {
+            _ = try await turn.wait(for: "go", timeout: .milliseconds(milliseconds))
+            return "signalled"
+        } catch let failure as StepFailure { return .string(failure.code) }
+    }
+
+    private func approval(_ milliseconds: Int, _ turn: Turn) async throws -> JSON {
+        do {
+            try await turn.approval("pay", of: ["amount": 5], expires: .milliseconds(milliseconds))
+            return "approved"
+        } catch is ApprovalDenied { return "denied" } catch is ApprovalExpired { return "expired" }
     }
 
     private func chance(_ turn: Turn) async throws -> JSON {

@@ -17,6 +17,7 @@ struct SimulationAgentChecker {
     var violations: [SimulationViolation] {
         var checker = self
         checker.checkReceipts()
+        checker.checkSignals()
         checker.checkTurns()
         checker.checkSteps()
         checker.checkTimers()
@@ -44,7 +45,9 @@ struct SimulationAgentChecker {
         }
         for entry in entries where SimulationAgentChecker.inputs.contains(entry.type) {
             let own = receipts.removeValue(forKey: entry.offset) ?? []
-            if own.count != 1 { violate("every input gets one receipt", "\(entry.short) has \(own.count)") }
+            // A signal is kept until somebody waits for it.
+            let isKept = entry.type == "signal" && own.isEmpty
+            if own.count != 1 && !isKept { violate("every input gets one receipt", "\(entry.short) has \(own.count)") }
             if own.contains(where: { $0.offset < entry.offset }) {
                 violate("every input gets one receipt", "\(entry.short) has one before it")
             }
@@ -52,20 +55,32 @@ struct SimulationAgentChecker {
         for stray in receipts.keys.sorted() { violate("every input gets one receipt", "offset \(stray) has one and is no input") }
     }
 
+    /// Nobody gives up waiting for a signal that was there.
+    private mutating func checkSignals() {
+        for end in entries where end.type == "step.failed" && end.body["error"]?["code"] == "wait_timeout" {
+            for signal in entries where signal.type == "signal" && signal.body["name"] == "go" && signal.offset < end.offset {
+                let token = Offset(signal.offset).token
+                let isTaken = entries.contains { $0.type == "receipt" && $0.body["of"]?.string == token && $0.offset < end.offset }
+                if !isTaken { violate("a signal is taken by who waits for it", "\(signal.short) was there before \(end.short)") }
+            }
+        }
+    }
+
     // MARK: Turns
 
     private mutating func checkTurns() {
         let programs = Dictionary(
             history.requests.compactMap { request in request.program.map { (request.id, $0) } }, uniquingKeysWith: { $1 })
-        let applied = Set(
-            entries.filter { $0.type == "receipt" && $0.body["state"] == "applied" }.compactMap {
-                $0.body["of"]?.string.flatMap { Offset(token: $0)?.value }
-            })
-        for message in entries where message.type == "message" {
+        // To which turn each input was applied.
+        var applied: [UInt64: UInt64] = [:]
+        for receipt in entries where receipt.type == "receipt" && receipt.body["state"] == "applied" {
+            if let of = receipt.body["of"]?.string.flatMap({ Offset(token: $0)?.value }) { applied[of] = receipt.turn }
+        }
+        for message in entries where ["message", "steer", "interrupt"].contains(message.type) {
             let own = entries.filter { $0.turn == message.offset }
             let starts = own.filter { $0.type == "turn.started" }
             let ends = own.filter { ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled"].contains($0.type) }
-            let expected = applied.contains(message.offset) ? 1 : 0
+            let expected = applied[message.offset] == message.offset ? 1 : 0
             if starts.count != expected { violate("every message gets one turn", "\(message.short) began \(starts.count)") }
             if ends.count != expected { violate("every turn ends once", "\(message.short) has \(ends.count) ends") }
             guard let start = starts.first, let end = ends.first else { continue }
@@ -74,6 +89,14 @@ struct SimulationAgentChecker {
                 violate(
                     "a turn's entries stand between its start and its end", "\(stray.short) of the turn \(start.offset)...\(end.offset)")
             }
+            let controls = entries.filter { $0.offset != message.offset && applied[$0.offset] == message.offset }.map(\.type)
+            if (end.type == "turn.cancelled") != controls.contains("cancel") {
+                violate("a turn is cancelled by a cancel that was applied", "\(controls) and \(end.short)")
+            }
+            if end.type == "turn.interrupted", !controls.contains("interrupt") {
+                violate("a turn is interrupted by an interrupt that was applied", "\(controls) and \(end.short)")
+            }
+            if controls.contains("cancel") || controls.contains("interrupt") { continue }
             if let request = message.body["data"]?["request"]?.string, let program = programs[request] { check(end, own, program) }
         }
     }
@@ -153,7 +176,27 @@ struct SimulationAgentChecker {
             }
             if entry.body["at"]?.string ?? "" < instant { violate("no timer fires before it is due", "due \(instant): \(entry.short)") }
         }
-        for timer in due.keys where !fired.contains(timer) { violate("every timer fires", "\(timer) did not") }
+        let ended = endedByTime
+        for timer in due.keys where fired.contains(timer) != ended.contains(timer) {
+            violate("every timer fires", "\(timer) did \(fired.contains(timer) ? "and its step ended otherwise" : "not")")
+        }
+    }
+
+    /// The timers of the sleeps, waits and approvals that nobody has ended before it was time.
+    private var endedByTime: Set<String> {
+        var sleeps: Set<String> = []
+        var ended: Set<String> = []
+        for entry in entries where !entry.step.isEmpty {
+            let timer = "\(Offset(entry.turn ?? 0))/\(entry.step)"
+            switch entry.type {
+            case "step.started" where entry.body["kind"] == "sleep": sleeps.insert(timer)
+            case "step.completed" where sleeps.contains(timer): ended.insert(timer)
+            case "step.failed" where ["wait_timeout", "approval_expired"].contains(entry.body["error"]?["code"]?.string):
+                ended.insert(timer)
+            default: break
+            }
+        }
+        return ended
     }
 
     // MARK: Epochs
@@ -184,9 +227,14 @@ struct SimulationAgentChecker {
     /// The text of a step is what its model wrote: in the last call, behind what that was given to go on from.
     private mutating func checkModel(_ entry: SimulationHistory.Entry) {
         let key = "\(life.name)/\(Offset(entry.turn ?? 0))/\(entry.step)"
-        let calls = history.modelCalls.filter { $0.key == key && $0.isFinished }
-        let text = entry.body["text"]?.string ?? ""
-        if !calls.contains(where: { Bytes(($0.continuing + $0.generated).utf8) == Bytes(text.utf8) }) {
+        let text = Bytes((entry.body["text"]?.string ?? "").utf8)
+        let isInterrupted = entry.body["finish_reason"] == "interrupted"
+        let calls = history.modelCalls.filter { $0.key == key && ($0.isFinished || isInterrupted) }
+        let isWritten = calls.contains { call in
+            let written = Bytes((call.continuing + call.generated).utf8)
+            return isInterrupted ? written.starts(with: text) : written == text
+        }
+        if !isWritten && !(isInterrupted && text.isEmpty) {
             violate("a step's text is what its model wrote", "\(entry.short); the model's calls: \(calls)")
         }
     }

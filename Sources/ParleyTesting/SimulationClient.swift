@@ -8,6 +8,12 @@ final class SimulationClient: Sendable {
     enum Action: Sendable {
         case message(program: UInt64)
         case close
+        case steer
+        case interrupt(redirects: Bool)
+        case cancel
+        /// Of the approval that was asked for last.
+        case decide(isApproved: Bool)
+        case signal(String)
         case createAgent
         case createStream
         case append(items: Int)
@@ -93,21 +99,33 @@ final class SimulationClient: Sendable {
     }
 
     private func append(_ wish: Wish, _ index: Int, _ process: SimulationProcess) {
-        let append = Append(process.channels, to: wish.channel, wish.newEntries) { [self] result in
+        let entries = wish.newEntries(approval: SimulationClient.lastApproval(wish.channel, process))
+        let append = Append(process.channels, to: wish.channel, entries) { [self] result in
             answered(index, process, result.map(\.offsets))
         }
         switch wish.action {
-        case .message, .close:
+        case .message, .close, .steer, .interrupt, .cancel, .decide, .signal:
             append.creates = ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: true, created: process.world.now)
             append.isInput = true
         case .closeStream: append.closes = true
         case .produce: append.producer = ProducerClaim(id: name, epoch: 1, sequence: wish.sequence)
         default: break
         }
-        if append.producer == nil && !wish.newEntries.isEmpty {
+        if append.producer == nil && !entries.isEmpty {
             append.idempotency = IdempotencyKey(key: wish.id, body: Bytes(wish.id.utf8))
         }
         append.submit()
+    }
+
+    private static func lastApproval(_ name: String, _ process: SimulationProcess) -> String {
+        guard let channel = try? process.channels.find(name) else { return "none" }
+        var found = "none"
+        try? process.channels.walkBack(channel, from: channel.tail.head) { _, frame in
+            guard frame.kind == .approvalRequested, let approval = frame.body["approval"]?.string else { return true }
+            found = approval
+            return false
+        }
+        return found
     }
 
     /// Writer thread.
@@ -133,19 +151,42 @@ extension SimulationClient.Wish {
     var entries: [JSON] {
         switch action {
         case .message(let program): [["data": ["program": .string("\(program)"), "request": .string(id)]]]
-        case .close: [["type": "close", "request": .string(id)]]
+        case .close, .steer, .interrupt, .cancel, .decide, .signal: [["type": .string(kind.name), "request": .string(id)]]
         case .append(let items): (0..<items).map { ["request": .string(id), "item": .integer(Int64($0))] }
         case .produce: [["request": .string(id), "item": 0]]
         default: []
         }
     }
 
-    var newEntries: [NewEntry] {
+    /// The kind of an entry for an agent.
+    private var kind: EntryKind {
+        switch action {
+        case .steer: .steer
+        case .interrupt: .interrupt
+        case .cancel: .cancel
+        case .decide(let isApproved): isApproved ? .approve : .deny
+        case .signal: .signal
+        case .close: .close
+        default: .message
+        }
+    }
+
+    func newEntries(approval: String) -> [NewEntry] {
         switch action {
         case .message(let program):
             [NewEntry(.message, nil, ("by", "client"), ("data", ["program": .string("\(program)"), "request": .string(id)]))]
-        case .close: [NewEntry(.close, nil, ("by", "client"), ("request", .string(id)))]
+        case .close, .steer, .interrupt, .cancel, .decide, .signal:
+            [NewEntry(kind, members: NewEntry.join([("by", "client"), ("request", .string(id))] + members(approval)))]
         default: entries.map { NewEntry(data: $0.bytes) }
+        }
+    }
+
+    private func members(_ approval: String) -> [(String, JSON?)] {
+        switch action {
+        case .steer, .interrupt(redirects: true): [("text", "something else")]
+        case .decide: [("approval", .string(approval))]
+        case .signal(let name): [("name", .string(name))]
+        default: []
         }
     }
 }

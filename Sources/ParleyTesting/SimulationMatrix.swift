@@ -21,7 +21,8 @@ package struct SimulationMatrix: Sendable {
         "turn.completed",
         "turn.failed", "step.started", "text", "step.completed", "step.failed", "timer.set", "timer.fired", "supervision", "emit",
         "agent.stalled",
-        "agent.closed",
+        "agent.closed", "steer", "interrupt", "cancel", "approve", "deny", "signal", "approval.requested", "approval.decided",
+        "turn.interrupted", "turn.cancelled",
     ]
 
     package private(set) var counts: [String: [Ending: Int]] = [:]

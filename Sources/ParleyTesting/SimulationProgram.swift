@@ -12,6 +12,9 @@ package struct SimulationProgram: Sendable {
         case sleep(milliseconds: Int)
         case generate(prompt: String, goesOn: Bool)
         case emit(Int)
+        /// For the signal `go`, and no longer than so.
+        case wait(milliseconds: Int)
+        case approval(milliseconds: Int)
         /// Compares random number, UUID and time with what they were on the first run.
         case chance
         case map([[Operation]])
@@ -44,6 +47,8 @@ package struct SimulationProgram: Sendable {
         case "text": has { if case .generate = $0 { true } else { false } }
         case "emit": has { if case .emit = $0 { true } else { false } }
         case "timer.set", "timer.fired": has { if case .sleep = $0 { true } else { false } }
+        case "signal": has { if case .wait = $0 { true } else { false } }
+        case "approve", "deny", "approval.requested", "approval.decided": has { if case .approval = $0 { true } else { false } }
         case "agent.stalled": has { if case .steady = $0 { true } else { false } }
         default: true
         }
@@ -57,7 +62,7 @@ package struct SimulationProgram: Sendable {
                 (0..<Int.random(in: 1...2, using: &random)).map { _ in operation(depth: depth + 1, &random) }
             }
         }
-        switch Int.random(in: 0..<(depth < 2 ? 14 : 11), using: &random) {
+        switch Int.random(in: 0..<(depth < 2 ? 16 : 13), using: &random) {
         case 0, 1:
             return .step(value: Int.random(in: 0..<1_000, using: &random), failures: 0, takes: Int.random(in: 0...40, using: &random))
         case 2:
@@ -69,7 +74,9 @@ package struct SimulationProgram: Sendable {
         case 6, 7: return .generate(prompt: "\(random.next() % 1_000)", goesOn: Int.random(in: 0..<3, using: &random) > 0)
         case 8: return .emit(Int.random(in: 0..<1_000, using: &random))
         case 9, 10: return .chance
-        case 11, 12: return .map(several(&random))
+        case 11: return .wait(milliseconds: [1, 50, 400, 5_000].randomElement(using: &random)!)
+        case 12: return .approval(milliseconds: [1, 50, 400, 5_000].randomElement(using: &random)!)
+        case 13, 14: return .map(several(&random))
         default: return .scopes(several(&random))
         }
     }
@@ -93,6 +100,8 @@ extension SimulationProgram {
             case .once: return [.anyOf(["done", "outcome_unknown"])]
             case .doomed: return [.exactly("doomed")]
             case .sleep: return [.exactly("slept")]
+            case .wait: return [.anyOf(["signalled", "wait_timeout"])]
+            case .approval: return [.anyOf(["approved", "denied", "expired"])]
             case .generate: return [.text(path: "\(prefix)generate\(index)")]
             case .emit: return []
             case .chance: return [.exactly("same")]

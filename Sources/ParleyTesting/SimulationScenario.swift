@@ -33,6 +33,10 @@ package struct SimulationScenario: Sendable {
             (0..<count).map { _ in wish(name, .message(program: program(aim, &random)), &random) }
         }
         var clients = (0..<Int.random(in: 1...2, using: &random)).map { _ in messages(Int.random(in: 1...3, using: &random), &random) }
+        // Somebody who talks to its turns.
+        if SimulationScenario.controls.contains(aim) || Int.random(in: 0..<2, using: &random) == 0 {
+            clients.append((0..<Int.random(in: 1...8, using: &random)).map { _ in wish(name, control(aim, &random), &random) })
+        }
         switch Int.random(in: 0..<4, using: &random) {
         case _ where aim == "agent.closed" || aim == "close", 0: clients[0].append(wish(name, .close, &random))
         case _ where aim == "delete", 1:
@@ -41,6 +45,22 @@ package struct SimulationScenario: Sendable {
         default: break
         }
         return clients
+    }
+
+    /// What there is some of when somebody talks to turns.
+    private static let controls: Set = [
+        "steer", "interrupt", "cancel", "approve", "deny", "signal", "approval.decided", "turn.interrupted", "turn.cancelled",
+    ]
+
+    private static func control(_ aim: String, _ random: inout SplitMix64) -> SimulationClient.Action {
+        let all: [(kinds: [String], action: SimulationClient.Action)] = [
+            (["steer"], .steer), (["interrupt", "turn.interrupted"], .interrupt(redirects: false)),
+            (["interrupt"], .interrupt(redirects: true)),
+            (["cancel", "turn.cancelled"], .cancel), (["approve", "approval.decided"], .decide(isApproved: true)),
+            (["deny", "approval.decided"], .decide(isApproved: false)), (["signal"], .signal("go")), (["signal"], .signal("never")),
+        ]
+        let aimed = all.filter { $0.kinds.contains(aim) }
+        return (aimed.isEmpty || Int.random(in: 0..<3, using: &random) > 0 ? all : aimed).randomElement(using: &random)!.action
     }
 
     private static func stream(_ name: String, _ aim: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {

@@ -75,6 +75,7 @@ final class TestServer: Sendable {
 /// Agents that do what a test tells them to.
 final class TestAgents: AgentHost {
     let kinds = ["assistant", "echo"]
+    let activeCount = 0
     let waiting = Mutex<[String: @Sendable (JSON) -> Void]>([:])
     let withdrawn = Atomic(0)
     private let channels: Channels

@@ -86,6 +86,13 @@ enum HTTPAnswer {
         return bytes.count >= length ? length : nil
     }
 
+    /// The bytes of a whole request, and of its head.
+    static func request(_ bytes: UnsafeRawBufferPointer) -> (head: Int, length: Int)? {
+        guard let head = headLength(bytes) else { return nil }
+        let length = head + (contentLength(UnsafeRawBufferPointer(rebasing: bytes[..<head])) ?? 0)
+        return bytes.count >= length ? (head, length) : nil
+    }
+
     static func headLength(_ bytes: UnsafeRawBufferPointer) -> Int? {
         find("\r\n\r\n", bytes).map { $0 + 4 }
     }
@@ -100,7 +107,7 @@ enum HTTPAnswer {
         return value
     }
 
-    private static func find(_ text: StaticString, _ bytes: UnsafeRawBufferPointer) -> Int? {
+    static func find(_ text: StaticString, _ bytes: UnsafeRawBufferPointer) -> Int? {
         let count = text.utf8CodeUnitCount
         var index = 0
         while index + count <= bytes.count {

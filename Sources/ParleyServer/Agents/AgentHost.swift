@@ -6,6 +6,9 @@ package protocol AgentHost: AnyObject, Sendable {
     /// The kinds of agents there are, sorted.
     var kinds: [String] { get }
 
+    /// How many agents are in memory.
+    var activeCount: Int { get }
+
     /// What an agent does, for `GET /v1/agents/<kind>/<id>`; `nil`: no such agent. `answer` is called once, on any thread.
     func status(of channelName: String, _ answer: @escaping @Sendable (JSON?) -> Void)
 

@@ -32,8 +32,13 @@ package final class EndToEndReader: Sendable {
     private let view: String
     private let state: Monitor<Seen>
 
-    package init(of agent: String, from offset: String = "-1", view: String = "raw") {
-        channel = "agents/\(agent)"
+    package convenience init(of agent: String, from offset: String = "-1", view: String = "raw") {
+        self.init(channel: "agents/\(agent)", from: offset, view: view)
+    }
+
+    /// - Parameter channel: The whole name of any JSON channel.
+    package init(channel: String, from offset: String = "-1", view: String = "raw") {
+        self.channel = channel
         self.view = view
         state = Monitor(Seen(offset: offset))
     }
@@ -83,7 +88,7 @@ package final class EndToEndReader: Sendable {
         let deadline = ContinuousClock.now + timeout
         while true {
             let end = try wait(phase, timeout: max(.zero, deadline - ContinuousClock.now)) { seen -> JSON?? in
-                let end = seen.entries.first { ["turn.completed", "turn.failed", "agent.stalled"].contains($0["type"]?.string) }
+                let end = seen.entries.first { EndToEndReader.ends.contains($0["type"]?.string) }
                 if let end { return .some(end) }
                 return seen.isOver && seen.isClean && seen.endsWithControl ? .some(nil) : nil
             }
@@ -91,6 +96,8 @@ package final class EndToEndReader: Sendable {
             if let node = seen.node { attach(to: node) }
         }
     }
+
+    private static let ends: Set<String?> = ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled"]
 
     // MARK: Events
 

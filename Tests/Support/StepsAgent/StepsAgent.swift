@@ -47,6 +47,10 @@ struct Stepper: Agent {
 struct App {
     static func main() async throws {
         let file = ProcessInfo.processInfo.environment["STEPS_FILE"] ?? "/dev/null"
-        try await serve(Stepper(model: try ConfiguredModel(), file: file), Waiter())
+        let model = try ConfiguredModel()
+        try await serve(
+            Stepper(model: model, file: file),
+            Controlled(model: model, trace: Trace(file: file)),
+            Waiter())
     }
 }
