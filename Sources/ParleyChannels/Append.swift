@@ -36,6 +36,7 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     private let completion: Completion
     private var result: Result<Appended, ChannelError>?
     private var channel: Channel?
+    private var outboxRows = 0
 
     package init(_ channels: Channels, to channelName: String, _ entries: [NewEntry], completion: @escaping Completion) {
         self.channels = channels
@@ -134,6 +135,7 @@ extension Append {
         if isInput, case .success(let appended) = result, !appended.isReplay, let channel, let first = appended.offsets.first {
             channels.notifyInput(channel, offsets: first...appended.offsets.last!)
         }
+        if outboxRows > 0, let channel { channels.outbox?.committed(channel.id, rows: outboxRows) }
         completion(result)
     }
 
@@ -339,6 +341,7 @@ extension Append {
                 $0.closedBy = producer?.tuple
             }
         }
+        if let outbox = channels.outbox { outboxRows = outbox.stage(entries, offsets, of: channel, in: &stage) }
         rows?(&stage, channel, offsets)
         return Appended(
             offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed,

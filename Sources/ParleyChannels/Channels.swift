@@ -10,6 +10,8 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     package let log: any CommitLog
     package let writer: GroupCommit
     package let world: any World
+    /// `nil`: nobody outside is told of entries, and appends do nothing for it.
+    package let outbox: Outbox?
     private let shards: [Shard]
     private let inputObserver = Mutex<(any InputObserver)?>(nil)
 
@@ -39,10 +41,11 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
         let residents = Mutex(Residents())
     }
 
-    package init(log: any CommitLog, writer: GroupCommit, world: any World) {
+    package init(log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil) {
         self.log = log
         self.writer = writer
         self.world = world
+        self.outbox = outbox
         shards = (0..<16).map { _ in Shard() }
         let expiry = ExpiryService(log: log, world: world) { [weak self] name, id, row in
             guard let self else { return }

@@ -50,6 +50,7 @@ struct App {
         let model = try ConfiguredModel()
         try await serve(
             Stepper(model: model, file: file),
-            Controlled(model: model, trace: Trace(file: file)))
+            Controlled(model: model, trace: Trace(file: file)),
+            Waiter())
     }
 }
