@@ -92,9 +92,12 @@ extension Channels {
         let (head, isClosed, _) = channel.tail
         var page = Page(isJSON: channel.isJSON, next: offset)
         let filter = view == .settled && channel.isAgent ? try settledFilter(channel, after: offset, upTo: head, bytesMax: bytesMax) : nil
-        var read = 0
+        var (read, isCut) = (0, false)
         try walk(channel, after: offset, upTo: head) { place, frame in
-            if read >= bytesMax { return false }
+            if read >= bytesMax {
+                isCut = true
+                return false
+            }
             read += frame.payload.count + Frame.headerBytes
             if filter?.keeps(place, frame) ?? true {
                 page.add(place, frame, owner: channel.owner(of: place), receipt: filter?.receipts[place])
@@ -102,6 +105,8 @@ extension Channels {
             page.next = place
             return true
         }
+        // A fork may leave its source in the middle of a hole, of which nothing is visited.
+        if !isCut { page.next = max(page.next, head) }
         page.finish()
         page.isUpToDate = page.next >= head
         page.isEnd = page.isUpToDate && isClosed

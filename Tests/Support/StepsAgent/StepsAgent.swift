@@ -52,6 +52,7 @@ struct App {
         try await serve(
             Stepper(model: model, file: file),
             Controlled(model: model, trace: Trace(file: file)),
+            Waiter(),
             Publisher(model: model, firstStep: environment["PUBLISHER_FIRST_STEP"] ?? "changes"))
     }
 }
