@@ -10,14 +10,20 @@ final class ServerContext: Sendable {
     let agents: (any AgentHost)?
     let configuration: ServerConfiguration
     let reads: ReadPool
+    /// What else `/metrics` says.
+    let measures: @Sendable () -> [Measure]
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
     private let draining = Atomic(false)
     private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
 
-    init(channels: Channels, agents: (any AgentHost)?, configuration: ServerConfiguration, loops: [EventLoop]) {
+    init(
+        channels: Channels, agents: (any AgentHost)?, configuration: ServerConfiguration, loops: [EventLoop],
+        measures: @escaping @Sendable () -> [Measure]
+    ) {
         self.channels = channels
         self.agents = agents
         self.configuration = configuration
+        self.measures = measures
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
         let readers = loops.map {
