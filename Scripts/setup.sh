@@ -54,6 +54,17 @@ need_workflow_client() {
     touch "$venv/.durable-streams-$version"
 }
 
+# Clients of the socket that the tests run as programs of their own: node for parley.js, and one in Python that is not ours. After
+# need_local_model, which makes the folder.
+need_socket_clients() {
+    need_packages nodejs
+    local version=17.4 venv="$root/.venv"
+    [ -e "$venv/.websockets-$version" ] && return
+    say "installing websockets $version"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "websockets==$version"
+    touch "$venv/.websockets-$version"
+}
+
 # A browser, its driver, and what a test drives them with: Debian's packages, and Python wheels by exact version.
 need_browser() {
     need_packages python3 python3-venv chromium chromium-driver

@@ -280,14 +280,15 @@ class Follow {
       while (true) {
         while (this.#queue.length) {
           const { entries, offset, cursor, channel, isUpToDate } = this.#queue[0];
-          for (const entry of entries) {
+          const arrived = () => { [this.offset, this.cursor] = [offset, cursor]; };
+          for (const [index, entry] of entries.entries()) {
             if (this.#isAgent) this.offset = entry.offset;
+            if (index === entries.length - 1) arrived();
             yield this.#options.op === "tree" ? { channel, ...entry } : entry;
             if (!this.#queue.length) return;
           }
+          arrived();
           this.#queue.shift();
-          this.offset = offset;
-          this.cursor = cursor;
           this.isUpToDate = isUpToDate && !this.#queue.length;
           this.#wakeWriter?.();
         }

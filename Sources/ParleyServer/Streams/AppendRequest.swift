@@ -40,7 +40,7 @@ struct AppendRequest {
     /// A JSON body that came by another way than a POST.
     init(idempotencyKey: String?) {
         (contentType, closes, producer, sequence) = (ContentTypeText.json, false, nil, nil)
-        self.idempotencyKey = idempotencyKey
+        (self.idempotencyKey, ifTail) = (idempotencyKey, nil)
     }
 
     static func isClosing(_ request: HTTPRequest) -> Bool { request.header(StreamHeader.closed)?.lowercased() == "true" }
