@@ -12,7 +12,8 @@ import Testing
     {
         try await OwnThread.run {
             var random = SplitMix64(seed: KillMoment.seed)
-            let node = try EndToEndNode()
+            let agent = "---\ncontinues: prefix\nmax_tokens: 100000\n---\nYou are a helpful assistant.\n"
+            let node = try EndToEndNode(agents: ["assistant.md": agent], environment: ["PARLEY_MODEL": "scripted:tokens=150,rate=40"])
             try node.start()
             let options = transport == "socket" ? ["--experimental-websocket"] : []
             let script = SocketClients.path("follow.mjs")
