@@ -463,7 +463,7 @@ class Link {
       this.#received(JSON.parse(data));
     };
     this.#socket.onclose = () => this.#broken();
-    this.#socket.onerror = () => {};  // `onclose` follows.
+    this.#socket.onerror = () => this.#broken();  // Node 20 says no `close` behind it.
     this.#silence = setTimeout(() => this.close(), 10_000);
     // After sleep a dead connection looks like a quiet one: a question that is not answered soon tells.
     this.#takeBack = parley.onWake(() => this.#probe());
