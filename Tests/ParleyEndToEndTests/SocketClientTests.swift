@@ -52,7 +52,7 @@ import Testing
             }
             let node = try EndToEndNode()
             try node.start()
-            let words = [SocketClients.path("socket_client.py"), "\(node.port)", "8", "60", "\(KillMoment.seed % 1_000_000)"]
+            let words = [SocketClients.path("socket_client.py"), "\(node.port)", "8", "150", "\(KillMoment.seed % 1_000_000)"]
             let client = try ChildProcess(python, words)
             try client.wait("the client to begin") { $0.standard.contains("ready") ? true : nil }
             for _ in 0..<3 {
@@ -61,7 +61,7 @@ import Testing
                 try node.start()
             }
             #expect(try client.waitForExit("the client to be done") == .status(0), "seed \(KillMoment.seed): \(client.output.error)")
-            #expect(client.output.standard.contains("\"numbers\": 480"))
+            #expect(client.output.standard.contains("\"numbers\": 1200"))
         }
     }
 }
