@@ -48,7 +48,22 @@ struct Waiter: Agent {
     }
 }
 
+/// How many payments are to be asked for at once.
+struct Payments: Codable, Sendable { var count: Int }
+
+/// Asks for each payment, and makes it when it may: what an audit is asked about.
+struct Treasurer: Agent {
+    static let kind = "treasurer"
+
+    func receive(_ payments: Payments, _ turn: Turn, _ state: inout NoState) async throws -> Int {
+        try await turn.map("pay", Array(0..<payments.count)) { amount, turn in
+            do { try await turn.approval("payment", of: ["amount": amount]) } catch is ApprovalDenied { return 0 }
+            return try await turn.step("transfer", .atMostOnce) { _ in 1 }
+        }.reduce(0, +)
+    }
+}
+
 @main
 struct App {
-    static func main() async throws { try await serve(Stepper(), Talker(), Waiter()) }
+    static func main() async throws { try await serve(Stepper(), Talker(), Waiter(), Treasurer()) }
 }

@@ -129,9 +129,13 @@ extension Activation {
     ) {
         let steps = ends.map(\.request)
         let (mark, remove) = (takeWaitingMark(core), removal(core, steps))
-        append(entries, epoch: .holds(core.epoch), decides: decides) { stage, channel, _ in
+        append(entries, epoch: .holds(core.epoch), decides: decides) { [self] stage, channel, offsets in
             remove(&stage, channel)
             mark(&stage, channel)
+            for end in ends {
+                guard case .model = end.request.work, case .completed = end.outcome else { continue }
+                seal(core, end.request.path, upTo: offsets.last!, of: channel, in: &stage)
+            }
         } then: { [self] appended in
             over(core, steps)
             // One at a time, the lane drained in between, as on a replay, and before what later commits give.
@@ -262,7 +266,7 @@ extension Activation {
                     .approvalRequested, position, ("approval", .string("\(Offset(core.turn))/\(request.path)")),
                     ("action", .string(action)),
                     ("args", arguments), ("args_sha256", request.digest.map { .string($0) }),
-                    ("expires_at", until.map { .string($0.description) })))
+                    ("expires_at", until.map { .string($0.description) }), ("shielded", request.isShielded ? true : nil)))
         }
         let timer = request.due.map { DueTimer(turn: core.turn, path: request.path, due: $0) }
         if let timer {

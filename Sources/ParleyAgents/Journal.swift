@@ -28,6 +28,8 @@ package struct Journal: Sendable {
         package var due: Timestamp?
         /// The offsets of what joined the model's request.
         package var steered: [UInt64] = []
+        /// The offset of its first start.
+        package var startedAt: UInt64 = 0
         package var text = SavedText()
     }
 
@@ -48,14 +50,14 @@ package struct Journal: Sendable {
 
     /// Reads the turn whose input has the offset `turn`.
     package init(_ channels: Channels, _ channel: Channel, turn: UInt64) throws(LogError) {
-        try channels.walk(channel, after: turn, upTo: channel.tail.head) { _, frame in
+        try channels.walk(channel, after: turn, upTo: channel.tail.head) { offset, frame in
             guard let position = frame.position, position.turn == turn else { return true }
-            add(frame, position)
+            add(frame, position, offset)
             return true
         }
     }
 
-    private mutating func add(_ frame: Frame, _ position: Position) {
+    private mutating func add(_ frame: Frame, _ position: Position, _ offset: UInt64) {
         let path = position.step
         let at = frame.at!  // Every entry with a position is stamped.
         switch frame.kind {
@@ -73,7 +75,7 @@ package struct Journal: Sendable {
             if position.attempt == 1 {
                 let kind = body["kind"]?.string.flatMap { StepKind(rawValue: $0) } ?? .step
                 starts.append(Start(path: path, kind: kind, digest: body["request"]?["sha256"]?.string, at: at))
-                open[path] = OpenStep()
+                open[path] = OpenStep(startedAt: offset)
             }
             open[path]?.begin(position.attempt, continuesAt: body["continues_at"]?.integer)
             if let steered = body["steered"]?.array {

@@ -207,7 +207,7 @@ public struct Turn: Sendable {
             return .null
         }
         var request = StepRequest(path: try scope.next(name), kind: .step, source: "\(file):\(line)", work: work)
-        request.isShielded = true
+        (request.isShielded, request.isCompensation) = (true, true)
         core.compensate(request)
     }
 

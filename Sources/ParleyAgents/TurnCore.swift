@@ -331,6 +331,8 @@ struct StepRequest: Sendable {
     var details: [JSON.Member] = []
     /// Neither a cancel nor an interrupt reaches it.
     var isShielded = false
+    /// It takes back what the turn did.
+    var isCompensation = false
 
     enum Work: Sendable {
         case body(StepContract, RetryPolicy, @Sendable (StepContext) async throws -> JSON)

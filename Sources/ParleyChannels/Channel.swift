@@ -13,6 +13,14 @@ package final class Channel: @unchecked Sendable {
     package let id: ChannelID
     package let contentType: String
     package let isAgent: Bool
+    package let fork: Fork?
+    package let lifetime: Lifetime?
+    /// Removed while others had been forked from it: there for them alone.
+    package let isSoftDeleted: Bool
+    /// When its sliding lifetime was last begun anew, in milliseconds.
+    let accessed: Atomic<Int64>
+    /// What the log says of that, or is about to.
+    let storedAccess: Atomic<Int64>
     /// The tail as readers may know it.
     private let published: Mutex<Published>
     var staged: StagedTail
@@ -21,6 +29,7 @@ package final class Channel: @unchecked Sendable {
         var head: UInt64
         var isClosed: Bool
         var isDeleted = false
+        var trims: Int64 = 0
         var isEvicted = false
         var recent: [Chunk] = []
         var recentBytes = 0
@@ -37,11 +46,21 @@ package final class Channel: @unchecked Sendable {
         self.id = id
         contentType = row.contentType
         isAgent = row.isAgent
-        published = Mutex(Published(head: head, isClosed: row.isClosed))
+        (fork, lifetime, isSoftDeleted) = (row.fork, row.lifetime, row.isSoftDeleted)
+        // What is stored may be late by the slack, and nothing may end before its time.
+        accessed = Atomic((row.accessed?.advanced(by: row.lifetime?.slack ?? .zero) ?? row.created).milliseconds)
+        storedAccess = Atomic((row.accessed ?? row.created).milliseconds)
+        published = Mutex(Published(head: head, isClosed: row.isClosed, trims: row.trims))
         staged = StagedTail(row: row, head: head, lastAt: lastAt)
     }
 
+    /// What the writer knows: there for its forks alone, from this commit on.
+    var isGone: Bool { isSoftDeleted || staged.row.isSoftDeleted }
+
     package var isJSON: Bool { isAgent || ContentType.isJSON(contentType) }
+
+    /// How often text has been taken out of it: what was read before may be read differently after.
+    package var trims: Int64 { published.withLock { $0.trims } }
 
     /// The durable tail, and whether anything can still be appended.
     package var tail: (head: UInt64, isClosed: Bool, isDeleted: Bool) {
@@ -175,11 +194,12 @@ extension Channel {
         let chunk = staged.frames.isEmpty ? nil : Chunk(channel: self, first: staged.first, last: staged.head, frames: staged.frames)
         staged.frames = Bytes()
         staged.openText = nil
-        let (head, isClosed, isDeleted) = (staged.head, staged.row.isClosed, staged.isDeleted)
+        let (head, isClosed, isDeleted, trims) = (staged.head, staged.row.isClosed, staged.isDeleted, staged.row.trims)
         return published.withLock { state in
             state.head = head
             state.isClosed = isClosed
             state.isDeleted = isDeleted
+            state.trims = trims
             if let chunk, !state.watchers.isEmpty { state.keep(chunk) }
             return Array(state.watchers.values)
         }

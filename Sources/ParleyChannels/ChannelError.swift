@@ -28,6 +28,11 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
     /// The code of an append that yields to an entry that waits to be decided.
     package static let undecided = "undecided_entry"
 
+    /// Removed, and kept only for what was forked from it.
+    package static func gone(_ name: String) -> ChannelError {
+        ChannelError("channel_gone", "'\(name)' was deleted. Its name becomes free when the last of its forks is deleted, too.")
+    }
+
     package static func notFound(_ name: String) -> ChannelError {
         ChannelError("channel_not_found", "there is no channel '\(name)'. Create it with PUT, or check the name.")
     }

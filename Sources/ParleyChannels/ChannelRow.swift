@@ -17,6 +17,14 @@ package struct ChannelRow: Sendable, Equatable {
     package var lastSequence: String?
     /// The producer tuple that closed the channel: its retry is a duplicate, not an error.
     package var closedBy: String?
+    package var lifetime: Lifetime?
+    /// When its time was last begun anew; for a sliding lifetime. A little late: see `Channels.touched`.
+    package var accessed: Timestamp?
+    package var fork: Fork?
+    /// Removed while others had been forked from it: it answers nothing any more, but its entries stay.
+    package var isSoftDeleted = false
+    /// How often text has been taken out of it.
+    package var trims: Int64 = 0
 
     package init(name: String, contentType: String, isAgent: Bool, created: Timestamp) {
         self.name = name
@@ -31,7 +39,10 @@ package struct ChannelRow: Sendable, Equatable {
             ("created", .integer(created.milliseconds)), ("closed", isClosed ? true : nil),
             ("epoch", epoch == 0 ? nil : .integer(Int64(epoch))), ("status", isAgent ? .string(status.name) : nil),
             ("turn", turn.map { .integer(Int64($0)) }), ("last_sequence", lastSequence.map(JSON.string)),
-            ("closed_by", closedBy.map(JSON.string))
+            ("closed_by", closedBy.map(JSON.string)), ("ttl", lifetime?.seconds.map { .integer($0) }),
+            ("expires_at", lifetime?.instant.map { .string($0.text) }),
+            ("accessed", accessed.map { .integer($0.milliseconds) }), ("fork", fork?.json), ("soft_deleted", isSoftDeleted ? true : nil),
+            ("trims", trims == 0 ? nil : .integer(trims))
         ).bytes
     }
 
@@ -46,6 +57,11 @@ package struct ChannelRow: Sendable, Equatable {
         turn = json["turn"]?.integer.map { UInt64($0) }
         lastSequence = json["last_sequence"]?.string
         closedBy = json["closed_by"]?.string
+        lifetime = json["ttl"]?.integer.map { .ttl(seconds: $0) } ?? json["expires_at"]?.string.flatMap { Lifetime(until: $0) }
+        accessed = json["accessed"]?.integer.map { Timestamp(milliseconds: $0) }
+        fork = json["fork"].flatMap { Fork($0) }
+        isSoftDeleted = json["soft_deleted"]?.bool ?? false
+        trims = json["trims"]?.integer ?? 0
     }
 }
 
@@ -54,17 +70,22 @@ package struct NameRow: Sendable {
     package var id: ChannelID
     /// An agent that was deleted: only an explicit PUT makes a new one.
     package var isTombstone = false
+    /// The channel's rows may be in another partition than this one, and so be missing after a crash.
+    package var isFork = false
 
-    package init(id: ChannelID, isTombstone: Bool = false) {
+    package init(id: ChannelID, isTombstone: Bool = false, isFork: Bool = false) {
         self.id = id
         self.isTombstone = isTombstone
+        self.isFork = isFork
     }
 
-    package var bytes: Bytes { id.key + [isTombstone ? 1 : 0] }
+    package var bytes: Bytes { id.key + [isTombstone ? 1 : isFork ? 2 : 0] }
 
     package init?(_ bytes: Bytes) {
         guard bytes.count == 11 else { return nil }
-        self.init(id: ChannelID(partition: bytes.readBigEndian(at: 0), number: bytes.readBigEndian(at: 2)), isTombstone: bytes[10] == 1)
+        self.init(
+            id: ChannelID(partition: bytes.readBigEndian(at: 0), number: bytes.readBigEndian(at: 2)), isTombstone: bytes[10] == 1,
+            isFork: bytes[10] == 2)
     }
 }
 

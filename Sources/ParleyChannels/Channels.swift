@@ -10,6 +10,8 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     package let log: any CommitLog
     package let writer: GroupCommit
     package let world: any World
+    /// `nil`: nobody outside is told of entries, and appends do nothing for it.
+    package let outbox: Outbox?
     private let shards: [Shard]
     private let inputObserver = Mutex<(any InputObserver)?>(nil)
 
@@ -19,7 +21,12 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     /// Names created or removed in the current commit: readers learn of them once it is durable.
     private var created: [String: Channel] = [:]
     private var removed: Set<String> = []
+    private var freed: [String] = []
+    /// Channels whose log is rewritten in the current commit.
+    private var trimmed: Set<ChannelID> = []
     private var nextNumber: [UInt16: UInt64] = [:]
+    private let expiryService = Mutex<ExpiryService?>(nil)
+    var expiry: ExpiryService { expiryService.withLock { $0! } }
 
     /// How many channels stay in memory before those that nobody watches are let go.
     private static let residentMax = 65_536
@@ -34,11 +41,18 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
         let residents = Mutex(Residents())
     }
 
-    package init(log: any CommitLog, writer: GroupCommit, world: any World) {
+    package init(log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil) {
         self.log = log
         self.writer = writer
         self.world = world
+        self.outbox = outbox
         shards = (0..<16).map { _ in Shard() }
+        let expiry = ExpiryService(log: log, world: world) { [weak self] name, id, row in
+            guard let self else { return }
+            // Refused, the row is still there for the next look.
+            try? writer.submit(LifetimeCheck(self, name, id, row: row))
+        }
+        expiryService.withLock { $0 = expiry }
         writer.beforeCommit { [unowned self] stage in self.flush(into: &stage) }  // The writer is stopped before the channels go.
     }
 
@@ -49,6 +63,12 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
 
     /// The channel of that name, or `nil`. Thread-safe. Cost: a lock and a hash; for a channel not in memory three lookups in the log.
     package func find(_ name: String) throws(LogError) -> Channel? {
+        guard let channel = try findAny(name), !channel.isExpired(world.now) else { return nil }
+        return channel
+    }
+
+    /// The channel of that name, also when its time has come.
+    private func findAny(_ name: String) throws(LogError) -> Channel? {
         try shard(name).residents.withLock { residents throws(LogError) in
             if let channel = residents.channels[name] { return channel }
             guard !residents.unpublished.contains(name), let loaded = try load(name) else { return nil }
@@ -59,7 +79,8 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
 
     /// The channel of that name if it is in memory. Thread-safe, and touches no disk: for event loops.
     package func resident(_ name: String) -> Channel? {
-        shard(name).residents.withLock { $0.channels[name] }
+        guard let channel = shard(name).residents.withLock({ $0.channels[name] }), !channel.isExpired(world.now) else { return nil }
+        return channel
     }
 
     /// Whether an agent of that name was deleted and not created anew.
@@ -77,11 +98,13 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     private func load(_ name: String) throws(LogError) -> Channel? {
         guard let bytes = try log.get(.names, Placement.nameKey(name)), let found = NameRow(bytes), !found.isTombstone else { return nil }
         guard let rowBytes = try log.get(.channels, found.id.key), let row = ChannelRow(rowBytes) else {
+            // Of two batches the crash let one through: it was never answered for.
+            if found.isFork { return nil }
             throw LogError(
                 .damaged, "the row of channel '\(name)' is missing or unreadable (partition \(found.id.partition), id \(found.id.number))")
         }
         let (head, lastAt) = try Channels.head(of: found.id, in: log)
-        return Channel(row: row, id: found.id, head: head, lastAt: lastAt)
+        return Channel(row: row, id: found.id, head: max(head, row.fork?.head ?? 0), lastAt: lastAt)
     }
 
     /// The last offset of a channel and when it was given: the end of its last value in the log.
@@ -112,15 +135,31 @@ package protocol InputObserver: AnyObject, Sendable {
 
 extension Channels {
     /// The channel as the writer finds it: with what is staged in the current commit.
-    func resolve(_ name: String) throws(LogError) -> Channel? {
+    ///
+    /// One whose time has come is removed on the way.
+    func resolve(_ name: String, in stage: inout Stage) throws(LogError) -> Channel? {
         if let channel = created[name] { return channel }
         if removed.contains(name) { return nil }
-        return try find(name)
+        guard let channel = try findAny(name) else { return nil }
+        guard channel.isExpired(world.now), !channel.isSoftDeleted else { return channel }
+        try remove(channel, tombstone: false, in: &stage)
+        return nil
+    }
+
+    /// Stores when the channel was last used, and when to look at its lifetime next.
+    func setDue(_ channel: Channel, in stage: inout Stage) -> Timestamp? {
+        guard channel.lifetime != nil else { return nil }
+        if let before = channel.due(channel.staged.row) { stage.delete(.index, ExpiryService.key(before, channel.id)) }
+        channel.staged.row.accessed = Timestamp(milliseconds: channel.accessed.load(ordering: .relaxed))
+        channel.staged.isRowChanged = true
+        let due = channel.due(channel.staged.row)!
+        stage.put(.index, ExpiryService.key(due, channel.id), Bytes(channel.name.utf8))
+        return due
     }
 
     /// Makes a channel, staged. The name must be free.
-    func create(_ row: ChannelRow, in stage: inout Stage) throws(LogError) -> Channel {
-        let partition = Placement.partition(of: row.name)
+    func create(_ row: ChannelRow, in stage: inout Stage, partition: UInt16? = nil) throws(LogError) -> Channel {
+        let partition = partition ?? Placement.partition(of: row.name)
         let counterKey = ChannelID(partition: partition, number: 0).key
         let number: UInt64
         if let next = nextNumber[partition] {
@@ -133,9 +172,14 @@ extension Channels {
         counter.append(bigEndian: number + 1)
         stage.put(.channels, counterKey, counter)
         let id = ChannelID(partition: partition, number: number)
-        stage.put(.names, Placement.nameKey(row.name), NameRow(id: id).bytes)
-        let channel = Channel(row: row, id: id, head: 0, lastAt: Timestamp(milliseconds: 0))
+        stage.put(.names, Placement.nameKey(row.name), NameRow(id: id, isFork: row.fork != nil).bytes)
+        let channel = Channel(row: row, id: id, head: row.fork?.head ?? 0, lastAt: Timestamp(milliseconds: 0))
+        if let fork = row.fork {
+            let source = ChannelID(partition: partition, number: fork.sourceNumber)
+            stage.put(.index, ForkRow.key(source, id), Bytes(row.name.utf8))
+        }
         channel.staged.isRowChanged = true
+        if let due = setDue(channel, in: &stage) { expiry.set(due) }
         channel.staged.undecided = [:]
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
         created[row.name] = channel
@@ -146,26 +190,43 @@ extension Channels {
     }
 
     /// Removes a channel and everything it has, staged. With a `tombstone` only an explicit PUT makes it anew.
-    func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) {
+    ///
+    /// While there are forks of it, its entries stay, and so does a plain channel's name: it is not free.
+    func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) throws(LogError) {
+        let isKept = try hasForks(channel.id, in: &stage)
+        channel.staged.row.isSoftDeleted = isKept
+        if isKept { channel.staged.isRowChanged = true }
         flush(channel, into: &stage)
         let (lower, upper) = (channel.id.key, channel.id.keyEnd)
-        for family in [Family.log, .states, .inbox, .producers, .idempotency, .outbox, .big] {
-            stage.delete(family, from: lower, to: upper)
-        }
+        for family in [Family.states, .inbox, .producers, .idempotency, .outbox] { stage.delete(family, from: lower, to: upper) }
+        if let due = channel.due(channel.staged.row) { stage.delete(.index, ExpiryService.key(due, channel.id)) }
         let follows = AgentIndex.follows(of: channel.id)
         stage.delete(.index, from: follows.lower, to: follows.upper)
-        stage.delete(.channels, channel.id.key)
         let nameKey = Placement.nameKey(channel.name)
         if tombstone {
             stage.put(.names, nameKey, NameRow(id: channel.id, isTombstone: true).bytes)
-        } else {
+        } else if !isKept {
             stage.delete(.names, nameKey)
         }
+        if !isKept { try collect(channel.id, in: &stage) }
         channel.staged.isDeleted = true
         channel.staged.row.isClosed = true
         created[channel.name] = nil
-        removed.insert(channel.name)
+        if tombstone || !isKept { removed.insert(channel.name) }
         touch(channel)
+    }
+
+    /// The name of a channel that was kept for its forks has become free.
+    func free(_ name: String) {
+        removed.insert(name)
+        freed.append(name)
+    }
+
+    func isTrimmed(_ id: ChannelID) -> Bool { trimmed.contains(id) }
+    func markTrimmed(_ id: ChannelID) { trimmed.insert(id) }
+
+    func isForkedInThisCommit(_ id: ChannelID) -> Bool {
+        created.values.contains { $0.id.partition == id.partition && $0.fork?.sourceNumber == id.number }
     }
 
     func touch(_ channel: Channel) {
@@ -192,6 +253,9 @@ extension Channels {
             }
             for watcher in channel.publish() { watcher.channelChanged(channel) }
         }
+        for name in freed { shard(name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } } }
+        freed.removeAll()
+        trimmed.removeAll()
         touched.removeAll(keepingCapacity: true)
         touchedIDs.removeAll(keepingCapacity: true)
         created.removeAll(keepingCapacity: true)

@@ -254,6 +254,17 @@ extension Frame {
     }
 }
 
+extension Frame {
+    /// How many pieces of the upstream's stand in a `text`, without reading the rest of it.
+    package var textPieces: Int { kind == .text ? Int(rest.readBigEndian(at: 1, as: UInt32.self)) : 0 }
+
+    /// Whether the entry's own members begin with these bytes: a filter that costs no parsing.
+    package func membersBegin(with prefix: Bytes) -> Bool {
+        let members = members
+        return members.count >= prefix.count && prefix.withUnsafeBytes { $0.elementsEqual(members.prefix(prefix.count)) }
+    }
+}
+
 // MARK: - The wire
 
 extension Frame {

@@ -3,13 +3,18 @@ internal import ParleySystem
 
 /// Creates a channel, or finds that it is there already with the same properties.
 package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: as `Append`.
-    package typealias Completion = @Sendable (Result<(isNew: Bool, tail: UInt64, isClosed: Bool), ChannelError>) -> Void
+    package typealias Created = (isNew: Bool, tail: UInt64, isClosed: Bool)
+    package typealias Completion = @Sendable (Result<Created, ChannelError>) -> Void
 
     private let channels: Channels
     private let row: ChannelRow
     private let entries: [NewEntry]
     private let completion: Completion
-    private var result: Result<(isNew: Bool, tail: UInt64, isClosed: Bool), ChannelError>?
+    /// Shares the entries of another channel, whose content type it has, and whose lifetime unless it has one of its own.
+    package var fork: ForkRequest?
+    /// Whether the content type is what was asked for, and not just what there is without asking.
+    package var hasContentType = true
+    private var result: Result<Created, ChannelError>?
 
     /// - Parameters:
     ///   - row: Its name, type and whether it is created closed.
@@ -28,18 +33,66 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
     package var cost: Int { entries.reduce(512) { $0 + $1.byteCount } }
 
     package func stage(into stage: inout Stage) throws(LogError) {
-        if let channel = try channels.resolve(row.name) {
-            result = compare(channel)
-            return
+        do throws(ChannelRefusal) {
+            result = .success(try decide(in: &stage))
+        } catch {
+            switch error {
+            case .refused(let reason): result = .failure(reason)
+            case .log(let error): throw error
+            }
         }
-        let channel = try channels.create(row, in: &stage)
-        let now = channels.world.now
-        for entry in entries { _ = channel.stage(entry, now: now) }
-        result = .success((true, channel.staged.head, channel.staged.row.isClosed))
     }
 
-    private func compare(_ channel: Channel) -> Result<(isNew: Bool, tail: UInt64, isClosed: Bool), ChannelError> {
-        guard ContentType.matches(channel.contentType, row.contentType) else {
+    private func decide(in stage: inout Stage) throws(ChannelRefusal) -> Created {
+        let name = row.name
+        if let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(name, in: &stage) }) {
+            do { return try compare(channel).get() } catch { throw .refused(error) }
+        }
+        var row = row
+        var partition: UInt16?
+        var piece: Bytes?
+        if let fork {
+            let source = fork.source
+            guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(source, in: &stage) }) else {
+                throw .refused(ChannelError("fork_source_not_found", "there is no channel '\(source)' to fork from."))
+            }
+            (row, piece) = try forked(from: channel, fork)
+            // The entries are shared where they are.
+            partition = channel.id.partition
+        }
+        let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(row, in: &stage, partition: partition) }
+        let now = channels.world.now
+        for entry in (piece.map { [NewEntry(data: $0)] } ?? []) + entries { _ = channel.stage(entry, now: now) }
+        return (true, channel.staged.head, channel.staged.row.isClosed)
+    }
+
+    private func forked(from source: Channel, _ request: ForkRequest) throws(ChannelRefusal) -> (ChannelRow, Bytes?) {
+        guard !source.isGone else {
+            throw .refused(ChannelError("fork_source_gone", "'\(source.name)' was deleted: nothing can be forked from it any more."))
+        }
+        guard !hasContentType || ContentType.matches(row.contentType, source.contentType) else {
+            throw .refused(.mismatch(row.contentType, source.contentType))
+        }
+        let (fork, piece) = try channels.anchor(request, in: source)
+        var row = row
+        row.contentType = hasContentType ? row.contentType : source.contentType
+        row.lifetime = row.lifetime ?? source.lifetime
+        row.fork = fork
+        return (row, piece)
+    }
+
+    private func compare(_ channel: Channel) -> Result<Created, ChannelError> {
+        guard !channel.isGone else {
+            return .failure(
+                ChannelError("channel_exists", "'\(row.name)' was deleted; its name is free when the last of its forks is deleted, too."))
+        }
+        guard isSameFork(channel.fork) else {
+            return .failure(ChannelError("channel_exists", "'\(row.name)' exists, and was forked from elsewhere or not at all."))
+        }
+        guard row.lifetime == channel.lifetime || row.lifetime == nil && fork != nil else {
+            return .failure(ChannelError("channel_exists", "'\(row.name)' exists with another lifetime."))
+        }
+        guard ContentType.matches(channel.contentType, row.contentType) || fork != nil && !hasContentType else {
             return .failure(
                 ChannelError(
                     "channel_exists", "'\(row.name)' exists with Content-Type '\(channel.contentType)', not '\(row.contentType)'."))
@@ -49,6 +102,11 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
                 ChannelError("channel_exists", "'\(row.name)' exists and is \(channel.staged.row.isClosed ? "closed" : "open")."))
         }
         return .success((false, channel.staged.head, channel.staged.row.isClosed))
+    }
+
+    private func isSameFork(_ known: Fork?) -> Bool {
+        guard let fork, let known else { return fork == nil && known == nil }
+        return fork.source == known.source && (fork.offset ?? known.offset) == known.offset && (fork.subOffset ?? 0) == known.subOffset
     }
 
     package func committed() {
@@ -65,6 +123,8 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
     private let name: String
     private let completion: @Sendable (Result<Void, ChannelError>) -> Void
     private var removed: Channel?
+    private var isGone = false
+    private var outboxRows = 0
 
     package init(_ channels: Channels, _ name: String, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
         self.channels = channels
@@ -79,16 +139,22 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
     package var cost: Int { 256 }
 
     package func stage(into stage: inout Stage) throws(LogError) {
-        guard let channel = try channels.resolve(name) else { return }
+        guard let channel = try channels.resolve(name, in: &stage) else { return }
+        guard !channel.isGone else {
+            isGone = true
+            return
+        }
         if channel.isAgent { stage.delete(.index, AgentIndex.key(channel.staged.row.status, channel.id)) }
-        channels.remove(channel, tombstone: channel.isAgent, in: &stage)
+        if channels.outbox != nil { outboxRows = try OutboxRow.count(of: channel.id, in: stage.log) }
+        try channels.remove(channel, tombstone: channel.isAgent, in: &stage)
         removed = channel
     }
 
     package func committed() {
         channels.publish()
-        guard let removed else { return completion(.failure(.notFound(name))) }
+        guard let removed else { return completion(.failure(isGone ? .gone(name) : .notFound(name))) }
         if removed.isAgent { channels.notifyDeleted(removed) }
+        if outboxRows > 0 { channels.outbox?.removed(rows: outboxRows) }
         completion(.success(()))
     }
 

@@ -9,44 +9,70 @@ extension Channels {
     package func walk(
         _ channel: Channel, after offset: UInt64, upTo head: UInt64, _ visit: (_ offset: UInt64, _ frame: Frame) -> Bool
     ) throws(LogError) {
-        guard offset < head else { return }
+        for stretch in channel.stretches(after: offset, upTo: head) {
+            guard try walk(stretch, of: channel, visit) else { return }
+        }
+    }
+
+    /// - Returns: whether to go on.
+    private func walk(
+        _ stretch: Channel.Stretch, of channel: Channel, _ visit: (_ offset: UInt64, _ frame: Frame) -> Bool
+    ) throws(LogError) -> Bool {
         // The value that holds the next entry begins at or before it: one step back, then forward.
-        let start = try log.first(.log, from: channel.id.key, to: channel.id.key(offset + 2), reversed: true)?.key ?? channel.id.key
+        let id = stretch.id
+        let start = try log.first(.log, from: id.key, to: id.key(stretch.after + 2), reversed: true)?.key ?? id.key
         var damaged: UInt64?
-        try log.scan(.log, from: start, to: channel.id.key(head + 1), reversed: false) { key, value in
+        var goesOn = true
+        try log.scan(.log, from: start, to: id.key(stretch.upTo + 1), reversed: false) { key, value in
             let first: UInt64 = key.readBigEndian(at: 10)
-            var goesOn = true
+            var isWithin = true
             let last = Frame.walk(value, first: first) { place, frame in
-                if place > head { goesOn = false } else if place > offset { goesOn = visit(place, frame) }
-                return goesOn
+                if place > stretch.upTo {
+                    isWithin = false
+                } else if place > stretch.after {
+                    goesOn = visit(place, frame)
+                }
+                return isWithin && goesOn
             }
             if last == nil { damaged = first }
-            return goesOn && damaged == nil
+            return isWithin && goesOn && damaged == nil
         }
         if let damaged {
             throw LogError(.damaged, "frames of channel '\(channel.name)' at offset \(Offset(damaged)) cannot be read")
         }
+        return goesOn
     }
 
     /// Walks the entries from `head` back to the start, until `visit` returns false.
     package func walkBack(_ channel: Channel, from head: UInt64, _ visit: (_ offset: UInt64, _ frame: Frame) -> Bool) throws(LogError) {
+        for stretch in channel.stretches(after: 0, upTo: head).reversed() {
+            guard try walkBack(stretch, of: channel, visit) else { return }
+        }
+    }
+
+    private func walkBack(
+        _ stretch: Channel.Stretch, of channel: Channel, _ visit: (_ offset: UInt64, _ frame: Frame) -> Bool
+    ) throws(LogError) -> Bool {
         var damaged: UInt64?
-        try log.scan(.log, from: channel.id.key, to: channel.id.key(head + 1), reversed: true) { key, value in
+        var goesOn = true
+        try log.scan(.log, from: stretch.id.key, to: stretch.id.key(stretch.upTo + 1), reversed: true) { key, value in
             var frames: [(UInt64, Frame)] = []
             let first: UInt64 = key.readBigEndian(at: 10)
             let last = Frame.walk(value, first: first) { place, frame in
                 frames.append((place, frame))
                 return true
             }
-            guard last != nil else {
+            guard let last else {
                 damaged = first
                 return false
             }
-            return frames.reversed().allSatisfy { place, frame in place > head || visit(place, frame) }
+            goesOn = frames.reversed().allSatisfy { place, frame in place > stretch.upTo || place <= stretch.after || visit(place, frame) }
+            return goesOn && last > stretch.after
         }
         if let damaged {
             throw LogError(.damaged, "frames of channel '\(channel.name)' at offset \(Offset(damaged)) cannot be read")
         }
+        return goesOn
     }
 
     /// The entry at `offset`: what `make` makes of its frame, or `nil` when there is none.
@@ -66,14 +92,21 @@ extension Channels {
         let (head, isClosed, _) = channel.tail
         var page = Page(isJSON: channel.isJSON, next: offset)
         let filter = view == .settled && channel.isAgent ? try settledFilter(channel, after: offset, upTo: head, bytesMax: bytesMax) : nil
-        var read = 0
+        var (read, isCut) = (0, false)
         try walk(channel, after: offset, upTo: head) { place, frame in
-            if read >= bytesMax { return false }
+            if read >= bytesMax {
+                isCut = true
+                return false
+            }
             read += frame.payload.count + Frame.headerBytes
-            if filter?.keeps(place, frame) ?? true { page.add(place, frame, owner: channel.name, receipt: filter?.receipts[place]) }
+            if filter?.keeps(place, frame) ?? true {
+                page.add(place, frame, owner: channel.owner(of: place), receipt: filter?.receipts[place])
+            }
             page.next = place
             return true
         }
+        // A fork may leave its source in the middle of a hole, of which nothing is visited.
+        if !isCut { page.next = max(page.next, head) }
         page.finish()
         page.isUpToDate = page.next >= head
         page.isEnd = page.isUpToDate && isClosed
@@ -154,4 +187,28 @@ extension Chunk {
         page.finish()
         return page
     }
+}
+
+extension Channel {
+    /// Entries that stand in one place of the log: this channel's own, or what it shares with one that it was forked from.
+    struct Stretch {
+        var id: ChannelID
+        var after: UInt64
+        var upTo: UInt64
+    }
+
+    /// Where the entries after `offset` up to `head` are, in order.
+    func stretches(after offset: UInt64, upTo head: UInt64) -> [Stretch] {
+        var (stretches, after) = ([Stretch](), offset)
+        for segment in fork?.segments ?? [] where segment.upTo > after && after < head {
+            let upTo = min(segment.upTo, head)
+            stretches.append(Stretch(id: ChannelID(partition: id.partition, number: segment.number), after: after, upTo: upTo))
+            after = upTo
+        }
+        if after < head { stretches.append(Stretch(id: id, after: after, upTo: head)) }
+        return stretches
+    }
+
+    /// Who the entry at `offset` is by, if it is an agent's own.
+    package func owner(of offset: UInt64) -> String { fork?.segments.first { offset <= $0.upTo }?.owner ?? name }
 }

@@ -49,11 +49,11 @@ enum RunCommand: Command {
 enum TailCommand: Command {
     static let name = "tail"
     static let summary = "follow a channel live, from any offset"
-    static let usage = "usage: parley tail <kind>/<id> | <channel> [--from <offset>] [--raw] [--json] [--server <url>]"
+    static let usage = "usage: parley tail <kind>/<id> | /<channel> [--from <offset>] [--raw] [--json] [--server <url>]"
     static let help = """
         \(usage)
 
-        Follows an agent (assistant/me) or any JSON channel (orders/42/events) until it ends. The connection may break: it goes on.
+        Follows an agent (assistant/me) or any JSON channel (/orders/42) until it ends. The connection may break: it goes on.
 
           --from <offset> an offset, "-1" for the start (default), "now" for what comes from now on
           --raw           every entry as it stands in the log; without it text that was sealed or superseded is left out
@@ -161,9 +161,10 @@ enum ChannelArgument {
         return "agents/" + text
     }
 
-    /// Two segments are an agent's, anything else is a channel's whole name.
+    /// Two segments are an agent's, anything else is a channel's whole name, as is what begins with a slash.
     static func any(_ text: String) -> String {
-        text.split(separator: "/", omittingEmptySubsequences: false).count == 2 ? "agents/" + text : text
+        if text.hasPrefix("/") { return String(text.dropFirst()) }
+        return text.split(separator: "/", omittingEmptySubsequences: false).count == 2 ? "agents/" + text : text
     }
 }
 

@@ -23,11 +23,12 @@ enum ParleyProgram {
         Terminal.exit(status)
     }
 
-    static let version = "0.1.0"
+    static let version = Release.version
 
     static let commands: [any (Command & Sendable).Type] = [
         ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, SteerCommand.self, InterruptCommand.self,
         CancelCommand.self, ApproveCommand.self, DenyCommand.self, SignalCommand.self, ListCommand.self, StatusCommand.self,
+        TraceCommand.self, AuditCommand.self,
     ]
 
     private static func run(_ name: String, _ arguments: [String]) async -> ExitStatus {

@@ -7,6 +7,9 @@ enum Terminal {
 
     static var isInteractive: Bool { isatty(2) == 1 }
 
+    /// Whether standard output is looked at by a person: then it may be drawn.
+    static var isOutputDrawn: Bool { isatty(1) == 1 }
+
     static func environment(_ name: String) -> String? {
         getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
     }

@@ -10,14 +10,20 @@ final class ServerContext: Sendable {
     let agents: (any AgentHost)?
     let configuration: ServerConfiguration
     let reads: ReadPool
+    /// What else `/metrics` says.
+    let measures: @Sendable () -> [Measure]
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
     private let draining = Atomic(false)
     private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
 
-    init(channels: Channels, agents: (any AgentHost)?, configuration: ServerConfiguration, loops: [EventLoop]) {
+    init(
+        channels: Channels, agents: (any AgentHost)?, configuration: ServerConfiguration, loops: [EventLoop],
+        measures: @escaping @Sendable () -> [Measure]
+    ) {
         self.channels = channels
         self.agents = agents
         self.configuration = configuration
+        self.measures = measures
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
         let readers = loops.map {
@@ -47,16 +53,20 @@ final class ServerContext: Sendable {
     ///
     /// A channel in memory costs no hop; any other is looked for on the read pool.
     func withChannel(_ name: StreamName, _ exchange: Exchange, _ body: @escaping @Sendable (Channel) -> Void) {
-        if let channel = channels.resident(name.text) { return body(channel) }
+        if let channel = channels.resident(name.text) {
+            return channel.isSoftDeleted ? exchange.respond(Problem(ChannelError.gone(name.text))) : body(channel)
+        }
         read(for: exchange) { [channels] () throws(ChannelError) in
-            let isDeleted: Bool
+            let (channel, isDeleted): (Channel?, Bool)
             do throws(LogError) {
-                if let channel = try channels.find(name.text) { return channel }
-                isDeleted = try channels.isDeleted(name.text)
+                channel = try channels.find(name.text)
+                isDeleted = channel == nil ? try channels.isDeleted(name.text) : false
             } catch {
                 throw ChannelError(error)
             }
-            throw isDeleted ? .deleted(name.text) : .notFound(name.text)
+            guard let channel else { throw isDeleted ? .deleted(name.text) : .notFound(name.text) }
+            guard !channel.isSoftDeleted else { throw .gone(name.text) }
+            return channel
         } then: {
             body($0)
         }

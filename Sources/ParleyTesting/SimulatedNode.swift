@@ -53,6 +53,16 @@ package final class SimulatedNode: Sendable {
         append.submit()
     }
 
+    /// How many rows a family has.
+    package func rows(_ family: Family) throws -> Int {
+        var count = 0
+        try log.scan(family, from: [0, 0], to: [255, 255], reversed: false) { _, _ in
+            count += 1
+            return true
+        }
+        return count
+    }
+
     /// The entries of a channel as readers see them.
     package func entries(_ channel: String, view: View = .raw) throws -> [JSON] {
         guard let found = try channels.find(channel) else { return [] }

@@ -60,7 +60,7 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
         try await OwnThread.run {
             for words in [
                 ["--help"], ["serve", "--help"], ["run", "--help"], ["tail", "-h"], ["send", "--help"], ["ls", "--help"],
-                ["status", "--help"],
+                ["status", "--help"], ["trace", "--help"], ["audit", "-h"],
             ] {
                 let process = try ChildProcess(Products.path("parley"), words)
                 #expect(try process.waitForExit("help") == .status(0))

@@ -17,7 +17,7 @@ import Testing
             _ = try node.send("Tell me about the sea.", to: "teller/one", key: "k")
             let reader = EndToEndReader(of: "teller/one")
             reader.attach(to: node)
-            try reader.wait("a few words of the model", timeout: .seconds(120)) {
+            try reader.wait("a few words of the model", timeout: .seconds(600)) {
                 ConvergedText($0.entries).text.utf8.count > 100 ? true : nil
             }
             try node.kill()
@@ -26,7 +26,7 @@ import Testing
 
             try node.start()
             reader.attach(to: node)
-            let end = try reader.waitForTurnEnd(timeout: .seconds(180))
+            let end = try reader.waitForTurnEnd(timeout: .seconds(600))
             let after = ConvergedText(reader.seen.entries).text
             #expect(end["type"] == "turn.completed")
             #expect(end["output"]?.string == after)
@@ -62,7 +62,7 @@ struct LocalModel: Sendable {
         }
         let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
         process = try ChildProcess(python, [root.appending(path: "Scripts/local-model.py").path])
-        url = try process.wait("the local model to be ready", timeout: .seconds(120)) { output in
+        url = try process.wait("the local model to be ready", timeout: .seconds(600)) { output in
             if let exit = output.exit { throw Missed("the local model ended (\(exit)): \(output.error)") }
             let line = output.standard.split(separator: "\n").first { $0.hasPrefix("ready ") }
             return line.map { String($0.dropFirst("ready ".count).dropLast("/v1".count)) }

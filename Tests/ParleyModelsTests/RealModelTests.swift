@@ -35,7 +35,7 @@ final class `A real model` {
         let call = try model().start(ModelRequest(messages: [.user(text)], options: options, continuing: continuing), Sink(events))
         defer { withExtendedLifetime(call) {} }
         let heard = try #require(
-            events.wait(timeout: .seconds(60)) { heard in
+            events.wait(timeout: .seconds(600)) { heard in
                 if case .finished = heard.last { heard } else if case .failed = heard.last { heard } else { nil }
             })
         let words = heard.reduce("") { if case .text(let text) = $1 { $0 + text } else { $0 } }
@@ -52,7 +52,7 @@ final class `A real model` {
     @Test func `is found to continue, and does`() throws {
         let answer = Monitor<Bool?>(nil)
         try model().probeContinuation { found in answer.withLock(signalAll: true) { $0 = found } }
-        #expect(answer.wait(timeout: .seconds(60)) { $0 } == true)
+        #expect(answer.wait(timeout: .seconds(600)) { $0 } == true)
 
         let prefix = "one, two, three,"
         let rest = try ask("Count from one to ten in words.", tokens: 8, continuing: prefix)

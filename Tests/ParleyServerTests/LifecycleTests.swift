@@ -33,9 +33,6 @@ import Testing
             "header names in capitals",
             Step(method: "PUT", headers: [("CONTENT-TYPE", "text/plain"), ("STREAM-CLOSED", "true")], status: 201),
             .head(expect: ["Stream-Closed": "true"])),
-        .init("Stream-TTL", .put(400, [("Stream-TTL", "60")], code: "not_supported"), .get(404)),
-        .init("Stream-Expires-At", .put(400, [("Stream-Expires-At", "2030-01-01T00:00:00Z")], code: "not_supported"), .get(404)),
-        .init("Stream-Forked-From", .put(400, [("Stream-Forked-From", "/v1/stream/a")], code: "not_supported"), .get(404)),
         .init(
             "HEAD", .put(201, [], "abc"),
             .head(expect: ["Content-Type": "text/plain", "Stream-Next-Offset": "*", "Cache-Control": "no-store", "Stream-Closed": nil])),

@@ -7,6 +7,8 @@ internal import ParleySystem
 struct AgentRoutes: Sendable {
     let context: ServerContext
 
+    private var records: AgentRecords { AgentRecords(context: context) }
+
     static let prefix = "/v1/agents"
     private static let listMax = 1_000
     private static let listDefault = 100
@@ -16,6 +18,7 @@ struct AgentRoutes: Sendable {
     func handle(_ exchange: Exchange, path: ArraySlice<UInt8>) {
         do throws(Problem) {
             if path.isEmpty { return try list(exchange) }
+            if let (agent, record) = AgentRecords.split(path) { return try records.handle(exchange, agent, record) }
             let agent = try agent(path)
             switch exchange.request.method {
             case "GET", "HEAD": status(agent, exchange)

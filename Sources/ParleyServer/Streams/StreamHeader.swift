@@ -16,11 +16,12 @@ enum StreamHeader {
     static let exposed = [
         nextOffset, upToDate, closed, cursor, dataEncoding, producerEpoch, producerSequence, producerExpectedSequence,
         producerReceivedSequence,
-        "Location", "ETag", "Idempotent-Replayed",
+        ttl, expiresAt, "Location", "ETag", "Idempotent-Replayed",
     ]
 
-    /// What belongs to the protocol but not to this server.
-    static let unsupported = [
-        "Stream-TTL", "Stream-Expires-At", "Stream-Forked-From", "Stream-Fork-Offset", "Stream-Fork-Sub-Offset",
-    ]
+    static let ttl = "Stream-TTL"
+    static let expiresAt = "Stream-Expires-At"
+    static let forkedFrom = "Stream-Forked-From"
+    static let forkOffset = "Stream-Fork-Offset"
+    static let forkSubOffset = "Stream-Fork-Sub-Offset"
 }

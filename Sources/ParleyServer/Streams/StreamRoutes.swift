@@ -30,7 +30,7 @@ struct StreamRoutes: Sendable {
     private func create(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
         let request = exchange.request
         try refuseReserved(name)
-        try refuseUnsupported(request)
+        let wanted = try CreateRequest(request)
         let closes = AppendRequest.isClosing(request)
         let contentType = request.header("Content-Type").flatMap { $0.isEmpty ? nil : $0 }
         var row = ChannelRow(
@@ -38,21 +38,26 @@ struct StreamRoutes: Sendable {
         var entries: [NewEntry] = []
         if let agent = name.agent {
             try requireKind(agent)
-            row = try agentRow(agent, contentType: contentType, closes: closes)
+            row = try agentRow(agent, contentType: contentType, closes: closes, wanted)
             guard request.body.isEmpty else {
                 throw .bad("unexpected_body", "an agent is created idle: PUT takes no body. POST a message to it.")
             }
         } else {
             row.isClosed = closes
+            row.lifetime = wanted.lifetime
+            guard wanted.fork == nil || request.body.isEmpty || contentType != nil else {
+                throw .bad("missing_content_type", "Content-Type is missing; a fork with data of its own needs the source's.")
+            }
             entries = try StreamRoutes.entries(of: request.body, json: ContentType.isJSON(row.contentType))
         }
-        let type = row.contentType
-        CreateChannel(context.channels, row, entries) { result in
+        let (type, channels) = (row.contentType, context.channels)
+        let creation = CreateChannel(channels, row, entries) { result in
             exchange.onLoop {
                 switch result {
                 case .success(let created):
                     var headers: [HeaderField] = [
-                        ("Content-Type", type), (StreamHeader.nextOffset, Offset(created.tail).token),
+                        ("Content-Type", contentType ?? channels.resident(name.text)?.contentType ?? type),
+                        (StreamHeader.nextOffset, Offset(created.tail).token),
                         ("Location", StreamRoutes.location(of: request)),
                     ]
                     if created.isClosed { headers.append((StreamHeader.closed, "true")) }
@@ -60,10 +65,23 @@ struct StreamRoutes: Sendable {
                 case .failure(let error): exchange.respond(Problem(error))
                 }
             }
-        }.submit()
+        }
+        (creation.fork, creation.hasContentType) = (wanted.fork, contentType != nil)
+        creation.submit()
     }
 
-    private func agentRow(_ agent: AgentName, contentType: String?, closes: Bool) throws(Problem) -> ChannelRow {
+    private func agentRow(_ agent: AgentName, contentType: String?, closes: Bool, _ wanted: CreateRequest) throws(Problem) -> ChannelRow {
+        guard wanted.fork == nil else {
+            throw Problem(
+                status: 403, code: "use_agent_fork",
+                detail:
+                    "an agent is not made by forking a stream: it would have entries but no state. A fork of an agent's channel is a plain stream."
+            )
+        }
+        guard wanted.lifetime == nil else {
+            throw .bad(
+                "not_supported", "Stream-TTL and Stream-Expires-At are for plain streams; an agent ends when it is closed or deleted.")
+        }
         if let contentType, !ContentType.isJSON(contentType) {
             throw Problem(.mismatch(contentType, ContentTypeText.json))
         }
@@ -94,6 +112,8 @@ struct StreamRoutes: Sendable {
             var headers: [HeaderField] = [
                 ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(tail.head).token), ("Cache-Control", "no-store"),
             ]
+            if let seconds = channel.lifetime?.seconds { headers.append((StreamHeader.ttl, String(seconds))) }
+            if let end = channel.lifetime?.instant { headers.append((StreamHeader.expiresAt, end.text)) }
             if tail.isClosed { headers.append((StreamHeader.closed, "true")) }
             exchange.respond(200, headers)
         }
@@ -124,12 +144,6 @@ struct StreamRoutes: Sendable {
         guard name.isReserved else { return }
         throw Problem(
             status: 403, code: "reserved_name", detail: "'\(name.text)' is one of the server's own names. Choose another first segment.")
-    }
-
-    func refuseUnsupported(_ request: HTTPRequest) throws(Problem) {
-        for name in StreamHeader.unsupported where request.header(name) != nil {
-            throw .bad("not_supported", "\(name) is not supported by this server; nothing was changed. Leave it out.")
-        }
     }
 
     func requireKind(_ agent: AgentName) throws(Problem) {

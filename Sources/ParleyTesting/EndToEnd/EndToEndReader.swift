@@ -32,8 +32,13 @@ package final class EndToEndReader: Sendable {
     private let view: String
     private let state: Monitor<Seen>
 
-    package init(of agent: String, from offset: String = "-1", view: String = "raw") {
-        channel = "agents/\(agent)"
+    package convenience init(of agent: String, from offset: String = "-1", view: String = "raw") {
+        self.init(channel: "agents/\(agent)", from: offset, view: view)
+    }
+
+    /// - Parameter channel: The whole name of any JSON channel.
+    package init(channel: String, from offset: String = "-1", view: String = "raw") {
+        self.channel = channel
         self.view = view
         state = Monitor(Seen(offset: offset))
     }

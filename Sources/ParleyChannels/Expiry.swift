@@ -1,0 +1,195 @@
+package import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// How long a channel lives.
+package enum Lifetime: Sendable, Equatable {
+    /// So many seconds after it was last read or written.
+    case ttl(seconds: Int64)
+    /// Up to an instant, as it was given.
+    case until(Timestamp, text: String)
+
+    /// - Returns: `nil` unless `text` is RFC 3339.
+    package init?(until text: String) {
+        guard let instant = Timestamp(text) else { return nil }
+        self = .until(instant, text: text)
+    }
+
+    package var seconds: Int64? { if case .ttl(let seconds) = self { seconds } else { nil } }
+    package var instant: (instant: Timestamp, text: String)? {
+        if case .until(let instant, let text) = self { (instant, text) } else { nil }
+    }
+
+    func end(accessed: Timestamp) -> Timestamp {
+        switch self {
+        case .ttl(let seconds): accessed.advanced(by: .seconds(seconds))
+        case .until(let instant, _): instant
+        }
+    }
+
+    /// How late what is stored of the last access may be: each read of a channel would be a write else.
+    var slack: Duration {
+        switch self {
+        case .ttl(let seconds): .seconds(max(1, seconds / 16))
+        case .until: .zero
+        }
+    }
+}
+
+extension Channel {
+    /// Whether its time has come. Thread-safe.
+    package func isExpired(_ now: @autoclosure () -> Timestamp) -> Bool {
+        guard let lifetime, !isSoftDeleted else { return false }
+        return now() >= lifetime.end(accessed: Timestamp(milliseconds: accessed.load(ordering: .relaxed)))
+    }
+
+    /// When it is to be looked at: what is stored of its last access may be late, and it must not end before its time.
+    func due(_ row: ChannelRow) -> Timestamp? {
+        lifetime.map { $0.end(accessed: row.accessed ?? row.created).advanced(by: $0.slack) }
+    }
+}
+
+extension Channels {
+    /// Somebody has begun to read a channel, or has written to it: a sliding lifetime begins anew. Thread-safe.
+    ///
+    /// In memory at once; in the log when what stands there has become late, so that a process that takes over is late by no more than that.
+    package func touched(_ channel: Channel) {
+        guard case .ttl? = channel.lifetime else { return }
+        let now = world.now
+        let before = Timestamp(milliseconds: channel.accessed.exchange(now.milliseconds, ordering: .relaxed))
+        let stored = Timestamp(milliseconds: channel.storedAccess.load(ordering: .relaxed))
+        guard now > before, stored.duration(to: now) >= channel.lifetime!.slack else { return }
+        channel.storedAccess.store(now.milliseconds, ordering: .relaxed)
+        // Refused, a later access tries again in its time; nobody waits for it.
+        try? writer.submit(LifetimeCheck(self, channel.name, channel.id))
+    }
+
+    /// The same for a write, on the writer thread.
+    func written(_ channel: Channel, at now: Timestamp, in stage: inout Stage) {
+        guard case .ttl? = channel.lifetime else { return }
+        channel.accessed.store(now.milliseconds, ordering: .relaxed)
+        let stored = Timestamp(milliseconds: channel.storedAccess.load(ordering: .relaxed))
+        guard stored.duration(to: now) >= channel.lifetime!.slack else { return }
+        channel.storedAccess.store(now.milliseconds, ordering: .relaxed)
+        if let due = setDue(channel, in: &stage) { expiry.set(due) }
+    }
+
+    /// Finds out when the first channel ends. Cost: one seek a partition.
+    package func startExpiry() throws(LogError) { try expiry.start() }
+}
+
+/// Removes channels whose time has come: one alarm for all of them, however many there are.
+///
+/// The rows `[partition][130][due][channel]` of family `index` say where to look; what is due is decided by the writer, who knows of every
+/// access.
+final class ExpiryService: Sendable {
+    private struct State {
+        var alarm: (instant: Timestamp, scheduled: any Scheduled)?
+    }
+
+    private let log: any CommitLog
+    private let world: any World
+    private let state = Mutex(State())
+    private let check: @Sendable (_ name: String, _ id: ChannelID, _ row: Bytes) -> Void
+    private static let mark: UInt8 = 130
+    /// So many at a time, so that a thousand channels of one instant do not fill the writer's queue.
+    private static let checksMax = 256
+
+    init(log: any CommitLog, world: any World, check: @escaping @Sendable (String, ChannelID, Bytes) -> Void) {
+        (self.log, self.world, self.check) = (log, world, check)
+    }
+
+    static func key(_ due: Timestamp, _ id: ChannelID) -> Bytes {
+        var key = Bytes()
+        key.append(bigEndian: id.partition)
+        key.append(mark)
+        key.append(bigEndian: UInt64(max(0, due.milliseconds)))
+        key.append(bigEndian: id.number)
+        return key
+    }
+
+    func start() throws(LogError) {
+        for partition in 0..<Placement.partitionCount {
+            let (lower, upper) = ExpiryService.range(partition)
+            if let row = try log.first(.index, from: lower, to: upper) { set(ExpiryService.due(row.key)) }
+        }
+    }
+
+    /// A row for `due` is in the log.
+    func set(_ due: Timestamp) {
+        state.withLock { state in
+            guard state.alarm.map({ due < $0.instant }) ?? true else { return }
+            state.alarm?.scheduled.cancel()
+            state.alarm = (due, world.schedule(at: due) { [weak self] in self?.ring() })
+        }
+    }
+
+    private func ring() {
+        state.withLock { $0.alarm = nil }
+        do throws(LogError) {
+            for partition in 0..<Placement.partitionCount { try ring(partition, world.now) }
+        } catch {
+            Diagnostics.log(.error, "lifetimes cannot be read", ["reason": error.message])
+        }
+    }
+
+    private func ring(_ partition: UInt16, _ now: Timestamp) throws(LogError) {
+        let (lower, upper) = ExpiryService.range(partition)
+        var (found, next) = ([(name: String, id: ChannelID, row: Bytes)](), Timestamp?.none)
+        try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
+            let due = ExpiryService.due(Bytes(key))
+            guard due <= now, found.count < ExpiryService.checksMax else {
+                // Those that are left over are due already: a moment later, when the first are gone.
+                next = max(due, now.advanced(by: .milliseconds(20)))
+                return false
+            }
+            let id = ChannelID(partition: partition, number: key.readBigEndian(at: 11))
+            found.append((String(decoding: value, as: UTF8.self), id, Bytes(key)))
+            return true
+        }
+        for channel in found { check(channel.name, channel.id, channel.row) }
+        if let next { set(next) }
+    }
+
+    private static func due(_ key: Bytes) -> Timestamp { Timestamp(milliseconds: Int64(key.readBigEndian(at: 3, as: UInt64.self))) }
+
+    private static func range(_ partition: UInt16) -> (Bytes, Bytes) {
+        var (lower, upper) = (Bytes(), Bytes())
+        lower.append(bigEndian: partition)
+        lower.append(mark)
+        upper.append(bigEndian: partition)
+        upper.append(mark + 1)
+        return (lower, upper)
+    }
+}
+
+/// Looks at a channel's lifetime where every access is known: removes the channel, or says when to look again.
+final class LifetimeCheck: Submission, @unchecked Sendable {  // Guard: as `Append`.
+    private let channels: Channels
+    private let name: String
+    private let id: ChannelID
+    /// The row that asked for it; without one it was an access.
+    private let row: Bytes?
+    private var due: Timestamp?
+
+    init(_ channels: Channels, _ name: String, _ id: ChannelID, row: Bytes? = nil) {
+        (self.channels, self.name, self.id, self.row) = (channels, name, id, row)
+    }
+
+    var cost: Int { 256 }
+
+    func stage(into stage: inout Stage) throws(LogError) {
+        if let row { stage.delete(.index, row) }
+        // An expired one is removed on the way.
+        guard let channel = try channels.resolve(name, in: &stage), channel.id == id, !channel.isSoftDeleted else { return }
+        due = channels.setDue(channel, in: &stage)
+        channels.touch(channel)
+    }
+
+    func committed() {
+        channels.publish()
+        if let due { channels.expiry.set(due) }
+    }
+
+    func failed(_ error: LogError) {}
+}

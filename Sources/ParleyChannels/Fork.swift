@@ -1,0 +1,184 @@
+internal import ParleyLog
+internal import ParleySystem
+
+/// What a fork shares with the channels that it comes from: entries by reference, in the same offset space.
+package struct Fork: Sendable, Equatable {
+    /// A stretch of another channel's entries: those behind the stretch before it, up to and including `upTo`.
+    package struct Segment: Sendable, Equatable {
+        package var number: UInt64
+        package var upTo: UInt64
+        /// The name of the channel when its entries were written: what an agent wrote is by it.
+        package var owner: String
+    }
+
+    /// As it was asked for, to compare a repeated request with.
+    package var source: String
+    package var offset: UInt64
+    package var subOffset: UInt64
+    /// Oldest first. All are in the fork's own partition.
+    package var segments: [Segment]
+
+    /// The direct source, which is kept for as long as this is there.
+    package var sourceNumber: UInt64 { segments.last!.number }
+
+    /// Where the fork's own entries begin: behind this.
+    package var head: UInt64 { segments.last!.upTo }
+}
+
+/// Where a new channel is to fork from.
+package struct ForkRequest: Sendable {
+    package var source: String
+    /// `nil`: the tail.
+    package var offset: UInt64?
+    /// So many bytes, or JSON messages, behind the offset.
+    package var subOffset: UInt64?
+
+    package init(source: String, offset: UInt64?, subOffset: UInt64?) {
+        (self.source, self.offset, self.subOffset) = (source, offset, subOffset)
+    }
+}
+
+extension Fork {
+    init?(_ json: JSON) {
+        guard let source = json["source"]?.string, let offset = json["offset"]?.integer, let segments = json["segments"]?.array,
+            !segments.isEmpty
+        else { return nil }
+        self.init(source: source, offset: UInt64(offset), subOffset: UInt64(json["sub_offset"]?.integer ?? 0), segments: [])
+        for segment in segments {
+            guard let number = segment["number"]?.integer, let upTo = segment["up_to"]?.integer, let owner = segment["owner"]?.string else {
+                return nil
+            }
+            self.segments.append(Segment(number: UInt64(number), upTo: UInt64(upTo), owner: owner))
+        }
+    }
+
+    var json: JSON {
+        let segments = segments.map { segment -> JSON in
+            ["number": .integer(Int64(segment.number)), "up_to": .integer(Int64(segment.upTo)), "owner": .string(segment.owner)]
+        }
+        return .compact(
+            ("source", .string(source)), ("offset", .integer(Int64(offset))),
+            ("sub_offset", subOffset == 0 ? nil : .integer(Int64(subOffset))), ("segments", .array(segments)))
+    }
+}
+
+// MARK: - The writer's side
+
+extension Channels {
+    /// Where a fork of `source` begins, and what of an entry that it begins in the middle of it takes along.
+    ///
+    /// - Throws: ``ChannelError`` `invalid_fork_offset` (beyond the tail, or a sub-offset that overshoots).
+    func anchor(_ request: ForkRequest, in source: Channel) throws(ChannelRefusal) -> (fork: Fork, piece: Bytes?) {
+        let head = source.staged.head
+        let offset = request.offset ?? head
+        guard offset <= head else {
+            throw .refused(
+                ChannelError(
+                    "invalid_fork_offset",
+                    "Stream-Fork-Offset is \(Offset(offset)), the tail of '\(source.name)' is \(Offset(head)): it was not given out for this stream."
+                ))
+        }
+        let subOffset = request.subOffset ?? 0
+        var (end, piece) = (offset, Bytes?.none)
+        if source.isJSON {
+            end = offset.addingReportingOverflow(subOffset).overflow ? .max : offset + subOffset
+        } else if subOffset > 0 {
+            (end, piece) = try place(behind: subOffset, after: offset, in: source)
+        }
+        guard end <= head else { throw .refused(Channels.overshoot(subOffset, offset, source)) }
+        var segments = (source.fork?.segments ?? []).filter { $0.upTo > 0 }
+        // What the source itself took from further back, cut where the fork leaves it.
+        segments = segments.map { Fork.Segment(number: $0.number, upTo: min($0.upTo, end), owner: $0.owner) }
+        segments.append(Fork.Segment(number: source.id.number, upTo: end, owner: source.name))
+        return (Fork(source: source.name, offset: offset, subOffset: subOffset, segments: segments), piece)
+    }
+
+    private func place(behind bytes: UInt64, after offset: UInt64, in source: Channel) throws(ChannelRefusal) -> (UInt64, Bytes?) {
+        var rest = bytes
+        var found: (UInt64, Bytes?)?
+        try ChannelRefusal.wrap { () throws(LogError) in
+            try walk(source, after: offset, upTo: source.tail.head) { place, frame in
+                let count = UInt64(frame.payload.count)
+                if rest == count { found = (place, nil) }
+                if rest < count { found = (place - 1, Bytes(frame.payload[..<Int(rest)])) }
+                rest -= min(rest, count)
+                return found == nil
+            }
+        }
+        guard let found else { throw .refused(Channels.overshoot(bytes, offset, source)) }
+        return found
+    }
+
+    private static func overshoot(_ subOffset: UInt64, _ offset: UInt64, _ source: Channel) -> ChannelError {
+        ChannelError(
+            "invalid_fork_offset",
+            "Stream-Fork-Sub-Offset is \(subOffset); '\(source.name)' has not so \(source.isJSON ? "many messages" : "much") behind \(Offset(offset))."
+        )
+    }
+
+    /// The channels that were forked from the one with that id, and are still there; what a crash left of others is removed.
+    func hasForks(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
+        var forks: [(id: ChannelID, name: String)] = []
+        let (lower, upper) = ForkRow.range(of: id)
+        try stage.log.scan(.index, from: lower, to: upper, reversed: false) { key, name in
+            forks.append((ChannelID(partition: id.partition, number: key.readBigEndian(at: 11)), String(decoding: name, as: UTF8.self)))
+            return true
+        }
+        var hasForks = isForkedInThisCommit(id)
+        // The rows of a fork are in two partitions, and so may be there by halves; who has no name was never answered for.
+        for fork in forks where try stage.get(.index, ForkRow.key(id, fork.id)) != nil {
+            let row = try stage.get(.names, Placement.nameKey(fork.name)).flatMap { NameRow($0) }
+            let isKept = try stage.get(.channels, fork.id.key).flatMap { ChannelRow($0) }?.isSoftDeleted ?? false
+            if row?.id == fork.id || isKept { hasForks = true } else { try collect(fork.id, in: &stage) }
+        }
+        return hasForks
+    }
+
+    /// Deletes what is left of a channel that nothing refers to any more, and of those that it kept alive.
+    func collect(_ id: ChannelID, in stage: inout Stage) throws(LogError) {
+        var next: ChannelID? = id
+        while let id = next {
+            next = nil
+            let fork = try stage.get(.channels, id.key).flatMap { ChannelRow($0) }?.fork
+            stage.delete(.log, from: id.key, to: id.keyEnd)
+            stage.delete(.big, from: id.key, to: id.keyEnd)
+            stage.delete(.channels, id.key)
+            guard let fork else { continue }
+            let source = ChannelID(partition: id.partition, number: fork.sourceNumber)
+            stage.delete(.index, ForkRow.key(source, id))
+            guard let row = try stage.get(.channels, source.key).flatMap({ ChannelRow($0) }), row.isSoftDeleted,
+                try !hasForks(source, in: &stage)
+            else { continue }
+            // An agent's name has its tombstone, and may have a successor.
+            if let name = try stage.get(.names, Placement.nameKey(row.name)).flatMap({ NameRow($0) }), name.id == source, !name.isTombstone
+            {
+                stage.delete(.names, Placement.nameKey(row.name))
+                free(row.name)
+            }
+            next = source
+        }
+    }
+}
+
+/// The row of family `index` that says that one channel was forked from another: `[partition][129][source][fork]` to the fork's name.
+enum ForkRow {
+    private static let mark: UInt8 = 129
+
+    static func key(_ source: ChannelID, _ fork: ChannelID) -> Bytes {
+        var key = prefix(source)
+        key.append(bigEndian: fork.number)
+        return key
+    }
+
+    static func range(of source: ChannelID) -> (Bytes, Bytes) {
+        (prefix(source), prefix(ChannelID(partition: source.partition, number: source.number + 1)))
+    }
+
+    private static func prefix(_ source: ChannelID) -> Bytes {
+        var key = Bytes()
+        key.append(bigEndian: source.partition)
+        key.append(mark)
+        key.append(bigEndian: source.number)
+        return key
+    }
+}

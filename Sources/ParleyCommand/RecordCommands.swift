@@ -1,0 +1,144 @@
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// `parley trace <kind>/<id>`: shows what happened in an agent's turns.
+enum TraceCommand: Command {
+    static let name = "trace"
+    static let summary = "show an agent's turns as a tree of steps, models, waits and approvals"
+    static let usage =
+        "usage: parley trace <kind>/<id> [--turn <offset>] [--limit <n>] [--before <offset>] [--json] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        Each line is a step: how long it took, when within its turn (in a terminal), and what is worth knowing of it. What people said
+        stands below the step that it met.
+
+          --turn <offset>   one turn: the offset of the message that began it
+          --limit <n>       how many turns, the newest; default 20
+          --before <offset> the turns before those: what the last page named
+          --json            the server's answer as it is
+        """
+    static let options: [CommandOption] = [.value("turn"), .value("limit"), .value("before"), .flag("json"), .value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let answer = try RecordQuery.ask("trace", ["turn", "limit", "before"], arguments)
+        guard !arguments.has("json") else { return .done }
+        Terminal.output(TraceView(answer, draws: Terminal.isOutputDrawn).text)
+        RecordQuery.sayNext(answer, "older turns")
+        return .done
+    }
+}
+
+/// `parley audit <kind>/<id>`: says who did what.
+enum AuditCommand: Command {
+    static let name = "audit"
+    static let summary = "say who did what to an agent, and what became of each approval"
+    static let usage = """
+        usage: parley audit <kind>/<id> [--by <principal>] [--type <type>,...] [--since <instant>] [--until <instant>]
+                            [--limit <n>] [--before <offset>] [--json] [--server <url>]
+        """
+    static let help = """
+        \(usage)
+
+        Every entry that somebody sent, with what was decided on it, and every approval as one line: who asked for what, who decided, and
+        whether it was then done.
+
+          --by <principal>  what he or she sent, and the approvals decided by him or her
+          --type <type>     message, steer, interrupt, cancel, approve, deny, signal, close or approval; several with commas
+          --since <instant> e.g. 2026-01-31T09:30:00Z
+          --until <instant>
+          --limit <n>       how many, the newest; default 100
+          --before <offset> those before: what the last page named
+          --json            the server's answer as it is
+        """
+    static let options: [CommandOption] =
+        ["by", "type", "since", "until", "limit", "before", "server"].map { .value($0) } + [.flag("json")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let answer = try RecordQuery.ask("audit", ["by", "type", "since", "until", "limit", "before"], arguments)
+        guard !arguments.has("json") else { return .done }
+        Terminal.output(AuditView.text(answer))
+        RecordQuery.sayNext(answer, "older records")
+        return .done
+    }
+}
+
+/// What both ask of the server.
+private enum RecordQuery {
+    /// Asks, and with `--json` prints the answer.
+    static func ask(_ record: String, _ parameters: [String], _ arguments: Arguments) throws -> JSON {
+        let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
+        guard arguments.positional.count == 1 else { throw UsageError("'\(arguments.positional[1])' was not expected.") }
+        let query = parameters.compactMap { name in arguments[name].map { "\(name)=\(PercentEncoding.encode($0))" } }
+        let answer = try Client(arguments).request("GET", "/v1/\(channel)/\(record)?" + query.joined(separator: "&"))
+        guard answer.status == 200, let json = answer.json else { throw FollowError(answer.problem) }
+        if arguments.has("json") { Terminal.output(json.text + "\n") }
+        return json
+    }
+
+    static func sayNext(_ answer: JSON, _ what: String) {
+        if let next = answer["next"]?.string { Terminal.error("\(what): --before \(next)") }
+    }
+}
+
+/// An audit in a terminal: a record a line, in columns.
+enum AuditView {
+    static func text(_ answer: JSON) -> String {
+        let rows = (answer["records"]?.array ?? []).map { record in
+            [
+                record["at"]?.string ?? record["requested"]?["at"]?.string ?? "", record["type"]?.string ?? "",
+                record["by"]?.string ?? "-", outcome(record), detail(record),
+            ]
+        }
+        return Columns.text(rows)
+    }
+
+    private static func outcome(_ record: JSON) -> String {
+        if record["type"] == "approval" { return record["state"]?.string ?? "" }
+        guard let receipt = record["receipt"], let state = receipt["state"]?.string else { return "undecided" }
+        return state + (receipt["reason"]?.string.map { " (\($0))" } ?? "")
+    }
+
+    private static func detail(_ record: JSON) -> String {
+        guard record["type"] == "approval" else {
+            return [
+                record["text"]?.string.map { "\"\(Columns.line($0))\"" }, record["name"]?.string, record["approval"]?.string,
+                record["reason"]?.string.map { "because: \(Columns.line($0))" },
+            ].compactMap { $0 }.joined(separator: " ")
+        }
+        let action = "\(record["action"]?.string ?? "") (args \(record["args_sha256"]?.string?.prefix(12) ?? "-")) "
+        let decided = record["decided"]?["at"]?.string.map { "at \($0), " } ?? ""
+        return action + decided + (record["state"] == "open" ? "waits for a decision" : executed(record["executed"]))
+    }
+
+    private static func executed(_ step: JSON?) -> String {
+        guard let path = step?["step"]?.string else { return "nothing executed" }
+        let attempts = step?["attempts"]?.integer ?? 1
+        let end = step?["ended"]?["at"]?.string.map { " at \($0)" } ?? ""
+        return "executed by \(path): \(step?["state"]?.string ?? "")\(end)" + (attempts > 1 ? ", \(attempts) attempts" : "")
+    }
+}
+
+enum Columns {
+    /// The rows with their columns, but for the last, made as wide as their widest cell.
+    static func text(_ rows: [[String]]) -> String {
+        var widths: [Int] = []
+        for row in rows {
+            for (index, cell) in row.enumerated() {
+                if index < widths.count { widths[index] = max(widths[index], cell.count) } else { widths.append(cell.count) }
+            }
+        }
+        return rows.map { row in
+            row.enumerated().map { index, cell in index == row.count - 1 ? cell : pad(cell, widths[index]) }.joined(separator: "  ") + "\n"
+        }.joined()
+    }
+
+    static func pad(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }
+
+    static func padLeft(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
+
+    /// What has line breaks on one line, without what a terminal would take for a command.
+    static func line(_ text: String) -> String {
+        String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || (0x7F..<0xA0).contains($0.value) ? " " : $0 }))
+    }
+}

@@ -1,0 +1,215 @@
+internal import ParleySystem
+
+/// A trace as lines of text: a tree with durations in one column and, where it is drawn, a bar that says when within its turn a step ran.
+struct TraceView {
+    private let draws: Bool
+    private let now: Timestamp?
+    private var lines: [String] = []
+
+    var text: String { lines.map { $0 + "\n" }.joined() }
+
+    /// - Parameters:
+    ///   - answer: What the server says of `/trace`.
+    ///   - draws: With lines and bars, for a terminal; without, every line is plain text.
+    init(_ answer: JSON, draws: Bool) {
+        self.draws = draws
+        now = answer["at"]?.string.flatMap { Timestamp($0) }
+        for turn in answer["turns"]?.array ?? [] {
+            if !lines.isEmpty { lines.append("") }
+            add(turn)
+        }
+        guard let totals = answer["totals"], (answer["turns"]?.array?.count ?? 0) > 1 else { return }
+        lines += ["", "\(totals["turns"]?.integer ?? 0) turns: " + TraceView.sums(totals)]
+    }
+
+    // MARK: Turns
+
+    /// One line of the tree before it is aligned.
+    private struct Row {
+        var label: String
+        var duration = ""
+        var bar = ""
+        var note = ""
+    }
+
+    private struct Window {
+        var start: Timestamp
+        var end: Timestamp
+    }
+
+    private mutating func add(_ turn: JSON) {
+        lines.append(headline(turn))
+        for restart in turn["restarts"]?.array ?? [] {
+            lines.append("  taken up again at \(restart["at"]?.string ?? "") after: \(restart["cause"]?.string ?? "")")
+        }
+        if let cancelled = turn["cancelled"], turn["state"] == "open" {
+            lines.append("  cancelled at \(cancelled["at"]?.string ?? ""), and not yet at its end")
+        }
+        var controls = turn["controls"]?.array ?? []
+        let start = instant(turn["started"]) ?? Timestamp(milliseconds: 0)
+        let window = Window(start: start, end: max(start, instant(turn["ended"]) ?? now ?? start))
+        var rows: [Row] = []
+        let steps = turn["steps"]?.array ?? []
+        // What met no step that is shown stands at the turn's end.
+        let paths = Set(steps.flatMap { TraceView.paths($0) })
+        let own = controls.filter { $0["step"]?.string.map { !paths.contains($0) } ?? true }
+        controls.removeAll { control in own.contains(control) }
+        for (index, step) in steps.enumerated() {
+            add(step, controls, window, prefix: "", isLast: index == steps.count - 1 && own.isEmpty, &rows)
+        }
+        for (index, control) in own.enumerated() { rows.append(row(control, prefix: "", isLast: index == own.count - 1)) }
+        align(rows)
+        if let omitted = turn["steps_omitted"]?.integer { lines.append("  … and \(omitted) more steps, which the sums count") }
+        if (turn["totals"]?["steps"]?.integer ?? 0) > 0 { lines.append("  " + TraceView.sums(turn["totals"] ?? .null)) }
+    }
+
+    private func headline(_ turn: JSON) -> String {
+        let state = turn["state"]?.string ?? ""
+        var words = ["turn \(turn["turn"]?.string ?? "")", state]
+        if let duration = turn["duration_ms"]?.integer { words[1] += " in \(TraceView.duration(duration))" }
+        words.append("\(turn["started"]?.string ?? "")")
+        if let input = turn["input"] { words.append("\(input["by"]?.string ?? ""): \"\(Columns.line(input["text"]?.string ?? ""))\"") }
+        if let error = turn["error"] { words.append(TraceView.text(ofError: error)) }
+        if let reason = turn["reason"]?.string { words.append("because: \(Columns.line(reason))") }
+        return words.joined(separator: "  ")
+    }
+
+    private static func paths(_ step: JSON) -> [String] {
+        [step["step"]?.string ?? ""] + (step["steps"]?.array ?? []).flatMap { paths($0) }
+    }
+
+    // MARK: Rows
+
+    private func add(_ step: JSON, _ controls: [JSON], _ window: Window, prefix: String, isLast: Bool, _ rows: inout [Row]) {
+        let start = instant(step["started"]) ?? window.start
+        let end = instant(step["ended"]) ?? window.end
+        let milliseconds = step["duration_ms"]?.integer ?? max(0, end.milliseconds - start.milliseconds)
+        // A path's last segment, which says which of several of that name it is.
+        let label = step["step"]?.string?.split(separator: "/").last.map(String.init) ?? ""
+        rows.append(
+            Row(
+                label: prefix + branch(isLast) + Columns.line(label), duration: TraceView.duration(milliseconds),
+                bar: bar(start, end, window, step["kind"]?.string ?? ""), note: note(step)))
+        let below = prefix + (draws ? isLast ? "   " : "│  " : "  ")
+        let steps = step["steps"]?.array ?? []
+        let met = controls.filter { $0["step"]?.string == step["step"]?.string }
+        for (index, child) in steps.enumerated() {
+            add(child, controls, window, prefix: below, isLast: index == steps.count - 1 && met.isEmpty, &rows)
+        }
+        for (index, control) in met.enumerated() { rows.append(row(control, prefix: below, isLast: index == met.count - 1)) }
+    }
+
+    private func row(_ control: JSON, prefix: String, isLast: Bool) -> Row {
+        let state = control["state"]?.string ?? ""
+        let refused = control["refused"]?.string.map { " (\($0))" } ?? ""
+        let said = control["text"]?.string ?? control["reason"]?.string ?? control["name"]?.string
+        return Row(
+            label: prefix + branch(isLast) + (control["type"]?.string ?? ""),
+            note: "by \(control["by"]?.string ?? "") at \(control["at"]?.string ?? ""): \(state)\(refused)"
+                + (said.map { " \"\(Columns.line($0))\"" } ?? ""))
+    }
+
+    private func branch(_ isLast: Bool) -> String { draws ? isLast ? "└─ " : "├─ " : "  " }
+
+    private mutating func align(_ rows: [Row]) {
+        let width = min(60, rows.map(\.label.count).max() ?? 0)
+        for row in rows {
+            let cells =
+                [Columns.pad(row.label, width), Columns.padLeft(row.duration, 9)]
+                + (draws ? [Columns.pad(row.bar, TraceView.barWidth)] : [])
+            let line = (cells + [row.note]).joined(separator: "  ")
+            lines.append(String(line.reversed().drop { $0 == " " }.reversed()))
+        }
+    }
+
+    // MARK: What a step says
+
+    private func note(_ step: JSON) -> String {
+        let kind = step["kind"]?.string ?? ""
+        let state = step["state"]?.string ?? ""
+        var words: [String] = []
+        if kind != "scope" { words.append(step["compensation"] == true ? "compensation" : kind) }
+        if let channel = step["channel"]?.string { words.append("follows \(channel)") }
+        if let model = step["model"]?.string { words.append(model) }
+        // An approval's record says more of how it ended.
+        let approval = state == "open" ? nil : step["approval"]
+        if state != "completed", approval == nil { words.append(state) }
+        if let tokens = TraceView.tokens(step) { words.append(tokens) }
+        if state == "open", let due = step["due"]?.string { words.append("until \(due)") }
+        let attempts = step["attempts"]?.array ?? []
+        if attempts.count > 1 {
+            let states = attempts.map { $0["error"]?["code"]?.string ?? $0["state"]?.string ?? "" }
+            words.append("\(attempts.count) attempts: \(states.joined(separator: ", "))")
+        }
+        if let error = step["error"], approval == nil { words.append(TraceView.text(ofError: error)) }
+        if let approval { words.append(TraceView.text(ofApproval: approval)) }
+        return words.joined(separator: ", ")
+    }
+
+    private static func tokens(_ step: JSON) -> String? {
+        let out = step["output_tokens"]?.integer.map { "\($0) out" } ?? step["pieces"]?.integer.map { "about \($0) out" }
+        let words = [
+            step["input_tokens"]?.integer.map { "\($0) in" }, out,
+            step["recovered_tokens"]?.integer.flatMap { $0 > 0 ? "\($0) recovered" : nil },
+        ].compactMap { $0 }
+        return words.isEmpty ? nil : words.joined(separator: " ") + " tokens"
+    }
+
+    private static func text(ofError error: JSON) -> String {
+        "\(error["code"]?.string ?? error["reason"]?.string ?? "failed"): \(Columns.line(error["message"]?.string ?? ""))"
+    }
+
+    private static func text(ofApproval approval: JSON) -> String {
+        var text = approval["state"]?.string ?? ""
+        if let by = approval["decided"]?["by"]?.string { text += " by \(by)" }
+        text += " (args \(approval["args_sha256"]?.string?.prefix(12) ?? "-"))"
+        if let step = approval["executed"]?["step"]?.string { return text + ", then \(step)" }
+        return text + (approval["state"] == "open" ? "" : ", nothing executed")
+    }
+
+    private static func sums(_ totals: JSON) -> String {
+        func count(_ name: String) -> Int64 { totals[name]?.integer ?? 0 }
+        func counted(_ number: Int64, _ noun: String) -> String { "\(number) \(noun)\(number == 1 ? "" : "s")" }
+        var words = [counted(count("steps"), "step"), counted(count("attempts"), "attempt")]
+        if count("failed_attempts") > 0 { words.append("\(count("failed_attempts")) failed") }
+        if count("restarts") > 0 { words.append(counted(count("restarts"), "restart")) }
+        if count("input_tokens") + count("output_tokens") > 0 {
+            words.append("\(count("input_tokens")) tokens in, \(count("output_tokens")) out")
+        }
+        if count("recovered_tokens") > 0 { words.append("\(count("recovered_tokens")) recovered") }
+        let times = [("model", "model_ms"), ("waiting", "waiting_ms"), ("other", "other_ms")].filter { count($0.1) > 0 }
+        return words.joined(separator: ", ") + (times.isEmpty ? "" : "; ")
+            + times.map { "\($0.0) \(duration(count($0.1)))" }.joined(separator: ", ")
+    }
+
+    // MARK: Time
+
+    private static let barWidth = 24
+
+    /// When within the turn it ran: full for what works, light for what waits, thin for what only holds steps.
+    private func bar(_ start: Timestamp, _ end: Timestamp, _ window: Window, _ kind: String) -> String {
+        let whole = max(1, window.end.milliseconds - window.start.milliseconds)
+        let width = Int64(TraceView.barWidth)
+        func cell(_ at: Timestamp) -> Int64 { min(width, max(0, (at.milliseconds - window.start.milliseconds) * width / whole)) }
+        let first = min(width - 1, cell(start))
+        let count = max(1, cell(end) - first)
+        let mark = kind == "scope" ? "─" : ["sleep", "wait", "approval"].contains(kind) ? "░" : "█"
+        return String(repeating: " ", count: Int(first)) + String(repeating: mark, count: Int(count))
+    }
+
+    private func instant(_ value: JSON?) -> Timestamp? { value?.string.flatMap { Timestamp($0) } }
+
+    /// `7 ms`, `2.31 s`, `4 min 5 s`, `3 h 20 min`, `12 d 4 h`.
+    static func duration(_ milliseconds: Int64) -> String {
+        let seconds = milliseconds / 1_000
+        switch milliseconds {
+        case ..<1_000: return "\(milliseconds) ms"
+        case ..<100_000:
+            let hundredths = milliseconds / 10 % 100
+            return "\(seconds).\(hundredths < 10 ? "0" : "")\(hundredths) s"
+        case ..<6_000_000: return "\(seconds / 60) min \(seconds % 60) s"
+        case ..<360_000_000: return "\(seconds / 3_600) h \(seconds / 60 % 60) min"
+        default: return "\(seconds / 86_400) d \(seconds / 3_600 % 24) h"
+        }
+    }
+}

@@ -1,0 +1,114 @@
+internal import ParleyAgents
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// What the log holds of an agent's past, at `/v1/agents/<kind>/<id>/trace` and `.../audit`.
+///
+/// It is read on the read pool, and needs no agent in memory, nor its kind.
+struct AgentRecords: Sendable {
+    let context: ServerContext
+
+    enum Record: String, Sendable {
+        case trace, audit
+    }
+
+    /// The agent and what is asked of it; `nil` when the path is none of these.
+    static func split(_ path: ArraySlice<UInt8>) -> (AgentName, Record)? {
+        guard let slash = path.lastIndex(of: UInt8(ascii: "/")),
+            let record = Record(rawValue: String(decoding: path[(slash + 1)...], as: UTF8.self)),
+            let text = PercentEncoding.decode(String(decoding: path[..<slash], as: UTF8.self))
+        else { return nil }
+        return AgentName(channel: "agents" + text).map { ($0, record) }
+    }
+
+    func handle(_ exchange: Exchange, _ agent: AgentName, _ record: Record) throws(Problem) {
+        let method = exchange.request.method
+        guard method == "GET" || method == "HEAD" else { throw .wrongMethod(method, allow: "GET, HEAD, OPTIONS") }
+        switch record {
+        case .trace:
+            let query = try TraceQuery(exchange.request)
+            answer(agent, exchange) { channels, channel throws(ChannelError) in try AgentTrace(channels, channel).answer(query) }
+        case .audit:
+            let query = try AuditQuery(exchange.request)
+            answer(agent, exchange) { channels, channel throws(ChannelError) in try AgentAudit(channels, channel).answer(query) }
+        }
+    }
+
+    private func answer(
+        _ agent: AgentName, _ exchange: Exchange, _ read: @escaping @Sendable (Channels, Channel) throws(ChannelError) -> JSON
+    ) {
+        context.withChannel(StreamName(agent: agent), exchange) { channel in
+            let channels = context.channels
+            context.read(for: exchange) { () throws(ChannelError) in
+                let body = try read(channels, channel).bytes
+                // Read in part after it was removed, it might hold less than there was.
+                if channel.tail.isDeleted { throw .deleted(channel.name) }
+                return body
+            } then: { body in
+                exchange.respond(200, [("Content-Type", ContentTypeText.json), ("Cache-Control", "private, no-store")], body)
+            }
+        }
+    }
+}
+
+extension TraceQuery {
+    /// - Throws: 400 `invalid_turn`, `invalid_before`, `invalid_limit` or `conflicting_parameters`.
+    fileprivate init(_ request: HTTPRequest) throws(Problem) {
+        self.init()
+        turn = try request.offset("turn")
+        before = try request.offset("before")
+        limit = try request.limit(TraceQuery.limitDefault, max: TraceQuery.limitMax)
+        if turn != nil, before != nil {
+            throw .bad("conflicting_parameters", "turn and before are both given; expected turn for one turn, or before for a page.")
+        }
+    }
+}
+
+extension AuditQuery {
+    /// - Throws: 400 `invalid_type`, `invalid_since`, `invalid_until`, `invalid_before` or `invalid_limit`.
+    fileprivate init(_ request: HTTPRequest) throws(Problem) {
+        self.init()
+        by = request.queryValue("by")
+        types = try AuditQuery.types(request.queryValue("type"))
+        since = try request.instant("since")
+        until = try request.instant("until")
+        before = try request.offset("before")
+        limit = try request.limit(AuditQuery.limitDefault, max: AuditQuery.limitMax)
+    }
+
+    private static func types(_ text: String?) throws(Problem) -> Set<String> {
+        guard let text else { return [] }
+        let types = text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        if let unknown = types.first(where: { !allTypes.contains($0) }) {
+            throw .bad("invalid_type", "type is '\(unknown)'; expected one or more of \(allTypes.joined(separator: ",")).")
+        }
+        return Set(types)
+    }
+}
+
+extension HTTPRequest {
+    fileprivate func offset(_ name: String) throws(Problem) -> UInt64? {
+        guard let text = queryValue(name) else { return nil }
+        guard let offset = Offset(token: text) else {
+            throw .bad("invalid_\(name)", "\(name) is '\(text)'; expected an offset: 16 hexadecimal digits as this server gives them out.")
+        }
+        return offset.value
+    }
+
+    fileprivate func instant(_ name: String) throws(Problem) -> Timestamp? {
+        guard let text = queryValue(name) else { return nil }
+        guard let instant = Timestamp(text) else {
+            throw .bad("invalid_\(name)", "\(name) is '\(text)'; expected an instant such as 2026-01-31T09:30:00Z (RFC 3339).")
+        }
+        return instant
+    }
+
+    fileprivate func limit(_ standard: Int, max: Int) throws(Problem) -> Int {
+        guard let text = queryValue("limit") else { return standard }
+        guard let limit = Int(text), (1...max).contains(limit) else {
+            throw .bad("invalid_limit", "limit is '\(text)'; expected 1 to \(max).")
+        }
+        return limit
+    }
+}

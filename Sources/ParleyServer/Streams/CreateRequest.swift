@@ -1,0 +1,81 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// What the header fields of a PUT say of a channel's lifetime and origin, checked.
+struct CreateRequest {
+    let lifetime: Lifetime?
+    let fork: ForkRequest?
+
+    /// Some 30 years, and far from any overflow.
+    private static let ttlMax: Int64 = 1_000_000_000
+
+    /// - Throws: 400 `invalid_ttl`, `invalid_expires_at`, `conflicting_headers`, `invalid_fork_offset` or `invalid_name`.
+    init(_ request: HTTPRequest) throws(Problem) {
+        lifetime = try CreateRequest.lifetime(of: request)
+        fork = try CreateRequest.fork(of: request)
+    }
+
+    private static func lifetime(of request: HTTPRequest) throws(Problem) -> Lifetime? {
+        let (ttl, expiresAt) = (request.header(StreamHeader.ttl), request.header(StreamHeader.expiresAt))
+        guard ttl == nil || expiresAt == nil else {
+            throw .bad("conflicting_headers", "Stream-TTL and Stream-Expires-At are both given. Send one.")
+        }
+        if let ttl { return .ttl(seconds: try integer(ttl, StreamHeader.ttl, "invalid_ttl", max: ttlMax)) }
+        guard let expiresAt else { return nil }
+        guard let lifetime = Lifetime(until: expiresAt) else {
+            throw .bad(
+                "invalid_expires_at",
+                "Stream-Expires-At is '\(expiresAt.prefix(64))'; expected RFC 3339 with Z or an offset, e.g. 2030-01-31T12:00:00Z.")
+        }
+        return lifetime
+    }
+
+    private static func fork(of request: HTTPRequest) throws(Problem) -> ForkRequest? {
+        let (offset, subOffset) = (request.header(StreamHeader.forkOffset), request.header(StreamHeader.forkSubOffset))
+        let sub = try subOffset.map { text throws(Problem) in
+            try integer(text, StreamHeader.forkSubOffset, "invalid_fork_offset", max: .max)
+        }
+        guard let source = request.header(StreamHeader.forkedFrom) else {
+            if offset != nil || sub != nil {
+                throw .bad("invalid_fork_offset", "a fork's offset is given without Stream-Forked-From. Name the source.")
+            }
+            return nil
+        }
+        guard offset != nil || (sub ?? 0) == 0 else {
+            throw .bad("invalid_fork_offset", "Stream-Fork-Sub-Offset is \(sub!) without Stream-Fork-Offset. Say where it counts from.")
+        }
+        return ForkRequest(
+            source: try name(of: source), offset: try offset.map { text throws(Problem) in try place(text) },
+            subOffset: sub.map { UInt64($0) })
+    }
+
+    /// The source is named by its path on this server, as it is or behind the prefix of streams.
+    private static func name(of source: String) throws(Problem) -> String {
+        var path = Substring(source)
+        for scheme in ["http://", "https://"] where path.hasPrefix(scheme) {
+            path = path.dropFirst(scheme.count).drop { $0 != "/" }
+        }
+        if path.hasPrefix(StreamName.prefix) { path = path.dropFirst(StreamName.prefix.count) }
+        if path.hasPrefix("/") { path = path.dropFirst() }
+        return try StreamName(path: ArraySlice(path.utf8)).text
+    }
+
+    private static func place(_ text: String) throws(Problem) -> UInt64 {
+        // The start, also as the protocol's reference server writes it: its clients have that in their code.
+        if text == "-1" || text == "0000000000000000_0000000000000000" { return 0 }
+        guard let offset = Offset(token: text) else {
+            throw .bad(
+                "invalid_fork_offset", "Stream-Fork-Offset is no offset of this server's; expected a Stream-Next-Offset as it was given.")
+        }
+        return offset.value
+    }
+
+    private static func integer(_ text: String, _ name: String, _ code: String, max: Int64) throws(Problem) -> Int64 {
+        let isPlain = !text.isEmpty && text.utf8.allSatisfy { (48...57).contains($0) } && (text == "0" || !text.hasPrefix("0"))
+        guard isPlain, let value = Int64(text), value <= max else {
+            throw .bad(code, "\(name) is '\(text.prefix(64))'; expected an integer from 0 to \(max), in plain digits.")
+        }
+        return value
+    }
+}
