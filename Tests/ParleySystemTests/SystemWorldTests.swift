@@ -7,8 +7,12 @@ import Testing
         let fired = Monitor<[Int]>([])
         var random = SplitMix64(seed: 1)
         // Held up, so that all of them are due when it looks.
-        let isSet = Monitor(false)
-        _ = world.schedule(at: world.now) { _ = isSet.wait(timeout: .seconds(20)) { $0 ? true : nil } }
+        let (isHeld, isSet) = (Monitor(false), Monitor(false))
+        _ = world.schedule(at: world.now) {
+            isHeld.withLock(signalAll: true) { $0 = true }
+            _ = isSet.wait(timeout: .seconds(20)) { $0 ? true : nil }
+        }
+        _ = isHeld.wait(timeout: .seconds(20)) { $0 ? true : nil }
         let start = world.now.advanced(by: .seconds(-60))
         let delays = (0..<2_000).map { _ in Int.random(in: 0..<60, using: &random) }
         let timers = delays.enumerated().map { number, delay in
