@@ -66,7 +66,7 @@ extension Channels {
                 damaged = first
                 return false
             }
-            goesOn = frames.reversed().allSatisfy { place, frame in 
+            goesOn = frames.reversed().allSatisfy { place, frame in
                 place > stretch.upTo || place <= stretch.after || frame.kind == .hole || visit(place, frame)
             }
             return goesOn && last > stretch.after
