@@ -139,6 +139,44 @@ import Testing
         for text in expected { #expect(try client.message() == text, "seed \(Seed.value)") }
     }
 
+    @Test func `whatever comes, in whatever pieces, is read the same way`() throws {
+        var random = SeededRandom(seed: Seed.value)
+        for _ in 0..<2_000 {
+            var bytes = Bytes()
+            for _ in 0..<Int.random(in: 1...4, using: &random) {
+                let opcode = [0, 1, 1, 1, 2, 8, 9, 10, 11].randomElement(using: &random)! as UInt8
+                let payload = (0..<Int.random(in: 0...140, using: &random)).map { _ in UInt8.random(in: 32..<127, using: &random) }
+                bytes += frame(opcode, payload, fin: Int.random(in: 0..<3, using: &random) > 0)
+            }
+            for _ in 0..<Int.random(in: 0...2, using: &random) {
+                bytes[Int.random(in: 0..<bytes.count, using: &random)] = UInt8.random(in: 0...255, using: &random)
+            }
+            let (whole, cut) = (outcome([bytes]), outcome(bytes.map { [$0] }))
+            #expect(whole.events == cut.events && whole.code == cut.code, "seed \(Seed.value): \(bytes)")
+        }
+    }
+
+    /// What a reader makes of pieces of bytes: the events, and the code that it closes with.
+    private func outcome(_ pieces: [Bytes]) -> (events: [String], code: Int) {
+        let reader = WebSocketReader(messageBytesMax: 300)
+        var events: [String] = []
+        var isClosed = false
+        for piece in pieces where !isClosed {
+            do {
+                try piece.withUnsafeBytes { bytes in
+                    try reader.feed(bytes) { event in
+                        events.append("\(event)")
+                        if case .close = event { isClosed = true }
+                        return !isClosed
+                    }
+                }
+            } catch {
+                return (events, (error as? WebSocketError)?.code ?? -1)
+            }
+        }
+        return (events, 0)
+    }
+
     // MARK: What breaks the rules
 
     struct Violation: Sendable, CustomTestStringConvertible {
