@@ -79,7 +79,7 @@ import Testing
 
     @Test func `messages come back, of every length in its own form`() throws {
         let client = try Echo().open()
-        for count in [0, 1, 125, 126, 65_535, 65_536, 200_000] {
+        for count in [0, 1, 125, 126, 127, 65_535, 65_536, 200_000] {
             let text = Bytes(repeating: UInt8(ascii: "x"), count: count)
             try client.send(frame(1, text))
             #expect(try client.message() == text)
@@ -332,8 +332,11 @@ extension TestClient {
         let head = try read(count: 2, "a frame")
         guard head[0] & 0xf0 == 0x80, head[1] & 0x80 == 0 else { throw TestFailure("the frame begins with \(head)") }
         var count = Int(head[1])
-        if count == 126 { count = Int(try read(count: 2, "a frame").readBigEndian(at: 0, as: UInt16.self)) }
-        if count == 127 { count = Int(try read(count: 8, "a frame").readBigEndian(at: 0, as: UInt64.self)) }
+        switch count {
+        case 126: count = Int(try read(count: 2, "a frame").readBigEndian(at: 0, as: UInt16.self))
+        case 127: count = Int(try read(count: 8, "a frame").readBigEndian(at: 0, as: UInt64.self))
+        default: break
+        }
         return Frame(opcode: head[0] & 15, payload: try read(count: count, "a frame"))
     }
 
