@@ -40,6 +40,7 @@ final class Router: HTTPHandler, Sendable {
         case "/":
             try requireRead(exchange)
             page.answer(exchange)
+        case StreamList.path: try StreamList(context: context).handle(exchange)
         case "/healthz":
             try requireRead(exchange)
             exchange.respond(200, json: ["status": "ok"])
