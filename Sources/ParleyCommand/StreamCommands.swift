@@ -64,7 +64,8 @@ enum AppendCommand: Command {
 enum ForkCommand: Command {
     static let name = "fork"
     static let summary = "make a channel that shares another's entries up to an offset, and goes on by itself"
-    static let usage = "usage: parley fork <channel> <new channel> [--offset <offset>] [--ttl <seconds> | --expires-at <time>] [--server <url>]"
+    static let usage =
+        "usage: parley fork <channel> <new channel> [--offset <offset>] [--ttl <seconds> | --expires-at <time>] [--server <url>]"
     static let help = """
         \(usage)
 

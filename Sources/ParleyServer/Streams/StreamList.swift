@@ -21,7 +21,8 @@ struct StreamList: Sendable {
         } then: { found in
             let streams = found.channels.map { channel in
                 JSON.compact(
-                    ("name", .string(channel.name)), ("content_type", .string(channel.contentType)), ("agent", channel.isAgent ? true : nil),
+                    ("name", .string(channel.name)), ("content_type", .string(channel.contentType)),
+                    ("agent", channel.isAgent ? true : nil),
                     ("closed", .bool(channel.isClosed)), ("created", .string(channel.created.description)),
                     ("tail_offset", .string(Offset(channel.tail).token)))
             }
