@@ -9,6 +9,8 @@ final class Router: HTTPHandler, Sendable {
     private let streams: StreamRoutes
     private let agents: AgentRoutes
     private let page: PageRoute
+    private let sockets: SocketRoute
+    private let client: ClientRoute
 
     init(_ context: ServerContext) {
         self.context = context
@@ -16,6 +18,8 @@ final class Router: HTTPHandler, Sendable {
         streams = StreamRoutes(context: context)
         agents = AgentRoutes(context: context)
         page = PageRoute()
+        sockets = SocketRoute(context: context)
+        client = ClientRoute()
     }
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
@@ -41,6 +45,10 @@ final class Router: HTTPHandler, Sendable {
             try requireRead(exchange)
             page.answer(exchange)
         case StreamList.path: try StreamList(context: context).handle(exchange)
+        case SocketRoute.path: try sockets.handle(exchange)
+        case ClientRoute.scriptPath, ClientRoute.typesPath:
+            try requireRead(exchange)
+            client.answer(exchange)
         case "/healthz":
             try requireRead(exchange)
             exchange.respond(200, json: ["status": "ok"])
