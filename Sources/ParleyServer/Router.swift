@@ -44,6 +44,7 @@ final class Router: HTTPHandler, Sendable {
         case "/":
             try requireRead(exchange)
             page.answer(exchange)
+        case StreamList.path: try StreamList(context: context).handle(exchange)
         case SocketRoute.path: try sockets.handle(exchange)
         case ClientRoute.scriptPath, ClientRoute.typesPath:
             try requireRead(exchange)
