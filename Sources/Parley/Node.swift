@@ -45,6 +45,7 @@ package final class Node: Sendable {
         var serving = ServerConfiguration()
         serving.http.host = configuration.host
         serving.http.port = configuration.port
+        serving.keys = configuration.keys
         server = Server(channels: channels, agents: runtime, configuration: serving)
         models.start()
         // Before anybody can know that the node is up, and stop it.

@@ -15,7 +15,8 @@ internal import ParleySystem
 /// }
 /// ```
 public func serve(_ agents: any Agent...) async throws {
-    let configuration = try ServeOptions.parse(Array(CommandLine.arguments.dropFirst()))
+    var configuration = try ServeOptions.parse(Array(CommandLine.arguments.dropFirst()))
+    try configuration.complete(ProcessInfo.processInfo.environment)
     try ServeOptions.run(configuration, agents: agents.map { erase($0) })
 }
 
@@ -23,7 +24,7 @@ private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }
 
 /// The options of `serve`, for the program and for whoever embeds it.
 package enum ServeOptions {
-    package static let names = ["listen", "data", "agents", "drain", "idle"]
+    package static let names = ["listen", "data", "agents", "drain", "idle", "keys"]
 
     /// - Throws: ``ConfigurationError`` naming the option, the value and what is accepted.
     package static func parse(_ words: [String]) throws(ConfigurationError) -> ServeConfiguration {
@@ -49,6 +50,7 @@ package enum ServeOptions {
         case "agents": configuration.agentsFolder = value
         case "drain": configuration.drainTime = try ServeConfiguration.seconds(value, name)
         case "idle": configuration.idleTime = try ServeConfiguration.seconds(value, name)
+        case "keys": try configuration.addKeys(file: value)
         default: preconditionFailure("option '\(name)' is listed and not handled")
         }
     }

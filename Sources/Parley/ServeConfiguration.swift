@@ -1,8 +1,9 @@
+package import ParleyServer
 internal import ParleySystem
 
 /// How a node is started: what `parley serve` takes from its options and the environment.
 package struct ServeConfiguration: Sendable {
-    /// The address to listen on. Another than loopback is refused, because there are no keys yet to ask for.
+    /// The address to listen on. Another than loopback needs keys: see ``complete(_:)``.
     package var host = "127.0.0.1"
     package var port = 4437
     /// The folder that holds everything the node remembers.
@@ -14,6 +15,9 @@ package struct ServeConfiguration: Sendable {
     /// How long an agent with nothing to do stays in memory.
     package var idleTime = Duration.seconds(30)
 
+    /// Who may do what; without keys everybody who reaches the server.
+    package var keys = KeyRing()
+
     package init() {}
 
     /// Sets the address from `host:port`.
@@ -23,13 +27,29 @@ package struct ServeConfiguration: Sendable {
         var host = String(text[..<colon])
         if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }
         guard !host.isEmpty else { throw bad }
-        guard ["127.0.0.1", "::1", "localhost"].contains(host) else {
-            throw ConfigurationError(
-                "--listen is '\(text)'; without a key only loopback is served (127.0.0.1, ::1, localhost). Put a proxy that authenticates in front."
-            )
-        }
         self.host = host == "localhost" ? "127.0.0.1" : host
         self.port = Int(port)
+    }
+
+    /// Takes what the environment has, and checks what the options say together.
+    package mutating func complete(_ environment: [String: String]) throws(ConfigurationError) {
+        do throws(SafetyError) {
+            try keys.add(environment["PARLEY_KEYS"] ?? "", separator: ",", from: "PARLEY_KEYS")
+        } catch {
+            throw ConfigurationError(error.message)
+        }
+        guard !keys.isEmpty || isLoopback else {
+            throw ConfigurationError(
+                "--listen is '\(host):\(port)'; without keys only loopback is served (127.0.0.1, ::1, localhost): whoever reaches the address could do everything. Set PARLEY_KEYS=<name>:<secret> or --keys <file>, with a secret of `openssl rand -hex 32`."
+            )
+        }
+    }
+
+    private var isLoopback: Bool { ["127.0.0.1", "::1", "localhost"].contains(host) }
+
+    /// Takes the keys of a file.
+    package mutating func addKeys(file: String) throws(ConfigurationError) {
+        do throws(SafetyError) { try keys.addFile(file) } catch { throw ConfigurationError("--keys: \(error.message)") }
     }
 
     /// Sets a duration in seconds from the option `name`.

@@ -5,16 +5,18 @@ enum ServeCommand: Command {
     static let name = "serve"
     static let summary = "run a node"
     static let usage =
-        "usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--drain <seconds>] [--idle <seconds>]"
+        "usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--keys <file>] [--drain <seconds>] ..."
     static let help = """
         \(usage)
 
         Runs a node until it is told to stop (SIGTERM, Ctrl-C), and then drains. The next start goes on where this one stopped, also after
         kill -9 or a power cut.
 
-          --listen <host>:<port>  default 127.0.0.1:4437; only loopback, port 0 for any free one
+          --listen <host>:<port>  default 127.0.0.1:4437; port 0 for any free one; another address than loopback needs keys
           --data <folder>         everything the node remembers; default ./parley-data
           --agents <folder>       agents declared in Markdown, <kind>.md each; default ./agents
+          --keys <file>           <name>:<secret> a line, mode 600: from then on every request needs a key, or a token that one signed;
+                                  beside them those of PARLEY_KEYS (<name>:<secret>,...)
           --drain <seconds>       how long a stop waits for steps under way; default 10
           --idle <seconds>        how long an agent with nothing to do stays in memory; default 30
 
@@ -30,6 +32,7 @@ enum ServeCommand: Command {
             for name in ServeOptions.names {
                 if let value = arguments[name] { try ServeOptions.set(name, value, &configuration) }
             }
+            try configuration.complete(Terminal.allEnvironment)
         } catch {
             throw UsageError(error.message)
         }

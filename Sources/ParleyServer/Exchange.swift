@@ -9,6 +9,8 @@ struct Exchange: Sendable {
     let responder: HTTPResponder
     /// Who may read the answer from another origin.
     let corsHeaders: [HeaderField]
+    /// Who sent it, and what he may do.
+    var access = Access.none
 
     var loop: EventLoop { request.loop }
 

@@ -9,6 +9,7 @@ final class Router: HTTPHandler, Sendable {
     private let streams: StreamRoutes
     private let agents: AgentRoutes
     private let page: PageRoute
+    private let safety: SafetyRoutes
 
     init(_ context: ServerContext) {
         self.context = context
@@ -16,17 +17,24 @@ final class Router: HTTPHandler, Sendable {
         streams = StreamRoutes(context: context)
         agents = AgentRoutes(context: context)
         page = PageRoute()
+        safety = SafetyRoutes(context: context)
     }
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
+        // A page that may read answers may read refusals, too.
+        var exchange = Exchange(request: request, responder: responder, corsHeaders: [])
         do throws(Problem) {
-            let exchange = Exchange(request: request, responder: responder, corsHeaders: try policy.check(request))
+            exchange = Exchange(request: request, responder: responder, corsHeaders: try policy.check(request))
             if let preflight = policy.preflight(request) { return exchange.respond(204, preflight) }
+            // The page is no secret, and asks for the key; whoever looks after the process needs to know only that it lives.
+            if !Router.isOpen(request.pathUTF8) { exchange.access = try context.authenticator.access(request) }
             try route(exchange)
         } catch {
-            Exchange(request: request, responder: responder, corsHeaders: []).respond(error)
+            exchange.respond(error)
         }
     }
+
+    private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { path.elementsEqual("/".utf8) || path.elementsEqual("/healthz".utf8) }
 
     private func route(_ exchange: Exchange) throws(Problem) {
         let path = exchange.request.pathUTF8
@@ -48,13 +56,19 @@ final class Router: HTTPHandler, Sendable {
             exchange.respond(context.isDraining ? 503 : 200, json: ["status": context.isDraining ? "draining" : "ready"])
         case "/metrics":
             try requireRead(exchange)
+            try exchange.access.require(.read, Router.metricsName)
             exchange.respond(200, [("Content-Type", "text/plain; version=0.0.4"), ("Cache-Control", "no-store")], metrics)
+        case "/v1/tokens": try safety.issueToken(exchange)
+        case "/v1/tickets": try safety.issueTicket(exchange)
         default:
             throw Problem(
                 status: 404, code: "route_not_found",
                 detail: "nothing answers '\(exchange.request.path)'. Streams are at /v1/stream/<name>, agents at /v1/agents.")
         }
     }
+
+    /// What a token names to let its bearer read the metrics: no client's channel can have this name.
+    private static let metricsName = "__ds/metrics"
 
     private var metrics: Bytes {
         var metrics = Metrics()

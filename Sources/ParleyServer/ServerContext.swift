@@ -10,6 +10,7 @@ final class ServerContext: Sendable {
     let agents: (any AgentHost)?
     let configuration: ServerConfiguration
     let reads: ReadPool
+    let authenticator: Authenticator
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
     private let draining = Atomic(false)
     private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
@@ -20,6 +21,7 @@ final class ServerContext: Sendable {
         self.configuration = configuration
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
+        authenticator = Authenticator(configuration, world: channels.world)
         let readers = loops.map {
             (ObjectIdentifier($0), LoopReaders(loop: $0, channels: channels, reads: reads, configuration: configuration))
         }

@@ -88,10 +88,13 @@ final class TestAgents: AgentHost {
         answer(channel.map { ["name": .string($0.name), "state": "idle", "tail": .string(Offset($0.tail.head).token)] })
     }
 
-    func list(kind: String?, state: String?, limit: Int, after: String?, _ answer: @escaping @Sendable (JSON) -> Void) {
+    func list(
+        kind: String?, state: String?, limit: Int, after: String?, where isShown: @escaping @Sendable (String) -> Bool,
+        answer: @escaping @Sendable (JSON) -> Void
+    ) {
         var found: [JSON] = []
         try? AgentIndex.scan(channels.log, AgentStatus.allCases) { name, status in
-            if kind.map({ name.hasPrefix("agents/\($0)/") }) ?? true, state.map({ $0 == status.name }) ?? true {
+            if kind.map({ name.hasPrefix("agents/\($0)/") }) ?? true, state.map({ $0 == status.name }) ?? true, isShown(name) {
                 found.append(["agent": .string(name), "state": .string(status.name)])
             }
             return found.count < limit
