@@ -30,10 +30,10 @@ let package = Package(
         .systemLibrary(name: "CRocksDB", pkgConfig: "rocksdb", providers: [.apt(["librocksdb-dev"])]),
         .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
         .systemLibrary(name: "CYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
-        .systemLibrary(name: "COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
 
         module("ParleySystem", ["CUV", "COpenSSL"]),
-        module("ParleyHTTP", ["ParleySystem", "CUV", "CCurl"]),
+        module("ParleyHTTP", ["ParleySystem", "CUV", "CCurl", "COpenSSL"]),
         module("ParleyLog", ["ParleySystem", "CRocksDB"]),
         module("ParleyChannels", ["ParleyLog", "ParleySystem"]),
         module("ParleyAgents", ["ParleyChannels", "ParleyLog", "ParleySystem"]),

@@ -10,6 +10,8 @@ final class HTTPConnection {
     var slot = -1
 
     let handle: UnsafeMutablePointer<uv_tcp_t>
+    /// What stands between the socket and HTTP, if anything does.
+    let tls: TLSSession?
     var output = OutputQueue()
     /// Bytes that wait inside libuv for the socket to become writable.
     var writing: SocketWrite?
@@ -27,7 +29,7 @@ final class HTTPConnection {
     private var isProcessing = false
     private var acceptsRequests = true
     private var peerHasFinished = false
-    private var isLingering = false
+    private(set) var isLingering = false
     private var owesContinue = false
     private var hasServed = false
     private var markedPhase: HTTPRequestParser.Phase = .idle
@@ -39,8 +41,9 @@ final class HTTPConnection {
     /// How long a peer may go on sending after it was told that nobody listens any more.
     private static let lingerMilliseconds: Int64 = 2_000
 
-    init(_ listener: HTTPListener, _ handle: UnsafeMutablePointer<uv_tcp_t>) {
+    init(_ listener: HTTPListener, _ handle: UnsafeMutablePointer<uv_tcp_t>, _ tls: TLSSession?) {
         self.listener = listener
+        self.tls = tls
         self.handle = handle
         parser = HTTPRequestParser(limits: listener.configuration.limits)
         readMark = listener.milliseconds
@@ -54,6 +57,7 @@ final class HTTPConnection {
     /// Closes at once: open answers hear of it, queued bytes are dropped. Idempotent.
     func close() {
         guard !isClosed else { return }
+        if let tls, exchanges.isEmpty { sendEnd(tls) }
         isClosed = true
         listener.remove(self)
         uv_close(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self)) { handle in
@@ -73,7 +77,7 @@ final class HTTPConnection {
 
 extension HTTPConnection {
     private func updateReading() {
-        let shouldRead = !isClosed && !peerHasFinished && (isLingering || blockedInput.isEmpty)
+        let shouldRead = !isClosed && takesInput
         guard shouldRead != isReading else { return }
         isReading = shouldRead
         let stream = UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_stream_t.self)
@@ -90,7 +94,8 @@ extension HTTPConnection {
             { stream, count, buffer in
                 let connection = Unmanaged<HTTPConnection>.fromOpaque(stream!.pointee.data).takeUnretainedValue()
                 if count > 0 {
-                    connection.received(UnsafeRawBufferPointer(start: buffer!.pointee.base, count: count))
+                    let bytes = UnsafeRawBufferPointer(start: buffer!.pointee.base, count: count)
+                    if let tls = connection.tls { connection.receivedSealed(bytes, tls) } else { connection.received(bytes) }
                 } else if count == Int(UV_EOF.rawValue) {
                     connection.receivedEnd()
                 } else if count < 0 {
@@ -99,7 +104,13 @@ extension HTTPConnection {
             })
     }
 
-    private func received(_ input: UnsafeRawBufferPointer) {
+    /// Whether what comes in is of use now.
+    var takesInput: Bool { !peerHasFinished && (isLingering || blockedInput.isEmpty) }
+
+    /// Whether something waits to be sent.
+    var hasUnsent: Bool { !output.isEmpty || writing != nil || tls.map { !$0.wire.isEmpty } ?? false }
+
+    func received(_ input: UnsafeRawBufferPointer) {
         guard !isLingering, acceptsRequests else { return }  // Read and dropped, so that the peer's end is noticed.
         let used = process(input)
         if used < input.count, acceptsRequests, !isClosed {
@@ -109,7 +120,7 @@ extension HTTPConnection {
     }
 
     /// A peer that has sent its last request may still read; one that watches a stream would not stop sending to do so.
-    private func receivedEnd() {
+    func receivedEnd() {
         peerHasFinished = true
         updateReading()
         let isWatching = exchanges.contains { $0.stream != nil || $0.onClose != nil }
@@ -170,7 +181,7 @@ extension HTTPConnection {
     private func dispatch() {
         let (head, body) = parser.takeRequest()
         (markedPhase, readMark, owesContinue, hasServed) = (.idle, listener.milliseconds, false, true)
-        let request = HTTPRequest(head: head, body: body, loop: loop)
+        let request = HTTPRequest(head: head, body: body, loop: loop, isSecure: tls != nil)
         let responder = HTTPResponder(
             self, isHead: request.method == "HEAD", minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
         if !head.keepsAlive { acceptsRequests = false }
@@ -197,13 +208,13 @@ extension HTTPConnection {
     /// Lets `write` append to the answer: to the socket's queue when its turn has come, else aside.
     func output(of responder: HTTPResponder, _ write: (inout OutputQueue) -> Void) {
         guard exchanges.first === responder else { return write(&responder.held) }
-        if output.isEmpty, writing == nil { writeMark = listener.milliseconds }
+        if !hasUnsent { writeMark = listener.milliseconds }
         write(&output)
         scheduleFlush()
     }
 
     func bufferedBytes(of responder: HTTPResponder) -> Int {
-        exchanges.first === responder ? output.byteCount + (writing?.byteCount ?? 0) : responder.held.byteCount
+        exchanges.first === responder ? output.byteCount + (writing?.byteCount ?? 0) + (tls?.wire.byteCount ?? 0) : responder.held.byteCount
     }
 
     /// An answer is complete; if it was its turn, those behind it move up.
@@ -242,11 +253,11 @@ extension HTTPConnection {
         exchanges.first?.stream?.drained()
         guard !isClosed else { return }
         if closesAfterFlush {
-            if output.isEmpty, writing == nil { end() }
+            if !hasUnsent { end() }
             return
         }
         resume()
-        let isIdle = exchanges.isEmpty && output.isEmpty && writing == nil && !isClosed
+        let isIdle = exchanges.isEmpty && !hasUnsent && !isClosed
         if isIdle, peerHasFinished || (listener.isDraining && parser.phase == .idle) { close() }
     }
 
@@ -258,6 +269,7 @@ extension HTTPConnection {
         guard !isClosed else { return }
         blockedInput = acceptsRequests ? Bytes(input[used...]) : []
         updateReading()
+        if let tls { unseal(tls) }
     }
 
     /// Ends a connection whose last answer was sent.
@@ -266,6 +278,7 @@ extension HTTPConnection {
         let isClean = parser.phase == .idle && blockedInput.isEmpty && hasServed
         if isClean || peerHasFinished { return close() }
         guard !isLingering else { return }
+        if let tls { sendEnd(tls) }
         isLingering = true
         readMark = listener.milliseconds
         var descriptor: Int32 = -1
@@ -277,7 +290,7 @@ extension HTTPConnection {
 
     /// Closes what is idle; the rest closes after its answers.
     func drain() {
-        if exchanges.isEmpty, output.isEmpty, writing == nil, parser.phase == .idle { close() }
+        if exchanges.isEmpty, !hasUnsent, parser.phase == .idle { close() }
     }
 
     /// Gives up what took too long. Called about once a second.
@@ -286,7 +299,8 @@ extension HTTPConnection {
             if now - readMark > HTTPConnection.lingerMilliseconds { close() }
             return
         }
-        let hasOutput = !output.isEmpty || writing != nil
+        let hasOutput = hasUnsent
+        if let tls, !tls.isEstablished, now - readMark > listener.handshakeMilliseconds { return close() }
         if hasOutput, now - writeMark > listener.writeMilliseconds { return close() }
         guard acceptsRequests, isReading, !owesContinue else { return }
         switch parser.phase {

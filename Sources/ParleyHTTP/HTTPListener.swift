@@ -9,6 +9,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     let handler: any HTTPHandler
     /// What every connection of the loop reads into: an idle one needs no buffer of its own.
     let readBuffer: uv_buf_t
+    /// What TLS gives is read into this one.
+    let plainBuffer: UnsafeMutableRawBufferPointer
+    let handshakeMilliseconds: Int64
     let headMilliseconds: Int64
     let bodyMilliseconds: Int64
     let idleMilliseconds: Int64
@@ -24,6 +27,8 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var dateBytes = Bytes()
 
     private static let readBytes = 64 << 10
+    /// The most that a record holds.
+    private static let plainBytes = 16 << 10
 
     /// - Parameter open: Counts the connections of the whole server.
     init(_ loop: EventLoop, _ configuration: HTTPServerConfiguration, _ handler: any HTTPHandler, open: Monitor<Int>) {
@@ -32,13 +37,18 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         self.handler = handler
         self.open = open
         readBuffer = uv_buf_init(UnsafeMutablePointer<CChar>.allocate(capacity: HTTPListener.readBytes), UInt32(HTTPListener.readBytes))
+        plainBuffer = .allocate(byteCount: configuration.tls == nil ? 0 : HTTPListener.plainBytes, alignment: 1)
+        handshakeMilliseconds = configuration.handshakeTimeout.milliseconds
         headMilliseconds = configuration.headTimeout.milliseconds
         bodyMilliseconds = configuration.bodyTimeout.milliseconds
         idleMilliseconds = configuration.idleTimeout.milliseconds
         writeMilliseconds = configuration.writeTimeout.milliseconds
     }
 
-    deinit { readBuffer.base.deallocate() }
+    deinit {
+        readBuffer.base.deallocate()
+        plainBuffer.deallocate()
+    }
 
     /// The loop's time.
     var milliseconds: Int64 { loop.nowMilliseconds }
@@ -62,7 +72,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
             stopAccepting()
             return status
         }
-        let least = min(headMilliseconds, bodyMilliseconds, idleMilliseconds, writeMilliseconds)
+        let least = min(handshakeMilliseconds, headMilliseconds, bodyMilliseconds, idleMilliseconds, writeMilliseconds)
         let period = Duration.milliseconds(max(10, min(1_000, least / 4)))
         sweeper = loop.schedule(after: period, every: period) { [unowned self] in sweep() }
         loop.atStop { [weak self] in
@@ -103,16 +113,22 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         guard uv_accept(UnsafeMutableRawPointer(socket).assumingMemoryBound(to: uv_stream_t.self), stream) == 0 else {
             return discard(handle)
         }
+        var tls: TLSSession?
+        if let identity = configuration.tls {
+            tls = identity.session()
+            guard tls != nil else { return discard(handle) }
+        }
         let isAdmitted = open.withLock { count in
             guard count < configuration.connectionCountMax else { return false }
             count += 1
             return true
         }
         guard isAdmitted else {
-            refuse(stream)
+            // Without a handshake there is nothing that a peer would understand.
+            if tls == nil { refuse(stream) }
             return discard(handle)
         }
-        let connection = HTTPConnection(self, handle)
+        let connection = HTTPConnection(self, handle, tls)
         connection.slot = connections.count
         connections.append(connection)
         connection.start()

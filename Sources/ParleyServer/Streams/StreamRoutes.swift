@@ -116,7 +116,8 @@ struct StreamRoutes: Sendable {
 
     /// The absolute URL the client used, behind a proxy that says so with the proxy's scheme.
     private static func location(of request: HTTPRequest) -> String {
-        let scheme = request.header("X-Forwarded-Proto")?.lowercased() == "https" ? "https" : "http"
+        let isSecure = request.isSecure || request.header("X-Forwarded-Proto")?.lowercased() == "https"
+        let scheme = isSecure ? "https" : "http"
         return "\(scheme)://\(request.header("Host") ?? "localhost")\(request.path)"
     }
 
