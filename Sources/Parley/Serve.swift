@@ -24,7 +24,8 @@ private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }
 
 /// The options of `serve`, for the program and for whoever embeds it.
 package enum ServeOptions {
-    package static let names = ["listen", "data", "agents", "drain", "idle", "keys"]
+    package static let names = ["listen", "data", "agents", "drain", "idle"] + safetyNames
+    private static let safetyNames = ["keys", "tls-cert", "tls-key", "cors-origin", "rate", "max-connections", "max-channels"]
 
     /// - Throws: ``ConfigurationError`` naming the option, the value and what is accepted.
     package static func parse(_ words: [String]) throws(ConfigurationError) -> ServeConfiguration {
@@ -50,7 +51,13 @@ package enum ServeOptions {
         case "agents": configuration.agentsFolder = value
         case "drain": configuration.drainTime = try ServeConfiguration.seconds(value, name)
         case "idle": configuration.idleTime = try ServeConfiguration.seconds(value, name)
-        case "keys": try configuration.addKeys(file: value)
+        case "keys": configuration.addKeys(file: value)
+        case "tls-cert": configuration.tlsCertificate = value
+        case "tls-key": configuration.tlsKey = value
+        case "cors-origin": try configuration.addOrigins(value)
+        case "rate": configuration.rate = try ServeConfiguration.rate(value)
+        case "max-connections": configuration.connectionsMax = try ServeConfiguration.count(value, name)
+        case "max-channels": configuration.channelsMax = try ServeConfiguration.count(value, name)
         default: preconditionFailure("option '\(name)' is listed and not handled")
         }
     }
@@ -60,7 +67,7 @@ package enum ServeOptions {
         let node = try Node(configuration, environment: ProcessInfo.processInfo.environment, agents: agents) { Diagnostics.say($0) }
         let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
         Diagnostics.say(
-            "parley: serving http://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))")
+            "parley: serving \(configuration.tlsCertificate == nil ? "http" : "https")://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))")
         if let reason = node.runUntilStopped() { throw ConfigurationError("stopped: \(reason)") }
     }
 }

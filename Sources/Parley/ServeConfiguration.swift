@@ -16,7 +16,17 @@ package struct ServeConfiguration: Sendable {
     package var idleTime = Duration.seconds(30)
 
     /// Who may do what; without keys everybody who reaches the server.
-    package var keys = KeyRing()
+    package private(set) var keys = KeyRing()
+    private var keyFiles: [String] = []
+    /// PEM files; both or none.
+    package var tlsCertificate: String?
+    package var tlsKey: String?
+    /// Origins whose pages may use the server beside its own.
+    package var corsOrigins: Set<String> = []
+    /// Requests a second of each sender; `nil`: any.
+    package var rate: Double?
+    package var connectionsMax: Int?
+    package var channelsMax: Int?
 
     package init() {}
 
@@ -33,10 +43,9 @@ package struct ServeConfiguration: Sendable {
 
     /// Takes what the environment has, and checks what the options say together.
     package mutating func complete(_ environment: [String: String]) throws(ConfigurationError) {
-        do throws(SafetyError) {
-            try keys.add(environment["PARLEY_KEYS"] ?? "", separator: ",", from: "PARLEY_KEYS")
-        } catch {
-            throw ConfigurationError(error.message)
+        keys = try readKeys(environment)
+        guard (tlsCertificate == nil) == (tlsKey == nil) else {
+            throw ConfigurationError("--tls-cert and --tls-key go together; one is missing.")
         }
         guard !keys.isEmpty || isLoopback else {
             throw ConfigurationError(
@@ -47,9 +56,49 @@ package struct ServeConfiguration: Sendable {
 
     private var isLoopback: Bool { ["127.0.0.1", "::1", "localhost"].contains(host) }
 
-    /// Takes the keys of a file.
-    package mutating func addKeys(file: String) throws(ConfigurationError) {
-        do throws(SafetyError) { try keys.addFile(file) } catch { throw ConfigurationError("--keys: \(error.message)") }
+    /// Whether there is something that can be read anew while the node runs.
+    package var canReload: Bool { !keyFiles.isEmpty || tlsCertificate != nil }
+
+    /// Takes the keys of a file, too.
+    package mutating func addKeys(file: String) { keyFiles.append(file) }
+
+    /// The keys of the environment and of the files as they are now.
+    package func readKeys(_ environment: [String: String]) throws(ConfigurationError) -> KeyRing {
+        do throws(SafetyError) {
+            var keys = KeyRing()
+            try keys.add(environment["PARLEY_KEYS"] ?? "", separator: ",", from: "PARLEY_KEYS")
+            for file in keyFiles { try keys.addFile(file) }
+            return keys
+        } catch {
+            throw ConfigurationError(error.message)
+        }
+    }
+
+    /// Adds origins, separated by commas.
+    package mutating func addOrigins(_ text: String) throws(ConfigurationError) {
+        for origin in text.split(separator: ",").map(String.init) {
+            let parts = origin.split(separator: "/", omittingEmptySubsequences: false)
+            let isOrigin = parts.count == 3 && ["http:", "https:"].contains(parts[0]) && parts[1].isEmpty && !parts[2].isEmpty
+            guard origin == "*" || isOrigin else {
+                throw ConfigurationError("--cors-origin is '\(origin)'; expected an origin such as https://app.example.com, or *.")
+            }
+            corsOrigins.insert(origin)
+        }
+    }
+
+    /// A count from the option `name`.
+    package static func count(_ text: String, _ name: String) throws(ConfigurationError) -> Int {
+        guard let value = Int(text), (1...1_000_000_000).contains(value) else {
+            throw ConfigurationError("--\(name) is '\(text)'; expected a number from 1 to 1000000000.")
+        }
+        return value
+    }
+
+    package static func rate(_ text: String) throws(ConfigurationError) -> Double {
+        guard let value = Double(text), (0.01...1_000_000).contains(value) else {
+            throw ConfigurationError("--rate is '\(text)'; expected requests a second from 0.01 to 1000000, e.g. 50.")
+        }
+        return value
     }
 
     /// Sets a duration in seconds from the option `name`.

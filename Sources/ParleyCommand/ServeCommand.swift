@@ -17,6 +17,12 @@ enum ServeCommand: Command {
           --agents <folder>       agents declared in Markdown, <kind>.md each; default ./agents
           --keys <file>           <name>:<secret> a line, mode 600: from then on every request needs a key, or a token that one signed;
                                   beside them those of PARLEY_KEYS (<name>:<secret>,...)
+          --tls-cert <file>, --tls-key <file>
+                                  serve HTTPS with this certificate (PEM, the chain behind it) and key. SIGHUP has them, and --keys, read anew
+          --cors-origin <origin>  whose pages may use the server beside its own, e.g. https://app.example.com; several with commas
+          --rate <number>         requests a second that each key, token or address may make; default any
+          --max-connections <n>   default 20000
+          --max-channels <n>      default any
           --drain <seconds>       how long a stop waits for steps under way; default 10
           --idle <seconds>        how long an agent with nothing to do stays in memory; default 30
 

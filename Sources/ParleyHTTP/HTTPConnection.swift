@@ -19,6 +19,8 @@ final class HTTPConnection {
     var writeMark: Int64 = 0
     var isFlushScheduled = false
     var isClosed = false
+    /// Whether another connection has its place already.
+    var isUncounted = false
     var closesAfterFlush = false
 
     private var parser: HTTPRequestParser
@@ -35,6 +37,7 @@ final class HTTPConnection {
     private var markedPhase: HTTPRequestParser.Phase = .idle
     /// When the current phase began; in a body, when bytes last came: milliseconds.
     private var readMark: Int64 = 0
+    private let opened: Int64
 
     /// Reading stops while more than this waits to be sent.
     private static let outputBytesMax = 1 << 20
@@ -46,7 +49,8 @@ final class HTTPConnection {
         self.tls = tls
         self.handle = handle
         parser = HTTPRequestParser(limits: listener.configuration.limits)
-        readMark = listener.milliseconds
+        opened = listener.milliseconds
+        readMark = opened
     }
 
     func start() {
@@ -63,7 +67,7 @@ final class HTTPConnection {
         uv_close(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self)) { handle in
             let connection = Unmanaged<HTTPConnection>.fromOpaque(handle!.pointee.data).takeRetainedValue()
             connection.handle.deallocate()
-            connection.listener.handleClosed()
+            connection.listener.handleClosed(connection)
         }
         let open = exchanges
         exchanges = []
@@ -193,6 +197,7 @@ extension HTTPConnection {
     private func reject(_ problem: Problem) {
         acceptsRequests = false
         blockedInput = []
+        listener.handler.refused(problem)
         let responder = HTTPResponder(self, isHead: false, minorVersion: 1, keepsAlive: false)
         exchanges.append(responder)
         responder.respond(problem)
@@ -291,6 +296,11 @@ extension HTTPConnection {
     /// Closes what is idle; the rest closes after its answers.
     func drain() {
         if exchanges.isEmpty, !hasUnsent, parser.phase == .idle { close() }
+    }
+
+    /// Whether it was opened that long ago and has not sent one whole request.
+    func hasAskedNothing(for milliseconds: Int64) -> Bool {
+        !hasServed && exchanges.isEmpty && !hasUnsent && parser.phase != .body && listener.milliseconds - opened > milliseconds
     }
 
     /// Gives up what took too long. Called about once a second.

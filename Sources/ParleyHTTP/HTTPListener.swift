@@ -23,10 +23,13 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var connections: [HTTPConnection] = []
     private var unflushed: [HTTPConnection] = []
     private var sweeper: LoopTimer?
+    private var nextLook = 0
     private var dateSeconds = -1
     private var dateBytes = Bytes()
 
     private static let readBytes = 64 << 10
+    /// How long a connection may ask nothing before it is closed for another one.
+    private static let patienceMilliseconds: Int64 = 1_000
     /// The most that a record holds.
     private static let plainBytes = 16 << 10
 
@@ -118,20 +121,38 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
             tls = identity.session()
             guard tls != nil else { return discard(handle) }
         }
-        let isAdmitted = open.withLock { count in
-            guard count < configuration.connectionCountMax else { return false }
-            count += 1
-            return true
-        }
-        guard isAdmitted else {
-            // Without a handshake there is nothing that a peer would understand.
-            if tls == nil { refuse(stream) }
+        guard admit() || makeRoom() && admit() else {
+            refuse(stream)
             return discard(handle)
         }
         let connection = HTTPConnection(self, handle, tls)
         connection.slot = connections.count
         connections.append(connection)
         connection.start()
+    }
+
+    private func admit() -> Bool {
+        open.withLock { count in
+            guard count < configuration.connectionCountMax else { return false }
+            count += 1
+            return true
+        }
+    }
+
+    /// Closes a connection that has not asked for anything yet, so that whoever only opens connections does not keep others out.
+    ///
+    /// A few are looked at, going round: enough to find one where most are of that kind, and little work where none is.
+    private func makeRoom() -> Bool {
+        for _ in 0..<min(16, connections.count) {
+            nextLook = (nextLook + 1) % connections.count
+            let connection = connections[nextLook]
+            guard connection.hasAskedNothing(for: HTTPListener.patienceMilliseconds) else { continue }
+            connection.close()
+            open.withLock { $0 -= 1 }
+            connection.isUncounted = true
+            return true
+        }
+        return false
     }
 
     private func discard(_ handle: UnsafeMutablePointer<uv_tcp_t>) {
@@ -145,6 +166,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         let problem = Problem(
             status: 503, code: "too_many_connections",
             detail: "the server has \(configuration.connectionCountMax) connections; try again later or raise the limit")
+        handler.refused(problem)
+        // Without a handshake there is nothing that a peer would understand.
+        guard configuration.tls == nil else { return }
         let body = problem.body
         var answer = Bytes()
         HTTPResponseHead.write(503, [("Content-Type", Problem.contentType)], .whole(body.count), .close, dateField, to: &answer)
@@ -167,7 +191,10 @@ extension HTTPListener {
     }
 
     /// A connection's handle is gone.
-    func handleClosed() { open.withLock(signalAll: true) { $0 -= 1 } }
+    func handleClosed(_ connection: HTTPConnection) {
+        guard !connection.isUncounted else { return }
+        open.withLock(signalAll: true) { $0 -= 1 }
+    }
 
     /// Flushes the connection once at the end of the tick, together with all others that have something to send.
     func scheduleFlush(_ connection: HTTPConnection) {

@@ -36,10 +36,14 @@ package protocol HTTPHandler: AnyObject, Sendable {
 
     /// The most bytes that the body of this request may have; `nil` for the server's usual limit.
     func bodyBytesMax(for head: HTTPRequestHead) -> Int?
+
+    /// The server itself has refused a request, or a connection: for whoever counts.
+    func refused(_ problem: Problem)
 }
 
 extension HTTPHandler {
     package func bodyBytesMax(for head: HTTPRequestHead) -> Int? { nil }
+    package func refused(_ problem: Problem) {}
 }
 
 /// Why a server could not start.

@@ -22,17 +22,32 @@ final class Router: HTTPHandler, Sendable {
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
         // A page that may read answers may read refusals, too.
-        var exchange = Exchange(request: request, responder: responder, corsHeaders: [])
+        var exchange = Exchange(request: request, responder: responder, corsHeaders: [], refusals: context.refusals)
         do throws(Problem) {
-            exchange = Exchange(request: request, responder: responder, corsHeaders: try policy.check(request))
+            exchange = Exchange(request: request, responder: responder, corsHeaders: try policy.check(request), refusals: context.refusals)
             if let preflight = policy.preflight(request) { return exchange.respond(204, preflight) }
             // The page is no secret, and asks for the key; whoever looks after the process needs to know only that it lives.
-            if !Router.isOpen(request.pathUTF8) { exchange.access = try context.authenticator.access(request) }
+            if !Router.isOpen(request.pathUTF8) { exchange.access = try admit(request, responder) }
             try route(exchange)
         } catch {
             exchange.respond(error)
         }
     }
+
+    /// Finds out who asks, and whether he has asked too often: who shows nothing that is good counts by his address.
+    private func admit(_ request: HTTPRequest, _ responder: HTTPResponder) throws(Problem) -> Access {
+        guard let rates = context.rates else { return try context.authenticator.access(request) }
+        do throws(Problem) {
+            let access = try context.authenticator.access(request)
+            try rates.take(context.authenticator.hasKeys ? access.account : RateLimiter.account(ofPeer: responder.peerAddress), request.loop.now)
+            return access
+        } catch {
+            if error.status == 401 { try rates.take(RateLimiter.account(ofPeer: responder.peerAddress), request.loop.now) }
+            throw error
+        }
+    }
+
+    func refused(_ problem: Problem) { context.refusals.count(problem.code) }
 
     private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { path.elementsEqual("/".utf8) || path.elementsEqual("/healthz".utf8) }
 
@@ -77,6 +92,7 @@ final class Router: HTTPHandler, Sendable {
         metrics.add("parley_readers", .gauge, "Live readers.", Double(context.readerCount))
         metrics.add(
             "parley_agents_in_memory", .gauge, "Agents in memory; the others cost disk only.", Double(context.agents?.activeCount ?? 0))
+        metrics.add("parley_refused_total", .counter, "What was refused, by the code of the answer.", context.refusals.all)
         return metrics.text
     }
 

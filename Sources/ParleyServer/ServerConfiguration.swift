@@ -12,6 +12,8 @@ package struct ServerConfiguration: Sendable {
     package var keys = KeyRing()
     /// Who sends what comes while there are no keys: the `by` of entries.
     package var principal = "anonymous"
+    /// Requests a second that each sender may make: each key, holder of a token, or address without either; `nil`: any.
+    package var rate: Double?
     /// Loops, each with a thread; by default one a core.
     package var loopCount: Int?
 

@@ -11,6 +11,8 @@ final class ServerContext: Sendable {
     let configuration: ServerConfiguration
     let reads: ReadPool
     let authenticator: Authenticator
+    let rates: RateLimiter?
+    let refusals = RefusalCounter()
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
     private let draining = Atomic(false)
     private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
@@ -21,6 +23,7 @@ final class ServerContext: Sendable {
         self.configuration = configuration
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
+        rates = configuration.rate.map { RateLimiter(rate: $0) }
         authenticator = Authenticator(configuration, world: channels.world)
         let readers = loops.map {
             (ObjectIdentifier($0), LoopReaders(loop: $0, channels: channels, reads: reads, configuration: configuration))

@@ -19,13 +19,14 @@ final class TestServer: Sendable {
     static let world = SystemWorld(threads: 1)
     private static let names = Atomic(0)
 
-    init(_ configure: (inout ServerConfiguration) -> Void = { _ in }) throws {
+    init(channelsMax: Int? = nil, _ configure: (inout ServerConfiguration) -> Void = { _ in }) throws {
         var configuration = ServerConfiguration()
         configuration.http.port = 0
         configuration.loopCount = 2
         configure(&configuration)
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: TestServer.world)
+        if let channelsMax { try channels.limitCount(to: channelsMax) }
         agents = TestAgents(channels)
         server = Server(channels: channels, agents: agents, configuration: configuration)
         writer.start()

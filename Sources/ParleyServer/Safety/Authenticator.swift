@@ -18,6 +18,8 @@ final class Authenticator: Sendable {
     /// Takes other keys from now on.
     func replace(_ keys: KeyRing) { ring.withLock { $0 = keys } }
 
+    var hasKeys: Bool { ring.withLock { !$0.isEmpty } }
+
     var keys: KeyRing { ring.withLock { $0 } }
 
     /// Who sends `request`: everybody has all rights where there are no keys.
