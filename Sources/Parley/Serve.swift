@@ -67,7 +67,8 @@ package enum ServeOptions {
         let node = try Node(configuration, environment: ProcessInfo.processInfo.environment, agents: agents) { Diagnostics.say($0) }
         let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
         Diagnostics.say(
-            "parley: serving \(configuration.tlsCertificate == nil ? "http" : "https")://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))")
+            "parley: serving \(configuration.tlsCertificate == nil ? "http" : "https")://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))"
+        )
         if let reason = node.runUntilStopped() { throw ConfigurationError("stopped: \(reason)") }
     }
 }

@@ -22,7 +22,8 @@ enum Bearer {
 enum TokenCommand: Command {
     static let name = "token"
     static let summary = "make a token that allows others a part of what you may do"
-    static let usage = "usage: parley token --allow '<pattern>:<verb>,...' [--allow ...] [--name <name>] [--expires <duration>] [--server <url>]"
+    static let usage =
+        "usage: parley token --allow '<pattern>:<verb>,...' [--allow ...] [--name <name>] [--expires <duration>] [--server <url>]"
     static let help = """
         \(usage)
 
@@ -96,7 +97,8 @@ enum TokenCommand: Command {
         guard let unit = text.last.flatMap({ units[$0] }), let count = Int64(text.dropLast()), (1...315_360_000).contains(count),
             count * unit <= 315_360_000
         else {
-            throw UsageError("--expires is '\(text)'; expected 30s, 15m, 1h, 7d (up to ten years) or an instant such as 2030-01-31T12:00:00Z.")
+            throw UsageError(
+                "--expires is '\(text)'; expected 30s, 15m, 1h, 7d (up to ten years) or an instant such as 2030-01-31T12:00:00Z.")
         }
         return now.advanced(by: .seconds(count * unit))
     }

@@ -33,7 +33,9 @@ struct OutputQueue {
     /// Lets `body` write up to `count` bytes into a segment of its own, and say how many it has written.
     /// - Returns: That number.
     mutating func fill(_ count: Int, _ body: (UnsafeMutableRawBufferPointer) -> Int) -> Int {
-        let bytes = Bytes(unsafeUninitializedCapacity: count) { buffer, filled in filled = max(0, body(UnsafeMutableRawBufferPointer(buffer))) }
+        let bytes = Bytes(unsafeUninitializedCapacity: count) { buffer, filled in
+            filled = max(0, body(UnsafeMutableRawBufferPointer(buffer)))
+        }
         append(bytes)
         return bytes.count
     }

@@ -45,7 +45,8 @@ private final class TLSContext: @unchecked Sendable {  // Guard: not changed aft
             throw TLSError(message: "the certificate cannot be read from \(certificateFile): \(TLSContext.reason)")
         }
         guard SSL_CTX_use_PrivateKey_file(handle, keyFile, SSL_FILETYPE_PEM) == 1 else {
-            throw TLSError(message: "the private key cannot be read from \(keyFile), or belongs to another certificate: \(TLSContext.reason)")
+            throw TLSError(
+                message: "the private key cannot be read from \(keyFile), or belongs to another certificate: \(TLSContext.reason)")
         }
         guard SSL_CTX_check_private_key(handle) == 1 else {
             throw TLSError(message: "the private key in \(keyFile) is not that of the certificate in \(certificateFile)")

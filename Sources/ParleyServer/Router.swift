@@ -39,7 +39,8 @@ final class Router: HTTPHandler, Sendable {
         guard let rates = context.rates else { return try context.authenticator.access(request) }
         do throws(Problem) {
             let access = try context.authenticator.access(request)
-            try rates.take(context.authenticator.hasKeys ? access.account : RateLimiter.account(ofPeer: responder.peerAddress), request.loop.now)
+            try rates.take(
+                context.authenticator.hasKeys ? access.account : RateLimiter.account(ofPeer: responder.peerAddress), request.loop.now)
             return access
         } catch {
             if error.status == 401 { try rates.take(RateLimiter.account(ofPeer: responder.peerAddress), request.loop.now) }

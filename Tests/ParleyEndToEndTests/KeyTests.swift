@@ -22,7 +22,8 @@ import Testing
     @Test func `a token made at the command line is used by curl, and narrowed without the server`() async throws {
         try await OwnThread.run {
             let node = try EndToEndNode(
-                agents: ["writer.md": "---\nkind: writer\n---\nWrite.\n"], environment: ["PARLEY_KEYS": "main:\(Self.secret)", "PARLEY_MODEL": "scripted:"])
+                agents: ["writer.md": "---\nkind: writer\n---\nWrite.\n"],
+                environment: ["PARLEY_KEYS": "main:\(Self.secret)", "PARLEY_MODEL": "scripted:"])
             // The last one counts.
             try node.start(options: ["--listen", "0.0.0.0:\(node.port)"])
             #expect(try node.request("GET", "/v1/agents").status == 401)

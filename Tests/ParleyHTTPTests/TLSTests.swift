@@ -35,7 +35,8 @@ private final class Certificate: Sendable {
 
     func make(_ name: String) throws {
         let made = try run(
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/O=\(name)/CN=localhost",
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
+            "/O=\(name)/CN=localhost",
             "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate)
         guard made.status == 0 else { throw TestFailure(made.output) }
     }
@@ -67,7 +68,8 @@ private let large = Bytes((0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 
                 stream.finish()
             default:
                 responder.respond(
-                    status: 200, headers: [("X-Secure", String(request.isSecure))], body: Bytes("\(request.method) \(request.body.count)".utf8))
+                    status: 200, headers: [("X-Secure", String(request.isSecure))],
+                    body: Bytes("\(request.method) \(request.body.count)".utf8))
             }
         }
     }

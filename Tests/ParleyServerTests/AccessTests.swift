@@ -45,8 +45,10 @@ private func agentPath(_ hint: String = "assistant") -> String {
     }
 
     @Test(arguments: [
-        "Bearer 0123456789abcdef0123456789abcdee", "Bearer 0123456789abcdef0123456789abcde", "Bearer 0123456789abcdef0123456789abcdef0", "Bearer", "Bearer ",
-        "Basic 0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef", "Bearer 0123456789abcdef0123456789abcdef x", "Bearer parley_v1_",
+        "Bearer 0123456789abcdef0123456789abcdee", "Bearer 0123456789abcdef0123456789abcde", "Bearer 0123456789abcdef0123456789abcdef0",
+        "Bearer", "Bearer ",
+        "Basic 0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef", "Bearer 0123456789abcdef0123456789abcdef x",
+        "Bearer parley_v1_",
         "Bearer parley_v1_AAAA", "Bearer parley_v9_AAAA", "Bearer ticket_x",
     ]) func `refuses`(_ field: String) throws {
         let answer = try server.get("/v1/agents", [("Authorization", field)])
@@ -117,7 +119,9 @@ private func agentPath(_ hint: String = "assistant") -> String {
         (.steer, "POST", "/v1/stream/AGENT", #"{"type":"steer","text":"x"}"#),
     ]
 
-    @Test(arguments: rows) func `is one verb for each route and entry`(_ verb: Verb, _ method: String, _ path: String, _ body: String) throws {
+    @Test(arguments: rows) func `is one verb for each route and entry`(_ verb: Verb, _ method: String, _ path: String, _ body: String)
+        throws
+    {
         for other in Verb.allCases {
             let isAllowed = other == verb || other == .admin
             let agent = String(agentPath().dropFirst(4))
@@ -162,7 +166,9 @@ private func agentPath(_ hint: String = "assistant") -> String {
         let there = server.path("hidden")
         _ = try server.request("PUT", there, [key, json], "[1]")
         for method in ["GET", "PUT", "DELETE"] {
-            let (a, b) = (try server.request(method, there, [held, json], ""), try server.request(method, there + "-not", [held, json], ""))
+            let (a, b) = (
+                try server.request(method, there, [held, json], ""), try server.request(method, there + "-not", [held, json], "")
+            )
             #expect(a.status == 403 && b.status == 403)
         }
         #expect(try server.get("/v1/agents/nokind/x", [held]).status == 403)
@@ -176,7 +182,8 @@ private func agentPath(_ hint: String = "assistant") -> String {
     }
 
     @Test(arguments: [
-        "/v1/stream/mine/../other/x", "/v1/stream/mine/%2e%2e/other/x", "/v1/stream/mine/x%2F..%2F..%2Fother", "/v1/stream/mine//x", "/v1/stream/mine/x/",
+        "/v1/stream/mine/../other/x", "/v1/stream/mine/%2e%2e/other/x", "/v1/stream/mine/x%2F..%2F..%2Fother", "/v1/stream/mine//x",
+        "/v1/stream/mine/x/",
         "/v1/stream/agents/a%2Fb", "/v1/stream/mine/x%00",
     ]) func `is not got around with`(_ path: String) throws {
         let answer = try server.request("PUT", path, [bearer(try token("mine/**:append", "agents/a:append")), json], "")
@@ -189,7 +196,9 @@ private func agentPath(_ hint: String = "assistant") -> String {
         let fork = [json, ("Stream-Forked-From", source)]
         let name = String(source.dropFirst("/v1/stream/".count))
         #expect(try server.request("PUT", "/v1/stream/mine/\(name)", [bearer(try token("mine/*:append"))] + fork, "").status == 403)
-        #expect(try server.request("PUT", "/v1/stream/mine/\(name)", [bearer(try token("mine/*:append", "\(name):read"))] + fork, "").status == 201)
+        #expect(
+            try server.request("PUT", "/v1/stream/mine/\(name)", [bearer(try token("mine/*:append", "\(name):read"))] + fork, "").status
+                == 201)
     }
 
     @Test func `includes the output that a message waits for`() throws {
@@ -249,9 +258,12 @@ private func agentPath(_ hint: String = "assistant") -> String {
         "", "[]", "{}", #"{"name":"a","allow":[],"expires_in":60}"#, #"{"name":"a","allow":["x:read"]}"#,
         #"{"name":"a","allow":["x:read"],"expires_in":0}"#, #"{"name":"a","allow":["x:read"],"expires_in":-1}"#,
         #"{"name":"a","allow":["x:read"],"expires_in":1e30}"#, #"{"name":"a","allow":["x:read"],"expires_in":9000000000}"#,
-        #"{"name":"a","allow":["x:read"],"expires_at":"2001-01-01T00:00:00Z"}"#, #"{"name":"a","allow":["x:read"],"expires_in":60,"expires_at":"2030-01-01T00:00:00Z"}"#,
-        #"{"name":"a b","allow":["x:read"],"expires_in":60}"#, #"{"allow":["x:read"],"expires_in":60}"#, #"{"name":"a","allow":["x"],"expires_in":60}"#,
-        #"{"name":"a","allow":[1],"expires_in":60}"#, #"{"name":"a","alow":["x:read"],"expires_in":60}"#, #"{"name":"a","name":"b","allow":["x:read"],"expires_in":60}"#,
+        #"{"name":"a","allow":["x:read"],"expires_at":"2001-01-01T00:00:00Z"}"#,
+        #"{"name":"a","allow":["x:read"],"expires_in":60,"expires_at":"2030-01-01T00:00:00Z"}"#,
+        #"{"name":"a b","allow":["x:read"],"expires_in":60}"#, #"{"allow":["x:read"],"expires_in":60}"#,
+        #"{"name":"a","allow":["x"],"expires_in":60}"#,
+        #"{"name":"a","allow":[1],"expires_in":60}"#, #"{"name":"a","alow":["x:read"],"expires_in":60}"#,
+        #"{"name":"a","name":"b","allow":["x:read"],"expires_in":60}"#,
     ]) func `what a token is asked with is checked`(_ body: String) throws {
         let answer = try server.request("POST", "/v1/tokens", [key, json], body)
         #expect(answer.status == 400, "\(answer.text)")
@@ -272,7 +284,8 @@ private func agentPath(_ hint: String = "assistant") -> String {
         let name = String(path.dropFirst("/v1/stream/".count))
         for path in [path, path + "-other"] { _ = try server.request("PUT", path, [key, json], "[1]") }
         func ticket() throws -> String {
-            let answer = try server.request("POST", "/v1/tickets", [bearer(try token("\(name):read,append")), json], "{\"channel\":\"\(name)\"}")
+            let answer = try server.request(
+                "POST", "/v1/tickets", [bearer(try token("\(name):read,append")), json], "{\"channel\":\"\(name)\"}")
             #expect(answer.status == 201)
             return try #require(answer.json?["ticket"]?.string)
         }

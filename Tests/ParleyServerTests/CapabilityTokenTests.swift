@@ -46,7 +46,9 @@ import Testing
             let cut = CapabilityToken(String(text.prefix(count)))
             #expect(cut?.isSigned(by: Self.key.signing) != true, "\(count) characters")
         }
-        for more in ["A", "AA", "AAAA", "=", " ", ".", "%00"] { #expect(CapabilityToken(text + more)?.isSigned(by: Self.key.signing) != true) }
+        for more in ["A", "AA", "AAAA", "=", " ", ".", "%00"] {
+            #expect(CapabilityToken(text + more)?.isSigned(by: Self.key.signing) != true)
+        }
     }
 
     @Test func `of another version, key or secret is none`() throws {
@@ -55,7 +57,9 @@ import Testing
         #expect(CapabilityToken(token.text.replacing("parley_v1_", with: "Parley_v1_")) == nil)
         let other = try Key(name: "main", secret: "0123456789abcdeg")
         #expect(!token.isSigned(by: other.signing))
-        #expect(!(CapabilityToken(Self.text(key: "next", Self.parts(token.text).blocks, Self.parts(token.text).signature))!.isSigned(by: Self.key.signing)))
+        #expect(
+            !(CapabilityToken(Self.text(key: "next", Self.parts(token.text).blocks, Self.parts(token.text).signature))!.isSigned(
+                by: Self.key.signing)))
     }
 
     // MARK: Narrowing
@@ -78,7 +82,8 @@ import Testing
     }
 
     @Test func `keeps its blocks, all of them and in their order`() throws {
-        let token = try Self.make("**:read").narrowed(.init(grants: [try Grant("a/*:read")])).narrowed(.init(grants: [try Grant("a/b:read")]))
+        let token = try Self.make("**:read").narrowed(.init(grants: [try Grant("a/*:read")])).narrowed(
+            .init(grants: [try Grant("a/b:read")]))
         let (blocks, signature) = Self.parts(token.text)
         #expect(blocks.count == 3)
         func isGood(_ blocks: [Bytes]) -> Bool {
@@ -97,7 +102,9 @@ import Testing
         for _ in 1..<CapabilityToken.blocksMax { token = try token.narrowed(.init(grants: [try Grant("**:read")])) }
         #expect(throws: SafetyError.self) { try token.narrowed(.init(grants: [try Grant("**:read")])) }
         let long = String(repeating: "x", count: 250)
-        #expect(throws: SafetyError.self) { try Self.make("\(long)1:read").narrowed(.init(grants: (0..<20).map { try Grant("\(long)\($0):read") })) }
+        #expect(throws: SafetyError.self) {
+            try Self.make("\(long)1:read").narrowed(.init(grants: (0..<20).map { try Grant("\(long)\($0):read") }))
+        }
         #expect(throws: SafetyError.self) { try Self.make("**:read").narrowed(.init(grants: (0..<33).map { try Grant("\($0):read") })) }
         #expect(CapabilityToken(CapabilityToken.prefix + String(repeating: "A", count: 1 << 20)) == nil)
         #expect(throws: SafetyError.self) { try Self.make("**:read").narrowed(.init()) }
@@ -141,7 +148,9 @@ import Testing
     @Test func `made of random bytes is none, and harms nobody`() {
         var random = SplitMix64(seed: 7)
         for _ in 0..<20_000 {
-            let bytes = (0..<Int.random(in: 0..<120, using: &random)).map { _ in UInt8.random(in: 0...(Bool.random(using: &random) ? 255 : 6), using: &random) }
+            let bytes = (0..<Int.random(in: 0..<120, using: &random)).map { _ in
+                UInt8.random(in: 0...(Bool.random(using: &random) ? 255 : 6), using: &random)
+            }
             let token = CapabilityToken(CapabilityToken.prefix + Base64.urlEncoded(bytes))
             #expect(token?.isSigned(by: Self.key.signing) != true)
         }
@@ -181,7 +190,8 @@ import Testing
         ("agents/*/*", "agents/a/b", true), ("agents/*/*", "agents/a/b/c", false), ("agents/*", "agents/a/b", false),
         ("**", "a", true), ("**", "a/b/c", true), ("a/**", "a", false), ("a/**", "a/b", true), ("a/**", "a/b/c/d", true),
         ("**/z", "a/z", true), ("**/z", "z", false), ("**/z", "a/b/z", true), ("**/z", "a/z/b", false), ("a/**/z", "a/z", false),
-        ("a/**/z", "a/b/z", true), ("a/**/z", "a/b/c/z", true), ("**/b/**/d/*", "a/b/c/b/c/d/e", true), ("**/b/**/d/*", "a/b/c/b/c/d", false),
+        ("a/**/z", "a/b/z", true), ("a/**/z", "a/b/c/z", true), ("**/b/**/d/*", "a/b/c/b/c/d/e", true),
+        ("**/b/**/d/*", "a/b/c/b/c/d", false),
         ("**/**", "a", false), ("**/**", "a/b", true), ("**/**", "a/b/c/d", true), ("agents/a/b", "agents/a%2Fb", false),
         ("agents/a%2Fb", "agents/a/b", false), ("agents/a%2Fb", "agents/a%2Fb", true), ("a/%2A", "a/b", false), ("A", "a", false),
         ("caf\u{e9}", "cafe\u{301}", false), ("caf\u{e9}", "caf\u{e9}", true), ("a/*", "a/", true), ("*/b", "/b", true), ("a", "a/", false),

@@ -53,7 +53,8 @@ private let json = ("Content-Type", "application/json")
     }
 
     @Test(arguments: [
-        ("10.1.2.3", "10.1.2.3"), ("::ffff:10.1.2.3", "::ffff:10.1.2.3"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2"), ("2001:db8::1", "2001:db8::"),
+        ("10.1.2.3", "10.1.2.3"), ("::ffff:10.1.2.3", "::ffff:10.1.2.3"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2"),
+        ("2001:db8::1", "2001:db8::"),
         ("2001:db8:1:2::9", "2001:db8:1:2"), ("fe80::1%eth0", "fe80::"), ("", ""),
     ])
     func `an address of IPv6 counts by its network`(_ address: String, _ account: String) {
@@ -82,7 +83,9 @@ private let json = ("Content-Type", "application/json")
         try client.send("GET", "/", [("X-Long", String(repeating: "x", count: 20_000))])
         #expect(try client.answer().status == 431)
         let metrics = try server.get("/metrics").text
-        for code in ["route_not_found", "channel_not_found", "head_too_large"] { #expect(metrics.contains("parley_refused_total{code=\"\(code)\"} 1\n"), "\(code)") }
+        for code in ["route_not_found", "channel_not_found", "head_too_large"] {
+            #expect(metrics.contains("parley_refused_total{code=\"\(code)\"} 1\n"), "\(code)")
+        }
     }
 }
 
@@ -95,7 +98,8 @@ private let json = ("Content-Type", "application/json")
     @Test func `may ask before it has a key, and read what is wrong with the one it has`() throws {
         let origin = ("Origin", "https://app.example")
         let asked = try Self.server.request(
-            "OPTIONS", "/v1/agents", [origin, ("Access-Control-Request-Method", "GET"), ("Access-Control-Request-Headers", "authorization")])
+            "OPTIONS", "/v1/agents",
+            [origin, ("Access-Control-Request-Method", "GET"), ("Access-Control-Request-Headers", "authorization")])
         #expect(asked.status == 204)
         #expect(asked.headers["access-control-allow-headers"] == "authorization")
         let refused = try Self.server.get("/v1/agents", [origin])

@@ -18,14 +18,16 @@ struct SafetyRoutes: Sendable {
         guard exchange.access.mayEverything else {
             throw Problem(
                 status: 403, code: "forbidden",
-                detail: "tokens are issued by a key, or by a token that allows **:admin. A token's holder narrows it without the server: `parley token`.",
+                detail:
+                    "tokens are issued by a key, or by a token that allows **:admin. A token's holder narrows it without the server: `parley token`.",
                 extra: [.init("verb", .string(Verb.admin.name)), .init("channel", .string("**"))])
         }
         let keys = context.authenticator.keys
         guard let key = keys.key(named: exchange.access.name) ?? keys.keys.first else {
             throw Problem(
                 status: 409, code: "no_keys",
-                detail: "this server has no keys: nobody needs a token, and there is nothing to sign one with. Start it with PARLEY_KEYS or --keys."
+                detail:
+                    "this server has no keys: nobody needs a token, and there is nothing to sign one with. Start it with PARLEY_KEYS or --keys."
             )
         }
         let body = try SafetyRoutes.object(exchange, SafetyRoutes.tokenFields)
@@ -63,7 +65,8 @@ struct SafetyRoutes: Sendable {
         for text in texts {
             guard let text else {
                 throw .bad(
-                    "invalid_token_request", "'allow' is missing or wrong; expected [\"<pattern>:<verb>,...\"], e.g. agents/assistant/*:read.")
+                    "invalid_token_request",
+                    "'allow' is missing or wrong; expected [\"<pattern>:<verb>,...\"], e.g. agents/assistant/*:read.")
             }
             do throws(SafetyError) { grants.append(try Grant(text)) } catch {
                 throw .bad("invalid_token_request", "'allow': \(error.message)")
