@@ -39,12 +39,16 @@ final class Client: Sendable {
         }
     }
 
+    /// For servers whose certificate the system does not trust, such as one that signed it itself.
+    private static var authorityFile: String? { Terminal.environment("PARLEY_CA_FILE") }
+
     private var authorization: [(name: String, value: String)] { bearer.map { [("Authorization", "Bearer \($0)")] } ?? [] }
 
     /// One request and its whole answer.
     func request(_ method: String, _ path: String, headers: [(name: String, value: String)] = [], body: Bytes = []) throws -> Answer {
         var request = OutgoingRequest(method: method, url: baseURL + path, headers: headers + authorization, body: body)
         request.connectTimeout = .seconds(5)
+        request.authorityFile = Client.authorityFile
         let call = WholeCall()
         _ = transport.start(request, call)
         return try named { try call.wait() }
@@ -74,6 +78,7 @@ final class Client: Sendable {
     func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Int, Bytes) -> Bool) throws {
         var request = OutgoingRequest(url: baseURL + path, headers: headers + authorization)
         request.connectTimeout = .seconds(5)
+        request.authorityFile = Client.authorityFile
         // The server sends a heartbeat every 15 seconds.
         request.idleTimeout = .seconds(40)
         let call = StreamedCall(take)

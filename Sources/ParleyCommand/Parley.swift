@@ -65,6 +65,7 @@ enum ParleyProgram {
 
             `parley <command> --help` says more. PARLEY_URL names the server (default http://127.0.0.1:4437).
             PARLEY_TOKEN is the key or token to show, where the server wants one; --token-file <file> has it in a file instead.
+            PARLEY_CA_FILE (PEM) says whose certificates to trust, where the system does not know the server's.
             Data goes to standard output, the rest to standard error. Exit status: 0 done, 1 failed, 2 usage.
             """
     }

@@ -10,6 +10,8 @@ package struct OutgoingRequest: Sendable {
     package var connectTimeout: Duration = .seconds(10)
     /// How long the upstream may be silent before the call fails with `upstream_timeout`.
     package var idleTimeout: Duration = .seconds(120)
+    /// PEM: who may vouch for the upstream's certificate, instead of whom the system trusts.
+    package var authorityFile: String?
 
     package init(method: String = "GET", url: String, headers: [(name: String, value: String)] = [], body: Bytes = []) {
         self.method = method
