@@ -36,12 +36,13 @@ let package = Package(
         module("ParleyHTTP", ["ParleySystem", "CUV", "CCurl", "COpenSSL"]),
         module("ParleyLog", ["ParleySystem", "CRocksDB"]),
         module("ParleyChannels", ["ParleyLog", "ParleySystem"]),
+        module("ParleyWebhooks", ["ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
         module("ParleyAgents", ["ParleyChannels", "ParleyLog", "ParleySystem"]),
         module("ParleyModels", ["ParleyAgents", "ParleyHTTP", "ParleySystem", "CYAML"]),
         module(
             "ParleyServer", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"],
             resources: [.embedInCode("Page/page.html")]),
-        module("Parley", ["ParleyServer", "ParleyModels", "ParleyAgents"]),
+        module("Parley", ["ParleyServer", "ParleyModels", "ParleyAgents", "ParleyWebhooks"]),
         .executableTarget(name: "ParleyCommand", dependencies: ["Parley", "ParleyServer", "ParleyHTTP", "ParleySystem"], swiftSettings: settings),
         module("ParleyTesting", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
 
@@ -59,6 +60,7 @@ let package = Package(
         tests("ParleyHTTPTests", ["ParleyHTTP", "ParleySystem"]),
         tests("ParleyLogTests", ["ParleyLog", "ParleyTesting", "ParleySystem"]),
         tests("ParleyChannelsTests", ["ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
+        tests("ParleyWebhooksTests", ["ParleyWebhooks", "ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
         tests("ParleyAgentsTests", ["ParleyAgents", "ParleyModels", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
         tests("ParleyModelsTests", ["ParleyModels", "ParleyAgents", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
         tests(

@@ -17,6 +17,8 @@ mutations=(
     "no producer check|Sources/ParleyChannels/Append.swift|s/= try checkProducer(channel, &stage)/= producer.map { (state: ProducerState(epoch: \$0.epoch, sequence: \$0.sequence), isDuplicate: false) }/|a producer's repetition is in the log once"
     "last text apart from the result|Sources/ParleyAgents/Activation+Steps.swift|s/let entries = (last.map { \[\$0\] } ?? \[\]) + \[entry\]/if let last { append([last], epoch: .holds(core.epoch)) }; let entries = [entry]/|no crash leaves the whole text in the log"
     "last text not held back|Sources/ParleyAgents/ModelAttempt.swift|s/^        state.held = entry\$/        if let entry { append([entry]) }; state.held = nil/|no crash leaves the whole text in the log"
+    "no row for an entry to be told of|Sources/ParleyChannels/Outbox.swift|s/stage.put(.outbox, OutboxRow.key(channel.id, offset), \[\])/_ = offset/|lose nothing, invent nothing, and keep their ids"
+    "a row comes back for a deleted agent|Sources/ParleyWebhooks/WebhookDelivery.swift|/^ *guard wasThere else { return }\$/d|leaves no row behind"
     "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/try commit(stage.finish())/let batches = stage.finish(); settle(staged); staged = []; try commit(batches)/|while a commit is under way, nobody has been told"
 )
 

@@ -54,6 +54,18 @@ need_workflow_client() {
     touch "$venv/.durable-streams-$version"
 }
 
+# A browser, its driver, and what a test drives them with: Debian's packages, and Python wheels by exact version.
+need_browser() {
+    need_packages python3 python3-venv chromium chromium-driver
+    local venv="$root/.venv" wanted="$root/Tests/Browser/requirements.txt"
+    if ! cmp -s "$wanted" "$venv/.browser"; then
+        say "installing the browser's client"
+        [ -e "$venv/bin/pip" ] || python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
+        cp "$wanted" "$venv/.browser"
+    fi
+}
+
 # Starts the local model on a free port; sets model_pid and model_url.
 start_local_model() {
     local ready

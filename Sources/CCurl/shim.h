@@ -1,4 +1,8 @@
+#define _GNU_SOURCE 1
 #include <curl/curl.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
 
 // curl_easy_setopt and friends are variadic, which Swift cannot call.
 static inline CURLcode parley_curl_set_long(CURL *handle, CURLoption option, long value) {
@@ -35,4 +39,29 @@ static inline CURLcode parley_curl_set_offset(CURL *handle, CURLoption option, c
 }
 static inline CURLcode parley_curl_get_offset(CURL *handle, CURLINFO info, curl_off_t *value) {
     return curl_easy_getinfo(handle, info, value);
+}
+
+// What tells which address is about to be connected to, and of a connection that is used again, which one it has.
+static inline CURLcode parley_curl_set_opensocket(CURL *handle, curl_opensocket_callback callback) {
+    return curl_easy_setopt(handle, CURLOPT_OPENSOCKETFUNCTION, callback);
+}
+static inline CURLcode parley_curl_set_prereq(CURL *handle, curl_prereq_callback callback) {
+    return curl_easy_setopt(handle, CURLOPT_PREREQFUNCTION, callback);
+}
+// The bytes of the address, in network order, and how many they are: 4, 16, or 0 for what is no Internet address.
+// Swift would copy the first 16 bytes of a sockaddr, where one of IPv6 has 28.
+static inline int parley_curl_address(const struct curl_sockaddr *address, unsigned char bytes[16]) {
+    const struct sockaddr *raw = &address->addr;
+    if (address->family == AF_INET && address->addrlen >= sizeof(struct sockaddr_in)) {
+        memcpy(bytes, &((const struct sockaddr_in *)(const void *)raw)->sin_addr, 4);
+        return 4;
+    }
+    if (address->family == AF_INET6 && address->addrlen >= sizeof(struct sockaddr_in6)) {
+        memcpy(bytes, &((const struct sockaddr_in6 *)(const void *)raw)->sin6_addr, 16);
+        return 16;
+    }
+    return 0;
+}
+static inline curl_socket_t parley_curl_open(const struct curl_sockaddr *address) {
+    return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }

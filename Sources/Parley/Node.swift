@@ -7,6 +7,7 @@ internal import ParleyLog
 internal import ParleyModels
 internal import ParleyServer
 internal import ParleySystem
+internal import ParleyWebhooks
 internal import Synchronization
 
 /// A running node: the data folder, the log, channels, agents and the server, composed.
@@ -15,6 +16,7 @@ package final class Node: Sendable {
     private let log: RocksLog
     private let writer: GroupCommit
     private let runtime: AgentRuntime
+    private let webhooks: WebhookDelivery?
     private let server: Server
     private let models: EventLoop
     private let signals: SignalWatcher
@@ -33,17 +35,22 @@ package final class Node: Sendable {
         _ configuration: ServeConfiguration, environment: [String: String], agents: [AnyAgent], report: (String) -> Void
     ) throws {
         self.configuration = configuration
+        let webhook = try configuration.webhook(environment)
         let world = SystemWorld()
         models = EventLoop(name: "models")
         let declared = try Node.declaredAgents(configuration, environment, transport: CurlTransport(models), world: world, report: report)
         log = try RocksLog(DataFolder(configuration.dataFolder))
         let failure = failure
         writer = GroupCommit(log: log) { error in failure.withLock(signalAll: true) { $0 = error.message } }
-        let channels = Channels(log: log, writer: writer, world: world)
+        let channels = Channels(log: log, writer: writer, world: world, outbox: webhook.map { Outbox(kinds: $0.events) })
+        // A transport of its own: its connections are those of no other kind of call.
+        let webhooks = webhook.map { [models] in WebhookDelivery($0, channels: channels, world: world, transport: CurlTransport(models)) }
+        self.webhooks = webhooks
         let written = Set(agents.map(\.kind))
         runtime = AgentRuntime(
             channels: channels, world: world, agents: declared.filter { !written.contains($0.kind) } + agents,
-            node: "\(ProcessInfo.processInfo.hostName)", build: Node.build, idleAfter: configuration.idleTime)
+            node: "\(ProcessInfo.processInfo.hostName)", build: Node.build, idleAfter: configuration.idleTime,
+            textRetention: configuration.textRetention)
         var serving = ServerConfiguration()
         serving.http.host = configuration.host
         serving.http.port = configuration.port
@@ -57,15 +64,19 @@ package final class Node: Sendable {
             }
         }
         if let count = configuration.channelsMax { try channels.limitCount(to: count) }
-        server = Server(channels: channels, agents: runtime, configuration: serving)
+        server = Server(channels: channels, agents: runtime, configuration: serving) { webhooks?.measures ?? [] }
         models.start()
         // Before anybody can know that the node is up, and stop it.
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
         reloads = configuration.canReload ? Node.reloading(server, configuration, environment, on: models) : nil
+        signals.waitUntilListening()
+        reloads?.waitUntilListening()
+        try webhooks?.prepare()
         writer.start()
         try server.start()
         try channels.startExpiry()
         try runtime.start()
+        webhooks?.start()
     }
 
     /// The port that is listened on.
@@ -87,8 +98,10 @@ package final class Node: Sendable {
 
     package func stop() {
         runtime.drain()
+        webhooks?.drain()
         let deadline = ContinuousClock.now + configuration.drainTime
-        while runtime.runningBodies > 0, ContinuousClock.now < deadline { Node.pause(.milliseconds(10)) }
+        while runtime.runningBodies + (webhooks?.underWay ?? 0) > 0, ContinuousClock.now < deadline { Node.pause(.milliseconds(10)) }
+        webhooks?.stop()
         server.drain(within: max(.milliseconds(500), deadline - ContinuousClock.now))
         writer.stop()
         server.stop()
@@ -138,5 +151,18 @@ package final class Node: Sendable {
                 return nil
             }
         }
+    }
+}
+
+extension WebhookDelivery {
+    /// What `/metrics` says of it.
+    fileprivate var measures: [Measure] {
+        let counters = counters
+        return [
+            Measure("parley_webhook_delivered_total", .counter, "Entries delivered to the webhook.", Double(counters.delivered)),
+            Measure("parley_webhook_failed_attempts_total", .counter, "Attempts to deliver that failed.", Double(counters.failedAttempts)),
+            Measure("parley_webhook_given_up_total", .counter, "Entries whose delivery was given up.", Double(counters.givenUp)),
+            Measure("parley_webhook_pending", .gauge, "Entries that wait to be delivered.", Double(counters.pending)),
+        ]
     }
 }

@@ -7,7 +7,7 @@ internal import ParleySystem
 /// Runs a node with these agents until it is told to stop (SIGTERM, SIGINT), and then drains.
 ///
 /// Reads the command line: `--listen 127.0.0.1:4437`, `--data ./parley-data`, `--agents ./agents` (agents declared in Markdown come beside
-/// these), `--drain 10`. Ends the process with status 1 when the node cannot start or go on, 2 for a wrong option; standard error says why.
+/// these), `--keys`, `--tls-cert` (see docs/safety.md), `--drain 10`, `--webhook https://...` (see docs/webhooks.md). Ends the process with status 1 when the node cannot start or go on, 2 for a wrong option; standard error says why.
 ///
 /// ```swift
 /// @main struct App {
@@ -24,23 +24,37 @@ private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }
 
 /// The options of `serve`, for the program and for whoever embeds it.
 package enum ServeOptions {
-    package static let names = ["listen", "data", "agents", "drain", "idle"] + safetyNames
+    /// With a value.
+    package static let names =
+        ["listen", "data", "agents", "drain", "idle", "text-retention", "webhook", "webhook-events"] + safetyNames
     private static let safetyNames = ["keys", "tls-cert", "tls-key", "cors-origin", "rate", "max-connections", "max-channels"]
+    /// Without one.
+    package static let flags = ["webhook-allow-private"]
 
     /// - Throws: ``ConfigurationError`` naming the option, the value and what is accepted.
-    package static func parse(_ words: [String]) throws(ConfigurationError) -> ServeConfiguration {
+    package static func parse(
+        _ words: [String], _ environment: [String: String] = ProcessInfo.processInfo.environment
+    ) throws(ConfigurationError) -> ServeConfiguration {
         var configuration = ServeConfiguration()
         var rest = words[...]
         while let word = rest.popFirst() {
             let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
-            guard word.hasPrefix("--"), names.contains(String(parts[0].dropFirst(2))) else {
-                throw ConfigurationError("unknown option '\(word)'; there are \(names.map { "--" + $0 }.joined(separator: ", ")).")
+            let name = String(parts[0].dropFirst(2))
+            guard word.hasPrefix("--"), names.contains(name) || flags.contains(name) else {
+                let known = (names + flags).map { "--" + $0 }.joined(separator: ", ")
+                throw ConfigurationError("unknown option '\(word)'; there are \(known).")
+            }
+            if flags.contains(name) {
+                guard parts.count == 1 else { throw ConfigurationError("option '\(parts[0])' takes no value.") }
+                try set(name, "", &configuration)
+                continue
             }
             guard let value = parts.count > 1 ? parts[1] : rest.popFirst() else {
                 throw ConfigurationError("option '\(parts[0])' needs a value.")
             }
-            try set(String(parts[0].dropFirst(2)), value, &configuration)
+            try set(name, value, &configuration)
         }
+        try check(configuration, environment)
         return configuration
     }
 
@@ -58,8 +72,19 @@ package enum ServeOptions {
         case "rate": configuration.rate = try ServeConfiguration.rate(value)
         case "max-connections": configuration.connectionsMax = try ServeConfiguration.count(value, name)
         case "max-channels": configuration.channelsMax = try ServeConfiguration.count(value, name)
+        case "text-retention": configuration.textRetention = try ServeConfiguration.seconds(value, name)
+        case "webhook": configuration.webhookURL = value
+        case "webhook-events": configuration.webhookEvents = value
+        case "webhook-allow-private": configuration.webhookAllowsPrivate = true
         default: preconditionFailure("option '\(name)' is listed and not handled")
         }
+    }
+
+    /// Finds what is wrong with options that depend on one another and on the environment.
+    package static func check(
+        _ configuration: ServeConfiguration, _ environment: [String: String] = ProcessInfo.processInfo.environment
+    ) throws(ConfigurationError) {
+        _ = try configuration.webhook(environment)
     }
 
     /// Starts a node, says so on standard error, and returns once it has stopped; throws what kept it from starting or going on.

@@ -1,5 +1,6 @@
 package import ParleyServer
 internal import ParleySystem
+internal import ParleyWebhooks
 
 /// How a node is started: what `parley serve` takes from its options and the environment.
 package struct ServeConfiguration: Sendable {
@@ -14,6 +15,14 @@ package struct ServeConfiguration: Sendable {
     package var drainTime = Duration.seconds(10)
     /// How long an agent with nothing to do stays in memory.
     package var idleTime = Duration.seconds(30)
+    /// How long the pieces of an answer stay in the log once it is complete.
+    package var textRetention = Duration.seconds(3_600)
+    /// Who is told of entries; `nil`: PARLEY_WEBHOOK_URL, or nobody.
+    package var webhookURL: String?
+    /// Of which entry types, separated by commas; `nil`: of those by which an agent waits for somebody.
+    package var webhookEvents: String?
+    /// Whether the receiver may be on this machine or in its network.
+    package var webhookAllowsPrivate = false
 
     /// Who may do what; without keys everybody who reaches the server.
     package private(set) var keys = KeyRing()
@@ -99,6 +108,24 @@ package struct ServeConfiguration: Sendable {
             throw ConfigurationError("--rate is '\(text)'; expected requests a second from 0.01 to 1000000, e.g. 50.")
         }
         return value
+    }
+
+    /// Who is told of which entries, if anybody is.
+    /// - Throws: ``ConfigurationError`` with everything that is wrong.
+    func webhook(_ environment: [String: String]) throws(ConfigurationError) -> WebhookConfiguration? {
+        let url = webhookURL ?? environment["PARLEY_WEBHOOK_URL"] ?? ""
+        guard !url.isEmpty else {
+            guard webhookEvents == nil, !webhookAllowsPrivate else {
+                throw ConfigurationError("there is no webhook; expected --webhook <url> or PARLEY_WEBHOOK_URL beside the options of one.")
+            }
+            return nil
+        }
+        do throws(WebhookConfigurationError) {
+            return try WebhookConfiguration(
+                url: url, events: webhookEvents, secret: environment["PARLEY_WEBHOOK_SECRET"], allowsPrivate: webhookAllowsPrivate)
+        } catch {
+            throw ConfigurationError(error.description)
+        }
     }
 
     /// Sets a duration in seconds from the option `name`.

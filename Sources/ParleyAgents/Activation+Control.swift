@@ -129,16 +129,20 @@ extension Activation {
     ) {
         let steps = ends.map(\.request)
         let (mark, remove) = (takeWaitingMark(core), removal(core, steps))
-        append(entries, epoch: .holds(core.epoch), decides: decides) { stage, channel, _ in
+        append(entries, epoch: .holds(core.epoch), decides: decides) { [self] stage, channel, offsets in
             remove(&stage, channel)
             mark(&stage, channel)
+            for end in ends {
+                guard case .model = end.request.work, case .completed = end.outcome else { continue }
+                seal(core, end.request.path, upTo: offsets.last!, of: channel, in: &stage)
+            }
         } then: { [self] appended in
             over(core, steps)
-            lane.deliver { if self.isCurrent(core) { first(appended.at) } }
-            for end in ends {
-                // One at a time, the lane drained in between, as on a replay.
-                lane.deliver { if self.isCurrent(core) { core.resume(end.request.path, end.outcome, at: appended.at) } }
+            // One at a time, the lane drained in between, as on a replay, and before what later commits give.
+            let resumptions = ends.map { end in
+                { @Sendable [self] in if isCurrent(core) { core.resume(end.request.path, end.outcome, at: appended.at) } }
             }
+            lane.deliver(parts: [{ [self] in if isCurrent(core) { first(appended.at) } }] + resumptions)
         }
     }
 
@@ -276,6 +280,7 @@ extension Activation {
             if let timer { runtime.timers.set(timer.due) }
             if let follow, isCurrent(core) { runtime.follows.begin(follow) }
             perform {}
+            scheduleWaitingMark(core)
         }
     }
 

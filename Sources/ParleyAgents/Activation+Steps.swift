@@ -1,6 +1,7 @@
 internal import ParleyChannels
 internal import ParleyLog
 internal import ParleySystem
+internal import Synchronization
 
 extension Activation: TurnOwner {
     func idempotencyKey(_ turn: UInt64, _ path: String) -> String { "\(channel.name)/\(Offset(turn))/\(path)" }
@@ -30,7 +31,9 @@ extension Activation: TurnOwner {
                 retryable: false)
             fail(core, request, attempt: open.attempt, failure, pause: nil, SavedText())
         case .body, .model:
+            startedAt.withLock { $0[request.path] = open.startedAt }
             rejoin(core, request.path, open.steered)
+            keeps(request.path, open.text.text.isEmpty ? open.earlier : open.text)
             guard let retryAt = open.retryAt else { return attemptStep(core, request, open.attempt + 1, open.text) }
             retry(core, request, open.attempt + 1, at: retryAt, open.text)
         }
@@ -82,7 +85,8 @@ extension Activation: TurnOwner {
             ("compensation", request.isCompensation ? true : nil),
             ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
         let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
-        append([entry] + receipts, epoch: .holds(core.epoch), decides: joined.map(\.offset)) { stage, channel, _ in
+        append([entry] + receipts, epoch: .holds(core.epoch), decides: joined.map(\.offset)) { [self] stage, channel, offsets in
+            if attempt == 1, case .model = request.work { startedAt.withLock { $0[request.path] = offsets[0] } }
             for part in content { stage.put(.big, channel.id.key(part.digest), part.content) }
         } then: { [self] _ in
             then()
@@ -143,6 +147,9 @@ extension Activation: TurnOwner {
         let entries = (last.map { [$0] } ?? []) + [entry]
         append(
             entries, epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel], yieldsAfter: considered,
+            rows: { [self] stage, channel, offsets in
+                if members.first?.0 == "text" { seal(core, path, upTo: offsets.last!, of: channel, in: &stage) }
+            },
             yield: { [self] in
                 core.withdrawEnd(path)
                 react()
@@ -154,6 +161,13 @@ extension Activation: TurnOwner {
                 core.resume(
                     path, .completed((try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null), at: appended.at)
             })
+    }
+
+    /// The step's result has its text: what was streamed of it may go in its time. Writer thread.
+    func seal(_ core: TurnCore, _ path: String, upTo offset: UInt64, of channel: Channel, in stage: inout Stage) {
+        let from = startedAt.withLock { $0.removeValue(forKey: path) } ?? core.turn
+        let text = SealedText(channelName: channel.name, turn: core.turn, step: path, from: from, upTo: offset)
+        runtime.trims.seal(text, of: channel, in: &stage)
     }
 
     /// Journals a failed attempt: with a pause, another one follows; without, the program gets the failure. Any thread.
@@ -179,10 +193,12 @@ extension Activation: TurnOwner {
                 if isCurrent(core) { fail(core, request, attempt: attempt, failure, pause: pause, saved, considered: upToSeen) }
             },
             then: { [self] appended in
+                let earlier = state.partials[request.path]
                 isOver(request.path)
                 over(core, [request])
                 guard isCurrent(core) else { return }
                 if let retryAt {
+                    keeps(request.path, earlier ?? SavedText())
                     retry(core, request, attempt + 1, at: retryAt, saved)
                 } else {
                     core.resume(request.path, .failed(failure), at: appended.at)

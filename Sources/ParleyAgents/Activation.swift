@@ -12,6 +12,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     var state = State()
     /// Every input up to here is in the inbox or decided. Written on the lane, read by whoever ends a step.
     let seen = Atomic<UInt64>(0)
+    /// The offsets of the first starts of steps under way. Written where the batches are.
+    let startedAt = Mutex<[String: UInt64]>([:])
 
     struct State {
         var isLoaded = false

@@ -13,6 +13,8 @@ package final class AgentRuntime: Sendable {
     /// How long an agent stays in memory with nothing to do.
     package let idleAfter: Duration
     let stepExecutor: StepExecutor
+    /// Takes sealed text out of the log.
+    let trims: TrimService
     var timers: TimerService { timerService.withLock { $0! } }
     var follows: FollowService { followService.withLock { $0! } }
 
@@ -27,7 +29,7 @@ package final class AgentRuntime: Sendable {
 
     package init(
         channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "",
-        idleAfter: Duration = .seconds(30)
+        idleAfter: Duration = .seconds(30), textRetention: Duration = .seconds(3_600)
     ) {
         self.channels = channels
         self.world = world
@@ -36,6 +38,7 @@ package final class AgentRuntime: Sendable {
         self.idleAfter = idleAfter
         self.agents = Dictionary(agents.map { ($0.kind, $0) }, uniquingKeysWith: { $1 })
         stepExecutor = StepExecutor(world: world)
+        trims = TrimService(channels: channels, world: world, retention: textRetention)
         let timers = TimerService(log: channels.log, world: world) { [weak self] name, id, timer in self?.timerDue(name, id, timer) }
         timerService.withLock { $0 = timers }
         let follows = FollowService(channels: channels, world: world) { [weak self] name in self?.wake(name) }
@@ -75,6 +78,7 @@ package final class AgentRuntime: Sendable {
         }
         try timers.start()
         try follows.start()
+        try trims.start()
     }
 
     private func wake(_ name: String) { activate(name) { $0.wake(upTo: 0) } }
@@ -111,6 +115,7 @@ package final class AgentRuntime: Sendable {
     package func drain() {
         draining.store(true, ordering: .relaxed)
         timers.stop()
+        trims.stop()
         for activation in activations.withLock({ Array($0.values) }) { activation.drain() }
     }
 

@@ -28,7 +28,11 @@ package struct Journal: Sendable {
         package var due: Timestamp?
         /// The offsets of what joined the model's request.
         package var steered: [UInt64] = []
+        /// The offset of its first start.
+        package var startedAt: UInt64 = 0
         package var text = SavedText()
+        /// What an attempt before has written, which readers are shown until this one writes something.
+        package var earlier = SavedText()
     }
 
     /// The first start of each step, in log order: the order in which the program asked for them.
@@ -48,14 +52,14 @@ package struct Journal: Sendable {
 
     /// Reads the turn whose input has the offset `turn`.
     package init(_ channels: Channels, _ channel: Channel, turn: UInt64) throws(LogError) {
-        try channels.walk(channel, after: turn, upTo: channel.tail.head) { _, frame in
+        try channels.walk(channel, after: turn, upTo: channel.tail.head) { offset, frame in
             guard let position = frame.position, position.turn == turn else { return true }
-            add(frame, position)
+            add(frame, position, offset)
             return true
         }
     }
 
-    private mutating func add(_ frame: Frame, _ position: Position) {
+    private mutating func add(_ frame: Frame, _ position: Position, _ offset: UInt64) {
         let path = position.step
         let at = frame.at!  // Every entry with a position is stamped.
         switch frame.kind {
@@ -73,7 +77,7 @@ package struct Journal: Sendable {
             if position.attempt == 1 {
                 let kind = body["kind"]?.string.flatMap { StepKind(rawValue: $0) } ?? .step
                 starts.append(Start(path: path, kind: kind, digest: body["request"]?["sha256"]?.string, at: at))
-                open[path] = OpenStep()
+                open[path] = OpenStep(startedAt: offset)
             }
             open[path]?.begin(position.attempt, continuesAt: body["continues_at"]?.integer)
             if let steered = body["steered"]?.array {
@@ -102,7 +106,9 @@ extension Journal.OpenStep {
     mutating func begin(_ attempt: UInt32, continuesAt: Int64?) {
         self.attempt = attempt
         retryAt = nil
-        if attempt > 1 { text.cut(to: continuesAt.map { Int($0) } ?? 0) }
+        guard attempt > 1 else { return }
+        if !text.text.isEmpty { earlier = text }
+        text.cut(to: continuesAt.map { Int($0) } ?? 0)
     }
 }
 

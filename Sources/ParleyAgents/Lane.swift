@@ -5,7 +5,9 @@ internal import Synchronization
 ///
 /// What comes from outside (a step's result, a timer, new input) is a *delivery*. A delivery is taken only when no job is left, so the code
 /// always sees results one by one, in the order they stand in the log. That is what makes a replay take the same path as the first run.
-package final class Lane: TaskExecutor, @unchecked Sendable {  // Guard: `queue` is locked; `thread` is atomic.
+package final class Lane: TaskExecutor, @unchecked Sendable {
+    // Guard: `queue` is locked, `thread` is atomic, `parts` is used on the lane only.
+
     private struct Queue {
         var jobs: [UnownedJob] = []
         var deliveries: [@Sendable () -> Void] = []
@@ -16,6 +18,8 @@ package final class Lane: TaskExecutor, @unchecked Sendable {  // Guard: `queue`
     private let world: any World
     private let queue = Mutex(Queue())
     private let thread = Atomic<UInt64>(0)
+    /// What is left of the delivery under way.
+    private var parts: [@Sendable () -> Void] = []
 
     package init(id: UInt64, world: any World) {
         self.id = id
@@ -32,6 +36,13 @@ package final class Lane: TaskExecutor, @unchecked Sendable {  // Guard: `queue`
 
     /// Has `work` run on the lane when everything that can run now has run, after the deliveries before it. Thread-safe.
     package func deliver(_ work: @escaping @Sendable () -> Void) { schedule { $0.deliveries.append(work) } }
+
+    /// Has the rest of the delivery under way, in parts with everything that can run in between, done before the next delivery: what one
+    /// commit gives the program comes before what the next one does.
+    package func deliver(parts rest: [@Sendable () -> Void]) {
+        precondition(isCurrent, "only a delivery has parts")
+        parts = rest + parts
+    }
 
     /// Whether something waits to be delivered.
     package var hasDeliveries: Bool { queue.withLock { !$0.deliveries.isEmpty } }
@@ -54,6 +65,10 @@ package final class Lane: TaskExecutor, @unchecked Sendable {  // Guard: `queue`
             let jobs = takeJobs()
             for job in jobs { job.runSynchronously(on: asUnownedTaskExecutor()) }
             guard jobs.isEmpty else { continue }
+            if !parts.isEmpty {
+                parts.removeFirst()()
+                continue
+            }
             if taken < deliveries.count {
                 deliveries[taken]()
                 taken += 1

@@ -14,6 +14,8 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     /// What the client said the content is; must match the channel's.
     package var contentType: String?
     package var sequence: String?
+    /// The tail must be here: nobody may have appended since the client looked.
+    package var ifTail: UInt64?
     package var producer: ProducerClaim?
     package var idempotency: IdempotencyKey?
     package var closes = false
@@ -34,6 +36,7 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     private let completion: Completion
     private var result: Result<Appended, ChannelError>?
     private var channel: Channel?
+    private var outboxRows = 0
 
     package init(_ channels: Channels, to channelName: String, _ entries: [NewEntry], completion: @escaping Completion) {
         self.channels = channels
@@ -132,6 +135,7 @@ extension Append {
         if isInput, case .success(let appended) = result, !appended.isReplay, let channel, let first = appended.offsets.first {
             channels.notifyInput(channel, offsets: first...appended.offsets.last!)
         }
+        if outboxRows > 0, let channel { channels.outbox?.committed(channel.id, rows: outboxRows) }
         completion(result)
     }
 
@@ -154,6 +158,7 @@ extension Append {
         }
         if let idempotent = try checkOpen(channel) { return idempotent }
         try check(contentType: channel.contentType)
+        try checkTail(channel.staged.head)
         try checkSequence(channel)
         try checkEpoch(channel)
         try checkUndecided(channel, &stage)
@@ -169,6 +174,7 @@ extension Append {
                 ChannelError("agent_deleted", "'\(channelName)' was deleted. A late retry does not bring it back; PUT it to start anew."))
         }
         guard let creates else { throw .refused(.notFound(channelName)) }
+        try checkTail(0)
         try check(contentType: creates.contentType)
         try channels.limit?.check()
         let producerState = try producer.map { producer throws(ChannelRefusal) in try Append.judge(producer, known: nil).state }
@@ -251,6 +257,14 @@ extension Append {
         throw .refused(.mismatch(contentType, expected))
     }
 
+    private func checkTail(_ head: UInt64) throws(ChannelRefusal) {
+        guard let ifTail, ifTail != head else { return }
+        throw .refused(
+            ChannelError(
+                "tail_moved", "If-Match is \(Offset(ifTail)), the tail is \(Offset(head)): read what is new, and decide again.",
+                [("tail", .string(Offset(head).token))]))
+    }
+
     private func checkSequence(_ channel: Channel) throws(ChannelRefusal) {
         if let sequence, let last = channel.staged.row.lastSequence, !last.utf8.lexicographicallyPrecedes(sequence.utf8) {
             throw .refused(
@@ -328,6 +342,7 @@ extension Append {
                 $0.closedBy = producer?.tuple
             }
         }
+        if let outbox = channels.outbox { outboxRows = outbox.stage(entries, offsets, of: channel, in: &stage) }
         rows?(&stage, channel, offsets)
         return Appended(
             offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed,

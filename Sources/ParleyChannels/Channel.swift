@@ -29,6 +29,7 @@ package final class Channel: @unchecked Sendable {
         var head: UInt64
         var isClosed: Bool
         var isDeleted = false
+        var trims: Int64 = 0
         var isEvicted = false
         var recent: [Chunk] = []
         var recentBytes = 0
@@ -49,7 +50,7 @@ package final class Channel: @unchecked Sendable {
         // What is stored may be late by the slack, and nothing may end before its time.
         accessed = Atomic((row.accessed?.advanced(by: row.lifetime?.slack ?? .zero) ?? row.created).milliseconds)
         storedAccess = Atomic((row.accessed ?? row.created).milliseconds)
-        published = Mutex(Published(head: head, isClosed: row.isClosed))
+        published = Mutex(Published(head: head, isClosed: row.isClosed, trims: row.trims))
         staged = StagedTail(row: row, head: head, lastAt: lastAt)
     }
 
@@ -57,6 +58,9 @@ package final class Channel: @unchecked Sendable {
     var isGone: Bool { isSoftDeleted || staged.row.isSoftDeleted }
 
     package var isJSON: Bool { isAgent || ContentType.isJSON(contentType) }
+
+    /// How often text has been taken out of it: what was read before may be read differently after.
+    package var trims: Int64 { published.withLock { $0.trims } }
 
     /// The durable tail, and whether anything can still be appended.
     package var tail: (head: UInt64, isClosed: Bool, isDeleted: Bool) {
@@ -190,11 +194,12 @@ extension Channel {
         let chunk = staged.frames.isEmpty ? nil : Chunk(channel: self, first: staged.first, last: staged.head, frames: staged.frames)
         staged.frames = Bytes()
         staged.openText = nil
-        let (head, isClosed, isDeleted) = (staged.head, staged.row.isClosed, staged.isDeleted)
+        let (head, isClosed, isDeleted, trims) = (staged.head, staged.row.isClosed, staged.isDeleted, staged.row.trims)
         return published.withLock { state in
             state.head = head
             state.isClosed = isClosed
             state.isDeleted = isDeleted
+            state.trims = trims
             if let chunk, !state.watchers.isEmpty { state.keep(chunk) }
             return Array(state.watchers.values)
         }

@@ -23,6 +23,8 @@ package struct ChannelRow: Sendable, Equatable {
     package var fork: Fork?
     /// Removed while others had been forked from it: it answers nothing any more, but its entries stay.
     package var isSoftDeleted = false
+    /// How often text has been taken out of it.
+    package var trims: Int64 = 0
 
     package init(name: String, contentType: String, isAgent: Bool, created: Timestamp) {
         self.name = name
@@ -39,7 +41,8 @@ package struct ChannelRow: Sendable, Equatable {
             ("turn", turn.map { .integer(Int64($0)) }), ("last_sequence", lastSequence.map(JSON.string)),
             ("closed_by", closedBy.map(JSON.string)), ("ttl", lifetime?.seconds.map { .integer($0) }),
             ("expires_at", lifetime?.instant.map { .string($0.text) }),
-            ("accessed", accessed.map { .integer($0.milliseconds) }), ("fork", fork?.json), ("soft_deleted", isSoftDeleted ? true : nil)
+            ("accessed", accessed.map { .integer($0.milliseconds) }), ("fork", fork?.json), ("soft_deleted", isSoftDeleted ? true : nil),
+            ("trims", trims == 0 ? nil : .integer(trims))
         ).bytes
     }
 
@@ -58,6 +61,7 @@ package struct ChannelRow: Sendable, Equatable {
         accessed = json["accessed"]?.integer.map { Timestamp(milliseconds: $0) }
         fork = json["fork"].flatMap { Fork($0) }
         isSoftDeleted = json["soft_deleted"]?.bool ?? false
+        trims = json["trims"]?.integer ?? 0
     }
 }
 

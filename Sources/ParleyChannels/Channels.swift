@@ -10,6 +10,8 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     package let log: any CommitLog
     package let writer: GroupCommit
     package let world: any World
+    /// `nil`: nobody outside is told of entries, and appends do nothing for it.
+    package let outbox: Outbox?
     private let shards: [Shard]
     private let inputObserver = Mutex<(any InputObserver)?>(nil)
 
@@ -20,6 +22,8 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     private var created: [String: Channel] = [:]
     private var removed: Set<String> = []
     private var freed: [String] = []
+    /// Channels whose log is rewritten in the current commit.
+    private var trimmed: Set<ChannelID> = []
     private var nextNumber: [UInt16: UInt64] = [:]
     /// The writer's, once it has started.
     var limit: ChannelLimit?
@@ -39,10 +43,11 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
         let residents = Mutex(Residents())
     }
 
-    package init(log: any CommitLog, writer: GroupCommit, world: any World) {
+    package init(log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil) {
         self.log = log
         self.writer = writer
         self.world = world
+        self.outbox = outbox
         shards = (0..<16).map { _ in Shard() }
         let expiry = ExpiryService(log: log, world: world) { [weak self] name, id, row in
             guard let self else { return }
@@ -221,6 +226,9 @@ extension Channels {
         freed.append(name)
     }
 
+    func isTrimmed(_ id: ChannelID) -> Bool { trimmed.contains(id) }
+    func markTrimmed(_ id: ChannelID) { trimmed.insert(id) }
+
     func isForkedInThisCommit(_ id: ChannelID) -> Bool {
         created.values.contains { $0.id.partition == id.partition && $0.fork?.sourceNumber == id.number }
     }
@@ -251,6 +259,7 @@ extension Channels {
         }
         for name in freed { shard(name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } } }
         freed.removeAll()
+        trimmed.removeAll()
         touched.removeAll(keepingCapacity: true)
         touchedIDs.removeAll(keepingCapacity: true)
         created.removeAll(keepingCapacity: true)

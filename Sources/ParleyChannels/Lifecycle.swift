@@ -125,6 +125,7 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
     private let completion: @Sendable (Result<Void, ChannelError>) -> Void
     private var removed: Channel?
     private var isGone = false
+    private var outboxRows = 0
 
     package init(_ channels: Channels, _ name: String, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
         self.channels = channels
@@ -145,6 +146,7 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
             return
         }
         if channel.isAgent { stage.delete(.index, AgentIndex.key(channel.staged.row.status, channel.id)) }
+        if channels.outbox != nil { outboxRows = try OutboxRow.count(of: channel.id, in: stage.log) }
         try channels.remove(channel, tombstone: channel.isAgent, in: &stage)
         removed = channel
     }
@@ -153,6 +155,7 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
         channels.publish()
         guard let removed else { return completion(.failure(isGone ? .gone(name) : .notFound(name))) }
         if removed.isAgent { channels.notifyDeleted(removed) }
+        if outboxRows > 0 { channels.outbox?.removed(rows: outboxRows) }
         completion(.success(()))
     }
 

@@ -2,7 +2,7 @@ package import ParleyLog
 package import ParleySystem
 
 extension Channels {
-    /// Walks the entries after `offset` up to `head`, from the log, until `visit` returns false.
+    /// Walks the entries after `offset` up to `head`, from the log, until `visit` returns false. What has been trimmed is passed over.
     ///
     /// Blocks on the disk when the pages are not cached: not for event loops.
     /// - Throws: ``LogError`` with code `data_damaged` naming channel and offset; what came before has been visited.
@@ -29,7 +29,7 @@ extension Channels {
             let last = Frame.walk(value, first: first) { place, frame in
                 if place > stretch.upTo {
                     isWithin = false
-                } else if place > stretch.after {
+                } else if place > stretch.after, frame.kind != .hole {
                     goesOn = visit(place, frame)
                 }
                 return isWithin && goesOn
@@ -66,7 +66,9 @@ extension Channels {
                 damaged = first
                 return false
             }
-            goesOn = frames.reversed().allSatisfy { place, frame in place > stretch.upTo || place <= stretch.after || visit(place, frame) }
+            goesOn = frames.reversed().allSatisfy { place, frame in
+                place > stretch.upTo || place <= stretch.after || frame.kind == .hole || visit(place, frame)
+            }
             return goesOn && last > stretch.after
         }
         if let damaged {
@@ -92,9 +94,12 @@ extension Channels {
         let (head, isClosed, _) = channel.tail
         var page = Page(isJSON: channel.isJSON, next: offset)
         let filter = view == .settled && channel.isAgent ? try settledFilter(channel, after: offset, upTo: head, bytesMax: bytesMax) : nil
-        var read = 0
+        var (read, isCut) = (0, false)
         try walk(channel, after: offset, upTo: head) { place, frame in
-            if read >= bytesMax { return false }
+            if read >= bytesMax {
+                isCut = true
+                return false
+            }
             read += frame.payload.count + Frame.headerBytes
             if filter?.keeps(place, frame) ?? true {
                 page.add(place, frame, owner: channel.owner(of: place), receipt: filter?.receipts[place])
@@ -102,6 +107,8 @@ extension Channels {
             page.next = place
             return true
         }
+        // What comes last may be a hole.
+        if !isCut { page.next = max(page.next, head) }
         page.finish()
         page.isUpToDate = page.next >= head
         page.isEnd = page.isUpToDate && isClosed

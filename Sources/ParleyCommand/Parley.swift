@@ -23,7 +23,7 @@ enum ParleyProgram {
         Terminal.exit(status)
     }
 
-    static let version = "0.1.0"
+    static let version = Release.version
 
     static let commands: [any (Command & Sendable).Type] = [
         ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, SteerCommand.self, InterruptCommand.self,

@@ -4,8 +4,12 @@ internal import Parley
 enum ServeCommand: Command {
     static let name = "serve"
     static let summary = "run a node"
-    static let usage =
-        "usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--keys <file>] [--drain <seconds>] ..."
+    static let usage = """
+        usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--drain <seconds>] [--idle <seconds>]
+                            [--text-retention <seconds>] [--webhook <url>] [--webhook-events <types>] [--webhook-allow-private]
+                            [--keys <file>] [--tls-cert <file> --tls-key <file>] [--cors-origin <origin>] [--rate <number>]
+                            [--max-connections <n>] [--max-channels <n>]
+        """
     static let help = """
         \(usage)
 
@@ -25,20 +29,28 @@ enum ServeCommand: Command {
           --max-channels <n>      default any
           --drain <seconds>       how long a stop waits for steps under way; default 10
           --idle <seconds>        how long an agent with nothing to do stays in memory; default 30
+          --text-retention <seconds>
+                                  how long the pieces of an answer stay in the raw log once it is complete; default 3600
+          --webhook <url>         who is told when an agent waits for somebody (also PARLEY_WEBHOOK_URL); https, and PARLEY_WEBHOOK_SECRET
+                                  must be whsec_<base64>: echo "whsec_$(openssl rand -base64 32)"
+          --webhook-events <types>
+                                  of which entries; default approval.requested,agent.stalled. Any type that agents write but text
+          --webhook-allow-private the receiver may be on this machine or in its network, and be called without TLS
 
         The model comes from PARLEY_MODEL (<provider>:<model>, e.g. openai:gpt-5-mini or scripted:), OPENAI_BASE_URL, OPENAI_API_KEY and
         PARLEY_MODEL_CONTINUES (prefix, no or auto).
         """
-    static let options = ServeOptions.names.map { CommandOption.value($0) }
+    static let options = ServeOptions.names.map { CommandOption.value($0) } + ServeOptions.flags.map { CommandOption.flag($0) }
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         guard arguments.positional.isEmpty else { throw UsageError("'\(arguments.positional[0])' was not expected.") }
         var configuration = ServeConfiguration()
         do {
-            for name in ServeOptions.names {
+            for name in ServeOptions.names + ServeOptions.flags {
                 if let value = arguments[name] { try ServeOptions.set(name, value, &configuration) }
             }
             try configuration.complete(Terminal.allEnvironment)
+            try ServeOptions.check(configuration)
         } catch {
             throw UsageError(error.message)
         }

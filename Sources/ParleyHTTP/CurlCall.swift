@@ -11,6 +11,9 @@ final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled`
     private var headers: UnsafeMutablePointer<curl_slist>?
     private var failureText: UnsafeMutablePointer<CChar>?
     private var url = ""
+    private var addresses = AddressPolicy.any
+    /// What the policy has turned away.
+    private var refused: IPAddress?
 
     private var status = 0
     private var fields: [(name: String, value: String)] = []
@@ -86,6 +89,7 @@ extension CurlCall {
         parley_curl_set_pointer(easy, CURLOPT_ERRORBUFFER, failureText)
         setMethod(request)
         setHeaders(request)
+        setAddresses(request)
         let context = Unmanaged.passUnretained(self).toOpaque()  // The transport keeps the call until the handle is removed.
         parley_curl_set_callback(easy, CURLOPT_HEADERFUNCTION) { bytes, size, count, context in
             let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
@@ -126,6 +130,35 @@ extension CurlCall {
             add(clean.isEmpty ? "\(name);" : "\(name): \(clean)")
         }
         parley_curl_set_pointer(easy, CURLOPT_HTTPHEADER, headers)
+    }
+
+    private func setAddresses(_ request: OutgoingRequest) {
+        addresses = request.addresses
+        let isGuarded = if case .any = addresses { false } else { true }
+        if isGuarded || !request.usesProxy { set(CURLOPT_PROXY, "") }
+        guard isGuarded else { return }
+        let context = Unmanaged.passUnretained(self).toOpaque()  // As for the other callbacks.
+        // Before anything is sent to an address that is refused, not even a SYN.
+        parley_curl_set_opensocket(easy) { context, _, address in
+            let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
+            var bytes = Bytes(repeating: 0, count: 16)
+            let count = Int(parley_curl_address(address, &bytes))
+            return call.mayConnect(IPAddress(bytes: bytes[..<count])) ? parley_curl_open(address) : CURL_SOCKET_BAD
+        }
+        parley_curl_set_pointer(easy, CURLOPT_OPENSOCKETDATA, context)
+        // And before a connection is used that a call with another policy has opened.
+        parley_curl_set_prereq(easy) { context, address, _, _, _ in
+            let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
+            return call.mayConnect(IPAddress(String(cString: address!))) ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
+        }
+        parley_curl_set_pointer(easy, CURLOPT_PREREQDATA, context)
+    }
+
+    private func mayConnect(_ address: IPAddress?) -> Bool {
+        guard let address else { return false }
+        if addresses.permits(address) { return true }
+        refused = address
+        return false
     }
 
     private func add(_ line: String) { headers = curl_slist_append(headers, line) }
@@ -177,15 +210,19 @@ extension CurlCall {
         guard result != CURLE_OK else { return nil }
         var reason = failureText.map { String(cString: $0) } ?? ""
         if reason.isEmpty { reason = String(cString: curl_easy_strerror(result)) }
+        if let refused, result == CURLE_COULDNT_CONNECT || result == CURLE_ABORTED_BY_CALLBACK {
+            reason = "\(refused) is not an address of the public Internet"
+            return OutgoingError(code: "address_refused", message: "\(url): \(reason)", reason: reason)
+        }
         let message = "\(url): \(reason)"
         switch result {
-        case CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "invalid_url", message: message)
+        case CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "invalid_url", message: message, reason: reason)
         case CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_RECV_ERROR, CURLE_SEND_ERROR, CURLE_HTTP2, CURLE_HTTP2_STREAM,
             CURLE_WEIRD_SERVER_REPLY, CURLE_WRITE_ERROR, CURLE_BAD_CONTENT_ENCODING:
-            return OutgoingError(code: "upstream_closed", message: message)
+            return OutgoingError(code: "upstream_closed", message: message, reason: reason)
         default:
             // Resolving, connecting (in time) and TLS: the request was not sent.
-            return OutgoingError(code: hasHead ? "upstream_closed" : "upstream_unreachable", message: message)
+            return OutgoingError(code: hasHead ? "upstream_closed" : "upstream_unreachable", message: message, reason: reason)
         }
     }
 }

@@ -12,6 +12,10 @@ package struct OutgoingRequest: Sendable {
     package var idleTimeout: Duration = .seconds(120)
     /// PEM: who may vouch for the upstream's certificate, instead of whom the system trusts.
     package var authorityFile: String?
+    /// Which addresses may be connected to.
+    package var addresses = AddressPolicy.any
+    /// Whether proxies that the environment names are used; never with ``AddressPolicy/publicOnly``.
+    package var usesProxy = true
 
     package init(method: String = "GET", url: String, headers: [(name: String, value: String)] = [], body: Bytes = []) {
         self.method = method
@@ -45,13 +49,17 @@ package protocol OutgoingTransport: AnyObject, Sendable {
 
 /// Why a call failed below HTTP.
 package struct OutgoingError: Error, Sendable, CustomStringConvertible {
-    /// `upstream_unreachable`, `upstream_timeout`, `upstream_closed` (ended before its end) or `invalid_url`.
+    /// `upstream_unreachable`, `upstream_timeout`, `upstream_closed` (ended before its end), `address_refused` (by the request's
+    /// ``AddressPolicy``) or `invalid_url`.
     package var code: String
     package var message: String
+    /// The system's reason without the URL, whose path may be a secret; may be empty.
+    package var reason: String
     package var description: String { "\(code): \(message)" }
 
-    package init(code: String, message: String) {
+    package init(code: String, message: String, reason: String = "") {
         self.code = code
         self.message = message
+        self.reason = reason
     }
 }

@@ -51,7 +51,7 @@ extension CommitLog {
 ///     timers       [due ms][channel][timer id]          what to wake
 ///     producers    [channel][producer id]               epoch and sequence
 ///     idempotency  [channel][SHA-256 of the key]        digest of the body and the offsets it was given
-///     outbox       [channel][sequence]                  a message to another agent, not yet delivered
+///     outbox       [channel][target u8][offset]         an entry that is not yet delivered to that target (Outbox.swift)
 ///     index        [status u8][channel]                 name: lists agents by what they do
 ///                  [128][channel][turn/step]            the other channel that a step follows (JSON)
 ///     big          [channel][SHA-256]                   content that is stored once and referred to by hash

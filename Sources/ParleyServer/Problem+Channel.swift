@@ -23,6 +23,7 @@ extension Problem {
         case "channel_not_found", "turn_not_found", "fork_source_not_found": 404
         case "fork_source_gone", "content_type_mismatch", "sequence_conflict", "producer_gap", "channel_closed", "channel_exists": 409
         case "agent_deleted", "channel_gone": 410
+        case "tail_moved": 412
         case "entry_too_large": 413
         case "idempotency_key_reused": 422
         case "overloaded", "log_closed": 503
@@ -42,6 +43,7 @@ extension Problem {
         }
         switch error.code {
         case "channel_closed": return [(StreamHeader.closed, "true")] + field(StreamHeader.nextOffset, "tail")
+        case "tail_moved": return field(StreamHeader.nextOffset, "tail")
         case "producer_fenced": return field(StreamHeader.producerEpoch, "producer_epoch")
         case "producer_gap":
             return field(StreamHeader.producerExpectedSequence, "expected_seq")

@@ -89,6 +89,7 @@ final class Router: HTTPHandler, Sendable {
     private var metrics: Bytes {
         var metrics = Metrics()
         metrics.add(context.channels.writer)
+        for measure in context.measures() { metrics.add(measure) }
         metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
         metrics.add("parley_readers", .gauge, "Live readers.", Double(context.readerCount))
         metrics.add(

@@ -15,14 +15,16 @@ package final class Server: Sendable {
     /// - Parameters:
     ///   - agents: What runs the agents; `nil`: there are plain streams only.
     ///   - loops: Loops to share, which are not stopped with the server; by default it has its own.
+    ///   - measures: What else `/metrics` says; called on a loop.
     package init(
         channels: Channels, agents: (any AgentHost)? = nil, configuration: ServerConfiguration = ServerConfiguration(),
-        loops: EventLoopGroup? = nil
+        loops: EventLoopGroup? = nil, measures: @escaping @Sendable () -> [Measure] = { [] }
     ) {
         let group = loops ?? EventLoopGroup(count: configuration.loopCount)
         self.loops = group
         ownsLoops = loops == nil
-        let context = ServerContext(channels: channels, agents: agents, configuration: configuration, loops: group.loops)
+        let context = ServerContext(
+            channels: channels, agents: agents, configuration: configuration, loops: group.loops, measures: measures)
         self.context = context
         http = HTTPServer(configuration.http, on: group, handler: Router(context))
         context.countConnections { [weak http] in http?.connectionCount ?? 0 }

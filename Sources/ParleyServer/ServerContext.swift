@@ -13,14 +13,20 @@ final class ServerContext: Sendable {
     let authenticator: Authenticator
     let rates: RateLimiter?
     let refusals = RefusalCounter()
+    /// What else `/metrics` says.
+    let measures: @Sendable () -> [Measure]
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
     private let draining = Atomic(false)
     private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
 
-    init(channels: Channels, agents: (any AgentHost)?, configuration: ServerConfiguration, loops: [EventLoop]) {
+    init(
+        channels: Channels, agents: (any AgentHost)?, configuration: ServerConfiguration, loops: [EventLoop],
+        measures: @escaping @Sendable () -> [Measure]
+    ) {
         self.channels = channels
         self.agents = agents
         self.configuration = configuration
+        self.measures = measures
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
         rates = configuration.rate.map { RateLimiter(rate: $0) }

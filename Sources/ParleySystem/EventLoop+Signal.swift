@@ -7,6 +7,7 @@ internal import Glibc
 package final class SignalWatcher: @unchecked Sendable {  // Guard: used on the loop's thread only.
     private let loop: EventLoop
     private let received: @Sendable (Int32) -> Void
+    private let isListening = Monitor(false)
     private var handles: [UnsafeMutablePointer<uv_signal_t>] = []
 
     /// Starts listening. Thread-safe; `received` is called on the loop with the signal's number.
@@ -15,6 +16,9 @@ package final class SignalWatcher: @unchecked Sendable {  // Guard: used on the 
         self.received = received
         loop.execute { self.listen(to: signals) }
     }
+
+    /// Returns once a signal would be heard; until then it ends the process. Not on the loop, which must run.
+    package func waitUntilListening() { _ = isListening.wait { $0 ? true : nil } }
 
     /// Stops listening; the signals do what they did before. Thread-safe, idempotent.
     package func cancel() { loop.execute { self.close() } }
@@ -32,6 +36,7 @@ package final class SignalWatcher: @unchecked Sendable {  // Guard: used on the 
             handles.append(handle)
         }
         loop.atStop { [weak self] in self?.close() }
+        isListening.withLock(signalAll: true) { $0 = true }
     }
 
     private func close() {

@@ -115,15 +115,22 @@ package final class SimulationCrash: Sendable {
         var matrix = SimulationMatrix()
         var isOver = false
         /// How often a commit of one batch was let go because its parts were to have different fates.
-        var patience = 6
+        var patience: Int
     }
+
+    /// What a process meets often enough to wait for a commit of several batches.
+    private static let frequent: Set = [
+        "data", "data of a producer", "message", "receipt", "turn.started", "turn.completed", "step.started", "text", "step.completed",
+        "step.failed", "timer.set", "timer.fired", "emit",
+    ]
 
     private let state: Mutex<State>
     private let record: SimulationRecord
 
     /// - Parameter plan: `nil`: every commit is acknowledged.
     package init(_ plan: Plan?, seed: UInt64, record: SimulationRecord) {
-        state = Mutex(State(plan: plan, random: SplitMix64(seed: seed)))
+        let patience = plan.map { SimulationCrash.frequent.contains($0.kind) } == true ? 6 : 0
+        state = Mutex(State(plan: plan, random: SplitMix64(seed: seed), patience: patience))
         self.record = record
     }
 

@@ -60,7 +60,7 @@ package struct SimulationScenario: Sendable {
             (["deny", "approval.decided"], .decide(isApproved: false)), (["signal"], .signal("go")), (["signal"], .signal("never")),
         ]
         let aimed = all.filter { $0.kinds.contains(aim) }
-        return (aimed.isEmpty || Int.random(in: 0..<3, using: &random) > 0 ? all : aimed).randomElement(using: &random)!.action
+        return (aimed.isEmpty || Int.random(in: 0..<3, using: &random) == 0 ? all : aimed).randomElement(using: &random)!.action
     }
 
     private static func stream(_ name: String, _ aim: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {

@@ -5,7 +5,7 @@ import Testing
 @testable import ParleyHTTP
 
 /// Notes what a call's delegate is told.
-private final class Recorder: OutgoingCallDelegate {
+final class Recorder: OutgoingCallDelegate {
     enum Event: Sendable, Equatable {
         case head(Int)
         case body(String)
@@ -14,6 +14,7 @@ private final class Recorder: OutgoingCallDelegate {
 
     let events = Arrivals<Event>()
     let headers = Arrivals<[String]>()
+    let errors = Arrivals<OutgoingError>()
     private let act: @Sendable (Event) -> Void
 
     init(_ act: @escaping @Sendable (Event) -> Void = { _ in }) { self.act = act }
@@ -24,7 +25,10 @@ private final class Recorder: OutgoingCallDelegate {
     }
 
     func received(body: UnsafeRawBufferPointer) { note(.body(String(decoding: body, as: UTF8.self))) }
-    func ended(_ error: OutgoingError?) { note(.ended(error?.code)) }
+    func ended(_ error: OutgoingError?) {
+        if let error { errors.add(error) }
+        note(.ended(error?.code))
+    }
 
     private func note(_ event: Event) {
         events.add(event)

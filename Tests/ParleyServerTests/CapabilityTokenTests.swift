@@ -133,13 +133,13 @@ import Testing
         ("half a field", [field(1, "ann"), ends, grant, [3, 0]]),
     ]) func `that is signed and has`(_ what: String, _ fields: [Bytes]) throws {
         let block = Bytes(fields.joined())
-        let signature = HMAC.code(block, key: HMAC.code(Bytes("parley_v1_main".utf8), key: Self.key.signing))
+        let signature = HMACSHA256.code(block, key: HMACSHA256.code(Bytes("parley_v1_main".utf8), key: Self.key.signing))
         #expect(CapabilityToken(Self.text(key: "main", [block], signature)) == nil, "\(what) is refused")
     }
 
     @Test func `put together by hand is one`() throws {
         let block = Bytes([Self.field(1, "ann"), Self.ends, Self.grant].joined())
-        let signature = HMAC.code(block, key: HMAC.code(Bytes("parley_v1_main".utf8), key: Self.key.signing))
+        let signature = HMACSHA256.code(block, key: HMACSHA256.code(Bytes("parley_v1_main".utf8), key: Self.key.signing))
         let token = try #require(CapabilityToken(Self.text(key: "main", [block], signature)))
         #expect(token.isSigned(by: Self.key.signing))
         #expect(token.allows(.read, "a"))

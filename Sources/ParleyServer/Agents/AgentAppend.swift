@@ -88,6 +88,7 @@ struct AgentAppend {
         append.isInput = true
         append.contentType = head.contentType
         append.sequence = head.sequence
+        append.ifTail = head.ifTail
         append.producer = head.producer
         append.idempotency = head.idempotencyKey.map { IdempotencyKey(key: $0, body: head.closes ? body + [0] : body) }
         append.submit()

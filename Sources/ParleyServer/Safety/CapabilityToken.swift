@@ -50,7 +50,7 @@ package struct CapabilityToken: Sendable {
         }
         self.keyName = keyName
         (blocks, encodedBlocks) = ([], [])
-        signature = HMAC.code(CapabilityToken.label(keyName), key: key)
+        signature = HMACSHA256.code(CapabilityToken.label(keyName), key: key)
         try append(block)
     }
 
@@ -68,7 +68,7 @@ package struct CapabilityToken: Sendable {
         let bytes = try block.encoded()
         blocks.append(block)
         encodedBlocks.append(bytes)
-        signature = HMAC.code(bytes, key: signature)
+        signature = HMACSHA256.code(bytes, key: signature)
         guard text.utf8.count <= CapabilityToken.bytesMax else {
             throw SafetyError("the token has more than \(CapabilityToken.bytesMax) bytes. Allow less in one token, or use patterns.")
         }
@@ -92,8 +92,8 @@ package struct CapabilityToken: Sendable {
 
     /// Whether the key made this chain of blocks.
     package func isSigned(by key: Bytes) -> Bool {
-        var code = HMAC.code(CapabilityToken.label(keyName), key: key)
-        for block in encodedBlocks { code = HMAC.code(block, key: code) }
+        var code = HMACSHA256.code(CapabilityToken.label(keyName), key: key)
+        for block in encodedBlocks { code = HMACSHA256.code(block, key: code) }
         return code.equalsInConstantTime(signature)
     }
 
@@ -119,14 +119,15 @@ package struct CapabilityToken: Sendable {
         guard let length = cursor.take(1)?.first, let key = cursor.take(Int(length)), let keyName = SafetyName(key) else { return nil }
         self.keyName = keyName.text
         (blocks, encodedBlocks) = ([], [])
-        while cursor.rest.count > HMAC.byteCount {
+        while cursor.rest.count > HMACSHA256.byteCount {
             guard blocks.count < CapabilityToken.blocksMax, let length = cursor.takeLength(), let bytes = cursor.take(length),
                 let block = Block(bytes)
             else { return nil }
             blocks.append(block)
             encodedBlocks.append(Bytes(bytes))
         }
-        guard cursor.rest.count == HMAC.byteCount, let first = blocks.first, first.name != nil, first.expires != nil, !first.grants.isEmpty
+        guard cursor.rest.count == HMACSHA256.byteCount, let first = blocks.first, first.name != nil, first.expires != nil,
+            !first.grants.isEmpty
         else { return nil }
         signature = Bytes(cursor.rest)
     }

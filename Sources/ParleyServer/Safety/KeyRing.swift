@@ -25,7 +25,7 @@ package struct Key: Sendable {
         }
         self.name = name
         digest = SHA256.digest(Bytes(secret.utf8))
-        signing = HMAC.code(Bytes("parley token v1".utf8), key: Bytes(secret.utf8))
+        signing = HMACSHA256.code(Bytes("parley token v1".utf8), key: Bytes(secret.utf8))
     }
 }
 

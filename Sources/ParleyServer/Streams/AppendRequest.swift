@@ -9,16 +9,19 @@ struct AppendRequest {
     let producer: ProducerClaim?
     let sequence: String?
     let idempotencyKey: String?
+    /// Where the tail must be.
+    let ifTail: UInt64?
 
     private static let idBytesMax = 256
     /// 2^53 - 1: every client's numbers are exact up to here.
     private static let integerMax: UInt64 = 9_007_199_254_740_991
 
-    /// - Throws: 400 `empty_body`, `missing_content_type`, `invalid_producer`, `conflicting_headers` or `not_supported`.
+    /// - Throws: 400 `empty_body`, `missing_content_type`, `invalid_producer`, `invalid_if_match` or `conflicting_headers`.
     init(_ request: HTTPRequest) throws(Problem) {
         closes = AppendRequest.isClosing(request)
         producer = try AppendRequest.producer(of: request)
         sequence = request.header(StreamHeader.sequence)
+        ifTail = try AppendRequest.ifTail(of: request)
         idempotencyKey = try AppendRequest.idempotencyKey(of: request)
         if producer != nil, idempotencyKey != nil {
             throw .bad("conflicting_headers", "Idempotency-Key and Producer-Id are both given; each alone makes a retry safe. Send one.")
@@ -35,6 +38,16 @@ struct AppendRequest {
     }
 
     static func isClosing(_ request: HTTPRequest) -> Bool { request.header(StreamHeader.closed)?.lowercased() == "true" }
+
+    /// The offset of `If-Match`, in quotes as an entity tag has them, or as it was given out.
+    private static func ifTail(of request: HTTPRequest) throws(Problem) -> UInt64? {
+        guard let text = request.header("If-Match")?.trimmingSpaces, text != "*" else { return nil }
+        let token = text.hasPrefix("\"") && text.hasSuffix("\"") && text.utf8.count > 1 ? String(text.dropFirst().dropLast()) : text
+        guard let offset = Offset(token: token) else {
+            throw .bad("invalid_if_match", "If-Match is '\(text.prefix(64))'; expected a Stream-Next-Offset as it was given, or *.")
+        }
+        return offset.value
+    }
 
     private static func idempotencyKey(of request: HTTPRequest) throws(Problem) -> String? {
         guard let key = request.header("Idempotency-Key") else { return nil }

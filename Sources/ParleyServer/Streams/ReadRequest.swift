@@ -20,6 +20,8 @@ struct ReadRequest: Sendable {
     let mode: Mode
     let view: View
     let cursor: UInt64?
+    /// What the reader has written, or been told of, must be there: the answer waits for it, for a while.
+    let minOffset: Offset?
     /// For 304 answers.
     let ifNoneMatch: String?
 
@@ -46,6 +48,12 @@ struct ReadRequest: Sendable {
             start = .after(.start)
         }
         view = isAgent ? try ReadRequest.view(items.first { $0.name == "view" }?.value) : .raw
+        minOffset = try items.first { $0.name == "min_offset" }.map { item throws(Problem) in
+            guard let offset = Offset(token: item.value) else {
+                throw .bad("invalid_min_offset", "min_offset is no offset of this server's; expected a Stream-Next-Offset as it was given.")
+            }
+            return offset
+        }
         cursor = items.first { $0.name == "cursor" }.flatMap { UInt64($0.value) }
         ifNoneMatch = request.header("If-None-Match")
     }

@@ -27,6 +27,7 @@ extension StreamRoutes {
         }
         append.contentType = head.contentType
         append.sequence = head.sequence
+        append.ifTail = head.ifTail
         append.producer = head.producer
         append.idempotency = head.idempotencyKey.map { IdempotencyKey(key: $0, body: exchange.request.body) }
         append.closes = head.closes

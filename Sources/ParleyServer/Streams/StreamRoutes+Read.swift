@@ -10,16 +10,32 @@ extension StreamRoutes {
             let tail = channel.tail
             guard !tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
             context.channels.touched(channel)
-            switch request.start {
-            case .now: start(request, channel, after: tail.head, exchange)
-            case .after(let offset) where offset.value <= tail.head: start(request, channel, after: offset.value, exchange)
-            case .after(let offset):
-                exchange.respond(
-                    .bad(
-                        "offset_beyond_tail",
-                        "offset is \(offset), the tail is \(Offset(tail.head)): it was not given out for this stream. Read from -1."))
+            if let minOffset = request.minOffset, minOffset.value > tail.head {
+                return wait(for: minOffset, request, channel, exchange)
             }
+            answer(request, channel, exchange)
         }
+    }
+
+    private func answer(_ request: ReadRequest, _ channel: Channel, _ exchange: Exchange) {
+        let tail = channel.tail
+        switch request.start {
+        case .now: start(request, channel, after: tail.head, exchange)
+        case .after(let offset) where offset.value <= tail.head: start(request, channel, after: offset.value, exchange)
+        case .after(let offset):
+            exchange.respond(
+                .bad(
+                    "offset_beyond_tail",
+                    "offset is \(offset), the tail is \(Offset(tail.head)): it was not given out for this stream. Read from -1."))
+        }
+    }
+
+    private func wait(for minOffset: Offset, _ request: ReadRequest, _ channel: Channel, _ exchange: Exchange) {
+        let readers = context.readers(on: exchange.loop)
+        guard readers.hasRoom else { return exchange.respond(.overloaded("\(readers.count) readers follow streams already")) }
+        let reader = TailReader(channel, until: minOffset.value, exchange, readers) { answer(request, channel, exchange) }
+        guard readers.add(reader) else { return exchange.respond(.overloaded("the stream is being let go of")) }
+        reader.begin()
     }
 
     private func start(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
@@ -83,7 +99,8 @@ struct PageAnswer {
         // The channel's number tells a stream from one that had its name before; the view and the end change what is read.
         let end = page.isEnd ? ":c" : ""
         let viewMark = view == .settled ? ":s" : ""
-        tag = "\"\(channel.id.partition)-\(channel.id.number):\(offset):\(page.next)\(viewMark)\(end)\""
+        let trimMark = channel.trims > 0 ? ":t\(channel.trims)" : ""
+        tag = "\"\(channel.id.partition)-\(channel.id.number):\(offset):\(page.next)\(viewMark)\(trimMark)\(end)\""
         var headers: [HeaderField] = [
             ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(page.next).token), ("ETag", tag),
             ("Cache-Control", PageAnswer.cacheControl(page, channel)),

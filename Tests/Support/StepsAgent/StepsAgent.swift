@@ -46,10 +46,13 @@ struct Stepper: Agent {
 @main
 struct App {
     static func main() async throws {
-        let file = ProcessInfo.processInfo.environment["STEPS_FILE"] ?? "/dev/null"
+        let environment = ProcessInfo.processInfo.environment
+        let file = environment["STEPS_FILE"] ?? "/dev/null"
         let model = try ConfiguredModel()
         try await serve(
             Stepper(model: model, file: file),
-            Controlled(model: model, trace: Trace(file: file)))
+            Controlled(model: model, trace: Trace(file: file)),
+            Waiter(),
+            Publisher(model: model, firstStep: environment["PUBLISHER_FIRST_STEP"] ?? "changes"))
     }
 }

@@ -1,0 +1,261 @@
+package import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// Text of a step that its result has sealed, and when it is to go.
+///
+/// The row is `[partition][131][due][channel][from]` of family `index`, to the channel's name, the turn, the step and the end of the stretch.
+package struct SealedText: Sendable, Equatable {
+    package var channelName: String
+    package var turn: UInt64
+    package var step: String
+    /// The entries that it is between.
+    package var from: UInt64
+    package var upTo: UInt64
+
+    package init(channelName: String, turn: UInt64, step: String, from: UInt64, upTo: UInt64) {
+        (self.channelName, self.turn, self.step, self.from, self.upTo) = (channelName, turn, step, from, upTo)
+    }
+
+    var row: Bytes {
+        JSON.compact(
+            ("channel", .string(channelName)), ("turn", .string(Offset(turn).token)), ("step", .string(step)),
+            ("up_to", .string(Offset(upTo).token))
+        ).bytes
+    }
+
+    init?(key: UnsafeRawBufferPointer, row: UnsafeRawBufferPointer) {
+        func offset(_ json: JSON, _ name: String) -> UInt64? { json[name]?.string.flatMap { Offset(token: $0)?.value } }
+        guard key.count == 27, let json = try? JSON.parse(Bytes(row)), let name = json["channel"]?.string, let step = json["step"]?.string,
+            let turn = offset(json, "turn"), let upTo = offset(json, "up_to")
+        else { return nil }
+        self.init(channelName: name, turn: turn, step: step, from: key.readBigEndian(at: 19), upTo: upTo)
+    }
+}
+
+/// Takes sealed text out of the log once nobody is likely to watch it being written any more: its step's result has it.
+///
+/// Every offset stays valid: what goes leaves a hole, which says how many entries were there.
+package final class TrimService: Sendable {
+    private struct State {
+        var alarm: (instant: Timestamp, scheduled: any Scheduled)?
+        var isStopped = false
+    }
+
+    /// How long sealed text stays.
+    package let retention: Duration
+    private let channels: Channels
+    private let world: any World
+    private let state = Mutex(State())
+    private static let mark: UInt8 = 131
+    /// So many at a time: each rewrites a stretch of the log.
+    private static let stretchesMax = 64
+
+    package init(channels: Channels, world: any World, retention: Duration) {
+        (self.channels, self.world, self.retention) = (channels, world, retention)
+    }
+
+    /// Has the text go when its time has come: called for the batch that seals it. Writer thread.
+    package func seal(_ text: SealedText, of channel: Channel, in stage: inout Stage) {
+        let due = world.now.advanced(by: retention)
+        stage.put(.index, TrimService.key(due, channel.id, text.from), text.row)
+        set(due)
+    }
+
+    private func set(_ due: Timestamp) {
+        state.withLock { state in
+            guard !state.isStopped, state.alarm.map({ due < $0.instant }) ?? true else { return }
+            state.alarm?.scheduled.cancel()
+            state.alarm = (due, world.schedule(at: due) { [weak self] in self?.ring() })
+        }
+    }
+
+    /// Finds out when there is something to do. Cost: one seek a partition.
+    package func start() throws(LogError) {
+        for partition in 0..<Placement.partitionCount {
+            let (lower, upper) = TrimService.range(partition)
+            if let row = try channels.log.first(.index, from: lower, to: upper) { set(TrimService.due(row.key)) }
+        }
+    }
+
+    package func stop() {
+        state.withLock { state in
+            state.isStopped = true
+            state.alarm?.scheduled.cancel()
+        }
+    }
+
+    private func ring() {
+        state.withLock { $0.alarm = nil }
+        do throws(LogError) {
+            for partition in 0..<Placement.partitionCount { try ring(partition, world.now) }
+        } catch {
+            Diagnostics.log(.error, "sealed text cannot be read", ["reason": error.message])
+        }
+    }
+
+    private func ring(_ partition: UInt16, _ now: Timestamp) throws(LogError) {
+        let (lower, upper) = TrimService.range(partition)
+        var (found, next) = ([(row: Bytes, text: SealedText?)](), Timestamp?.none)
+        try channels.log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
+            let due = TrimService.due(Bytes(key))
+            guard due <= now, found.count < TrimService.stretchesMax else {
+                // Those that are left over are due already: a moment later, when the first are gone.
+                next = max(due, now.advanced(by: .milliseconds(50)))
+                return false
+            }
+            found.append((Bytes(key), SealedText(key: key, row: value)))
+            return true
+        }
+        for (row, text) in found {
+            let id = ChannelID(partition: partition, number: row.readBigEndian(at: 11))
+            // Refused, the row is still there for the next look.
+            try? channels.writer.submit(Trim(channels, id, row: row, text))
+        }
+        if let next { set(next) }
+    }
+
+    private static func key(_ due: Timestamp, _ id: ChannelID, _ from: UInt64) -> Bytes {
+        var key = range(id.partition).lower
+        key.append(bigEndian: UInt64(max(0, due.milliseconds)))
+        key.append(bigEndian: id.number)
+        key.append(bigEndian: from)
+        return key
+    }
+
+    private static func due(_ key: Bytes) -> Timestamp { Timestamp(milliseconds: Int64(key.readBigEndian(at: 3, as: UInt64.self))) }
+
+    private static func range(_ partition: UInt16) -> (lower: Bytes, upper: Bytes) {
+        var (lower, upper) = (Bytes(), Bytes())
+        lower.append(bigEndian: partition)
+        lower.append(mark)
+        upper.append(bigEndian: partition)
+        upper.append(mark + 1)
+        return (lower, upper)
+    }
+}
+
+/// Puts holes in place of a step's text.
+///
+/// On the writer's thread, because two steps that ran side by side have their text in the same values of the log.
+private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Append`.
+    private let channels: Channels
+    private let id: ChannelID
+    private let row: Bytes
+    private let text: SealedText?
+
+    init(_ channels: Channels, _ id: ChannelID, row: Bytes, _ text: SealedText?) {
+        (self.channels, self.id, self.row, self.text) = (channels, id, row, text)
+    }
+
+    var cost: Int { 64 << 10 }
+
+    func stage(into stage: inout Stage) throws(LogError) {
+        stage.delete(.index, row)
+        // What forks share stays as they know it.
+        guard let text, let channel = try channels.resolve(text.channelName, in: &stage), channel.id == id, channel.isAgent,
+            try !channels.hasForks(id, in: &stage), !channels.isTrimmed(id)
+        else { return try again(in: &stage) }
+        var trimmed = TrimmedStretch()
+        // The value that holds the first entry begins at or before it.
+        let start = try channels.log.first(.log, from: id.key, to: id.key(text.from + 1), reversed: true)?.key ?? id.key(text.from)
+        try channels.log.scan(.log, from: start, to: id.key(text.upTo + 1), reversed: false) { key, value in
+            trimmed.add(first: key.readBigEndian(at: 10), value) { frame in
+                guard frame.kind == .text, let position = frame.position else { return false }
+                return position.turn == text.turn && position.step == text.step
+            }
+            return true
+        }
+        for first in trimmed.removed { stage.delete(.log, id.key(first)) }
+        for (first, frames) in trimmed.changed { stage.put(.log, id.key(first), frames) }
+        guard !trimmed.changed.isEmpty else { return }
+        channels.markTrimmed(id)
+        channel.staged.row.trims += 1
+        channel.staged.isRowChanged = true
+        channels.touch(channel)
+    }
+
+    /// Two in one commit would each start from what is in the log, and the second undo the first: it has its turn a moment later.
+    private func again(in stage: inout Stage) throws(LogError) {
+        guard text != nil, channels.isTrimmed(id) else { return }
+        stage.put(.index, row, text!.row)
+        isLate = true
+    }
+
+    private var isLate = false
+
+    func committed() {
+        channels.publish()
+        if isLate { try? channels.writer.submit(Trim(channels, id, row: row, text)) }
+    }
+
+    func failed(_ error: LogError) {}
+}
+
+/// Values of the log with holes in them: adjacent ones are one, and one that is all of a value joins the value before it.
+struct TrimmedStretch {
+    /// By the first offset of the value.
+    private(set) var changed: [(first: UInt64, frames: Bytes)] = []
+    private(set) var removed: [UInt64] = []
+    /// The value before ends with a hole, of so many entries.
+    private var endsWithHole: UInt64?
+
+    mutating func add(first: UInt64, _ value: UnsafeRawBufferPointer, _ goes: (Frame) -> Bool) {
+        var (frames, hole, isChanged, before) = (Bytes(), UInt64(0), false, first - 1)
+        let last = Frame.walk(value, first: first) { offset, frame in
+            if frame.kind == .hole || goes(frame) {
+                if frame.kind != .hole { isChanged = true }
+                hole += offset - before
+            } else {
+                if hole > 0 { Frame.write(hole: hole, to: &frames) }
+                hole = 0
+                frame.copy(to: &frames)
+            }
+            before = offset
+            return true
+        }
+        // What cannot be read stays as it is: a reader says where.
+        guard last != nil else {
+            endsWithHole = nil
+            return
+        }
+        if frames.isEmpty, hole > 0, let known = endsWithHole, let index = changed.indices.last {
+            // All of it is gone: the hole before grows.
+            changed[index].frames.removeLast(Frame.holeBytes)
+            Frame.write(hole: known + hole, to: &changed[index].frames)
+            removed.append(first)
+            endsWithHole = known + hole
+            return
+        }
+        if hole > 0 { Frame.write(hole: hole, to: &frames) }
+        guard isChanged || (frames.count == Frame.holeBytes && hole > 0) else {
+            endsWithHole = nil
+            return
+        }
+        changed.append((first, frames))
+        endsWithHole = hole > 0 ? hole : nil
+    }
+}
+
+extension Frame {
+    static let holeBytes = headerBytes + 8
+
+    /// Appends a frame that stands for `count` entries that are there no more.
+    static func write(hole count: UInt64, to output: inout Bytes) {
+        let start = output.count
+        output.append(bigEndian: UInt32(0))
+        output.append(EntryKind.hole.rawValue)
+        output.append(0)
+        output.append(bigEndian: count)
+        setLength(of: start, in: &output)
+    }
+
+    func copy(to output: inout Bytes) {
+        let start = output.count
+        output.append(bigEndian: UInt32(0))
+        output.append(kind.rawValue)
+        output.append(flags)
+        output.append(contentsOf: payload)
+        Frame.setLength(of: start, in: &output)
+    }
+}

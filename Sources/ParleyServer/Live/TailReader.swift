@@ -1,0 +1,53 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// A reader that waits for the tail to be as far as he knows it to be, and only then reads.
+final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
+    private let minimum: UInt64
+    private let then: () -> Void
+    private var timeout: LoopTimer?
+
+    /// How long a write that was answered elsewhere may take to get here.
+    private static let patience = Duration.seconds(5)
+
+    init(_ channel: Channel, until minimum: UInt64, _ exchange: Exchange, _ readers: LoopReaders, then: @escaping () -> Void) {
+        (self.minimum, self.then) = (minimum, then)
+        super.init(channel, after: 0, view: .raw, cursorFloor: 0, exchange, readers)
+    }
+
+    override func begin() {
+        exchange.responder.onClose = { [unowned self] in leave() }  // The responder lets go of this when it has answered.
+        timeout = readers.loop.schedule(after: TailReader.patience) { [weak self] in self?.end() }
+        advance()
+    }
+
+    override func advance() {
+        guard isAttached else { return }
+        let tail = channel.tail
+        if tail.isDeleted {
+            leave()
+            exchange.respond(Problem(.gone(channel)))
+        } else if tail.head >= minimum {
+            leave()
+            then()
+        }
+    }
+
+    override func end() {
+        guard isAttached else { return }
+        leave()
+        let seconds = TailReader.patience.components.seconds
+        exchange.respond(
+            Problem(
+                status: 503, code: "min_offset_not_reached",
+                detail: "the tail is \(Offset(channel.tail.head)) after \(seconds) s, min_offset is \(Offset(minimum)). Try again.",
+                headers: [("Retry-After", "1")]))
+    }
+
+    private func leave() {
+        timeout?.cancel()
+        timeout = nil
+        readers.remove(self)
+    }
+}

@@ -1,0 +1,113 @@
+package import ParleyHTTP
+package import ParleySystem
+internal import Synchronization
+
+/// One attempt to deliver: a POST, and what its answer means.
+package final class WebhookCall: OutgoingCallDelegate {
+    package enum Outcome: Sendable, Equatable {
+        /// Answered with 2xx.
+        case delivered
+        /// Answered with 410: the receiver wants no more of it.
+        case gone
+        /// Anything else, with a reason that may stand in logs.
+        case failed(reason: String, retryAfter: Duration?)
+    }
+
+    /// How long an attempt may take until the answer's end.
+    package static let timeout = Duration.seconds(15)
+    package static let connectTimeout = Duration.seconds(5)
+    /// How much of an answer is read, to use the connection again; nobody looks at it.
+    package static let answerBytesMax = 64 << 10
+
+    private struct State {
+        var status = 0
+        var retryAfter: Duration?
+        var received = 0
+        var call: (any OutgoingCall)?
+        var deadline: (any Scheduled)?
+        var done: (@Sendable (Outcome) -> Void)?
+
+        var outcome: Outcome {
+            switch status {
+            case 200..<300: .delivered
+            case 410: .gone
+            default: .failed(reason: "status \(status)", retryAfter: retryAfter)
+            }
+        }
+    }
+
+    private let world: any World
+    private let state: Mutex<State>
+
+    /// Starts a call of `url` by POST. The receiver is not followed anywhere else, and no proxy comes in between.
+    ///
+    /// - Parameters:
+    ///   - addresses: Where the receiver may be.
+    ///   - done: Called once, on any thread, unless the call is cancelled.
+    package init(
+        _ transport: any OutgoingTransport, _ world: any World, url: String, headers: [(name: String, value: String)], body: Bytes,
+        addresses: AddressPolicy, done: @escaping @Sendable (Outcome) -> Void
+    ) {
+        self.world = world
+        state = Mutex(State(done: done))
+        var request = OutgoingRequest(
+            method: "POST", url: url,
+            headers: [("Content-Type", "application/json"), ("User-Agent", Release.userAgent)] + headers, body: body)
+        request.connectTimeout = WebhookCall.connectTimeout
+        request.idleTimeout = WebhookCall.timeout
+        request.addresses = addresses
+        request.usesProxy = false
+        let deadline = world.schedule(at: world.now.advanced(by: WebhookCall.timeout)) { [weak self] in
+            self?.end(.failed(reason: "no whole answer within \(WebhookCall.timeout)", retryAfter: nil))
+        }
+        let call = transport.start(request, self)
+        let isOver = state.withLock { state in
+            guard state.done != nil else { return true }
+            (state.call, state.deadline) = (call, deadline)
+            return false
+        }
+        // It may have ended on the loop before anybody here knew its name.
+        if isOver {
+            deadline.cancel()
+            call.cancel()
+        }
+    }
+
+    /// Breaks the call off; `done` is not called.
+    package func cancel() { finish { _ in } }
+
+    package func received(status: Int, headers: [(name: String, value: String)]) {
+        let now = world.now
+        state.withLock { ($0.status, $0.retryAfter) = (status, RetryAfter.parse(headers, now: now)) }
+    }
+
+    package func received(body: UnsafeRawBufferPointer) {
+        let outcome = state.withLock { state -> Outcome? in
+            state.received += body.count
+            return state.received > WebhookCall.answerBytesMax ? state.outcome : nil
+        }
+        if let outcome { end(outcome) }
+    }
+
+    package func ended(_ error: OutgoingError?) {
+        // Whoever has said 2xx has it, though his answer breaks off.
+        let outcome = state.withLock { state in
+            guard let error, state.status == 0 else { return state.outcome }
+            return .failed(reason: error.reason.isEmpty ? error.code : "\(error.code): \(error.reason)", retryAfter: nil)
+        }
+        end(outcome)
+    }
+
+    private func end(_ outcome: Outcome) { finish { $0(outcome) } }
+
+    private func finish(_ tell: (@Sendable (Outcome) -> Void) -> Void) {
+        let (done, call, deadline) = state.withLock { state in
+            defer { (state.done, state.call, state.deadline) = (nil, nil, nil) }
+            return (state.done, state.call, state.deadline)
+        }
+        guard let done else { return }
+        deadline?.cancel()
+        call?.cancel()  // Without effect on one that has ended.
+        tell(done)
+    }
+}

@@ -1,0 +1,98 @@
+package import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// Who is told of entries, of which, and by what he knows that it is us.
+package struct WebhookConfiguration: Sendable {
+    /// http or https, without credentials.
+    package let url: String
+    /// Scheme, host and port: what may stand in logs, where path and query may be secrets.
+    package let origin: String
+    package let secrets: [WebhookSecret]
+    package let events: Set<EntryKind>
+    /// Whether the receiver may be on this machine or in its network, and be called without TLS.
+    package let allowsPrivate: Bool
+
+    /// What somebody has to be told of because an agent waits for him, and nothing else does.
+    package static let usualEvents: Set<EntryKind> = [.approvalRequested, .agentStalled]
+
+    /// What can be chosen: all that agents write, but text, which comes by the token.
+    package static let possibleEvents = EntryKind.allCases.filter { $0.rawValue >= 32 && $0 != .text }
+
+    /// - Parameters:
+    ///   - events: Names of entry types, separated by commas; `nil`: ``usualEvents``.
+    ///   - secret: `whsec_<base64>`, several separated by spaces; `nil` or empty is an error that says how to make one.
+    /// - Throws: ``WebhookConfigurationError`` with everything that is wrong.
+    package init(url: String, events: String? = nil, secret: String?, allowsPrivate: Bool = false) throws(WebhookConfigurationError) {
+        var problems: [String] = []
+        func value<Value>(_ make: () throws(WebhookConfigurationError) -> Value) -> Value? {
+            do { return try make() } catch {
+                problems += error.problems
+                return nil
+            }
+        }
+        let parts = value { () throws(WebhookConfigurationError) in try WebhookURL(url, allowsPrivate: allowsPrivate) }
+        let chosen = value { () throws(WebhookConfigurationError) in
+            try events.map { text throws(WebhookConfigurationError) in try WebhookConfiguration.events(text) }
+                ?? WebhookConfiguration.usualEvents
+        }
+        let secrets = value { () throws(WebhookConfigurationError) in try WebhookSecret.list(secret) }
+        guard let parts, let chosen, let secrets else { throw WebhookConfigurationError(problems) }
+        (self.url, origin, self.secrets, self.events, self.allowsPrivate) = (url, parts.origin, secrets, chosen, allowsPrivate)
+    }
+
+    /// The entry types that `text` names.
+    package static func events(_ text: String) throws(WebhookConfigurationError) -> Set<EntryKind> {
+        var events: Set<EntryKind> = []
+        var problems: [String] = []
+        for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+            let name = String(part).trimmingSpaces
+            if let kind = possibleEvents.first(where: { $0.name == name }) {
+                events.insert(kind)
+            } else {
+                problems.append("--webhook-events has '\(name)'; there are \(possibleEvents.map(\.name).joined(separator: ", ")).")
+            }
+        }
+        guard problems.isEmpty else { throw WebhookConfigurationError(problems) }
+        return events
+    }
+}
+
+extension WebhookConfiguration: CustomStringConvertible {
+    package var description: String { "webhook at \(origin)" }
+}
+
+/// What is wrong with the configuration of a webhook, and what to do about it.
+package struct WebhookConfigurationError: Error, Sendable, CustomStringConvertible {
+    package var problems: [String]
+    package var description: String { problems.joined(separator: "\n") }
+
+    init(_ problems: [String]) { self.problems = problems }
+}
+
+/// What is asked of the URL of a receiver.
+private struct WebhookURL {
+    let origin: String
+
+    init(_ text: String, allowsPrivate: Bool) throws(WebhookConfigurationError) {
+        let parts: OutgoingURL
+        do { parts = try OutgoingURL(text) } catch {
+            // The URL itself may hold a secret: it is not repeated.
+            throw WebhookConfigurationError(["--webhook is not a URL: \(error.message). Expected https://<host>[:<port>]/<path>."])
+        }
+        origin = parts.origin
+        var problems: [String] = []
+        if parts.hasCredentials {
+            problems.append("--webhook has a user name or a password, which would be sent; the signature says who calls. Leave them out.")
+        }
+        if parts.hasFragment { problems.append("--webhook has a fragment (#), which is never sent. Leave it out.") }
+        if !allowsPrivate {
+            let remedy = "For a receiver on this machine or in its network add --webhook-allow-private."
+            if parts.scheme != "https" { problems.append("--webhook is \(parts.origin); expected https. \(remedy)") }
+            if let address = IPAddress(numericHost: parts.host), !address.isPublic {
+                problems.append("--webhook is at \(address), which is not an address of the public Internet. \(remedy)")
+            }
+        }
+        guard problems.isEmpty else { throw WebhookConfigurationError(problems) }
+    }
+}

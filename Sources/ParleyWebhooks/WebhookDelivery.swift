@@ -1,0 +1,371 @@
+package import ParleyChannels
+package import ParleyHTTP
+package import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// Delivers the rows of the outbox to a receiver, until each was taken with 2xx or is given up.
+///
+/// At least once: a row goes when its delivery has been answered, so a crash in between delivers again, with the same id. Rows are read
+/// when their turn comes; memory holds ``DeliveryQueue`` and the attempts under way.
+package final class WebhookDelivery: OutboxObserver {
+    package struct Counters: Sendable, Equatable {
+        package var delivered = 0
+        package var failedAttempts = 0
+        package var givenUp = 0
+        /// Rows that wait to be delivered.
+        package var pending = 0
+    }
+
+    private struct State {
+        var queue = DeliveryQueue()
+        var counters = Counters()
+        var calls: [ChannelID: WebhookCall] = [:]
+        var alarm: (instant: Timestamp, scheduled: any Scheduled)?
+        /// Before this no scan is begun because of the time.
+        var nextScan = Timestamp(milliseconds: 0)
+        /// Rows the scan under way has passed.
+        var scannedRows = 0
+        /// Before this no further failure is told.
+        var nextReport = Timestamp(milliseconds: 0)
+        var isWorkPending = false
+        var isPaused = false
+        var isStopped = false
+    }
+
+    private let configuration: WebhookConfiguration
+    private let retry: WebhookRetry
+    private let channels: Channels
+    private let world: any World
+    private let transport: any OutgoingTransport
+    /// Everything that reads the log runs here, one at a time.
+    private let lane: UInt64
+    private let state = Mutex(State())
+
+    /// - Parameter channels: Made with an outbox of the configuration's events.
+    package init(
+        _ configuration: WebhookConfiguration, channels: Channels, world: any World, transport: any OutgoingTransport,
+        retry: WebhookRetry = WebhookRetry()
+    ) {
+        self.configuration = configuration
+        self.retry = retry
+        self.channels = channels
+        self.world = world
+        self.transport = transport
+        lane = world.random()
+    }
+
+    package var counters: Counters { state.withLock { $0.counters } }
+
+    /// How many attempts are under way.
+    package var underWay: Int { state.withLock { $0.queue.underWay.count } }
+
+    /// Counts what the last process left, and hears of new rows from now on. Call it before the writer starts. Cost: a visit of every row.
+    package func prepare() throws(LogError) {
+        var pending = 0
+        try OutboxRow.scan(channels.log, from: ChannelID(partition: 0, number: 0)) { _ in
+            pending += 1
+            return true
+        }
+        state.withLock { $0.counters.pending = pending }
+        channels.outbox?.observe(self)
+    }
+
+    /// Goes on with what the last process left.
+    package func start() { wake() }
+
+    /// Begins no attempt any more; those under way go on until they end, see ``underWay``, or the transport does.
+    package func drain() {
+        state.withLock { state in
+            state.isStopped = true
+            state.alarm?.scheduled.cancel()
+            state.alarm = nil
+        }
+    }
+
+    /// Breaks off what is under way, too; it is delivered at the next start.
+    package func stop() {
+        drain()
+        for call in state.withLock({ Array($0.calls.values) }) { call.cancel() }
+    }
+
+    // MARK: The outbox
+
+    package func outboxCommitted(_ id: ChannelID, rows: Int) {
+        state.withLock { state in
+            state.counters.pending += rows
+            state.queue.add(id)
+        }
+        wake()
+    }
+
+    package func outboxRemoved(rows: Int) { state.withLock { $0.counters.pending -= rows } }
+
+    // MARK: Working
+
+    private func wake() {
+        let isNeeded = state.withLock { state in
+            defer { state.isWorkPending = true }
+            return !state.isWorkPending && !state.isStopped
+        }
+        if isNeeded { world.perform(lane: lane) { [weak self] in self?.work() } }
+    }
+
+    private func work() {
+        let now = world.now
+        state.withLock { $0.isWorkPending = false }
+        while true {
+            switch state.withLock({ $0.isStopped ? .nothing : $0.queue.next(now: now) }) {
+            case .deliver(let id): begin(id)
+            case .scan(let first, let count): guard scan(from: first, atMost: count, now) else { return }
+            case .wait(let instant): return pause(until: instant)
+            case .nothing: return
+            }
+        }
+    }
+
+    /// Begins to deliver the oldest row of a channel, if it is due.
+    private func begin(_ id: ChannelID) {
+        do throws(LogError) {
+            guard let row = try OutboxRow.first(of: id, in: channels.log) else { return state.withLock { $0.queue.dropped(id) } }
+            guard row.due <= world.now else {
+                state.withLock { $0.queue.dropped(id) }
+                return ring(at: row.due)
+            }
+            do throws(LogError) {
+                guard let message = try WebhookMessage(row, in: channels) else { return settle(row, .removed) }
+                send(row, message)
+            } catch  where error.code == .damaged {
+                // It must not hold up the others, and will not mend itself.
+                giveUp(row, reason: error.message)
+            }
+        } catch {
+            unreadable(id, error)
+        }
+    }
+
+    private func send(_ row: OutboxRow, _ message: WebhookMessage) {
+        Failpoint.pass("webhook.attempt")
+        let headers = WebhookSignature.headers(id: message.id, at: world.now, body: message.body, secrets: configuration.secrets)
+        let call = WebhookCall(
+            transport, world, url: configuration.url, headers: headers, body: message.body,
+            addresses: configuration.allowsPrivate ? .any : .publicOnly
+        ) { [self] outcome in
+            world.perform(lane: lane) { self.ended(row, written: message.at, outcome) }
+        }
+        // On this lane, so before `ended`.
+        state.withLock { $0.calls[row.channel] = call }
+    }
+
+    private func ended(_ row: OutboxRow, written: Timestamp, _ outcome: WebhookCall.Outcome) {
+        state.withLock { $0.calls[row.channel] = nil }
+        switch outcome {
+        case .delivered:
+            Failpoint.pass("webhook.delivered")
+            settle(row, .delivered)
+        case .gone: giveUp(row, reason: "status 410")
+        case .failed(let reason, let retryAfter):
+            var next = row
+            next.attempts += 1
+            let due = retry.next(
+                after: next.attempts, written: written, now: world.now, retryAfter: retryAfter, random: world.random())
+            guard let due else { return giveUp(next, reason: reason) }
+            next.due = due
+            report(next, reason)
+            settle(next, .failed)
+        }
+    }
+
+    private func giveUp(_ row: OutboxRow, reason: String) {
+        Diagnostics.log(
+            .error, "webhook given up",
+            [
+                "receiver": configuration.origin, "channel": name(row), "offset": Offset(row.offset), "attempts": max(1, row.attempts),
+                "reason": reason,
+            ])
+        settle(row, .givenUp)
+    }
+
+    /// Says that an attempt failed, at most once a minute: not for each of the rows that wait.
+    private func report(_ row: OutboxRow, _ reason: String) {
+        let now = world.now
+        let (isDue, pending) = state.withLock { state in
+            let isDue = now >= state.nextReport
+            if isDue { state.nextReport = now.advanced(by: WebhookDelivery.reportInterval) }
+            return (isDue, state.counters.pending)
+        }
+        guard isDue else { return }
+        Diagnostics.log(
+            .warning, "webhook attempt failed",
+            [
+                "receiver": configuration.origin, "channel": name(row), "offset": Offset(row.offset), "reason": reason,
+                "next_attempt": row.due, "pending": pending,
+            ])
+    }
+
+    private static let reportInterval = Duration.seconds(60)
+
+    private func name(_ row: OutboxRow) -> String {
+        let found = try? channels.log.get(.channels, row.channel.key).flatMap { ChannelRow($0)?.name }
+        return found ?? "\(row.channel.partition)/\(row.channel.number)"
+    }
+
+    // MARK: What becomes of a row
+
+    fileprivate enum Settlement { case delivered, failed, givenUp, removed }
+
+    /// Writes what became of a row; only then is the channel's next one tried.
+    private func settle(_ row: OutboxRow, _ settlement: Settlement) {
+        let change = OutboxChange(row, keeps: settlement == .failed) { [weak self] result in self?.settled(row, settlement, result) }
+        // Bounded by the attempts under way.
+        do throws(LogError) { try channels.writer.submit(change, isBounded: false) } catch { unwritten(row, error) }
+    }
+
+    private func settled(_ row: OutboxRow, _ settlement: Settlement, _ result: Result<Bool, LogError>) {
+        guard case .success(let wasThere) = result else {
+            if case .failure(let error) = result { unwritten(row, error) }
+            return
+        }
+        let now = world.now
+        state.withLock { state in
+            if wasThere, settlement != .failed { state.counters.pending -= 1 }
+            switch settlement {
+            case .delivered:
+                state.counters.delivered += 1
+                state.queue.delivered(row.channel)
+            case .failed:
+                state.counters.failedAttempts += 1
+                state.queue.failed(row.channel, now: now)
+            case .givenUp:
+                state.counters.failedAttempts += 1
+                state.counters.givenUp += 1
+                state.queue.failed(row.channel, now: now)
+                state.queue.add(row.channel)
+            case .removed:
+                state.queue.dropped(row.channel)
+                state.queue.add(row.channel)
+            }
+        }
+        if settlement == .failed, wasThere { ring(at: row.due) }
+        wake()
+    }
+
+    /// The row is as it was, and is delivered again.
+    private func unwritten(_ row: OutboxRow, _ error: LogError) {
+        state.withLock { $0.queue.dropped(row.channel) }
+        guard error.code != .closed else { return drain() }
+        Diagnostics.log(.error, "outbox cannot be written", ["channel": name(row), "reason": error.message])
+        ring(at: world.now.advanced(by: WebhookDelivery.afterError))
+    }
+
+    private func unreadable(_ id: ChannelID, _ error: LogError) {
+        state.withLock { $0.queue.dropped(id) }
+        unreadable(error)
+    }
+
+    private func unreadable(_ error: LogError) {
+        guard error.code != .closed else { return drain() }
+        Diagnostics.log(.error, "outbox cannot be read", ["reason": error.message])
+        ring(at: world.now.advanced(by: WebhookDelivery.afterError))
+    }
+
+    private static let afterError = Duration.seconds(60)
+
+    // MARK: Looking for what is due
+
+    /// A scan begun because of the time lets so many rows pass a second at most: with very many that wait, each for another instant, nothing
+    /// else would be done.
+    private static let rowsScannedPerSecond = 10_000
+
+    /// - Returns: false when the log cannot be read.
+    private func scan(from first: ChannelID, atMost count: Int, _ now: Timestamp) -> Bool {
+        var due: [ChannelID] = []
+        var last: ChannelID?
+        var (nextDue, next): (Timestamp?, ChannelID?) = (nil, nil)
+        var rows = 0
+        do throws(LogError) {
+            try OutboxRow.scan(channels.log, from: first) { row in
+                rows += 1
+                guard row.channel != last else { return true }  // Behind the oldest of its channel.
+                if due.count == count {
+                    next = row.channel
+                    return false
+                }
+                last = row.channel
+                if row.due <= now { due.append(row.channel) } else { nextDue = min(nextDue ?? row.due, row.due) }
+                return true
+            }
+        } catch {
+            unreadable(error)
+            return false
+        }
+        state.withLock { state in
+            state.scannedRows += rows
+            if next == nil {
+                let pause = max(.seconds(1), .seconds(state.scannedRows) / WebhookDelivery.rowsScannedPerSecond)
+                state.nextScan = now.advanced(by: pause)
+                state.scannedRows = 0
+            }
+            state.queue.scanned(due, upTo: next)
+        }
+        if let nextDue { ring(at: nextDue) }
+        return true
+    }
+
+    /// Looks again at `instant`, or soon after.
+    private func ring(at instant: Timestamp) {
+        state.withLock { state in
+            let instant = max(instant, state.nextScan)
+            guard !state.isStopped, state.alarm.map({ instant < $0.instant }) ?? true else { return }
+            state.alarm?.scheduled.cancel()
+            state.alarm = (instant, world.schedule(at: instant) { [weak self] in self?.rang() })
+        }
+    }
+
+    /// Goes on with what is known at `instant`.
+    private func pause(until instant: Timestamp) {
+        let isNew = state.withLock { state in
+            defer { state.isPaused = true }
+            return !state.isPaused
+        }
+        guard isNew else { return }
+        world.schedule(at: instant) { [weak self] in
+            self?.state.withLock { $0.isPaused = false }
+            self?.wake()
+        }
+    }
+
+    private func rang() {
+        state.withLock { state in
+            state.alarm = nil
+            state.queue.scanAgain()
+        }
+        wake()
+    }
+}
+
+/// Removes a row of the outbox, or writes when it is due next.
+private final class OutboxChange: Submission, @unchecked Sendable {  // Guard: `wasThere` is touched by the writer thread only.
+    private let row: OutboxRow
+    private let keeps: Bool
+    private let done: @Sendable (Result<Bool, LogError>) -> Void
+    private var wasThere = false
+
+    /// - Parameter done: Called once, on the writer thread, with whether there was such a row: it goes with its channel.
+    init(_ row: OutboxRow, keeps: Bool, done: @escaping @Sendable (Result<Bool, LogError>) -> Void) {
+        self.row = row
+        self.keeps = keeps
+        self.done = done
+    }
+
+    var cost: Int { 256 }
+
+    func stage(into stage: inout Stage) throws(LogError) {
+        wasThere = try stage.get(.outbox, row.key) != nil
+        guard wasThere else { return }
+        if keeps { stage.put(.outbox, row.key, row.value) } else { stage.delete(.outbox, row.key) }
+    }
+
+    func committed() { done(.success(wasThere)) }
+    func failed(_ error: LogError) { done(.failure(error)) }
+}

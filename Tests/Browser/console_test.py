@@ -1,0 +1,527 @@
+"""What a person does with the console, in a real browser on the real executable.
+
+    .venv/bin/python -m unittest discover -s Tests/Browser -p '*_test.py'
+
+PARLEY_BIN names another folder with the executables than .build/debug.
+"""
+
+import json
+import unittest
+
+from console import Console, Keys, contrast, start_browser
+from node import Node, converged_text, wait_for
+
+# An answer that takes some seconds, one that does not end before the test ends it, and one that is there at once.
+ANSWERS = "scripted:tokens=250,rate=40"
+ENDLESS = "scripted:tokens=20000,rate=20"
+AT_ONCE = "scripted:tokens=60,rate=0"
+
+# Keeps every text that the last answer ever showed.
+WATCH = """
+window.shown = [];
+new MutationObserver(() => {
+  const answers = document.querySelectorAll("#rows .answer > .said");
+  const text = answers.length ? answers[answers.length - 1].textContent : "";
+  if (text !== window.shown[window.shown.length - 1]) window.shown.push(text);
+}).observe(document.querySelector("#rows"), { childList: true, characterData: true, subtree: true });
+"""
+
+
+class ConsoleTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.driver = start_browser()
+        cls.addClassCleanup(cls.driver.quit)
+
+    def setUp(self):
+        self.failed_requests_are_expected = False
+        self.driver.get_log("browser")
+
+    def tearDown(self):
+        for entry in self.driver.get_log("browser"):
+            # A 404 is how an agent that is not there yet answers.
+            is_expected = entry["source"] == "network" and (self.failed_requests_are_expected or "404" in entry["message"])
+            if entry["level"] == "SEVERE" and not is_expected:
+                self.fail(f"the browser reports: {entry['message']}")
+
+    def serve(self, executable="parley", model=ANSWERS, options=()):
+        node = Node(executable, model, options=options)
+        self.addCleanup(node.close)
+        # Another document lets go of the node before it goes.
+        self.addCleanup(self.driver.get, "about:blank")
+        node.start()
+        console = Console(self.driver, node.url)
+        console.reset_device()
+        return node, console
+
+    def begin(self, model=ENDLESS, agent="assistant/me"):
+        """A node with a turn under way that has been seen to write."""
+        node, console = self.serve(model=model)
+        console.open(agent)
+        console.send("Tell me about the sea.")
+        console.wait_state("running")
+        console.wait_answer(lambda text: len(text) > 20, "the answer to begin")
+        return node, console
+
+    def ask(self, title="Release notes", model=AT_ONCE):
+        """A node with an approval open."""
+        node, console = self.serve("steps-agent", model)
+        console.open("publisher/notes")
+        console.send(title)
+        console.find(".approval[data-decision=open]")
+        return node, console, node.entries("publisher/notes", "approval.requested")[0]
+
+    # MARK: Reading
+
+    def test_an_answer_arrives_token_by_token_and_is_the_log_s(self):
+        node, console = self.serve()
+        console.open("assistant/me")
+        self.assertEqual(console.text(".empty strong"), "Nobody here yet")
+        console.script(WATCH)
+        console.send("Tell me about the sea.")
+        console.wait_state("running")
+        console.wait_state("idle")
+        said = node.entries("assistant/me", "step.completed")[0]["text"]
+        self.assertEqual(console.answers, [said])
+        shown = [text for text in console.script("return window.shown") if text]
+        self.assertGreater(len(shown), 20, "it came in pieces")
+        for text in shown:
+            self.assertTrue(said.startswith(text), f"the page showed what was never said: …{text[-80:]!r}")
+        self.assertEqual(sorted(shown, key=len), shown, "nothing was taken back")
+        console.wait_receipt("message", "applied")
+
+    def test_a_reload_in_the_middle_neither_loses_nor_repeats(self):
+        node, console = self.begin()
+        for _ in range(3):
+            before = self.grown(console)
+            self.driver.refresh()
+            console.wait_link("live")
+            after = console.wait_answer(lambda text: len(text) >= len(before), "what was there before the reload")
+            self.assertTrue(after.startswith(before))
+        said = self.stopped(node, console)
+        self.assertTrue(said.startswith(after))
+        pieces = converged_text(node.entries("assistant/me", "text"), "answer")
+        self.assertTrue(pieces.startswith(after) and said.startswith(pieces), "the log's pieces make the same text")
+        # And once more, when all is said.
+        self.driver.refresh()
+        console.wait_link("live")
+        self.assertEqual(console.answers, [said])
+
+    def test_the_page_goes_on_after_kill_9(self):
+        self.failed_requests_are_expected = True
+        node, console = self.begin()
+        console.script(WATCH)
+        self.grown(console)
+        node.kill()
+        console.wait_link("reconnecting")
+        node.start()
+        console.wait_link("live")
+        self.grown(console)
+        said = self.stopped(node, console)
+        for text in console.script("return window.shown"):
+            self.assertTrue(said.startswith(text), f"the page showed what was never said: …{text[-80:]!r}")
+        ended = node.entries("assistant/me", "step.completed")[0]
+        self.assertGreater(ended["recovered_tokens"], 0, "the answer went on from its saved text")
+        self.assertIn("Taken up again", console.text("#rows .note"))
+        self.assertEqual(console.count("#rows .mine"), 2, "the message and the interrupt, once each")
+
+    def test_the_log_goes_on_after_kill_9_entry_by_entry(self):
+        self.failed_requests_are_expected = True
+        node, console = self.begin()
+        console.click("#raw")
+        wait_for("some entries", lambda: console.count("#rows .raw") > 20)
+        node.kill()
+        console.wait_link("reconnecting")
+        node.start()
+        console.wait_link("live")
+        wait_for("what came after it", lambda: "supervision" in console.texts("#rows .raw b"))
+        console.click("#cancel")
+        console.wait_state("idle")
+        self.assertEqual(
+            [int(offset, 16) for offset in console.texts("#rows .raw .at")], [int(entry["offset"], 16) for entry in node.entries("assistant/me")])
+
+    def grown(self, console):
+        """Waits until the answer has become longer, and gives what is shown."""
+        length = len(console.answers[0])
+        return console.wait_answer(lambda text: len(text) > length + 40, "more of the answer")
+
+    def stopped(self, node, console):
+        """Interrupts the turn, and gives what was said, which is what the page shows."""
+        console.click("#interrupt")
+        console.wait_state("idle")
+        said = node.entries("assistant/me", "step.completed")[0]["text"]
+        self.assertEqual(console.answers, [said])
+        return said
+
+    def test_the_log_shows_every_entry_and_stays_after_a_reload(self):
+        node, console = self.serve(model=AT_ONCE)
+        node.append("assistant/me", type="message", text="Tell me about the sea.")
+        node.ended("assistant/me", "turn.completed")
+        console.open("assistant/me")
+        console.click("#raw")
+        self.assertTrue(self.driver.current_url.endswith("#assistant/me?view=raw"))
+        for _ in range(2):
+            entries = node.entries("assistant/me")
+            wait_for("all entries", lambda: console.count("#rows .raw") == len(entries))
+            self.assertEqual(console.texts("#rows .raw b"), [entry["type"] for entry in entries])
+            self.driver.refresh()
+            console.wait_link("live")
+        console.click("#rows .raw:last-child summary")
+        shown = wait_for("the entry in full", lambda: console.text("#rows .raw[open] pre"))
+        self.assertEqual(json.loads(shown), entries[-1])
+        console.find("#match").send_keys("Receipt")
+        wait_for("the receipts alone", lambda: console.texts("#rows .raw b") == ["receipt"])
+        console.click("#settled")
+        wait_for("the conversation", lambda: console.answers)
+        self.assertTrue(self.driver.current_url.endswith("#assistant/me"))
+
+    def test_a_long_channel_takes_bounded_room(self):
+        node, console = self.serve(model=AT_ONCE)
+        signals = [{"type": "signal", "name": "tick", "data": number} for number in range(3_500)]
+        status, body, _ = node.request("POST", "/v1/agents/assistant/me", signals)
+        self.assertEqual(status, 202, body)
+        for raw in [True, False]:
+            console.open("assistant/me", raw)
+            wait_for("the newest entry", lambda: "3499" in console.text("#rows > :last-child"))
+            self.assertEqual(console.script("return document.querySelector('#rows').childElementCount"), 3_000)
+            self.assertIn("Older entries", console.text("#earlier"))
+
+    # MARK: Talking to a turn
+
+    def test_steer_and_interrupt_show_what_became_of_them(self):
+        node, console = self.begin()
+        self.assertFalse(console.find("#steer").is_enabled(), "there is nothing to steer with yet")
+        console.write("Keep it short.")
+        console.click("#steer")
+        console.wait_receipt("steer", "queued")
+        self.assertEqual(console.answers[0][:8], "You said")
+        console.write("Rather about lakes.")
+        self.assertEqual(console.text("#interrupt"), "Interrupt with this")
+        console.click("#interrupt")
+        console.wait_receipt("interrupt", "applied")
+        console.wait_receipt("steer", "applied")
+        partial = node.entries("assistant/me", "step.completed")[0]
+        self.assertEqual(partial["redirection"], "Rather about lakes.")
+        self.assertEqual(console.answers[0], partial["text"], "what was written is kept")
+        console.wait_answer(lambda text: len(text) > 20, "the answer that goes on", index=1)
+        self.assertIn("interrupted", console.text("#rows .answer .meta"))
+        # Without a text it ends the turn.
+        console.click("#interrupt")
+        console.wait_state("idle")
+        self.assertIn("Interrupted.", console.texts("#rows .note")[-1])
+        self.assertEqual(console.count("#steer, #interrupt, #cancel"), 0, "no turn, nothing to interrupt")
+
+    def test_cancel_ends_the_turn_and_a_late_one_is_rejected_with_its_reason(self):
+        node, console = self.begin()
+        console.click("#cancel")
+        console.wait_receipt("cancel", "applied")
+        console.wait_state("idle")
+        self.assertIn("Cancelled.", console.texts("#rows .note")[-1])
+        self.assertEqual(console.count(".answer.open"), 0)
+        node.append("assistant/me", type="cancel")
+        console.wait_receipt("cancel", "rejected: turn_ended")
+
+    def test_a_message_that_queues_says_so_until_its_turn(self):
+        node, console = self.begin()
+        console.send("say: And the lakes?")
+        console.wait_receipt("message", "queued")
+        console.click("#cancel")
+        console.wait_receipt("message", "applied")
+        console.wait_answer(lambda text: text == "And the lakes?", "the answer to the second message")
+
+    def test_a_message_sent_while_the_server_is_away_arrives_once(self):
+        self.failed_requests_are_expected = True
+        node, console = self.serve(model=AT_ONCE)
+        node.append("assistant/me", type="message", text="say: Hello.")
+        node.ended("assistant/me", "turn.completed")
+        console.open("assistant/me")
+        node.kill()
+        console.wait_link("reconnecting")
+        console.send("say: Still there.")
+        node.start()
+        console.wait_answer(lambda text: text == "Still there.", "the answer")
+        self.assertEqual([entry["text"] for entry in node.entries("assistant/me", "message")], ["say: Hello.", "say: Still there."])
+
+    def test_a_message_whose_answer_is_lost_is_said_once(self):
+        self.failed_requests_are_expected = True
+        node, console = self.serve(model=AT_ONCE)
+        node.kill()
+        # It dies when the message is in the log, and before it has said so.
+        node.environment["PARLEY_FAILPOINT"] = "answer.before:1"
+        node.start()
+        console.open("assistant/me")
+        console.send("say: Hello.")
+        wait_for("the server to be gone", lambda: node.process.poll() is not None)
+        del node.environment["PARLEY_FAILPOINT"]
+        node.start()
+        console.wait_answer(lambda text: text == "Hello.", "the answer")
+        wait_for("the page to know", lambda: console.find("#send").is_enabled())
+        self.assertEqual(console.text("#problem"), "")
+        self.assertEqual([entry["text"] for entry in node.entries("assistant/me", "message")], ["say: Hello."])
+
+    def test_a_failure_is_shown_with_its_message(self):
+        node, console = self.serve(model=AT_ONCE)
+        console.open("assistant/me")
+        console.send("fail: model_refused")
+        wait_for("the failure", lambda: "The turn failed" in console.text(".banner"))
+        self.assertIn(node.entries("assistant/me", "turn.failed")[0]["error"]["message"], console.text(".banner"))
+        self.assertIn("model_refused", console.text(".banner"))
+        console.open("assistants/me")
+        console.write("Hello?" + Keys.ENTER)
+        self.failed_requests_are_expected = True
+        wait_for("what is wrong", lambda: "assistant" in console.text("#problem"))
+        self.assertEqual(console.script("return document.querySelector('#text').value"), "Hello?", "what was written is not lost")
+
+    def test_a_stalled_agent_says_why_and_what_to_do(self):
+        self.failed_requests_are_expected = True
+        node, console, _ = self.ask()
+        node.kill()
+        node.environment["PUBLISHER_FIRST_STEP"] = "sources"
+        node.start()
+        console.wait_link("live")
+        console.click(".approve")
+        console.wait_state("stalled")
+        stall = node.entries("publisher/notes", "agent.stalled")[0]
+        for part in [stall["reason"], stall["message"], stall["remedy"]]:
+            self.assertIn(part, console.text(".banner"))
+        self.assertIn(stall["message"], console.text("#status .what"))
+        self.assertEqual(console.count("#steer, #interrupt, #cancel"), 0)
+
+    # MARK: Approving
+
+    def test_an_approval_shows_the_exact_arguments_and_counts_once(self):
+        # What is not seen, and what turns text round, must be seen.
+        node, console, asked = self.ask("Notes\u200b for \u202eeveryone")
+        shown = console.text(".approval .args")
+        self.assertEqual(json.loads(shown), asked["args"])
+        self.assertIn("Notes\\u200b for \\u202eeveryone", shown)
+        self.assertIn(asked["args_sha256"], console.text(".approval .digest"))
+        self.assertIn("expires in 23 h", console.text(".approval .until"))
+        wait_for("the turn to wait", lambda: console.state == "waiting")
+        self.assertIn("for approval of publish since", console.text("#status .what"))
+        console.click(".approve")
+        wait_for("the decision", lambda: console.text(".approval .verdict").startswith("Approved by anonymous at "))
+        self.assertIn("applied", console.text(".approval .receipt"))
+        console.wait_state("idle")
+        sent = node.entries("publisher/notes", "approve")
+        self.assertEqual([(entry["approval"], entry["args_sha256"]) for entry in sent], [(asked["approval"], asked["args_sha256"])])
+        self.assertEqual(console.count(".approval .decide"), 0, "there is nothing left to decide")
+        self.assertEqual(console.answers[-1], "Published, as anonymous approved.")
+        # Later, and for whoever comes second.
+        self.driver.refresh()
+        console.wait_link("live")
+        self.assertTrue(console.text(".approval .verdict").startswith("Approved by anonymous at "))
+        node.append("publisher/notes", type="deny", approval=asked["approval"])
+        wait_for("the second decision", lambda: any("rejected" in text for text in console.texts(".approval .receipt")))
+
+    def test_a_tool_call_shows_its_arguments_its_approval_and_its_result(self):
+        node, console = self.serve(model=AT_ONCE)
+        console.open("clerk/anna")
+        # A number that a browser would round by itself.
+        arguments = {"path": "today.md", "text": "Water the plants.", "size": 9007199254740993}
+        call = f"call: write_file {json.dumps(arguments)}"
+        console.send(call)
+        console.find(".approval[data-decision=open]")
+        self.assertEqual(json.loads(console.text(".approval .args")), arguments)
+        self.assertEqual(console.texts(".step code"), ["write_file"])
+        self.assertEqual(console.texts(".step .took"), ["asked for"])
+        console.click(".approve")
+        console.wait_state("idle")
+        result = node.entries("clerk/anna", "step.completed")[-2]["result"]
+        self.assertEqual(console.count(".step[data-is=done]"), 1, "the call and what became of it are one row")
+        console.click(".step summary")
+        self.assertEqual(json.loads(console.texts(".step dd")[0]), arguments)
+        self.assertEqual(console.texts(".step dd")[1], result)
+        self.assertIn(result, console.answers[-1])
+        # Denied, it is never done, and the row says so.
+        console.send(call)
+        console.click(".approval[data-decision=open] .deny")
+        wait_for("the call to be settled", lambda: console.texts(".step .took")[1:] == ["not run"])
+
+    def test_a_denial_carries_its_reason(self):
+        node, console, _ = self.ask()
+        console.find(".approval input").send_keys("The date is wrong.")
+        console.click(".deny")
+        wait_for("the decision", lambda: console.text(".approval .verdict").startswith("Denied by anonymous"))
+        self.assertIn("The date is wrong.", console.text(".approval .verdict"))
+        self.assertEqual(node.entries("publisher/notes", "approval.decided")[0]["reason"], "The date is wrong.")
+        console.wait_state("idle")
+
+    def test_a_decision_made_elsewhere_shows(self):
+        node, console, asked = self.ask()
+        node.append("publisher/notes", type="approve", approval=asked["approval"], args_sha256="0" * 64)
+        wait_for("the refusal", lambda: "rejected: arguments_changed" in console.text(".approval .receipt"))
+        self.assertTrue(console.find(".approve").is_enabled(), "the question is still open")
+        node.append("publisher/notes", type="approve", approval=asked["approval"], args_sha256=asked["args_sha256"])
+        wait_for("the decision", lambda: console.text(".approval .verdict").startswith("Approved by"))
+
+    def test_steps_show_their_results(self):
+        node, console, _ = self.ask()
+        self.assertEqual(console.text(".step code"), "changes")
+        console.click(".step summary")
+        result = next(entry["result"] for entry in node.entries("publisher/notes", "step.completed") if entry["step"] == "changes")
+        self.assertEqual(json.loads(console.text(".step dd pre")), result)
+
+    # MARK: Finding agents
+
+    def test_search_and_chips_find_agents(self):
+        node, console = self.serve("steps-agent", AT_ONCE, ["--idle", "0"])
+        for name in ["assistant/anna", "assistant/berta", "publisher/notes"]:
+            node.append(name, type="message", text="Hello")
+        node.append("assistant/done", type="close")
+        expected = {"assistant/anna": "idle", "assistant/berta": "idle", "publisher/notes": "waiting", "assistant/done": "closed"}
+        wait_for("the states", lambda: {name: node.status(name)["state"] for name in expected} == expected)
+        console.open()
+        names = lambda: console.texts("#list .name")
+        wait_for("all agents", lambda: names() == ["assistant/anna", "assistant/berta", "assistant/done", "publisher/notes"])
+        self.assertEqual(console.texts("#list small"), ["idle", "idle", "closed", "waiting"])
+        for state in ["waiting", "closed", "parked", "idle"]:
+            console.click(f"#chips button[value={state}]")
+            wait_for(f"those that are {state}", lambda: names() == [name for name in expected if expected[name] == state])
+        self.assertEqual(console.texts("#chips [aria-pressed=true]"), ["idle"])
+        console.search("BERT")
+        wait_for("the one that is sought", lambda: names() == ["assistant/berta"])
+        console.press(Keys.ENTER)
+        wait_for("it to be open", lambda: console.text("h1") == "assistant/berta")
+        # A new one is opened by its name, and is in the list once it has been spoken to.
+        console.click("#chips button[value='']")
+        console.search("assistant/carla")
+        wait_for("the offer to open it", lambda: console.texts("#list small") == ["open"])
+        console.press(Keys.ENTER)
+        console.wait_link("new")
+        console.send("say: Hello, Carla.")
+        console.wait_answer(lambda text: text == "Hello, Carla.", "the answer")
+        wait_for("it in the list", lambda: "assistant/carla" in names())
+
+    def test_a_long_list_comes_in_pages(self):
+        node, console = self.serve(model=AT_ONCE)
+        for number in range(130):
+            node.append(f"assistant/number-{number}", type="close")
+        console.open()
+        wait_for("the first page", lambda: console.count("#list li") == 100)
+        console.click("#more")
+        wait_for("the second page", lambda: console.count("#list li") == 130)
+        self.assertEqual(console.count("#more"), 0)
+        console.open()
+        wait_for("the first page", lambda: console.count("#list li") == 100)
+        console.search("number-12")
+        wait_for("what stands on later pages, too", lambda: console.count("#list li") == 11)
+
+    # MARK: Keyboard, devices, looks
+
+    def test_the_keyboard_does_everything(self):
+        node, console = self.serve()
+        for name in ["assistant/a", "assistant/b", "assistant/c"]:
+            node.append(name, type="message", text="say: Hello.")
+        console.open("assistant/a")
+        wait_for("the list", lambda: console.count("#list a") == 3)
+        console.wait_state("idle")
+        console.press(Keys.ESCAPE)
+        self.assertNotEqual(console.focused, "text", "out of the field, keys are shortcuts")
+        console.press("j", "j", "j", "k", Keys.ENTER)
+        wait_for("the agent below", lambda: console.text("h1") == "assistant/b")
+        console.wait_link("live")
+        console.press(Keys.ESCAPE, "?")
+        wait_for("the help", lambda: "Keyboard" in console.text("#keys h2"))
+        console.press(Keys.ESCAPE)
+        wait_for("the help to be gone", lambda: not console.text("#keys h2"))
+        console.press("r")
+        wait_for("the log", lambda: console.count("#rows .raw") > 0)
+        console.press(Keys.ESCAPE, "r")
+        wait_for("the conversation", lambda: console.answers)
+        console.press(Keys.ESCAPE, "/")
+        self.assertEqual(console.focused, "search")
+        console.press(*"assistant/c", Keys.ENTER)
+        wait_for("the agent by its name", lambda: console.text("h1") == "assistant/c")
+        console.wait_link("live")
+        console.press(Keys.ESCAPE, "m")
+        self.assertEqual(console.focused, "text")
+        console.press(*"two", (Keys.SHIFT, Keys.ENTER), *"lines", Keys.ENTER)
+        wait_for("the message", lambda: node.entries("assistant/c", "message")[-1]["text"] == "two\nlines")
+        console.wait_state("running")
+        console.press(*"shorter", (Keys.CONTROL, Keys.ENTER))
+        console.wait_receipt("steer", "")
+        self.assertEqual(node.entries("assistant/c", "steer")[-1]["text"], "shorter")
+
+    def test_escape_interrupts_and_can_be_taken_back(self):
+        node, console = self.begin()
+        console.script(
+            """
+            window.offers = [];
+            const offer = document.querySelector("#undo");
+            new MutationObserver(() => { if (!offer.hidden) window.offers.push(offer.textContent); }).observe(offer, { attributes: true });
+            """)
+        # Both at once: how long a browser takes for two requests is not what is tested.
+        console.press(Keys.ESCAPE, Keys.ESCAPE)
+        self.assertEqual(console.count("#undo"), 0)
+        console.write("Rather about lakes.")
+        console.press(Keys.ESCAPE)
+        console.wait_receipt("interrupt", "applied")
+        interrupts = node.entries("assistant/me", "interrupt")
+        self.assertEqual([entry.get("text") for entry in interrupts], ["Rather about lakes."], "the one that was taken back was never sent")
+        offers = console.script("return window.offers")
+        self.assertEqual(["going on with what you wrote" in offer for offer in offers], [False, True])
+
+    def test_a_phone_shows_all_of_it(self):
+        node, console, _ = self.ask("A title that is long enough to be wider than any phone is, and then some more of it", ENDLESS)
+        for width, height in [(390, 844), (320, 568)]:
+            console.device(width, height, scale=2, mobile=True)
+            for raw in [False, True]:
+                console.open("publisher/notes", raw)
+                wait_for("the entries", lambda: console.count("#rows > *") > 2)
+                self.check_touch(console, width)
+            console.open("publisher/notes")
+            console.find(".approval .approve")
+            self.assertEqual(console.count("#list"), 0, "the list is put away")
+            console.click("#menu")
+            wait_for("the list", lambda: console.count("#list a") == 1)
+            self.check_touch(console, width)
+            console.click("#list a")
+            wait_for("the list to be put away again", lambda: console.count("#list") == 0)
+        console.click(".deny")
+        wait_for("the decision", lambda: console.text(".approval .verdict").startswith("Denied"))
+
+    def check_touch(self, console, width):
+        """Nothing is wider than the screen, and whatever is touched is large enough for a finger."""
+        self.assertLessEqual(console.script("return document.documentElement.scrollWidth"), width)
+        self.assertFalse(console.script("const log = document.querySelector('#log'); return log.scrollWidth > log.clientWidth"))
+        small = console.script(
+            """
+            return [...document.querySelectorAll("button, a, input, textarea, summary")].filter(node => node.checkVisibility())
+              .map(node => [node.id || node.className || node.textContent, node.getBoundingClientRect()])
+              .filter(([, box]) => box.height < 40 || box.width < 40 || box.right > innerWidth + 1 || box.left < -1)
+              .map(([name, box]) => `${name} ${box.width}x${box.height} at ${box.left}`)
+            """)
+        self.assertEqual(small, [])
+
+    def test_text_is_legible_by_day_and_by_night(self):
+        node, console, _ = self.ask(model=ENDLESS)
+        papers = []
+        for scheme in ["light", "dark"]:
+            console.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
+            for selector in [
+                ".mine .said", ".mine .meta", ".receipt", ".step .brief", ".answer .said", ".approval h2", ".approval .until",
+                ".approval .args", ".approval .digest", ".approve", ".deny", "#list .name", "#list small", "#chips button", "#send",
+                "#cancel", "#status b", "#status .what", "#link",
+            ]:
+                text, behind = console.colours(selector)
+                self.assertGreaterEqual(contrast(text, behind), 4.5, f"{selector}, {scheme}: {text} on {behind}")
+            papers.append(console.colours("#rows")[1])
+            self.assertEqual(console.script("return document.getAnimations().length"), 0, "nothing moves for those who ask for that")
+        light, dark = papers
+        self.assertGreater(sum(light), 700)
+        self.assertLess(sum(dark), 120)
+
+    def test_what_has_no_text_has_a_name(self):
+        _, console, _ = self.ask()
+        nameless = console.script(
+            """
+            return [...document.querySelectorAll("button, input, textarea, a, dialog, [role=group], [role=log]")]
+              .filter(node => !(node.getAttribute("aria-label") || node.getAttribute("aria-labelledby") || node.textContent.trim()))
+              .map(node => node.outerHTML)
+            """)
+        self.assertEqual(nameless, [])
+
+
+if __name__ == "__main__":
+    unittest.main()

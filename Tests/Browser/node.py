@@ -1,0 +1,152 @@
+"""The real executable in a process of its own, on folders of its own, always on the same port."""
+
+import http.client
+import json
+import os
+import pathlib
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("PARLEY_BIN", ROOT / ".build" / "debug"))
+
+ASSISTANT = """---
+continues: prefix
+max_tokens: 100000
+---
+You are a helpful assistant.
+"""
+
+CLERK = """---
+tools: [current_time, write_file]
+---
+You keep notes.
+"""
+
+
+def wait_for(what, find, timeout=60):
+    """Waits until `find` gives something true, and gives that; `what` is said when it does not in time."""
+    end = time.monotonic() + timeout
+    found = None
+    while time.monotonic() < end:
+        found = find()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"waited {timeout} s for {what}; last seen: {found!r}")
+
+
+class Node:
+    """A node that a test starts, kills and starts again."""
+
+    def __init__(self, executable="parley", model="scripted:", agents=None, options=()):
+        self.executable = BIN / executable
+        self.options = list(options)
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="parley-browser-"))
+        self.port = free_port()
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("PARLEY_", "OPENAI_"))}
+        self.environment["PARLEY_MODEL"] = model
+        self.process = None
+        (self.folder / "agents").mkdir()
+        for kind, text in (agents or {"assistant": ASSISTANT, "clerk": CLERK}).items():
+            (self.folder / "agents" / f"{kind}.md").write_text(text)
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        words = [str(self.executable)] + (["serve"] if self.executable.name == "parley" else [])
+        words += ["--listen", f"127.0.0.1:{self.port}", "--data", f"{self.folder}/data", "--agents", f"{self.folder}/agents"] + self.options
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
+        wait_for("the node to serve", self._is_ready)
+        return self
+
+    def _is_ready(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"the node ended with status {self.process.returncode}:\n{(self.folder / 'log').read_text()}")
+        try:
+            return self.request("GET", "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def kill(self):
+        """`kill -9`."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self):
+        if self.process:
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # What is asked of it without a browser, to compare with what the browser shows.
+
+    def request(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, text, {"Content-Type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            return answer.status, answer.read(), answer.headers
+        finally:
+            connection.close()
+
+    def append(self, agent, **entry):
+        """Appends an entry to an agent's channel; gives its offset."""
+        status, body, _ = self.request("POST", f"/v1/agents/{agent}", entry)
+        assert status == 202, f"{entry} answers {status}: {body}"
+        return json.loads(body)["entries"][0]["offset"]
+
+    def status(self, agent):
+        return json.loads(self.request("GET", f"/v1/agents/{agent}")[1])
+
+    def entries(self, agent, *types):
+        """All entries of an agent's channel, or those of these types."""
+        entries, offset = [], "-1"
+        while True:
+            status, body, headers = self.request("GET", f"/v1/stream/agents/{agent}?offset={offset}")
+            if status == 404:
+                return []
+            assert status == 200, f"reading {agent} from {offset} answers {status}: {body}"
+            entries += json.loads(body)
+            offset = headers["Stream-Next-Offset"]
+            if headers["Stream-Up-To-Date"] == "true":
+                return [entry for entry in entries if not types or entry["type"] in types]
+
+    def ended(self, agent, *types, timeout=60):
+        """Waits for an entry of one of these types, and gives it."""
+        return wait_for(f"{' or '.join(types)} of {agent}", lambda: next(iter(self.entries(agent, *types)), None), timeout)
+
+
+def free_port():
+    """A port below those that the kernel gives to outgoing connections, so that nobody takes it while the node is down."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+
+
+def converged_text(entries, step):
+    """The text of a step as the rules of convergence put it together from the log (docs/protocol.md)."""
+    text, attempt = b"", 0
+    for entry in entries:
+        if entry.get("step") != step:
+            continue
+        if entry["type"] == "step.completed" and "text" in entry:
+            return entry["text"]
+        if entry["type"] == "text" and entry["part"] == "text" and entry["attempt"] >= attempt:
+            if entry["attempt"] > attempt:
+                text = text[: entry.get("continues_at", 0)] if attempt else b""
+                attempt = entry["attempt"]
+            text = text[: entry["index"]] + entry["delta"].encode()
+    return text.decode()
