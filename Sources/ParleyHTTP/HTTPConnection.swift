@@ -38,6 +38,8 @@ final class HTTPConnection {
     /// When the current phase began; in a body, when bytes last came: milliseconds.
     private var readMark: Int64 = 0
     private let opened: Int64
+    /// When the current body began: milliseconds.
+    private var bodyMark: Int64 = 0
 
     /// Reading stops while more than this waits to be sent.
     private static let outputBytesMax = 1 << 20
@@ -162,6 +164,7 @@ extension HTTPConnection {
     private func markPhase() {
         let phase = parser.phase
         if phase != markedPhase || phase == .body { readMark = listener.milliseconds }
+        if phase == .body, markedPhase != .body { bodyMark = readMark }
         markedPhase = phase
     }
 
@@ -324,6 +327,9 @@ extension HTTPConnection {
         case .body:
             if now - readMark > listener.bodyMilliseconds {
                 reject(Problem(status: 408, code: "request_timeout", detail: "the request's body stopped arriving"))
+            } else if now - bodyMark > listener.bodyMilliseconds + Int64(parser.body.count) {
+                // A byte now and then would hold a connection for ever: a thousand a second are asked for, once the time is up.
+                reject(Problem(status: 408, code: "request_timeout", detail: "the request's body arrives too slowly"))
             }
         }
     }

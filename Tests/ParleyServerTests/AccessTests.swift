@@ -70,6 +70,13 @@ private func agentPath(_ hint: String = "assistant") -> String {
         #expect(try server.get("/v1/agents", [key, ("Origin", "https://evil.example")]).status == 403)
     }
 
+    @Test func `lets no shared cache keep what it answers to somebody`() throws {
+        let path = server.path("cached")
+        _ = try server.request("PUT", path, [key, json], "[1]")
+        #expect(try server.get(path, [key]).headers["cache-control"]?.hasPrefix("private") == true)
+        #expect(try server.get(path + "?offset=-1&live=long-poll", [key]).headers["cache-control"]?.hasPrefix("private") == true)
+    }
+
     @Test func `stamps entries with the key's name`() throws {
         let path = agentPath()
         let body = #"{"type":"message","text":"hi","by":"root"}"#
@@ -308,7 +315,7 @@ private func agentPath(_ hint: String = "assistant") -> String {
     @Test func `a ticket ends after a minute or with its token, and there is an end to them`() {
         let tickets = Tickets()
         let now = Timestamp(milliseconds: 1_000_000)
-        let access = Access.full("a")
+        let access = Access.full("a", isShown: true)
         let first = tickets.issue(access, now)!
         #expect(first.expires == now.advanced(by: .seconds(60)))
         #expect(tickets.redeem(first.text, first.expires) == nil)

@@ -26,23 +26,23 @@ struct AgentAppend {
     private let principal: String
 
     /// - Throws: 403 `forbidden`, 404 `unknown_agent_kind`, 409 `content_type_mismatch`, 400 or 413 naming the index of a bad entry.
-    init(context: ServerContext, agent: AgentName, head: AppendRequest, _ exchange: Exchange) throws(Problem) {
+    init(context: ServerContext, agent: AgentName, head: AppendRequest, body: Bytes, by access: Access) throws(Problem) {
         self.context = context
         self.agent = agent
         self.head = head
-        body = exchange.request.body
-        principal = exchange.access.name
+        self.body = body
+        principal = access.name
         // Before anything is said about the agent, or about what was sent.
-        try AgentAppend.requireSome(exchange.access, agent.channel)
+        try AgentAppend.requireSome(access, agent.channel)
         try StreamRoutes(context: context).requireKind(agent)
         if let type = head.contentType, !ContentType.isJSON(type) { throw Problem(.mismatch(type, ContentTypeText.json)) }
         inputs = try AgentAppend.inputs(of: body, principal: principal)
         for (index, input) in inputs.enumerated() {
-            do throws(Problem) { try exchange.access.require(input.entry.kind.verb, agent.channel) } catch {
+            do throws(Problem) { try access.require(input.entry.kind.verb, agent.channel) } catch {
                 throw AgentAppend.located(error, index)
             }
         }
-        if head.closes { try exchange.access.require(EntryKind.close.verb, agent.channel) }
+        if head.closes { try access.require(EntryKind.close.verb, agent.channel) }
     }
 
     private static func requireSome(_ access: Access, _ channel: String) throws(Problem) {

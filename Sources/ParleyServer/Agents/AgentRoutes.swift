@@ -105,7 +105,7 @@ struct AgentRoutes: Sendable {
         let wait = try AgentRoutes.wait(exchange.request)
         // The answer has the turn's output in it.
         if wait != nil { try exchange.access.require(.read, agent.channel) }
-        try AgentAppend(context: context, agent: agent, head: head, exchange).submit { result in
+        try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body, by: exchange.access).submit { result in
             exchange.onLoop {
                 switch result {
                 case .failure(let error): exchange.respond(Problem(error))

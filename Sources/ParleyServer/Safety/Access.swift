@@ -11,21 +11,28 @@ package struct Access: Sendable {
     package let expires: Timestamp?
     /// What the rights come from; `nil`: all rights.
     let token: CapabilityToken?
+    /// Whether it was shown with the request, rather than being everybody's.
+    let isShown: Bool
     /// The one channel that may be read, when it came as a ticket.
     private let only: String?
 
-    /// All rights, under this name.
-    package static func full(_ name: String) -> Access { Access(name: name, account: name, expires: nil, token: nil, only: nil) }
+    /// All rights, under this name: of a key, or of everybody.
+    static func full(_ name: String, isShown: Bool) -> Access {
+        Access(name: name, account: name, expires: nil, token: nil, isShown: isShown, only: nil)
+    }
 
     /// Nobody: for answers that need no right.
-    static let none = Access(name: "", account: "", expires: Timestamp(milliseconds: 0), token: nil, only: "")
+    static let none = Access(name: "", account: "", expires: Timestamp(milliseconds: 0), token: nil, isShown: false, only: "")
 
     static func bearer(_ token: CapabilityToken) -> Access {
-        Access(name: token.name, account: "\(token.keyName):\(token.issuedTo)", expires: token.expires, token: token, only: nil)
+        Access(
+            name: token.name, account: "\(token.keyName):\(token.issuedTo)", expires: token.expires, token: token, isShown: true, only: nil)
     }
 
     /// The same, for reading one channel.
-    func reading(only channel: String) -> Access { Access(name: name, account: account, expires: expires, token: token, only: channel) }
+    func reading(only channel: String) -> Access {
+        Access(name: name, account: account, expires: expires, token: token, isShown: true, only: channel)
+    }
 
     package func may(_ verb: Verb, _ channel: String) -> Bool {
         // Compared as bytes: Unicode has other texts for equal.

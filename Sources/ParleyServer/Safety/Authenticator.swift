@@ -27,7 +27,7 @@ final class Authenticator: Sendable {
     /// - Throws: 401 `unauthorized` with what is wrong as `reason`: `missing`, `invalid` or `expired`.
     func access(_ request: HTTPRequest) throws(Problem) -> Access {
         let keys = keys
-        guard !keys.isEmpty else { return .full(principal) }
+        guard !keys.isEmpty else { return .full(principal, isShown: false) }
         let fields = request.headers("Authorization")
         if fields.isEmpty, let ticket = request.queryValue("ticket") { return try redeem(ticket, request) }
         guard let field = fields.first else {
@@ -43,7 +43,7 @@ final class Authenticator: Sendable {
     private func access(bearer: String, _ keys: KeyRing) throws(Problem) -> Access {
         guard bearer.hasPrefix("parley_") else {
             guard let key = keys.key(secret: bearer) else { throw Authenticator.unknown }
-            return .full(key.name)
+            return .full(key.name, isShown: true)
         }
         guard let token = CapabilityToken(bearer), let key = keys.key(named: token.keyName), token.isSigned(by: key.signing) else {
             throw Authenticator.unknown

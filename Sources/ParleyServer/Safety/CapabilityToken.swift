@@ -205,10 +205,12 @@ struct SafetyName {
             })
         else { return nil }
         text = String(decoding: bytes, as: UTF8.self)
+        // With what is put behind it, it would read like an agent that writes.
+        guard text != "agents" else { return nil }
     }
 
     static func wrong(_ name: String) -> SafetyError {
-        SafetyError("the name is '\(name.prefix(80))'; expected 1 to \(bytesMax) characters of A-Z a-z 0-9 . _ ~ @ + -.")
+        SafetyError("the name is '\(name.prefix(80))'; expected 1 to \(bytesMax) characters of A-Z a-z 0-9 . _ ~ @ + -, and not 'agents'.")
     }
 }
 

@@ -52,6 +52,11 @@ final class RateLimiter: Sendable {
 
     /// Who an address belongs to: of IPv6 the network, of which one customer has all the addresses.
     static func account(ofPeer address: String) -> String {
+        // No key and no holder of a token has a blank in his name.
+        "peer " + network(of: address)
+    }
+
+    private static func network(of address: String) -> String {
         guard address.contains(":"), !address.contains(".") else { return address }
         let groups = address.prefix(while: { $0 != "%" }).split(separator: ":", omittingEmptySubsequences: false)
         guard let gap = groups.dropFirst().firstIndex(of: ""), gap < 4 else { return groups.prefix(4).joined(separator: ":") }
