@@ -148,6 +148,8 @@ package struct Page: Sendable {
     /// Nothing comes after it, ever.
     package var isEnd = false
     package private(set) var isEmpty = true
+    /// The channels of agents that entries of this page say were started.
+    package private(set) var children: [String] = []
     private let isJSON: Bool
 
     init(isJSON: Bool, next: UInt64) {
@@ -160,6 +162,7 @@ package struct Page: Sendable {
         guard frame.kind != .hole else { return }
         if isJSON && !isEmpty { body.append(UInt8(ascii: ",")) }
         isEmpty = false
+        if let child = frame.startedChild { children.append(child) }
         frame.writeJSON(offset: offset, owner: owner, receipt: receipt, to: &body)
     }
 
@@ -167,6 +170,18 @@ package struct Page: Sendable {
 }
 
 extension Chunk {
+    /// The channels of agents that this commit says were started. Cost: a look at the head of each frame.
+    package var children: [String] {
+        var children: [String] = []
+        frames.withUnsafeBytes { bytes in
+            _ = Frame.walk(bytes, first: first) { _, frame in
+                if let child = frame.startedChild { children.append(child) }
+                return true
+            }
+        }
+        return children
+    }
+
     /// This commit's entries in wire form, as ``Channels/page(_:after:view:bytesMax:)`` gives them.
     package func page(of channel: Channel, view: View) -> Page {
         var page = Page(isJSON: channel.isJSON, next: last)
@@ -189,6 +204,11 @@ extension Chunk {
         page.finish()
         return page
     }
+}
+
+extension Frame {
+    /// The channel of the agent that a `child.started` names.
+    fileprivate var startedChild: String? { kind == .childStarted ? body["agent"]?.string : nil }
 }
 
 extension Channel {

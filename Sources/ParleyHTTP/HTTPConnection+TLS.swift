@@ -31,6 +31,9 @@ extension HTTPConnection {
         if !isClosed, !tls.wire.isEmpty { scheduleFlush() }
     }
 
+    /// As ``unseal(_:)``, later: the connection may have gone.
+    func unsealRest(_ tls: TLSSession) { if !isClosed { unseal(tls) } }
+
     /// Seals what is queued and sends it, as far as the socket takes it.
     func flushSealed(_ tls: TLSSession) {
         while writing == nil {

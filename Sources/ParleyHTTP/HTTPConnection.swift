@@ -27,6 +27,11 @@ final class HTTPConnection {
     private var exchanges: [HTTPResponder] = []
     /// Input that waits because too many requests are unanswered.
     private var blockedInput = Bytes()
+    /// What the input goes to once the connection carries another protocol.
+    private var upgraded: HTTPStream?
+    private var hasUpgraded = false
+    /// The peer's last word in that protocol has come.
+    private var upgradedInputEnded = false
     private var isReading = false
     private var isProcessing = false
     private var acceptsRequests = true
@@ -73,6 +78,7 @@ final class HTTPConnection {
         }
         let open = exchanges
         exchanges = []
+        upgraded = nil
         output = OutputQueue()
         blockedInput = []
         for exchange in open { exchange.connectionClosed() }
@@ -111,18 +117,24 @@ extension HTTPConnection {
     }
 
     /// Whether what comes in is of use now.
-    var takesInput: Bool { !peerHasFinished && (isLingering || blockedInput.isEmpty) }
+    var takesInput: Bool { !peerHasFinished && (isLingering || blockedInput.isEmpty && upgraded?.isInputPaused != true) }
 
     /// Whether something waits to be sent.
     var hasUnsent: Bool { !output.isEmpty || writing != nil || tls.map { !$0.wire.isEmpty } ?? false }
 
     func received(_ input: UnsafeRawBufferPointer) {
         guard !isLingering, acceptsRequests else { return }  // Read and dropped, so that the peer's end is noticed.
-        let used = process(input)
+        let used = hasUpgraded ? 0 : process(input)
+        if hasUpgraded { return handOver(UnsafeRawBufferPointer(rebasing: input[used...])) }
         if used < input.count, acceptsRequests, !isClosed {
             blockedInput = Bytes(UnsafeRawBufferPointer(rebasing: input[used...]))
             updateReading()
         }
+    }
+
+    private func handOver(_ input: UnsafeRawBufferPointer) {
+        guard !input.isEmpty, !isClosed else { return }
+        upgraded?.onInput?(input)
     }
 
     /// A peer that has sent its last request may still read; one that watches a stream would not stop sending to do so.
@@ -140,7 +152,7 @@ extension HTTPConnection {
         isProcessing = true
         defer { isProcessing = false }
         var index = 0
-        while acceptsRequests, !isClosed, exchanges.count < listener.configuration.pipelinedCountMax,
+        while acceptsRequests, !isClosed, !hasUpgraded, exchanges.count < listener.configuration.pipelinedCountMax,
             output.byteCount <= HTTPConnection.outputBytesMax
         {
             do throws(HTTPParseError) {
@@ -213,6 +225,17 @@ extension HTTPConnection {
     /// Whether an answer that is written now is the connection's last.
     func closesAfter(_ responder: HTTPResponder) -> Bool { listener.isDraining && exchanges.last === responder }
 
+    /// From here on input belongs to another protocol.
+    func upgrade(to stream: HTTPStream) { (upgraded, hasUpgraded) = (stream, true) }
+
+    func inputPauseChanged() {
+        updateReading()
+        // Not from here: whoever takes input says so, too, while he is given some.
+        if let tls, takesInput { loop.atEndOfTick { self.unsealRest(tls) } }
+    }
+
+    func inputEnded() { upgradedInputEnded = true }
+
     /// Lets `write` append to the answer: to the socket's queue when its turn has come, else aside.
     func output(of responder: HTTPResponder, _ write: (inout OutputQueue) -> Void) {
         guard exchanges.first === responder else { return write(&responder.held) }
@@ -250,6 +273,7 @@ extension HTTPConnection {
     private func endAfterFlush() {
         acceptsRequests = false
         closesAfterFlush = true
+        upgraded = nil
         let unanswered = exchanges
         exchanges = []
         for exchange in unanswered { exchange.connectionClosed() }
@@ -275,6 +299,13 @@ extension HTTPConnection {
         let input = blockedInput
         let used = input.withUnsafeBytes { process($0) }
         guard !isClosed else { return }
+        if hasUpgraded {
+            blockedInput = []
+            input.withUnsafeBytes { handOver(UnsafeRawBufferPointer(rebasing: $0[used...])) }
+            updateReading()
+            if let tls { unseal(tls) }
+            return
+        }
         blockedInput = acceptsRequests ? Bytes(input[used...]) : []
         updateReading()
         if let tls { unseal(tls) }
@@ -283,7 +314,7 @@ extension HTTPConnection {
     /// Ends a connection whose last answer was sent.
     private func end() {
         // Closing with unread input would make the kernel throw away what the peer has not read yet.
-        let isClean = parser.phase == .idle && blockedInput.isEmpty && hasServed
+        let isClean = parser.phase == .idle && blockedInput.isEmpty && hasServed && (!hasUpgraded || upgradedInputEnded)
         if isClean || peerHasFinished { return close() }
         guard !isLingering else { return }
         if let tls { sendEnd(tls) }

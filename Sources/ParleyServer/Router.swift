@@ -10,6 +10,8 @@ final class Router: HTTPHandler, Sendable {
     private let agents: AgentRoutes
     private let page: PageRoute
     private let safety: SafetyRoutes
+    private let sockets: SocketRoute
+    private let client: ClientRoute
 
     init(_ context: ServerContext) {
         self.context = context
@@ -18,6 +20,8 @@ final class Router: HTTPHandler, Sendable {
         agents = AgentRoutes(context: context)
         page = PageRoute()
         safety = SafetyRoutes(context: context)
+        sockets = SocketRoute(context: context)
+        client = ClientRoute()
     }
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
@@ -26,7 +30,7 @@ final class Router: HTTPHandler, Sendable {
         do throws(Problem) {
             exchange = Exchange(request: request, responder: responder, corsHeaders: try policy.check(request), refusals: context.refusals)
             if let preflight = policy.preflight(request) { return exchange.respond(204, preflight) }
-            // The page is no secret, and asks for the key; whoever looks after the process needs to know only that it lives.
+            // The page and the client are no secret, and ask for the key; whoever looks after the process needs to know only that it lives.
             if !Router.isOpen(request.pathUTF8) { exchange.access = try admit(request, responder) }
             try route(exchange)
         } catch {
@@ -50,7 +54,9 @@ final class Router: HTTPHandler, Sendable {
 
     func refused(_ problem: Problem) { context.refusals.count(problem.code) }
 
-    private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { path.elementsEqual("/".utf8) || path.elementsEqual("/healthz".utf8) }
+    private static let openPaths = ["/", "/healthz", ClientRoute.scriptPath, ClientRoute.typesPath].map { Bytes($0.utf8) }
+
+    private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { openPaths.contains { path.elementsEqual($0) } }
 
     private func route(_ exchange: Exchange) throws(Problem) {
         let path = exchange.request.pathUTF8
@@ -64,6 +70,10 @@ final class Router: HTTPHandler, Sendable {
         case "/":
             try requireRead(exchange)
             page.answer(exchange)
+        case SocketRoute.path: try sockets.handle(exchange)
+        case ClientRoute.scriptPath, ClientRoute.typesPath:
+            try requireRead(exchange)
+            client.answer(exchange)
         case "/healthz":
             try requireRead(exchange)
             exchange.respond(200, json: ["status": "ok"])

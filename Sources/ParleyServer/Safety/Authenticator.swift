@@ -54,7 +54,8 @@ final class Authenticator: Sendable {
 
     /// A ticket is for one GET; of what, the rights that come with it say.
     private func redeem(_ ticket: String, _ request: HTTPRequest) throws(Problem) -> Access {
-        guard request.method == "GET", let access = tickets.redeem(ticket, world.now) else {
+        let use: Tickets.Use = request.pathUTF8.elementsEqual(SocketRoute.path.utf8) ? .socket : .channel
+        guard request.method == "GET", let access = tickets.redeem(ticket, for: use, world.now) else {
             throw Authenticator.refused("invalid", "the ticket is not known, was used, or has expired. POST /v1/tickets gives another.")
         }
         if let expires = access.expires, expires <= world.now { throw Authenticator.expired(expires) }

@@ -96,14 +96,21 @@ struct SafetyRoutes: Sendable {
 
     func issueTicket(_ exchange: Exchange) throws(Problem) {
         try requirePost(exchange)
-        let body = try SafetyRoutes.object(exchange, ["channel"])
-        guard let channel = body["channel"]?.string else {
-            throw .bad("invalid_ticket_request", "'channel' is missing; expected a channel's name, e.g. agents/assistant/me.")
+        let body = try SafetyRoutes.object(exchange, ["channel", "socket"])
+        let (access, use): (Access, Tickets.Use)
+        switch (body["channel"], body["socket"]) {
+        case (.string(let channel)?, nil):
+            // By the same way as from a URL, so that one name has one form.
+            let name = try StreamName(path: ArraySlice(PercentEncoding.encode(channel, keeping: "/").utf8))
+            try exchange.access.require(.read, name.text)
+            (access, use) = (exchange.access.reading(only: name.text), .channel)
+        case (nil, .bool(true)?): (access, use) = (exchange.access, .socket)
+        default:
+            throw .bad(
+                "invalid_ticket_request",
+                "expected either 'channel', a channel's name such as agents/assistant/me, or 'socket': true for /v1/socket.")
         }
-        // By the same way as from a URL, so that one name has one form.
-        let name = try StreamName(path: ArraySlice(PercentEncoding.encode(channel, keeping: "/").utf8))
-        try exchange.access.require(.read, name.text)
-        guard let ticket = context.authenticator.tickets.issue(exchange.access.reading(only: name.text), context.channels.world.now) else {
+        guard let ticket = context.authenticator.tickets.issue(access, for: use, context.channels.world.now) else {
             throw Problem(
                 status: 429, code: "too_many_tickets", detail: "\(Tickets.countMax) tickets wait to be used. Try again later.",
                 headers: [("Retry-After", "60")])

@@ -6,7 +6,11 @@ internal import Synchronization
 ///
 /// A URL gets into histories and the logs of proxies; by then the ticket is used up. They are in memory only: after a restart one asks anew.
 final class Tickets: Sendable {
+    /// What a ticket is good for.
+    enum Use { case channel, socket }
+
     private struct Ticket {
+        var use: Use
         var access: Access
         var expires: Timestamp
     }
@@ -26,7 +30,7 @@ final class Tickets: Sendable {
     static let countMax = 10_000
 
     /// - Returns: `nil` when there are too many that nobody has used yet.
-    func issue(_ access: Access, _ now: Timestamp) -> (text: String, expires: Timestamp)? {
+    func issue(_ access: Access, for use: Use = .channel, _ now: Timestamp) -> (text: String, expires: Timestamp)? {
         var random = SystemRandomNumberGenerator()
         let secret = (0..<24).map { _ in UInt8.random(in: .min ... .max, using: &random) }
         let text = "ticket_" + Base64.urlEncoded(secret)
@@ -35,16 +39,17 @@ final class Tickets: Sendable {
             Tickets.dropEnded(&state, now)
             guard state.tickets.count < Tickets.countMax else { return nil }
             let digest = SHA256.digest(Bytes(text.utf8))
-            state.tickets[digest] = Ticket(access: access, expires: expires)
+            state.tickets[digest] = Ticket(use: use, access: access, expires: expires)
             state.order.append(digest)
             return (text, expires)
         }
     }
 
     /// The rights that the ticket stands for, once.
-    func redeem(_ text: String, _ now: Timestamp) -> Access? {
+    func redeem(_ text: String, for use: Use = .channel, _ now: Timestamp) -> Access? {
         let digest = SHA256.digest(Bytes(text.utf8))
-        guard let ticket = state.withLock({ $0.tickets.removeValue(forKey: digest) }), now < ticket.expires else { return nil }
+        guard let ticket = state.withLock({ $0.tickets.removeValue(forKey: digest) }), now < ticket.expires, ticket.use == use
+        else { return nil }
         return ticket.access
     }
 
