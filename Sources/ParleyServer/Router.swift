@@ -58,6 +58,13 @@ final class Router: HTTPHandler, Sendable {
 
     private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { openPaths.contains { path.elementsEqual($0) } }
 
+    /// Routes that look themselves at what the sender may do. Whatever is not here is for those who may do everything, so that a route that
+    /// was forgotten lets nobody in.
+    private static let asksForVerbs: Set<String> = [
+        "/", "/healthz", "/readyz", "/metrics", "/v1/tokens", "/v1/tickets", StreamList.path, SocketRoute.path,
+        ClientRoute.scriptPath, ClientRoute.typesPath,
+    ]
+
     private func route(_ exchange: Exchange) throws(Problem) {
         let path = exchange.request.pathUTF8
         if path.starts(with: StreamName.prefix.utf8) {
@@ -66,7 +73,13 @@ final class Router: HTTPHandler, Sendable {
         if path.starts(with: AgentRoutes.prefix.utf8) {
             return agents.handle(exchange, path: path.dropFirst(AgentRoutes.prefix.utf8.count))
         }
-        switch exchange.request.path {
+        let name = exchange.request.path
+        guard Router.asksForVerbs.contains(name) || exchange.access.mayEverything else {
+            throw Problem(
+                status: 403, code: "forbidden", detail: "'\(name)' is only for keys and for tokens that allow **:admin.",
+                extra: [.init("verb", .string(Verb.admin.name)), .init("channel", .string("**"))])
+        }
+        switch name {
         case "/":
             try requireRead(exchange)
             page.answer(exchange)
@@ -74,6 +87,7 @@ final class Router: HTTPHandler, Sendable {
         case ClientRoute.scriptPath, ClientRoute.typesPath:
             try requireRead(exchange)
             client.answer(exchange)
+        case StreamList.path: try StreamList(context: context).handle(exchange)
         case "/healthz":
             try requireRead(exchange)
             exchange.respond(200, json: ["status": "ok"])

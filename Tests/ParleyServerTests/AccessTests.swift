@@ -222,6 +222,22 @@ private func agentPath(_ hint: String = "assistant") -> String {
         let names = list.json?["agents"]?.array?.compactMap { $0["agent"]?.string } ?? []
         #expect(names.contains(String(mine.dropFirst(4))))
         #expect(!names.contains { $0.hasPrefix("agents/echo/") })
+        let held = bearer(try token("agents/assistant/*:read", "agents/echo/*:append"))
+        var (streams, after): ([String], String?) = ([], nil)
+        repeat {
+            let page = try server.get("/v1/streams?limit=2" + (after.map { "&after=\($0)" } ?? ""), [held])
+            streams += page.json?["streams"]?.array?.compactMap { $0["name"]?.string } ?? []
+            after = page.json?["next"]?.string
+            if let after { #expect(after.hasPrefix("agents/assistant/"), "it names what may not be read") }
+        } while after != nil
+        #expect(streams.contains(String(mine.dropFirst(4))))
+        #expect(streams.allSatisfy { $0.hasPrefix("agents/assistant/") })
+    }
+
+    @Test func `is nothing on a route that asks for no verb`() throws {
+        let answer = try server.get("/v1/something-new", [bearer(try token("**:read,append,steer,approve,stop"))])
+        #expect(answer.status == 403)
+        #expect(try server.get("/v1/something-new", [bearer(try token("**:admin"))]).status == 404)
     }
 
     @Test func `ends at its instant`() throws {
