@@ -44,6 +44,13 @@ import Testing
         }
     }
 
+    @Test func `parley.js puts text together by the rules`() throws {
+        let file = SocketClients.root.appending(path: "Sources/ParleyServer/Client/parley.js").path
+        let client = try ChildProcess("/usr/bin/node", [SocketClients.path("text.mjs"), file, "\(KillMoment.seed)"])
+        #expect(try client.waitForExit("the rules to be tried") == .status(0), "\(client.output.error)")
+        #expect(client.output.standard.contains("all hold"))
+    }
+
     @Test func `a client that is not ours follows many channels, each entry once, while it and the server come and go`() async throws {
         try await OwnThread.run {
             var random = SplitMix64(seed: KillMoment.seed)
@@ -67,10 +74,9 @@ import Testing
 }
 
 private enum SocketClients {
-    static func path(_ name: String) -> String {
-        let tests = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-        return tests.appending(path: "Support/Clients/\(name)").path
-    }
+    static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+
+    static func path(_ name: String) -> String { root.appending(path: "Tests/Support/Clients/\(name)").path }
 
     static func lines(_ process: ChildProcess) -> [JSON] { lines(process.output) }
 

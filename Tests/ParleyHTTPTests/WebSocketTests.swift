@@ -79,7 +79,7 @@ import Testing
 
     @Test func `messages come back, of every length in its own form`() throws {
         let client = try Echo().open()
-        for count in [0, 1, 125, 126, 65_535, 65_536, 200_000] {
+        for count in [0, 1, 125, 126, 127, 65_535, 65_536, 200_000] {
             let text = Bytes(repeating: UInt8(ascii: "x"), count: count)
             try client.send(frame(1, text))
             #expect(try client.message() == text)
@@ -137,6 +137,44 @@ import Testing
             sent += count
         }
         for text in expected { #expect(try client.message() == text, "seed \(Seed.value)") }
+    }
+
+    @Test func `whatever comes, in whatever pieces, is read the same way`() throws {
+        var random = SeededRandom(seed: Seed.value)
+        for _ in 0..<2_000 {
+            var bytes = Bytes()
+            for _ in 0..<Int.random(in: 1...4, using: &random) {
+                let opcode = [0, 1, 1, 1, 2, 8, 9, 10, 11].randomElement(using: &random)! as UInt8
+                let payload = (0..<Int.random(in: 0...140, using: &random)).map { _ in UInt8.random(in: 32..<127, using: &random) }
+                bytes += frame(opcode, payload, fin: Int.random(in: 0..<3, using: &random) > 0)
+            }
+            for _ in 0..<Int.random(in: 0...2, using: &random) {
+                bytes[Int.random(in: 0..<bytes.count, using: &random)] = UInt8.random(in: 0...255, using: &random)
+            }
+            let (whole, cut) = (outcome([bytes]), outcome(bytes.map { [$0] }))
+            #expect(whole.events == cut.events && whole.code == cut.code, "seed \(Seed.value): \(bytes)")
+        }
+    }
+
+    /// What a reader makes of pieces of bytes: the events, and the code that it closes with.
+    private func outcome(_ pieces: [Bytes]) -> (events: [String], code: Int) {
+        let reader = WebSocketReader(messageBytesMax: 300)
+        var events: [String] = []
+        var isClosed = false
+        for piece in pieces where !isClosed {
+            do {
+                try piece.withUnsafeBytes { bytes in
+                    try reader.feed(bytes) { event in
+                        events.append("\(event)")
+                        if case .close = event { isClosed = true }
+                        return !isClosed
+                    }
+                }
+            } catch {
+                return (events, (error as? WebSocketError)?.code ?? -1)
+            }
+        }
+        return (events, 0)
     }
 
     // MARK: What breaks the rules
@@ -294,8 +332,11 @@ extension TestClient {
         let head = try read(count: 2, "a frame")
         guard head[0] & 0xf0 == 0x80, head[1] & 0x80 == 0 else { throw TestFailure("the frame begins with \(head)") }
         var count = Int(head[1])
-        if count == 126 { count = Int(try read(count: 2, "a frame").readBigEndian(at: 0, as: UInt16.self)) }
-        if count == 127 { count = Int(try read(count: 8, "a frame").readBigEndian(at: 0, as: UInt64.self)) }
+        switch count {
+        case 126: count = Int(try read(count: 2, "a frame").readBigEndian(at: 0, as: UInt16.self))
+        case 127: count = Int(try read(count: 8, "a frame").readBigEndian(at: 0, as: UInt64.self))
+        default: break
+        }
         return Frame(opcode: head[0] & 15, payload: try read(count: count, "a frame"))
     }
 

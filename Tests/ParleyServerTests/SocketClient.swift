@@ -47,8 +47,11 @@ final class SocketClient {
             let head = try client.take(count: 2, "a frame")
             guard head[0] & 0x80 != 0, head[1] & 0x80 == 0 else { throw TestFailure("a frame begins with \(head)") }
             var count = Int(head[1])
-            if count == 126 { count = Int(try client.take(count: 2, "a frame").readBigEndian(at: 0, as: UInt16.self)) }
-            if count == 127 { count = Int(try client.take(count: 8, "a frame").readBigEndian(at: 0, as: UInt64.self)) }
+            switch count {
+            case 126: count = Int(try client.take(count: 2, "a frame").readBigEndian(at: 0, as: UInt16.self))
+            case 127: count = Int(try client.take(count: 8, "a frame").readBigEndian(at: 0, as: UInt64.self))
+            default: break
+            }
             let payload = try client.take(count: count, "a frame")
             switch head[0] & 15 {
             case 1: return try JSON.parse(payload)

@@ -23,6 +23,19 @@ import Testing
         }
     }
 
+    @Test func `the client is served with its types, and costs no bytes while it is the same`() throws {
+        let script = try Self.server.get("/parley.js")
+        #expect(script.status == 200)
+        #expect(script.headers["content-type"] == "text/javascript; charset=utf-8")
+        #expect(script.headers["cache-control"] == "public, no-cache")
+        #expect(script.text.contains("export class Parley "))
+        let tag = try #require(script.headers["etag"])
+        #expect(try Self.server.get("/parley.js", [("If-None-Match", "\"other\", \(tag)")]).status == 304)
+        #expect(try Self.server.get("/parley.js", [("If-None-Match", "\"other\"")]).status == 200)
+        #expect(try Self.server.get("/parley.d.ts").text.contains("export class Parley "))
+        #expect(try Self.server.request("POST", "/parley.js").status == 405)
+    }
+
     // MARK: Following
 
     @Test func `entries come with where to go on, and a reader that stands there gets the rest`() throws {

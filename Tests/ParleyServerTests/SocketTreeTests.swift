@@ -1,5 +1,7 @@
+import Foundation
 import ParleyChannels
 import ParleySystem
+import ParleyTesting
 import Testing
 
 @testable import ParleyServer
@@ -96,6 +98,40 @@ import Testing
         let socket = try open(server, root, reading)
         while reading.count < total { try reading.take(try socket.next()) }
         #expect(reading.seen.filter { !$0.value.isEmpty } == written.filter { !$0.value.isEmpty }, "seed \(seed)")
+    }
+
+    @Test func `parley.js keeps one cursor over connections that end and are left`() throws {
+        let server = try TestServer {
+            $0.pageBytes = 400
+            $0.socketLifetime = .milliseconds(300)
+        }
+        let root = "agents/echo/n0"
+        try server.emit(root, "start")
+        let script = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../Support/Clients/tree.mjs").path
+        let words = ["--experimental-websocket", "--no-warnings", script, "http://127.0.0.1:\(server.server.port)", root, "400"]
+        let client = try ChildProcess("/usr/bin/node", words)
+        var random = SplitMix64(seed: Seed.value)
+        var written: [String: [String]] = [root: ["start"]]
+        for number in 1..<400 {
+            let channel = "agents/echo/n\(Int.random(in: 0..<written.count, using: &random))"
+            if written.count < 40, Int.random(in: 0..<5, using: &random) == 0 {
+                let child = "agents/echo/n\(written.count)"
+                try server.startChild(child, of: channel)
+                written[channel]!.append(child)
+                written[child] = []
+            } else {
+                try server.emit(channel, "e\(number)")
+                written[channel]!.append("e\(number)")
+            }
+            if number % 40 == 0 { usleep(100_000) }  // So that connections end meanwhile.
+        }
+        #expect(try client.waitForExit("parley.js to have seen all") == .status(0), "seed \(Seed.value): \(client.output.error)")
+        var seen: [String: [String]] = [:]
+        for line in client.output.standard.split(separator: "\n") {
+            guard let entry = try? JSON.parse(String(line)), let channel = entry["channel"]?.string else { continue }
+            seen[channel, default: []].append(entry["name"]?.string ?? "")
+        }
+        #expect(seen == written.filter { !$0.value.isEmpty }, "seed \(Seed.value)")
     }
 
     @Test func `at its bound the tree says which channel it does not follow`() throws {

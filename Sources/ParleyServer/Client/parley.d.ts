@@ -62,7 +62,10 @@ export interface TreeOptions extends Omit<FollowOptions, "offset"> {
 
 /** What is followed; iterate over it once. */
 export interface Follow<E = Entry> extends AsyncIterable<E> {
-  /** Where a reader that has seen all entries taken so far goes on. */
+  /**
+   * Where a reader that has seen all entries taken so far goes on. Of an agent's channel that is behind the entry taken last; of others and
+   * of trees it moves on piece by piece, so that what was taken of a piece in part comes again.
+   */
   readonly offset: string;
   /** The same for a tree. */
   readonly cursor: string | undefined;

@@ -3,16 +3,12 @@
 //     node [--experimental-websocket] follow.mjs <url> <agent> <stream> <count>
 //
 // Writes one JSON line for each thing seen; ends when the turn has ended and the stream holds <count> numbers, which it appends itself.
-import { writeFileSync, mkdtempSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { load } from "./load.mjs";
 
 const [url, agent, stream, count] = process.argv.slice(2);
 const say = line => process.stdout.write(JSON.stringify(line) + "\n");
 
-const file = join(mkdtempSync(join(tmpdir(), "parley-client-")), "parley.mjs");
-writeFileSync(file, await (await fetch(`${url}/parley.js`)).text());
-const { Parley, ParleyError, TextView } = await import(file);
+const { Parley, ParleyError, TextView } = await load(url);
 const parley = new Parley({ url });
 
 await fetch(`${url}/v1/stream/${stream}`, { method: "PUT", headers: { "Content-Type": "application/json" } });
