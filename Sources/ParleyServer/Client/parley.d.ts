@@ -24,12 +24,12 @@ export class ParleyError extends Error {
 export interface ParleyOptions {
   /** The server; by default the page's own. Needed in node. */
   url?: string | URL;
-  /** A key or token, sent as `Authorization: Bearer`. A browser's WebSocket cannot send it, so with a token streams are used. */
+  /** A key or token, sent as `Authorization: Bearer`; for a WebSocket, which cannot send it, exchanged for a ticket each time. */
   token?: string;
   /** `auto` (default): a WebSocket where there is one and it gets through, else streams. */
   transport?: "auto" | "socket" | "stream";
   fetch?: typeof fetch;
-  /** Another WebSocket than the global one; `transport: "socket"` uses it with a token, too. */
+  /** Another WebSocket than the global one. */
   WebSocket?: unknown;
 }
 

@@ -167,20 +167,28 @@ export class Parley {
    * @param {boolean} [isNeeded] Nothing else would do.
    */
   link(isNeeded = this.transport === "socket") {
-    // A browser's WebSocket sends no Authorization; a stream does.
-    if (!this.WebSocket || this.isClosed || this.transport === "stream" || this.token && this.transport !== "socket") return undefined;
+    if (!this.WebSocket || this.isClosed || this.transport === "stream") return undefined;
     if (this.#socket && !this.#socket.isClosed) return this.#socket;
     if (!isNeeded && this.#socketFailures >= socketFailuresMax && Date.now() < this.#socketRetryAt) return undefined;
     const done = hasOpened => {
       this.#socketFailures = hasOpened ? 0 : this.#socketFailures + 1;
       this.#socketRetryAt = Date.now() + socketRetryMs;
     };
-    try {
-      return this.#socket = new Link(this, done);
-    } catch {  // A policy of the page forbids it, say.
-      done(false);
-      return undefined;
-    }
+    return this.#socket = new Link(this, done);
+  }
+
+  /**
+   * Where the WebSocket is. A browser's WebSocket sends no `Authorization`, and a token does not belong into a URL: it is exchanged for a
+   * ticket that is good for one connection.
+   */
+  async socketURL() {
+    const url = this.url.replace(/^http/, "ws") + "/v1/socket";
+    if (!this.token) return url;
+    const answer = await this.fetch(`${this.url}/v1/tickets`, {
+      method: "POST", body: '{"socket":true}', headers: this.headers({ "Content-Type": "application/json" }),
+    });
+    if (!answer.ok) throw await problemOf(answer);
+    return `${url}?ticket=${encodeURIComponent((await answer.json()).ticket)}`;
   }
 
   headers(more = {}) { return this.token ? { Authorization: `Bearer ${this.token}`, ...more } : more; }
@@ -450,10 +458,19 @@ class Link {
     this.#parley = parley;
     this.#done = done;
     this.isClosed = false;
-    this.#socket = new parley.WebSocket(parley.url.replace(/^http/, "ws") + "/v1/socket", [socketSubprotocol]);
+    this.#open().catch(() => this.#broken());  // A policy of the page may forbid it; a server may know no tickets.
+    this.#silence = setTimeout(() => this.close(), 10_000);
+    // After sleep a dead connection looks like a quiet one: a question that is not answered soon tells.
+    this.#takeBack = parley.onWake(() => this.#probe());
+  }
+
+  async #open() {
+    const url = await this.#parley.socketURL();
+    if (this.isClosed) return;
+    this.#socket = new this.#parley.WebSocket(url, [socketSubprotocol]);
     this.#socket.onopen = () => {
       this.#hasOpened = true;
-      done(true);
+      this.#done(true);
       for (const message of this.#queue) this.#socket.send(message);
       this.#queue = [];
       this.#heard();
@@ -464,9 +481,6 @@ class Link {
     };
     this.#socket.onclose = () => this.#broken();
     this.#socket.onerror = () => this.#broken();  // Node 20 says no `close` behind it.
-    this.#silence = setTimeout(() => this.close(), 10_000);
-    // After sleep a dead connection looks like a quiet one: a question that is not answered soon tells.
-    this.#takeBack = parley.onWake(() => this.#probe());
   }
 
   follow(message, listener) {
@@ -507,7 +521,7 @@ class Link {
   }
 
   close() {
-    this.#socket.close();
+    this.#socket?.close();
     this.#broken();  // A dead connection says so late.
   }
 
