@@ -20,6 +20,8 @@ package final class Node: Sendable {
     private let server: Server
     private let models: EventLoop
     private let signals: SignalWatcher
+    /// Hears SIGHUP, if there is something to read anew.
+    private let reloads: SignalWatcher?
     /// Why the node cannot go on; set by the writer.
     private let failure = Monitor<String?>(nil)
 
@@ -52,11 +54,23 @@ package final class Node: Sendable {
         var serving = ServerConfiguration()
         serving.http.host = configuration.host
         serving.http.port = configuration.port
+        serving.keys = configuration.keys
+        serving.allowedOrigins = configuration.corsOrigins
+        serving.rate = configuration.rate
+        if let count = configuration.connectionsMax { serving.http.connectionCountMax = count }
+        if let certificate = configuration.tlsCertificate, let key = configuration.tlsKey {
+            do throws(TLSError) { serving.http.tls = try TLSIdentity(certificateFile: certificate, keyFile: key) } catch {
+                throw ConfigurationError(error.message)
+            }
+        }
+        if let count = configuration.channelsMax { try channels.limitCount(to: count) }
         server = Server(channels: channels, agents: runtime, configuration: serving) { webhooks?.measures ?? [] }
         models.start()
         // Before anybody can know that the node is up, and stop it.
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
+        reloads = configuration.canReload ? Node.reloading(server, configuration, environment, on: models) : nil
         signals.waitUntilListening()
+        reloads?.waitUntilListening()
         try webhooks?.prepare()
         writer.start()
         try server.start()
@@ -77,6 +91,7 @@ package final class Node: Sendable {
     package func runUntilStopped() -> String? {
         let reason = failure.wait { $0 }!
         signals.cancel()
+        reloads?.cancel()
         stop()
         return reason.isEmpty ? nil : reason
     }
@@ -92,6 +107,20 @@ package final class Node: Sendable {
         server.stop()
         models.stop()
         log.close()
+    }
+
+    /// Reads keys and certificate anew on SIGHUP; when one of them is wrong, nothing changes.
+    private static func reloading(
+        _ server: Server, _ configuration: ServeConfiguration, _ environment: [String: String], on loop: EventLoop
+    ) -> SignalWatcher {
+        SignalWatcher(loop, signals: [SIGHUP]) { _ in
+            do {
+                try server.reload(try configuration.readKeys(environment))
+                Diagnostics.log(.info, "keys and certificate were read anew")
+            } catch {
+                Diagnostics.log(.error, "keys and certificate stay as they were", ["reason": "\(error)"])
+            }
+        }
     }
 
     private static func pause(_ duration: Duration) { _ = Monitor(()).wait(timeout: duration) { _ in nil as Void? } }

@@ -7,7 +7,7 @@ internal import ParleyModels
 /// Runs a node with these agents until it is told to stop (SIGTERM, SIGINT), and then drains.
 ///
 /// Reads the command line: `--listen 127.0.0.1:4437`, `--data ./parley-data`, `--agents ./agents` (agents declared in Markdown come beside
-/// these), `--drain 10`, `--webhook https://...` (see docs/webhooks.md). Ends the process with status 1 when the node cannot start or go on, 2 for a wrong option; standard error says why.
+/// these), `--keys`, `--tls-cert` (see docs/safety.md), `--drain 10`, `--webhook https://...` (see docs/webhooks.md). Ends the process with status 1 when the node cannot start or go on, 2 for a wrong option; standard error says why.
 ///
 /// ```swift
 /// @main struct App {
@@ -15,7 +15,8 @@ internal import ParleyModels
 /// }
 /// ```
 public func serve(_ agents: any Agent...) async throws {
-    let configuration = try ServeOptions.parse(Array(CommandLine.arguments.dropFirst()))
+    var configuration = try ServeOptions.parse(Array(CommandLine.arguments.dropFirst()))
+    try configuration.complete(ProcessInfo.processInfo.environment)
     try ServeOptions.run(configuration, agents: agents.map { erase($0) })
 }
 
@@ -24,7 +25,9 @@ private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }
 /// The options of `serve`, for the program and for whoever embeds it.
 package enum ServeOptions {
     /// With a value.
-    package static let names = ["listen", "data", "agents", "drain", "idle", "text-retention", "webhook", "webhook-events"]
+    package static let names =
+        ["listen", "data", "agents", "drain", "idle", "text-retention", "webhook", "webhook-events"] + safetyNames
+    private static let safetyNames = ["keys", "tls-cert", "tls-key", "cors-origin", "rate", "max-connections", "max-channels"]
     /// Without one.
     package static let flags = ["webhook-allow-private"]
 
@@ -62,6 +65,13 @@ package enum ServeOptions {
         case "agents": configuration.agentsFolder = value
         case "drain": configuration.drainTime = try ServeConfiguration.seconds(value, name)
         case "idle": configuration.idleTime = try ServeConfiguration.seconds(value, name)
+        case "keys": configuration.addKeys(file: value)
+        case "tls-cert": configuration.tlsCertificate = value
+        case "tls-key": configuration.tlsKey = value
+        case "cors-origin": try configuration.addOrigins(value)
+        case "rate": configuration.rate = try ServeConfiguration.rate(value)
+        case "max-connections": configuration.connectionsMax = try ServeConfiguration.count(value, name)
+        case "max-channels": configuration.channelsMax = try ServeConfiguration.count(value, name)
         case "text-retention": configuration.textRetention = try ServeConfiguration.seconds(value, name)
         case "webhook": configuration.webhookURL = value
         case "webhook-events": configuration.webhookEvents = value
@@ -82,7 +92,8 @@ package enum ServeOptions {
         let node = try Node(configuration, environment: ProcessInfo.processInfo.environment, agents: agents) { Diagnostics.say($0) }
         let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
         Diagnostics.say(
-            "parley: serving http://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))")
+            "parley: serving \(configuration.tlsCertificate == nil ? "http" : "https")://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))"
+        )
         if let reason = node.runUntilStopped() { throw ConfigurationError("stopped: \(reason)") }
     }
 }

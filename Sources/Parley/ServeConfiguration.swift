@@ -1,9 +1,10 @@
+package import ParleyServer
 internal import ParleySystem
 internal import ParleyWebhooks
 
 /// How a node is started: what `parley serve` takes from its options and the environment.
 package struct ServeConfiguration: Sendable {
-    /// The address to listen on. Another than loopback is refused, because there are no keys yet to ask for.
+    /// The address to listen on. Another than loopback needs keys: see ``complete(_:)``.
     package var host = "127.0.0.1"
     package var port = 4437
     /// The folder that holds everything the node remembers.
@@ -23,6 +24,19 @@ package struct ServeConfiguration: Sendable {
     /// Whether the receiver may be on this machine or in its network.
     package var webhookAllowsPrivate = false
 
+    /// Who may do what; without keys everybody who reaches the server.
+    package private(set) var keys = KeyRing()
+    private var keyFiles: [String] = []
+    /// PEM files; both or none.
+    package var tlsCertificate: String?
+    package var tlsKey: String?
+    /// Origins whose pages may use the server beside its own.
+    package var corsOrigins: Set<String> = []
+    /// Requests a second of each sender; `nil`: any.
+    package var rate: Double?
+    package var connectionsMax: Int?
+    package var channelsMax: Int?
+
     package init() {}
 
     /// Sets the address from `host:port`.
@@ -32,13 +46,68 @@ package struct ServeConfiguration: Sendable {
         var host = String(text[..<colon])
         if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }
         guard !host.isEmpty else { throw bad }
-        guard ["127.0.0.1", "::1", "localhost"].contains(host) else {
-            throw ConfigurationError(
-                "--listen is '\(text)'; without a key only loopback is served (127.0.0.1, ::1, localhost). Put a proxy that authenticates in front."
-            )
-        }
         self.host = host == "localhost" ? "127.0.0.1" : host
         self.port = Int(port)
+    }
+
+    /// Takes what the environment has, and checks what the options say together.
+    package mutating func complete(_ environment: [String: String]) throws(ConfigurationError) {
+        keys = try readKeys(environment)
+        guard (tlsCertificate == nil) == (tlsKey == nil) else {
+            throw ConfigurationError("--tls-cert and --tls-key go together; one is missing.")
+        }
+        guard !keys.isEmpty || isLoopback else {
+            throw ConfigurationError(
+                "--listen is '\(host):\(port)'; without keys only loopback is served (127.0.0.1, ::1, localhost): whoever reaches the address could do everything. Set PARLEY_KEYS=<name>:<secret> or --keys <file>, with a secret of `openssl rand -hex 32`."
+            )
+        }
+    }
+
+    private var isLoopback: Bool { ["127.0.0.1", "::1", "localhost"].contains(host) }
+
+    /// Whether there is something that can be read anew while the node runs.
+    package var canReload: Bool { !keyFiles.isEmpty || tlsCertificate != nil }
+
+    /// Takes the keys of a file, too.
+    package mutating func addKeys(file: String) { keyFiles.append(file) }
+
+    /// The keys of the environment and of the files as they are now.
+    package func readKeys(_ environment: [String: String]) throws(ConfigurationError) -> KeyRing {
+        do throws(SafetyError) {
+            var keys = KeyRing()
+            try keys.add(environment["PARLEY_KEYS"] ?? "", separator: ",", from: "PARLEY_KEYS")
+            for file in keyFiles { try keys.addFile(file) }
+            return keys
+        } catch {
+            throw ConfigurationError(error.message)
+        }
+    }
+
+    /// Adds origins, separated by commas.
+    package mutating func addOrigins(_ text: String) throws(ConfigurationError) {
+        for origin in text.split(separator: ",").map(String.init) {
+            let parts = origin.split(separator: "/", omittingEmptySubsequences: false)
+            let isOrigin = parts.count == 3 && ["http:", "https:"].contains(parts[0]) && parts[1].isEmpty && !parts[2].isEmpty
+            guard origin == "*" || isOrigin else {
+                throw ConfigurationError("--cors-origin is '\(origin)'; expected an origin such as https://app.example.com, or *.")
+            }
+            corsOrigins.insert(origin)
+        }
+    }
+
+    /// A count from the option `name`.
+    package static func count(_ text: String, _ name: String) throws(ConfigurationError) -> Int {
+        guard let value = Int(text), (1...1_000_000_000).contains(value) else {
+            throw ConfigurationError("--\(name) is '\(text)'; expected a number from 1 to 1000000000.")
+        }
+        return value
+    }
+
+    package static func rate(_ text: String) throws(ConfigurationError) -> Double {
+        guard let value = Double(text), (0.01...1_000_000).contains(value) else {
+            throw ConfigurationError("--rate is '\(text)'; expected requests a second from 0.01 to 1000000, e.g. 50.")
+        }
+        return value
     }
 
     /// Who is told of which entries, if anybody is.

@@ -40,7 +40,9 @@ extension AgentRuntime {
     }
 
     /// The agents, ordered by partition and then by age, in pages: `{agents: [{agent, state}], next}`. Reads the log.
-    package func list(kind: String?, state: String?, limit: Int, after: String?) throws(LogError) -> JSON {
+    package func list(
+        kind: String?, state: String?, limit: Int, after: String?, where isShown: (String) -> Bool = { _ in true }
+    ) throws(LogError) -> JSON {
         let statuses = state.map { state in AgentStatus.allCases.filter { $0.name == state } } ?? AgentStatus.allCases
         var agents: [JSON] = []
         var next: String?
@@ -50,7 +52,7 @@ extension AgentRuntime {
                 isPast = name == after
                 return true
             }
-            guard let agent = AgentName(channel: name), kind == nil || agent.kind == kind else { return true }
+            guard let agent = AgentName(channel: name), kind == nil || agent.kind == kind, isShown(name) else { return true }
             guard agents.count < limit else {
                 next = agents.last?["agent"]?.string
                 return false

@@ -176,6 +176,7 @@ extension Append {
         guard let creates else { throw .refused(.notFound(channelName)) }
         try checkTail(0)
         try check(contentType: creates.contentType)
+        try channels.limit?.check()
         let producerState = try producer.map { producer throws(ChannelRefusal) in try Append.judge(producer, known: nil).state }
         let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
         self.channel = channel

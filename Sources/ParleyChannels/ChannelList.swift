@@ -12,13 +12,15 @@ package struct ChannelListing: Sendable, Equatable {
 }
 
 extension Channels {
-    /// The channels whose names begin with `prefix`, in the order of their names (bytewise), behind `after`.
+    /// The channels whose names begin with `prefix` and for which `isShown` holds, in the order of their names (bytewise), behind `after`.
     ///
     /// Reads the log. Cost: a seek a partition, up to `limit` rows of each, and two lookups a channel that is listed.
     /// - Returns: `limit` of them at most, and the name to go on behind when there may be more.
-    package func list(prefix: String, after: String?, limit: Int) throws(LogError) -> (channels: [ChannelListing], next: String?) {
+    package func list(
+        prefix: String, after: String?, limit: Int, where isShown: (String) -> Bool = { _ in true }
+    ) throws(LogError) -> (channels: [ChannelListing], next: String?) {
         var names: [(name: Bytes, id: ChannelID)] = []
-        for partition in 0..<Placement.partitionCount { try collect(partition, Bytes(prefix.utf8), after, limit, &names) }
+        for partition in 0..<Placement.partitionCount { try collect(partition, Bytes(prefix.utf8), after, limit, isShown, &names) }
         names.sort { $0.name.lexicographicallyPrecedes($1.name) }
         var channels: [ChannelListing] = []
         for (name, id) in names.prefix(limit) {
@@ -33,7 +35,8 @@ extension Channels {
     }
 
     private func collect(
-        _ partition: UInt16, _ prefix: Bytes, _ after: String?, _ limit: Int, _ names: inout [(name: Bytes, id: ChannelID)]
+        _ partition: UInt16, _ prefix: Bytes, _ after: String?, _ limit: Int, _ isShown: (String) -> Bool,
+        _ names: inout [(name: Bytes, id: ChannelID)]
     ) throws(LogError) {
         var first = prefix
         if let after = after.map({ Bytes($0.utf8) + [0] }), first.lexicographicallyPrecedes(after) { first = after }
@@ -45,7 +48,7 @@ extension Channels {
         try log.scan(.names, from: lower, to: upper, reversed: false) { key, value in
             let name = Bytes(key[2...])
             guard name.starts(with: prefix), count < limit else { return false }
-            guard let row = NameRow(Bytes(value)), !row.isTombstone else { return true }
+            guard let row = NameRow(Bytes(value)), !row.isTombstone, isShown(name.text) else { return true }
             found.append((name, row.id))
             count += 1
             return true

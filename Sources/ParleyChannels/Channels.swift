@@ -6,7 +6,7 @@ internal import Synchronization
 ///
 /// Only channels in use are in memory; their number on disk costs nothing. Every change goes through the one writer (`GroupCommit`), which
 /// decides it against what is staged, and is answered when it is durable.
-package final class Channels: @unchecked Sendable {  // Guard: `touched`, `created` and `removed` belong to the writer thread.
+package final class Channels: @unchecked Sendable {  // Guard: `touched`, `created`, `removed` and `limit` belong to the writer thread.
     package let log: any CommitLog
     package let writer: GroupCommit
     package let world: any World
@@ -25,6 +25,8 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     /// Channels whose log is rewritten in the current commit.
     private var trimmed: Set<ChannelID> = []
     private var nextNumber: [UInt16: UInt64] = [:]
+    /// The writer's, once it has started.
+    var limit: ChannelLimit?
     private let expiryService = Mutex<ExpiryService?>(nil)
     var expiry: ExpiryService { expiryService.withLock { $0! } }
 
@@ -182,6 +184,7 @@ extension Channels {
         if let due = setDue(channel, in: &stage) { expiry.set(due) }
         channel.staged.undecided = [:]
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
+        limit?.added()
         created[row.name] = channel
         shard(row.name).residents.withLock { _ = $0.unpublished.insert(row.name) }
         removed.remove(row.name)
@@ -194,6 +197,7 @@ extension Channels {
     /// While there are forks of it, its entries stay, and so does a plain channel's name: it is not free.
     func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) throws(LogError) {
         let isKept = try hasForks(channel.id, in: &stage)
+        limit?.removed()
         channel.staged.row.isSoftDeleted = isKept
         if isKept { channel.staged.isRowChanged = true }
         flush(channel, into: &stage)

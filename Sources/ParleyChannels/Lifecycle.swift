@@ -48,6 +48,7 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
         if let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(name, in: &stage) }) {
             do { return try compare(channel).get() } catch { throw .refused(error) }
         }
+        try channels.limit?.check()
         var row = row
         var partition: UInt16?
         var piece: Bytes?

@@ -7,6 +7,8 @@ final class Client: Sendable {
     let baseURL: String
     private let loop: EventLoop
     private let transport: CurlTransport
+    /// The key or token that every request shows.
+    private let bearer: String?
 
     init(_ arguments: Arguments) throws(UsageError) {
         var url = arguments["server"] ?? Terminal.environment("PARLEY_URL") ?? "http://127.0.0.1:4437"
@@ -15,6 +17,7 @@ final class Client: Sendable {
             throw UsageError("the server is '\(url)'; expected a URL such as http://127.0.0.1:4437 (--server or PARLEY_URL).")
         }
         baseURL = url
+        bearer = try Bearer.find(arguments)
         loop = EventLoop(name: "client")
         loop.start()
         transport = CurlTransport(loop)
@@ -36,10 +39,16 @@ final class Client: Sendable {
         }
     }
 
+    /// For servers whose certificate the system does not trust, such as one that signed it itself.
+    private static var authorityFile: String? { Terminal.environment("PARLEY_CA_FILE") }
+
+    private var authorization: [(name: String, value: String)] { bearer.map { [("Authorization", "Bearer \($0)")] } ?? [] }
+
     /// One request and its whole answer.
     func request(_ method: String, _ path: String, headers: [(name: String, value: String)] = [], body: Bytes = []) throws -> Answer {
-        var request = OutgoingRequest(method: method, url: baseURL + path, headers: headers, body: body)
+        var request = OutgoingRequest(method: method, url: baseURL + path, headers: headers + authorization, body: body)
         request.connectTimeout = .seconds(5)
+        request.authorityFile = Client.authorityFile
         let call = WholeCall()
         _ = transport.start(request, call)
         return try named { try call.wait() }
@@ -67,8 +76,9 @@ final class Client: Sendable {
 
     /// Streams one answer; gives the pieces of its body to `take` until it ends or `take` returns false.
     func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Int, Bytes) -> Bool) throws {
-        var request = OutgoingRequest(url: baseURL + path, headers: headers)
+        var request = OutgoingRequest(url: baseURL + path, headers: headers + authorization)
         request.connectTimeout = .seconds(5)
+        request.authorityFile = Client.authorityFile
         // The server sends a heartbeat every 15 seconds.
         request.idleTimeout = .seconds(40)
         let call = StreamedCall(take)

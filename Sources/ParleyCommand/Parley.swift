@@ -28,7 +28,7 @@ enum ParleyProgram {
     static let commands: [any (Command & Sendable).Type] = [
         ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, SteerCommand.self, InterruptCommand.self,
         CancelCommand.self, ApproveCommand.self, DenyCommand.self, SignalCommand.self, ListCommand.self, StatusCommand.self,
-        TraceCommand.self, AuditCommand.self,
+        TraceCommand.self, AuditCommand.self, TokenCommand.self,
         CreateCommand.self, AppendCommand.self, ForkCommand.self, DeleteCommand.self,
     ]
 
@@ -65,6 +65,8 @@ enum ParleyProgram {
             \(lines.joined(separator: "\n"))
 
             `parley <command> --help` says more. PARLEY_URL names the server (default http://127.0.0.1:4437).
+            PARLEY_TOKEN is the key or token to show, where the server wants one; --token-file <file> has it in a file instead.
+            PARLEY_CA_FILE (PEM) says whose certificates to trust, where the system does not know the server's.
             Data goes to standard output, the rest to standard error. Exit status: 0 done, 1 failed, 2 usage.
             """
     }
@@ -100,7 +102,10 @@ struct CommandOption: Sendable {
 /// What was typed after the command's name.
 struct Arguments {
     private(set) var positional: [String] = []
-    private var values: [String: String] = [:]
+    private var values: [String: [String]] = [:]
+
+    /// What every command takes.
+    private static let common: [CommandOption] = [.value("token-file")]
 
     init(_ words: [String], for command: any Command.Type) throws(UsageError) {
         var rest = words[...]
@@ -115,23 +120,26 @@ struct Arguments {
             }
             let parts = word.dropFirst(2).split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             let name = String(parts[0])
-            guard let option = command.options.first(where: { $0.name == name }) else {
-                let meant = Spelling.closest(to: name, in: command.options.map(\.name))
+            let options = command.options + Arguments.common
+            guard let option = options.first(where: { $0.name == name }) else {
+                let meant = Spelling.closest(to: name, in: options.map(\.name))
                 throw UsageError("unknown option '--\(name)'." + (meant.map { " Did you mean '--\($0)'?" } ?? ""))
             }
             if option.takesValue {
                 guard let value = parts.count > 1 ? String(parts[1]) : rest.popFirst() else {
                     throw UsageError("option '--\(name)' needs a value.")
                 }
-                values[name] = value
+                values[name, default: []].append(value)
             } else {
                 guard parts.count == 1 else { throw UsageError("option '--\(name)' takes no value.") }
-                values[name] = ""
+                values[name] = [""]
             }
         }
     }
 
-    subscript(option: String) -> String? { values[option] }
+    /// The option's value; of several the last one.
+    subscript(option: String) -> String? { values[option]?.last }
+    func all(_ option: String) -> [String] { values[option] ?? [] }
     func has(_ option: String) -> Bool { values[option] != nil }
 
     func require(_ index: Int, _ what: String) throws(UsageError) -> String {

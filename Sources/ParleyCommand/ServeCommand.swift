@@ -7,6 +7,8 @@ enum ServeCommand: Command {
     static let usage = """
         usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--drain <seconds>] [--idle <seconds>]
                             [--text-retention <seconds>] [--webhook <url>] [--webhook-events <types>] [--webhook-allow-private]
+                            [--keys <file>] [--tls-cert <file> --tls-key <file>] [--cors-origin <origin>] [--rate <number>]
+                            [--max-connections <n>] [--max-channels <n>]
         """
     static let help = """
         \(usage)
@@ -14,9 +16,17 @@ enum ServeCommand: Command {
         Runs a node until it is told to stop (SIGTERM, Ctrl-C), and then drains. The next start goes on where this one stopped, also after
         kill -9 or a power cut.
 
-          --listen <host>:<port>  default 127.0.0.1:4437; only loopback, port 0 for any free one
+          --listen <host>:<port>  default 127.0.0.1:4437; port 0 for any free one; another address than loopback needs keys
           --data <folder>         everything the node remembers; default ./parley-data
           --agents <folder>       agents declared in Markdown, <kind>.md each; default ./agents
+          --keys <file>           <name>:<secret> a line, mode 600: from then on every request needs a key, or a token that one signed;
+                                  beside them those of PARLEY_KEYS (<name>:<secret>,...)
+          --tls-cert <file>, --tls-key <file>
+                                  serve HTTPS with this certificate (PEM, the chain behind it) and key. SIGHUP has them, and --keys, read anew
+          --cors-origin <origin>  whose pages may use the server beside its own, e.g. https://app.example.com; several with commas
+          --rate <number>         requests a second that each key, token or address may make; default any
+          --max-connections <n>   default 20000
+          --max-channels <n>      default any
           --drain <seconds>       how long a stop waits for steps under way; default 10
           --idle <seconds>        how long an agent with nothing to do stays in memory; default 30
           --text-retention <seconds>
@@ -39,6 +49,7 @@ enum ServeCommand: Command {
             for name in ServeOptions.names + ServeOptions.flags {
                 if let value = arguments[name] { try ServeOptions.set(name, value, &configuration) }
             }
+            try configuration.complete(Terminal.allEnvironment)
             try ServeOptions.check(configuration)
         } catch {
             throw UsageError(error.message)

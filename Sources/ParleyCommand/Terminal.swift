@@ -1,3 +1,4 @@
+internal import FoundationEssentials
 internal import Glibc
 
 /// Standard output and standard error, unbuffered: what has been said is seen, also when the program is killed.
@@ -13,6 +14,8 @@ enum Terminal {
     static func environment(_ name: String) -> String? {
         getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
     }
+
+    static var allEnvironment: [String: String] { ProcessInfo.processInfo.environment }
 
     static func exit(_ status: ExitStatus) -> Never { Glibc.exit(status.rawValue) }
 

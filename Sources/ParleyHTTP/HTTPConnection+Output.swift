@@ -6,6 +6,25 @@ struct SocketWrite {
     let buffer: UnsafeMutableRawBufferPointer
     var byteCount: Int { buffer.count }
 
+    /// What is handed to libuv at a time: enough to hear when the socket is writable again; the rest goes out from the queue.
+    private static let bytesMax = 16 << 10
+
+    /// Copies the front of a queue.
+    init(copyOf queue: OutputQueue) {
+        let count = min(queue.byteCount, SocketWrite.bytesMax)
+        let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 1)
+        var filled = 0
+        queue.withBuffers { buffers in
+            for piece in buffers where filled < count {
+                let part = min(Int(piece.len), count - filled)
+                (copy.baseAddress! + filled).copyMemory(from: piece.base, byteCount: part)
+                filled += part
+            }
+        }
+        request = .allocate(capacity: 1)
+        buffer = UnsafeMutableRawBufferPointer(rebasing: copy[..<filled])
+    }
+
     func deallocate() {
         request.deallocate()
         buffer.deallocate()
@@ -13,10 +32,7 @@ struct SocketWrite {
 }
 
 extension HTTPConnection {
-    /// What is handed to libuv at a time: enough to hear when the socket is writable again; the rest goes out from the queue.
-    private static let parkedBytesMax = 16 << 10
-
-    private var stream: UnsafeMutablePointer<uv_stream_t> {
+    var stream: UnsafeMutablePointer<uv_stream_t> {
         UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_stream_t.self)
     }
 
@@ -30,13 +46,16 @@ extension HTTPConnection {
     func flush() {
         isFlushScheduled = false
         guard !isClosed else { return }
+        if let tls { return flushSealed(tls) }
         while !output.isEmpty, writing == nil {
             let count = output.withBuffers { uv_try_write(stream, $0.baseAddress, UInt32($0.count)) }
             if count > 0 {
                 output.drop(Int(count))
                 writeMark = listener.milliseconds
             } else if count == UV_EAGAIN.rawValue {
-                park()
+                let write = SocketWrite(copyOf: output)
+                output.drop(write.byteCount)
+                park(write)
             } else {
                 return close()
             }
@@ -45,23 +64,11 @@ extension HTTPConnection {
     }
 
     /// Waits for the socket to become writable, the way libuv offers: with a write.
-    private func park() {
-        let count = min(output.byteCount, HTTPConnection.parkedBytesMax)
-        let write = SocketWrite(request: .allocate(capacity: 1), buffer: .allocate(byteCount: count, alignment: 1))
-        var filled = 0
-        output.withBuffers { buffers in
-            for piece in buffers where filled < count {
-                let part = min(Int(piece.len), count - filled)
-                (write.buffer.baseAddress! + filled).copyMemory(from: piece.base, byteCount: part)
-                filled += part
-            }
-        }
-        let parked = UnsafeMutableRawBufferPointer(rebasing: write.buffer[..<filled])
-        writing = SocketWrite(request: write.request, buffer: parked)
-        output.drop(filled)
+    func park(_ write: SocketWrite) {
+        writing = write
         // The connection outlives the request: libuv answers every write before the close callback.
         write.request.pointee.data = Unmanaged.passUnretained(self).toOpaque()
-        var buffer = uv_buf_init(parked.baseAddress!.assumingMemoryBound(to: CChar.self), UInt32(filled))
+        var buffer = uv_buf_init(write.buffer.baseAddress!.assumingMemoryBound(to: CChar.self), UInt32(write.byteCount))
         let status = uv_write(write.request, stream, &buffer, 1) { request, status in
             let connection = Unmanaged<HTTPConnection>.fromOpaque(request!.pointee.data).takeUnretainedValue()
             connection.unparked(status)

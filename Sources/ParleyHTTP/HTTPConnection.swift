@@ -10,6 +10,8 @@ final class HTTPConnection {
     var slot = -1
 
     let handle: UnsafeMutablePointer<uv_tcp_t>
+    /// What stands between the socket and HTTP, if anything does.
+    let tls: TLSSession?
     var output = OutputQueue()
     /// Bytes that wait inside libuv for the socket to become writable.
     var writing: SocketWrite?
@@ -17,6 +19,8 @@ final class HTTPConnection {
     var writeMark: Int64 = 0
     var isFlushScheduled = false
     var isClosed = false
+    /// Whether another connection has its place already.
+    var isUncounted = false
     var closesAfterFlush = false
 
     private var parser: HTTPRequestParser
@@ -32,23 +36,28 @@ final class HTTPConnection {
     private var isProcessing = false
     private var acceptsRequests = true
     private var peerHasFinished = false
-    private var isLingering = false
+    private(set) var isLingering = false
     private var owesContinue = false
     private var hasServed = false
     private var markedPhase: HTTPRequestParser.Phase = .idle
     /// When the current phase began; in a body, when bytes last came: milliseconds.
     private var readMark: Int64 = 0
+    private let opened: Int64
+    /// When the current body began: milliseconds.
+    private var bodyMark: Int64 = 0
 
     /// Reading stops while more than this waits to be sent.
     private static let outputBytesMax = 1 << 20
     /// How long a peer may go on sending after it was told that nobody listens any more.
     private static let lingerMilliseconds: Int64 = 2_000
 
-    init(_ listener: HTTPListener, _ handle: UnsafeMutablePointer<uv_tcp_t>) {
+    init(_ listener: HTTPListener, _ handle: UnsafeMutablePointer<uv_tcp_t>, _ tls: TLSSession?) {
         self.listener = listener
+        self.tls = tls
         self.handle = handle
         parser = HTTPRequestParser(limits: listener.configuration.limits)
-        readMark = listener.milliseconds
+        opened = listener.milliseconds
+        readMark = opened
     }
 
     func start() {
@@ -59,12 +68,13 @@ final class HTTPConnection {
     /// Closes at once: open answers hear of it, queued bytes are dropped. Idempotent.
     func close() {
         guard !isClosed else { return }
+        if let tls, exchanges.isEmpty { sendEnd(tls) }
         isClosed = true
         listener.remove(self)
         uv_close(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self)) { handle in
             let connection = Unmanaged<HTTPConnection>.fromOpaque(handle!.pointee.data).takeRetainedValue()
             connection.handle.deallocate()
-            connection.listener.handleClosed()
+            connection.listener.handleClosed(connection)
         }
         let open = exchanges
         exchanges = []
@@ -79,8 +89,7 @@ final class HTTPConnection {
 
 extension HTTPConnection {
     private func updateReading() {
-        let isPaused = !blockedInput.isEmpty || upgraded?.isInputPaused == true
-        let shouldRead = !isClosed && !peerHasFinished && (isLingering || !isPaused)
+        let shouldRead = !isClosed && takesInput
         guard shouldRead != isReading else { return }
         isReading = shouldRead
         let stream = UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_stream_t.self)
@@ -97,7 +106,8 @@ extension HTTPConnection {
             { stream, count, buffer in
                 let connection = Unmanaged<HTTPConnection>.fromOpaque(stream!.pointee.data).takeUnretainedValue()
                 if count > 0 {
-                    connection.received(UnsafeRawBufferPointer(start: buffer!.pointee.base, count: count))
+                    let bytes = UnsafeRawBufferPointer(start: buffer!.pointee.base, count: count)
+                    if let tls = connection.tls { connection.receivedSealed(bytes, tls) } else { connection.received(bytes) }
                 } else if count == Int(UV_EOF.rawValue) {
                     connection.receivedEnd()
                 } else if count < 0 {
@@ -106,7 +116,13 @@ extension HTTPConnection {
             })
     }
 
-    private func received(_ input: UnsafeRawBufferPointer) {
+    /// Whether what comes in is of use now.
+    var takesInput: Bool { !peerHasFinished && (isLingering || blockedInput.isEmpty && upgraded?.isInputPaused != true) }
+
+    /// Whether something waits to be sent.
+    var hasUnsent: Bool { !output.isEmpty || writing != nil || tls.map { !$0.wire.isEmpty } ?? false }
+
+    func received(_ input: UnsafeRawBufferPointer) {
         guard !isLingering, acceptsRequests else { return }  // Read and dropped, so that the peer's end is noticed.
         let used = hasUpgraded ? 0 : process(input)
         if hasUpgraded { return handOver(UnsafeRawBufferPointer(rebasing: input[used...])) }
@@ -122,7 +138,7 @@ extension HTTPConnection {
     }
 
     /// A peer that has sent its last request may still read; one that watches a stream would not stop sending to do so.
-    private func receivedEnd() {
+    func receivedEnd() {
         peerHasFinished = true
         updateReading()
         let isWatching = exchanges.contains { $0.stream != nil || $0.onClose != nil }
@@ -160,6 +176,7 @@ extension HTTPConnection {
     private func markPhase() {
         let phase = parser.phase
         if phase != markedPhase || phase == .body { readMark = listener.milliseconds }
+        if phase == .body, markedPhase != .body { bodyMark = readMark }
         markedPhase = phase
     }
 
@@ -183,7 +200,7 @@ extension HTTPConnection {
     private func dispatch() {
         let (head, body) = parser.takeRequest()
         (markedPhase, readMark, owesContinue, hasServed) = (.idle, listener.milliseconds, false, true)
-        let request = HTTPRequest(head: head, body: body, loop: loop)
+        let request = HTTPRequest(head: head, body: body, loop: loop, isSecure: tls != nil)
         let responder = HTTPResponder(
             self, isHead: request.method == "HEAD", minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
         if !head.keepsAlive { acceptsRequests = false }
@@ -195,6 +212,7 @@ extension HTTPConnection {
     private func reject(_ problem: Problem) {
         acceptsRequests = false
         blockedInput = []
+        listener.handler.refused(problem)
         let responder = HTTPResponder(self, isHead: false, minorVersion: 1, keepsAlive: false)
         exchanges.append(responder)
         responder.respond(problem)
@@ -210,20 +228,24 @@ extension HTTPConnection {
     /// From here on input belongs to another protocol.
     func upgrade(to stream: HTTPStream) { (upgraded, hasUpgraded) = (stream, true) }
 
-    func inputPauseChanged() { updateReading() }
+    func inputPauseChanged() {
+        updateReading()
+        // Not from here: whoever takes input says so, too, while he is given some.
+        if let tls, takesInput { loop.atEndOfTick { self.unsealRest(tls) } }
+    }
 
     func inputEnded() { upgradedInputEnded = true }
 
     /// Lets `write` append to the answer: to the socket's queue when its turn has come, else aside.
     func output(of responder: HTTPResponder, _ write: (inout OutputQueue) -> Void) {
         guard exchanges.first === responder else { return write(&responder.held) }
-        if output.isEmpty, writing == nil { writeMark = listener.milliseconds }
+        if !hasUnsent { writeMark = listener.milliseconds }
         write(&output)
         scheduleFlush()
     }
 
     func bufferedBytes(of responder: HTTPResponder) -> Int {
-        exchanges.first === responder ? output.byteCount + (writing?.byteCount ?? 0) : responder.held.byteCount
+        exchanges.first === responder ? output.byteCount + (writing?.byteCount ?? 0) + (tls?.wire.byteCount ?? 0) : responder.held.byteCount
     }
 
     /// An answer is complete; if it was its turn, those behind it move up.
@@ -263,11 +285,11 @@ extension HTTPConnection {
         exchanges.first?.stream?.drained()
         guard !isClosed else { return }
         if closesAfterFlush {
-            if output.isEmpty, writing == nil { end() }
+            if !hasUnsent { end() }
             return
         }
         resume()
-        let isIdle = exchanges.isEmpty && output.isEmpty && writing == nil && !isClosed
+        let isIdle = exchanges.isEmpty && !hasUnsent && !isClosed
         if isIdle, peerHasFinished || (listener.isDraining && parser.phase == .idle) { close() }
     }
 
@@ -280,10 +302,13 @@ extension HTTPConnection {
         if hasUpgraded {
             blockedInput = []
             input.withUnsafeBytes { handOver(UnsafeRawBufferPointer(rebasing: $0[used...])) }
-            return updateReading()
+            updateReading()
+            if let tls { unseal(tls) }
+            return
         }
         blockedInput = acceptsRequests ? Bytes(input[used...]) : []
         updateReading()
+        if let tls { unseal(tls) }
     }
 
     /// Ends a connection whose last answer was sent.
@@ -292,6 +317,7 @@ extension HTTPConnection {
         let isClean = parser.phase == .idle && blockedInput.isEmpty && hasServed && (!hasUpgraded || upgradedInputEnded)
         if isClean || peerHasFinished { return close() }
         guard !isLingering else { return }
+        if let tls { sendEnd(tls) }
         isLingering = true
         readMark = listener.milliseconds
         var descriptor: Int32 = -1
@@ -303,7 +329,12 @@ extension HTTPConnection {
 
     /// Closes what is idle; the rest closes after its answers.
     func drain() {
-        if exchanges.isEmpty, output.isEmpty, writing == nil, parser.phase == .idle { close() }
+        if exchanges.isEmpty, !hasUnsent, parser.phase == .idle { close() }
+    }
+
+    /// Whether it was opened that long ago and has not sent one whole request.
+    func hasAskedNothing(for milliseconds: Int64) -> Bool {
+        !hasServed && exchanges.isEmpty && !hasUnsent && parser.phase != .body && listener.milliseconds - opened > milliseconds
     }
 
     /// Gives up what took too long. Called about once a second.
@@ -312,7 +343,8 @@ extension HTTPConnection {
             if now - readMark > HTTPConnection.lingerMilliseconds { close() }
             return
         }
-        let hasOutput = !output.isEmpty || writing != nil
+        let hasOutput = hasUnsent
+        if let tls, !tls.isEstablished, now - readMark > listener.handshakeMilliseconds { return close() }
         if hasOutput, now - writeMark > listener.writeMilliseconds { return close() }
         guard acceptsRequests, isReading, !owesContinue else { return }
         switch parser.phase {
@@ -326,6 +358,9 @@ extension HTTPConnection {
         case .body:
             if now - readMark > listener.bodyMilliseconds {
                 reject(Problem(status: 408, code: "request_timeout", detail: "the request's body stopped arriving"))
+            } else if now - bodyMark > listener.bodyMilliseconds + Int64(parser.body.count) {
+                // A byte now and then would hold a connection for ever: a thousand a second are asked for, once the time is up.
+                reject(Problem(status: 408, code: "request_timeout", detail: "the request's body arrives too slowly"))
             }
         }
     }

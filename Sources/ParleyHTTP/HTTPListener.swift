@@ -9,6 +9,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     let handler: any HTTPHandler
     /// What every connection of the loop reads into: an idle one needs no buffer of its own.
     let readBuffer: uv_buf_t
+    /// What TLS gives is read into this one.
+    let plainBuffer: UnsafeMutableRawBufferPointer
+    let handshakeMilliseconds: Int64
     let headMilliseconds: Int64
     let bodyMilliseconds: Int64
     let idleMilliseconds: Int64
@@ -20,10 +23,15 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var connections: [HTTPConnection] = []
     private var unflushed: [HTTPConnection] = []
     private var sweeper: LoopTimer?
+    private var nextLook = 0
     private var dateSeconds = -1
     private var dateBytes = Bytes()
 
     private static let readBytes = 64 << 10
+    /// How long a connection may ask nothing before it is closed for another one.
+    private static let patienceMilliseconds: Int64 = 1_000
+    /// The most that a record holds.
+    private static let plainBytes = 16 << 10
 
     /// - Parameter open: Counts the connections of the whole server.
     init(_ loop: EventLoop, _ configuration: HTTPServerConfiguration, _ handler: any HTTPHandler, open: Monitor<Int>) {
@@ -32,13 +40,18 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         self.handler = handler
         self.open = open
         readBuffer = uv_buf_init(UnsafeMutablePointer<CChar>.allocate(capacity: HTTPListener.readBytes), UInt32(HTTPListener.readBytes))
+        plainBuffer = .allocate(byteCount: configuration.tls == nil ? 0 : HTTPListener.plainBytes, alignment: 1)
+        handshakeMilliseconds = configuration.handshakeTimeout.milliseconds
         headMilliseconds = configuration.headTimeout.milliseconds
         bodyMilliseconds = configuration.bodyTimeout.milliseconds
         idleMilliseconds = configuration.idleTimeout.milliseconds
         writeMilliseconds = configuration.writeTimeout.milliseconds
     }
 
-    deinit { readBuffer.base.deallocate() }
+    deinit {
+        readBuffer.base.deallocate()
+        plainBuffer.deallocate()
+    }
 
     /// The loop's time.
     var milliseconds: Int64 { loop.nowMilliseconds }
@@ -62,7 +75,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
             stopAccepting()
             return status
         }
-        let least = min(headMilliseconds, bodyMilliseconds, idleMilliseconds, writeMilliseconds)
+        let least = min(handshakeMilliseconds, headMilliseconds, bodyMilliseconds, idleMilliseconds, writeMilliseconds)
         let period = Duration.milliseconds(max(10, min(1_000, least / 4)))
         sweeper = loop.schedule(after: period, every: period) { [unowned self] in sweep() }
         loop.atStop { [weak self] in
@@ -103,19 +116,43 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         guard uv_accept(UnsafeMutableRawPointer(socket).assumingMemoryBound(to: uv_stream_t.self), stream) == 0 else {
             return discard(handle)
         }
-        let isAdmitted = open.withLock { count in
+        var tls: TLSSession?
+        if let identity = configuration.tls {
+            tls = identity.session()
+            guard tls != nil else { return discard(handle) }
+        }
+        guard admit() || makeRoom() && admit() else {
+            refuse(stream)
+            return discard(handle)
+        }
+        let connection = HTTPConnection(self, handle, tls)
+        connection.slot = connections.count
+        connections.append(connection)
+        connection.start()
+    }
+
+    private func admit() -> Bool {
+        open.withLock { count in
             guard count < configuration.connectionCountMax else { return false }
             count += 1
             return true
         }
-        guard isAdmitted else {
-            refuse(stream)
-            return discard(handle)
+    }
+
+    /// Closes a connection that has not asked for anything yet, so that whoever only opens connections does not keep others out.
+    ///
+    /// A few are looked at, going round: enough to find one where most are of that kind, and little work where none is.
+    private func makeRoom() -> Bool {
+        for _ in 0..<min(16, connections.count) {
+            nextLook = (nextLook + 1) % connections.count
+            let connection = connections[nextLook]
+            guard connection.hasAskedNothing(for: HTTPListener.patienceMilliseconds) else { continue }
+            connection.close()
+            open.withLock { $0 -= 1 }
+            connection.isUncounted = true
+            return true
         }
-        let connection = HTTPConnection(self, handle)
-        connection.slot = connections.count
-        connections.append(connection)
-        connection.start()
+        return false
     }
 
     private func discard(_ handle: UnsafeMutablePointer<uv_tcp_t>) {
@@ -129,6 +166,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         let problem = Problem(
             status: 503, code: "too_many_connections",
             detail: "the server has \(configuration.connectionCountMax) connections; try again later or raise the limit")
+        handler.refused(problem)
+        // Without a handshake there is nothing that a peer would understand.
+        guard configuration.tls == nil else { return }
         let body = problem.body
         var answer = Bytes()
         HTTPResponseHead.write(503, [("Content-Type", Problem.contentType)], .whole(body.count), .close, dateField, to: &answer)
@@ -151,7 +191,10 @@ extension HTTPListener {
     }
 
     /// A connection's handle is gone.
-    func handleClosed() { open.withLock(signalAll: true) { $0 -= 1 } }
+    func handleClosed(_ connection: HTTPConnection) {
+        guard !connection.isUncounted else { return }
+        open.withLock(signalAll: true) { $0 -= 1 }
+    }
 
     /// Flushes the connection once at the end of the tick, together with all others that have something to send.
     func scheduleFlush(_ connection: HTTPConnection) {

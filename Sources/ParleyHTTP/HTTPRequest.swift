@@ -7,13 +7,16 @@ package final class HTTPRequest: Sendable {
     /// The loop of the connection that the request came on; its responder belongs to the same one.
     package let loop: EventLoop
     package let method: String
+    /// Whether it came over TLS.
+    package let isSecure: Bool
     private let pathRange: Range<Int>
     private let queryRange: Range<Int>?
 
-    init(head: HTTPRequestHead, body: Bytes, loop: EventLoop) {
+    init(head: HTTPRequestHead, body: Bytes, loop: EventLoop, isSecure: Bool = false) {
         self.head = head
         self.body = body
         self.loop = loop
+        self.isSecure = isSecure
         method = head.method
         (pathRange, queryRange) = HTTPRequest.split(head)
     }

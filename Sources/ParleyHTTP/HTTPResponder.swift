@@ -22,7 +22,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     private(set) var isComplete = false
     private(set) var stream: HTTPStream?
     private var hasAnswered = false
-    private var connection: HTTPConnection?
+    private(set) var connection: HTTPConnection?
 
     init(_ connection: HTTPConnection, isHead: Bool, minorVersion: Int, keepsAlive: Bool) {
         loop = connection.loop

@@ -4,11 +4,15 @@ package struct HTTPServerConfiguration: Sendable {
     package var host = "127.0.0.1"
     /// 0 lets the system choose: see `HTTPServer.port`.
     package var port = 0
+    /// Speaks TLS with this certificate; `nil`: plain HTTP.
+    package var tls: TLSIdentity?
     package var limits = HTTPParserLimits()
     /// Connections beyond it are answered with 503 and closed.
     package var connectionCountMax = 20_000
     /// Requests of one connection that are handled before the first of them is answered.
     package var pipelinedCountMax = 16
+    /// A handshake must be over in this time.
+    package var handshakeTimeout = Duration.seconds(10)
     /// A whole head must arrive in this time.
     package var headTimeout = Duration.seconds(30)
     /// A body must not pause for longer.
@@ -32,10 +36,14 @@ package protocol HTTPHandler: AnyObject, Sendable {
 
     /// The most bytes that the body of this request may have; `nil` for the server's usual limit.
     func bodyBytesMax(for head: HTTPRequestHead) -> Int?
+
+    /// The server itself has refused a request, or a connection: for whoever counts.
+    func refused(_ problem: Problem)
 }
 
 extension HTTPHandler {
     package func bodyBytesMax(for head: HTTPRequestHead) -> Int? { nil }
+    package func refused(_ problem: Problem) {}
 }
 
 /// Why a server could not start.

@@ -30,6 +30,16 @@ struct OutputQueue {
         byteCount += segments[segments.count - 1].count - before
     }
 
+    /// Lets `body` write up to `count` bytes into a segment of its own, and say how many it has written.
+    /// - Returns: That number.
+    mutating func fill(_ count: Int, _ body: (UnsafeMutableRawBufferPointer) -> Int) -> Int {
+        let bytes = Bytes(unsafeUninitializedCapacity: count) { buffer, filled in
+            filled = max(0, body(UnsafeMutableRawBufferPointer(buffer)))
+        }
+        append(bytes)
+        return bytes.count
+    }
+
     mutating func append(_ bytes: Bytes) {
         if bytes.count < OutputQueue.shareBytesMin {
             if !bytes.isEmpty { build { $0.append(contentsOf: bytes) } }

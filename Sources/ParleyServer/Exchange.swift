@@ -9,6 +9,10 @@ struct Exchange: Sendable {
     let responder: HTTPResponder
     /// Who may read the answer from another origin.
     let corsHeaders: [HeaderField]
+    /// Where a refusal is counted.
+    var refusals: RefusalCounter?
+    /// Who sent it, and what he may do.
+    var access = Access.none
 
     var loop: EventLoop { request.loop }
 
@@ -24,6 +28,7 @@ struct Exchange: Sendable {
     }
 
     func respond(_ problem: Problem) {
+        refusals?.count(problem.code)
         // A refusal is not to be kept: the next try may be answered otherwise.
         responder.respond(problem, headers: common + [("Cache-Control", "no-store")])
     }

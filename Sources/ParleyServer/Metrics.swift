@@ -26,6 +26,11 @@ struct Metrics {
         text.append("# HELP \(name) \(help)\n# TYPE \(name) \(kind.rawValue)\n\(name) \(number)\n")
     }
 
+    mutating func add(_ name: String, _ kind: Measure.Kind, _ help: String, _ values: [(code: String, count: Int)]) {
+        text.append("# HELP \(name) \(help)\n# TYPE \(name) \(kind.rawValue)\n")
+        for (code, count) in values { text.append("\(name){code=\"\(code)\"} \(count)\n") }
+    }
+
     /// What the writer of the log has done.
     mutating func add(_ writer: GroupCommit) {
         let counters = writer.counters

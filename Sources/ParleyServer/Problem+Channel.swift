@@ -27,6 +27,7 @@ extension Problem {
         case "entry_too_large": 413
         case "idempotency_key_reused": 422
         case "overloaded", "log_closed": 503
+        case "too_many_channels": 507
         default: 500
         }
     }

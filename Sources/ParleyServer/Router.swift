@@ -9,6 +9,7 @@ final class Router: HTTPHandler, Sendable {
     private let streams: StreamRoutes
     private let agents: AgentRoutes
     private let page: PageRoute
+    private let safety: SafetyRoutes
     private let sockets: SocketRoute
     private let client: ClientRoute
 
@@ -18,19 +19,51 @@ final class Router: HTTPHandler, Sendable {
         streams = StreamRoutes(context: context)
         agents = AgentRoutes(context: context)
         page = PageRoute()
+        safety = SafetyRoutes(context: context)
         sockets = SocketRoute(context: context)
         client = ClientRoute()
     }
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
+        // A page that may read answers may read refusals, too.
+        var exchange = Exchange(request: request, responder: responder, corsHeaders: [], refusals: context.refusals)
         do throws(Problem) {
-            let exchange = Exchange(request: request, responder: responder, corsHeaders: try policy.check(request))
+            exchange = Exchange(request: request, responder: responder, corsHeaders: try policy.check(request), refusals: context.refusals)
             if let preflight = policy.preflight(request) { return exchange.respond(204, preflight) }
+            // The page and the client are no secret, and ask for the key; whoever looks after the process needs to know only that it lives.
+            if !Router.isOpen(request.pathUTF8) { exchange.access = try admit(request, responder) }
             try route(exchange)
         } catch {
-            Exchange(request: request, responder: responder, corsHeaders: []).respond(error)
+            exchange.respond(error)
         }
     }
+
+    /// Finds out who asks, and whether he has asked too often: who shows nothing that is good counts by his address.
+    private func admit(_ request: HTTPRequest, _ responder: HTTPResponder) throws(Problem) -> Access {
+        guard let rates = context.rates else { return try context.authenticator.access(request) }
+        do throws(Problem) {
+            let access = try context.authenticator.access(request)
+            try rates.take(
+                context.authenticator.hasKeys ? access.account : RateLimiter.account(ofPeer: responder.peerAddress), request.loop.now)
+            return access
+        } catch {
+            if error.status == 401 { try rates.take(RateLimiter.account(ofPeer: responder.peerAddress), request.loop.now) }
+            throw error
+        }
+    }
+
+    func refused(_ problem: Problem) { context.refusals.count(problem.code) }
+
+    private static let openPaths = ["/", "/healthz", ClientRoute.scriptPath, ClientRoute.typesPath].map { Bytes($0.utf8) }
+
+    private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { openPaths.contains { path.elementsEqual($0) } }
+
+    /// Routes that look themselves at what the sender may do. Whatever is not here is for those who may do everything, so that a route that
+    /// was forgotten lets nobody in.
+    private static let asksForVerbs: Set<String> = [
+        "/", "/healthz", "/readyz", "/metrics", "/v1/tokens", "/v1/tickets", StreamList.path, SocketRoute.path,
+        ClientRoute.scriptPath, ClientRoute.typesPath,
+    ]
 
     private func route(_ exchange: Exchange) throws(Problem) {
         let path = exchange.request.pathUTF8
@@ -40,15 +73,21 @@ final class Router: HTTPHandler, Sendable {
         if path.starts(with: AgentRoutes.prefix.utf8) {
             return agents.handle(exchange, path: path.dropFirst(AgentRoutes.prefix.utf8.count))
         }
-        switch exchange.request.path {
+        let name = exchange.request.path
+        guard Router.asksForVerbs.contains(name) || exchange.access.mayEverything else {
+            throw Problem(
+                status: 403, code: "forbidden", detail: "'\(name)' is only for keys and for tokens that allow **:admin.",
+                extra: [.init("verb", .string(Verb.admin.name)), .init("channel", .string("**"))])
+        }
+        switch name {
         case "/":
             try requireRead(exchange)
             page.answer(exchange)
-        case StreamList.path: try StreamList(context: context).handle(exchange)
         case SocketRoute.path: try sockets.handle(exchange)
         case ClientRoute.scriptPath, ClientRoute.typesPath:
             try requireRead(exchange)
             client.answer(exchange)
+        case StreamList.path: try StreamList(context: context).handle(exchange)
         case "/healthz":
             try requireRead(exchange)
             exchange.respond(200, json: ["status": "ok"])
@@ -57,13 +96,19 @@ final class Router: HTTPHandler, Sendable {
             exchange.respond(context.isDraining ? 503 : 200, json: ["status": context.isDraining ? "draining" : "ready"])
         case "/metrics":
             try requireRead(exchange)
+            try exchange.access.require(.read, Router.metricsName)
             exchange.respond(200, [("Content-Type", "text/plain; version=0.0.4"), ("Cache-Control", "no-store")], metrics)
+        case "/v1/tokens": try safety.issueToken(exchange)
+        case "/v1/tickets": try safety.issueTicket(exchange)
         default:
             throw Problem(
                 status: 404, code: "route_not_found",
                 detail: "nothing answers '\(exchange.request.path)'. Streams are at /v1/stream/<name>, agents at /v1/agents.")
         }
     }
+
+    /// What a token names to let its bearer read the metrics: no client's channel can have this name.
+    private static let metricsName = "__ds/metrics"
 
     private var metrics: Bytes {
         var metrics = Metrics()
@@ -73,6 +118,7 @@ final class Router: HTTPHandler, Sendable {
         metrics.add("parley_readers", .gauge, "Live readers.", Double(context.readerCount))
         metrics.add(
             "parley_agents_in_memory", .gauge, "Agents in memory; the others cost disk only.", Double(context.agents?.activeCount ?? 0))
+        metrics.add("parley_refused_total", .counter, "What was refused, by the code of the answer.", context.refusals.all)
         return metrics.text
     }
 

@@ -49,6 +49,15 @@ package final class Server: Sendable {
         return http.drain(within: deadline)
     }
 
+    /// Takes other keys, and reads the certificate anew. Whoever follows a stream is told to come again, and then needs what is good now.
+    ///
+    /// - Throws: ``TLSError`` when the certificate is wrong: the old one stays, and so do the old keys.
+    package func reload(_ keys: KeyRing) throws(TLSError) {
+        try http.configuration.tls?.reload()
+        context.authenticator.replace(keys)
+        for readers in context.allReaders { readers.loop.execute { readers.endAll() } }
+    }
+
     /// Closes everything at once, and ends the threads. Idempotent; call it before the channels' writer stops.
     package func stop() {
         guard !stopped.exchange(true, ordering: .relaxed) else { return }

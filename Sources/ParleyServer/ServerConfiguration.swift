@@ -8,8 +8,12 @@ package struct ServerConfiguration: Sendable {
     package var allowedHosts: Set<String> = []
     /// Origins, such as `https://app.example.com`, whose pages may use this server beside its own; `*` for any.
     package var allowedOrigins: Set<String> = []
-    /// Who sends what comes without a key: the `by` of entries.
+    /// Who may do what; without keys everybody may do everything.
+    package var keys = KeyRing()
+    /// Who sends what comes while there are no keys: the `by` of entries.
     package var principal = "anonymous"
+    /// Requests a second that each sender may make: each key, holder of a token, or address without either; `nil`: any.
+    package var rate: Double?
     /// Loops, each with a thread; by default one a core.
     package var loopCount: Int?
 

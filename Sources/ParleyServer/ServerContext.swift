@@ -10,6 +10,9 @@ final class ServerContext: Sendable {
     let agents: (any AgentHost)?
     let configuration: ServerConfiguration
     let reads: ReadPool
+    let authenticator: Authenticator
+    let rates: RateLimiter?
+    let refusals = RefusalCounter()
     /// What else `/metrics` says.
     let measures: @Sendable () -> [Measure]
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
@@ -26,6 +29,8 @@ final class ServerContext: Sendable {
         self.measures = measures
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
+        rates = configuration.rate.map { RateLimiter(rate: $0) }
+        authenticator = Authenticator(configuration, world: channels.world)
         let readers = loops.map {
             (ObjectIdentifier($0), LoopReaders(loop: $0, channels: channels, reads: reads, configuration: configuration))
         }

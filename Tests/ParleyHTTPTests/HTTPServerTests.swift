@@ -1,3 +1,4 @@
+import Glibc
 import ParleySystem
 import Testing
 
@@ -183,6 +184,25 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         #expect(try slowBody.answer("the 408 for a body").status == 408)
         #expect(try idle.readToEnd("the end of an idle connection") == [])
         #expect(try silent.readToEnd("the end of a silent connection") == [])
+    }
+
+    @Test func `gives up on a body that arrives byte by byte, and not on one that is long`() throws {
+        let server = try TestServer {
+            $0.bodyTimeout = .milliseconds(200)
+        } handle: {
+            echo($0, $1)
+        }
+        let slow = try server.connect()
+        try slow.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
+        for _ in 0..<40 where (try? slow.send("a")) != nil { usleep(25_000) }
+        #expect(try slow.answer("the 408 for a body").status == 408)
+        let long = try server.connect()
+        try long.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n")
+        for _ in 0..<10 {
+            try long.send(String(repeating: "a", count: 1_000))
+            usleep(50_000)
+        }
+        #expect(try long.answer().status == 200)
     }
 
     @Test func `refuses connections beyond its limit`() throws {

@@ -19,13 +19,14 @@ final class TestServer: Sendable {
     static let world = SystemWorld(threads: 1)
     private static let names = Atomic(0)
 
-    init(_ configure: (inout ServerConfiguration) -> Void = { _ in }) throws {
+    init(channelsMax: Int? = nil, _ configure: (inout ServerConfiguration) -> Void = { _ in }) throws {
         var configuration = ServerConfiguration()
         configuration.http.port = 0
         configuration.loopCount = 2
         configure(&configuration)
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: TestServer.world)
+        if let channelsMax { try channels.limitCount(to: channelsMax) }
         agents = TestAgents(channels)
         server = Server(channels: channels, agents: agents, configuration: configuration)
         writer.start()
@@ -88,10 +89,13 @@ final class TestAgents: AgentHost {
         answer(channel.map { ["name": .string($0.name), "state": "idle", "tail": .string(Offset($0.tail.head).token)] })
     }
 
-    func list(kind: String?, state: String?, limit: Int, after: String?, _ answer: @escaping @Sendable (JSON) -> Void) {
+    func list(
+        kind: String?, state: String?, limit: Int, after: String?, where isShown: @escaping @Sendable (String) -> Bool,
+        answer: @escaping @Sendable (JSON) -> Void
+    ) {
         var found: [JSON] = []
         try? AgentIndex.scan(channels.log, AgentStatus.allCases) { name, status in
-            if kind.map({ name.hasPrefix("agents/\($0)/") }) ?? true, state.map({ $0 == status.name }) ?? true {
+            if kind.map({ name.hasPrefix("agents/\($0)/") }) ?? true, state.map({ $0 == status.name }) ?? true, isShown(name) {
                 found.append(["agent": .string(name), "state": .string(status.name)])
             }
             return found.count < limit

@@ -22,16 +22,38 @@ struct AgentAppend {
     private let head: AppendRequest
     private let body: Bytes
     private let inputs: [InputEntry]
+    /// Who says it.
+    private let principal: String
 
-    /// - Throws: 404 `unknown_agent_kind`, 409 `content_type_mismatch`, 400 or 413 naming the index of a bad entry.
-    init(context: ServerContext, agent: AgentName, head: AppendRequest, body: Bytes) throws(Problem) {
+    /// - Throws: 403 `forbidden`, 404 `unknown_agent_kind`, 409 `content_type_mismatch`, 400 or 413 naming the index of a bad entry.
+    init(context: ServerContext, agent: AgentName, head: AppendRequest, body: Bytes, by access: Access) throws(Problem) {
         self.context = context
         self.agent = agent
         self.head = head
         self.body = body
+        principal = access.name
+        // Before anything is said about the agent, or about what was sent.
+        try AgentAppend.requireSome(access, agent.channel)
         try StreamRoutes(context: context).requireKind(agent)
         if let type = head.contentType, !ContentType.isJSON(type) { throw Problem(.mismatch(type, ContentTypeText.json)) }
-        inputs = try AgentAppend.inputs(of: body, principal: context.configuration.principal)
+        inputs = try AgentAppend.inputs(of: body, principal: principal)
+        for (index, input) in inputs.enumerated() {
+            do throws(Problem) { try access.require(input.entry.kind.verb, agent.channel) } catch {
+                throw AgentAppend.located(error, index)
+            }
+        }
+        if head.closes { try access.require(EntryKind.close.verb, agent.channel) }
+    }
+
+    private static func requireSome(_ access: Access, _ channel: String) throws(Problem) {
+        guard InputEntry.kinds.contains(where: { access.may($0.verb, channel) }) else { throw Access.forbidden(.append, channel) }
+    }
+
+    private static func located(_ problem: Problem, _ index: Int) -> Problem {
+        var problem = problem
+        problem.detail = "entry \(index): \(problem.detail)"
+        problem.extra.append(.init("index", .integer(Int64(index))))
+        return problem
     }
 
     private static func inputs(of body: Bytes, principal: String) throws(Problem) -> [InputEntry] {
@@ -43,10 +65,7 @@ struct AgentAppend {
             do throws(ChannelError) {
                 inputs.append(try InputEntry(element, principal: principal))
             } catch {
-                var problem = Problem(error)
-                problem.detail = "entry \(index): \(problem.detail)"
-                problem.extra.append(.init("index", .integer(Int64(index))))
-                throw problem
+                throw located(Problem(error), index)
             }
         }
         return inputs
@@ -57,7 +76,7 @@ struct AgentAppend {
         var entries = inputs.map(\.entry)
         var labels = inputs.map { (kind: $0.entry.kind, id: $0.id) }
         if head.closes {
-            entries.append(AgentAppend.close(by: context.configuration.principal))
+            entries.append(AgentAppend.close(by: principal))
             labels.append((.close, nil))
         }
         let append = Append(context.channels, to: agent.channel, entries) { [labels] result in
@@ -83,4 +102,17 @@ struct AgentAppend {
     }
 
     private static func close(by principal: String) -> NewEntry { NewEntry(.close, nil, ("by", .string(principal))) }
+}
+
+extension EntryKind {
+    /// What somebody must be allowed to do, to append an entry of this kind.
+    fileprivate var verb: Verb {
+        switch self {
+        case .message, .signal: .append
+        case .steer: .steer
+        case .approve, .deny: .approve
+        case .interrupt, .cancel, .close: .stop
+        default: .admin  // None of a client's.
+        }
+    }
 }

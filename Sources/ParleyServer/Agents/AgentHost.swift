@@ -12,8 +12,10 @@ package protocol AgentHost: AnyObject, Sendable {
     /// What an agent does, for `GET /v1/agents/<kind>/<id>`; `nil`: no such agent. `answer` is called once, on any thread.
     func status(of channelName: String, _ answer: @escaping @Sendable (JSON?) -> Void)
 
-    /// A page of agents: those after the name `after`, at most `limit`. `answer` is called once, on any thread.
-    func list(kind: String?, state: String?, limit: Int, after: String?, _ answer: @escaping @Sendable (JSON) -> Void)
+    /// A page of agents: those after the name `after` for which `isShown` holds, at most `limit`. `answer` is called once; both on any thread.
+    func list(
+        kind: String?, state: String?, limit: Int, after: String?, where isShown: @escaping @Sendable (String) -> Bool,
+        answer: @escaping @Sendable (JSON) -> Void)
 
     /// Cancels what runs and removes the agent with its channel. `done` is called once, when that is durable.
     func remove(_ channelName: String, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void)

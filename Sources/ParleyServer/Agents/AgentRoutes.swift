@@ -18,12 +18,19 @@ struct AgentRoutes: Sendable {
     func handle(_ exchange: Exchange, path: ArraySlice<UInt8>) {
         do throws(Problem) {
             if path.isEmpty { return try list(exchange) }
-            if let (agent, record) = AgentRecords.split(path) { return try records.handle(exchange, agent, record) }
+            if let (agent, record) = AgentRecords.split(path) {
+                try exchange.access.require(.read, agent.channel)
+                return try records.handle(exchange, agent, record)
+            }
             let agent = try agent(path)
             switch exchange.request.method {
-            case "GET", "HEAD": status(agent, exchange)
+            case "GET", "HEAD":
+                try exchange.access.require(.read, agent.channel)
+                status(agent, exchange)
             case "POST": try append(to: agent, exchange)
-            case "DELETE": remove(agent, exchange)
+            case "DELETE":
+                try exchange.access.require(.admin, agent.channel)
+                remove(agent, exchange)
             default: throw .wrongMethod(exchange.request.method, allow: "GET, HEAD, POST, DELETE, OPTIONS")
             }
         } catch {
@@ -52,7 +59,10 @@ struct AgentRoutes: Sendable {
             throw .bad("invalid_state", "state is '\(state)'; expected one of \(states.joined(separator: ", ")).")
         }
         guard let agents = context.agents else { return exchange.respond(200, json: ["agents": []]) }
-        agents.list(kind: request.queryValue("kind"), state: state, limit: limit, after: request.queryValue("after")) { found in
+        let access = exchange.access
+        agents.list(kind: request.queryValue("kind"), state: state, limit: limit, after: request.queryValue("after")) { name in
+            access.may(.read, name)
+        } answer: { found in
             exchange.onLoop { exchange.respond(200, json: found) }
         }
     }
@@ -93,7 +103,9 @@ struct AgentRoutes: Sendable {
     private func append(to agent: AgentName, _ exchange: Exchange) throws(Problem) {
         let head = try AppendRequest(exchange.request)
         let wait = try AgentRoutes.wait(exchange.request)
-        try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body).submit { result in
+        // The answer has the turn's output in it.
+        if wait != nil { try exchange.access.require(.read, agent.channel) }
+        try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body, by: exchange.access).submit { result in
             exchange.onLoop {
                 switch result {
                 case .failure(let error): exchange.respond(Problem(error))

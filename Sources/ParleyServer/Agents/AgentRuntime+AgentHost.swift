@@ -12,9 +12,12 @@ extension AgentRuntime: AgentHost {
         }
     }
 
-    package func list(kind: String?, state: String?, limit: Int, after: String?, _ answer: @escaping @Sendable (JSON) -> Void) {
+    package func list(
+        kind: String?, state: String?, limit: Int, after: String?, where isShown: @escaping @Sendable (String) -> Bool,
+        answer: @escaping @Sendable (JSON) -> Void
+    ) {
         read("list") { runtime throws(LogError) in
-            answer(try runtime.list(kind: kind, state: state, limit: limit, after: after))
+            answer(try runtime.list(kind: kind, state: state, limit: limit, after: after, where: isShown))
         } failed: {
             answer(["agents": []])
         }

@@ -46,6 +46,9 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
 
     var isAttached: Bool { slot >= 0 }
 
+    /// Whether the right to read has ended since the request came: nothing more is given, and the next request needs another token.
+    var hasExpired: Bool { exchange.access.expires != nil && exchange.access.hasExpired(readers.channels.world.now) }
+
     var cursor: UInt64 { max(StreamCursor.current(readers.channels.world.now), cursorFloor) }
 
     /// Reads the page after ``offset`` off the loop. One at a time.

@@ -10,11 +10,14 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
         exchange.responder.onClose = { [unowned self] in leave() }  // The responder lets go of this when it has answered.
         advance()
         guard isAttached, !isReading else { return }
-        timeout = readers.loop.schedule(after: readers.configuration.longPollTimeout) { [weak self] in self?.end() }
+        var wait = readers.configuration.longPollTimeout
+        if let expires = exchange.access.expires { wait = min(wait, max(.zero, readers.channels.world.now.duration(to: expires))) }
+        timeout = readers.loop.schedule(after: wait) { [weak self] in self?.end() }
     }
 
     override func advance() {
         guard isAttached, !isReading else { return }
+        if hasExpired { return answerNothing(isEnded: false) }
         switch channel.tail(after: offset) {
         case .upToDate(isEnded: true) where channel.tail.isDeleted: failed(.gone(channel))
         case .upToDate(isEnded: true): answerNothing(isEnded: true)
@@ -24,7 +27,8 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
     }
 
     override func received(_ page: Page) {
-        let answer = PageAnswer(page, of: channel, after: offset, view: view, cursor: cursor)
+        if hasExpired { return answerNothing(isEnded: false) }
+        let answer = PageAnswer(page, of: channel, after: offset, view: view, cursor: cursor, isPrivate: exchange.access.isShown)
         leave()
         exchange.respond(200, answer.headers, page.body)
     }

@@ -27,6 +27,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
 
     override func advance() {
         guard isAttached, !isReading else { return }
+        if hasExpired { return end() }
         // Parked where it is: `onDrain` goes on from here, in the log if need be.
         guard stream.bufferedBytes <= readers.configuration.unsentBytesMax else { return }
         switch channel.tail(after: offset) {
@@ -40,6 +41,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     }
 
     override func received(_ page: Page) {
+        if hasExpired { return end() }
         var bytes = Bytes()
         EventFraming.write(page, of: channel, cursor: cursor, page.isEnd ? .closed : page.isUpToDate ? .upToDate : .behind, to: &bytes)
         offset = page.next
@@ -54,7 +56,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     }
 
     override func sweep(_ now: Duration) {
-        if now >= deadline { return end() }
+        if now >= deadline || hasExpired { return end() }
         guard now - lastWrite >= readers.configuration.heartbeatInterval, stream.bufferedBytes == 0 else { return }
         lastWrite = now
         stream.write(SSEWriter.heartbeat)

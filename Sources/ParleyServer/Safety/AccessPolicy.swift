@@ -8,9 +8,12 @@ internal import ParleySystem
 struct AccessPolicy: Sendable {
     let hosts: Set<String>
     let origins: Set<String>
+    /// With keys, a page that reaches the server by another name has none to show: any name will do.
+    let hasKeys: Bool
 
     init(_ configuration: ServerConfiguration) {
         hosts = Set(configuration.allowedHosts.map { $0.lowercased() })
+        hasKeys = !configuration.keys.isEmpty
         origins = Set(configuration.allowedOrigins.map { $0.lowercased() })
     }
 
@@ -50,7 +53,7 @@ struct AccessPolicy: Sendable {
     }
 
     private func allows(host: String) -> Bool {
-        if hosts.contains("*") { return true }
+        if hasKeys || hosts.contains("*") { return true }
         let name = AccessPolicy.name(of: host)
         return AccessPolicy.isLoopback(name) || hosts.contains(name) || hosts.contains(host)
     }

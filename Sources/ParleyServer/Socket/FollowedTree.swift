@@ -46,7 +46,11 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
     private func find(_ index: Int) {
         guard !isLeft, !members[index].isFinding else { return }
         let name: StreamName
-        do throws(Problem) { name = try StreamName(cursor.places[index].channel) } catch { return end(index, "failed", error) }
+        do throws(Problem) {
+            name = try StreamName(cursor.places[index].channel)
+            // Also of those that a cursor names: it comes from the client.
+            try session.access.require(.read, name.text)
+        } catch { return end(index, "failed", error) }
         members[index].isFinding = true
         session.operationBegan()
         let session = session

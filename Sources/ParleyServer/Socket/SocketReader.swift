@@ -23,6 +23,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
 
     override func advance() {
         guard isAttached, !isReading, !isParked else { return }
+        if hasExpired { return session.end(.expired) }
         guard session.hasRoom else { return session.park(self) }
         switch channel.tail(after: offset) {
         case .upToDate(isEnded: true): finish()
@@ -37,6 +38,10 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
     }
 
     override func received(_ page: Page) {
+        if hasExpired {
+            session.readEnded()
+            return session.end(.expired)
+        }
         send(SocketReader.form(page, of: channel, isUpToDate: page.isUpToDate), to: page.next, children: page.children)
         session.readEnded()
         if page.isEnd { finish() } else { advance() }

@@ -7,11 +7,14 @@ extension SocketSession {
     func perform(_ request: SocketRequest) throws(Problem) {
         switch request.operation {
         case .follow(let channel, let start, let view):
-            let subscription = FollowedChannel(try newReference(request.reference!), try StreamName(channel), start, view, self)
+            let name = try StreamName(channel)
+            try access.require(.read, name.text)
+            let subscription = FollowedChannel(try newReference(request.reference!), name, start, view, self)
             try hold(subscription, channels: 1)
             subscription.begin()
         case .tree(let channel, let cursor, let view):
             let name = try StreamName(channel)
+            try access.require(.read, name.text)
             let tree = FollowedTree(try newReference(request.reference!), try places(cursor, root: name), view, self)
             try hold(tree, channels: tree.channelCount)
             tree.begin()
@@ -75,10 +78,11 @@ extension SocketSession {
             self.loop.execute { self.appended(reference, result) }
         }
         if let agent = name.agent {
-            let append = try AgentAppend(context: context, agent: agent, head: head, body: body)
+            let append = try AgentAppend(context: context, agent: agent, head: head, body: body, by: access)
             operationBegan()
             return append.submit { done($0.map(\.appended)) }
         }
+        try access.require(.append, name.text)
         let entries = try StreamRoutes.entries(of: body, json: true)
         guard !entries.isEmpty else { throw .bad("empty_array", "entries is an empty array; expected at least one message.") }
         let append = Append(context.channels, to: name.text, entries, completion: done)
@@ -110,13 +114,14 @@ extension SocketSession {
                     "more than \(context.configuration.ephemeralPerSecond) ephemeral events a second; expected fewer. Send only the newest.",
                 headers: [("Retry-After", "1")])
         }
+        try access.require(.append, name.text)
         operationBegan()
         context.find(name, on: loop) { [self] result in
             switch result {
             case .failure(let error): refuse(reference, Problem(error))
             case .success(let channel) where channel.tail.isDeleted: refuse(reference, Problem(.gone(channel)))
             case .success:
-                let bytes = event.json(by: context.configuration.principal, at: context.channels.world.now)
+                let bytes = event.json(by: access.name, at: context.channels.world.now)
                 let isDelivered = context.deliver(EphemeralDelivery(bytes, channel: name.text))
                 if !isDelivered {
                     refuse(reference, .overloaded("too many ephemeral events are on their way"))

@@ -7,11 +7,13 @@ internal import ParleySystem
 /// Memory is bounded by the number of channels: what is unsent stays below a bound for all of them together, behind which readers park at
 /// their offsets, and pages are read for few at a time.
 final class SocketSession: @unchecked Sendable {  // Guard: used on the loop only.
-    enum Ending: String { case draining, recycled }
+    enum Ending: String { case draining, recycled, expired }
 
     let socket: WebSocket
     let exchange: Exchange
     let context: ServerContext
+    /// What the client may do on all the channels.
+    var access: Access { exchange.access }
     let readers: LoopReaders
     var subscriptions: [Int64: SocketSubscription] = [:]
     /// Channels followed or about to be.
@@ -64,6 +66,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     func sweep(_ now: Duration) {
         guard socket.isOpen else { return }
         if now >= deadline { return end(.recycled) }
+        if hasExpired { return end(.expired) }
         for subscription in subscriptions.values { subscription.sweep() }
         let interval = context.configuration.socketPingInterval
         // Whoever has not taken what was sent cannot have seen a ping; his time is the connection's.
@@ -73,6 +76,9 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         lastPing = now
         socket.ping()
     }
+
+    /// Whether the client's right has ended: he comes again with another token, and goes on where he was.
+    var hasExpired: Bool { access.expires != nil && access.hasExpired(context.channels.world.now) }
 
     private func leave() {
         parked = []
@@ -102,10 +108,12 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     // MARK: Messages
 
     private func received(_ message: Bytes) {
+        if ending == nil, hasExpired { return end(.expired) }
         guard ending == nil else { return }  // The client has been told to come again; what is lost now was not answered.
         do throws(SocketRefusal) {
             let request = try SocketRequest(message)
             do throws(Problem) {
+                try context.rates?.take(account, loop.now)
                 try perform(request)
             } catch {
                 refuse(request.reference, error)
@@ -113,6 +121,10 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         } catch {
             refuse(error.reference, error.problem)
         }
+    }
+
+    private var account: String {
+        access.isShown ? access.account : RateLimiter.account(ofPeer: exchange.responder.peerAddress)
     }
 
     func send(_ message: JSON) { socket.send(message.bytes) }

@@ -16,8 +16,11 @@ struct StreamList: Sendable {
         guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request.method, allow: "GET, HEAD, OPTIONS") }
         let (prefix, after) = (request.queryValue("prefix") ?? "", request.queryValue("after"))
         let limit = try StreamList.limit(request.queryValue("limit"))
+        let access = exchange.access
         context.read(for: exchange) { [channels = context.channels] () throws(ChannelError) in
-            do throws(LogError) { return try channels.list(prefix: prefix, after: after, limit: limit) } catch { throw ChannelError(error) }
+            do throws(LogError) {
+                return try channels.list(prefix: prefix, after: after, limit: limit) { access.may(.read, $0) }
+            } catch { throw ChannelError(error) }
         } then: { found in
             let streams = found.channels.map { channel in
                 JSON.compact(

@@ -8,7 +8,8 @@ extension StreamRoutes {
         try refuseReserved(name)
         let head = try AppendRequest(exchange.request)
         if let agent = name.agent {
-            return try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body).submit { result in
+            return try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body, by: exchange.access).submit {
+                result in
                 exchange.onLoop { StreamRoutes.answer(result.map(\.appended), head, isAgent: true, exchange) }
             }
         }

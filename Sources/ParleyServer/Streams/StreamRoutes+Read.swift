@@ -61,7 +61,7 @@ extension StreamRoutes {
         } then: { page in
             // Read in part after it was removed, a page might hold less than there was.
             guard !channel.tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
-            let answer = PageAnswer(page, of: channel, after: offset, view: request.view)
+            let answer = PageAnswer(page, of: channel, after: offset, view: request.view, isPrivate: exchange.access.isShown)
             if answer.matches(request.ifNoneMatch) { return exchange.respond(304, answer.headers) }
             exchange.respond(200, answer.headers, page.body)
         }
@@ -91,7 +91,8 @@ struct PageAnswer {
     let headers: [HeaderField]
     private let tag: String
 
-    init(_ page: Page, of channel: Channel, after offset: UInt64, view: View, cursor: UInt64? = nil) {
+    /// - Parameter isPrivate: Others may not have it from a shared cache.
+    init(_ page: Page, of channel: Channel, after offset: UInt64, view: View, cursor: UInt64? = nil, isPrivate: Bool) {
         // The channel's number tells a stream from one that had its name before; the view and the end change what is read.
         let end = page.isEnd ? ":c" : ""
         let viewMark = view == .settled ? ":s" : ""
@@ -99,7 +100,7 @@ struct PageAnswer {
         tag = "\"\(channel.id.partition)-\(channel.id.number):\(offset):\(page.next)\(viewMark)\(trimMark)\(end)\""
         var headers: [HeaderField] = [
             ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(page.next).token), ("ETag", tag),
-            ("Cache-Control", PageAnswer.cacheControl(page, channel)),
+            ("Cache-Control", PageAnswer.cacheControl(page, channel, isPrivate)),
         ]
         if page.isUpToDate { headers.append((StreamHeader.upToDate, "true")) }
         if page.isEnd {
@@ -110,10 +111,10 @@ struct PageAnswer {
         self.headers = headers
     }
 
-    private static func cacheControl(_ page: Page, _ channel: Channel) -> String {
+    private static func cacheControl(_ page: Page, _ channel: Channel, _ isPrivate: Bool) -> String {
         if channel.isAgent { return "private, no-store" }
         // Nothing yet, at an open tail: kept for a minute, it would hide what comes next.
-        return page.isEmpty && !page.isEnd ? "no-cache" : "public, max-age=60, stale-while-revalidate=300"
+        return page.isEmpty && !page.isEnd ? "no-cache" : "\(isPrivate ? "private" : "public"), max-age=60, stale-while-revalidate=300"
     }
 
     func matches(_ ifNoneMatch: String?) -> Bool {

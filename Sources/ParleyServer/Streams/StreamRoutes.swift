@@ -12,6 +12,7 @@ struct StreamRoutes: Sendable {
     func handle(_ exchange: Exchange, path: ArraySlice<UInt8>) {
         do throws(Problem) {
             let name = try StreamName(path: path)
+            try authorize(name, exchange)
             switch exchange.request.method {
             case "GET": try read(name, exchange)
             case "HEAD": describe(name, exchange)
@@ -25,12 +26,28 @@ struct StreamRoutes: Sendable {
         }
     }
 
+    /// What a method does to a channel. What is said to an agent is looked at entry by entry: see ``AgentAppend``.
+    private func authorize(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
+        switch exchange.request.method {
+        case "GET", "HEAD": try exchange.access.require(.read, name.text)
+        case "PUT": try exchange.access.require(.append, name.text)
+        case "DELETE": try exchange.access.require(.admin, name.text)
+        case "POST" where name.agent == nil:
+            let closes = AppendRequest.isClosing(exchange.request)
+            if closes { try exchange.access.require(.stop, name.text) }
+            if !closes || !exchange.request.body.isEmpty { try exchange.access.require(.append, name.text) }
+        default: break
+        }
+    }
+
     // MARK: Creating
 
     private func create(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
         let request = exchange.request
         try refuseReserved(name)
         let wanted = try CreateRequest(request)
+        // Whoever forks a channel reads it.
+        if let fork = wanted.fork { try exchange.access.require(.read, fork.source) }
         let closes = AppendRequest.isClosing(request)
         let contentType = request.header("Content-Type").flatMap { $0.isEmpty ? nil : $0 }
         var row = ChannelRow(
@@ -99,7 +116,8 @@ struct StreamRoutes: Sendable {
 
     /// The absolute URL the client used, behind a proxy that says so with the proxy's scheme.
     private static func location(of request: HTTPRequest) -> String {
-        let scheme = request.header("X-Forwarded-Proto")?.lowercased() == "https" ? "https" : "http"
+        let isSecure = request.isSecure || request.header("X-Forwarded-Proto")?.lowercased() == "https"
+        let scheme = isSecure ? "https" : "http"
         return "\(scheme)://\(request.header("Host") ?? "localhost")\(request.path)"
     }
 

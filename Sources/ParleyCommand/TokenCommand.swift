@@ -1,0 +1,105 @@
+internal import FoundationEssentials
+internal import ParleyServer
+internal import ParleySystem
+
+/// The key or token that is shown to the server.
+enum Bearer {
+    /// From `--token-file`, else from PARLEY_TOKEN. Never from an option's value: other users see the arguments of a process.
+    static func find(_ arguments: Arguments) throws(UsageError) -> String? {
+        guard let file = arguments["token-file"] else { return Terminal.environment("PARLEY_TOKEN") }
+        do throws(SafetyError) {
+            let text = try KeyRing.read(file)
+            let word = text.split(whereSeparator: { $0.isWhitespace })
+            guard word.count == 1 else { throw SafetyError("\(file) has \(word.count) words; expected one key or token.") }
+            return String(word[0])
+        } catch {
+            throw UsageError("--token-file: \(error.message)")
+        }
+    }
+}
+
+/// `parley token`: makes a token that allows less than what one has.
+enum TokenCommand: Command {
+    static let name = "token"
+    static let summary = "make a token that allows others a part of what you may do"
+    static let usage =
+        "usage: parley token --allow '<pattern>:<verb>,...' [--allow ...] [--name <name>] [--expires <duration>] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        Prints a token. PARLEY_TOKEN (or --token-file) is what it is made of: a key, then the server signs it; or a token, then it is narrowed
+        here, without the server: what is made of a token never allows more than that one.
+
+          --allow <grant>       channels by pattern (* one segment, ** one or more) and what may be done there:
+                                read, append, steer, approve, stop, admin. May be given several times.
+                                agents/assistant/*:read,steer
+          --name <name>         who holds it: the `by` of what is appended with it. A token made of another has both names: ann/phone
+          --expires <duration>  30s, 15m, 1h, 7d; or an instant, 2030-01-31T12:00:00Z; default 1h
+          --keys <file>         sign it here with the first key of this file, without the server
+          --server <url>        default PARLEY_URL, then http://127.0.0.1:4437
+
+          PARLEY_TOKEN=<key> parley token --allow 'agents/assistant/*:read,steer' --expires 1h --name ann
+        """
+    static let options: [CommandOption] = [.value("allow"), .value("name"), .value("expires"), .value("keys"), .value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        if let word = arguments.positional.first { throw UsageError("'\(word)' was not expected.") }
+        let grants: [Grant]
+        let now = Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1_000))
+        let expires = try expiry(arguments["expires"] ?? "1h", now)
+        let token: String
+        do throws(SafetyError) {
+            var all: [Grant] = []
+            for text in arguments.all("allow") { all.append(try Grant(text)) }
+            grants = all
+        } catch {
+            throw UsageError("--allow: \(error.message)")
+        }
+        let block = CapabilityToken.Block(name: arguments["name"], expires: expires, grants: grants)
+        let bearer = try Bearer.find(arguments)
+        do {
+            if let file = arguments["keys"] {
+                var ring = KeyRing()
+                try ring.addFile(file)
+                try requireWhole(block)
+                token = try CapabilityToken(keyName: ring.keys[0].name, key: ring.keys[0].signing, block).text
+            } else if let bearer, bearer.hasPrefix("parley_") {
+                guard let own = CapabilityToken(bearer) else { throw UsageError("PARLEY_TOKEN begins like a token and is none.") }
+                token = try own.narrowed(block).text
+            } else {
+                try requireWhole(block)
+                token = try issued(block, Client(arguments))
+            }
+        } catch let error as SafetyError {
+            throw UsageError(error.message)
+        }
+        Terminal.output(token + "\n")
+        return .done
+    }
+
+    private static func requireWhole(_ block: CapabilityToken.Block) throws(UsageError) {
+        guard block.name != nil, !block.grants.isEmpty else { throw UsageError("a new token needs --name and --allow.") }
+    }
+
+    private static func issued(_ block: CapabilityToken.Block, _ client: Client) throws -> String {
+        let body: JSON = [
+            "name": .string(block.name!), "expires_at": .string(block.expires!.description),
+            "allow": .array(block.grants.map { .string($0.text) }),
+        ]
+        let answer = try client.request("POST", "/v1/tokens", headers: [("Content-Type", "application/json")], body: body.bytes)
+        guard answer.status == 201, let token = answer.json?["token"]?.string else { throw FollowError(answer.problem) }
+        return token
+    }
+
+    private static func expiry(_ text: String, _ now: Timestamp) throws(UsageError) -> Timestamp {
+        if let instant = Timestamp(text) { return instant }
+        let units: [Character: Int64] = ["s": 1, "m": 60, "h": 3_600, "d": 86_400]
+        guard let unit = text.last.flatMap({ units[$0] }), let count = Int64(text.dropLast()), (1...315_360_000).contains(count),
+            count * unit <= 315_360_000
+        else {
+            throw UsageError(
+                "--expires is '\(text)'; expected 30s, 15m, 1h, 7d (up to ten years) or an instant such as 2030-01-31T12:00:00Z.")
+        }
+        return now.advanced(by: .seconds(count * unit))
+    }
+}

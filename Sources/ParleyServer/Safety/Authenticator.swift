@@ -1,0 +1,79 @@
+internal import ParleyHTTP
+internal import ParleySystem
+internal import Synchronization
+
+/// Finds out who sends a request.
+final class Authenticator: Sendable {
+    private let ring: Mutex<KeyRing>
+    private let principal: String
+    private let world: any World
+    let tickets = Tickets()
+
+    init(_ configuration: ServerConfiguration, world: any World) {
+        ring = Mutex(configuration.keys)
+        principal = configuration.principal
+        self.world = world
+    }
+
+    /// Takes other keys from now on.
+    func replace(_ keys: KeyRing) { ring.withLock { $0 = keys } }
+
+    var hasKeys: Bool { ring.withLock { !$0.isEmpty } }
+
+    var keys: KeyRing { ring.withLock { $0 } }
+
+    /// Who sends `request`: everybody has all rights where there are no keys.
+    ///
+    /// - Throws: 401 `unauthorized` with what is wrong as `reason`: `missing`, `invalid` or `expired`.
+    func access(_ request: HTTPRequest) throws(Problem) -> Access {
+        let keys = keys
+        guard !keys.isEmpty else { return .full(principal, isShown: false) }
+        let fields = request.headers("Authorization")
+        if fields.isEmpty, let ticket = request.queryValue("ticket") { return try redeem(ticket, request) }
+        guard let field = fields.first else {
+            throw Authenticator.refused("missing", "no key is given; expected 'Authorization: Bearer <key or token>'.")
+        }
+        let parts = field.split(separator: " ", omittingEmptySubsequences: true)
+        guard fields.count == 1, parts.count == 2, parts[0].lowercased() == "bearer" else {
+            throw Authenticator.refused("invalid", "Authorization is not of the form 'Bearer <key or token>', given once.")
+        }
+        return try access(bearer: String(parts[1]), keys)
+    }
+
+    private func access(bearer: String, _ keys: KeyRing) throws(Problem) -> Access {
+        guard bearer.hasPrefix("parley_") else {
+            guard let key = keys.key(secret: bearer) else { throw Authenticator.unknown }
+            return .full(key.name, isShown: true)
+        }
+        guard let token = CapabilityToken(bearer), let key = keys.key(named: token.keyName), token.isSigned(by: key.signing) else {
+            throw Authenticator.unknown
+        }
+        guard world.now < token.expires else { throw Authenticator.expired(token.expires) }
+        return .bearer(token)
+    }
+
+    /// A ticket is for one GET; of what, the rights that come with it say.
+    private func redeem(_ ticket: String, _ request: HTTPRequest) throws(Problem) -> Access {
+        let use: Tickets.Use = request.pathUTF8.elementsEqual(SocketRoute.path.utf8) ? .socket : .channel
+        guard request.method == "GET", let access = tickets.redeem(ticket, for: use, world.now) else {
+            throw Authenticator.refused("invalid", "the ticket is not known, was used, or has expired. POST /v1/tickets gives another.")
+        }
+        if let expires = access.expires, expires <= world.now { throw Authenticator.expired(expires) }
+        return access
+    }
+
+    private static var unknown: Problem {
+        refused("invalid", "the key or token is not one of this server's. Its key may have been replaced; ask for a new one.")
+    }
+
+    private static func expired(_ instant: Timestamp) -> Problem {
+        refused("expired", "the token ended at \(instant). Ask for a new one, and go on from the offset you have.")
+    }
+
+    private static func refused(_ reason: String, _ detail: String) -> Problem {
+        let challenge = reason == "missing" ? "Bearer realm=\"parley\"" : "Bearer realm=\"parley\", error=\"invalid_token\""
+        return Problem(
+            status: 401, code: "unauthorized", detail: detail, extra: [.init("reason", .string(reason))],
+            headers: [("WWW-Authenticate", challenge)])
+    }
+}

@@ -1,0 +1,127 @@
+import Foundation
+import ParleySystem
+import ParleyTesting
+import Testing
+
+/// Keys and tokens of the real program, as a person at a terminal uses them.
+@Suite struct `Keys of a node` {
+    private static let secret = "0123456789abcdef0123456789abcdef"
+
+    @Test func `a node that others can reach needs keys`() async throws {
+        try await OwnThread.run {
+            let folder = try TemporaryFolder.make()
+            defer { try? FileManager.default.removeItem(atPath: folder) }
+            let process = try ChildProcess(
+                Products.path("parley"), ["serve", "--listen", "0.0.0.0:\(FreePort.take())", "--data", folder + "/data"], environment: [:])
+            #expect(try process.waitForExit("the node to refuse") == .status(2))
+            let output = process.output
+            #expect(output.error.contains("PARLEY_KEYS") && output.error.contains("--keys"), "it says how: \(output.error)")
+        }
+    }
+
+    @Test func `a token made at the command line is used by curl, and narrowed without the server`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(
+                agents: ["writer.md": "---\nkind: writer\n---\nWrite.\n"],
+                environment: ["PARLEY_KEYS": "main:\(Self.secret)", "PARLEY_MODEL": "scripted:"])
+            // The last one counts.
+            try node.start(options: ["--listen", "0.0.0.0:\(node.port)"])
+            #expect(try node.request("GET", "/v1/agents").status == 401)
+
+            let token = try Self.said(
+                ["token", "--allow", "agents/writer/*:read,append", "--expires", "1h", "--name", "ann", "--server", node.url], Self.secret)
+            #expect(token.hasPrefix("parley_v1_"))
+            #expect(try Self.said(["send", "writer/me", "hello", "--server", node.url], token).isEmpty == false)
+            #expect(try Self.curl(node.url + "/v1/stream/agents/writer/me", token).contains("\"by\":\"ann\""))
+            #expect(try Self.curl(node.url + "/v1/stream/agents/clerk/me", token).contains("\"code\":\"forbidden\""))
+
+            let narrow = try Self.said(["token", "--allow", "**:read", "--name", "phone"], token)
+            #expect(try Self.curl(node.url + "/v1/stream/agents/writer/me", narrow).contains("\"by\":\"ann\""))
+            let refused = try Self.run("parley", ["send", "writer/me", "hello", "--server", node.url], narrow)
+            #expect(refused.exit == .status(1))
+            #expect(refused.error.contains("'append'"), "\(refused.error)")
+            for output in [refused.error, try node.process.output.error] {
+                #expect(!output.contains(Self.secret) && !output.contains(token.suffix(20)) && !output.contains(narrow.suffix(20)))
+            }
+        }
+    }
+
+    @Test func `over TLS, with keys and certificate replaced while it runs`() async throws {
+        try await OwnThread.run {
+            let folder = try TemporaryFolder.make()
+            defer { try? FileManager.default.removeItem(atPath: folder) }
+            let (certificate, key, keys) = (folder + "/cert.pem", folder + "/key.pem", folder + "/keys")
+            try Self.makeCertificate(certificate, key, "first")
+            try Self.write("old:\(Self.secret)\n", to: keys)
+            let node = try EndToEndNode(
+                agents: ["writer.md": "---\nkind: writer\n---\nWrite.\n"], environment: ["PARLEY_MODEL": "scripted:"])
+            let process = try node.launch(options: ["--tls-cert", certificate, "--tls-key", key, "--keys", keys])
+            try process.wait("the node to serve") { $0.error.contains("serving https://") ? true : nil }
+            let url = "https://localhost:\(node.port)"
+            var trust = ["PARLEY_TOKEN": Self.secret, "PARLEY_CA_FILE": certificate, "PARLEY_URL": url]
+            #expect(try parley("send", "writer/me", "hello", environment: trust).exit == .status(0))
+            #expect(try parley("ls", environment: trust).standard.contains("writer/me"))
+            let token = try Self.text(try parley("token", "--allow", "**:read", "--name", "ann", environment: trust))
+            #expect(try parley("ls", environment: trust.merging(["PARLEY_TOKEN": token]) { $1 }).exit == .status(0))
+
+            // Another key and another certificate: what the old key signed is worth nothing, and who follows comes again and hears so.
+            let follower = try ChildProcess(
+                Products.path("parley"), ["tail", "writer/me"], environment: trust.merging(["PARLEY_TOKEN": token]) { $1 })
+            try follower.wait("the follower to follow") { $0.standard.contains("hello") ? true : nil }
+            try Self.makeCertificate(certificate, key, "second")
+            try Self.write("new:\(Self.secret)x\n", to: keys)
+            process.send(SIGHUP)
+            try process.wait("the node to read anew") { $0.error.contains("read anew") ? true : nil }
+            #expect(try follower.waitForExit("the follower to be refused") == .status(1))
+            #expect(follower.output.error.contains("unauthorized"), "\(follower.output.error)")
+            #expect(try parley("ls", environment: trust).exit == .status(1))
+            trust["PARLEY_TOKEN"] = Self.secret + "x"
+            #expect(try parley("ls", environment: trust).exit == .status(0))
+
+            // What is wrong is not taken.
+            try Self.write("nonsense\n", to: keys)
+            process.send(SIGHUP)
+            try process.wait("the node to complain") { $0.error.contains("stay as they were") ? true : nil }
+            #expect(try parley("ls", environment: trust).exit == .status(0))
+            #expect(!process.output.error.contains(Self.secret))
+        }
+    }
+
+    private static func makeCertificate(_ certificate: String, _ key: String, _ name: String) throws {
+        let process = try ChildProcess(
+            "openssl",
+            [
+                "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
+                "/O=\(name)/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate,
+            ])
+        guard try process.waitForExit("openssl to end") == .status(0) else { throw Missed(process.output.error) }
+    }
+
+    private static func write(_ text: String, to path: String) throws {
+        try Data(text.utf8).write(to: URL(filePath: path))
+        try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: path)
+    }
+
+    private static func text(_ output: ChildProcess.Output) throws -> String {
+        guard output.exit == .status(0) else { throw Missed(output.error) }
+        return output.standard.trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
+    private static func said(_ arguments: [String], _ token: String) throws -> String {
+        let output = try run("parley", arguments, token)
+        guard output.exit == .status(0) else { throw Missed("parley \(arguments[0]): \(output.error)") }
+        return output.standard.trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
+    private static func run(_ name: String, _ arguments: [String], _ token: String) throws -> ChildProcess.Output {
+        let process = try ChildProcess(Products.path(name), arguments, environment: ["PARLEY_TOKEN": token])
+        try process.waitForExit("\(name) to end")
+        return process.output
+    }
+
+    private static func curl(_ url: String, _ token: String) throws -> String {
+        let process = try ChildProcess("/usr/bin/curl", ["-s", "-H", "Authorization: Bearer \(token)", url], environment: [:])
+        try process.waitForExit("curl to end")
+        return process.output.standard
+    }
+}
