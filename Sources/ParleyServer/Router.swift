@@ -7,6 +7,7 @@ final class Router: HTTPHandler, Sendable {
     private let context: ServerContext
     private let policy: AccessPolicy
     private let streams: StreamRoutes
+    private let subscriptions: SubscriptionRoutes
     private let agents: AgentRoutes
     private let page: PageRoute
 
@@ -14,6 +15,7 @@ final class Router: HTTPHandler, Sendable {
         self.context = context
         policy = AccessPolicy(context.configuration)
         streams = StreamRoutes(context: context)
+        subscriptions = SubscriptionRoutes(context: context)
         agents = AgentRoutes(context: context)
         page = PageRoute()
     }
@@ -30,6 +32,9 @@ final class Router: HTTPHandler, Sendable {
 
     private func route(_ exchange: Exchange) throws(Problem) {
         let path = exchange.request.pathUTF8
+        if path.starts(with: SubscriptionRoutes.prefix.utf8) {
+            return subscriptions.handle(exchange, path: path.dropFirst(SubscriptionRoutes.prefix.utf8.count))
+        }
         if path.starts(with: StreamName.prefix.utf8) {
             return streams.handle(exchange, path: path.dropFirst(StreamName.prefix.utf8.count))
         }
