@@ -51,6 +51,8 @@ package struct Subscription: Sendable, Equatable {
     mutating func begin(stream: String, now: Timestamp, random: (UInt64, UInt64)) {
         let leaseEnd = leaseEnd(from: now)
         generation += 1
+        // Whether this one fails again is known in its time.
+        nextAttempt = nil
         wake = SubscriptionWake(id: "w_" + Offset(random.0).token + Offset(random.1).token, stream: stream)
         if configuration.isWebhook { wake!.leaseEnd = leaseEnd }
     }

@@ -119,10 +119,12 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
 
 extension SubscriptionEntry {
     /// Whether a wake in flight is not yet in its stream.
-    func mustAnnounce(_ now: Timestamp) -> Bool {
+    var isUnannounced: Bool {
         guard subscription.configuration.wakeStream != nil, let wake = subscription.wake, wake.holder == nil else { return false }
-        return announced != subscription.generation && nextAnnouncement.map { $0 <= now } ?? true
+        return announced != subscription.generation
     }
+
+    func mustAnnounce(_ now: Timestamp) -> Bool { isUnannounced && nextAnnouncement.map { $0 <= now } ?? true }
 }
 
 // MARK: - Deciding

@@ -251,8 +251,10 @@ extension Subscriptions {
     /// Looks again when a lease ends or an attempt is due.
     func setAlarm(_ id: String) {
         guard let entry = entries[id] else { return }
-        // In the past only while somebody is about to look.
-        let due = [entry.subscription.due, entry.nextAnnouncement].compactMap { $0 }.min()
+        let announcement = entry.isUnannounced ? entry.nextAnnouncement : nil
+        // Never at once: what an alarm finds nothing to do for must not keep the writer busy.
+        let earliest = channels.world.now.advanced(by: .milliseconds(10))
+        let due = [entry.subscription.due, announcement].compactMap { $0 }.min().map { max($0, earliest) }
         guard entry.alarm?.instant != due else { return }
         entry.alarm?.scheduled.cancel()
         entries[id]!.alarm = due.map { due in
