@@ -59,7 +59,9 @@ package final class Node: Sendable {
         var serving = ServerConfiguration()
         serving.http.host = configuration.host
         serving.http.port = configuration.port
-        server = Server(channels: channels, agents: runtime, subscriptions: subscriptions, configuration: serving) { webhooks?.measures ?? [] }
+        server = Server(channels: channels, agents: runtime, subscriptions: subscriptions, configuration: serving) {
+            webhooks?.measures ?? []
+        }
         models.start()
         // Before anybody can know that the node is up, and stop it.
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }

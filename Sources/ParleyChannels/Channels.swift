@@ -6,7 +6,7 @@ internal import Synchronization
 ///
 /// Only channels in use are in memory; their number on disk costs nothing. Every change goes through the one writer (`GroupCommit`), which
 /// decides it against what is staged, and is answered when it is durable.
-package final class Channels: @unchecked Sendable {  // Guard: `touched`, `created`, `removed` and `subscriptions` belong to the writer thread.
+package final class Channels: @unchecked Sendable {  // Guard: what is not constant or locked belongs to the writer thread.
     package let log: any CommitLog
     package let writer: GroupCommit
     package let world: any World

@@ -19,7 +19,8 @@ final class ServerContext: Sendable {
     private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
 
     init(
-        channels: Channels, agents: (any AgentHost)?, subscriptions: SubscriptionDelivery?, configuration: ServerConfiguration, loops: [EventLoop],
+        channels: Channels, agents: (any AgentHost)?, subscriptions: SubscriptionDelivery?, configuration: ServerConfiguration,
+        loops: [EventLoop],
         measures: @escaping @Sendable () -> [Measure]
     ) {
         self.channels = channels

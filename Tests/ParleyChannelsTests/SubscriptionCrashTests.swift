@@ -108,7 +108,8 @@ import Testing
                 respond(to: notification, process, record)
             }
             var process = try SubscriptionProcess(
-                seed: seed, on: SimulatedLog(outcome: { $0 == commit % 16 ? Self.outcome(end, $1.count) : .acknowledged }), notified: receive)
+                seed: seed, on: SimulatedLog(outcome: { $0 == commit % 16 ? Self.outcome(end, $1.count) : .acknowledged }),
+                notified: receive)
             for life in 0..<4 {
                 _ = process.ask(.put(.hook(), root: "http://localhost/"))
                 let isThere = try !process.log.crashed && process.subscriptions.describe("s") != nil
@@ -179,7 +180,9 @@ private final class SubscriptionRecord: Sendable {
             if let other = state.holders.updateValue(name, forKey: claim.proof.generation), other != name {
                 state.failures.append("generation \(claim.proof.generation) is held by \(other) and \(name)")
             }
-            if claim.proof.generation < state.holders.keys.max()! { state.failures.append("generation \(claim.proof.generation) comes late") }
+            if claim.proof.generation < state.holders.keys.max()! {
+                state.failures.append("generation \(claim.proof.generation) comes late")
+            }
             if !claim.streams.contains(where: \.isPending) { state.failures.append("a wake for nothing") }
             for stream in claim.streams where stream.isPending {
                 if stream.link.acked < state.acked[stream.path] ?? 0 {

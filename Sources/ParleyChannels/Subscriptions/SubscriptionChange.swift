@@ -273,7 +273,8 @@ extension SubscriptionChange {
 
     /// The channel of that name, as readers may know it.
     private func find(_ name: String) throws(ChannelRefusal) -> Channel? {
-        guard let channel = try wrap({ () throws(LogError) in try channels.find(name) }), !channel.isSoftDeleted, !channel.tail.isDeleted else {
+        guard let channel = try wrap({ () throws(LogError) in try channels.find(name) }), !channel.isSoftDeleted, !channel.tail.isDeleted
+        else {
             return nil
         }
         return channel
@@ -454,11 +455,13 @@ extension SubscriptionChange {
             let acked = link.acked(in: channel)
             guard ack.offset >= acked else {
                 throw .refused(
-                    ChannelError("INVALID_OFFSET", "'\(ack.stream)' is acked up to \(Offset(acked)) already, which is after \(Offset(ack.offset))."))
+                    ChannelError(
+                        "INVALID_OFFSET", "'\(ack.stream)' is acked up to \(Offset(acked)) already, which is after \(Offset(ack.offset))."))
             }
             guard ack.offset <= channel.tail.head else {
                 throw .refused(
-                    ChannelError("INVALID_OFFSET", "\(Offset(ack.offset)) is after the tail of '\(ack.stream)', \(Offset(channel.tail.head))."))
+                    ChannelError(
+                        "INVALID_OFFSET", "\(Offset(ack.offset)) is after the tail of '\(ack.stream)', \(Offset(channel.tail.head))."))
             }
             (link.acked, link.channel) = (max(ack.offset, links[ack.stream]?.acked ?? 0), channel.id)
             links[ack.stream] = link
