@@ -137,6 +137,7 @@ package struct SubscriptionStream: Sendable {
 extension Subscriptions {
     /// A channel is being created: its row says so until it is linked.
     func created(_ channel: Channel, in stage: inout Stage) {
+        guard !entries.isEmpty else { return }
         let subscribers = subscribers(of: channel)
         guard !subscribers.isEmpty else { return }
         stage.put(.index, SubscriptionRows.newStreamKey(channel.id), Bytes(channel.name.utf8))
