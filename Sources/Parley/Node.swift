@@ -97,7 +97,9 @@ package final class Node: Sendable {
         webhooks?.drain()
         subscriptions.drain()
         let deadline = ContinuousClock.now + configuration.drainTime
-        while runtime.runningBodies + (webhooks?.underWay ?? 0) > 0, ContinuousClock.now < deadline { Node.pause(.milliseconds(10)) }
+        while runtime.runningBodies + (webhooks?.underWay ?? 0) + subscriptions.underWay > 0, ContinuousClock.now < deadline {
+            Node.pause(.milliseconds(10))
+        }
         webhooks?.stop()
         subscriptions.stop()
         server.drain(within: max(.milliseconds(500), deadline - ContinuousClock.now))

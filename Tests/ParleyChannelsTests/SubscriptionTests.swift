@@ -11,9 +11,11 @@ import Testing
 
     @Test(arguments: [
         ("events/*", "events/a", true), ("events/*", "events", false), ("events/*", "events/a/b", false), ("events/*", "other/a", false),
-        ("events/**", "events/a/b", true), ("events/**", "events", true), ("**", "a/b/c", true), ("**/c", "c", true), ("**/c", "a/b/c", true),
+        ("events/**", "events/a/b", true), ("events/**", "events", true), ("**", "a/b/c", true), ("**/c", "c", true),
+        ("**/c", "a/b/c", true),
         ("a/**/c", "a/c", true), ("a/**/c", "a/b/b/c", true), ("a/**/c", "a/b", false), ("*/*", "a/b", true), ("*/*", "a", false),
-        ("events/user-*", "events/user-7", true), ("events/user-*", "events/admin", false), ("a*b*c/d", "axxbyyc/d", true), ("a", "a", true),
+        ("events/user-*", "events/user-7", true), ("events/user-*", "events/admin", false), ("a*b*c/d", "axxbyyc/d", true),
+        ("a", "a", true),
         ("a", "ab", false), ("a.b/*", "axb/c", false),
     ])
     func `a star is a segment or a part of one, two are any number of segments`(pattern: String, name: String, isMatch: Bool) throws {
@@ -183,7 +185,9 @@ import Testing
         let claim = try #require(process.claim())
         func code(_ acks: [(String, UInt64)]) -> String? {
             let acks = acks.map { SubscriptionAck(stream: $0.0, offset: $0.1) }
-            guard case .failure(let error)? = process.ask(.acknowledge(claim.proof, acks, isDone: false, isCallback: false)) else { return nil }
+            guard case .failure(let error)? = process.ask(.acknowledge(claim.proof, acks, isDone: false, isCallback: false)) else {
+                return nil
+            }
             return error.code
         }
         #expect(code([("events/a", 2), ("events/b", 3)]) == "INVALID_OFFSET")

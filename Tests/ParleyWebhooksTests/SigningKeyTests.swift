@@ -15,7 +15,8 @@ import Testing
 
     @Test func `the key of RFC 8032, section 7.1, signs as it says there`() throws {
         let seed: Bytes = [
-            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4, 0x44, 0x49, 0xc5, 0x69, 0x7b, 0x32,
+            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4, 0x44, 0x49, 0xc5, 0x69, 0x7b,
+            0x32,
             0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
         ]
         let key = try #require(Ed25519(seed: seed))
@@ -40,7 +41,8 @@ import Testing
             let first = try SigningKeys.load(folder)
             let text = try String(contentsOfFile: folder + "/0001.pem", encoding: .utf8)
             // As openssl genpkey writes it.
-            let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n"
+            let pem =
+                "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n"
             try pem.write(toFile: folder + "/0002.pem", atomically: true, encoding: .utf8)
             let second = try SigningKeys.load(folder)
             #expect(second.activeID != first.activeID && second.keys.map(\.id).contains(first.activeID) && second.keys.count == 2)
