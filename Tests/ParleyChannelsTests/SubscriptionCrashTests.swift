@@ -63,6 +63,8 @@ import Testing
         func chance(_ what: Int, _ count: Int) -> Int { Int(chosen(record.seed, number * 8 + what) % UInt64(count)) }
         for index in 0..<(1 + chance(0, 3)) { process.append("events/\((chance(1, 4) + index) % 5)") }
         process.append("other/\(chance(2, 2))")
+        // Nothing but its first entry tells of it.
+        if chance(6, 2) == 0 { process.append("events/once-\(number)") }
         if chance(3, 2) == 0 { process.world.settle() }
         process.run(.milliseconds(chance(4, 700)))
         guard !process.log.crashed else { return }
@@ -115,6 +117,7 @@ import Testing
                 let isThere = try !process.log.crashed && process.subscriptions.describe("s") != nil
                 for round in 0..<24 where isThere && !process.log.crashed {
                     let number = round + life * 24
+                    process.append("events/once-\(number)")
                     for index in 0..<(1 + chosen(seed, number) % 3) { process.append("events/\((UInt64(number) + index) % 5)") }
                     process.run(.milliseconds(Int(chosen(seed, number + 1) % 900)))
                 }
@@ -213,8 +216,7 @@ private final class SubscriptionRecord: Sendable {
             count += 1
         }
         #expect(count > 0, "seed \(seed)")
-        for index in 0..<5 {
-            let name = "events/\(index)"
+        for name in (0..<5).map({ "events/\($0)" }) + (0..<96).map({ "events/once-\($0)" }) {
             guard let tail = try process.channels.find(name)?.tail.head, tail > 0 else { continue }
             #expect(try process.streams().contains { $0.path == name }, "seed \(seed): \(name) is not linked")
             let missed = Set(1...tail).subtracting(seen[name] ?? [])
