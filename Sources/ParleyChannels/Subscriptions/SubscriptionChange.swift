@@ -372,12 +372,12 @@ extension SubscriptionChange {
         return false
     }
 
-    /// The streams of a wake: all with something new, and others, as many as one wake has.
+    /// The streams of a wake: those with something new, and others where there are few.
     private func streams(_ entry: SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> [SubscriptionStream] {
         var names = Set(entry.candidates.sorted().prefix(Subscriptions.streamsPerWakeMax))
         try wrap { () throws(LogError) -> Void in
             try SubscriptionRows.links(of: id, in: stage.log) { name, _ in
-                guard names.count < Subscriptions.streamsPerWakeMax else { return false }
+                guard names.count < Subscriptions.streamsPerWakeUsual else { return false }
                 names.insert(name)
                 return true
             }

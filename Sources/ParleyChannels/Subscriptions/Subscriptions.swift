@@ -28,6 +28,8 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     static let linksMax = 100_000
     /// Streams of one wake, those with something new first; the others follow in the next.
     static let streamsPerWakeMax = 1_000
+    /// Others beside them, as long as there are no more in all: each is looked up by the writer.
+    static let streamsPerWakeUsual = 100
     /// Streams with something new that one subscription remembers; beyond, its links are read again.
     static let candidatesMax = 1_024
 
