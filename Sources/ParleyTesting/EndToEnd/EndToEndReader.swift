@@ -83,8 +83,8 @@ package final class EndToEndReader: Sendable {
             let seen = seen
             guard found != nil, let node = seen.node else {
                 let last = seen.entries.last?.text.prefix(300) ?? "nothing"
-                throw Missed(
-                    "waited \(timeout) for \(phase); \(seen.entries.count) entries, status \(seen.status), over: \(seen.isOver), last: \(last)")
+                let state = "\(seen.entries.count) entries, status \(seen.status), over: \(seen.isOver)"
+                throw Missed("waited \(timeout) for \(phase); \(state), last: \(last)")
             }
             attach(to: node)
         }
