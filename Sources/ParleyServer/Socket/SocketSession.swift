@@ -7,7 +7,7 @@ internal import ParleySystem
 /// Memory is bounded by the number of channels: what is unsent stays below a bound for all of them together, behind which readers park at
 /// their offsets, and pages are read for few at a time.
 final class SocketSession: @unchecked Sendable {  // Guard: used on the loop only.
-    enum Ending: String { case draining, recycled, expired }
+    enum Ending: String { case draining, recycled }
 
     let socket: WebSocket
     let exchange: Exchange
@@ -63,7 +63,6 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     /// Called about once a second.
     func sweep(_ now: Duration) {
         guard socket.isOpen else { return }
-        if exchange.access.hasExpired(context.channels.world.now) { return end(.expired) }
         if now >= deadline { return end(.recycled) }
         for subscription in subscriptions.values { subscription.sweep() }
         let interval = context.configuration.socketPingInterval
