@@ -30,10 +30,11 @@ let package = Package(
         .systemLibrary(name: "CRocksDB", pkgConfig: "rocksdb", providers: [.apt(["librocksdb-dev"])]),
         .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
         .systemLibrary(name: "CYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+        .systemLibrary(name: "CWslay", providers: [.apt(["libwslay-dev"])]),
         .systemLibrary(name: "COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
 
         module("ParleySystem", ["CUV", "COpenSSL"]),
-        module("ParleyHTTP", ["ParleySystem", "CUV", "CCurl"]),
+        module("ParleyHTTP", ["ParleySystem", "CUV", "CCurl", "CWslay"]),
         module("ParleyLog", ["ParleySystem", "CRocksDB"]),
         module("ParleyChannels", ["ParleyLog", "ParleySystem"]),
         module("ParleyWebhooks", ["ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
@@ -41,7 +42,7 @@ let package = Package(
         module("ParleyModels", ["ParleyAgents", "ParleyHTTP", "ParleySystem", "CYAML"]),
         module(
             "ParleyServer", ["ParleyModels", "ParleyAgents", "ParleyWebhooks", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"],
-            resources: [.embedInCode("Page/page.html")]),
+            resources: [.embedInCode("Page/page.html"), .embedInCode("Client/parley.js"), .embedInCode("Client/parley.d.ts")]),
         module("Parley", ["ParleyServer", "ParleyModels", "ParleyAgents", "ParleyWebhooks"]),
         .executableTarget(name: "ParleyCommand", dependencies: ["Parley", "ParleyServer", "ParleyHTTP", "ParleySystem"], swiftSettings: settings),
         module("ParleyTesting", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),

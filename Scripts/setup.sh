@@ -26,7 +26,7 @@ need_packages() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
 }
 
-build_packages=(librocksdb-dev libuv1-dev libcurl4-openssl-dev libssl-dev libyaml-dev pkg-config)
+build_packages=(librocksdb-dev libuv1-dev libcurl4-openssl-dev libssl-dev libyaml-dev libwslay-dev pkg-config)
 
 need_swift() {
     command -v swift >/dev/null || fail "no 'swift' on the PATH. Parley needs the Swift 6.3 toolchain: https://www.swift.org/install/linux/"
@@ -52,6 +52,17 @@ need_workflow_client() {
     say "installing durable-streams $version"
     "$venv/bin/pip" install --quiet --disable-pip-version-check "durable-streams==$version"
     touch "$venv/.durable-streams-$version"
+}
+
+# Clients of the socket that the tests run as programs of their own: node for parley.js, and one in Python that is not ours. After
+# need_local_model, which makes the folder.
+need_socket_clients() {
+    need_packages nodejs
+    local version=17.4 venv="$root/.venv"
+    [ -e "$venv/.websockets-$version" ] && return
+    say "installing websockets $version"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "websockets==$version"
+    touch "$venv/.websockets-$version"
 }
 
 # A browser, its driver, and what a test drives them with: Debian's packages, and Python wheels by exact version.

@@ -25,7 +25,8 @@ struct Interrupts {
     private struct Seen {
         var fromSend = Samples()
         var fromAnswer = Samples()
-        var tokensAfter: [Int] = []
+        /// Tokens generated after the sending, and after the answer.
+        var tokensAfter: [(send: Int, answer: Int)] = []
 
         mutating func add(_ other: Seen) {
             fromSend.add(other.fromSend)
@@ -59,12 +60,12 @@ struct Interrupts {
             }
         }
         var table = Table("until the upstream sees the end", "p50 ms", "p90 ms", "p99 ms", "max ms", "tokens after, most")
-        func add(_ name: String, _ samples: Samples, _ seen: Seen) {
-            table.add([name] + samples.milliseconds(0.5, 0.9, 0.99, 1).map { $0.text(2) } + [String(seen.tokensAfter.max() ?? 0)])
+        func add(_ name: String, _ samples: Samples, _ tokens: [Int]) {
+            table.add([name] + samples.milliseconds(0.5, 0.9, 0.99, 1).map { $0.text(2) } + [String(tokens.max() ?? 0)])
         }
-        add("Parley, from the interrupt's sending", parley.fromSend, parley)
-        add("Parley, from its 2xx (0: before it)", parley.fromAnswer, parley)
-        add("a client that closes its own connection", plain.fromSend, plain)
+        add("Parley, from the interrupt's sending", parley.fromSend, parley.tokensAfter.map(\.send))
+        add("Parley, from its 2xx (0: before it)", parley.fromAnswer, parley.tokensAfter.map(\.answer))
+        add("a client that closes its own connection", plain.fromSend, plain.tokensAfter.map(\.send))
         table.show()
     }
 
@@ -74,7 +75,8 @@ struct Interrupts {
         let key: String
         var sentAt: Nanoseconds?
         var answeredAt: Nanoseconds?
-        var sentThen = 0
+        var tokensThen = 0
+        var tokensAtAnswer = 0
 
         init(_ connection: Connection, target: Int, key: String) { (self.connection, self.target, self.key) = (connection, target, key) }
     }
@@ -92,6 +94,7 @@ struct Interrupts {
                 guard let length = HTTPAnswer.length(connection.unread) else { return }
                 connection.take(length)
                 slot.answeredAt = Clock.now
+                slot.tokensAtAnswer = upstream.call(of: slot.key)!.sent
             }
             loop.add(connection)
             return slot
@@ -114,7 +117,7 @@ struct Interrupts {
             return slot
         }
         drive(slots, loop, upstream) { slot in
-            slot.answeredAt = slot.sentAt
+            (slot.answeredAt, slot.tokensAtAnswer) = (slot.sentAt, slot.tokensThen)
             loop.remove(slot.connection)
         } isAnswered: { _ in
             true
@@ -133,7 +136,7 @@ struct Interrupts {
             for slot in slots {
                 let call = upstream.call(of: slot.key)
                 if slot.sentAt == nil, let call, call.sent >= slot.target {
-                    slot.sentThen = call.sent
+                    slot.tokensThen = call.sent
                     slot.sentAt = Clock.now
                     stop(slot)
                 }
@@ -149,7 +152,7 @@ struct Interrupts {
             let call = upstream.call(of: slot.key)!
             seen.fromSend.add(call.closedAt! - slot.sentAt!)
             seen.fromAnswer.add(call.closedAt! - min(call.closedAt!, slot.answeredAt!))
-            seen.tokensAfter.append(call.sent - slot.sentThen)
+            seen.tokensAfter.append((call.sent - slot.tokensThen, call.sent - slot.tokensAtAnswer))
         }
         upstream.forgetCalls()
         for slot in slots { slot.connection.close() }

@@ -1,8 +1,8 @@
 @_exported public import ParleyAgents
+@_exported public import ParleySystem
 internal import FoundationEssentials
 internal import ParleyHTTP
 internal import ParleyModels
-internal import ParleySystem
 
 /// Runs a node with these agents until it is told to stop (SIGTERM, SIGINT), and then drains.
 ///

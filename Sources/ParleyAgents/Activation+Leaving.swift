@@ -35,14 +35,35 @@ extension Activation {
             return
         }
         state.isBusy = true
-        state.isMarkedWaiting = true
-        append([], epoch: .holds(core.epoch)) { stage, channel, _ in
-            channel.move(to: .waiting, turn: core.turn, in: &stage)
-        } then: { [self] _ in
+        markWaiting(core) { [self] in
             state.isBusy = false
             guard core.restingSteps != nil, runtime.forget(self, unlessNeeded: true) else { return scheduleIdleCheck() }
             state.isGone = true
             core.fence(Passivated())
+        }
+    }
+
+    /// Has whoever looks know soon that the turn only waits; not for a pause of a moment, which would cost two more commits.
+    func scheduleWaitingMark(_ core: TurnCore) {
+        guard !state.isMarkedWaiting else { return }
+        runtime.world.schedule(at: runtime.world.now.advanced(by: Activation.waitingMarkDelay)) { [self] in
+            lane.deliver {
+                guard self.isCurrent(core), !self.state.isMarkedWaiting, !self.state.isBusy, core.restingSteps != nil else { return }
+                self.markWaiting(core) {}
+            }
+        }
+    }
+
+    private static let waitingMarkDelay = Duration.milliseconds(200)
+
+    /// The log says from here on that the turn only waits: a process that starts leaves it alone until something comes for it.
+    private func markWaiting(_ core: TurnCore, then: @escaping @Sendable () -> Void) {
+        let isMarked = state.isMarkedWaiting
+        state.isMarkedWaiting = true
+        append([], epoch: .holds(core.epoch)) { stage, channel, _ in
+            if !isMarked { channel.move(to: .waiting, turn: core.turn, in: &stage) }
+        } then: { _ in
+            then()
         }
     }
 

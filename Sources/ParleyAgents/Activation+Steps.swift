@@ -33,6 +33,7 @@ extension Activation: TurnOwner {
         case .body, .model:
             startedAt.withLock { $0[request.path] = open.startedAt }
             rejoin(core, request.path, open.steered)
+            keeps(request.path, open.text.text.isEmpty ? open.earlier : open.text)
             guard let retryAt = open.retryAt else { return attemptStep(core, request, open.attempt + 1, open.text) }
             retry(core, request, open.attempt + 1, at: retryAt, open.text)
         }
@@ -192,10 +193,12 @@ extension Activation: TurnOwner {
                 if isCurrent(core) { fail(core, request, attempt: attempt, failure, pause: pause, saved, considered: upToSeen) }
             },
             then: { [self] appended in
+                let earlier = state.partials[request.path]
                 isOver(request.path)
                 over(core, [request])
                 guard isCurrent(core) else { return }
                 if let retryAt {
+                    keeps(request.path, earlier ?? SavedText())
                     retry(core, request, attempt + 1, at: retryAt, saved)
                 } else {
                     core.resume(request.path, .failed(failure), at: appended.at)

@@ -31,6 +31,8 @@ package struct Journal: Sendable {
         /// The offset of its first start.
         package var startedAt: UInt64 = 0
         package var text = SavedText()
+        /// What an attempt before has written, which readers are shown until this one writes something.
+        package var earlier = SavedText()
     }
 
     /// The first start of each step, in log order: the order in which the program asked for them.
@@ -104,7 +106,9 @@ extension Journal.OpenStep {
     mutating func begin(_ attempt: UInt32, continuesAt: Int64?) {
         self.attempt = attempt
         retryAt = nil
-        if attempt > 1 { text.cut(to: continuesAt.map { Int($0) } ?? 0) }
+        guard attempt > 1 else { return }
+        if !text.text.isEmpty { earlier = text }
+        text.cut(to: continuesAt.map { Int($0) } ?? 0)
     }
 }
 

@@ -113,7 +113,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     }
 
     /// The last offset of a channel and when it was given: the end of its last value in the log.
-    private static func head(of id: ChannelID, in log: any CommitLog) throws(LogError) -> (UInt64, Timestamp) {
+    static func head(of id: ChannelID, in log: any CommitLog) throws(LogError) -> (UInt64, Timestamp) {
         guard let last = try log.first(.log, from: id.key, to: id.keyEnd, reversed: true) else { return (0, Timestamp(milliseconds: 0)) }
         var lastAt = Timestamp(milliseconds: 0)
         let first: UInt64 = last.key.readBigEndian(at: 10)

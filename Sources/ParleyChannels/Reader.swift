@@ -2,7 +2,7 @@ package import ParleyLog
 package import ParleySystem
 
 extension Channels {
-    /// Walks the entries after `offset` up to `head`, from the log, until `visit` returns false.
+    /// Walks the entries after `offset` up to `head`, from the log, until `visit` returns false. What has been trimmed is passed over.
     ///
     /// Blocks on the disk when the pages are not cached: not for event loops.
     /// - Throws: ``LogError`` with code `data_damaged` naming channel and offset; what came before has been visited.
@@ -29,7 +29,7 @@ extension Channels {
             let last = Frame.walk(value, first: first) { place, frame in
                 if place > stretch.upTo {
                     isWithin = false
-                } else if place > stretch.after {
+                } else if place > stretch.after, frame.kind != .hole {
                     goesOn = visit(place, frame)
                 }
                 return isWithin && goesOn
@@ -66,7 +66,9 @@ extension Channels {
                 damaged = first
                 return false
             }
-            goesOn = frames.reversed().allSatisfy { place, frame in place > stretch.upTo || place <= stretch.after || visit(place, frame) }
+            goesOn = frames.reversed().allSatisfy { place, frame in
+                place > stretch.upTo || place <= stretch.after || frame.kind == .hole || visit(place, frame)
+            }
             return goesOn && last > stretch.after
         }
         if let damaged {
@@ -105,7 +107,7 @@ extension Channels {
             page.next = place
             return true
         }
-        // A fork may leave its source in the middle of a hole, of which nothing is visited.
+        // What comes last may be a hole.
         if !isCut { page.next = max(page.next, head) }
         page.finish()
         page.isUpToDate = page.next >= head
@@ -146,6 +148,8 @@ package struct Page: Sendable {
     /// Nothing comes after it, ever.
     package var isEnd = false
     package private(set) var isEmpty = true
+    /// The channels of agents that entries of this page say were started.
+    package private(set) var children: [String] = []
     private let isJSON: Bool
 
     init(isJSON: Bool, next: UInt64) {
@@ -158,6 +162,7 @@ package struct Page: Sendable {
         guard frame.kind != .hole else { return }
         if isJSON && !isEmpty { body.append(UInt8(ascii: ",")) }
         isEmpty = false
+        if let child = frame.startedChild { children.append(child) }
         frame.writeJSON(offset: offset, owner: owner, receipt: receipt, to: &body)
     }
 
@@ -165,6 +170,18 @@ package struct Page: Sendable {
 }
 
 extension Chunk {
+    /// The channels of agents that this commit says were started. Cost: a look at the head of each frame.
+    package var children: [String] {
+        var children: [String] = []
+        frames.withUnsafeBytes { bytes in
+            _ = Frame.walk(bytes, first: first) { _, frame in
+                if let child = frame.startedChild { children.append(child) }
+                return true
+            }
+        }
+        return children
+    }
+
     /// This commit's entries in wire form, as ``Channels/page(_:after:view:bytesMax:)`` gives them.
     package func page(of channel: Channel, view: View) -> Page {
         var page = Page(isJSON: channel.isJSON, next: last)
@@ -187,6 +204,11 @@ extension Chunk {
         page.finish()
         return page
     }
+}
+
+extension Frame {
+    /// The channel of the agent that a `child.started` names.
+    fileprivate var startedChild: String? { kind == .childStarted ? body["agent"]?.string : nil }
 }
 
 extension Channel {

@@ -97,20 +97,21 @@ enum SendCommand: Command {
     }
 }
 
-/// `parley ls`: lists agents.
+/// `parley ls`: lists agents, or channels.
 enum ListCommand: Command {
     static let name = "ls"
-    static let summary = "list agents and what they do"
-    static let usage = "usage: parley ls [--kind <kind>] [--state <state>] [--json] [--server <url>]"
+    static let summary = "list agents and what they do, or channels by name"
+    static let usage = "usage: parley ls [--kind <kind>] [--state <state>] [--json] [--server <url>] | parley ls /[<beginning of names>]"
     static let help = """
         \(usage)
 
-        States: idle running waiting parked stalled closed.
+        States: idle running waiting parked stalled closed. With a slash it lists channels, agents' among them: name, tail, content type.
         """
     static let options: [CommandOption] = [.value("kind"), .value("state"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let client = try Client(arguments)
+        if let prefix = arguments.positional.first { return try channels(prefix, arguments, client) }
         let filters = ["kind", "state"].compactMap { name in arguments[name].map { "&\(name)=\(PercentEncoding.encode($0))" } }.joined()
         var after = ""
         repeat {
@@ -121,6 +122,26 @@ enum ListCommand: Command {
                     arguments.has("json")
                         ? agent.text + "\n"
                         : "\(agent["kind"]?.string ?? "")/\(agent["id"]?.string ?? "")\t\(agent["state"]?.string ?? "")\n")
+            }
+            after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
+        } while !after.isEmpty
+        return .done
+    }
+}
+
+extension ListCommand {
+    private static func channels(_ prefix: String, _ arguments: Arguments, _ client: Client) throws -> ExitStatus {
+        guard prefix.hasPrefix("/") else { throw UsageError("'\(prefix)' was not expected; channels are listed with a slash: /\(prefix)") }
+        var after = ""
+        repeat {
+            let query = "limit=1000&prefix=\(PercentEncoding.encode(String(prefix.dropFirst())))\(after)"
+            let answer = try client.request("GET", "/v1/streams?\(query)")
+            guard answer.status == 200, let page = answer.json else { throw FollowError(answer.problem) }
+            for channel in page["streams"]?.array ?? [] {
+                let columns = ["name", "tail_offset", "content_type"].map { channel[$0]?.string ?? "" }
+                let isClosed = channel["closed"]?.bool == true
+                Terminal.output(
+                    arguments.has("json") ? channel.text + "\n" : columns.joined(separator: "\t") + (isClosed ? "\tclosed" : "") + "\n")
             }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty

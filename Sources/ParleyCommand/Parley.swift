@@ -29,6 +29,7 @@ enum ParleyProgram {
         ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, SteerCommand.self, InterruptCommand.self,
         CancelCommand.self, ApproveCommand.self, DenyCommand.self, SignalCommand.self, ListCommand.self, StatusCommand.self,
         TraceCommand.self, AuditCommand.self,
+        CreateCommand.self, AppendCommand.self, ForkCommand.self, DeleteCommand.self,
     ]
 
     private static func run(_ name: String, _ arguments: [String]) async -> ExitStatus {

@@ -23,6 +23,11 @@ final class HTTPConnection {
     private var exchanges: [HTTPResponder] = []
     /// Input that waits because too many requests are unanswered.
     private var blockedInput = Bytes()
+    /// What the input goes to once the connection carries another protocol.
+    private var upgraded: HTTPStream?
+    private var hasUpgraded = false
+    /// The peer's last word in that protocol has come.
+    private var upgradedInputEnded = false
     private var isReading = false
     private var isProcessing = false
     private var acceptsRequests = true
@@ -63,6 +68,7 @@ final class HTTPConnection {
         }
         let open = exchanges
         exchanges = []
+        upgraded = nil
         output = OutputQueue()
         blockedInput = []
         for exchange in open { exchange.connectionClosed() }
@@ -73,7 +79,8 @@ final class HTTPConnection {
 
 extension HTTPConnection {
     private func updateReading() {
-        let shouldRead = !isClosed && !peerHasFinished && (isLingering || blockedInput.isEmpty)
+        let isPaused = !blockedInput.isEmpty || upgraded?.isInputPaused == true
+        let shouldRead = !isClosed && !peerHasFinished && (isLingering || !isPaused)
         guard shouldRead != isReading else { return }
         isReading = shouldRead
         let stream = UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_stream_t.self)
@@ -101,11 +108,17 @@ extension HTTPConnection {
 
     private func received(_ input: UnsafeRawBufferPointer) {
         guard !isLingering, acceptsRequests else { return }  // Read and dropped, so that the peer's end is noticed.
-        let used = process(input)
+        let used = hasUpgraded ? 0 : process(input)
+        if hasUpgraded { return handOver(UnsafeRawBufferPointer(rebasing: input[used...])) }
         if used < input.count, acceptsRequests, !isClosed {
             blockedInput = Bytes(UnsafeRawBufferPointer(rebasing: input[used...]))
             updateReading()
         }
+    }
+
+    private func handOver(_ input: UnsafeRawBufferPointer) {
+        guard !input.isEmpty, !isClosed else { return }
+        upgraded?.onInput?(input)
     }
 
     /// A peer that has sent its last request may still read; one that watches a stream would not stop sending to do so.
@@ -123,7 +136,7 @@ extension HTTPConnection {
         isProcessing = true
         defer { isProcessing = false }
         var index = 0
-        while acceptsRequests, !isClosed, exchanges.count < listener.configuration.pipelinedCountMax,
+        while acceptsRequests, !isClosed, !hasUpgraded, exchanges.count < listener.configuration.pipelinedCountMax,
             output.byteCount <= HTTPConnection.outputBytesMax
         {
             do throws(HTTPParseError) {
@@ -194,6 +207,13 @@ extension HTTPConnection {
     /// Whether an answer that is written now is the connection's last.
     func closesAfter(_ responder: HTTPResponder) -> Bool { listener.isDraining && exchanges.last === responder }
 
+    /// From here on input belongs to another protocol.
+    func upgrade(to stream: HTTPStream) { (upgraded, hasUpgraded) = (stream, true) }
+
+    func inputPauseChanged() { updateReading() }
+
+    func inputEnded() { upgradedInputEnded = true }
+
     /// Lets `write` append to the answer: to the socket's queue when its turn has come, else aside.
     func output(of responder: HTTPResponder, _ write: (inout OutputQueue) -> Void) {
         guard exchanges.first === responder else { return write(&responder.held) }
@@ -231,6 +251,7 @@ extension HTTPConnection {
     private func endAfterFlush() {
         acceptsRequests = false
         closesAfterFlush = true
+        upgraded = nil
         let unanswered = exchanges
         exchanges = []
         for exchange in unanswered { exchange.connectionClosed() }
@@ -256,6 +277,11 @@ extension HTTPConnection {
         let input = blockedInput
         let used = input.withUnsafeBytes { process($0) }
         guard !isClosed else { return }
+        if hasUpgraded {
+            blockedInput = []
+            input.withUnsafeBytes { handOver(UnsafeRawBufferPointer(rebasing: $0[used...])) }
+            return updateReading()
+        }
         blockedInput = acceptsRequests ? Bytes(input[used...]) : []
         updateReading()
     }
@@ -263,7 +289,7 @@ extension HTTPConnection {
     /// Ends a connection whose last answer was sent.
     private func end() {
         // Closing with unread input would make the kernel throw away what the peer has not read yet.
-        let isClean = parser.phase == .idle && blockedInput.isEmpty && hasServed
+        let isClean = parser.phase == .idle && blockedInput.isEmpty && hasServed && (!hasUpgraded || upgradedInputEnded)
         if isClean || peerHasFinished { return close() }
         guard !isLingering else { return }
         isLingering = true

@@ -57,6 +57,19 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
         return stream
     }
 
+    /// Answers 101: from here on the connection carries another protocol, both ways, and ends with it.
+    ///
+    /// To be called while the request is handled: what the peer sends behind it goes to the stream's `onInput`.
+    package func upgrade(headers: [(name: String, value: String)]) -> HTTPStream {
+        let stream = HTTPStream(self, .untilClose)
+        answer(101, headers, .upgraded) { _ in }
+        if let connection {
+            self.stream = stream
+            connection.upgrade(to: stream)
+        }
+        return stream
+    }
+
     /// Appends to what this answer sends.
     func output(_ write: (inout OutputQueue) -> Void) { connection?.output(of: self, write) }
 
@@ -68,6 +81,10 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     }
 
     func abort() { connection?.close() }
+
+    func inputPauseChanged() { connection?.inputPauseChanged() }
+
+    func inputEnded() { connection?.inputEnded() }
 
     /// Lets go of the connection after the answer.
     func detach() { connection = nil }
@@ -87,8 +104,9 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
         precondition(!hasAnswered, "a request is answered twice")
         hasAnswered = true
         guard let connection else { return }
-        closesConnection = !keepsAlive || body == .untilClose || connection.closesAfter(self)
-        let connectionField: HTTPResponseHead.Connection = closesConnection ? .close : minorVersion == 0 ? .keepAlive : .implied
+        closesConnection = !keepsAlive || body == .untilClose || body == .upgraded || connection.closesAfter(self)
+        let connectionField: HTTPResponseHead.Connection =
+            body == .upgraded ? .implied : closesConnection ? .close : minorVersion == 0 ? .keepAlive : .implied
         let date = connection.listener.dateField
         connection.output(of: self) { queue in
             queue.build { HTTPResponseHead.write(status, headers, body, connectionField, date, to: &$0) }

@@ -12,6 +12,8 @@ enum HTTPResponseHead {
         case announced
         case chunked
         case untilClose
+        /// What follows is another protocol.
+        case upgraded
     }
 
     enum Connection { case implied, keepAlive, close }

@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// The body of an answer in pieces: server-sent events, long downloads.
+/// The body of an answer in pieces: server-sent events, long downloads; or, behind a 101, both directions of another protocol.
 ///
 /// Belongs to the connection's loop. Pieces written in one tick leave in one send. Nothing bounds what is queued but the
 /// writer: it looks at `bufferedBytes` and waits for `onDrain` when that is too much.
@@ -21,6 +21,13 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Called once on the loop if the peer goes away, or the server gives up, before `finish()`.
     package var onClose: (() -> Void)?
 
+    /// Behind a 101: called on the loop with what the peer sends, valid during the call.
+    package var onInput: ((UnsafeRawBufferPointer) -> Void)?
+    /// Behind a 101: while it is set, no more is read than has been.
+    package var isInputPaused = false {
+        didSet { if isInputPaused != oldValue { responder?.inputPauseChanged() } }
+    }
+
     private var framing: Framing
     private var responder: HTTPResponder?
     private var wasAboveLowWater = false
@@ -36,6 +43,18 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     /// Bytes written and not yet taken by the socket.
     package var bufferedBytes: Int { responder?.bufferedBytes ?? 0 }
+
+    /// Behind a 101: the peer has said its last, so the connection may close as soon as what is queued has been sent.
+    package func inputEnded() { responder?.inputEnded() }
+
+    /// Queues what `build` appends, without a buffer in between, and then `shared`, which is not copied when it is large.
+    package func write(_ shared: Bytes, behind build: (inout Bytes) -> Void) {
+        precondition(framing == .untilClose || framing == .none, "framing a piece needs its length")
+        write(count: shared.count + 1) { queue in
+            queue.build(build)
+            queue.append(shared)
+        }
+    }
 
     /// Queues a piece; large ones are shared, not copied.
     package func write(_ bytes: Bytes) { write(count: bytes.count) { $0.append(bytes) } }
@@ -106,5 +125,5 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     }
 
     /// The callbacks often hold the stream, so they go with the connection.
-    private func release() { (responder, onDrain, onClose) = (nil, nil, nil) }
+    private func release() { (responder, onDrain, onClose, onInput) = (nil, nil, nil, nil) }
 }

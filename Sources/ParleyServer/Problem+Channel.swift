@@ -56,6 +56,12 @@ extension Problem {
         Problem(status: 503, code: "overloaded", detail: "\(detail). Try again later.", headers: [("Retry-After", "1")])
     }
 
+    static func beyondTail(_ offset: Offset, _ head: UInt64) -> Problem {
+        .bad(
+            "offset_beyond_tail",
+            "offset is \(offset), the tail is \(Offset(head)): it was not given out for this stream. Read from -1.")
+    }
+
     static func bad(_ code: String, _ detail: String) -> Problem { Problem(status: 400, code: code, detail: detail) }
 
     static func wrongMethod(_ method: String, allow: String) -> Problem {

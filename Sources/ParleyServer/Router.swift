@@ -10,6 +10,8 @@ final class Router: HTTPHandler, Sendable {
     private let subscriptions: SubscriptionRoutes
     private let agents: AgentRoutes
     private let page: PageRoute
+    private let sockets: SocketRoute
+    private let client: ClientRoute
 
     init(_ context: ServerContext) {
         self.context = context
@@ -18,6 +20,8 @@ final class Router: HTTPHandler, Sendable {
         subscriptions = SubscriptionRoutes(context: context)
         agents = AgentRoutes(context: context)
         page = PageRoute()
+        sockets = SocketRoute(context: context)
+        client = ClientRoute()
     }
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
@@ -45,6 +49,11 @@ final class Router: HTTPHandler, Sendable {
         case "/":
             try requireRead(exchange)
             page.answer(exchange)
+        case StreamList.path: try StreamList(context: context).handle(exchange)
+        case SocketRoute.path: try sockets.handle(exchange)
+        case ClientRoute.scriptPath, ClientRoute.typesPath:
+            try requireRead(exchange)
+            client.answer(exchange)
         case "/healthz":
             try requireRead(exchange)
             exchange.respond(200, json: ["status": "ok"])

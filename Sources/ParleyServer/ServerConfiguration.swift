@@ -25,10 +25,25 @@ package struct ServerConfiguration: Sendable {
     package var pageBytes = 256 << 10
     /// A stream of events with more than this unsent waits until the peer has taken it.
     package var unsentBytesMax = 256 << 10
+    /// A longer message closes a socket with 1009.
+    package var socketMessageBytesMax = 1 << 20
+    /// Channels that one socket follows, those of its trees included; more are refused with `too_many_channels`.
+    package var socketChannelsMax = 1_024
+    /// How long a socket may be quiet before it is asked for a sign of life; after twice as long again it is given up.
+    package var socketPingInterval = Duration.seconds(20)
+    /// After how long a socket ends, telling where to go on, so that connections spread anew.
+    package var socketLifetime = Duration.seconds(600)
+    /// Appends and look-ups of one socket that are under way before its messages wait in the connection.
+    package var socketPendingMax = 64
+    /// Ephemeral events that one socket may send a second, and twice as many at once; more are refused with `rate_limited`.
+    package var ephemeralPerSecond = 20
     /// Reads that wait for the log; more are answered 503.
     package var queuedReadsMax = 20_000
 
     package init() {
         http.port = 4_437
     }
+
+    /// What readers are looked after for comes round no sooner.
+    var shortestInterval: Duration { min(min(heartbeatInterval, streamLifetime), min(socketPingInterval, socketLifetime)) }
 }

@@ -61,20 +61,42 @@ final class ServerContext: Sendable {
             return channel.isSoftDeleted ? exchange.respond(Problem(ChannelError.gone(name.text))) : body(channel)
         }
         read(for: exchange) { [channels] () throws(ChannelError) in
-            let (channel, isDeleted): (Channel?, Bool)
-            do throws(LogError) {
-                channel = try channels.find(name.text)
-                isDeleted = channel == nil ? try channels.isDeleted(name.text) : false
-            } catch {
-                throw ChannelError(error)
-            }
-            guard let channel else { throw isDeleted ? .deleted(name.text) : .notFound(name.text) }
-            guard !channel.isSoftDeleted else { throw .gone(name.text) }
-            return channel
+            try ServerContext.find(name, in: channels)
         } then: {
             body($0)
         }
     }
+
+    /// Calls `then` on `loop` with the channel, at once when it is in memory, or with the reason why there is none.
+    func find(_ name: StreamName, on loop: EventLoop, _ then: @escaping @Sendable (Result<Channel, ChannelError>) -> Void) {
+        if let channel = channels.resident(name.text) {
+            return then(channel.isSoftDeleted ? .failure(ChannelError.gone(name.text)) : .success(channel))
+        }
+        let isTaken = reads.run { [channels] in
+            let result: Result<Channel, ChannelError>
+            do throws(ChannelError) { result = .success(try ServerContext.find(name, in: channels)) } catch { result = .failure(error) }
+            loop.execute { then(result) }
+        }
+        if !isTaken { then(.failure(ChannelError("overloaded", "too many reads wait for the log. Try again later."))) }
+    }
+
+    private static func find(_ name: StreamName, in channels: Channels) throws(ChannelError) -> Channel {
+        let (channel, isDeleted): (Channel?, Bool)
+        do throws(LogError) {
+            channel = try channels.find(name.text)
+            isDeleted = channel == nil ? try channels.isDeleted(name.text) : false
+        } catch {
+            throw ChannelError(error)
+        }
+        guard let channel else { throw isDeleted ? .deleted(name.text) : .notFound(name.text) }
+        guard !channel.isSoftDeleted else { throw .gone(name.text) }
+        return channel
+    }
+
+    /// Gives an event to everybody who follows its channel, on every loop.
+    ///
+    /// - Returns: false when so many are on their way already that it is dropped.
+    func deliver(_ event: EphemeralDelivery) -> Bool { readersByLoop.values.allSatisfy { $0.deliver(event) } }
 
     /// Runs `work` on the read pool and `then` with its result on the exchange's loop; a failure is answered.
     func read<Value: Sendable>(

@@ -37,7 +37,9 @@ package final class SimulationProcess: Sendable {
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: world)
         runtime = AgentRuntime(
-            channels: channels, world: world, agents: agents(world), node: "simulated", idleAfter: .seconds(2))
+            channels: channels, world: world, agents: agents(world), node: "simulated", idleAfter: .seconds(2),
+            // For ever: the checker counts every entry that there was.
+            textRetention: .seconds(1_000_000_000))
         record.isAlive(true)
         world.drive { [unowned self] in sync() }  // The world is driven by this process only.
         try runtime.start()

@@ -123,6 +123,22 @@ class ConsoleTest(unittest.TestCase):
         ended = node.entries("assistant/me", "step.completed")[0]
         self.assertGreater(ended["recovered_tokens"], 0, "the answer went on from its saved text")
         self.assertIn("Taken up again", console.text("#rows .note"))
+        self.assertEqual(console.count("#rows .mine"), 2, "the message and the interrupt, once each")
+
+    def test_the_log_goes_on_after_kill_9_entry_by_entry(self):
+        self.failed_requests_are_expected = True
+        node, console = self.begin()
+        console.click("#raw")
+        wait_for("some entries", lambda: console.count("#rows .raw") > 20)
+        node.kill()
+        console.wait_link("reconnecting")
+        node.start()
+        console.wait_link("live")
+        wait_for("what came after it", lambda: "supervision" in console.texts("#rows .raw b"))
+        console.click("#cancel")
+        console.wait_state("idle")
+        self.assertEqual(
+            [int(offset, 16) for offset in console.texts("#rows .raw .at")], [int(entry["offset"], 16) for entry in node.entries("assistant/me")])
 
     def grown(self, console):
         """Waits until the answer has become longer, and gives what is shown."""
@@ -225,6 +241,23 @@ class ConsoleTest(unittest.TestCase):
         node.start()
         console.wait_answer(lambda text: text == "Still there.", "the answer")
         self.assertEqual([entry["text"] for entry in node.entries("assistant/me", "message")], ["say: Hello.", "say: Still there."])
+
+    def test_a_message_whose_answer_is_lost_is_said_once(self):
+        self.failed_requests_are_expected = True
+        node, console = self.serve(model=AT_ONCE)
+        node.kill()
+        # It dies when the message is in the log, and before it has said so.
+        node.environment["PARLEY_FAILPOINT"] = "answer.before:1"
+        node.start()
+        console.open("assistant/me")
+        console.send("say: Hello.")
+        wait_for("the server to be gone", lambda: node.process.poll() is not None)
+        del node.environment["PARLEY_FAILPOINT"]
+        node.start()
+        console.wait_answer(lambda text: text == "Hello.", "the answer")
+        wait_for("the page to know", lambda: console.find("#send").is_enabled())
+        self.assertEqual(console.text("#problem"), "")
+        self.assertEqual([entry["text"] for entry in node.entries("assistant/me", "message")], ["say: Hello."])
 
     def test_a_failure_is_shown_with_its_message(self):
         node, console = self.serve(model=AT_ONCE)

@@ -49,7 +49,7 @@ import Testing
             }
                 == [
                     "ann message applied ", "ben approve rejected arguments_changed", "ben approve applied ", "cem deny applied ",
-                    "dee approve rejected unknown_approval",
+                    "dee approve rejected approval_expired",
                 ])
         #expect(decided == records.filter { $0["type"] == "approval" })
         #expect(

@@ -73,6 +73,33 @@ import Testing
         #expect(active == 0 && fired == count && late == 0, "woken")
     }
 
+    @Test func `whoever looks sees soon that a turn waits, and that it runs again`() throws {
+        let states = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        _ = try await turn.wait(for: "go")
+                        try await turn.step("work") { _ in await pause(world, .seconds(10)) }
+                        return "done"
+                    }
+                ])
+            func state() throws -> String? { try node.runtime.status(of: "agents/probe/a")?["state"]?.string }
+            node.send("x", to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .milliseconds(50)))
+            var states = [try state()]
+            world.run(deadline: world.now.advanced(by: .seconds(1)))
+            states.append(try state())
+            node.send(NewEntry(.signal, nil, ("by", "ann"), ("name", "go")), to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .seconds(1)))
+            states.append(try state())
+            world.run(deadline: world.now.advanced(by: .seconds(20)))
+            return states + [try state()]
+        }
+        #expect(states == ["running", "waiting", "running", "idle"])
+    }
+
     @Test func `one that sleeps is not touched when the process starts`() throws {
         let (started, ended) = try SimulatedNode.simulate {
             let agents = [

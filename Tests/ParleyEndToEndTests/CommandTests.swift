@@ -38,6 +38,9 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
         Misuse("send", "writer/one", says: "the text is missing"),
         Misuse("send", "writer/one", "hi", "--kye", "k", says: "Did you mean '--key'?"),
         Misuse("ls", "--knid", "writer", says: "Did you mean '--kind'?"),
+        Misuse("ls", "orders", says: "channels are listed with a slash: /orders"),
+        Misuse("append", "/orders/1", says: "the data is missing"),
+        Misuse("fork", "/orders/1", says: "the new channel is missing"),
         Misuse("status", says: "<kind>/<id> is missing"),
         Misuse("status", "writer/one", "--jsno", says: "Did you mean '--json'?"),
     ]
@@ -60,7 +63,8 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
         try await OwnThread.run {
             for words in [
                 ["--help"], ["serve", "--help"], ["run", "--help"], ["tail", "-h"], ["send", "--help"], ["ls", "--help"],
-                ["status", "--help"], ["trace", "--help"], ["audit", "-h"],
+                ["status", "--help"], ["trace", "--help"], ["audit", "-h"], ["create", "-h"], ["append", "-h"], ["fork", "-h"],
+                ["delete", "-h"],
             ] {
                 let process = try ChildProcess(Products.path("parley"), words)
                 #expect(try process.waitForExit("help") == .status(0))
@@ -134,6 +138,29 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
             #expect(status.exit == .status(0) && status.standard.contains("state: idle"), "\(status)")
             #expect(
                 try JSON.parse(Bytes(try parley("status", "writer/one", "--json", environment: server).standard.utf8))["state"] == "idle")
+        }
+    }
+
+    @Test func `create, append, fork, ls and delete, for channels without an agent`() async throws {
+        try await OwnThread.run {
+            let (_, node) = try makeNode(tokens: 1, rate: 0)
+            func run(_ words: String...) throws -> (out: String, error: String, isDone: Bool) {
+                let process = try ChildProcess(Products.path("parley"), words, environment: ["PARLEY_URL": node.url])
+                let exit = try process.waitForExit("parley \(words)")
+                return (process.output.standard.trimmingCharacters(in: .newlines), process.output.error, exit == .status(0))
+            }
+            #expect(try run("create", "/orders/1", "--ttl", "3600") == ("0000000000000000", "", true))
+            #expect(try run("append", "/orders/1", #"[{"a": 1}, {"a": 2}]"#, "--if-tail", "0000000000000000").out == "0000000000000002")
+            let late = try run("append", "/orders/1", "3", "--if-tail", "0000000000000000")
+            #expect(!late.isDone && late.error.contains("tail_moved"), "\(late)")
+            #expect(try run("fork", "/orders/1", "/orders/2", "--offset", "0000000000000001").out == "0000000000000001")
+            #expect(try run("append", "/orders/2", "7", "--close").out == "0000000000000002")
+            #expect(try run("tail", "/orders/2").out == "{\"a\": 1}\n7" || run("tail", "/orders/2").out == "{\"a\":1}\n7")
+            #expect(
+                try run("ls", "/orders/").out
+                    == "orders/1\t0000000000000002\tapplication/json\norders/2\t0000000000000002\tapplication/json\tclosed")
+            #expect(try run("delete", "/orders/1").isDone && run("ls", "/orders/", "--json").out.split(separator: "\n").count == 1)
+            #expect(try run("delete", "/orders/nothing").error.contains("channel_not_found"))
         }
     }
 

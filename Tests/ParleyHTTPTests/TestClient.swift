@@ -48,6 +48,11 @@ final class TestClient {
         isClosed = true
     }
 
+    func setSendTimeout(seconds: Int) {
+        var limit = timeval(tv_sec: seconds, tv_usec: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    }
+
     func finishSending() { shutdown(descriptor, Int32(SHUT_WR)) }
 
     func send(_ text: String) throws { try send(text.latin1) }

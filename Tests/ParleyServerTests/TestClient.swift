@@ -24,12 +24,14 @@ final class TestClient {
     private var unwrapped = Bytes()
     private let authority: String
 
-    init(port: Int) throws {
+    /// - Parameter receiveBuffer: A small one makes a slow reader.
+    init(port: Int, receiveBuffer: Int32? = nil) throws {
         authority = "localhost:\(port)"
         descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         var limit = timeval(tv_sec: 10, tv_usec: 0)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
         setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+        if var receiveBuffer { setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &receiveBuffer, 4) }
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_port = in_port_t(port).bigEndian
@@ -55,7 +57,7 @@ final class TestClient {
         try send(Bytes((text + "\r\n").utf8) + body)
     }
 
-    private func send(_ bytes: Bytes) throws {
+    func send(_ bytes: Bytes) throws {
         var sent = 0
         while sent < bytes.count {
             let count = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL)) }
@@ -180,7 +182,7 @@ final class TestClient {
         }
     }
 
-    private func take(count: Int, _ phase: String) throws -> Bytes {
+    func take(count: Int, _ phase: String) throws -> Bytes {
         while input.count < count { try receive(phase) }
         defer { input.removeFirst(count) }
         return Bytes(input[..<count])

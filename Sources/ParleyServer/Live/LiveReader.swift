@@ -36,6 +36,9 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// The server stops: says where to go on, and ends the answer.
     func end() { preconditionFailure("a kind of reader says how it ends") }
 
+    /// Gives what is told to whoever is there at this moment; who lags, or waits for something else, may miss it.
+    func deliver(_ event: EphemeralDelivery) {}
+
     /// A page asked for with ``readPage()`` has come.
     func received(_ page: Page) { preconditionFailure("a kind of reader says what it does with a page") }
 

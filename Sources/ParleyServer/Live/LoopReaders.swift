@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleySystem
 internal import Synchronization
 
-/// The live readers of one loop.
+/// The live readers of one loop, and its sockets.
 ///
 /// It watches each channel that has readers here. The writer thread only notes which channels have changed and wakes the loop, once a
 /// tick; the loop then brings each reader of them forward from bytes that are framed once for all who stand at the same place.
@@ -20,6 +20,10 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     private let changed = Mutex(Changed())
     private let total = Atomic(0)
     private var readers: [ObjectIdentifier: [LiveReader]] = [:]
+    private var sockets: [ObjectIdentifier: SocketSession] = [:]
+    /// Ephemeral events that this loop has not delivered yet.
+    private let undelivered = Atomic(0)
+    private static let undeliveredMax = 1_024
     private var sweeper: LoopTimer?
 
     init(loop: EventLoop, channels: Channels, reads: ReadPool, configuration: ServerConfiguration) {
@@ -66,9 +70,33 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         }
     }
 
+    func add(_ socket: SocketSession) {
+        loop.assertOnLoop()
+        sockets[ObjectIdentifier(socket)] = socket
+        startSweeping()
+    }
+
+    func remove(_ socket: SocketSession) { sockets[ObjectIdentifier(socket)] = nil }
+
     /// Ends every reader after telling it where to go on.
     func endAll() {
+        for socket in sockets.values { socket.end(.draining) }
         for reader in readers.values.flatMap({ $0 }) { reader.end() }
+    }
+
+    /// Gives an event to those here who follow its channel. Thread-safe.
+    /// - Returns: false when too many wait already: then it is dropped.
+    func deliver(_ event: EphemeralDelivery) -> Bool {
+        guard undelivered.add(1, ordering: .relaxed).newValue <= LoopReaders.undeliveredMax else {
+            undelivered.subtract(1, ordering: .relaxed)
+            return false
+        }
+        loop.execute { [self] in
+            undelivered.subtract(1, ordering: .relaxed)
+            guard let channel = channels.resident(event.channel) else { return }
+            for reader in readers[ObjectIdentifier(channel)] ?? [] { reader.deliver(event) }
+        }
+        return true
     }
 
     // MARK: Sweeping
@@ -76,14 +104,15 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     /// Heartbeats and lifetimes are looked after for all readers at once: a timer each would cost more than they do.
     private func startSweeping() {
         guard sweeper?.isWaiting != true else { return }
-        let period = max(.milliseconds(10), min(.seconds(1), min(configuration.heartbeatInterval, configuration.streamLifetime) / 4))
+        let period = max(.milliseconds(10), min(.seconds(1), configuration.shortestInterval / 4))
         sweeper = loop.schedule(after: period) { [unowned self] in sweep() }  // The loop stops before its readers go.
     }
 
     private func sweep() {
         let now = loop.now
         for reader in readers.values.flatMap({ $0 }) { reader.sweep(now) }
-        if count > 0 { startSweeping() }
+        for socket in sockets.values { socket.sweep(now) }
+        if count > 0 || !sockets.isEmpty { startSweeping() }
     }
 }
 

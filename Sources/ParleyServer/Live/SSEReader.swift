@@ -60,6 +60,11 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         stream.write(SSEWriter.heartbeat)
     }
 
+    override func deliver(_ event: EphemeralDelivery) {
+        guard isAttached, stream.bufferedBytes <= readers.configuration.unsentBytesMax else { return }
+        stream.write(event.eventForm)
+    }
+
     override func end() {
         guard isAttached else { return }
         writeControl(.behind)

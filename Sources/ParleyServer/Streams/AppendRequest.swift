@@ -37,6 +37,12 @@ struct AppendRequest {
         }
     }
 
+    /// A JSON body that came by another way than a POST.
+    init(idempotencyKey: String?) {
+        (contentType, closes, producer, sequence) = (ContentTypeText.json, false, nil, nil)
+        (self.idempotencyKey, ifTail) = (idempotencyKey, nil)
+    }
+
     static func isClosing(_ request: HTTPRequest) -> Bool { request.header(StreamHeader.closed)?.lowercased() == "true" }
 
     /// The offset of `If-Match`, in quotes as an entity tag has them, or as it was given out.

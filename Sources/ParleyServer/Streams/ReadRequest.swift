@@ -58,7 +58,7 @@ struct ReadRequest: Sendable {
         ifNoneMatch = request.header("If-None-Match")
     }
 
-    private static func start(_ text: String) throws(Problem) -> Start {
+    static func start(_ text: String) throws(Problem) -> Start {
         switch text {
         case "-1": return .after(.start)
         case "now": return .now

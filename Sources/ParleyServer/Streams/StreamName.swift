@@ -24,6 +24,11 @@ struct StreamName: Sendable {
         guard let text = PercentEncoding.decode(String(decoding: path, as: UTF8.self)) else {
             throw .bad("invalid_stream_name", "the path is not properly percent-encoded UTF-8.")
         }
+        try self.init(text)
+    }
+
+    /// - Throws: as ``init(path:)``.
+    init(_ text: String) throws(Problem) {
         guard text.utf8.count <= StreamName.bytesMax else {
             throw .bad("invalid_stream_name", "the stream's name has \(text.utf8.count) bytes; expected 1 to \(StreamName.bytesMax).")
         }

@@ -22,11 +22,7 @@ extension StreamRoutes {
         switch request.start {
         case .now: start(request, channel, after: tail.head, exchange)
         case .after(let offset) where offset.value <= tail.head: start(request, channel, after: offset.value, exchange)
-        case .after(let offset):
-            exchange.respond(
-                .bad(
-                    "offset_beyond_tail",
-                    "offset is \(offset), the tail is \(Offset(tail.head)): it was not given out for this stream. Read from -1."))
+        case .after(let offset): exchange.respond(.beyondTail(offset, tail.head))
         }
     }
 

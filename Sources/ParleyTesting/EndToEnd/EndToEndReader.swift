@@ -70,31 +70,30 @@ package final class EndToEndReader: Sendable {
         }?.cancel()
     }
 
-    /// Waits until `find` makes something of what was seen.
+    /// Waits until `find` makes something of what was seen; goes on when the node ends the connection because its time is up.
     @discardableResult
     package func wait<Value>(_ phase: String, timeout: Duration = .seconds(60), _ find: (Seen) -> Value?) throws -> Value {
-        guard let value = state.wait(timeout: timeout, { find($0) }) else {
-            let seen = seen
-            let last = seen.entries.last?.text.prefix(300) ?? "nothing"
-            throw Missed(
-                "waited \(timeout) for \(phase); \(seen.entries.count) entries, status \(seen.status), over: \(seen.isOver), last: \(last)")
-        }
-        return value
-    }
-
-    /// Waits for the end of a turn; goes on when the node ends the connection because its time is up.
-    @discardableResult
-    package func waitForTurnEnd(_ phase: String = "the end of the turn", timeout: Duration = .seconds(90)) throws -> JSON {
         let deadline = ContinuousClock.now + timeout
         while true {
-            let end = try wait(phase, timeout: max(.zero, deadline - ContinuousClock.now)) { seen -> JSON?? in
-                let end = seen.entries.first { EndToEndReader.ends.contains($0["type"]?.string) }
-                if let end { return .some(end) }
-                return seen.isOver && seen.isClean && seen.endsWithControl ? .some(nil) : nil
+            let found = state.wait(timeout: max(.zero, deadline - ContinuousClock.now)) { seen -> Value?? in
+                if let value = find(seen) { return .some(value) }
+                return seen.isOver && seen.isClean && seen.endsWithControl && !seen.isClosed ? .some(nil) : nil
             }
-            if let end { return end }
-            if let node = seen.node { attach(to: node) }
+            if case .some(.some(let value)) = found { return value }
+            let seen = seen
+            guard found != nil, let node = seen.node else {
+                let last = seen.entries.last?.text.prefix(300) ?? "nothing"
+                let state = "\(seen.entries.count) entries, status \(seen.status), over: \(seen.isOver)"
+                throw Missed("waited \(timeout) for \(phase); \(state), last: \(last)")
+            }
+            attach(to: node)
         }
+    }
+
+    /// Waits for the end of a turn.
+    @discardableResult
+    package func waitForTurnEnd(_ phase: String = "the end of the turn", timeout: Duration = .seconds(90)) throws -> JSON {
+        try wait(phase, timeout: timeout) { seen in seen.entries.first { EndToEndReader.ends.contains($0["type"]?.string) } }
     }
 
     private static let ends: Set<String?> = ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled"]

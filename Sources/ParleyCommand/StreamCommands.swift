@@ -1,0 +1,137 @@
+internal import Glibc
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// `parley create <channel>`: makes a plain channel.
+enum CreateCommand: Command {
+    static let name = "create"
+    static let summary = "create a channel, or an agent that others can follow before it is spoken to"
+    static let usage =
+        "usage: parley create <channel> [--type <content type>] [--ttl <seconds> | --expires-at <time>] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        Prints the channel's tail. Once more, with the same properties, it changes nothing.
+
+          --type <content type>  default application/json
+          --ttl <seconds>        it is removed so long after it was last read or written
+          --expires-at <time>    it is removed then, e.g. 2030-01-31T12:00:00Z
+        """
+    static let options: [CommandOption] = [.value("type"), .value("ttl"), .value("expires-at"), .value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
+        let headers = [("Content-Type", arguments["type"] ?? "application/json")] + StreamRequest.lifetime(arguments)
+        Terminal.output(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]) + "\n")
+        return .done
+    }
+}
+
+/// `parley append <channel> <data>`: appends to a plain channel.
+enum AppendCommand: Command {
+    static let name = "append"
+    static let summary = "append to a channel, from the command line or standard input"
+    static let usage =
+        "usage: parley append <channel> [<data> | -] [--type <content type>] [--if-tail <offset>] [--key <key>] [--close] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        Appends JSON (an array is one message an element) or, with another --type, the data as it is; "-" reads it from standard input. Prints
+        the channel's tail once it is durable. (To talk to an agent: send, steer, ...)
+
+          --type <content type>  the channel's; default application/json
+          --if-tail <offset>     only if nobody has appended since: the tail must be there
+          --key <key>            appends once, however often it is tried
+          --close                nothing can be appended after it
+        """
+    static let options: [CommandOption] = [.value("type"), .value("if-tail"), .value("key"), .flag("close"), .value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
+        let words = arguments.positional.dropFirst()
+        let body = words.isEmpty ? [] : words == ["-"] ? try StreamRequest.standardInput() : Bytes(words.joined(separator: " ").utf8)
+        guard !body.isEmpty || arguments.has("close") else { throw UsageError("the data is missing.") }
+        var headers: [(String, String)] = body.isEmpty ? [] : [("Content-Type", arguments["type"] ?? "application/json")]
+        headers.append(("Idempotency-Key", arguments["key"] ?? hexadecimal((0..<16).map { _ in UInt8.random(in: .min ... .max) })))
+        if let offset = arguments["if-tail"] { headers.append(("If-Match", offset)) }
+        if arguments.has("close") { headers.append(("Stream-Closed", "true")) }
+        Terminal.output(try StreamRequest.tail("POST", channel, headers, body, Client(arguments), expecting: [204], isPatient: true) + "\n")
+        return .done
+    }
+}
+
+/// `parley fork <channel> <new channel>`: makes a channel that begins with another's entries.
+enum ForkCommand: Command {
+    static let name = "fork"
+    static let summary = "make a channel that shares another's entries up to an offset, and goes on by itself"
+    static let usage =
+        "usage: parley fork <channel> <new channel> [--offset <offset>] [--ttl <seconds> | --expires-at <time>] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        Of an agent's channel it makes a plain one: a snapshot to read. Without --offset the fork begins at the tail. It has the source's
+        lifetime, unless it is given its own. Prints the fork's tail.
+        """
+    static let options: [CommandOption] = [.value("offset"), .value("ttl"), .value("expires-at"), .value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let source = ChannelArgument.any(try arguments.require(0, "the channel"))
+        let channel = ChannelArgument.any(try arguments.require(1, "the new channel"))
+        var headers = [("Stream-Forked-From", StreamRequest.path(source))] + StreamRequest.lifetime(arguments)
+        if let offset = arguments["offset"] { headers.append(("Stream-Fork-Offset", offset)) }
+        Terminal.output(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]) + "\n")
+        return .done
+    }
+}
+
+/// `parley delete <channel>`: removes a channel, or an agent.
+enum DeleteCommand: Command {
+    static let name = "delete"
+    static let summary = "delete a channel, or an agent with all it has"
+    static let usage = "usage: parley delete <kind>/<id> | /<channel> [--server <url>]"
+    static let help = usage
+    static let options: [CommandOption] = [.value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
+        let answer = try Client(arguments).request("DELETE", StreamRequest.path(channel))
+        guard answer.status == 204 else { throw FollowError(answer.problem) }
+        return .done
+    }
+}
+
+/// Requests to `/v1/stream/<channel>`.
+enum StreamRequest {
+    static func path(_ channel: String) -> String { "/v1/stream/" + PercentEncoding.encode(channel, keeping: "/") }
+
+    static func lifetime(_ arguments: Arguments) -> [(String, String)] {
+        [("Stream-TTL", arguments["ttl"]), ("Stream-Expires-At", arguments["expires-at"])].compactMap { name, value in
+            value.map { (name, $0) }
+        }
+    }
+
+    /// - Returns: the tail that the server answers with.
+    static func tail(
+        _ method: String, _ channel: String, _ headers: [(String, String)], _ body: Bytes, _ client: Client, expecting statuses: [Int],
+        isPatient: Bool = false
+    ) throws -> String {
+        let headers = headers.map { (name: $0.0, value: $0.1) }
+        let answer =
+            isPatient
+            ? try client.requestPatiently(method, path(channel), headers: headers, body: body)
+            : try client.request(method, path(channel), headers: headers, body: body)
+        guard statuses.contains(answer.status) else { throw FollowError(answer.problem) }
+        return answer.header("Stream-Next-Offset") ?? ""
+    }
+
+    static func standardInput() throws -> Bytes {
+        var (bytes, buffer) = (Bytes(), Bytes(repeating: 0, count: 64 << 10))
+        while true {
+            let count = read(STDIN_FILENO, &buffer, buffer.count)
+            if count < 0, errno == EINTR { continue }
+            guard count >= 0 else { throw FollowError("standard input cannot be read: \(String(cString: strerror(errno)))") }
+            guard count > 0 else { return bytes }
+            bytes += buffer[..<count]
+        }
+    }
+}

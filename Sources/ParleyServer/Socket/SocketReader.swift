@@ -1,0 +1,115 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// A reader that gets what is appended to a channel as messages on a socket that it shares with others.
+final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
+    let subscription: SocketSubscription
+    /// Which of the subscription's channels this is.
+    let index: Int
+    /// Waits in the session for room, at its offset.
+    var isParked = false
+    private var hasSent = false
+    private unowned let session: SocketSession  // It removes its readers before it goes.
+
+    init(_ channel: Channel, after offset: UInt64, view: View, index: Int = 0, _ subscription: SocketSubscription) {
+        self.subscription = subscription
+        self.index = index
+        session = subscription.session
+        super.init(channel, after: offset, view: view, cursorFloor: 0, session.exchange, session.readers)
+    }
+
+    override func begin() { advance() }
+
+    override func advance() {
+        guard isAttached, !isReading, !isParked else { return }
+        guard session.hasRoom else { return session.park(self) }
+        switch channel.tail(after: offset) {
+        case .upToDate(isEnded: true): finish()
+        case .upToDate(isEnded: false): if !hasSent { sendNothing() }
+        case .chunks(let chunks, let isEnded):
+            for chunk in chunks where isAttached { send(chunk, isUpToDate: chunk === chunks.last) }
+            if isEnded { finish() }
+        case .behind:
+            guard session.mayRead() else { return session.park(self) }
+            readPage()
+        }
+    }
+
+    override func received(_ page: Page) {
+        send(SocketReader.form(page, of: channel, isUpToDate: page.isUpToDate), to: page.next, children: page.children)
+        session.readEnded()
+        if page.isEnd { finish() } else { advance() }
+    }
+
+    override func failed(_ error: ChannelError) {
+        if error.code != "overloaded" {
+            Diagnostics.log(.error, "a live read failed", ["channel": channel.name, "reason": error.message])
+        }
+        leave()
+        subscription.ended(self, "failed", Problem(error))
+        session.readEnded()
+    }
+
+    override func deliver(_ event: EphemeralDelivery) {
+        guard isAttached, session.hasRoom else { return }
+        session.socket.send(head: SocketReader.head(subscription.reference), event.socketForm)
+    }
+
+    /// The session says where to go on, for all its readers at once.
+    override func end() {}
+
+    /// Stops following. Idempotent.
+    func leave() {
+        guard isAttached else { return }
+        readers.remove(self)
+        session.channelCount -= 1
+        // The page that is on its way finds nobody.
+        if isReading { session.readEnded() }
+    }
+
+    private func finish() {
+        guard isAttached else { return }
+        leave()
+        subscription.ended(self, channel.tail.isDeleted ? "deleted" : "closed", nil)
+    }
+
+    // MARK: Messages
+
+    static func head(_ reference: Int64) -> Bytes { Bytes("{\"ref\":\(reference),".utf8) }
+
+    private func send(_ chunk: Chunk, isUpToDate: Bool) {
+        let form = chunk.wire(isUpToDate ? "w\(view.rawValue)u" : "w\(view.rawValue)") { chunk in
+            SocketReader.form(chunk.page(of: channel, view: view), of: channel, isUpToDate: isUpToDate)
+        }
+        send(form, to: chunk.last, children: chunk.children)
+    }
+
+    private func sendNothing() {
+        var form = Bytes("\"channel\":".utf8)
+        JSON.write(string: channel.name, to: &form)
+        form.append(",\"entries\":[],\"offset\":\"\(Offset(offset).token)\",\"up_to_date\":true}")
+        send(form, to: offset, children: [])
+    }
+
+    /// - Parameter form: The message behind its head; one for all readers of the channel.
+    private func send(_ form: Bytes, to next: UInt64, children: @autoclosure () -> [String]) {
+        hasSent = true
+        offset = next
+        subscription.advanced(self, to: next, children: children())
+        session.socket.send(head: subscription.head(for: self), form)
+        subscription.sent()
+    }
+
+    private static func form(_ page: Page, of channel: Channel, isUpToDate: Bool) -> Bytes {
+        var form = Bytes("\"channel\":".utf8)
+        form.reserveCapacity(page.body.count + channel.name.utf8.count + 96)
+        JSON.write(string: channel.name, to: &form)
+        form.append(",\"entries\":")
+        form.append(contentsOf: page.body)
+        form.append(",\"offset\":\"")
+        Offset(page.next).write(to: &form)
+        form.append(isUpToDate ? "\",\"up_to_date\":true}" : "\",\"up_to_date\":false}")
+        return form
+    }
+}

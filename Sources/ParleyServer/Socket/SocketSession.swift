@@ -1,0 +1,201 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleySystem
+
+/// One client on a socket: what he follows, and what he has asked for and waits for.
+///
+/// Memory is bounded by the number of channels: what is unsent stays below a bound for all of them together, behind which readers park at
+/// their offsets, and pages are read for few at a time.
+final class SocketSession: @unchecked Sendable {  // Guard: used on the loop only.
+    enum Ending: String { case draining, recycled }
+
+    let socket: WebSocket
+    let exchange: Exchange
+    let context: ServerContext
+    let readers: LoopReaders
+    var subscriptions: [Int64: SocketSubscription] = [:]
+    /// Channels followed or about to be.
+    var channelCount = 0
+    var ephemeralLimit: RateLimit
+    private var parked: [SocketReader] = []
+    /// Pages on their way from the log.
+    private var readCount = 0
+    private var pendingCount = 0
+    private var ending: Ending?
+    private var deadline = Duration.zero
+    private var lastPing = Duration.zero
+
+    /// Two keep the pool busy; more would only hold pages in memory.
+    private static let readsMax = 2
+
+    init(_ socket: WebSocket, _ exchange: Exchange, _ context: ServerContext) {
+        self.socket = socket
+        self.exchange = exchange
+        self.context = context
+        readers = context.readers(on: exchange.loop)
+        let rate = context.configuration.ephemeralPerSecond
+        ephemeralLimit = RateLimit(burst: 2 * rate, perSecond: rate, now: socket.loop.now)
+    }
+
+    var loop: EventLoop { socket.loop }
+
+    func begin() {
+        socket.onMessage = { [unowned self] in received($0) }  // The socket lets go of these when it ends.
+        socket.onDrain = { [unowned self] in resumeParked() }
+        socket.onClose = { [self] in leave() }
+        // Spread, so that clients that came together do not all come again together.
+        let spread = Double(context.channels.world.random() % 1_000) / 10_000
+        deadline = loop.now + context.configuration.socketLifetime * (0.9 + spread)
+        readers.add(self)
+    }
+
+    /// Says where to go on with everything, and closes once what is under way has been answered. Idempotent.
+    func end(_ ending: Ending) {
+        guard self.ending == nil, socket.isOpen else { return }
+        self.ending = ending
+        let places = subscriptions.values.sorted { $0.reference < $1.reference }.compactMap(\.place)
+        for subscription in subscriptions.values { subscription.leave() }
+        subscriptions = [:]
+        send(["resume": .array(places), "reason": .string(ending.rawValue)])
+        closeIfEnded()
+    }
+
+    /// Called about once a second.
+    func sweep(_ now: Duration) {
+        guard socket.isOpen else { return }
+        if now >= deadline { return end(.recycled) }
+        for subscription in subscriptions.values { subscription.sweep() }
+        let interval = context.configuration.socketPingInterval
+        // Whoever has not taken what was sent cannot have seen a ping; his time is the connection's.
+        guard socket.bufferedBytes == 0, now - socket.lastInput >= interval else { return }
+        if now - socket.lastInput >= interval * 3 { return socket.abort() }
+        guard now - lastPing >= interval else { return }
+        lastPing = now
+        socket.ping()
+    }
+
+    private func leave() {
+        parked = []
+        for subscription in subscriptions.values { subscription.leave() }
+        subscriptions = [:]
+        readers.remove(self)
+    }
+
+    private func closeIfEnded() {
+        guard let ending, pendingCount == 0 else { return }
+        socket.close(1_001, ending.rawValue)
+    }
+
+    // MARK: What is under way
+
+    func operationBegan() {
+        pendingCount += 1
+        if pendingCount >= context.configuration.socketPendingMax { socket.isBusy = true }
+    }
+
+    func operationEnded() {
+        pendingCount -= 1
+        if pendingCount <= context.configuration.socketPendingMax / 2 { socket.isBusy = false }
+        closeIfEnded()
+    }
+
+    // MARK: Messages
+
+    private func received(_ message: Bytes) {
+        guard ending == nil else { return }  // The client has been told to come again; what is lost now was not answered.
+        do throws(SocketRefusal) {
+            let request = try SocketRequest(message)
+            do throws(Problem) {
+                try perform(request)
+            } catch {
+                refuse(request.reference, error)
+            }
+        } catch {
+            refuse(error.reference, error.problem)
+        }
+    }
+
+    func send(_ message: JSON) { socket.send(message.bytes) }
+
+    func refuse(_ reference: Int64?, _ problem: Problem) {
+        var message = Bytes("{".utf8)
+        if let reference { message.append("\"ref\":\(reference),") }
+        message.append("\"error\":")
+        message.append(contentsOf: problem.body)
+        message.append(UInt8(ascii: "}"))
+        socket.send(message)
+    }
+
+    // MARK: Readers
+
+    /// Whether there is room for more to be sent.
+    var hasRoom: Bool { socket.bufferedBytes <= context.configuration.unsentBytesMax }
+
+    func park(_ reader: SocketReader) {
+        reader.isParked = true
+        parked.append(reader)
+    }
+
+    /// - Returns: whether a page may be read now; then ``readEnded()`` follows.
+    func mayRead() -> Bool {
+        guard readCount < SocketSession.readsMax else { return false }
+        readCount += 1
+        return true
+    }
+
+    func readEnded() {
+        readCount -= 1
+        resumeParked()
+    }
+
+    /// Lets those go on who waited longest, as long as there is room.
+    private func resumeParked() {
+        var rest = parked.count
+        while rest > 0, socket.isOpen, hasRoom, readCount < SocketSession.readsMax, !parked.isEmpty {
+            rest -= 1
+            let reader = parked.removeFirst()
+            reader.isParked = false
+            reader.advance()
+        }
+    }
+}
+
+/// Something followed under a reference of the client's: a channel or a tree.
+class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only.
+    let reference: Int64
+    unowned let session: SocketSession  // It outlives what it holds.
+    /// Nobody listens any more.
+    private(set) var isLeft = false
+
+    init(_ reference: Int64, _ session: SocketSession) {
+        self.reference = reference
+        self.session = session
+    }
+
+    /// Where to go on; `nil` while that is not known.
+    var place: JSON? { nil }
+
+    /// Stops following. Idempotent.
+    func leave() { isLeft = true }
+
+    /// Called about once a second.
+    func sweep() {}
+
+    /// A reader has got so far, and what it is about to send says so.
+    func advanced(_ reader: SocketReader, to offset: UInt64, children: @autoclosure () -> [String]) {}
+
+    /// What a message of `reader` begins with: `{"ref":1,`, and what the subscription adds.
+    func head(for reader: SocketReader) -> Bytes { preconditionFailure("a kind of subscription says how its messages begin") }
+
+    /// The message has been queued.
+    func sent() {}
+
+    /// The reader's channel has nothing more to give.
+    func ended(_ reader: SocketReader, _ reason: String, _ problem: Problem?) {}
+
+    /// Has the subscription forgotten under its reference.
+    func forget() {
+        leave()
+        if session.subscriptions[reference] === self { session.subscriptions[reference] = nil }
+    }
+}

@@ -1,0 +1,40 @@
+internal import ParleyChannels
+internal import ParleyHTTP
+internal import ParleyLog
+internal import ParleySystem
+
+/// The channels at `/v1/streams`, by name.
+struct StreamList: Sendable {
+    let context: ServerContext
+
+    static let path = "/v1/streams"
+    private static let limitMax = 1_000
+    private static let limitDefault = 100
+
+    func handle(_ exchange: Exchange) throws(Problem) {
+        let request = exchange.request
+        guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request.method, allow: "GET, HEAD, OPTIONS") }
+        let (prefix, after) = (request.queryValue("prefix") ?? "", request.queryValue("after"))
+        let limit = try StreamList.limit(request.queryValue("limit"))
+        context.read(for: exchange) { [channels = context.channels] () throws(ChannelError) in
+            do throws(LogError) { return try channels.list(prefix: prefix, after: after, limit: limit) } catch { throw ChannelError(error) }
+        } then: { found in
+            let streams = found.channels.map { channel in
+                JSON.compact(
+                    ("name", .string(channel.name)), ("content_type", .string(channel.contentType)),
+                    ("agent", channel.isAgent ? true : nil),
+                    ("closed", .bool(channel.isClosed)), ("created", .string(channel.created.description)),
+                    ("tail_offset", .string(Offset(channel.tail).token)))
+            }
+            exchange.respond(200, json: JSON.compact(("streams", .array(streams)), ("next", found.next.map { .string($0) })))
+        }
+    }
+
+    private static func limit(_ text: String?) throws(Problem) -> Int {
+        guard let text else { return limitDefault }
+        guard let limit = Int(text), (1...limitMax).contains(limit) else {
+            throw .bad("invalid_limit", "limit is '\(text.prefix(32))'; expected 1 to \(limitMax).")
+        }
+        return limit
+    }
+}
