@@ -41,7 +41,7 @@ let package = Package(
         module("ParleyAgents", ["ParleyChannels", "ParleyLog", "ParleySystem"]),
         module("ParleyModels", ["ParleyAgents", "ParleyHTTP", "ParleySystem", "CYAML"]),
         module(
-            "ParleyServer", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"],
+            "ParleyServer", ["ParleyModels", "ParleyAgents", "ParleyWebhooks", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"],
             resources: [.embedInCode("Page/page.html"), .embedInCode("Client/parley.js"), .embedInCode("Client/parley.d.ts")]),
         module("Parley", ["ParleyServer", "ParleyModels", "ParleyAgents", "ParleyWebhooks"]),
         .executableTarget(name: "ParleyCommand", dependencies: ["Parley", "ParleyServer", "ParleyHTTP", "ParleySystem"], swiftSettings: settings),
@@ -66,7 +66,7 @@ let package = Package(
         tests("ParleyModelsTests", ["ParleyModels", "ParleyAgents", "ParleyTesting", "ParleyHTTP", "ParleySystem"]),
         tests(
             "ParleyServerTests",
-            ["ParleyServer", "ParleyAgents", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
+            ["ParleyServer", "ParleyAgents", "ParleyWebhooks", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
         // Runs the executables as they are: it depends on them so that they are built.
         tests("ParleyEndToEndTests", ["ParleyTesting", "ParleyHTTP", "ParleySystem", "ParleyCommand", "reporter", "steps-agent"]),
     ]

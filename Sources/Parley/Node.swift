@@ -17,6 +17,7 @@ package final class Node: Sendable {
     private let writer: GroupCommit
     private let runtime: AgentRuntime
     private let webhooks: WebhookDelivery?
+    private let subscriptions: SubscriptionDelivery
     private let server: Server
     private let models: EventLoop
     private let signals: SignalWatcher
@@ -39,13 +40,19 @@ package final class Node: Sendable {
         let world = SystemWorld()
         models = EventLoop(name: "models")
         let declared = try Node.declaredAgents(configuration, environment, transport: CurlTransport(models), world: world, report: report)
-        log = try RocksLog(DataFolder(configuration.dataFolder))
+        let folder = try DataFolder(configuration.dataFolder)
+        log = try RocksLog(folder)
+        let keys = try SigningKeys.load(folder.signingKeysPath)
         let failure = failure
         writer = GroupCommit(log: log) { error in failure.withLock(signalAll: true) { $0 = error.message } }
         let channels = Channels(log: log, writer: writer, world: world, outbox: webhook.map { Outbox(kinds: $0.events) })
         // A transport of its own: its connections are those of no other kind of call.
         let webhooks = webhook.map { [models] in WebhookDelivery($0, channels: channels, world: world, transport: CurlTransport(models)) }
         self.webhooks = webhooks
+        // Each is addressed by whoever may subscribe: their connections are not those of the operator's receiver.
+        subscriptions = SubscriptionDelivery(
+            Subscriptions(channels, tokenKey: keys.tokenKey), keys: keys, allowsLoopback: configuration.isLoopbackOnly, world: world,
+            transport: CurlTransport(models))
         let written = Set(agents.map(\.kind))
         runtime = AgentRuntime(
             channels: channels, world: world, agents: declared.filter { !written.contains($0.kind) } + agents,
@@ -64,7 +71,9 @@ package final class Node: Sendable {
             }
         }
         if let count = configuration.channelsMax { try channels.limitCount(to: count) }
-        server = Server(channels: channels, agents: runtime, configuration: serving) { webhooks?.measures ?? [] }
+        server = Server(channels: channels, agents: runtime, subscriptions: subscriptions, configuration: serving) {
+            webhooks?.measures ?? []
+        }
         models.start()
         // Before anybody can know that the node is up, and stop it.
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
@@ -72,11 +81,13 @@ package final class Node: Sendable {
         signals.waitUntilListening()
         reloads?.waitUntilListening()
         try webhooks?.prepare()
+        try subscriptions.subscriptions.prepare()
         writer.start()
         try server.start()
         try channels.startExpiry()
         try runtime.start()
         webhooks?.start()
+        subscriptions.subscriptions.start()
     }
 
     /// The port that is listened on.
@@ -99,9 +110,13 @@ package final class Node: Sendable {
     package func stop() {
         runtime.drain()
         webhooks?.drain()
+        subscriptions.drain()
         let deadline = ContinuousClock.now + configuration.drainTime
-        while runtime.runningBodies + (webhooks?.underWay ?? 0) > 0, ContinuousClock.now < deadline { Node.pause(.milliseconds(10)) }
+        while runtime.runningBodies + (webhooks?.underWay ?? 0) + subscriptions.underWay > 0, ContinuousClock.now < deadline {
+            Node.pause(.milliseconds(10))
+        }
         webhooks?.stop()
+        subscriptions.stop()
         server.drain(within: max(.milliseconds(500), deadline - ContinuousClock.now))
         writer.stop()
         server.stop()

@@ -39,6 +39,9 @@ package struct ServeConfiguration: Sendable {
 
     package init() {}
 
+    /// Whether only this machine can reach the node: then receivers of subscriptions may be on it, too.
+    var isLoopbackOnly: Bool { ["127.0.0.1", "::1", "localhost"].contains(host) }
+
     /// Sets the address from `host:port`.
     package mutating func listen(on text: String) throws(ConfigurationError) {
         let bad = ConfigurationError("--listen is '\(text)'; expected <host>:<port>, e.g. 127.0.0.1:4437 (port 0: any free one).")

@@ -149,6 +149,8 @@ struct StagedTail {
     var producers: [String: ProducerState] = [:]
     /// The kinds of the entries that nobody has decided yet; `nil` until somebody asks.
     var undecided: [UInt64: EntryKind]?
+    /// Who subscribes to it, as of that version of all subscriptions.
+    var subscribers: (version: UInt64, ids: [String])?
 }
 
 extension Channel {

@@ -6,7 +6,7 @@ internal import Synchronization
 ///
 /// Only channels in use are in memory; their number on disk costs nothing. Every change goes through the one writer (`GroupCommit`), which
 /// decides it against what is staged, and is answered when it is durable.
-package final class Channels: @unchecked Sendable {  // Guard: `touched`, `created`, `removed` and `limit` belong to the writer thread.
+package final class Channels: @unchecked Sendable {  // Guard: what is not constant or locked belongs to the writer thread.
     package let log: any CommitLog
     package let writer: GroupCommit
     package let world: any World
@@ -27,6 +27,8 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
     private var nextNumber: [UInt16: UInt64] = [:]
     /// The writer's, once it has started.
     var limit: ChannelLimit?
+    /// `nil`: nobody subscribes to anything, and commits do nothing for it.
+    private weak var subscriptions: Subscriptions?
     private let expiryService = Mutex<ExpiryService?>(nil)
     var expiry: ExpiryService { expiryService.withLock { $0! } }
 
@@ -60,6 +62,9 @@ package final class Channels: @unchecked Sendable {  // Guard: `touched`, `creat
 
     /// Has `observer` told of entries that wait for an agent's decision.
     package func observeInput(_ observer: any InputObserver) { inputObserver.withLock { $0 = observer } }
+
+    /// Has `subscriptions` told of what is created and what changes. Called before the writer starts.
+    func observe(_ subscriptions: Subscriptions) { self.subscriptions = subscriptions }
 
     // MARK: Finding
 
@@ -185,6 +190,7 @@ extension Channels {
         channel.staged.undecided = [:]
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
         limit?.added()
+        subscriptions?.created(channel, in: &stage)
         created[row.name] = channel
         shard(row.name).residents.withLock { _ = $0.unpublished.insert(row.name) }
         removed.remove(row.name)
@@ -233,6 +239,9 @@ extension Channels {
         created.values.contains { $0.id.partition == id.partition && $0.fork?.sourceNumber == id.number }
     }
 
+    /// Channels made in the current commit, by name.
+    var unpublished: [Channel] { created.values.sorted { $0.name < $1.name } }
+
     func touch(_ channel: Channel) {
         if touchedIDs.insert(ObjectIdentifier(channel)).inserted { touched.append(channel) }
     }
@@ -257,6 +266,7 @@ extension Channels {
             }
             for watcher in channel.publish() { watcher.channelChanged(channel) }
         }
+        subscriptions?.published(touched)
         for name in freed { shard(name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } } }
         freed.removeAll()
         trimmed.removeAll()

@@ -13,11 +13,14 @@ package enum AddressPolicy: Sendable {
     /// For addresses that somebody else has a say in: what answers on this machine, in its network or at the cloud's metadata address trusts
     /// those who can reach it.
     case publicOnly
+    /// This machine only, without a proxy: for receivers under development.
+    case loopbackOnly
 
     package func permits(_ address: IPAddress) -> Bool {
         switch self {
         case .any: true
         case .publicOnly: address.isPublic
+        case .loopbackOnly: address.isLoopback
         }
     }
 }
@@ -74,6 +77,13 @@ package enum IPAddress: Sendable, Hashable {
             // Mapped (::ffff:0:0/96) and NAT64 (RFC 6052): the network connects to what the last 32 bits say.
             if IPAddress.embedding.contains(where: { $0.contains(self) }) { return IPAddress.v4(UInt32(truncatingIfNeeded: bits)).isPublic }
             return IPAddress.globalUnicast.contains(self) && !IPAddress.special.contains { $0.contains(self) }
+        }
+    }
+
+    package var isLoopback: Bool {
+        switch self {
+        case .v4(let bits): bits >> 24 == 127
+        case .v6(let bits): bits == 1
         }
     }
 

@@ -54,6 +54,8 @@ extension CommitLog {
 ///     outbox       [channel][target u8][offset]         an entry that is not yet delivered to that target (Outbox.swift)
 ///     index        [status u8][channel]                 name: lists agents by what they do
 ///                  [128][channel][turn/step]            the other channel that a step follows (JSON)
+///                  [132][id][0][stream]                 a subscription and its cursors (SubscriptionRows.swift)
+///                  [133][channel]                       name of a stream that no subscription has linked yet
 ///     big          [channel][SHA-256]                   content that is stored once and referred to by hash
 package enum Family: UInt8, CaseIterable, Sendable {
     case channels, names, log, states, inbox, timers, producers, idempotency, outbox, index, big

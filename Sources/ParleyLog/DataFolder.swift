@@ -6,6 +6,7 @@ internal import ParleySystem
 ///     LOCK      locked by the process that has the folder open; says nothing itself
 ///     FORMAT    "parley data format 1\n": which versions can read the folder
 ///     log/      the log: RocksDB
+///     signing-keys/  whose signatures receivers of subscriptions verify
 ///     SPACE     there while the log is being opened: claims the space that takes
 package final class DataFolder: Sendable {
     /// The version of the layout that this program reads and writes.
@@ -42,6 +43,9 @@ package final class DataFolder: Sendable {
 
     /// Where the log is.
     package var logPath: String { "\(path)/log" }
+
+    /// Where the keys are that notifications of subscriptions are signed with.
+    package var signingKeysPath: String { "\(path)/signing-keys" }
 
     /// Makes sure that the disk, the quota and the limits of the process allow a file of this size.
     /// - Throws: ``LogError`` with code `log_write_failed` or `data_folder_inaccessible`.

@@ -7,6 +7,7 @@ final class Router: HTTPHandler, Sendable {
     private let context: ServerContext
     private let policy: AccessPolicy
     private let streams: StreamRoutes
+    private let subscriptions: SubscriptionRoutes
     private let agents: AgentRoutes
     private let page: PageRoute
     private let safety: SafetyRoutes
@@ -17,6 +18,7 @@ final class Router: HTTPHandler, Sendable {
         self.context = context
         policy = AccessPolicy(context.configuration)
         streams = StreamRoutes(context: context)
+        subscriptions = SubscriptionRoutes(context: context)
         agents = AgentRoutes(context: context)
         page = PageRoute()
         safety = SafetyRoutes(context: context)
@@ -56,7 +58,9 @@ final class Router: HTTPHandler, Sendable {
 
     private static let openPaths = ["/", "/healthz", ClientRoute.scriptPath, ClientRoute.typesPath].map { Bytes($0.utf8) }
 
-    private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { openPaths.contains { path.elementsEqual($0) } }
+    private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool {
+        openPaths.contains { path.elementsEqual($0) } || SubscriptionRoutes.isOpen(path)
+    }
 
     /// Routes that look themselves at what the sender may do. Whatever is not here is for those who may do everything, so that a route that
     /// was forgotten lets nobody in.
@@ -67,6 +71,10 @@ final class Router: HTTPHandler, Sendable {
 
     private func route(_ exchange: Exchange) throws(Problem) {
         let path = exchange.request.pathUTF8
+        if path.starts(with: SubscriptionRoutes.prefix.utf8) {
+            if !SubscriptionRoutes.isOpen(path) { try requireEverything(exchange, "__ds/**") }
+            return subscriptions.handle(exchange, path: path.dropFirst(SubscriptionRoutes.prefix.utf8.count))
+        }
         if path.starts(with: StreamName.prefix.utf8) {
             return streams.handle(exchange, path: path.dropFirst(StreamName.prefix.utf8.count))
         }
@@ -74,11 +82,7 @@ final class Router: HTTPHandler, Sendable {
             return agents.handle(exchange, path: path.dropFirst(AgentRoutes.prefix.utf8.count))
         }
         let name = exchange.request.path
-        guard Router.asksForVerbs.contains(name) || exchange.access.mayEverything else {
-            throw Problem(
-                status: 403, code: "forbidden", detail: "'\(name)' is only for keys and for tokens that allow **:admin.",
-                extra: [.init("verb", .string(Verb.admin.name)), .init("channel", .string("**"))])
-        }
+        if !Router.asksForVerbs.contains(name) { try requireEverything(exchange, name) }
         switch name {
         case "/":
             try requireRead(exchange)
@@ -120,6 +124,13 @@ final class Router: HTTPHandler, Sendable {
             "parley_agents_in_memory", .gauge, "Agents in memory; the others cost disk only.", Double(context.agents?.activeCount ?? 0))
         metrics.add("parley_refused_total", .counter, "What was refused, by the code of the answer.", context.refusals.all)
         return metrics.text
+    }
+
+    private func requireEverything(_ exchange: Exchange, _ what: String) throws(Problem) {
+        guard !exchange.access.mayEverything else { return }
+        throw Problem(
+            status: 403, code: "forbidden", detail: "'\(what)' is only for keys and for tokens that allow **:admin.",
+            extra: [.init("verb", .string(Verb.admin.name)), .init("channel", .string("**"))])
     }
 
     private func requireRead(_ exchange: Exchange) throws(Problem) {

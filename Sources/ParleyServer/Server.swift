@@ -1,6 +1,7 @@
 package import ParleyChannels
 package import ParleyHTTP
 package import ParleySystem
+package import ParleyWebhooks
 internal import Synchronization
 
 /// The HTTP server over a node's channels: streams, agents, health, metrics and the page.
@@ -14,17 +15,20 @@ package final class Server: Sendable {
 
     /// - Parameters:
     ///   - agents: What runs the agents; `nil`: there are plain streams only.
+    ///   - subscriptions: What delivers subscriptions; `nil`: there are none.
     ///   - loops: Loops to share, which are not stopped with the server; by default it has its own.
     ///   - measures: What else `/metrics` says; called on a loop.
     package init(
-        channels: Channels, agents: (any AgentHost)? = nil, configuration: ServerConfiguration = ServerConfiguration(),
+        channels: Channels, agents: (any AgentHost)? = nil, subscriptions: SubscriptionDelivery? = nil,
+        configuration: ServerConfiguration = ServerConfiguration(),
         loops: EventLoopGroup? = nil, measures: @escaping @Sendable () -> [Measure] = { [] }
     ) {
         let group = loops ?? EventLoopGroup(count: configuration.loopCount)
         self.loops = group
         ownsLoops = loops == nil
         let context = ServerContext(
-            channels: channels, agents: agents, configuration: configuration, loops: group.loops, measures: measures)
+            channels: channels, agents: agents, subscriptions: subscriptions, configuration: configuration, loops: group.loops,
+            measures: measures)
         self.context = context
         http = HTTPServer(configuration.http, on: group, handler: Router(context))
         context.countConnections { [weak http] in http?.connectionCount ?? 0 }

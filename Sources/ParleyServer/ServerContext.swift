@@ -2,12 +2,14 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleyLog
 internal import ParleySystem
+internal import ParleyWebhooks
 internal import Synchronization
 
 /// What the routes of one server share.
 final class ServerContext: Sendable {
     let channels: Channels
     let agents: (any AgentHost)?
+    let subscriptions: SubscriptionDelivery?
     let configuration: ServerConfiguration
     let reads: ReadPool
     let authenticator: Authenticator
@@ -20,11 +22,13 @@ final class ServerContext: Sendable {
     private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
 
     init(
-        channels: Channels, agents: (any AgentHost)?, configuration: ServerConfiguration, loops: [EventLoop],
+        channels: Channels, agents: (any AgentHost)?, subscriptions: SubscriptionDelivery?, configuration: ServerConfiguration,
+        loops: [EventLoop],
         measures: @escaping @Sendable () -> [Measure]
     ) {
         self.channels = channels
         self.agents = agents
+        self.subscriptions = subscriptions
         self.configuration = configuration
         self.measures = measures
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)

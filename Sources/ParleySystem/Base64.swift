@@ -38,4 +38,24 @@ package enum Base64 {
         // What is left over is no part of a byte: two texts must not stand for one secret.
         return group & ((1 << bits) - 1) == 0 ? output : nil
     }
+
+    /// The alphabet of RFC 4648, section 5, which URLs and tokens can hold, without padding.
+    package static func encodeURL(_ bytes: Bytes) -> String {
+        var output = Bytes()
+        encode(bytes, to: &output)
+        while output.last == UInt8(ascii: "=") { output.removeLast() }
+        return output.map { digit in
+            switch digit {
+            case UInt8(ascii: "+"): UInt8(ascii: "-")
+            case UInt8(ascii: "/"): UInt8(ascii: "_")
+            default: digit
+            }
+        }.text
+    }
+
+    /// The bytes that ``encodeURL(_:)`` has written; `nil` for anything else.
+    package static func decodeURL(_ text: some StringProtocol) -> Bytes? {
+        guard !text.utf8.contains(where: { "+/=".utf8.contains($0) }) else { return nil }
+        return decode(text.utf8.map { $0 == UInt8(ascii: "-") ? UInt8(ascii: "+") : $0 == UInt8(ascii: "_") ? UInt8(ascii: "/") : $0 }.text)
+    }
 }

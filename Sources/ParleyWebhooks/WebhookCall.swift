@@ -16,13 +16,14 @@ package final class WebhookCall: OutgoingCallDelegate {
     /// How long an attempt may take until the answer's end.
     package static let timeout = Duration.seconds(15)
     package static let connectTimeout = Duration.seconds(5)
-    /// How much of an answer is read, to use the connection again; nobody looks at it.
+    /// How much of an answer is read: to use the connection again, or because somebody wants to know.
     package static let answerBytesMax = 64 << 10
 
     private struct State {
         var status = 0
         var retryAfter: Duration?
         var received = 0
+        var answer = Bytes()
         var call: (any OutgoingCall)?
         var deadline: (any Scheduled)?
         var done: (@Sendable (Outcome) -> Void)?
@@ -37,18 +38,21 @@ package final class WebhookCall: OutgoingCallDelegate {
     }
 
     private let world: any World
+    private let answer: (@Sendable (Bytes) -> Void)?
     private let state: Mutex<State>
 
     /// Starts a call of `url` by POST. The receiver is not followed anywhere else, and no proxy comes in between.
     ///
     /// - Parameters:
     ///   - addresses: Where the receiver may be.
+    ///   - answer: Called before `done` with the body of an answer with 2xx.
     ///   - done: Called once, on any thread, unless the call is cancelled.
     package init(
         _ transport: any OutgoingTransport, _ world: any World, url: String, headers: [(name: String, value: String)], body: Bytes,
-        addresses: AddressPolicy, done: @escaping @Sendable (Outcome) -> Void
+        addresses: AddressPolicy, answer: (@Sendable (Bytes) -> Void)? = nil, done: @escaping @Sendable (Outcome) -> Void
     ) {
         self.world = world
+        self.answer = answer
         state = Mutex(State(done: done))
         var request = OutgoingRequest(
             method: "POST", url: url,
@@ -84,6 +88,7 @@ package final class WebhookCall: OutgoingCallDelegate {
     package func received(body: UnsafeRawBufferPointer) {
         let outcome = state.withLock { state -> Outcome? in
             state.received += body.count
+            if answer != nil { state.answer += body }
             return state.received > WebhookCall.answerBytesMax ? state.outcome : nil
         }
         if let outcome { end(outcome) }
@@ -98,7 +103,10 @@ package final class WebhookCall: OutgoingCallDelegate {
         end(outcome)
     }
 
-    private func end(_ outcome: Outcome) { finish { $0(outcome) } }
+    private func end(_ outcome: Outcome) {
+        if let answer, outcome == .delivered { answer(state.withLock { $0.answer }) }
+        finish { $0(outcome) }
+    }
 
     private func finish(_ tell: (@Sendable (Outcome) -> Void) -> Void) {
         let (done, call, deadline) = state.withLock { state in

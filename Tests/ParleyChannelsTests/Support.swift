@@ -86,6 +86,7 @@ final class Answer<Value: Sendable>: Sendable {
     private let result = Mutex<Result<Value, ChannelError>?>(nil)
 
     func set(_ result: Result<Value, ChannelError>) { self.result.withLock { $0 = result } }
+    var outcome: Result<Value, ChannelError>? { result.withLock { $0 } }
     var value: Value? { try? result.withLock { $0 }?.get() }
     var error: ChannelError? { if case .failure(let error) = result.withLock({ $0 }) { error } else { nil } }
 }

@@ -65,6 +65,22 @@ private func agentPath(_ hint: String = "assistant") -> String {
         #expect(try server.get("/v1/agents?ticket=x", [key]).status == 200)
     }
 
+    @Test func `has subscriptions made by who may do everything; whoever holds a wake proves it by the wake's own token`() throws {
+        let base = "/v1/stream/__ds/subscriptions/guarded"
+        let body = #"{"type":"pull-wake","pattern":"x/*","wake_stream":"wakes/guarded"}"#
+        #expect(try server.request("PUT", base, [json], body).status == 401)
+        #expect(try server.request("PUT", base, [json, bearer(try token("x/*:read,append"))], body).status == 403)
+        #expect(try server.request("GET", base, [bearer(try token("**:read"))]).status == 403)
+        #expect([200, 201].contains(try server.request("PUT", base, [json, key], body).status))
+        #expect(try server.request("POST", base + "/claim", [json], #"{"worker":"w"}"#).status == 401)
+        #expect(try server.get("/v1/stream/__ds/jwks.json").status == 200)
+        for path in ["/ack", "/release", "/callback"] {
+            let answer = try server.request("POST", base + path, [json, bearer("made-up")], #"{"wake_id":"w","generation":1,"acks":[]}"#)
+            #expect(answer.json?["reason"] == nil && answer.status != 200 && answer.status != 204, "\(path): \(answer.text)")
+        }
+        #expect(try server.request("POST", base + "/ack/more", [json], "{}").status == 401)
+    }
+
     @Test func `may be addressed by any name, and by pages only from where it is told`() throws {
         #expect(try server.get("/v1/agents", [key, ("Host", "parley.example")]).status == 200)
         #expect(try server.get("/v1/agents", [key, ("Origin", "https://evil.example")]).status == 403)

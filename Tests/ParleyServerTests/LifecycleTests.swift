@@ -64,7 +64,7 @@ import Testing
         ("/v1/stream/./b", 400), ("/v1/stream/" + String(repeating: "x", count: 1_025), 400),
         ("/v1/stream/" + String(repeating: "x", count: 1_024), 201),
         ("/v1/stream/n%C3%A4me/with%20space", 201), ("/v1/stream/deep/er/and/deep/er", 201), ("/v1/stream/llm/x", 403),
-        ("/v1/stream/__ds/x", 403),
+        ("/v1/stream/__ds", 403),
         ("/v1/stream/agents", 404), ("/v1/stream/agents/echo", 404), ("/v1/stream/agents/echo/a/b", 404),
         ("/v1/stream/agents/echo/a%20b", 404),
         ("/v1/stream/agents/echo/" + String(repeating: "x", count: 129), 404), ("/v1/stream/agentsandmore/x", 201),

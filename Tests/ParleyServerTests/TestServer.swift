@@ -4,6 +4,7 @@ import ParleyHTTP
 import ParleyLog
 import ParleySystem
 import ParleyTesting
+import ParleyWebhooks
 import Synchronization
 
 @testable import ParleyServer
@@ -15,8 +16,15 @@ final class TestServer: Sendable {
     let channels: Channels
     let server: Server
     let agents: TestAgents
+    let subscriptions: SubscriptionDelivery
 
     static let world = SystemWorld(threads: 1)
+    /// What calls receivers of subscriptions.
+    private static let calls = {
+        let loop = EventLoop(name: "calls")
+        loop.start()
+        return loop
+    }()
     private static let names = Atomic(0)
 
     init(channelsMax: Int? = nil, _ configure: (inout ServerConfiguration) -> Void = { _ in }) throws {
@@ -28,12 +36,19 @@ final class TestServer: Sendable {
         channels = Channels(log: log, writer: writer, world: TestServer.world)
         if let channelsMax { try channels.limitCount(to: channelsMax) }
         agents = TestAgents(channels)
-        server = Server(channels: channels, agents: agents, configuration: configuration)
+        let keys = SigningKeys()
+        subscriptions = SubscriptionDelivery(
+            Subscriptions(channels, tokenKey: keys.tokenKey), keys: keys, allowsLoopback: true, world: TestServer.world,
+            transport: CurlTransport(TestServer.calls))
+        server = Server(channels: channels, agents: agents, subscriptions: subscriptions, configuration: configuration)
+        try subscriptions.subscriptions.prepare()
         writer.start()
         try server.start()
+        subscriptions.subscriptions.start()
     }
 
     deinit {
+        subscriptions.stop()
         server.stop()
         writer.stop()
     }

@@ -9,7 +9,7 @@ struct StreamName: Sendable {
     let agent: AgentName?
 
     static let prefix = "/v1/stream/"
-    private static let bytesMax = 1_024
+    static let bytesMax = 1_024
     /// Names that only the server itself creates.
     private static let reserved = ["llm", "__ds"]
 

@@ -1,0 +1,488 @@
+internal import ParleyLog
+internal import ParleySystem
+
+/// What somebody wants of a subscription.
+package enum SubscriptionRequest: Sendable {
+    /// Makes it, or finds that it is there already with the same configuration.
+    case put(SubscriptionConfiguration, root: String)
+    case delete
+    /// Links streams by name, from their tails on.
+    case add([String])
+    /// Removes what links a stream by name.
+    case remove(String)
+    /// A worker wants to hold the wake.
+    case claim(worker: String)
+    /// Whoever was woken has done something, or is still about it.
+    case acknowledge(SubscriptionProof, [SubscriptionAck], isDone: Bool, isCallback: Bool)
+    /// Whoever holds the wake gives it back.
+    case release(SubscriptionProof)
+    /// The webhook has taken the wake; with `done` it has processed it.
+    case delivered(wakeID: String, done: [SubscriptionAck]?)
+    /// The webhook could not be told of the wake.
+    case failed(wakeID: String)
+    /// Something of it may be new, or due.
+    case look
+    /// The same, because of the time.
+    case ring
+}
+
+/// By what somebody shows that a wake is his.
+package struct SubscriptionProof: Sendable {
+    package var token: String
+    package var wakeID: String
+    package var generation: UInt64
+
+    package init(token: String, wakeID: String, generation: UInt64) {
+        (self.token, self.wakeID, self.generation) = (token, wakeID, generation)
+    }
+}
+
+/// A stream has been processed up to that offset, the entry of the offset included.
+package struct SubscriptionAck: Sendable {
+    package var stream: String
+    package var offset: UInt64
+
+    package init(stream: String, offset: UInt64) { (self.stream, self.offset) = (stream, offset) }
+}
+
+package enum SubscriptionAnswer: Sendable {
+    case created(Subscription)
+    case confirmed(Subscription)
+    case claimed(Subscription, SubscriptionWake, token: String, streams: [SubscriptionStream])
+    case acknowledged(nextWake: Bool)
+    case done
+}
+
+/// One decision about a subscription.
+final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as `Append`.
+    typealias Completion = @Sendable (Result<SubscriptionAnswer, ChannelError>) -> Void
+
+    private let subscriptions: Subscriptions
+    private let id: String
+    private let request: SubscriptionRequest
+    private let completion: Completion
+    private var result: Result<SubscriptionAnswer, ChannelError> = .success(.done)
+    /// What follows once it is durable.
+    private var notification: SubscriptionNotification?
+    private var linked: Set<ChannelID> = []
+
+    init(_ subscriptions: Subscriptions, _ id: String, _ request: SubscriptionRequest, _ completion: @escaping Completion) {
+        (self.subscriptions, self.id, self.request, self.completion) = (subscriptions, id, request, completion)
+    }
+
+    private var channels: Channels { subscriptions.channels }
+    private var now: Timestamp { channels.world.now }
+
+    func submit() {
+        do throws(LogError) { try channels.writer.submit(self, isBounded: isBounded) } catch { completion(.failure(ChannelError(error))) }
+    }
+
+    /// What the node itself asks is bounded by the number of subscriptions.
+    private var isBounded: Bool {
+        switch request {
+        case .look, .ring, .delivered, .failed: false
+        default: true
+        }
+    }
+
+    var cost: Int { 1_024 }
+
+    func stage(into stage: inout Stage) throws(LogError) {
+        // Before anything is looked at: what comes after needs another look.
+        if case .look = request { subscriptions.looked(id) }
+        if case .ring = request { subscriptions.rang(id) }
+        do throws(ChannelRefusal) {
+            result = .success(try decide(in: &stage))
+        } catch {
+            switch error {
+            case .refused(let reason): result = .failure(reason)
+            case .log(let error): throw error
+            }
+        }
+    }
+
+    func committed() {
+        channels.publish()
+        subscriptions.linked(linked, by: id)
+        if let notification { subscriptions.deliver(notification) }
+        if let entry = subscriptions.entry(id), entry.mustAnnounce(now) {
+            subscriptions.announce(entry.subscription, entry.subscription.wake!)
+        }
+        subscriptions.setAlarm(id)
+        completion(result)
+    }
+
+    func failed(_ error: LogError) {
+        completion(.failure(ChannelError(error)))
+    }
+}
+
+extension SubscriptionEntry {
+    /// Whether a wake in flight is not yet in its stream.
+    var isUnannounced: Bool {
+        guard subscription.configuration.wakeStream != nil, let wake = subscription.wake, wake.holder == nil else { return false }
+        return announced != subscription.generation
+    }
+
+    func mustAnnounce(_ now: Timestamp) -> Bool { isUnannounced && nextAnnouncement.map { $0 <= now } ?? true }
+}
+
+// MARK: - Deciding
+
+extension SubscriptionChange {
+    private func decide(in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
+        guard var entry = subscriptions.entry(id) else {
+            if case .put(let configuration, let root) = request { return try create(configuration, root, in: &stage) }
+            throw .refused(ChannelError("SUBSCRIPTION_NOT_FOUND", "there is no subscription '\(id)'."))
+        }
+        let before = entry.subscription
+        entry.subscription.expire(now: now, random: channels.world.random())
+        var answer = try apply(to: &entry, in: &stage)
+        if case .delete = request { return answer }
+        let pending = try firstPending(&entry, in: &stage)
+        linked = entry.newStreams
+        if entry.subscription.canWake(now: now) {
+            if let pending {
+                entry.subscription.begin(stream: pending, now: now, random: (channels.world.random(), channels.world.random()))
+                if entry.subscription.configuration.isWebhook { try notify(&entry, in: &stage) }
+                if case .acknowledged = answer { answer = .acknowledged(nextWake: true) }
+            } else if entry.subscription.wake != nil || entry.subscription.hasFailed {
+                // What could not be delivered is gone.
+                entry.subscription.end()
+            }
+        }
+        if entry.subscription != before { stage.put(.index, SubscriptionRows.key(id), entry.subscription.bytes) }
+        subscriptions.keep(entry)
+        return answer
+    }
+
+    private func apply(to entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
+        switch request {
+        case .put(let configuration, let root):
+            guard configuration.digest == entry.subscription.configuration.digest else {
+                throw .refused(ChannelError("SUBSCRIPTION_EXISTS", "'\(id)' exists with another configuration. Delete it first."))
+            }
+            entry.subscription.root = root
+            return .confirmed(entry.subscription)
+        case .delete: try delete(in: &stage)
+        case .add(let streams): try add(streams, &entry, in: &stage)
+        case .remove(let stream): try remove(stream, &entry, in: &stage)
+        case .claim(let worker): return try claim(worker, &entry, in: &stage)
+        case .acknowledge(let proof, let acks, let isDone, let isCallback):
+            try check(proof, entry.subscription, isWebhook: isCallback)
+            try acknowledge(acks, in: &stage)
+            if isDone { entry.subscription.end() } else { entry.subscription.extend(now: now) }
+            return .acknowledged(nextWake: false)
+        case .release(let proof):
+            try check(proof, entry.subscription, isWebhook: false)
+            entry.subscription.end()
+        case .delivered(let wakeID, let acks): try delivered(wakeID, acks, &entry.subscription, in: &stage)
+        case .failed(let wakeID): entry.subscription.failed(wakeID, now: now, random: channels.world.random())
+        case .look, .ring: break
+        }
+        return .done
+    }
+
+    private func wrap<Value>(_ body: () throws(LogError) -> Value) throws(ChannelRefusal) -> Value { try ChannelRefusal.wrap(body) }
+
+    // MARK: Creating and removing
+
+    private func create(
+        _ configuration: SubscriptionConfiguration, _ root: String, in stage: inout Stage
+    ) throws(ChannelRefusal) -> SubscriptionAnswer {
+        guard subscriptions.count < Subscriptions.countMax else {
+            throw .refused(
+                ChannelError("TOO_MANY_SUBSCRIPTIONS", "there are \(Subscriptions.countMax) subscriptions already. Delete one first."))
+        }
+        let subscription = Subscription(id: id, configuration, root: root, created: now, random: channels.world.random())
+        var streams: [String] = []
+        if let pattern = configuration.pattern { streams = try matching(pattern, configuration) }
+        for name in streams { try link(name, isExplicit: false, in: &stage) }
+        // Made in this very commit, and so perhaps lost without it: new to the subscription, from the start.
+        var entry = SubscriptionEntry(subscription)
+        for channel in channels.unpublished where configuration.matches(channel.name) {
+            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: channel.fork?.head ?? 0, channel: channel.id)
+            put(link, channel.name, in: &stage)
+            entry.add(channel.name, isNew: true)
+        }
+        try add(configuration.streams, &entry, in: &stage)
+        stage.put(.index, SubscriptionRows.key(id), subscription.bytes)
+        entry.scanned([], isComplete: true)
+        subscriptions.keep(entry)
+        return .created(subscription)
+    }
+
+    /// The streams there are that match.
+    private func matching(
+        _ pattern: SubscriptionPattern, _ configuration: SubscriptionConfiguration
+    ) throws(ChannelRefusal) -> [String] {
+        var names: [String] = []
+        let prefix = Bytes(pattern.literalPrefix.utf8)
+        for partition in 0..<Placement.partitionCount {
+            var lower = Bytes()
+            lower.append(bigEndian: partition)
+            let partitionBytes = lower
+            lower += prefix
+            let upper = SubscriptionChange.end(of: lower)
+            try wrap { () throws(LogError) in
+                try channels.log.scan(.names, from: lower, to: upper, reversed: false) { key, value in
+                    guard NameRow(Bytes(value))?.isTombstone == false else { return true }
+                    let name = Bytes(key[partitionBytes.count...]).text
+                    if configuration.matches(name) { names.append(name) }
+                    return names.count <= Subscriptions.linksMax
+                }
+            }
+        }
+        guard names.count <= Subscriptions.linksMax else {
+            throw .refused(
+                ChannelError(
+                    "INVALID_REQUEST", "more than \(Subscriptions.linksMax) streams match '\(pattern.text)'. Choose a narrower pattern."))
+        }
+        return names
+    }
+
+    /// Behind every key that begins so.
+    private static func end(of prefix: Bytes) -> Bytes {
+        var end = prefix
+        while end.last == 0xFF { end.removeLast() }
+        end[end.count - 1] += 1
+        return end
+    }
+
+    private func delete(in stage: inout Stage) throws(ChannelRefusal) {
+        var named: [String] = []
+        try wrap { () throws(LogError) in
+            try SubscriptionRows.links(of: id, in: stage.log) { name, _ in
+                named.append(name)
+                return true
+            }
+        }
+        stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
+        linked = subscriptions.remove(id, streams: named)?.newStreams ?? []
+    }
+
+    // MARK: Links
+
+    private func stored(_ name: String, in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionLink? {
+        try wrap { () throws(LogError) in try stage.get(.index, SubscriptionRows.key(id, name)) }.flatMap { SubscriptionLink($0) }
+    }
+
+    private func put(_ link: SubscriptionLink, _ name: String, in stage: inout Stage) {
+        stage.put(.index, SubscriptionRows.key(id, name), link.bytes)
+    }
+
+    /// The channel of that name, as readers may know it.
+    private func find(_ name: String) throws(ChannelRefusal) -> Channel? {
+        guard let channel = try wrap({ () throws(LogError) in try channels.find(name) }), !channel.isSoftDeleted, !channel.tail.isDeleted
+        else {
+            return nil
+        }
+        return channel
+    }
+
+    /// Links a stream at its tail, or notes one more reason for its link.
+    private func link(_ name: String, isExplicit: Bool, in stage: inout Stage) throws(ChannelRefusal) {
+        if var link = try stored(name, in: &stage) {
+            if isExplicit { link.isExplicit = true } else { link.isGlob = true }
+            return put(link, name, in: &stage)
+        }
+        let channel = try find(name)
+        if channel == nil, !isExplicit { return }
+        put(
+            SubscriptionLink(isExplicit: isExplicit, isGlob: !isExplicit, acked: channel?.tail.head ?? 0, channel: channel?.id), name,
+            in: &stage)
+    }
+
+    private func add(_ streams: [String], _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
+        var new: [String] = []
+        for name in streams where try stored(name, in: &stage)?.isExplicit != true { new.append(name) }
+        guard entry.explicitCount + new.count <= Subscriptions.explicitMax else {
+            throw .refused(
+                ChannelError("INVALID_REQUEST", "a subscription names \(Subscriptions.explicitMax) streams at most. Use a pattern."))
+        }
+        for name in new { try link(name, isExplicit: true, in: &stage) }
+        for name in new { subscriptions.add(id, to: name) }
+        entry.explicitCount += new.count
+    }
+
+    private func remove(_ name: String, _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
+        guard var link = try stored(name, in: &stage), link.isExplicit else { return }
+        link.isExplicit = false
+        link.isGlob = entry.subscription.configuration.matches(name)
+        if link.isGlob { put(link, name, in: &stage) } else { stage.delete(.index, SubscriptionRows.key(id, name)) }
+        subscriptions.remove(id, from: name)
+        entry.explicitCount -= 1
+    }
+
+    // MARK: What is new
+
+    /// A stream with something new, if anybody can be woken for it. On the way new streams are linked, and those that have nothing new forgotten.
+    private func firstPending(
+        _ entry: inout SubscriptionEntry, isAsked: Bool = false, in stage: inout Stage
+    ) throws(ChannelRefusal) -> String? {
+        let isWanted = isAsked || entry.subscription.canWake(now: now)
+        let linksAll = !entry.newStreams.isEmpty
+        guard isWanted || linksAll else { return nil }
+        var first: String?
+        for name in entry.candidates.sorted() where linksAll || first == nil {
+            if try isPending(name, entry.subscription.configuration, linksNew: true, in: &stage) {
+                first = first ?? name
+            } else {
+                entry.remove(name)
+            }
+        }
+        guard isWanted, first == nil, entry.isIncomplete else { return first }
+        let log = stage.log
+        let names = try wrap { () throws(LogError) -> [String] in try linkedNames(in: log) }
+        var found: [String] = []
+        for name in names where found.count < Subscriptions.candidatesMax {
+            if try isPending(name, entry.subscription.configuration, linksNew: false, in: &stage) { found.append(name) }
+        }
+        entry.scanned(found, isComplete: found.count < Subscriptions.candidatesMax)
+        return found.first
+    }
+
+    private func linkedNames(in log: any CommitLog) throws(LogError) -> [String] {
+        var names: [String] = []
+        try SubscriptionRows.links(of: id, in: log) { name, _ in
+            names.append(name)
+            return true
+        }
+        return names
+    }
+
+    private func isPending(
+        _ name: String, _ configuration: SubscriptionConfiguration, linksNew: Bool, in stage: inout Stage
+    ) throws(ChannelRefusal) -> Bool {
+        let channel = try find(name)
+        guard var link = try stored(name, in: &stage) else {
+            guard linksNew, let channel, configuration.matches(name) else { return false }
+            // It came after the subscription: all of it is new.
+            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: channel.fork?.head ?? 0, channel: channel.id)
+            put(link, name, in: &stage)
+            return channel.tail.head > link.acked
+        }
+        if let channel { return channel.tail.head > link.acked(in: channel) }
+        if !link.isExplicit {
+            stage.delete(.index, SubscriptionRows.key(id, name))
+        } else if link.channel != nil {
+            (link.acked, link.channel) = (0, nil)
+            put(link, name, in: &stage)
+        }
+        return false
+    }
+
+    /// The streams of a wake: those with something new, and others where there are few.
+    private func streams(_ entry: SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> [SubscriptionStream] {
+        var names = Set(entry.candidates.sorted().prefix(Subscriptions.streamsPerWakeMax))
+        try wrap { () throws(LogError) -> Void in
+            try SubscriptionRows.links(of: id, in: stage.log) { name, _ in
+                guard names.count < Subscriptions.streamsPerWakeUsual else { return false }
+                names.insert(name)
+                return true
+            }
+        }
+        var streams: [SubscriptionStream] = []
+        for name in names.sorted() {
+            guard var link = try stored(name, in: &stage) else { continue }
+            let channel = try find(name)
+            link.acked = channel.map { link.acked(in: $0) } ?? 0
+            streams.append(SubscriptionStream(path: name, link: link, tail: channel?.tail.head ?? 0))
+        }
+        return streams
+    }
+
+    private func notify(_ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
+        guard let wake = entry.subscription.wake else { return }
+        notification = SubscriptionNotification(
+            subscription: entry.subscription, wake: wake, streams: try streams(entry, in: &stage),
+            token: subscriptions.tokens.make(entry.subscription, wake))
+    }
+
+    // MARK: Holding a wake
+
+    private func claim(
+        _ worker: String, _ entry: inout SubscriptionEntry, in stage: inout Stage
+    ) throws(ChannelRefusal) -> SubscriptionAnswer {
+        try require(isWebhook: false, entry.subscription)
+        if let holder = entry.subscription.wake?.holder {
+            throw .refused(
+                ChannelError(
+                    "ALREADY_CLAIMED", "'\(holder)' holds the wake.",
+                    [("current_holder", .string(holder)), ("generation", .integer(Int64(entry.subscription.generation)))]))
+        }
+        guard let pending = try firstPending(&entry, isAsked: true, in: &stage) else {
+            throw .refused(ChannelError("NO_PENDING_WORK", "nothing is new in the streams of '\(id)'."))
+        }
+        // Whoever is faster than the event needs none.
+        if entry.subscription.wake == nil {
+            entry.subscription.begin(stream: pending, now: now, random: (channels.world.random(), channels.world.random()))
+        }
+        entry.subscription.claim(worker, now: now)
+        let wake = entry.subscription.wake!
+        return .claimed(
+            entry.subscription, wake, token: subscriptions.tokens.make(entry.subscription, wake), streams: try streams(entry, in: &stage))
+    }
+
+    private func require(isWebhook: Bool, _ subscription: Subscription) throws(ChannelRefusal) {
+        guard subscription.configuration.isWebhook != isWebhook else { return }
+        let expected = isWebhook ? "by pull-wake: its wakes are claimed, acked and released." : "by webhook: its wakes have a callback."
+        throw .refused(ChannelError("INVALID_REQUEST", "'\(id)' is delivered \(expected)"))
+    }
+
+    /// Refuses whoever does not hold the current wake.
+    private func check(_ proof: SubscriptionProof, _ subscription: Subscription, isWebhook: Bool) throws(ChannelRefusal) {
+        try require(isWebhook: isWebhook, subscription)
+        guard let token = subscriptions.tokens.read(proof.token, of: subscription) else {
+            throw .refused(ChannelError("TOKEN_INVALID", "the bearer token is none of '\(id)'."))
+        }
+        guard let wake = subscription.wake, isWebhook || wake.holder != nil, token.generation == subscription.generation,
+            proof.generation == subscription.generation, token.wakeID == wake.id, proof.wakeID == wake.id
+        else {
+            throw .refused(ChannelError("FENCED", "the wake is over; the subscription is at generation \(subscription.generation)."))
+        }
+    }
+
+    /// Moves cursors, all or none.
+    private func acknowledge(_ acks: [SubscriptionAck], in stage: inout Stage) throws(ChannelRefusal) {
+        var links: [String: SubscriptionLink] = [:]
+        for ack in acks {
+            guard var link = try stored(ack.stream, in: &stage) else {
+                throw .refused(ChannelError("INVALID_OFFSET", "'\(ack.stream)' is no stream of '\(id)'."))
+            }
+            // Deleted meanwhile: there is nothing to go on from.
+            guard let channel = try find(ack.stream) else { continue }
+            let acked = link.acked(in: channel)
+            guard ack.offset >= acked else {
+                throw .refused(
+                    ChannelError(
+                        "INVALID_OFFSET", "'\(ack.stream)' is acked up to \(Offset(acked)) already, which is after \(Offset(ack.offset))."))
+            }
+            guard ack.offset <= channel.tail.head else {
+                throw .refused(
+                    ChannelError(
+                        "INVALID_OFFSET", "\(Offset(ack.offset)) is after the tail of '\(ack.stream)', \(Offset(channel.tail.head))."))
+            }
+            (link.acked, link.channel) = (max(ack.offset, links[ack.stream]?.acked ?? 0), channel.id)
+            links[ack.stream] = link
+        }
+        for (name, link) in links { put(link, name, in: &stage) }
+    }
+
+    private func delivered(
+        _ wakeID: String, _ acks: [SubscriptionAck]?, _ subscription: inout Subscription, in stage: inout Stage
+    ) throws(ChannelRefusal) {
+        // One whose lease is over is fenced like a callback.
+        guard subscription.wake?.id == wakeID else { return }
+        subscription.delivered()
+        guard let acks else { return }
+        for ack in acks {
+            guard var link = try stored(ack.stream, in: &stage), let channel = try find(ack.stream),
+                (link.acked(in: channel)...channel.tail.head).contains(ack.offset)
+            else { continue }
+            (link.acked, link.channel) = (ack.offset, channel.id)
+            put(link, ack.stream, in: &stage)
+        }
+        subscription.end()
+    }
+}

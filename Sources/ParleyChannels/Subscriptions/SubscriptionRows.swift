@@ -1,0 +1,122 @@
+package import ParleyLog
+internal import ParleySystem
+
+/// A stream of a subscription, and how far it has been processed.
+package struct SubscriptionLink: Sendable, Equatable {
+    /// Asked for by name.
+    package var isExplicit: Bool
+    /// Matched by the pattern.
+    package var isGlob: Bool
+    /// The last offset that was processed.
+    package var acked: UInt64
+    /// The channel that `acked` belongs to; one that was made anew under its name begins from the start. `nil`: there was none.
+    var channel: ChannelID?
+
+    /// As answers say it: what was asked for by name counts before what is matched.
+    package var typeName: String { isExplicit ? "explicit" : "glob" }
+
+    /// Up to where `channel` has been processed.
+    func acked(in channel: Channel) -> UInt64 { channel.id == self.channel ? acked : channel.fork?.head ?? 0 }
+}
+
+/// The rows of subscriptions in family `index`, all of one in the partition of its id:
+///
+///     [partition][132][id][0]             the subscription (JSON)
+///     [partition][132][id][0][stream]     a link: u8 flags (1 explicit, 2 glob) | u64 acked | u16 partition and u64 number of the channel
+///     [partition][133][channel]           name of a stream that was created and matches a pattern, until it is linked; in the
+///                                         stream's partition, in the batch that creates it
+package enum SubscriptionRows {
+    private static let mark: UInt8 = 132
+    private static let newStreamMark: UInt8 = 133
+
+    static func key(_ id: String, _ stream: String = "") -> Bytes {
+        var key = prefix(Placement.partition(of: id), mark)
+        key.append(id)
+        key.append(0)
+        key.append(stream)
+        return key
+    }
+
+    /// Behind every row of a subscription.
+    static func end(_ id: String) -> Bytes {
+        var key = key(id)
+        key[key.count - 1] = 1
+        return key
+    }
+
+    static func newStreamKey(_ id: ChannelID) -> Bytes {
+        var key = prefix(id.partition, newStreamMark)
+        key.append(bigEndian: id.number)
+        return key
+    }
+
+    private static func prefix(_ partition: UInt16, _ mark: UInt8) -> Bytes {
+        var key = Bytes()
+        key.append(bigEndian: partition)
+        key.append(mark)
+        return key
+    }
+
+    /// The subscription of that id as of the last commit.
+    package static func subscription(_ id: String, in log: any CommitLog) throws(LogError) -> Subscription? {
+        try log.get(.index, key(id)).flatMap { Subscription($0) }
+    }
+
+    /// Visits the links of a subscription as of the last commit, by name, until `visit` returns false.
+    package static func links(
+        of id: String, in log: any CommitLog, _ visit: (_ stream: String, _ link: SubscriptionLink) -> Bool
+    ) throws(LogError) {
+        let prefixBytes = key(id).count
+        try log.scan(.index, from: key(id), to: end(id), reversed: false) { key, value in
+            guard key.count > prefixBytes, let link = SubscriptionLink(Bytes(value)) else { return true }
+            return visit(Bytes(key[prefixBytes...]).text, link)
+        }
+    }
+
+    /// Visits all subscriptions, each before its links.
+    static func scan(
+        _ log: any CommitLog, subscription: (Subscription) -> Void, link: (_ id: String, _ stream: String, SubscriptionLink) -> Void
+    ) throws(LogError) {
+        for partition in 0..<Placement.partitionCount {
+            try log.scan(.index, from: prefix(partition, mark), to: prefix(partition, mark + 1), reversed: false) { key, value in
+                guard let end = key.dropFirst(3).firstIndex(of: 0) else { return true }
+                let id = Bytes(key[3..<end]).text
+                if end == key.count - 1 {
+                    if let found = Subscription(Bytes(value)) { subscription(found) }
+                } else if let found = SubscriptionLink(Bytes(value)) {
+                    link(id, Bytes(key[(end + 1)...]).text, found)
+                }
+                return true
+            }
+        }
+    }
+
+    /// Visits the streams that may not be linked yet.
+    static func newStreams(_ log: any CommitLog, _ visit: (ChannelID, String) -> Void) throws(LogError) {
+        for partition in 0..<Placement.partitionCount {
+            let (lower, upper) = (prefix(partition, newStreamMark), prefix(partition, newStreamMark + 1))
+            try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
+                visit(ChannelID(partition: partition, number: key.readBigEndian(at: 3)), Bytes(value).text)
+                return true
+            }
+        }
+    }
+}
+
+extension SubscriptionLink {
+    var bytes: Bytes {
+        var bytes: Bytes = [(isExplicit ? 1 : 0) | (isGlob ? 2 : 0)]
+        bytes.append(bigEndian: acked)
+        bytes.append(bigEndian: channel?.partition ?? 0)
+        bytes.append(bigEndian: channel?.number ?? 0)
+        return bytes
+    }
+
+    init?(_ bytes: Bytes) {
+        guard bytes.count == 19 else { return nil }
+        (isExplicit, isGlob) = (bytes[0] & 1 != 0, bytes[0] & 2 != 0)
+        acked = bytes.readBigEndian(at: 1)
+        let number: UInt64 = bytes.readBigEndian(at: 11)
+        channel = number == 0 ? nil : ChannelID(partition: bytes.readBigEndian(at: 9), number: number)
+    }
+}

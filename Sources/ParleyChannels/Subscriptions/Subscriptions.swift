@@ -1,0 +1,312 @@
+package import ParleyLog
+package import ParleySystem
+internal import Synchronization
+
+/// The subscriptions of a node: which streams each has, what of them is new, and who has been woken for it.
+///
+/// Everything is decided by the writer, one request after another (``SubscriptionChange``); what it decides by is in memory here, except for
+/// the links, which are read from the log. Offsets are compared with published tails only: what is staged may be lost in a crash while
+/// what is decided about it, in another partition, is not.
+package final class Subscriptions: @unchecked Sendable {  // Guard: all but the constants belongs to the writer thread once it has started.
+    package let channels: Channels
+    let tokens: SubscriptionTokens
+    private var entries: [String: SubscriptionEntry] = [:]
+    /// The subscriptions that name a stream.
+    private var byStream: [String: Set<String>] = [:]
+    /// Rises when the patterns or the names above change: what channels remember of them is void then.
+    private var version: UInt64 = 0
+    /// Streams that have a row until all of these subscriptions have linked them.
+    private var newStreams: [ChannelID: Set<String>] = [:]
+    private var notifier: (any SubscriptionNotifier)?
+    /// What the start has to do: subscriptions to look at, streams whose rows nobody needs.
+    private var found: (subscriptions: [String], streams: [ChannelID]) = ([], [])
+
+    /// Subscriptions of a node; each takes some memory.
+    static let countMax = 10_000
+    /// Streams that one subscription may name, and that one may match when it is created.
+    static let explicitMax = 10_000
+    static let linksMax = 100_000
+    /// Streams of one wake, those with something new first; the others follow in the next.
+    static let streamsPerWakeMax = 1_000
+    /// Others beside them, as long as there are no more in all: each is looked up by the writer.
+    static let streamsPerWakeUsual = 100
+    /// Streams with something new that one subscription remembers; beyond, its links are read again.
+    static let candidatesMax = 1_024
+
+    /// - Parameter tokenKey: The secret that callback and claim tokens are made with.
+    package init(_ channels: Channels, tokenKey: Bytes) {
+        self.channels = channels
+        tokens = SubscriptionTokens(key: tokenKey)
+    }
+
+    /// Has `notifier` told of wakes of webhooks.
+    package func notify(_ notifier: any SubscriptionNotifier) { self.notifier = notifier }
+
+    /// Reads what there is, and hears of every commit from now on. Call it before the writer starts. Cost: a visit of every subscription's rows.
+    package func prepare() throws(LogError) {
+        try SubscriptionRows.scan(channels.log) { subscription in
+            entries[subscription.id] = SubscriptionEntry(subscription)
+        } link: { id, stream, link in
+            guard link.isExplicit, entries[id] != nil else { return }
+            entries[id]!.explicitCount += 1
+            add(id, to: stream)
+        }
+        found.subscriptions = entries.keys.sorted()
+        try SubscriptionRows.newStreams(channels.log) { id, name in
+            let subscribers = subscribers(of: name)
+            if subscribers.isEmpty { return found.streams.append(id) }
+            newStreams[id] = Set(subscribers)
+            for subscriber in subscribers {
+                entries[subscriber]!.add(name, isNew: true)
+                entries[subscriber]!.newStreams.insert(id)
+            }
+        }
+        channels.observe(self)
+    }
+
+    /// Goes on with what the last process left. Call it once the writer has started.
+    package func start() {
+        for id in found.subscriptions { request(.look, of: id) }
+        for id in found.streams { removeRow(of: id) }
+    }
+
+    /// Has the writer decide something; `completion` is called once, on its thread, or here when it takes nothing.
+    package func request(
+        _ request: SubscriptionRequest, of id: String,
+        completion: @escaping @Sendable (Result<SubscriptionAnswer, ChannelError>) -> Void = { _ in }
+    ) {
+        SubscriptionChange(self, id, request, completion).submit()
+    }
+}
+
+/// What is in memory of a subscription.
+struct SubscriptionEntry {
+    var subscription: Subscription
+    /// Streams that may have something new, or may not be linked yet.
+    private(set) var candidates: Set<String> = []
+    /// Others may, too: the links tell.
+    private(set) var isIncomplete = true
+    var newStreams: Set<ChannelID> = []
+    /// Streams it names.
+    var explicitCount = 0
+    var isLookQueued = false
+    /// A pull wake that is in its stream already; of generation 0 there is none.
+    var announced: UInt64 = 0
+    var announceFailures: UInt32 = 0
+    var nextAnnouncement: Timestamp?
+    var alarm: (instant: Timestamp, scheduled: any Scheduled)?
+
+    init(_ subscription: Subscription) { self.subscription = subscription }
+
+    mutating func add(_ stream: String, isNew: Bool = false) {
+        // One that is not linked is found nowhere else.
+        if isNew || candidates.count < Subscriptions.candidatesMax { candidates.insert(stream) } else { isIncomplete = true }
+    }
+
+    mutating func remove(_ stream: String) { candidates.remove(stream) }
+
+    mutating func scanned(_ streams: [String], isComplete: Bool) {
+        candidates.formUnion(streams)
+        isIncomplete = !isComplete
+    }
+}
+
+/// Told of what somebody outside must be told.
+package protocol SubscriptionNotifier: AnyObject, Sendable {
+    /// Writer thread, once the wake is durable; must only take note.
+    func deliver(_ notification: SubscriptionNotification)
+}
+
+/// A wake that goes to a webhook.
+package struct SubscriptionNotification: Sendable {
+    package let subscription: Subscription
+    package let wake: SubscriptionWake
+    package let streams: [SubscriptionStream]
+    package let token: String
+}
+
+/// A stream of a wake.
+package struct SubscriptionStream: Sendable {
+    package let path: String
+    package let link: SubscriptionLink
+    package let tail: UInt64
+
+    package var isPending: Bool { tail > link.acked }
+}
+
+// MARK: - What the writer tells of channels
+
+extension Subscriptions {
+    /// A channel is being created: its row says so until it is linked.
+    func created(_ channel: Channel, in stage: inout Stage) {
+        guard !entries.isEmpty else { return }
+        let subscribers = subscribers(of: channel)
+        guard !subscribers.isEmpty else { return }
+        stage.put(.index, SubscriptionRows.newStreamKey(channel.id), Bytes(channel.name.utf8))
+        newStreams[channel.id] = Set(subscribers)
+    }
+
+    /// These have changed, durably. Cost: nothing where nobody subscribes, else a comparison for each that is subscribed to by nobody.
+    func published(_ changed: [Channel]) {
+        guard !entries.isEmpty else { return }
+        for channel in changed {
+            for id in subscribers(of: channel) {
+                let isNew = newStreams[channel.id]?.contains(id) == true
+                entries[id]!.add(channel.name, isNew: isNew)
+                if isNew { entries[id]!.newStreams.insert(channel.id) }
+                // Whoever holds a wake learns of it at its end.
+                if isNew || entries[id]!.subscription.canWake(now: channels.world.now) { look(at: id) }
+            }
+        }
+    }
+
+    private func look(at id: String) {
+        guard !entries[id]!.isLookQueued else { return }
+        entries[id]!.isLookQueued = true
+        request(.look, of: id)
+    }
+
+    /// Who subscribes to a channel, as the channel's own half of the writer remembers it.
+    private func subscribers(of channel: Channel) -> [String] {
+        if let known = channel.staged.subscribers, known.version == version { return known.ids }
+        let ids = subscribers(of: channel.name)
+        channel.staged.subscribers = (version, ids)
+        return ids
+    }
+
+    private func subscribers(of name: String) -> [String] {
+        var ids = byStream[name] ?? []
+        for (id, entry) in entries where entry.subscription.configuration.matches(name) { ids.insert(id) }
+        return ids.sorted()
+    }
+
+    // MARK: What is kept for the writer's decisions
+
+    func entry(_ id: String) -> SubscriptionEntry? { entries[id] }
+    var count: Int { entries.count }
+
+    /// Puts back what was decided.
+    func keep(_ entry: SubscriptionEntry) {
+        let id = entry.subscription.id
+        if entries.updateValue(entry, forKey: id) == nil { version += 1 }
+    }
+
+    func remove(_ id: String, streams: [String]) -> SubscriptionEntry? {
+        for stream in streams { remove(id, from: stream) }
+        version += 1
+        entries[id]?.alarm?.scheduled.cancel()
+        return entries.removeValue(forKey: id)
+    }
+
+    func add(_ id: String, to stream: String) {
+        byStream[stream, default: []].insert(id)
+        version += 1
+    }
+
+    func remove(_ id: String, from stream: String) {
+        byStream[stream]?.remove(id)
+        if byStream[stream]?.isEmpty == true { byStream[stream] = nil }
+        version += 1
+    }
+
+    /// A subscription has linked what was new, or is gone.
+    func linked(_ streams: Set<ChannelID>, by id: String) {
+        entries[id]?.newStreams.subtract(streams)
+        for stream in streams {
+            newStreams[stream]?.remove(id)
+            if newStreams[stream]?.isEmpty == true { forget(stream) }
+        }
+    }
+
+    /// Everybody has linked it, durably.
+    private func forget(_ stream: ChannelID) {
+        newStreams[stream] = nil
+        removeRow(of: stream)
+    }
+
+    private func removeRow(of stream: ChannelID) {
+        // Refused, the next process finds the row, and nothing to do for it.
+        try? channels.writer.submit(RowRemoval(SubscriptionRows.newStreamKey(stream)), isBounded: false)
+    }
+
+    // MARK: What follows from a decision
+
+    /// What a reader may know of a subscription, as of the last commit; `nil`: there is none. Thread-safe; reads the disk.
+    package func describe(_ id: String) throws(LogError) -> (subscription: Subscription, streams: [SubscriptionStream])? {
+        guard let subscription = try SubscriptionRows.subscription(id, in: channels.log) else { return nil }
+        var links: [(name: String, link: SubscriptionLink)] = []
+        try SubscriptionRows.links(of: id, in: channels.log) { name, link in
+            links.append((name, link))
+            return true
+        }
+        var streams: [SubscriptionStream] = []
+        for (name, link) in links {
+            var link = link
+            let channel = try channels.find(name)
+            if let channel { link.acked = link.acked(in: channel) }
+            streams.append(SubscriptionStream(path: name, link: link, tail: channel?.tail.head ?? 0))
+        }
+        return (subscription, streams)
+    }
+
+    func deliver(_ notification: SubscriptionNotification) { notifier?.deliver(notification) }
+
+    /// Looks again when a lease ends or an attempt is due.
+    func setAlarm(_ id: String) {
+        guard let entry = entries[id] else { return }
+        let announcement = entry.isUnannounced ? entry.nextAnnouncement : nil
+        // Never at once: what an alarm finds nothing to do for must not keep the writer busy.
+        let earliest = channels.world.now.advanced(by: .milliseconds(10))
+        let due = [entry.subscription.due, announcement].compactMap { $0 }.min().map { max($0, earliest) }
+        guard entry.alarm?.instant != due else { return }
+        entry.alarm?.scheduled.cancel()
+        entries[id]!.alarm = due.map { due in
+            (due, channels.world.schedule(at: due) { [weak self] in self?.request(.ring, of: id) })
+        }
+    }
+
+    func rang(_ id: String) { entries[id]?.alarm = nil }
+    func looked(_ id: String) { entries[id]?.isLookQueued = false }
+
+    /// Writes the event of a wake into its stream. Its generation is that of a producer, so a second time, by the next process, adds nothing.
+    func announce(_ subscription: Subscription, _ wake: SubscriptionWake) {
+        guard let stream = subscription.configuration.wakeStream else { return }
+        let (id, generation) = (subscription.id, subscription.generation)
+        entries[id]?.announced = generation
+        entries[id]?.nextAnnouncement = nil
+        let event = JSON.compact(
+            ("type", "wake"), ("subscription_id", .string(id)), ("stream", .string(wake.stream)),
+            ("generation", .integer(Int64(generation))), ("ts", .integer(channels.world.now.milliseconds)))
+        let append = Append(channels, to: stream, [NewEntry(data: event.bytes)]) { [weak self] result in
+            if case .failure(let error) = result, error.code != "producer_fenced" { self?.unannounced(id, generation, error) }
+        }
+        append.producer = ProducerClaim(id: "subscription/\(subscription.incarnation)", epoch: generation, sequence: 0)
+        append.submit()
+    }
+
+    /// The event could not be written: it is tried again for as long as its wake is in flight.
+    private func unannounced(_ id: String, _ generation: UInt64, _ error: ChannelError) {
+        // Told by the writer, or by its refusal to take it, which is on its thread, too.
+        guard error.code != "log_closed", entries[id]?.announced == generation else { return }
+        entries[id]!.announced = 0
+        entries[id]!.announceFailures = min(entries[id]!.announceFailures + 1, 1_000)
+        if entries[id]!.announceFailures == 1 {
+            Diagnostics.log(.warning, "wake event cannot be written", ["subscription": id, "reason": error.message])
+        }
+        let pause = Subscription.pause(failures: entries[id]!.announceFailures, random: channels.world.random())
+        entries[id]!.nextAnnouncement = channels.world.now.advanced(by: pause)
+        setAlarm(id)
+    }
+}
+
+/// Removes one row.
+private final class RowRemoval: Submission {
+    private let key: Bytes
+
+    init(_ key: Bytes) { self.key = key }
+
+    var cost: Int { key.count }
+    func stage(into stage: inout Stage) throws(LogError) { stage.delete(.index, key) }
+    func committed() {}
+    func failed(_ error: LogError) {}
+}

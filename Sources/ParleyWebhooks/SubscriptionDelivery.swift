@@ -1,0 +1,144 @@
+package import ParleyChannels
+package import ParleyHTTP
+package import ParleySystem
+internal import Synchronization
+
+/// Tells the webhooks of subscriptions of their wakes: one POST each, whose outcome goes back to the subscription, which decides on retries.
+package final class SubscriptionDelivery: SubscriptionNotifier {
+    package let keys: SigningKeys
+    /// Whether receivers on this machine may be called.
+    package let allowsLoopback: Bool
+    package let subscriptions: Subscriptions
+    private let world: any World
+    private let transport: any OutgoingTransport
+    private let state = Mutex(State())
+
+    /// Calls at once; the wakes of further subscriptions wait.
+    static let underWayMax = 64
+
+    private struct State {
+        /// By subscription: the latest wake counts, an older one is over.
+        var waiting: [String: SubscriptionNotification] = [:]
+        var order: [String] = []
+        var calls: [String: (wakeID: String, call: WebhookCall?)] = [:]
+        var isStopped = false
+    }
+
+    package init(
+        _ subscriptions: Subscriptions, keys: SigningKeys, allowsLoopback: Bool, world: any World, transport: any OutgoingTransport
+    ) {
+        (self.subscriptions, self.keys, self.allowsLoopback) = (subscriptions, keys, allowsLoopback)
+        (self.world, self.transport) = (world, transport)
+        subscriptions.notify(self)
+    }
+
+    /// How many calls are under way.
+    package var underWay: Int { state.withLock { $0.calls.count } }
+
+    /// Begins no call any more; its wake is due again at the next start.
+    package func drain() {
+        state.withLock { state in
+            state.isStopped = true
+            (state.waiting, state.order) = ([:], [])
+        }
+    }
+
+    package func stop() {
+        drain()
+        for entry in state.withLock({ Array($0.calls.values) }) { entry.call?.cancel() }
+    }
+
+    package func deliver(_ notification: SubscriptionNotification) {
+        let id = notification.subscription.id
+        let old: WebhookCall? = state.withLock { state in
+            guard !state.isStopped else { return nil }
+            if state.waiting.updateValue(notification, forKey: id) == nil { state.order.append(id) }
+            // Whoever has not answered by now is told of the new wake instead.
+            return state.calls.removeValue(forKey: id)?.call
+        }
+        old?.cancel()
+        world.perform(lane: lane(id)) { [weak self] in self?.beginNext() }
+    }
+
+    private func lane(_ id: String) -> UInt64 { UInt64(Placement.partition(of: id)) }
+
+    private func beginNext() {
+        let next: SubscriptionNotification? = state.withLock { state in
+            guard state.calls.count < SubscriptionDelivery.underWayMax,
+                let index = state.order.firstIndex(where: { state.calls[$0] == nil })
+            else { return nil }
+            let notification = state.waiting.removeValue(forKey: state.order.remove(at: index))
+            if let notification { state.calls[notification.subscription.id] = (notification.wake.id, nil) }
+            return notification
+        }
+        if let next { send(next) }
+    }
+
+    private func send(_ notification: SubscriptionNotification) {
+        let (id, wakeID) = (notification.subscription.id, notification.wake.id)
+        let url: SubscriptionURL
+        do { url = try SubscriptionURL(notification.subscription.configuration.webhookURL ?? "", allowsLoopback: allowsLoopback) } catch {
+            // It was accepted when the server listened elsewhere.
+            return ended(notification, .failed(reason: "\(error)", retryAfter: nil), answer: [])
+        }
+        let body = SubscriptionDelivery.body(notification)
+        let answer = Mutex(Bytes())
+        let call = WebhookCall(
+            transport, world, url: url.text, headers: [("Webhook-Signature", keys.signature(of: body, at: world.now))], body: body,
+            addresses: url.addresses, answer: { bytes in answer.withLock { $0 = bytes } }
+        ) { [weak self] outcome in
+            self?.ended(notification, outcome, answer: answer.withLock { $0 })
+        }
+        state.withLock { state in
+            if state.calls[id]?.wakeID == wakeID { state.calls[id]!.call = call }
+        }
+    }
+
+    private func ended(_ notification: SubscriptionNotification, _ outcome: WebhookCall.Outcome, answer: Bytes) {
+        let (id, wakeID) = (notification.subscription.id, notification.wake.id)
+        state.withLock { state in
+            if state.calls[id]?.wakeID == wakeID { state.calls[id] = nil }
+        }
+        switch outcome {
+        case .delivered:
+            let isDone = (try? JSON.parse(answer))?["done"]?.bool == true
+            let acks = notification.streams.map { SubscriptionAck(stream: $0.path, offset: $0.tail) }
+            subscriptions.request(.delivered(wakeID: wakeID, done: isDone ? acks : nil), of: id)
+        case .gone: fail(notification, "status 410")
+        case .failed(let reason, _): fail(notification, reason)
+        }
+        world.perform(lane: lane(id)) { [weak self] in self?.beginNext() }
+    }
+
+    private func fail(_ notification: SubscriptionNotification, _ reason: String) {
+        let subscription = notification.subscription
+        if !subscription.hasFailed {
+            let origin = (try? SubscriptionURL(subscription.configuration.webhookURL ?? "", allowsLoopback: true))?.origin ?? ""
+            Diagnostics.log(
+                .warning, "subscription's webhook failed", ["subscription": subscription.id, "receiver": origin, "reason": reason])
+        }
+        subscriptions.request(.failed(wakeID: notification.wake.id), of: subscription.id)
+    }
+
+    /// The body of PROTOCOL.md, section 7.1.
+    private static func body(_ notification: SubscriptionNotification) -> Bytes {
+        let subscription = notification.subscription
+        let id = PercentEncoding.encode(subscription.id)
+        return JSON.object([
+            .init("subscription_id", .string(subscription.id)), .init("wake_id", .string(notification.wake.id)),
+            .init("generation", .integer(Int64(subscription.generation))), .init("streams", .array(notification.streams.map(\.json))),
+            .init("callback_url", .string("\(subscription.root)__ds/subscriptions/\(id)/callback")),
+            .init("callback_token", .string(notification.token)),
+        ]).bytes
+    }
+}
+
+extension SubscriptionStream {
+    /// As wakes and claims say it.
+    package var json: JSON {
+        [
+            "path": .string(path), "link_type": .string(link.typeName), "acked_offset": .string(Offset(link.acked).token),
+            "tail_offset": .string(Offset(tail).token), "has_pending": .bool(isPending),
+        ]
+    }
+}

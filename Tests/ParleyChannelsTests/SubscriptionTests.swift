@@ -1,0 +1,211 @@
+import ParleyLog
+import ParleySystem
+import ParleyTesting
+import Synchronization
+import Testing
+
+@testable import ParleyChannels
+
+@Suite struct `A subscription` {
+    // MARK: Patterns
+
+    @Test(arguments: [
+        ("events/*", "events/a", true), ("events/*", "events", false), ("events/*", "events/a/b", false), ("events/*", "other/a", false),
+        ("events/**", "events/a/b", true), ("events/**", "events", true), ("**", "a/b/c", true), ("**/c", "c", true),
+        ("**/c", "a/b/c", true),
+        ("a/**/c", "a/c", true), ("a/**/c", "a/b/b/c", true), ("a/**/c", "a/b", false), ("*/*", "a/b", true), ("*/*", "a", false),
+        ("events/user-*", "events/user-7", true), ("events/user-*", "events/admin", false), ("a*b*c/d", "axxbyyc/d", true),
+        ("a", "a", true),
+        ("a", "ab", false), ("a.b/*", "axb/c", false),
+    ])
+    func `a star is a segment or a part of one, two are any number of segments`(pattern: String, name: String, isMatch: Bool) throws {
+        let pattern = try #require(SubscriptionPattern(pattern))
+        #expect(pattern.matches(name) == isMatch)
+        if isMatch { #expect(name.hasPrefix(pattern.literalPrefix)) }
+    }
+
+    @Test(arguments: ["", "/", "a//b", "a/", "/a"])
+    func `a pattern has no empty segments`(text: String) { #expect(SubscriptionPattern(text) == nil) }
+
+    @Test func `a pattern of many stars costs what its length costs`() throws {
+        let pattern = try #require(SubscriptionPattern(Array(repeating: "**/a*a*a*a*b", count: 40).joined(separator: "/")))
+        let name = Array(repeating: String(repeating: "a", count: 20), count: 40).joined(separator: "/")
+        #expect(!pattern.matches(name))
+    }
+
+    // MARK: Retries
+
+    @Test func `retries come after 1 to 60 seconds, a fifth more or less`() {
+        for (failures, seconds) in [(1, 1.0), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60), (1_000, 60)] {
+            let shortest = Subscription.pause(failures: UInt32(failures), random: 0)
+            let longest = Subscription.pause(failures: UInt32(failures), random: .max)
+            #expect(shortest == .seconds(seconds) * 0.8, "\(failures)")
+            #expect(longest > .seconds(seconds) * 1.19 && longest <= .seconds(seconds) * 1.2, "\(failures)")
+        }
+    }
+
+    @Test func `the schedule of retries outlives the process`() throws {
+        let attempts = Mutex<[Timestamp]>([])
+        let fails: @Sendable (SubscriptionProcess, SubscriptionNotification) -> Void = { process, notification in
+            attempts.withLock { $0.append(process.world.now) }
+            process.request(.failed(wakeID: notification.wake.id))
+        }
+        var process = try SubscriptionProcess(notified: fails)
+        _ = process.ask(.put(.hook(lease: 600_000), root: "http://localhost/"))
+        process.append("events/a")
+        for _ in 0..<5 {
+            // Each attempt by a process of its own.
+            process.world.run(until: { attempts.withLock { $0.count > 0 } && process.writer.queued == 0 })
+            process.world.settle()
+            let subscription = try #require(try process.subscriptions.describe("s")?.subscription)
+            let due = try #require(subscription.nextAttempt)
+            #expect(subscription.hasFailed)
+            let before = attempts.withLock { $0.count }
+            process = try process.reopened(notified: fails)
+            process.world.run(until: { attempts.withLock { $0.count } > before })
+            #expect(attempts.withLock { $0.last! } >= due && process.world.now.milliseconds < due.milliseconds + 100)
+        }
+        let times = attempts.withLock { $0.map(\.milliseconds) }
+        let pauses = zip(times.dropFirst(), times).map { $0 - $1 }
+        for (pause, seconds) in zip(pauses, [1, 2, 4, 8, 16]) {
+            #expect((Int64(seconds * 800)...Int64(seconds * 1_200 + 20)).contains(pause), "\(pauses)")
+        }
+    }
+
+    // MARK: Streams
+
+    @Test func `what is there is linked at its tail, and what comes later from its start`() throws {
+        let process = try SubscriptionProcess()
+        for _ in 0..<3 { process.append("events/old") }
+        process.append("wake")
+        process.world.settle()
+        _ = process.ask(.put(.pull(), root: ""))
+        process.append("events/new")
+        process.world.settle()
+        let links = Dictionary(uniqueKeysWithValues: try process.streams().map { ($0.path, [$0.link.acked, $0.tail]) })
+        #expect(links == ["events/old": [3, 3], "events/new": [0, 1]])
+        #expect(process.claim()?.acks.map(\.stream) == ["events/new"])
+    }
+
+    @Test func `a stream made in the commit of the subscription is new to it`() throws {
+        for isFirst in [true, false] {
+            let process = try SubscriptionProcess()
+            if isFirst { process.append("events/a") }
+            process.request(.put(.pull(), root: ""))
+            if !isFirst { process.append("events/a") }
+            process.writer.pump()
+            process.world.settle()
+            #expect(process.claim()?.acks.map(\.offset) == [1])
+        }
+    }
+
+    @Test func `a stream that is deleted and made anew begins from its start`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull("events/*", ["named"]), root: ""))
+        for name in ["events/a", "named"] { for _ in 0..<3 { process.append(name) } }
+        process.world.settle()
+        _ = process.acknowledge(try #require(process.claim()))
+        for name in ["events/a", "named"] { process.delete(name) }
+        process.world.settle()
+        for name in ["events/a", "named"] { process.append(name) }
+        process.world.settle()
+        let claim = try #require(process.claim())
+        #expect(claim.streams.map(\.path) == ["events/a", "named"])
+        #expect(claim.streams.allSatisfy { $0.link.acked == 0 && $0.tail == 1 })
+    }
+
+    @Test func `its own wake stream does not wake it`() throws {
+        let process = try SubscriptionProcess()
+        process.append("wake")
+        _ = process.ask(.put(.pull("**"), root: ""))
+        process.append("a")
+        process.world.settle()
+        #expect(try process.wakes().count == 2)
+        _ = process.acknowledge(try #require(process.claim()))
+        process.world.settle()
+        #expect(try process.wakes().count == 2)
+        #expect(process.claim() == nil)
+    }
+
+    @Test func `very many streams come in several wakes`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        for number in 0..<2_500 { process.append("events/\(number)") }
+        process.world.settle()
+        var seen: Set<String> = []
+        while let claim = process.claim() {
+            #expect(claim.streams.count <= Subscriptions.streamsPerWakeMax)
+            seen.formUnion(claim.acks.map(\.stream))
+            guard case .success? = process.acknowledge(claim) else { break }
+        }
+        #expect(seen.count == 2_500)
+    }
+
+    @Test func `a wake event waits for its stream`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        process.append("events/a")
+        process.run(.seconds(10))
+        #expect(try process.wakes().isEmpty)
+        process.append("wake", "0")
+        process.run(.seconds(73))
+        #expect(try process.wakes().compactMap { $0["generation"]?.integer } == [1])
+    }
+
+    // MARK: Fencing
+
+    @Test func `a deleted subscription takes nothing, and one of its id is another`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        process.append("events/a")
+        process.world.settle()
+        let claim = try #require(process.claim())
+        _ = process.ask(.delete)
+        guard case .failure(let error)? = process.acknowledge(claim) else { return #expect(Bool(false), "acked after its end") }
+        #expect(error.code == "SUBSCRIPTION_NOT_FOUND")
+        var rows = 0
+        try SubscriptionRows.links(of: "s", in: process.log) { _, _ in
+            rows += 1
+            return true
+        }
+        #expect(rows == 0)
+        _ = process.ask(.put(.pull(), root: ""))
+        process.append("events/a")
+        process.world.settle()
+        #expect(process.claim()?.proof.generation == 1)
+        guard case .failure(let other)? = process.acknowledge(claim) else { return #expect(Bool(false), "acked by another's token") }
+        #expect(other.code == "TOKEN_INVALID")
+    }
+
+    @Test func `an ack goes neither back nor beyond the tail, and none of several when one does not go`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        for name in ["events/a", "events/b"] { for _ in 0..<2 { process.append(name) } }
+        process.world.settle()
+        let claim = try #require(process.claim())
+        func code(_ acks: [(String, UInt64)]) -> String? {
+            let acks = acks.map { SubscriptionAck(stream: $0.0, offset: $0.1) }
+            guard case .failure(let error)? = process.ask(.acknowledge(claim.proof, acks, isDone: false, isCallback: false)) else {
+                return nil
+            }
+            return error.code
+        }
+        #expect(code([("events/a", 2), ("events/b", 3)]) == "INVALID_OFFSET")
+        #expect(code([("events/a", 2), ("events/c", 0)]) == "INVALID_OFFSET")
+        #expect(try process.streams().allSatisfy { $0.link.acked == 0 })
+        #expect(code([("events/a", 2)]) == nil)
+        #expect(code([("events/a", 1)]) == "INVALID_OFFSET")
+        #expect(code([("events/a", 2)]) == nil)
+    }
+
+    @Test func `without subscriptions a commit does nothing for them, and with others a stream costs a comparison`() throws {
+        let process = try SubscriptionProcess()
+        process.append("a")
+        process.world.settle()
+        #expect(try process.channels.find("a")?.staged.subscribers == nil)
+        _ = process.ask(.put(.pull(), root: ""))
+        process.append("a")
+        process.world.settle()
+        #expect(try process.channels.find("a")?.staged.subscribers?.ids == [])
+    }
+}
