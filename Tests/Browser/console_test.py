@@ -71,6 +71,31 @@ class ConsoleTest(unittest.TestCase):
         console.find(".approval[data-decision=open]")
         return node, console, node.entries("publisher/notes", "approval.requested")[0]
 
+    # MARK: Being let in
+
+    def test_it_asks_for_the_key_of_a_server_that_has_one_and_keeps_it_over_a_reload(self):
+        self.failed_requests_are_expected = True
+        secret = "0123456789abcdef0123456789abcdef"
+        node = Node("parley", ANSWERS)
+        node.environment["PARLEY_KEYS"] = f"ann:{secret}"
+        self.addCleanup(node.close)
+        self.addCleanup(self.driver.get, "about:blank")
+        node.start()
+        console = Console(self.driver, node.url)
+        self.driver.get(f"{node.url}/#assistant/me")
+        for key in ("wrong" + secret, secret):
+            console.find("#lock[open] #key").send_keys(key)
+            console.click("#unlock button")
+            if key != secret:
+                wait_for("the refusal", lambda: "does not take" in console.text("#lockProblem"))
+        wait_for("the lock to be gone", lambda: not console.count("#lock[open]"))
+        console.send("Tell me about the sea.")
+        console.wait_answer(lambda text: len(text) > 5, "an answer")
+        self.driver.refresh()
+        console.wait_answer(lambda text: len(text) > 5, "the answer after a reload")
+        self.assertEqual(console.count("#lock[open]"), 0)
+        self.assertIn("ann", console.text("#log"))
+
     # MARK: Reading
 
     def test_an_answer_arrives_token_by_token_and_is_the_log_s(self):
