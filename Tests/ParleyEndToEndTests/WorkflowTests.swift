@@ -79,8 +79,12 @@ import Testing
             let workflow = Workflow("twice", on: node)
             let first = try workflow.start(steps: 30, pace: 0.05)
             try workflow.attach()
-            try workflow.wait("the first to work", first) { workflow.progress.count >= 3 ? true : nil }
+            // Told to wait before it can be done, however long the second takes to come.
+            try workflow.say(#"{"command": "pause"}"#)
+            try workflow.wait("the first to wait", first) { workflow.steered.isEmpty ? nil : true }
             let second = try workflow.start(steps: 30, pace: 0.01)
+            try workflow.wait("the second to take over", second) { workflow.entries("claimed").count == 2 ? true : nil }
+            try workflow.say(#"{"command": "resume"}"#)
             #expect(try first.waitForExit("the first to be refused") == .status(1))
             #expect(first.output.error.contains("another process has taken this activity over"))
             #expect(try second.waitForExit("the second to be done") == .status(0))
