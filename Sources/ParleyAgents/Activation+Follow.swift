@@ -15,7 +15,7 @@ extension Activation {
 
     /// Gives the steps that follow a channel what there is. A step that is over lets go of its channel.
     func readFollowed(_ core: TurnCore) {
-        for step in core.openSteps {
+        for step in core.openFollows {
             guard let follow = follow(core, step), let outcome = outcome(of: follow), core.claimEnd(step.path) else { continue }
             finish(core, step, follow, outcome)
         }

@@ -45,10 +45,8 @@ package struct DueTimer: Sendable, Hashable {
 /// that it counts once.
 final class TimerService: Sendable {
     private struct State {
-        var alarm: (instant: Timestamp, scheduled: any Scheduled)?
         /// Fired and not yet settled.
         var underWay: Set<Bytes> = []
-        var isStopped = false
     }
 
     /// Whose timer it is: by name, and by the channel of that name that set it.
@@ -57,12 +55,14 @@ final class TimerService: Sendable {
     private let log: any CommitLog
     private let world: any World
     private let fire: Fire
+    private let alarm: Alarm
     private let state = Mutex(State())
 
     init(log: any CommitLog, world: any World, fire: @escaping Fire) {
         self.log = log
         self.world = world
         self.fire = fire
+        alarm = Alarm(world)
     }
 
     /// Finds the first timer of each partition. Cost: one seek a partition.
@@ -75,21 +75,10 @@ final class TimerService: Sendable {
         }
     }
 
-    func stop() {
-        state.withLock { state in
-            state.isStopped = true
-            state.alarm?.scheduled.cancel()
-        }
-    }
+    func stop() { alarm.stop() }
 
     /// A timer for `due` is in the log.
-    func set(_ due: Timestamp) {
-        state.withLock { state in
-            guard !state.isStopped, state.alarm.map({ due < $0.instant }) ?? true else { return }
-            state.alarm?.scheduled.cancel()
-            state.alarm = (due, world.schedule(at: due) { [weak self] in self?.ring() })
-        }
-    }
+    func set(_ due: Timestamp) { alarm.set(due) { [weak self] in self?.ring() } }
 
     /// The row of a timer is gone.
     func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
@@ -109,7 +98,6 @@ final class TimerService: Sendable {
     }
 
     private func ring() {
-        state.withLock { $0.alarm = nil }
         do throws(LogError) {
             let now = world.now
             for partition in 0..<Placement.partitionCount { try fireDue(partition, now) }

@@ -27,6 +27,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         var emitted = 0
         var isReplaying = true
         var waits: [String: StepWait] = [:]
+        /// How many of them follow another channel.
+        var followCount = 0
         /// Steps asked for during the replay that the journal does not know.
         var unstarted: [String] = []
         var now: Timestamp
@@ -164,6 +166,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         return try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
                 state.waits[request.path] = StepWait(request: request, continuation: continuation)
+                if request.isFollow { state.followCount += 1 }
                 if isKnown { return }
                 if state.isReplaying { state.unstarted.append(request.path) } else { owner.begin(self, request, attempt: 1) }
             }
@@ -197,6 +200,9 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         guard !state.isReplaying, state.fence == nil else { return [] }
         return state.waits.values.map(\.request).filter { !hasEnd($0.path) }.sorted { $0.path < $1.path }
     }
+
+    /// Those of them that follow another channel. Costs nothing when there are none: it is asked after everything that happens.
+    var openFollows: [StepRequest] { state.followCount == 0 ? [] : openSteps.filter(\.isFollow) }
 
     var isReplaying: Bool { state.isReplaying }
 
@@ -280,6 +286,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     /// Resumes the program with a result that is durable. On the lane.
     func resume(_ path: String, _ outcome: StepOutcome, at: Timestamp) {
         guard let wait = state.waits.removeValue(forKey: path) else { return }
+        if wait.request.isFollow { state.followCount -= 1 }
         state.now = max(state.now, at)
         switch outcome {
         case .completed(let body): wait.continuation.resume(returning: body)
@@ -353,6 +360,8 @@ struct StepRequest: Sendable {
         case .body, .model: nil
         }
     }
+
+    var isFollow: Bool { if case .follow = work { true } else { false } }
 
     /// What was asked for, as its start has it.
     var asked: JSON? { digest.map { .object((["sha256": .string($0)] as JSON).members! + details) } }

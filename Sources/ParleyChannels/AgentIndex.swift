@@ -9,35 +9,17 @@ package enum AgentStatus: UInt8, Sendable, CaseIterable {
     package var name: String { "\(self)" }
 }
 
-/// The rows of family `index`: `[partition][status][channel]` to the channel's name, and `[partition][128][channel][step]` to what a step of
-/// the agent follows.
+/// The rows of family `index` that are about agents: `[partition][status][channel]` to the channel's name, and what their steps follow.
 package enum AgentIndex {
-    private static let followMark: UInt8 = 128
-
     /// The row of a step that follows another channel; it goes with the channel.
     package static func followKey(_ id: ChannelID, _ step: String) -> Bytes {
-        var key = follows(of: id).lower
+        var key = IndexMark.follow.key(id)
         key.append(step)
         return key
     }
 
-    /// What one channel's steps follow.
-    static func follows(of id: ChannelID) -> (lower: Bytes, upper: Bytes) {
-        (follows(id.partition, from: id.number), follows(id.partition, from: id.number + 1))
-    }
-
     /// What is followed in a partition.
-    package static func follows(in partition: UInt16) -> (lower: Bytes, upper: Bytes) {
-        (follows(partition, from: 0), follows(partition, from: .max))
-    }
-
-    private static func follows(_ partition: UInt16, from number: UInt64) -> Bytes {
-        var key = Bytes()
-        key.append(bigEndian: partition)
-        key.append(followMark)
-        key.append(bigEndian: number)
-        return key
-    }
+    package static func follows(in partition: UInt16) -> (lower: Bytes, upper: Bytes) { IndexMark.follow.range(partition) }
 
     package static func key(_ status: AgentStatus, _ id: ChannelID) -> Bytes {
         var key = prefix(status, partition: id.partition)

@@ -29,8 +29,9 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     var limit: ChannelLimit?
     /// `nil`: nobody subscribes to anything, and commits do nothing for it.
     private weak var subscriptions: Subscriptions?
-    private let expiryService = Mutex<ExpiryService?>(nil)
-    var expiry: ExpiryService { expiryService.withLock { $0! } }
+    private let lifetimes = Mutex<DueRows?>(nil)
+    /// When to look at which channel's lifetime; whether it has ended is decided by the writer, who knows of every access.
+    var expiry: DueRows { lifetimes.withLock { $0! } }
 
     /// How many channels stay in memory before those that nobody watches are let go.
     private static let residentMax = 65_536
@@ -51,12 +52,13 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         self.world = world
         self.outbox = outbox
         shards = (0..<16).map { _ in Shard() }
-        let expiry = ExpiryService(log: log, world: world) { [weak self] name, id, row in
+        // So many at a time, so that a thousand channels of one instant do not fill the writer's queue.
+        let expiry = DueRows(.lifetime, log: log, world: world, atOnce: 256, pause: .milliseconds(20)) { [weak self] id, row, name in
             guard let self else { return }
             // Refused, the row is still there for the next look.
-            try? writer.submit(LifetimeCheck(self, name, id, row: row))
+            try? writer.submit(LifetimeCheck(self, name.text, id, row: row))
         }
-        expiryService.withLock { $0 = expiry }
+        lifetimes.withLock { $0 = expiry }
         writer.beforeCommit { [unowned self] stage in self.flush(into: &stage) }  // The writer is stopped before the channels go.
     }
 
@@ -156,11 +158,11 @@ extension Channels {
     /// Stores when the channel was last used, and when to look at its lifetime next.
     func setDue(_ channel: Channel, in stage: inout Stage) -> Timestamp? {
         guard channel.lifetime != nil else { return nil }
-        if let before = channel.due(channel.staged.row) { stage.delete(.index, ExpiryService.key(before, channel.id)) }
+        if let before = channel.due(channel.staged.row) { stage.delete(.index, expiry.key(before, channel.id)) }
         channel.staged.row.accessed = Timestamp(milliseconds: channel.accessed.load(ordering: .relaxed))
         channel.staged.isRowChanged = true
         let due = channel.due(channel.staged.row)!
-        stage.put(.index, ExpiryService.key(due, channel.id), Bytes(channel.name.utf8))
+        stage.put(.index, expiry.key(due, channel.id), Bytes(channel.name.utf8))
         return due
     }
 
@@ -209,8 +211,8 @@ extension Channels {
         flush(channel, into: &stage)
         let (lower, upper) = (channel.id.key, channel.id.keyEnd)
         for family in [Family.states, .inbox, .producers, .idempotency, .outbox] { stage.delete(family, from: lower, to: upper) }
-        if let due = channel.due(channel.staged.row) { stage.delete(.index, ExpiryService.key(due, channel.id)) }
-        let follows = AgentIndex.follows(of: channel.id)
+        if let due = channel.due(channel.staged.row) { stage.delete(.index, expiry.key(due, channel.id)) }
+        let follows = IndexMark.follow.range(channel.id)
         stage.delete(.index, from: follows.lower, to: follows.upper)
         let nameKey = Placement.nameKey(channel.name)
         if tombstone {

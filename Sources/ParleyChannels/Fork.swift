@@ -119,7 +119,7 @@ extension Channels {
     /// The channels that were forked from the one with that id, and are still there; what a crash left of others is removed.
     func hasForks(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
         var forks: [(id: ChannelID, name: String)] = []
-        let (lower, upper) = ForkRow.range(of: id)
+        let (lower, upper) = IndexMark.fork.range(id)
         try stage.log.scan(.index, from: lower, to: upper, reversed: false) { key, name in
             forks.append((ChannelID(partition: id.partition, number: key.readBigEndian(at: 11)), String(decoding: name, as: UTF8.self)))
             return true
@@ -160,25 +160,11 @@ extension Channels {
     }
 }
 
-/// The row of family `index` that says that one channel was forked from another: `[partition][129][source][fork]` to the fork's name.
+/// The row of family `index` that says that one channel was forked from another.
 enum ForkRow {
-    private static let mark: UInt8 = 129
-
     static func key(_ source: ChannelID, _ fork: ChannelID) -> Bytes {
-        var key = prefix(source)
+        var key = IndexMark.fork.key(source)
         key.append(bigEndian: fork.number)
-        return key
-    }
-
-    static func range(of source: ChannelID) -> (Bytes, Bytes) {
-        (prefix(source), prefix(ChannelID(partition: source.partition, number: source.number + 1)))
-    }
-
-    private static func prefix(_ source: ChannelID) -> Bytes {
-        var key = Bytes()
-        key.append(bigEndian: source.partition)
-        key.append(mark)
-        key.append(bigEndian: source.number)
         return key
     }
 }

@@ -17,19 +17,19 @@ package struct SealedText: Sendable, Equatable {
         (self.channelName, self.turn, self.step, self.from, self.upTo) = (channelName, turn, step, from, upTo)
     }
 
-    var row: Bytes {
+    var value: Bytes {
         JSON.compact(
             ("channel", .string(channelName)), ("turn", .string(Offset(turn).token)), ("step", .string(step)),
             ("up_to", .string(Offset(upTo).token))
         ).bytes
     }
 
-    init?(key: UnsafeRawBufferPointer, row: UnsafeRawBufferPointer) {
+    init?(row: Bytes, _ value: Bytes) {
         func offset(_ json: JSON, _ name: String) -> UInt64? { json[name]?.string.flatMap { Offset(token: $0)?.value } }
-        guard key.count == 27, let json = try? JSON.parse(Bytes(row)), let name = json["channel"]?.string, let step = json["step"]?.string,
+        guard row.count == 27, let json = try? JSON.parse(value), let name = json["channel"]?.string, let step = json["step"]?.string,
             let turn = offset(json, "turn"), let upTo = offset(json, "up_to")
         else { return nil }
-        self.init(channelName: name, turn: turn, step: step, from: key.readBigEndian(at: 19), upTo: upTo)
+        self.init(channelName: name, turn: turn, step: step, from: row.readBigEndian(at: 19), upTo: upTo)
     }
 }
 
@@ -37,102 +37,33 @@ package struct SealedText: Sendable, Equatable {
 ///
 /// Every offset stays valid: what goes leaves a hole, which says how many entries were there.
 package final class TrimService: Sendable {
-    private struct State {
-        var alarm: (instant: Timestamp, scheduled: any Scheduled)?
-        var isStopped = false
-    }
-
     /// How long sealed text stays.
     package let retention: Duration
-    private let channels: Channels
     private let world: any World
-    private let state = Mutex(State())
-    private static let mark: UInt8 = 131
-    /// So many at a time: each rewrites a stretch of the log.
-    private static let stretchesMax = 64
+    private let rows: DueRows
 
     package init(channels: Channels, world: any World, retention: Duration) {
-        (self.channels, self.world, self.retention) = (channels, world, retention)
+        (self.world, self.retention) = (world, retention)
+        // So many at a time: each rewrites a stretch of the log.
+        rows = DueRows(.sealedText, log: channels.log, world: world, atOnce: 64, pause: .milliseconds(50)) { id, row, value in
+            // Refused, the row is still there for the next look.
+            try? channels.writer.submit(Trim(channels, id, row: row, SealedText(row: row, value)))
+        }
     }
 
     /// Has the text go when its time has come: called for the batch that seals it. Writer thread.
     package func seal(_ text: SealedText, of channel: Channel, in stage: inout Stage) {
         let due = world.now.advanced(by: retention)
-        stage.put(.index, TrimService.key(due, channel.id, text.from), text.row)
-        set(due)
-    }
-
-    private func set(_ due: Timestamp) {
-        state.withLock { state in
-            guard !state.isStopped, state.alarm.map({ due < $0.instant }) ?? true else { return }
-            state.alarm?.scheduled.cancel()
-            state.alarm = (due, world.schedule(at: due) { [weak self] in self?.ring() })
-        }
+        var key = rows.key(due, channel.id)
+        key.append(bigEndian: text.from)
+        stage.put(.index, key, text.value)
+        rows.set(due)
     }
 
     /// Finds out when there is something to do. Cost: one seek a partition.
-    package func start() throws(LogError) {
-        for partition in 0..<Placement.partitionCount {
-            let (lower, upper) = TrimService.range(partition)
-            if let row = try channels.log.first(.index, from: lower, to: upper) { set(TrimService.due(row.key)) }
-        }
-    }
+    package func start() throws(LogError) { try rows.start() }
 
-    package func stop() {
-        state.withLock { state in
-            state.isStopped = true
-            state.alarm?.scheduled.cancel()
-        }
-    }
-
-    private func ring() {
-        state.withLock { $0.alarm = nil }
-        do throws(LogError) {
-            for partition in 0..<Placement.partitionCount { try ring(partition, world.now) }
-        } catch {
-            Diagnostics.log(.error, "sealed text cannot be read", ["reason": error.message])
-        }
-    }
-
-    private func ring(_ partition: UInt16, _ now: Timestamp) throws(LogError) {
-        let (lower, upper) = TrimService.range(partition)
-        var (found, next) = ([(row: Bytes, text: SealedText?)](), Timestamp?.none)
-        try channels.log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
-            let due = TrimService.due(Bytes(key))
-            guard due <= now, found.count < TrimService.stretchesMax else {
-                // Those that are left over are due already: a moment later, when the first are gone.
-                next = max(due, now.advanced(by: .milliseconds(50)))
-                return false
-            }
-            found.append((Bytes(key), SealedText(key: key, row: value)))
-            return true
-        }
-        for (row, text) in found {
-            let id = ChannelID(partition: partition, number: row.readBigEndian(at: 11))
-            // Refused, the row is still there for the next look.
-            try? channels.writer.submit(Trim(channels, id, row: row, text))
-        }
-        if let next { set(next) }
-    }
-
-    private static func key(_ due: Timestamp, _ id: ChannelID, _ from: UInt64) -> Bytes {
-        var key = range(id.partition).lower
-        key.append(bigEndian: UInt64(max(0, due.milliseconds)))
-        key.append(bigEndian: id.number)
-        key.append(bigEndian: from)
-        return key
-    }
-
-    private static func due(_ key: Bytes) -> Timestamp { Timestamp(milliseconds: Int64(key.readBigEndian(at: 3, as: UInt64.self))) }
-
-    private static func range(_ partition: UInt16) -> (lower: Bytes, upper: Bytes) {
-        var (lower, upper) = (Bytes(), Bytes())
-        lower.append(bigEndian: partition)
-        lower.append(mark)
-        upper.append(bigEndian: partition)
-        upper.append(mark + 1)
-        return (lower, upper)
-    }
+    package func stop() { rows.stop() }
 }
 
 /// Puts holes in place of a step's text.
@@ -178,7 +109,7 @@ private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Appen
     /// Two in one commit would each start from what is in the log, and the second undo the first: it has its turn a moment later.
     private func again(in stage: inout Stage) throws(LogError) {
         guard text != nil, channels.isTrimmed(id) else { return }
-        stage.put(.index, row, text!.row)
+        stage.put(.index, row, text!.value)
         isLate = true
     }
 

@@ -21,7 +21,6 @@ package final class WebhookDelivery: OutboxObserver {
         var queue = DeliveryQueue()
         var counters = Counters()
         var calls: [ChannelID: WebhookCall] = [:]
-        var alarm: (instant: Timestamp, scheduled: any Scheduled)?
         /// Before this no scan is begun because of the time.
         var nextScan = Timestamp(milliseconds: 0)
         /// Rows the scan under way has passed.
@@ -40,6 +39,7 @@ package final class WebhookDelivery: OutboxObserver {
     private let transport: any OutgoingTransport
     /// Everything that reads the log runs here, one at a time.
     private let lane: UInt64
+    private let alarm: Alarm
     private let state = Mutex(State())
 
     /// - Parameter channels: Made with an outbox of the configuration's events.
@@ -53,6 +53,7 @@ package final class WebhookDelivery: OutboxObserver {
         self.world = world
         self.transport = transport
         lane = world.random()
+        alarm = Alarm(world)
     }
 
     package var counters: Counters { state.withLock { $0.counters } }
@@ -76,11 +77,8 @@ package final class WebhookDelivery: OutboxObserver {
 
     /// Begins no attempt any more; those under way go on until they end, see ``underWay``, or the transport does.
     package func drain() {
-        state.withLock { state in
-            state.isStopped = true
-            state.alarm?.scheduled.cancel()
-            state.alarm = nil
-        }
+        state.withLock { $0.isStopped = true }
+        alarm.stop()
     }
 
     /// Breaks off what is under way, too; it is delivered at the next start.
@@ -314,12 +312,7 @@ package final class WebhookDelivery: OutboxObserver {
 
     /// Looks again at `instant`, or soon after.
     private func ring(at instant: Timestamp) {
-        state.withLock { state in
-            let instant = max(instant, state.nextScan)
-            guard !state.isStopped, state.alarm.map({ instant < $0.instant }) ?? true else { return }
-            state.alarm?.scheduled.cancel()
-            state.alarm = (instant, world.schedule(at: instant) { [weak self] in self?.rang() })
-        }
+        alarm.set(state.withLock { max(instant, $0.nextScan) }) { [weak self] in self?.rang() }
     }
 
     /// Goes on with what is known at `instant`.
@@ -336,10 +329,7 @@ package final class WebhookDelivery: OutboxObserver {
     }
 
     private func rang() {
-        state.withLock { state in
-            state.alarm = nil
-            state.queue.scanAgain()
-        }
+        state.withLock { $0.queue.scanAgain() }
         wake()
     }
 }

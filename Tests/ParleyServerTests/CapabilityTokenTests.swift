@@ -151,7 +151,7 @@ import Testing
             let bytes = (0..<Int.random(in: 0..<120, using: &random)).map { _ in
                 UInt8.random(in: 0...(Bool.random(using: &random) ? 255 : 6), using: &random)
             }
-            let token = CapabilityToken(CapabilityToken.prefix + Base64.urlEncoded(bytes))
+            let token = CapabilityToken(CapabilityToken.prefix + Base64.encodeURL(bytes))
             #expect(token?.isSigned(by: Self.key.signing) != true)
         }
     }
@@ -168,11 +168,11 @@ import Testing
             bytes.append(bigEndian: UInt16(block.count))
             bytes += block
         }
-        return CapabilityToken.prefix + Base64.urlEncoded(bytes + signature)
+        return CapabilityToken.prefix + Base64.encodeURL(bytes + signature)
     }
 
     static func parts(_ text: String) -> (blocks: [Bytes], signature: Bytes) {
-        let bytes = Base64.urlDecoded(text.utf8.dropFirst(CapabilityToken.prefix.utf8.count))!
+        let bytes = Base64.decodeURL(text.dropFirst(CapabilityToken.prefix.count))!
         var blocks: [Bytes] = []
         var index = 1 + Int(bytes[0])
         while bytes.count - index > 32 {

@@ -26,11 +26,8 @@ package struct SubscriptionLink: Sendable, Equatable {
 ///     [partition][133][channel]           name of a stream that was created and matches a pattern, until it is linked; in the
 ///                                         stream's partition, in the batch that creates it
 package enum SubscriptionRows {
-    private static let mark: UInt8 = 132
-    private static let newStreamMark: UInt8 = 133
-
     static func key(_ id: String, _ stream: String = "") -> Bytes {
-        var key = prefix(Placement.partition(of: id), mark)
+        var key = IndexMark.subscription.key(Placement.partition(of: id))
         key.append(id)
         key.append(0)
         key.append(stream)
@@ -44,18 +41,7 @@ package enum SubscriptionRows {
         return key
     }
 
-    static func newStreamKey(_ id: ChannelID) -> Bytes {
-        var key = prefix(id.partition, newStreamMark)
-        key.append(bigEndian: id.number)
-        return key
-    }
-
-    private static func prefix(_ partition: UInt16, _ mark: UInt8) -> Bytes {
-        var key = Bytes()
-        key.append(bigEndian: partition)
-        key.append(mark)
-        return key
-    }
+    static func newStreamKey(_ id: ChannelID) -> Bytes { IndexMark.newStream.key(id) }
 
     /// The subscription of that id as of the last commit.
     package static func subscription(_ id: String, in log: any CommitLog) throws(LogError) -> Subscription? {
@@ -78,7 +64,8 @@ package enum SubscriptionRows {
         _ log: any CommitLog, subscription: (Subscription) -> Void, link: (_ id: String, _ stream: String, SubscriptionLink) -> Void
     ) throws(LogError) {
         for partition in 0..<Placement.partitionCount {
-            try log.scan(.index, from: prefix(partition, mark), to: prefix(partition, mark + 1), reversed: false) { key, value in
+            let (lower, upper) = IndexMark.subscription.range(partition)
+            try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
                 guard let end = key.dropFirst(3).firstIndex(of: 0) else { return true }
                 let id = Bytes(key[3..<end]).text
                 if end == key.count - 1 {
@@ -94,7 +81,7 @@ package enum SubscriptionRows {
     /// Visits the streams that may not be linked yet.
     static func newStreams(_ log: any CommitLog, _ visit: (ChannelID, String) -> Void) throws(LogError) {
         for partition in 0..<Placement.partitionCount {
-            let (lower, upper) = (prefix(partition, newStreamMark), prefix(partition, newStreamMark + 1))
+            let (lower, upper) = IndexMark.newStream.range(partition)
             try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
                 visit(ChannelID(partition: partition, number: key.readBigEndian(at: 3)), Bytes(value).text)
                 return true

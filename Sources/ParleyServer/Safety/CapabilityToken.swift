@@ -107,13 +107,13 @@ package struct CapabilityToken: Sendable {
             bytes += block
         }
         bytes += signature
-        return CapabilityToken.prefix + Base64.urlEncoded(bytes)
+        return CapabilityToken.prefix + Base64.encodeURL(bytes)
     }
 
     /// Reads a token; whether it is signed is another question. Nothing but what ``text`` writes is accepted.
     package init?(_ text: String) {
         guard text.utf8.count <= CapabilityToken.bytesMax, text.hasPrefix(CapabilityToken.prefix),
-            let bytes = Base64.urlDecoded(text.utf8.dropFirst(CapabilityToken.prefix.utf8.count))
+            let bytes = Base64.decodeURL(text.dropFirst(CapabilityToken.prefix.count))
         else { return nil }
         var cursor = Cursor(bytes[...])
         guard let length = cursor.take(1)?.first, let key = cursor.take(Int(length)), let keyName = SafetyName(key) else { return nil }
@@ -227,41 +227,4 @@ private struct Cursor {
     }
 
     mutating func takeLength() -> Int? { take(2).map { Int($0.first!) << 8 | Int($0.last!) } }
-}
-
-extension Base64 {
-    private static let urlAlphabet = Bytes("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_".utf8)
-
-    /// base64url without padding (RFC 4648, section 5).
-    static func urlEncoded(_ bytes: Bytes) -> String {
-        var output = Bytes()
-        var (bits, count) = (UInt32(0), 0)
-        for byte in bytes {
-            bits = bits << 8 | UInt32(byte)
-            count += 8
-            while count >= 6 {
-                count -= 6
-                output.append(urlAlphabet[Int(bits >> UInt32(count)) & 63])
-            }
-        }
-        if count > 0 { output.append(urlAlphabet[Int(bits << UInt32(6 - count)) & 63]) }
-        return output.text
-    }
-
-    /// `nil` for other characters and lengths, and where bits that mean nothing are not zero: one value has one form.
-    static func urlDecoded(_ text: some Collection<UInt8>) -> Bytes? {
-        guard text.count % 4 != 1 else { return nil }
-        var output = Bytes()
-        var (bits, count) = (UInt32(0), 0)
-        for character in text {
-            guard let value = urlAlphabet.firstIndex(of: character) else { return nil }
-            bits = bits << 6 | UInt32(value)
-            count += 6
-            if count >= 8 {
-                count -= 8
-                output.append(UInt8(truncatingIfNeeded: bits >> UInt32(count)))
-            }
-        }
-        return bits & (1 << UInt32(count) - 1) == 0 ? output : nil
-    }
 }

@@ -33,7 +33,7 @@ final class Tickets: Sendable {
     func issue(_ access: Access, for use: Use = .channel, _ now: Timestamp) -> (text: String, expires: Timestamp)? {
         var random = SystemRandomNumberGenerator()
         let secret = (0..<24).map { _ in UInt8.random(in: .min ... .max, using: &random) }
-        let text = "ticket_" + Base64.urlEncoded(secret)
+        let text = "ticket_" + Base64.encodeURL(secret)
         let expires = min(now.advanced(by: Tickets.lifetime), access.expires ?? Timestamp(milliseconds: .max))
         return state.withLock { state in
             Tickets.dropEnded(&state, now)

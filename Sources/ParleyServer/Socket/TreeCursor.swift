@@ -21,7 +21,7 @@ struct TreeCursor: Equatable {
     init(_ places: [Place]) { self.places = places }
 
     init?(_ text: String) {
-        guard text.utf8.count <= TreeCursor.textBytesMax, let bytes = TreeCursor.decode(text), bytes.first == TreeCursor.version else {
+        guard text.utf8.count <= TreeCursor.textBytesMax, let bytes = Base64.decodeURL(text), bytes.first == TreeCursor.version else {
             return nil
         }
         var index = 1
@@ -55,7 +55,7 @@ struct TreeCursor: Equatable {
             TreeCursor.append(varint: place.offset, to: &bytes)
             before = name
         }
-        return TreeCursor.encode(bytes)
+        return Base64.encodeURL(bytes)
     }
 
     private static func append(varint value: UInt64, to output: inout Bytes) {
@@ -77,29 +77,5 @@ struct TreeCursor: Equatable {
             if byte < 0x80 { return value }
         }
         return nil
-    }
-
-    private static func encode(_ bytes: Bytes) -> String {
-        var text = Bytes()
-        Base64.encode(bytes, to: &text)
-        while text.last == UInt8(ascii: "=") { text.removeLast() }
-        for index in text.indices {
-            if text[index] == UInt8(ascii: "+") { text[index] = UInt8(ascii: "-") }
-            if text[index] == UInt8(ascii: "/") { text[index] = UInt8(ascii: "_") }
-        }
-        return text.text
-    }
-
-    private static func decode(_ text: String) -> Bytes? {
-        var digits = Bytes(text.utf8)
-        for index in digits.indices {
-            switch digits[index] {
-            case UInt8(ascii: "-"): digits[index] = UInt8(ascii: "+")
-            case UInt8(ascii: "_"): digits[index] = UInt8(ascii: "/")
-            case UInt8(ascii: "+"), UInt8(ascii: "/"), UInt8(ascii: "="): return nil
-            default: break
-            }
-        }
-        return Base64.decode(digits.text)
     }
 }

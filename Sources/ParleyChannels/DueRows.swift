@@ -1,0 +1,71 @@
+internal import ParleyLog
+internal import ParleySystem
+
+/// Rows `[partition][mark][due][channel]...` of family `index`, and one alarm for the first of them.
+final class DueRows: Sendable {
+    typealias Visit = @Sendable (_ id: ChannelID, _ row: Bytes, _ value: Bytes) -> Void
+
+    private let mark: IndexMark
+    private let log: any CommitLog
+    private let alarm: Alarm
+    private let world: any World
+    private let atOnce: Int
+    private let pause: Duration
+    private let visit: Visit
+
+    /// - Parameters:
+    ///   - atOnce: So many of a partition are given at a time; those that are left over after `pause`, when the first are gone.
+    ///   - visit: Gets each row that is due, and sees to it that it goes.
+    init(_ mark: IndexMark, log: any CommitLog, world: any World, atOnce: Int, pause: Duration, visit: @escaping Visit) {
+        (self.mark, self.log, self.world, self.atOnce, self.pause, self.visit) = (mark, log, world, atOnce, pause, visit)
+        alarm = Alarm(world)
+    }
+
+    /// What a row of the channel begins with.
+    func key(_ due: Timestamp, _ id: ChannelID) -> Bytes {
+        var key = mark.key(id.partition)
+        key.append(bigEndian: UInt64(max(0, due.milliseconds)))
+        key.append(bigEndian: id.number)
+        return key
+    }
+
+    /// Finds out when the first is due. Cost: one seek a partition.
+    func start() throws(LogError) {
+        for partition in 0..<Placement.partitionCount {
+            let (lower, upper) = mark.range(partition)
+            if let row = try log.first(.index, from: lower, to: upper) { set(DueRows.due(row.key)) }
+        }
+    }
+
+    /// A row for `due` is in the log, or about to be.
+    func set(_ due: Timestamp) { alarm.set(due) { [weak self] in self?.ring() } }
+
+    func stop() { alarm.stop() }
+
+    private func ring() {
+        do throws(LogError) {
+            for partition in 0..<Placement.partitionCount { try ring(partition, world.now) }
+        } catch {
+            Diagnostics.log(.error, "what is due cannot be read", ["rows": "\(mark)", "reason": error.message])
+        }
+    }
+
+    private func ring(_ partition: UInt16, _ now: Timestamp) throws(LogError) {
+        let (lower, upper) = mark.range(partition)
+        var (found, next) = ([(row: Bytes, value: Bytes)](), Timestamp?.none)
+        try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
+            let due = DueRows.due(Bytes(key))
+            guard due <= now, found.count < atOnce else {
+                // Those that are left over are due already.
+                next = max(due, now.advanced(by: pause))
+                return false
+            }
+            found.append((Bytes(key), Bytes(value)))
+            return true
+        }
+        for (row, value) in found { visit(ChannelID(partition: partition, number: row.readBigEndian(at: 11)), row, value) }
+        if let next { set(next) }
+    }
+
+    private static func due(_ key: Bytes) -> Timestamp { Timestamp(milliseconds: Int64(key.readBigEndian(at: 3, as: UInt64.self))) }
+}

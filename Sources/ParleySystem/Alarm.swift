@@ -1,0 +1,39 @@
+internal import Synchronization
+
+/// One appointment with the world's clock: the earliest instant of those that were asked for.
+///
+/// For services that keep what is due in the log and need to know when to look next, however much of it there is.
+package final class Alarm: Sendable {
+    private struct State {
+        var next: (instant: Timestamp, scheduled: any Scheduled)?
+        var isStopped = false
+    }
+
+    private let world: any World
+    private let state = Mutex(State())
+
+    package init(_ world: any World) { self.world = world }
+
+    /// Calls `ring` at `instant`; does nothing when an earlier one is waited for already, or after ``stop()``. What is due later has to be asked
+    /// for again when it has rung. Thread-safe.
+    package func set(_ instant: Timestamp, _ ring: @escaping @Sendable () -> Void) {
+        state.withLock { state in
+            guard !state.isStopped, state.next.map({ instant < $0.instant }) ?? true else { return }
+            state.next?.scheduled.cancel()
+            let scheduled = world.schedule(at: instant) { [weak self] in
+                self?.state.withLock { $0.next = nil }
+                ring()
+            }
+            state.next = (instant, scheduled)
+        }
+    }
+
+    /// Rings no more.
+    package func stop() {
+        state.withLock { state in
+            state.isStopped = true
+            state.next?.scheduled.cancel()
+            state.next = nil
+        }
+    }
+}
