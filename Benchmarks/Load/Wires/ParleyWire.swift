@@ -37,6 +37,19 @@ final class ParleyWire: Wire {
         output.append(contentsOf: payload)
     }
 
+    func append(batch: [[UInt8]], to channel: Int, _ output: inout [UInt8]) -> Int {
+        precondition(contentType == "application/json", "a batch is an array of JSON messages")
+        var body: [UInt8] = []
+        body.reserveCapacity(batch.reduce(2) { $0 + $1.count + 1 })
+        for payload in batch {
+            body.append(UInt8(ascii: body.isEmpty ? "[" : ","))
+            body.append(contentsOf: payload)
+        }
+        body.append(UInt8(ascii: "]"))
+        append(body, to: channel, &output)
+        return 1
+    }
+
     func answerLength(_ bytes: UnsafeRawBufferPointer) -> Int? { HTTPAnswer.length(bytes) }
 
     func follow(_ channel: Int, _ found: @escaping (Nanoseconds) -> Void) -> Connection {

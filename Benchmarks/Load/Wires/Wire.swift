@@ -12,6 +12,13 @@ protocol Wire: AnyObject {
     /// Adds the bytes of one append to `output`.
     func append(_ payload: [UInt8], to channel: Int, _ output: inout [UInt8])
 
+    /// The same where an append must say which connection its answer goes to.
+    func append(_ payload: [UInt8], to channel: Int, on connection: Connection, _ output: inout [UInt8])
+
+    /// Adds the bytes of many appends, together if the server has a way to say so.
+    /// - Returns: how many answers come.
+    func append(batch: [[UInt8]], to channel: Int, _ output: inout [UInt8]) -> Int
+
     /// The bytes of the first whole answer; `nil` while it is not whole. Ends the program when the server has refused.
     func answerLength(_ bytes: UnsafeRawBufferPointer) -> Int?
 
@@ -27,6 +34,16 @@ protocol Wire: AnyObject {
 
 extension Wire {
     func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8] { TimeMark.payload(time, bytes: bytes) }
+
+    func append(_ payload: [UInt8], to channel: Int, on connection: Connection, _ output: inout [UInt8]) {
+        append(payload, to: channel, &output)
+    }
+
+    func append(batch: [[UInt8]], to channel: Int, _ output: inout [UInt8]) -> Int {
+        for payload in batch { append(payload, to: channel, &output) }
+        return batch.count
+    }
+
     var usage: Usage { Usage(of: pid) }
     var logCounters: LogCounters? { nil }
 }
