@@ -15,7 +15,7 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         let cache = rocksdb_cache_create_lru(128 << 20)
         defer { rocksdb_cache_destroy(cache) }
         main = RocksOptions.family(cache)
-        byChannel = RocksOptions.hinted(RocksOptions.family(cache, prefixed: true))
+        byChannel = RocksOptions.family(cache, prefixed: true)
         big = RocksOptions.family(cache, prefixed: true)
         RocksOptions.configureDatabase(main)
         if statistics { rocksdb_options_enable_statistics(main) }
@@ -39,18 +39,6 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         lower.count >= prefixBytes && upper.count >= prefixBytes && lower.prefix(prefixBytes).elementsEqual(upper.prefix(prefixBytes))
     }
 
-    /// Has the memtable remember where each channel was last written, which is where its next entry goes: finding the place was the dearest part
-    /// of a commit to many channels. The C API knows the option by its text only.
-    private static func hinted(_ options: OpaquePointer) -> OpaquePointer {
-        defer { rocksdb_options_destroy(options) }
-        let hinted = rocksdb_options_create()!
-        var error: UnsafeMutablePointer<CChar>?
-        let text = "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.\(prefixBytes)"
-        rocksdb_get_options_from_string(options, text, hinted, &error)
-        precondition(error == nil, "RocksDB does not take '\(text)'")
-        return hinted
-    }
-
     private static func configureDatabase(_ options: OpaquePointer) {
         rocksdb_options_set_create_if_missing(options, 1)
         rocksdb_options_set_create_missing_column_families(options, 1)
@@ -62,8 +50,6 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         // field has rotted.
         rocksdb_options_set_wal_recovery_mode(options, CInt(rocksdb_tolerate_corrupted_tail_records_recovery))
         rocksdb_options_set_paranoid_checks(options, 1)
-        // There is one writer; and only one may use hints.
-        rocksdb_options_set_allow_concurrent_memtable_write(options, 0)
 
         // Bounds what is replayed after a crash to about half a second, and the memtables of all families together.
         rocksdb_options_set_max_total_wal_size(options, 256 << 20)
