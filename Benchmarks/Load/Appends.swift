@@ -79,7 +79,7 @@ struct Appends {
                 wire.append(wire.payload(client.sentAt, bytes: bytes), to: client.channel, on: connection, &client.output)
                 client.answers = 1
             } else {
-                client.answers = wire.append(batch: payloads, to: client.channel, &client.output)
+                client.answers = wire.append(payloads, to: client.channel, &client.output)
             }
             // Each connection has channels of its own, one after the other.
             client.channel += connections

@@ -37,16 +37,9 @@ final class ParleyWire: Wire {
         output.append(contentsOf: payload)
     }
 
-    func append(batch: [[UInt8]], to channel: Int, _ output: inout [UInt8]) -> Int {
-        precondition(contentType == "application/json", "a batch is an array of JSON messages")
-        var body: [UInt8] = []
-        body.reserveCapacity(batch.reduce(2) { $0 + $1.count + 1 })
-        for payload in batch {
-            body.append(UInt8(ascii: body.isEmpty ? "[" : ","))
-            body.append(contentsOf: payload)
-        }
-        body.append(UInt8(ascii: "]"))
-        append(body, to: channel, &output)
+    /// One request with a JSON array.
+    func append(_ payloads: [[UInt8]], to channel: Int, _ output: inout [UInt8]) -> Int {
+        append([91] + Array(payloads.joined(separator: [44])) + [93], to: channel, &output)
         return 1
     }
 
@@ -82,7 +75,7 @@ final class ParleyWire: Wire {
         return LogCounters(syncs: value("parley_commits_total"), bytes: value("parley_commit_bytes_total"))
     }
 
-    private func path(_ channel: Int) -> String { "/v1/stream/load/\(Clock.runID)-\(generation)-\(channel)" }
+    func path(_ channel: Int) -> String { "/v1/stream/load/\(Clock.runID)-\(generation)-\(channel)" }
 }
 
 extension Clock {
@@ -108,6 +101,12 @@ enum HTTPAnswer {
 
     static func headLength(_ bytes: UnsafeRawBufferPointer) -> Int? {
         find("\r\n\r\n", bytes).map { $0 + 4 }
+    }
+
+    /// What stands behind `name` up to the end of its line.
+    static func field(_ name: StaticString, _ head: UnsafeRawBufferPointer) -> String? {
+        guard let start = find(name, head).map({ $0 + name.utf8CodeUnitCount }) else { return nil }
+        return String(decoding: head[start...].prefix { $0 != 13 }, as: UTF8.self)
     }
 
     private static func contentLength(_ head: UnsafeRawBufferPointer) -> Int? {
