@@ -18,6 +18,7 @@ package final class RocksLog: CommitLog {
         path = folder.logPath
         // Opening writes about 100 KB before it can report anything: its log, a manifest and the first write-ahead log.
         try folder.requireSpace(bytes: 4 << 20)
+        try RocksLog.examine(path)
         do {
             state = Mutex((try RocksDatabase(path: path, options: RocksOptions(statistics: statistics)), folder))
         } catch {
@@ -79,10 +80,10 @@ package final class RocksLog: CommitLog {
     }
 
     /// Moves everything from memory to table files: for tests of damage to them.
-    package func flush() throws(LogError) {
+    package func flush(_ families: [Family] = Family.allCases) throws(LogError) {
         let database = try open
         do {
-            try database.flush()
+            try database.flush(families)
         } catch {
             throw LogError(writing: path, error.text)
         }
@@ -98,14 +99,59 @@ package final class RocksLog: CommitLog {
     }
 }
 
+// MARK: - Before it is opened
+
+extension RocksLog {
+    /// Cuts off what a crash has left of a record that nobody was told of, and finds damage that RocksDB would take for such a rest.
+    private static func examine(_ path: String) throws(LogError) {
+        if let current = try? DataFolder.read("\(path)/CURRENT"), let manifest = try? RecordFile("\(path)/" + current.filter { $0 != "\n" }),
+            case .damaged(let place) = try manifest.end()
+        {
+            throw LogError(damaged: manifest.path, at: place)
+        }
+        var isLast = true
+        for name in writeAheadFiles(path).reversed() {
+            let file = try RecordFile("\(path)/\(name)")
+            switch try file.end() {
+            case .whole: isLast = isLast && file.byteCount == 0
+            case .cut(let place) where isLast:
+                // RocksDB would drop it as well, but where the file has grown over sectors that were never written.
+                try RecordFile.cut(file.path, at: place)
+                Diagnostics.log(
+                    .info, "the last write was not finished, and nobody was told of it: it is cut off",
+                    ["file": file.path, "offset": "\(place)", "bytes": "\(file.byteCount - place)"])
+                isLast = false
+            case .cut(let place), .damaged(let place): throw LogError(damaged: file.path, at: place)
+            }
+        }
+    }
+
+    /// The names of the write-ahead log's files, oldest first.
+    fileprivate static func writeAheadFiles(_ path: String) -> [String] {
+        DataFolder.entries(path).filter { $0.hasSuffix(".log") && Int($0.dropLast(4)) != nil }.sorted { Int($0.dropLast(4))! < Int($1.dropLast(4))! }
+    }
+
+    /// Where the write-ahead log has a wrong checksum: RocksDB does not always say so.
+    fileprivate static func firstDamage(_ path: String) -> (file: String, place: Int)? {
+        for name in writeAheadFiles(path) {
+            let file = "\(path)/\(name)"
+            if let place = try? RecordFile(file).firstDamage() { return (file, place) }
+        }
+        return nil
+    }
+}
+
 // MARK: - What RocksDB says, in terms of the log
 
 extension LogError {
     init(opening path: String, _ text: String) {
         let said = "cannot open '\(path)': \(text)"
         if text.hasPrefix("Corruption") {
-            let files = text.contains(path) ? "" : " (one of: \(LogError.writeAheadFiles(path)))"
-            self.init(.damaged, "\(said)\(files). Restore the folder from a backup; nothing was changed")
+            if !text.contains(path), let (file, place) = RocksLog.firstDamage(path) {
+                self.init(damaged: file, at: place)
+            } else {
+                self.init(.damaged, "\(said). \(LogError.restore)")
+            }
         } else if text.contains("olumn famil") {
             self.init(.newerFormat, "\(said). The folder was written by a newer version of parley: run that version")
         } else if LogError.isFull(text) {
@@ -114,6 +160,12 @@ extension LogError {
             self.init(.inaccessible, "\(said). The folder must be readable and writable for the user parley runs as")
         }
     }
+
+    init(damaged file: String, at place: Int) {
+        self.init(.damaged, "'\(file)' is damaged at byte \(place): what was written there is not what is there now. \(LogError.restore)")
+    }
+
+    private static let restore = "Restore the folder from a backup; nothing was changed"
 
     init(writing path: String, _ text: String) {
         let remedy = LogError.isFull(text) ? "free some space on the disk and start again" : "check the disk and start again"
@@ -127,10 +179,5 @@ extension LogError {
 
     private static func isFull(_ text: String) -> Bool {
         [ENOSPC, EDQUOT, EFBIG].contains { text.contains(String(cString: strerror($0))) }
-    }
-
-    /// The names of the write-ahead log's files: RocksDB does not always say in which it found damage.
-    private static func writeAheadFiles(_ path: String) -> String {
-        DataFolder.entries(path).filter { $0.hasSuffix(".log") }.sorted().joined(separator: ", ")
     }
 }
