@@ -47,6 +47,8 @@ class Node:
         """`data` is the data folder, where it is not to be one of the node's own."""
         self.executable = BIN / executable
         self.options = list(options)
+        # A command that starts the node in its own process, with its options.
+        self.prefix = []
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="parley-node-"))
         self.data = data or self.folder / "data"
         self.port = free_port()
@@ -63,7 +65,7 @@ class Node:
 
     def start(self):
         self.launch()
-        wait_for("the node to serve", self._is_ready)
+        wait_for("the node to serve", self.is_ready)
         return self
 
     def launch(self):
@@ -71,7 +73,7 @@ class Node:
         words = [str(self.executable)] + (["serve"] if self.executable.name == "parley" else [])
         words += ["--listen", f"127.0.0.1:{self.port}", "--data", str(self.data), "--agents", f"{self.folder}/agents"] + self.options
         # The kernel kills it with the test, however that ends.
-        words = ["setpriv", "--pdeathsig", "KILL", "--"] + words
+        words = self.prefix + ["setpriv", "--pdeathsig", "KILL", "--"] + words
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
 
@@ -80,7 +82,7 @@ class Node:
         """What it has written on standard output and error, over all starts."""
         return (self.folder / "log").read_text()
 
-    def _is_ready(self):
+    def is_ready(self):
         if self.process.poll() is not None:
             raise AssertionError(f"the node ended with status {self.process.returncode}:\n{self.said}")
         try:

@@ -4,7 +4,7 @@ import random
 import time
 import unittest
 
-from rig import IS_LONG, SEED, Disk, Load, Node, Scratch, faults_library
+from rig import IS_LONG, SEED, Disk, Faults, Load, Node, Scratch
 
 
 class PowerCutTest(unittest.TestCase):
@@ -55,8 +55,8 @@ class PowerCutTest(unittest.TestCase):
         print(f"power cuts: {cuts}, acknowledged and verified: {load.acknowledged} (PARLEY_SEED={SEED})")
 
     def test_without_syncs_acknowledged_messages_are_lost_which_shows_that_the_cut_is_one(self):
-        self.node.environment["LD_PRELOAD"] = str(faults_library(self.scratch.path))
-        self.node.environment["FAULTS"] = "sync=skip"
+        faults = Faults(self.node, self.scratch.path)
+        faults["skip_syncs"] = 1
         self.disk.mount("data=ordered")
         self.node.start()
         load = Load(self.node, SEED)
@@ -70,7 +70,7 @@ class PowerCutTest(unittest.TestCase):
         load.end()
         self.disk.unmount()
         self.disk.mount()
-        del self.node.environment["FAULTS"]
+        faults.clear()
         with self.assertRaisesRegex(AssertionError, "were acknowledged and|the node ended with status 1"):
             self.node.start()
             load.check()

@@ -1,7 +1,9 @@
 """A node under load on a disk of its own, and the ways to take the ground from under it."""
 
+import atexit
 import ctypes
 import fcntl
+import mmap
 import os
 import pathlib
 import shutil
@@ -9,7 +11,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "Browser"))
 
@@ -134,10 +135,35 @@ class Scratch:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def faults_library(folder):
-    """Compiles faults.c; gives what has a process load it."""
-    library = folder / "faults.so"
-    compiler = shutil.which("clang") or shutil.which("gcc")
-    assert compiler, "no C compiler on the PATH: the Swift toolchain has one, clang; or apt-get install gcc"
-    run(compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(HERE / "faults.c"), "-ldl")
-    return library
+class Faults:
+    """What goes wrong in a node's calls of the system, by faults.c: numbers that are set here and obeyed there, at once."""
+
+    NAMES = (
+        "clock_offset", "skip_syncs", "sync_error", "write_error", "short_writes",
+        "failed_syncs", "failed_writes", "shortened_writes", "later_syncs",
+    )
+    library = None
+
+    def __init__(self, node, folder):
+        """From its next start on the node obeys."""
+        if not Faults.library:
+            compiler = shutil.which("clang") or shutil.which("gcc")
+            assert compiler, "no C compiler on the PATH: the Swift toolchain has one, clang; or apt-get install gcc"
+            library = pathlib.Path(tempfile.mkdtemp(prefix="parley-faults-")) / "faults.so"
+            atexit.register(shutil.rmtree, library.parent, True)
+            run(compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(HERE / "faults.c"), "-ldl")
+            Faults.library = library
+        path = folder / "faults"
+        path.write_bytes(bytes(4096))
+        with open(path, "r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 4096)
+        node.environment.update(LD_PRELOAD=str(Faults.library), FAULTS_FILE=str(path))
+
+    def __getitem__(self, name):
+        return struct.unpack_from("q", self._map, 8 * Faults.NAMES.index(name))[0]
+
+    def __setitem__(self, name, value):
+        struct.pack_into("q", self._map, 8 * Faults.NAMES.index(name), value)
+
+    def clear(self):
+        self._map[:] = bytes(4096)
