@@ -7,6 +7,9 @@ package final class RocksLog: CommitLog {
     /// `nil` once closed. The folder is there for its lock.
     private let state: Mutex<(database: RocksDatabase, folder: DataFolder)?>
     private let failed = Atomic(false)
+    /// What reads have met.
+    private let damage = Mutex<Set<String>>([])
+    private static let damageMax = 1_000
     private let path: String
 
     /// Opens the log of `folder`; replays what the last process left in the write-ahead log, at most about 256 MB.
@@ -45,7 +48,7 @@ package final class RocksLog: CommitLog {
         do {
             return try database.get(family, key)
         } catch {
-            throw LogError(reading: family, path, error.text)
+            throw unreadable(family, error)
         }
     }
 
@@ -62,8 +65,16 @@ package final class RocksLog: CommitLog {
                 }
             }
         } catch {
-            throw LogError(reading: family, path, error.text)
+            throw unreadable(family, error)
         }
+    }
+
+    /// Says damage in the server's own log, once for each place: the clients that meet it may tell nobody.
+    private func unreadable(_ family: Family, _ failure: RocksDatabase.Failure) -> LogError {
+        let error = LogError(reading: family, path, failure.text)
+        let isNew = error.code == .damaged && damage.withLock { $0.count < RocksLog.damageMax && $0.insert(failure.text).inserted }
+        if isNew { Diagnostics.log(.error, "damaged data cannot be read", ["reason": error.message]) }
+        return error
     }
 
     /// Closes RocksDB once the calls under way have returned, and lets go of the folder.
@@ -104,9 +115,9 @@ package final class RocksLog: CommitLog {
 extension RocksLog {
     /// Cuts off what a crash has left of a record that nobody was told of, and finds damage that RocksDB would take for such a rest.
     private static func examine(_ path: String) throws(LogError) {
-        if let current = try? DataFolder.read("\(path)/CURRENT"), let manifest = try? RecordFile("\(path)/" + current.filter { $0 != "\n" }),
-            case .damaged(let place) = try manifest.end()
-        {
+        // One that CURRENT does not name well is left to RocksDB to complain about.
+        let current = (try? DataFolder.read("\(path)/CURRENT"))?.filter { $0 != "\n" }
+        if let current, let manifest = try? RecordFile("\(path)/\(current)"), case .damaged(let place) = try manifest.end() {
             throw LogError(damaged: manifest.path, at: place)
         }
         var isLast = true
@@ -128,7 +139,10 @@ extension RocksLog {
 
     /// The names of the write-ahead log's files, oldest first.
     fileprivate static func writeAheadFiles(_ path: String) -> [String] {
-        DataFolder.entries(path).filter { $0.hasSuffix(".log") && Int($0.dropLast(4)) != nil }.sorted { Int($0.dropLast(4))! < Int($1.dropLast(4))! }
+        let numbered = DataFolder.entries(path).filter { $0.hasSuffix(".log") }.compactMap { name in
+            Int(name.dropLast(4)).map { ($0, name) }
+        }
+        return numbered.sorted { $0.0 < $1.0 }.map(\.1)
     }
 
     /// Where the write-ahead log has a wrong checksum: RocksDB does not always say so.

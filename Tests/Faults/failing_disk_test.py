@@ -1,12 +1,21 @@
 """A disk that fails or is full under a node at work: it says why, stops, and has lost nothing that was acknowledged."""
 
+import contextlib
 import errno
 import os
 import signal
 import socket
 import unittest
 
+from clients import Appender
 from rig import IS_LONG, SEED, Disk, Faults, Load, Node, Scratch, wait_for
+
+
+class Filler(Appender):
+    """Fills the space that the write-ahead log has reserved for itself."""
+
+    def message(self):
+        return {"n": next(self.numbers), "x": "x" * 2_000_000}
 
 
 class FailingDiskTest(unittest.TestCase):
@@ -75,20 +84,25 @@ class FailingDiskTest(unittest.TestCase):
         load.settle()
 
     def test_a_full_disk_stops_the_node_and_with_space_again_everything_is_there(self):
-        disk = Disk(self.scratch.path, megabytes=64)
+        disk = Disk(self.scratch.path, megabytes=400)
         self.addCleanup(disk.unmount)
         disk.mount()
         node = self.make_node(disk.path / "data")
-        load = self.loaded(node)
+        node.start()
+        load = Load(node, SEED)
+        load.clients.append(Filler(node, "filler", SEED))
+        load.prepare()
         ballast = disk.path / "ballast"
-        with open(ballast, "wb") as file:
-            free = os.statvfs(disk.path)
-            os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail * free.f_frsize - (3 << 20)))
+        with open(ballast, "wb") as file, contextlib.suppress(OSError):
+            while True:
+                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), 1 << 20)
+                file.truncate(file.tell() + (1 << 20))
+        load.begin()
         self.expect_end(node, load, "No space left on device", "free some space")
         node.launch()
         wait_for("the node to be refused", lambda: node.process.poll() is not None)
         self.assertEqual(node.process.returncode, 1)
-        self.assertIn("no space for 4 MB", node.said.splitlines()[-1])
+        self.assertIn("Free some space", node.said.splitlines()[-1])
         ballast.unlink()
         node.start()
         load.settle()

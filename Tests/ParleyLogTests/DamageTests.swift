@@ -66,7 +66,8 @@ import Testing
         let byteCount = try read(file).count
         try onCopies(Self.isLong ? 2_000 : 60) { random in
             // Mostly near the end, where RocksDB takes what does not fit for the end.
-            let place = byteCount - 1 - Int.random(in: 0..<(Bool.random(using: &random) ? byteCount : min(byteCount, 2_000)), using: &random)
+            let behind = Bool.random(using: &random) ? byteCount : min(byteCount, 2_000)
+            let place = byteCount - 1 - Int.random(in: 0..<behind, using: &random)
             try change(file) { $0[place] ^= 1 << UInt8.random(in: 0..<8, using: &random) }
             try expectRefusal(naming: file, "bit flipped in byte \(place) of \(byteCount)")
         }
@@ -251,7 +252,8 @@ import Testing
             try write(log, 12..<16)
             log.close()
         }
-        let files = DataFolder.entries(logPath).map { "\(logPath)/\($0)" }.filter { (try? read($0).isEmpty) == false } + ["\(folder.path)/FORMAT"]
+        let inLog = DataFolder.entries(logPath).map { "\(logPath)/\($0)" }.filter { (try? read($0).isEmpty) == false }
+        let files = inLog + ["\(folder.path)/FORMAT"]
         try onCopies(Self.isLong ? 3_000 : 150) { random in
             let file = files.randomElement(using: &random)!
             let byteCount = try read(file).count
