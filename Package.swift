@@ -72,3 +72,12 @@ let package = Package(
         tests("ParleyEndToEndTests", ["ParleyTesting", "ParleyHTTP", "ParleySystem", "ParleyCommand", "reporter", "steps-agent"]),
     ]
 )
+
+// Tests/Fuzz/run.sh: its main program is libFuzzer's, which only a build with `--sanitize fuzzer` has.
+if Context.environment["PARLEY_FUZZ"] != nil {
+    package.targets.append(
+        .executableTarget(
+            name: "parley-fuzz",
+            dependencies: ["ParleyServer", "ParleyAgents", "ParleyWebhooks", "ParleyChannels", "ParleyHTTP", "ParleySystem"],
+            path: "Tests/Fuzz", exclude: ["Corpus", "dictionary.txt", "run.sh"], swiftSettings: settings))
+}

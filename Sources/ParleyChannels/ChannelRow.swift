@@ -52,9 +52,9 @@ package struct ChannelRow: Sendable, Equatable {
         else { return nil }
         self.init(name: name, contentType: contentType, isAgent: json["agent"]?.bool ?? false, created: Timestamp(milliseconds: created))
         isClosed = json["closed"]?.bool ?? false
-        epoch = UInt64(json["epoch"]?.integer ?? 0)
+        epoch = json["epoch"]?.integer.flatMap { UInt64(exactly: $0) } ?? 0
         status = AgentStatus.allCases.first { $0.name == json["status"]?.string } ?? .idle
-        turn = json["turn"]?.integer.map { UInt64($0) }
+        turn = json["turn"]?.integer.flatMap { UInt64(exactly: $0) }
         lastSequence = json["last_sequence"]?.string
         closedBy = json["closed_by"]?.string
         lifetime = json["ttl"]?.integer.map { .ttl(seconds: $0) } ?? json["expires_at"]?.string.flatMap { Lifetime(until: $0) }
