@@ -31,9 +31,10 @@ let package = Package(
         .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
         .systemLibrary(name: "CYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
         .systemLibrary(name: "CWslay", providers: [.apt(["libwslay-dev"])]),
+        .systemLibrary(name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
         .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
 
-        module("ParleySystem", ["CUV", "COpenSSL"]),
+        module("ParleySystem", ["CUV", "COpenSSL", "CJemalloc"]),
         module("ParleyHTTP", ["ParleySystem", "CUV", "CCurl", "CWslay", "COpenSSL"]),
         module("ParleyLog", ["ParleySystem", "CRocksDB"]),
         module("ParleyChannels", ["ParleyLog", "ParleySystem"]),
