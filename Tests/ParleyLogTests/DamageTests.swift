@@ -270,4 +270,33 @@ import Testing
             }
         }
     }
+
+    @Test func `damage that is met by what merges tables stops the log with the file's name, and not its restart`() throws {
+        do {
+            let log = try open()
+            for _ in 0..<3 {
+                try write(log, 0..<8)
+                try log.flush([.log])
+            }
+            log.close()
+        }
+        let file = try #require(files(".sst").max { try read($0).count < read($1).count })
+        try change(file) { $0[1_000] ^= 1 }
+        let log = try open()
+        defer { log.close() }
+        var failure: LogError?
+        // The fourth table has them merged, at some time.
+        let deadline = ContinuousClock.now + .seconds(60)
+        while failure == nil && ContinuousClock.now < deadline {
+            do throws(LogError) {
+                var batch = Batch(partition: 1)
+                batch.put(.log, key(1, 1, 0), [])
+                try log.commit([batch])
+                try log.flush([.log])
+            } catch { failure = error }
+        }
+        let error = try #require(failure)
+        #expect(error.code == .writeFailed)
+        #expect(error.message.contains("Corruption") && error.message.contains(file) && error.message.contains("backup"), "\(error)")
+    }
 }
