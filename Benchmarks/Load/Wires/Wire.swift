@@ -14,6 +14,9 @@ protocol Wire: AnyObject {
     /// Adds the bytes of one append to `output`.
     func append(_ payload: [UInt8], to channel: Int, _ output: inout [UInt8])
 
+    /// The same where an append must say which connection its answer goes to.
+    func append(_ payload: [UInt8], to channel: Int, on connection: Connection, _ output: inout [UInt8])
+
     /// Adds the bytes that append several messages at once; returns how many answers will come.
     func append(_ payloads: [[UInt8]], to channel: Int, _ output: inout [UInt8]) -> Int
 
@@ -37,6 +40,11 @@ extension Wire {
     }
 
     func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8] { TimeMark.payload(time, bytes: bytes) }
+
+    func append(_ payload: [UInt8], to channel: Int, on connection: Connection, _ output: inout [UInt8]) {
+        append(payload, to: channel, &output)
+    }
+
     var usage: Usage { Usage(of: pid) }
     var logCounters: LogCounters? { nil }
 }
