@@ -100,7 +100,7 @@ import Testing
 
     /// In Swift such names are equal: the one would be the other as long as it is in memory, whatever is on disk and whoever may read it.
     @Test func `a name that only Unicode takes for another's is refused`() throws {
-        let path = try Self.server.path() + "-caf"
+        let path = Self.server.path() + "-caf"
         #expect(try Self.server.request("PUT", path + "%C3%A9").status == 201)
         for method in ["PUT", "GET", "POST", "DELETE"] {
             let answer = try Self.server.request(method, path + "e%CC%81", [("Content-Type", "text/plain")], "x")
