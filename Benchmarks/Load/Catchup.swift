@@ -26,7 +26,8 @@ struct Catchup {
     private static let path = "/v1/stream/load/long"
 
     func run() {
-        print("a channel of \(count) JSON messages of \(messageBytes) B, read from its start over one connection; \(rounds) rounds, medians")
+        print(
+            "a channel of \(count) JSON messages of \(messageBytes) B, read from its start over one connection; \(rounds) rounds, medians")
         fill()
         var table = Table("", "MB/s", "server cores", "client cores", "before MiB", "grown by MiB", "peak MiB")
         for isCold in [false, true] {
@@ -83,7 +84,8 @@ struct Catchup {
 
     private func measure(_ way: Way, isCold: Bool) -> [String] {
         if isCold && way.folder.isEmpty { return Array(repeating: "-", count: 6) }  // Has everything in memory.
-        var (rates, cores, own, before, grown, peaks) = ([Double](), [Double](), [Double](), [Double](), [Double](), [Double]())
+        var (rates, cores, own) = ([Double](), [Double](), [Double]())
+        var (before, grown, peaks) = ([Double](), [Double](), [Double]())
         for round in 0...rounds where round > 0 || !isCold {
             let server = way.isParley ? start() : nil
             defer { server?.stop() }

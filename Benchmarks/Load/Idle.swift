@@ -19,13 +19,15 @@ struct Idle {
 
     func run() {
         print("\(readers) connections that are open and quiet, beside \(Idle.first) that were there before")
-        var table = Table("", "server's own memory, B each", "kernel's TCP of both ends, B each", "opened a second")
+        var table = Table("", "server's own memory, B each", "opened a second")
         table.add(
             ["Parley, connection after a GET"]
                 + parley { connection, path in
                     connection.request(Array("GET \(path)?offset=now HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".utf8), HTTPAnswer.length)
                 })
-        table.add(["Parley, reader (live=sse)"] + parley { connection, path in Requests.open("\(path)?offset=now&live=sse", on: connection) })
+        table.add(
+            ["Parley, reader (live=sse)"]
+                + parley { connection, path in Requests.open("\(path)?offset=now&live=sse", on: connection) })
         if let redis {
             table.add(
                 ["Redis, XREAD BLOCK"]
@@ -58,11 +60,10 @@ struct Idle {
         }
         defer { for connection in connections { connection.close() } }
         open(Idle.first)
-        let (memory, kernel, begun) = (Memory(of: pid).anonymous, Memory.sockets, Clock.now)
+        let (memory, begun) = (Memory(of: pid).anonymous, Clock.now)
         open(readers)
         let seconds = Double(Clock.now - begun) / 1e9 - 0.3
         let grown = Double(Memory(of: pid).anonymous - memory) / Double(readers)
-        let sockets = Double(Memory.sockets - kernel) / Double(readers)
-        return [grown.text(), sockets.text(), (Double(readers) / seconds).text()]
+        return [grown.text(), (Double(readers) / seconds).text()]
     }
 }

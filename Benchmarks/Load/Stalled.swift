@@ -40,13 +40,18 @@ struct Stalled {
 
     func run() {
         print(
-            "\(readers) readers of a channel with \(rate.text()) messages of \(bytes) B a second, beside \(stalled) that have asked for it and never read; \(rounds) rounds of \(seconds.text(1)) s, each with a server of its own; medians"
+            """
+            \(readers) readers of a channel with \(rate.text()) messages of \(bytes) B a second, beside \(stalled) that have asked for it and \
+            never read; \(rounds) rounds of \(seconds.text(1)) s, each with a server of its own; medians
+            """
         )
         var results: [Others: [Round]] = [:]
         for _ in 0..<rounds {
             for others in Others.allCases { results[others, default: []].append(measure(others)) }
         }
-        var table = Table("the others", "p50 ms", "p99 ms", "p99 while they fill up", "not received", "server grows by MiB", "kernel's TCP grows by MiB", "p99 / that without")
+        var table = Table(
+            "the others", "p50 ms", "p99 ms", "p99 while they fill up", "not received", "server grows by MiB",
+            "kernel's TCP grows by MiB", "p99 / that without")
         for others in Others.allCases {
             let rounds = results[others]!
             let ratio = median(zip(results[.none]!, rounds).map { $1.p99 / $0.p99 })
@@ -71,10 +76,11 @@ struct Stalled {
         let (memory, kernel) = (Memory(of: server.pid).anonymous, Memory.sockets)
         var silent: [Connection] = []
         if others != .none {
+            let offset = others == .atTail ? "now" : "-1"
             for _ in 0..<stalled {
                 let connection = Connection(port: server.port)
                 connection.send(
-                    Array("GET \(wire.path(0))?offset=\(others == .atTail ? "now" : "-1")&live=sse HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".utf8))
+                    Array("GET \(wire.path(0))?offset=\(offset)&live=sse HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".utf8))
                 silent.append(connection)
             }
         }

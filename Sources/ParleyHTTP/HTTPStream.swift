@@ -15,7 +15,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     package let loop: EventLoop
     /// `onDrain` is called when the queue falls to this after having been above it.
-    package var lowWaterBytes = 16 << 10
+    private static let lowWaterBytes = 16 << 10
     /// Called on the loop when the peer has taken enough for more to be written.
     package var onDrain: (() -> Void)?
     /// Called once on the loop if the peer goes away, or the server gives up, before `finish()`.
@@ -28,9 +28,9 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         didSet { if isInputPaused != oldValue { responder?.inputPauseChanged() } }
     }
 
+    private var wasAboveLowWater = false
     private var framing: Framing
     private var responder: HTTPResponder?
-    private var wasAboveLowWater = false
 
     init(_ responder: HTTPResponder, _ framing: Framing) {
         loop = responder.loop
@@ -63,7 +63,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         loop.assertOnLoop()
         guard let responder, framing == .chunked else { return write(Bytes(piece.content)) }
         responder.send(piece.bytes)
-        if responder.bufferedBytes > lowWaterBytes { wasAboveLowWater = true }
+        if responder.bufferedBytes > HTTPStream.lowWaterBytes { wasAboveLowWater = true }
     }
 
     /// Queues a piece; large ones are shared, not copied.
@@ -117,12 +117,12 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
             body(&queue)
             if framing == .chunked { queue.build { $0.append(contentsOf: "\r\n".utf8) } }
         }
-        if responder.bufferedBytes > lowWaterBytes { wasAboveLowWater = true }
+        if responder.bufferedBytes > HTTPStream.lowWaterBytes { wasAboveLowWater = true }
     }
 
     /// The socket has taken bytes.
     func drained() {
-        guard wasAboveLowWater, bufferedBytes <= lowWaterBytes else { return }
+        guard wasAboveLowWater, bufferedBytes <= HTTPStream.lowWaterBytes else { return }
         wasAboveLowWater = false
         onDrain?()
     }

@@ -8,9 +8,9 @@ struct OutputQueue {
     private var first = 0
     /// How much of the first segment has been sent.
     private var sent = 0
+    private(set) var byteCount = 0
     /// Whether the last segment is ours to append to, rather than shared with whoever gave it.
     private var lastIsOpen = false
-    private(set) var byteCount = 0
 
     /// From here on an entry in a gathered write is cheaper than a copy.
     private static let shareBytesMin = 2_048

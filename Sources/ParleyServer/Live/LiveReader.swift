@@ -12,9 +12,9 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// Where ``LoopReaders`` keeps it; -1 when it does not.
     var slot = -1
     private let cursorFloor: UInt64
+    private(set) var isReading = false
     /// When the right to read ends, if it does.
     let expires: Timestamp?
-    private(set) var isReading = false
 
     init(_ channel: Channel, after offset: UInt64, view: View, cursorFloor: UInt64, expires: Timestamp?, _ readers: LoopReaders) {
         self.channel = channel

@@ -32,7 +32,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     /// Bytes of pages that are being read or sent.
     var pageBytes = 0
     /// What the pages of all that lag may take together; each gets a part of what is left, and never less than the least.
-    private static let (pageBytesMax, pageBytesMin) = (8 << 20, 16 << 10)
+    private static let (pageBytesMax, pageBytesMin) = (4 << 20, 8 << 10)
 
     init(loop: EventLoop, channels: Channels, reads: ReadPool, configuration: ServerConfiguration) {
         self.loop = loop

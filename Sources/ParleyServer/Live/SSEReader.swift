@@ -4,8 +4,8 @@ internal import ParleySystem
 
 /// A reader that gets what is appended as server-sent events, until the stream ends or its time is up.
 final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
-    private var stream: HTTPStream!
     private var hasSentControl = false
+    private var stream: HTTPStream!
     /// Milliseconds of the loop's time.
     private var lastWrite: Int64 = 0
     private var deadline: Int64 = 0
