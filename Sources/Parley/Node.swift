@@ -108,6 +108,7 @@ package final class Node: Sendable {
     }
 
     package func stop() {
+        server.refuseReaders()
         runtime.drain()
         webhooks?.drain()
         subscriptions.drain()

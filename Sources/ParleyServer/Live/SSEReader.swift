@@ -8,6 +8,17 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     private var hasSentControl = false
     private var lastWrite = Duration.zero
     private var deadline = Duration.zero
+    private let whenBehind: WhenBehind
+
+    init(
+        _ channel: Channel, after offset: UInt64, view: View, whenBehind: WhenBehind, cursorFloor: UInt64, _ exchange: Exchange,
+        _ readers: LoopReaders
+    ) {
+        self.whenBehind = whenBehind
+        super.init(channel, after: offset, view: view, cursorFloor: cursorFloor, exchange, readers)
+    }
+
+    override var unsentBytes: Int { stream.bufferedBytes }
 
     override func begin() {
         var headers: [HeaderField] = [
@@ -28,8 +39,12 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     override func advance() {
         guard isAttached, !isReading else { return }
         if hasExpired { return end() }
-        // Parked where it is: `onDrain` goes on from here, in the log if need be.
-        guard stream.bufferedBytes <= readers.configuration.unsentBytesMax else { return }
+        guard stream.bufferedBytes <= readers.configuration.unsentBytesMax else {
+            // Parked where it is: `onDrain` goes on from here, in the log if need be.
+            if offset < channel.tail.head { isBehind = true }
+            return
+        }
+        if isBehind { unpark() }
         switch channel.tail(after: offset) {
         case .upToDate(isEnded: true): finish()
         case .upToDate(isEnded: false): if !hasSentControl { writeControl(.upToDate) }
@@ -38,6 +53,14 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
             if isEnded { leave() }
         case .behind: readPage()
         }
+    }
+
+    private func unpark() {
+        isBehind = false
+        guard whenBehind == .settled, view == .raw else { return }
+        view = .settled
+        readers.parking.notedSettled()
+        writeControl(.behind, view: .settled)
     }
 
     override func received(_ page: Page) {
@@ -91,9 +114,9 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         offset = chunk.last
     }
 
-    private func writeControl(_ state: EventFraming.State) {
+    private func writeControl(_ state: EventFraming.State, view: View? = nil) {
         var bytes = Bytes()
-        EventFraming.writeControl(next: offset, cursor: cursor, state, to: &bytes)
+        EventFraming.writeControl(next: offset, cursor: cursor, state, view: view, to: &bytes)
         send(bytes)
     }
 

@@ -75,7 +75,8 @@ extension StreamRoutes {
         let floor = StreamCursor.floor(client: request.cursor, context.channels.world)
         let reader: LiveReader =
             request.mode == .sse
-            ? SSEReader(channel, after: offset, view: request.view, cursorFloor: floor, exchange, readers)
+            ? SSEReader(
+                channel, after: offset, view: request.view, whenBehind: request.whenBehind, cursorFloor: floor, exchange, readers)
             : LongPollReader(channel, after: offset, view: request.view, cursorFloor: floor, exchange, readers)
         guard readers.add(reader) else {
             // The object was let go between finding and following it: the next look finds the one that took its place.
