@@ -29,7 +29,7 @@ final class TestClient {
     private let headers: [(String, String)]
 
     /// - Parameters:
-    ///   - headers: What every request has beside its own.
+    ///   - headers: What every request has that does not have another of that name.
     ///   - patience: Seconds that a wait may take.
     ///   - receiveBuffer: A small one makes a slow reader.
     init(
@@ -63,7 +63,8 @@ final class TestClient {
     func send(_ method: String, _ path: String, _ headers: [(String, String)] = [], _ body: Bytes = []) throws {
         var text = "\(method) \(path) HTTP/1.1\r\n"
         if !headers.contains(where: { $0.0 == "Host" }) { text += "Host: \(authority)\r\n" }
-        for (name, value) in self.headers + headers { text += "\(name): \(value)\r\n" }
+        let others = self.headers.filter { other in !headers.contains { $0.0 == other.0 } }
+        for (name, value) in others + headers { text += "\(name): \(value)\r\n" }
         if !body.isEmpty || method == "POST" || method == "PUT" { text += "Content-Length: \(body.count)\r\n" }
         try send(Bytes((text + "\r\n").utf8) + body)
     }
