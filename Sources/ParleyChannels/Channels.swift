@@ -249,6 +249,8 @@ extension Channels {
     }
 
     private func flush(into stage: inout Stage) {
+        // In the order of their keys: where one went into the memtable, the next is looked for from there.
+        touched.sort { ($0.id.partition, $0.id.number) < ($1.id.partition, $1.id.number) }
         for channel in touched { flush(channel, into: &stage) }
     }
 

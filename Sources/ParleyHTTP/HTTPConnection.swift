@@ -6,6 +6,8 @@ internal import ParleySystem
 final class HTTPConnection {
     let listener: HTTPListener
     var loop: EventLoop { listener.loop }
+    /// The socket's; libuv owns it.
+    private var descriptor: Int32 = -1
     /// Where the listener keeps it.
     var slot = -1
 
@@ -48,6 +50,9 @@ final class HTTPConnection {
 
     /// Reading stops while more than this waits to be sent.
     private static let outputBytesMax = 1 << 20
+    /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
+    /// that has stopped reading. What is under way and not acknowledged does not count, so a long line stays full.
+    private static let kernelUnsentBytesMax: Int32 = 128 << 10
     /// How long a peer may go on sending after it was told that nobody listens any more.
     private static let lingerMilliseconds: Int64 = 2_000
 
@@ -62,6 +67,9 @@ final class HTTPConnection {
 
     func start() {
         handle.pointee.data = Unmanaged.passRetained(self).toOpaque()  // Released by the close callback.
+        uv_fileno(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self), &descriptor)
+        var unsent = HTTPConnection.kernelUnsentBytesMax
+        setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, &unsent, socklen_t(MemoryLayout<Int32>.size))
         updateReading()
     }
 
@@ -244,6 +252,18 @@ extension HTTPConnection {
         scheduleFlush()
     }
 
+    /// Sends bytes of the answer whose turn it is without queueing them, as long as nothing waits and the socket takes them.
+    func send(_ bytes: Bytes, of responder: HTTPResponder) {
+        guard exchanges.first === responder, !hasUnsent, tls == nil, !isClosed else { return output(of: responder) { $0.append(bytes) } }
+        let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
+        let count = max(0, bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, flags) })
+        writeMark = listener.milliseconds
+        guard count < bytes.count else { return }
+        // An error is found once more by the flush, which closes: not from here, where many are being sent to.
+        output.append(bytes, behind: count)
+        scheduleFlush()
+    }
+
     func bufferedBytes(of responder: HTTPResponder) -> Int {
         exchanges.first === responder ? output.byteCount + (writing?.byteCount ?? 0) + (tls?.wire.byteCount ?? 0) : responder.held.byteCount
     }
@@ -320,10 +340,7 @@ extension HTTPConnection {
         if let tls { sendEnd(tls) }
         isLingering = true
         readMark = listener.milliseconds
-        var descriptor: Int32 = -1
-        if uv_fileno(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self), &descriptor) == 0 {
-            shutdown(descriptor, Int32(SHUT_WR))
-        }
+        shutdown(descriptor, Int32(SHUT_WR))
         updateReading()
     }
 

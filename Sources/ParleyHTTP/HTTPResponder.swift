@@ -73,6 +73,9 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// Appends to what this answer sends.
     func output(_ write: (inout OutputQueue) -> Void) { connection?.output(of: self, write) }
 
+    /// Sends at once what can be, and queues the rest.
+    func send(_ bytes: Bytes) { connection?.send(bytes, of: self) }
+
     /// The answer has been queued to its end; the connection goes on with the next one.
     func complete() {
         isComplete = true

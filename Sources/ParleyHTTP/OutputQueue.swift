@@ -50,6 +50,14 @@ struct OutputQueue {
         byteCount += bytes.count
     }
 
+    /// Queues what is left of a piece whose first `count` bytes have been sent already. The queue must be empty.
+    mutating func append(_ bytes: Bytes, behind count: Int) {
+        precondition(isEmpty && count < bytes.count, "only the rest of a piece that was begun can be queued like this")
+        self = OutputQueue()
+        segments.append(bytes)
+        (sent, byteCount) = (count, bytes.count - count)
+    }
+
     /// Moves everything from `other` behind what is here.
     mutating func append(_ other: consuming OutputQueue) {
         precondition(other.first == 0 && other.sent == 0, "a queue that is being sent cannot be moved")

@@ -109,12 +109,12 @@ final class RocksDatabase: @unchecked Sendable {  // Guard: RocksDB is thread-sa
     }
 
     /// Writes what is in memory to table files, so that later reads go through them.
-    func flush() throws(Failure) {
+    func flush(_ families: [Family]) throws(Failure) {
         let options = rocksdb_flushoptions_create()
         defer { rocksdb_flushoptions_destroy(options) }
         for family in families {
             var error: UnsafeMutablePointer<CChar>?
-            rocksdb_flush_cf(handle, options, family, &error)
+            rocksdb_flush_cf(handle, options, self.families[Int(family.rawValue)], &error)
             if let failure = RocksDatabase.take(error) { throw failure }
         }
     }

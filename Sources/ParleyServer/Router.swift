@@ -119,6 +119,8 @@ final class Router: HTTPHandler, Sendable {
         var metrics = Metrics()
         metrics.add(context.channels.writer)
         for measure in context.measures() { metrics.add(measure) }
+        metrics.add("parley_heap_allocated_bytes", .gauge, "Memory that the program holds.", Double(Heap.allocatedBytes))
+        metrics.add("parley_heap_resident_bytes", .gauge, "Memory that the allocator has in use.", Double(Heap.residentBytes))
         metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
         metrics.add("parley_readers", .gauge, "Live readers.", Double(context.readerCount))
         metrics.add(context.allReaders.map(\.parking))

@@ -94,4 +94,15 @@ import Testing
         let behindProxy = try Self.server.request("PUT", Self.server.path(), [("X-Forwarded-Proto", "https")])
         #expect(behindProxy.headers["location"]?.hasPrefix("https://localhost") == true)
     }
+
+    /// In Swift such names are equal: the one would be the other as long as it is in memory, whatever is on disk and whoever may read it.
+    @Test func `a name that only Unicode takes for another's is refused`() throws {
+        let path = Self.server.path() + "-caf"
+        #expect(try Self.server.request("PUT", path + "%C3%A9").status == 201)
+        for method in ["PUT", "GET", "POST", "DELETE"] {
+            let answer = try Self.server.request(method, path + "e%CC%81", [("Content-Type", "text/plain")], "x")
+            #expect(answer.status == 400 && answer.code == "invalid_stream_name")
+        }
+        #expect(try Self.server.request("GET", path + "%C3%A9").status == 200)
+    }
 }
