@@ -273,11 +273,7 @@ extension SubscriptionChange {
 
     /// The channel of that name, as readers may know it.
     private func find(_ name: String) throws(ChannelRefusal) -> Channel? {
-        guard let channel = try wrap({ () throws(LogError) in try channels.find(name) }), !channel.isSoftDeleted, !channel.tail.isDeleted
-        else {
-            return nil
-        }
-        return channel
+        try wrap { () throws(LogError) in try subscriptions.find(name) }
     }
 
     /// Links a stream at its tail, or notes one more reason for its link.

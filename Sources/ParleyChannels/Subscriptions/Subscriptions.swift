@@ -242,11 +242,17 @@ extension Subscriptions {
         var streams: [SubscriptionStream] = []
         for (name, link) in links {
             var link = link
-            let channel = try channels.find(name)
+            let channel = try find(name)
             if let channel { link.acked = link.acked(in: channel) }
             streams.append(SubscriptionStream(path: name, link: link, tail: channel?.tail.head ?? 0))
         }
         return (subscription, streams)
+    }
+
+    /// The channel of that name, as readers may know it: not one that is there for its forks alone. Thread-safe.
+    func find(_ name: String) throws(LogError) -> Channel? {
+        guard let channel = try channels.find(name), !channel.isSoftDeleted, !channel.tail.isDeleted else { return nil }
+        return channel
     }
 
     func deliver(_ notification: SubscriptionNotification) { notifier?.deliver(notification) }

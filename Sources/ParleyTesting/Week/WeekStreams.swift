@@ -102,6 +102,9 @@ extension WeekStreams {
     /// All that may have become of an operation now, with the answer to each: several where the product may have removed something already, or not.
     func outcomes(_ operation: WeekOperation, _ now: Timestamp, agent: WeekAgentEntries) -> [(answer: String, streams: WeekStreams)] {
         var worlds = [self]
+        for stream in streams.values.sorted(by: { $0.number < $1.number }) where presence(stream, now) == .gone {
+            worlds[0].remove(stream, isCertain: false)
+        }
         for name in [operation.name, operation.source].compactMap({ $0 }) {
             worlds = worlds.flatMap { $0.settled(name, now) }
         }
@@ -126,7 +129,7 @@ extension WeekStreams {
                 return [self] + gone.settled(name, now)
             }
         }
-        guard let number = kept[name], !holds(number) else { return [self] }
+        guard let number = kept[name], !holds(number, now) else { return [self] }
         gone.collect(number)
         return [self, gone]
     }
@@ -308,8 +311,12 @@ extension WeekStreams {
         nextNumber += 1
     }
 
-    private func holds(_ number: Int) -> Bool {
-        forks[number]?.contains { $0.value && (names[$0.key] != nil || holds($0.key)) } ?? false
+    /// Whether there certainly are forks of it.
+    private func holds(_ number: Int, _ now: Timestamp) -> Bool {
+        forks[number]?.contains { fork, isCertain in
+            if let stream = names[fork].flatMap({ streams[$0] }) { return presence(stream, now) == .there }
+            return isCertain && holds(fork, now)
+        } ?? false
     }
 
     /// - Parameter isCertain: false when its rows may still be there: it has only come to its end, and nobody may have looked.

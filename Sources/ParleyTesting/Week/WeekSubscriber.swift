@@ -7,7 +7,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     private struct Cursor {
         var acked: UInt64
         /// Where it may be instead: what was acked and not answered.
-        var maybe: Set<UInt64> = []
+        var maybe: [UInt64: Int] = [:]
     }
 
     /// Who was given a wake.
@@ -141,18 +141,25 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         return described.streams.map { ($0.path, $0.link.acked, $0.isPending) }
     }
 
+    /// The stream of that name, if it certainly is there.
+    private func stream(_ name: String, isPublished: Bool = false) -> WeekStreams.Stream? {
+        let streams = isPublished ? week.published : week.streams
+        guard let stream = streams.streams[name], streams.presence(stream, week.process.world.now) == .there else { return nil }
+        return stream
+    }
+
     private func cursor(_ stream: WeekStreams.Stream) -> Cursor { cursors[stream.number] ?? Cursor(acked: stream.fork?.head ?? 0) }
 
     /// Somebody has shown that a stream is acked up to there.
     private func observe(_ stream: WeekStreams.Stream, acked: UInt64, _ where_: String) {
         var known = cursor(stream)
-        if acked != known.acked, !known.maybe.contains(acked) {
+        if acked != known.acked, known.maybe[acked] == nil {
             week.violate(
-                "a cursor is where it was acked", "\(id), \(stream.name) \(where_): \(acked), acked was \(known.acked), maybe \(known.maybe.sorted())")
+                "a cursor is where it was acked", "\(id), \(stream.name) \(where_): \(acked), acked was \(known.acked), maybe \(known.maybe.keys.sorted())")
         }
         if acked != known.acked || !known.maybe.isEmpty {
             known.acked = acked
-            known.maybe = known.maybe.filter { $0 > acked }
+            known.maybe = known.maybe.filter { $0.key > acked }
             cursors[stream.number] = known
         }
     }
@@ -162,7 +169,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         guard isThere, !isUnsure else { return }
         guard let described = try? week.process.subscriptions.describe(id) else { return week.violate("a subscription stays", "\(id) is gone") }
         for stream in described.streams {
-            guard let model = week.streams.streams[stream.path], let channel = try? week.process.channels.find(stream.path),
+            guard let model = self.stream(stream.path), let channel = try? week.process.channels.find(stream.path),
                 !channel.isSoftDeleted
             else { continue }
             observe(model, acked: stream.link.acked, "in the log")
@@ -231,7 +238,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     /// A worker, or a receiver, was given a stream up to its tail.
     private func give(_ name: String, acked: UInt64, tail: UInt64) {
-        guard let stream = week.published.streams[name] else { return }
+        guard let stream = stream(name, isPublished: true) else { return }
         observe(stream, acked: acked, "in a wake")
         given[stream.number] = max(given[stream.number] ?? 0, tail)
     }
@@ -281,24 +288,24 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     }
 
     private func doubt(_ ack: SubscriptionAck) {
-        if let stream = week.streams.streams[ack.stream] { doubt(stream, ack.offset) }
+        if let stream = stream(ack.stream) { doubt(stream, ack.offset) }
     }
 
     /// It may be acked up to there, from now on.
     private func doubt(_ stream: WeekStreams.Stream, _ offset: UInt64) {
         var known = cursor(stream)
         guard offset > known.acked else { return }
-        known.maybe.insert(offset)
+        known.maybe[offset, default: 0] += 1
         cursors[stream.number] = known
     }
 
     private func undoubt(_ ack: SubscriptionAck) {
-        guard let stream = week.streams.streams[ack.stream] else { return }
-        cursors[stream.number]?.maybe.remove(ack.offset)
+        guard let stream = stream(ack.stream), let count = cursors[stream.number]?.maybe[ack.offset] else { return }
+        cursors[stream.number]?.maybe[ack.offset] = count > 1 ? count - 1 : nil
     }
 
     private func acked(_ ack: SubscriptionAck) {
-        guard let stream = week.published.streams[ack.stream] else { return }
+        guard let stream = stream(ack.stream, isPublished: true) else { return }
         let before = cursor(stream)
         guard ack.offset > before.acked else { return }
         if ack.offset > given[stream.number] ?? 0 {
@@ -332,7 +339,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         holder = Holder(proof: proof, leaseEnd: week.process.world.now, isUncertain: true)
         var acks: [SubscriptionAck] = []
         for stream in streams {
-            guard let path = stream["path"]?.string, let model = week.streams.streams[path],
+            guard let path = stream["path"]?.string, let model = self.stream(path),
                 let acked = stream["acked_offset"]?.string.flatMap({ Offset(token: $0)?.value }),
                 let tail = stream["tail_offset"]?.string.flatMap({ Offset(token: $0)?.value }), tail <= model.head
             else { continue }
