@@ -148,14 +148,14 @@ package protocol InputObserver: AnyObject, Sendable {
 extension Channels {
     /// The channel as the writer finds it: with what is staged in the current commit.
     ///
-    /// One whose time has come is removed on the way.
+    /// One whose time has come is removed on the way; if there are forks of it, it answers from then on that it is gone.
     func resolve(_ name: String, in stage: inout Stage) throws(LogError) -> Channel? {
         if let channel = created[name] { return channel }
         if removed.contains(name) { return nil }
         guard let channel = try findAny(name) else { return nil }
-        guard channel.isExpired(world.now), !channel.isSoftDeleted else { return channel }
+        guard !channel.isGone, channel.isExpired(world.now) else { return channel }
         try remove(channel, tombstone: false, in: &stage)
-        return nil
+        return channel.isGone ? channel : nil
     }
 
     /// Stores when the channel was last used, and when to look at its lifetime next.

@@ -201,8 +201,7 @@ extension SubscriptionChange {
         // Made in this very commit, and so perhaps lost without it: new to the subscription, from the start.
         var entry = SubscriptionEntry(subscription)
         for channel in channels.unpublished where configuration.matches(channel.name) {
-            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: channel.fork?.head ?? 0, channel: channel.id)
-            put(link, channel.name, in: &stage)
+            put(SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil), channel.name, in: &stage)
             entry.add(channel.name, isNew: true)
         }
         try add(configuration.streams, &entry, in: &stage)
@@ -354,9 +353,9 @@ extension SubscriptionChange {
         guard var link = try stored(name, in: &stage) else {
             guard linksNew, let channel, configuration.matches(name) else { return false }
             // It came after the subscription: all of it is new.
-            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: channel.fork?.head ?? 0, channel: channel.id)
+            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil)
             put(link, name, in: &stage)
-            return channel.tail.head > link.acked
+            return channel.tail.head > link.acked(in: channel)
         }
         if let channel { return channel.tail.head > link.acked(in: channel) }
         if !link.isExplicit {
@@ -368,7 +367,8 @@ extension SubscriptionChange {
         return false
     }
 
-    /// The streams of a wake: those with something new, and others where there are few.
+    /// The streams of a wake: those with something new, and others where there are few. Acks of it count for these channels, and not for others
+    /// that are made under their names while it is held.
     private func streams(_ entry: SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> [SubscriptionStream] {
         var names = Set(entry.candidates.sorted().prefix(Subscriptions.streamsPerWakeMax))
         try wrap { () throws(LogError) -> Void in
@@ -382,7 +382,9 @@ extension SubscriptionChange {
         for name in names.sorted() {
             guard var link = try stored(name, in: &stage) else { continue }
             let channel = try find(name)
-            link.acked = channel.map { link.acked(in: $0) } ?? 0
+            let isNew = channel.map { $0.id != link.channel } ?? false
+            (link.acked, link.channel) = (channel.map { link.acked(in: $0) } ?? 0, channel?.id)
+            if isNew { put(link, name, in: &stage) }
             streams.append(SubscriptionStream(path: name, link: link, tail: channel?.tail.head ?? 0))
         }
         return streams
@@ -446,8 +448,8 @@ extension SubscriptionChange {
             guard var link = try stored(ack.stream, in: &stage) else {
                 throw .refused(ChannelError("INVALID_OFFSET", "'\(ack.stream)' is no stream of '\(id)'."))
             }
-            // Deleted meanwhile: there is nothing to go on from.
-            guard let channel = try find(ack.stream) else { continue }
+            // Deleted meanwhile: there is nothing to go on from, and if another was made in its place, nobody has been given that yet.
+            guard let channel = try find(ack.stream), channel.id == link.channel else { continue }
             let acked = link.acked(in: channel)
             guard ack.offset >= acked else {
                 throw .refused(
@@ -459,7 +461,7 @@ extension SubscriptionChange {
                     ChannelError(
                         "INVALID_OFFSET", "\(Offset(ack.offset)) is after the tail of '\(ack.stream)', \(Offset(channel.tail.head))."))
             }
-            (link.acked, link.channel) = (max(ack.offset, links[ack.stream]?.acked ?? 0), channel.id)
+            link.acked = max(ack.offset, links[ack.stream]?.acked ?? 0)
             links[ack.stream] = link
         }
         for (name, link) in links { put(link, name, in: &stage) }
@@ -473,10 +475,10 @@ extension SubscriptionChange {
         subscription.delivered()
         guard let acks else { return }
         for ack in acks {
-            guard var link = try stored(ack.stream, in: &stage), let channel = try find(ack.stream),
+            guard var link = try stored(ack.stream, in: &stage), let channel = try find(ack.stream), channel.id == link.channel,
                 (link.acked(in: channel)...channel.tail.head).contains(ack.offset)
             else { continue }
-            (link.acked, link.channel) = (ack.offset, channel.id)
+            link.acked = ack.offset
             put(link, ack.stream, in: &stage)
         }
         subscription.end()

@@ -427,7 +427,7 @@ extension SimulatedWeek {
         isEnding = true
         process.crash.spare()
         receiver.isPatient = true
-        for subscriber in subscribers { subscriber.isPatient = true }
+        for subscriber in subscribers { subscriber.finish() }
         try run(.seconds(1_500))
         check()
         for subscriber in subscribers { subscriber.checkEnd() }

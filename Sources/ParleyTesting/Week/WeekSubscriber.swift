@@ -21,8 +21,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     let id: String
     let isWebhook: Bool
     unowned var week: SimulatedWeek!
-    /// Whoever is woken does all there is to do.
-    var isPatient = false
+    private var isPatient = false
     /// Nobody works any more.
     var isOver = false
     private let configuration: SubscriptionConfiguration
@@ -73,6 +72,12 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         CreateChannel(week.process.channels, row, []) { _ in }.submit()
     }
 
+    /// Whoever is woken does all there is to do, from now on.
+    func finish() {
+        isPatient = true
+        work()
+    }
+
     private func put() {
         isUnsure = true
         ask(.put(configuration, root: "https://localhost/v1/stream/")) { [self] result in
@@ -90,7 +95,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         if isThere { week.violate("a subscription stays", "\(id) was made anew") }
         forget()
         for link in links() {
-            guard let stream = week.streams.streams[link.path] else { continue }
+            guard let stream = stream(link.path) else { continue }
             let before = week.published.streams[link.path]
             let lowest = before?.number == stream.number ? before!.head : 0
             if !(lowest...stream.head).contains(link.acked) {
@@ -109,7 +114,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     private func adopt() {
         forget()
         for link in links() {
-            if let stream = week.streams.streams[link.path] { cursors[stream.number] = Cursor(acked: link.acked) }
+            if let stream = stream(link.path) { cursors[stream.number] = Cursor(acked: link.acked) }
         }
     }
 
@@ -307,10 +312,9 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     private func acked(_ ack: SubscriptionAck) {
         guard let stream = stream(ack.stream, isPublished: true) else { return }
         let before = cursor(stream)
-        guard ack.offset > before.acked else { return }
-        if ack.offset > given[stream.number] ?? 0 {
-            week.violate("what is acked was given to somebody", "\(id), \(ack.stream): \(ack.offset), given was up to \(given[stream.number] ?? 0)")
-        }
+        // Of one that was made anew since, nobody has been given anything: the ack is for the one before.
+        guard ack.offset > before.acked, let given = given[stream.number] else { return }
+        if ack.offset > given { week.violate("what is acked was given to somebody", "\(id), \(ack.stream): \(ack.offset), given was up to \(given)") }
         cursors[stream.number] = Cursor(acked: ack.offset)
     }
 
