@@ -114,6 +114,52 @@ import Testing
         #expect(claim.streams.allSatisfy { $0.link.acked == 0 && $0.tail == 1 })
     }
 
+    @Test(arguments: [SubscriptionConfiguration.pull("events/*"), .pull(nil, ["events/a"])])
+    func `an ack is for the stream that was given, not for one that is made under its name meanwhile`(
+        configuration: SubscriptionConfiguration
+    ) throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(configuration, root: ""))
+        process.append("events/a")
+        process.world.settle()
+        let claim = try #require(process.claim())
+        process.delete("events/a")
+        process.world.settle()
+        for _ in 0..<3 { process.append("events/a") }
+        process.world.settle()
+        // Its worker says nothing wrong: he has done what he was given.
+        _ = try process.acknowledge(claim)?.get()
+        let next = try #require(process.claim())
+        #expect(next.streams.map(\.link.acked) == [0] && next.streams.map(\.tail) == [3])
+        _ = try process.acknowledge(next)?.get()
+        #expect(try process.streams().map(\.link.acked) == [3])
+    }
+
+    @Test func `a stream that is there for its forks alone has nothing new`() throws {
+        let process = try SubscriptionProcess()
+        process.append("events/a")
+        process.world.settle()
+        let fork = CreateChannel(process.channels, ChannelRow(name: "b", contentType: ContentType.json, isAgent: false, created: process.world.now), []) { _ in }
+        fork.fork = ForkRequest(source: "events/a", offset: nil, subOffset: nil)
+        fork.submit()
+        _ = process.ask(.put(.pull("**", ["events/a"]), root: ""))
+        process.delete("events/a")
+        process.world.settle()
+        #expect(try process.channels.find("events/a")?.isSoftDeleted == true)
+        #expect(try process.streams().allSatisfy { !$0.isPending })
+    }
+
+    @Test func `a stream made in the commit that deletes its subscription waits for nobody`() throws {
+        let process = try SubscriptionProcess()
+        for id in ["s", "t"] { _ = process.ask(.put(.pull("events/*"), root: ""), of: id) }
+        process.append("events/a")
+        for id in ["s", "t"] { process.request(.delete, of: id) }
+        process.world.settle()
+        var rows = 0
+        try SubscriptionRows.newStreams(process.log) { _, _ in rows += 1 }
+        #expect(rows == 0)
+    }
+
     @Test func `its own wake stream does not wake it`() throws {
         let process = try SubscriptionProcess()
         process.append("wake")

@@ -257,7 +257,7 @@ extension SubscriptionChange {
             }
         }
         stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
-        linked = subscriptions.remove(id, streams: named)?.newStreams ?? []
+        linked = subscriptions.remove(id, streams: named)
     }
 
     // MARK: Links

@@ -191,11 +191,12 @@ extension Subscriptions {
         if entries.updateValue(entry, forKey: id) == nil { version += 1 }
     }
 
-    func remove(_ id: String, streams: [String]) -> SubscriptionEntry? {
+    /// - Returns: the new streams that wait for it, also those of this very commit.
+    func remove(_ id: String, streams: [String]) -> Set<ChannelID> {
         for stream in streams { remove(id, from: stream) }
         version += 1
-        entries[id]?.alarm?.scheduled.cancel()
-        return entries.removeValue(forKey: id)
+        entries.removeValue(forKey: id)?.alarm?.scheduled.cancel()
+        return Set(newStreams.filter { $0.value.contains(id) }.keys)
     }
 
     func add(_ id: String, to stream: String) {

@@ -102,9 +102,6 @@ extension WeekStreams {
     /// All that may have become of an operation now, with the answer to each: several where the product may have removed something already, or not.
     func outcomes(_ operation: WeekOperation, _ now: Timestamp, agent: WeekAgentEntries) -> [(answer: String, streams: WeekStreams)] {
         var worlds = [self]
-        for stream in streams.values.sorted(by: { $0.number < $1.number }) where presence(stream, now) == .gone {
-            worlds[0].remove(stream, isCertain: false)
-        }
         for name in [operation.name, operation.source].compactMap({ $0 }) {
             worlds = worlds.flatMap { $0.settled(name, now) }
         }
