@@ -19,8 +19,8 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     private var touched: [Channel] = []
     private var touchedIDs: Set<ObjectIdentifier> = []
     /// Names created or removed in the current commit: readers learn of them once it is durable.
-    private var created: [String: Channel] = [:]
-    private var removed: Set<String> = []
+    private var created: [TextKey: Channel] = [:]
+    private var removed: Set<TextKey> = []
     private var freed: [String] = []
     /// Channels whose log is rewritten in the current commit.
     private var trimmed: Set<ChannelID> = []
@@ -37,9 +37,9 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     private static let residentMax = 65_536
 
     private struct Residents {
-        var channels: [String: Channel] = [:]
+        var channels: [TextKey: Channel] = [:]
         /// Names whose creation may be durable but is not published: nobody may load a second object for them.
-        var unpublished: Set<String> = []
+        var unpublished: Set<TextKey> = []
     }
 
     private final class Shard: Sendable {
@@ -197,7 +197,7 @@ extension Channels {
         limit?.added()
         subscriptions?.created(channel, in: &stage)
         created[row.name] = channel
-        shard(row.name).residents.withLock { _ = $0.unpublished.insert(row.name) }
+        shard(row.name).residents.withLock { $0.unpublished.insert(row.name) }
         removed.remove(row.name)
         touch(channel)
         return channel
@@ -263,7 +263,7 @@ extension Channels {
     /// reads his own write.
     func publish() {
         guard !touched.isEmpty else { return }
-        for (name, channel) in created { shard(name).residents.withLock { $0.channels[name] = channel } }
+        for (name, channel) in created { shard(name.text).residents.withLock { $0.channels[name] = channel } }
         for channel in touched {
             shard(channel.name).residents.withLock { residents in
                 residents.unpublished.remove(channel.name)

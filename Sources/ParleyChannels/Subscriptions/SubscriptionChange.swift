@@ -319,7 +319,7 @@ extension SubscriptionChange {
         let linksAll = !entry.newStreams.isEmpty
         guard isWanted || linksAll else { return nil }
         var first: String?
-        for name in entry.candidates.sorted() where linksAll || first == nil {
+        for name in entry.candidates.texts where linksAll || first == nil {
             if try isPending(name, entry.subscription.configuration, linksNew: true, in: &stage) {
                 first = first ?? name
             } else {
@@ -379,7 +379,7 @@ extension SubscriptionChange {
             }
         }
         var streams: [SubscriptionStream] = []
-        for name in names.sorted() {
+        for name in names.texts {
             guard var link = try stored(name, in: &stage) else { continue }
             let channel = try find(name)
             let isNew = channel.map { $0.id != link.channel } ?? false
@@ -443,7 +443,7 @@ extension SubscriptionChange {
 
     /// Moves cursors, all or none.
     private func acknowledge(_ acks: [SubscriptionAck], in stage: inout Stage) throws(ChannelRefusal) {
-        var links: [String: SubscriptionLink] = [:]
+        var links: [TextKey: SubscriptionLink] = [:]
         for ack in acks {
             guard var link = try stored(ack.stream, in: &stage) else {
                 throw .refused(ChannelError("INVALID_OFFSET", "'\(ack.stream)' is no stream of '\(id)'."))
@@ -464,7 +464,7 @@ extension SubscriptionChange {
             link.acked = max(ack.offset, links[ack.stream]?.acked ?? 0)
             links[ack.stream] = link
         }
-        for (name, link) in links { put(link, name, in: &stage) }
+        for (name, link) in links { put(link, name.text, in: &stage) }
     }
 
     private func delivered(

@@ -10,13 +10,13 @@ internal import Synchronization
 package final class Subscriptions: @unchecked Sendable {  // Guard: all but the constants belongs to the writer thread once it has started.
     package let channels: Channels
     let tokens: SubscriptionTokens
-    private var entries: [String: SubscriptionEntry] = [:]
+    private var entries: [TextKey: SubscriptionEntry] = [:]
     /// The subscriptions that name a stream.
-    private var byStream: [String: Set<String>] = [:]
+    private var byStream: [TextKey: Set<TextKey>] = [:]
     /// Rises when the patterns or the names above change: what channels remember of them is void then.
     private var version: UInt64 = 0
     /// Streams that have a row until all of these subscriptions have linked them.
-    private var newStreams: [ChannelID: Set<String>] = [:]
+    private var newStreams: [ChannelID: Set<TextKey>] = [:]
     private var notifier: (any SubscriptionNotifier)?
     /// What the start has to do: subscriptions to look at, streams whose rows nobody needs.
     private var found: (subscriptions: [String], streams: [ChannelID]) = ([], [])
@@ -51,11 +51,11 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
             entries[id]!.explicitCount += 1
             add(id, to: stream)
         }
-        found.subscriptions = entries.keys.sorted()
+        found.subscriptions = entries.keys.sorted().map(\.text)
         try SubscriptionRows.newStreams(channels.log) { id, name in
             let subscribers = subscribers(of: name)
             if subscribers.isEmpty { return found.streams.append(id) }
-            newStreams[id] = Set(subscribers)
+            newStreams[id] = Set(subscribers.map { TextKey($0) })
             for subscriber in subscribers {
                 entries[subscriber]!.add(name, isNew: true)
                 entries[subscriber]!.newStreams.insert(id)
@@ -83,7 +83,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
 struct SubscriptionEntry {
     var subscription: Subscription
     /// Streams that may have something new, or may not be linked yet.
-    private(set) var candidates: Set<String> = []
+    private(set) var candidates: Set<TextKey> = []
     /// Others may, too: the links tell.
     private(set) var isIncomplete = true
     var newStreams: Set<ChannelID> = []
@@ -106,7 +106,7 @@ struct SubscriptionEntry {
     mutating func remove(_ stream: String) { candidates.remove(stream) }
 
     mutating func scanned(_ streams: [String], isComplete: Bool) {
-        candidates.formUnion(streams)
+        candidates.formUnion(streams.map { TextKey($0) })
         isIncomplete = !isComplete
     }
 }
@@ -143,7 +143,7 @@ extension Subscriptions {
         let subscribers = subscribers(of: channel)
         guard !subscribers.isEmpty else { return }
         stage.put(.index, SubscriptionRows.newStreamKey(channel.id), Bytes(channel.name.utf8))
-        newStreams[channel.id] = Set(subscribers)
+        newStreams[channel.id] = Set(subscribers.map { TextKey($0) })
     }
 
     /// These have changed, durably. Cost: nothing where nobody subscribes, else a comparison for each that is subscribed to by nobody.
@@ -177,7 +177,7 @@ extension Subscriptions {
     private func subscribers(of name: String) -> [String] {
         var ids = byStream[name] ?? []
         for (id, entry) in entries where entry.subscription.configuration.matches(name) { ids.insert(id) }
-        return ids.sorted()
+        return ids.texts
     }
 
     // MARK: What is kept for the writer's decisions
@@ -188,14 +188,14 @@ extension Subscriptions {
     /// Puts back what was decided.
     func keep(_ entry: SubscriptionEntry) {
         let id = entry.subscription.id
-        if entries.updateValue(entry, forKey: id) == nil { version += 1 }
+        if entries.updateValue(entry, forKey: TextKey(id)) == nil { version += 1 }
     }
 
     /// - Returns: the new streams that wait for it, also those of this very commit.
     func remove(_ id: String, streams: [String]) -> Set<ChannelID> {
         for stream in streams { remove(id, from: stream) }
         version += 1
-        entries.removeValue(forKey: id)?.alarm?.scheduled.cancel()
+        entries.removeValue(forKey: TextKey(id))?.alarm?.scheduled.cancel()
         return Set(newStreams.filter { $0.value.contains(id) }.keys)
     }
 
