@@ -90,9 +90,9 @@ import Testing
     @Test func `a stream made in the commit of the subscription is new to it`() throws {
         for isFirst in [true, false] {
             let process = try SubscriptionProcess()
-            if isFirst { process.append("events/a") }
-            process.request(.put(.pull(), root: ""))
-            if !isFirst { process.append("events/a") }
+            process.request(.put(.pull(isFirst ? "events/*" : nil, isFirst ? [] : ["events/a"]), root: ""))
+            if isFirst { process.search() }
+            process.append("events/a")
             process.writer.pump()
             process.world.settle()
             #expect(process.claim()?.acks.map(\.offset) == [1])
@@ -149,6 +149,27 @@ import Testing
         #expect(try process.streams().allSatisfy { !$0.isPending })
     }
 
+    @Test func `streams made while others are looked for belong to it as well, each once`() throws {
+        let process = try SubscriptionProcess()
+        process.append("events/before")
+        process.world.settle()
+        process.request(.put(.pull("events/*"), root: ""))
+        process.writer.pump()
+        // In any partition, those that have been gone through and those that have not.
+        for number in 0..<200 {
+            process.append("events/\(number)")
+            process.append("other/\(number)")
+            process.world.doOne()
+        }
+        process.world.settle()
+        #expect(try process.streams().count == 201)
+        #expect(try process.streams().allSatisfy { !$0.isPending || $0.link.acked == 0 })
+        for number in 0..<200 { process.append("events/\(number)") }
+        process.append("events/before")
+        process.world.settle()
+        #expect(try process.streams().filter(\.isPending).count == 201)
+    }
+
     @Test func `a stream made in the commit that deletes its subscription waits for nobody`() throws {
         let process = try SubscriptionProcess()
         for id in ["s", "t"] { _ = process.ask(.put(.pull("events/*"), root: ""), of: id) }
@@ -158,6 +179,29 @@ import Testing
         var rows = 0
         try SubscriptionRows.newStreams(process.log) { _, _ in rows += 1 }
         #expect(rows == 0)
+    }
+
+    @Test func `names that look the same are two streams`() throws {
+        // To Unicode they are the same, and so to a Swift string.
+        let (one, two) = ("events/caf\u{E9}", "events/cafe\u{301}")
+        #expect(one == two)
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(nil, [one, two]), root: ""))
+        process.append(one, "1")
+        for text in ["2", "3"] { process.append(two, text) }
+        process.world.settle()
+        for process in [process, try process.reopened()] {
+            let bodies = try [one, two].map { name in
+                try process.channels.page(try #require(try process.channels.find(name)), after: 0, view: .raw, bytesMax: .max).body.text
+            }
+            #expect(bodies == ["[1]", "[2,3]"])
+            #expect(try process.streams().map(\.tail).sorted() == [1, 2])
+        }
+        var claim = try #require(process.claim())
+        claim.streams.removeAll { $0.tail == 1 }
+        _ = try process.acknowledge(claim)?.get()
+        let next = try #require(process.claim())
+        #expect(next.acks.map(\.offset) == [1] && next.acks[0].stream.utf8.elementsEqual(one.utf8))
     }
 
     @Test func `its own wake stream does not wake it`() throws {

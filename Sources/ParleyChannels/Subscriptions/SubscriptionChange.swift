@@ -4,7 +4,7 @@ internal import ParleySystem
 /// What somebody wants of a subscription.
 package enum SubscriptionRequest: Sendable {
     /// Makes it, or finds that it is there already with the same configuration.
-    case put(SubscriptionConfiguration, root: String)
+    case put(SubscriptionConfiguration, root: String, Search? = nil)
     case delete
     /// Links streams by name, from their tails on.
     case add([String])
@@ -24,6 +24,12 @@ package enum SubscriptionRequest: Sendable {
     case look
     /// The same, because of the time.
     case ring
+
+    /// What has been found for the pattern of a subscription that is to be made.
+    package struct Search: Sendable {
+        let number: UInt64
+        let found: Result<[String], ChannelError>
+    }
 }
 
 /// By what somebody shows that a wake is his.
@@ -81,6 +87,8 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
     private var isBounded: Bool {
         switch request {
         case .look, .ring, .delivered, .failed: false
+        // It has been let in already.
+        case .put(_, _, let search): search == nil
         default: true
         }
     }
@@ -91,8 +99,9 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
         // Before anything is looked at: what comes after needs another look.
         if case .look = request { subscriptions.looked(id) }
         if case .ring = request { subscriptions.rang(id) }
+        let made = if case .put(_, _, let search?) = request { subscriptions.endSearch(search.number) } else { [String]() }
         do throws(ChannelRefusal) {
-            result = .success(try decide(in: &stage))
+            result = .success(try decide(made, in: &stage))
         } catch {
             switch error {
             case .refused(let reason): result = .failure(reason)
@@ -130,9 +139,12 @@ extension SubscriptionEntry {
 // MARK: - Deciding
 
 extension SubscriptionChange {
-    private func decide(in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
+    /// - Parameter made: Streams that were made while those that were there were looked for.
+    private func decide(_ made: [String], in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
         guard var entry = subscriptions.entry(id) else {
-            if case .put(let configuration, let root) = request { return try create(configuration, root, in: &stage) }
+            if case .put(let configuration, let root, let search) = request {
+                return try create(configuration, root, try found(search, made, configuration), in: &stage)
+            }
             throw .refused(ChannelError("SUBSCRIPTION_NOT_FOUND", "there is no subscription '\(id)'."))
         }
         let before = entry.subscription
@@ -158,7 +170,7 @@ extension SubscriptionChange {
 
     private func apply(to entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
         switch request {
-        case .put(let configuration, let root):
+        case .put(let configuration, let root, _):
             guard configuration.digest == entry.subscription.configuration.digest else {
                 throw .refused(ChannelError("SUBSCRIPTION_EXISTS", "'\(id)' exists with another configuration. Delete it first."))
             }
@@ -188,15 +200,13 @@ extension SubscriptionChange {
     // MARK: Creating and removing
 
     private func create(
-        _ configuration: SubscriptionConfiguration, _ root: String, in stage: inout Stage
+        _ configuration: SubscriptionConfiguration, _ root: String, _ streams: [String], in stage: inout Stage
     ) throws(ChannelRefusal) -> SubscriptionAnswer {
         guard subscriptions.count < Subscriptions.countMax else {
             throw .refused(
                 ChannelError("TOO_MANY_SUBSCRIPTIONS", "there are \(Subscriptions.countMax) subscriptions already. Delete one first."))
         }
         let subscription = Subscription(id: id, configuration, root: root, created: now, random: channels.world.random())
-        var streams: [String] = []
-        if let pattern = configuration.pattern { streams = try matching(pattern, configuration) }
         for name in streams { try link(name, isExplicit: false, in: &stage) }
         // Made in this very commit, and so perhaps lost without it: new to the subscription, from the start.
         var entry = SubscriptionEntry(subscription)
@@ -211,41 +221,16 @@ extension SubscriptionChange {
         return .created(subscription)
     }
 
-    /// The streams there are that match.
-    private func matching(
-        _ pattern: SubscriptionPattern, _ configuration: SubscriptionConfiguration
+    /// The streams that the pattern matches, those of this very commit left out.
+    private func found(
+        _ search: SubscriptionRequest.Search?, _ made: [String], _ configuration: SubscriptionConfiguration
     ) throws(ChannelRefusal) -> [String] {
-        var names: [String] = []
-        let prefix = Bytes(pattern.literalPrefix.utf8)
-        for partition in 0..<Placement.partitionCount {
-            var lower = Bytes()
-            lower.append(bigEndian: partition)
-            let partitionBytes = lower
-            lower += prefix
-            let upper = SubscriptionChange.end(of: lower)
-            try wrap { () throws(LogError) in
-                try channels.log.scan(.names, from: lower, to: upper, reversed: false) { key, value in
-                    guard NameRow(Bytes(value))?.isTombstone == false else { return true }
-                    let name = Bytes(key[partitionBytes.count...]).text
-                    if configuration.matches(name) { names.append(name) }
-                    return names.count <= Subscriptions.linksMax
-                }
-            }
-        }
-        guard names.count <= Subscriptions.linksMax else {
-            throw .refused(
-                ChannelError(
-                    "INVALID_REQUEST", "more than \(Subscriptions.linksMax) streams match '\(pattern.text)'. Choose a narrower pattern."))
-        }
-        return names
-    }
-
-    /// Behind every key that begins so.
-    private static func end(of prefix: Bytes) -> Bytes {
-        var end = prefix
-        while end.last == 0xFF { end.removeLast() }
-        end[end.count - 1] += 1
-        return end
+        guard let search, let pattern = configuration.pattern else { return [] }
+        do throws(ChannelError) {
+            let names = Set((try search.found.get() + made).map { TextKey($0) })
+            guard names.count <= Subscriptions.linksMax else { throw SubscriptionSearch.tooMany(pattern) }
+            return names.texts
+        } catch { throw .refused(error) }
     }
 
     private func delete(in stage: inout Stage) throws(ChannelRefusal) {

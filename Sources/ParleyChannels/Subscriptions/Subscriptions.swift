@@ -15,6 +15,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     private var byStream: [TextKey: Set<TextKey>] = [:]
     /// Rises when the patterns or the names above change: what channels remember of them is void then.
     private var version: UInt64 = 0
+    private var searches = Searches()
     /// Streams that have a row until all of these subscriptions have linked them.
     private var newStreams: [ChannelID: Set<TextKey>] = [:]
     private var notifier: (any SubscriptionNotifier)?
@@ -75,7 +76,12 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         _ request: SubscriptionRequest, of id: String,
         completion: @escaping @Sendable (Result<SubscriptionAnswer, ChannelError>) -> Void = { _ in }
     ) {
-        SubscriptionChange(self, id, request, completion).submit()
+        // Streams that are there are looked for first, where that takes its time.
+        if case .put(let configuration, let root, nil) = request, let pattern = configuration.pattern {
+            SubscriptionSearch(self, id, configuration, pattern, root: root, completion).submit()
+        } else {
+            SubscriptionChange(self, id, request, completion).submit()
+        }
     }
 }
 
@@ -139,6 +145,7 @@ package struct SubscriptionStream: Sendable {
 extension Subscriptions {
     /// A channel is being created: its row says so until it is linked.
     func created(_ channel: Channel, in stage: inout Stage) {
+        searches.made(channel.name)
         guard !entries.isEmpty else { return }
         let subscribers = subscribers(of: channel)
         guard !subscribers.isEmpty else { return }
@@ -183,6 +190,11 @@ extension Subscriptions {
     // MARK: What is kept for the writer's decisions
 
     func entry(_ id: String) -> SubscriptionEntry? { entries[id] }
+
+    func beginSearch(_ configuration: SubscriptionConfiguration) -> UInt64 { searches.begin(configuration) }
+    /// - Returns: the streams that were made since it began.
+    func endSearch(_ number: UInt64) -> [String] { searches.end(number) }
+
     var count: Int { entries.count }
 
     /// Puts back what was decided.
