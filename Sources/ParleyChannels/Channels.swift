@@ -103,9 +103,6 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         return channel
     }
 
-    /// How many channels are in memory.
-    package var residentCount: Int { shards.reduce(0) { count, shard in count + shard.residents.withLock { $0.channels.count } } }
-
     /// Whether an agent of that name was deleted and not created anew.
     package func isDeleted(_ name: String) throws(LogError) -> Bool {
         try log.get(.names, Placement.nameKey(name)).flatMap { NameRow($0) }?.isTombstone ?? false
