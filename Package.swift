@@ -46,7 +46,7 @@ let package = Package(
             resources: [.embedInCode("Page/page.html"), .embedInCode("Client/parley.js"), .embedInCode("Client/parley.d.ts")]),
         module("Parley", ["ParleyServer", "ParleyModels", "ParleyAgents", "ParleyWebhooks"]),
         .executableTarget(name: "ParleyCommand", dependencies: ["Parley", "ParleyServer", "ParleyHTTP", "ParleySystem"], swiftSettings: settings),
-        module("ParleyTesting", ["ParleyModels", "ParleyAgents", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
+        module("ParleyTesting", ["ParleyModels", "ParleyAgents", "ParleyWebhooks", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"]),
 
         .executableTarget(name: "greeter", dependencies: ["Parley"], path: "Examples/Greeter", swiftSettings: settings),
         .executableTarget(name: "reporter", dependencies: ["Parley"], path: "Examples/Reporter", swiftSettings: settings),

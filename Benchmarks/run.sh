@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Benchmarks of Parley beside other systems in the same run: one question a file.
 #
-#     Benchmarks/run.sh [--tiny] [names]      appends batches latency steps tokens interrupts waiting audit fanout catchup stalled idle cold
+#     Benchmarks/run.sh [--tiny] [names]      appends batches latency steps tokens interrupts waiting audit fanout catchup stalled idle cold drain
 #
 # Installs what is missing, builds a release, and starts every server itself, on free ports and in a temporary folder that goes away.
 # --tiny runs each for a second or two without the peers, to see that the benchmarks still work. SECONDS_EACH and ROUNDS change
@@ -11,7 +11,7 @@ source "$(dirname "$0")/../Scripts/setup.sh"
 cd "$root"
 
 tiny=
-all=(appends batches latency steps tokens interrupts waiting audit fanout catchup stalled idle cold)
+all=(appends batches latency steps tokens interrupts waiting audit fanout catchup stalled idle cold drain)
 names=()
 for word in "$@"; do
     case $word in
@@ -35,7 +35,7 @@ need_python_peers() {
 }
 
 need_swift
-[ "$tiny" ] || [ "${names[*]}" = audit ] || need_packages redis-server redis-tools postgresql postgresql-client strace python3
+[ "$tiny" ] || [[ "${names[*]}" =~ ^(audit|drain|audit\ drain)$ ]] || need_packages redis-server redis-tools postgresql postgresql-client strace python3
 bin=${PARLEY_BIN:-}
 if [ -z "$bin" ]; then
     say "building"

@@ -109,6 +109,7 @@ package final class Node: Sendable {
     }
 
     package func stop() {
+        server.refuseReaders()
         runtime.drain()
         webhooks?.drain()
         subscriptions.drain()

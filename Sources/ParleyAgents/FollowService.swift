@@ -45,7 +45,7 @@ final class FollowService: Sendable {
 
     private struct State {
         /// By what is followed.
-        var watches: [String: Watch] = [:]
+        var watches: [TextKey: Watch] = [:]
         var byFollower: [String: Set<Follow>] = [:]
     }
 

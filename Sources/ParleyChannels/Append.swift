@@ -55,6 +55,14 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     package var cost: Int { entries.reduce(256) { $0 + $1.byteCount } }
 }
 
+extension Channel {
+    /// Whether that very request of a producer has closed it.
+    fileprivate func isClosed(by producer: ProducerClaim?) -> Bool {
+        guard let producer, let closedBy = staged.row.closedBy else { return false }
+        return closedBy.hasSameBytes(as: producer.tuple)
+    }
+}
+
 /// What an append is answered with.
 package struct Appended: Sendable {
     /// The offset of each entry; merged text shares one.
@@ -246,7 +254,7 @@ extension Append {
     /// - Returns: the answer when the channel is closed and this only closes it again.
     private func checkOpen(_ channel: Channel) throws(ChannelRefusal) -> Appended? {
         guard channel.staged.row.isClosed else { return nil }
-        if closes && entries.isEmpty && producer == nil || closes && producer != nil && channel.staged.row.closedBy == producer?.tuple {
+        if closes && entries.isEmpty && producer == nil || closes && producer != nil && channel.isClosed(by: producer) {
             return Appended(tail: channel.staged.head, isClosed: true, isReplay: true)
         }
         throw .refused(.closed(channelName, tail: Offset(channel.staged.head)))

@@ -151,7 +151,7 @@ struct StagedTail {
     var openText: (start: Int, position: Position, part: TextDelta.Part, end: UInt64)?
     var isRowChanged = false
     var isDeleted = false
-    var producers: [String: ProducerState] = [:]
+    var producers: [TextKey: ProducerState] = [:]
     /// The kinds of the entries that nobody has decided yet; `nil` until somebody asks.
     var undecided: [UInt64: EntryKind]?
     /// Who subscribes to it, as of that version of all subscriptions.

@@ -19,8 +19,8 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     private var touched: [Channel] = []
     private var touchedIDs: Set<ObjectIdentifier> = []
     /// Names created or removed in the current commit: readers learn of them once it is durable.
-    private var created: [String: Channel] = [:]
-    private var removed: Set<String> = []
+    private var created: [TextKey: Channel] = [:]
+    private var removed: Set<TextKey> = []
     private var freed: [String] = []
     /// Channels whose log is rewritten in the current commit.
     private var trimmed: Set<ChannelID> = []
@@ -37,9 +37,9 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     private let residentMax: Int
 
     private struct Residents {
-        var channels: [String: Channel] = [:]
+        var channels: [TextKey: Channel] = [:]
         /// Names whose creation may be durable but is not published: nobody may load a second object for them.
-        var unpublished: Set<String> = []
+        var unpublished: Set<TextKey> = []
     }
 
     private final class Shard: Sendable {
@@ -103,6 +103,9 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         return channel
     }
 
+    /// How many channels are in memory.
+    package var residentCount: Int { shards.reduce(0) { count, shard in count + shard.residents.withLock { $0.channels.count } } }
+
     /// Whether an agent of that name was deleted and not created anew.
     package func isDeleted(_ name: String) throws(LogError) -> Bool {
         try log.get(.names, Placement.nameKey(name)).flatMap { NameRow($0) }?.isTombstone ?? false
@@ -156,14 +159,14 @@ package protocol InputObserver: AnyObject, Sendable {
 extension Channels {
     /// The channel as the writer finds it: with what is staged in the current commit.
     ///
-    /// One whose time has come is removed on the way.
+    /// One whose time has come is removed on the way; if there are forks of it, it answers from then on that it is gone.
     func resolve(_ name: String, in stage: inout Stage) throws(LogError) -> Channel? {
         if let channel = created[name] { return channel }
         if removed.contains(name) { return nil }
         guard let channel = try findAny(name) else { return nil }
-        guard channel.isExpired(world.now), !channel.isSoftDeleted else { return channel }
+        guard !channel.isGone, channel.isExpired(world.now) else { return channel }
         try remove(channel, tombstone: false, in: &stage)
-        return nil
+        return channel.isGone ? channel : nil
     }
 
     /// Stores when the channel was last used, and when to look at its lifetime next.
@@ -205,7 +208,7 @@ extension Channels {
         limit?.added()
         subscriptions?.created(channel, in: &stage)
         created[row.name] = channel
-        shard(row.name).residents.withLock { _ = $0.unpublished.insert(row.name) }
+        shard(row.name).residents.withLock { $0.unpublished.insert(row.name) }
         removed.remove(row.name)
         touch(channel)
         return channel
@@ -273,7 +276,7 @@ extension Channels {
     /// reads his own write.
     func publish() {
         guard !touched.isEmpty else { return }
-        for (name, channel) in created { shard(name).residents.withLock { $0.channels[name] = channel } }
+        for (name, channel) in created { shard(name.text).residents.withLock { $0.channels[name] = channel } }
         for channel in touched {
             shard(channel.name).residents.withLock { residents in
                 residents.unpublished.remove(channel.name)

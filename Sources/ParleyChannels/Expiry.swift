@@ -96,7 +96,7 @@ final class LifetimeCheck: Submission, @unchecked Sendable {  // Guard: as `Appe
     func stage(into stage: inout Stage) throws(LogError) {
         if let row { stage.delete(.index, row) }
         // An expired one is removed on the way.
-        guard let channel = try channels.resolve(name, in: &stage), channel.id == id, !channel.isSoftDeleted else { return }
+        guard let channel = try channels.resolve(name, in: &stage), channel.id == id, !channel.isGone else { return }
         due = channels.setDue(channel, in: &stage)
         channels.touch(channel)
     }

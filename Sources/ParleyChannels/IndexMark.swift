@@ -2,7 +2,7 @@ internal import ParleySystem
 
 /// What a row of family `index` is about, by the byte behind the partition: `[partition][mark]...`. Below are the agents' states. The raw value
 /// is stored.
-enum IndexMark: UInt8, Sendable {
+package enum IndexMark: UInt8, Sendable {
     /// `[channel][step]`: the other channel that a step of an agent follows.
     case follow = 128
     /// `[source][fork]`: name of a channel that was forked from another.

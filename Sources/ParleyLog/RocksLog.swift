@@ -182,8 +182,16 @@ extension LogError {
     private static let restore = "Restore the folder from a backup; nothing was changed"
 
     init(writing path: String, _ text: String) {
-        let remedy = LogError.isFull(text) ? "free some space on the disk and start again" : "check the disk and start again"
-        self.init(.writeFailed, "cannot write to '\(path)': \(text). Nothing acknowledged is lost; \(remedy)")
+        let next =
+            if text.hasPrefix("Corruption") {
+                // Met by what merges tables; RocksDB takes no writes then.
+                LogError.restore
+            } else if LogError.isFull(text) {
+                "Nothing acknowledged is lost; free some space on the disk and start again"
+            } else {
+                "Nothing acknowledged is lost; check the disk and start again"
+            }
+        self.init(.writeFailed, "cannot write to '\(path)': \(text). \(next)")
     }
 
     init(reading family: Family, _ path: String, _ text: String) {

@@ -12,12 +12,11 @@ package struct SimulationAgent: Sendable {
 
     package var erased: AnyAgent {
         AnyAgent(kind: SimulationAgent.kind) { message, turn, state in
-            guard let data = message["data"], let seed = data["program"]?.string.flatMap({ UInt64($0) }),
+            guard let data = message["data"], let program = data["program"]?.string.flatMap({ SimulationProgram($0) }),
                 let request = data["request"]?.string
             else {
                 throw StepFailure(code: "invalid_input", message: "no program", retryable: false)
             }
-            let program = SimulationProgram(seed: seed)
             let outputs = try await run(program.operations, "\(request)@\(turn.random())", turn)
             if program.fails { throw StepFailure(code: "told_to", message: "the program fails", retryable: false) }
             let turns = (state?["turns"]?.integer ?? 0) + 1

@@ -6,7 +6,7 @@ internal import Synchronization
 final class SimulationClient: Sendable {
     /// What a client can ask for.
     enum Action: Sendable {
-        case message(program: UInt64)
+        case message(SimulationProgram)
         case close
         case steer
         case interrupt(redirects: Bool)
@@ -56,7 +56,7 @@ final class SimulationClient: Sendable {
     /// What will be asked for, for the history.
     var requests: [SimulationHistory.Request] {
         wishes.map { wish in
-            let program: SimulationProgram? = if case .message(let seed) = wish.action { SimulationProgram(seed: seed) } else { nil }
+            let program: SimulationProgram? = if case .message(let program) = wish.action { program } else { nil }
             return SimulationHistory.Request(id: wish.id, channel: wish.channel, entries: wish.entries, program: program)
         }
     }
@@ -150,7 +150,7 @@ extension SimulationClient.Wish {
     /// What each entry must have in it.
     var entries: [JSON] {
         switch action {
-        case .message(let program): [["data": ["program": .string("\(program)"), "request": .string(id)]]]
+        case .message(let program): [["data": ["program": .string(program.text), "request": .string(id)]]]
         case .close, .steer, .interrupt, .cancel, .decide, .signal: [["type": .string(kind.name), "request": .string(id)]]
         case .append(let items): (0..<items).map { ["request": .string(id), "item": .integer(Int64($0))] }
         case .produce: [["request": .string(id), "item": 0]]
@@ -174,7 +174,7 @@ extension SimulationClient.Wish {
     func newEntries(approval: String) -> [NewEntry] {
         switch action {
         case .message(let program):
-            [NewEntry(.message, nil, ("by", "client"), ("data", ["program": .string("\(program)"), "request": .string(id)]))]
+            [NewEntry(.message, nil, ("by", "client"), ("data", ["program": .string(program.text), "request": .string(id)]))]
         case .close, .steer, .interrupt, .cancel, .decide, .signal:
             [NewEntry(kind, members: NewEntry.join([("by", "client"), ("request", .string(id))] + members(approval)))]
         default: entries.map { NewEntry(data: $0.bytes) }

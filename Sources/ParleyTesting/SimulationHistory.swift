@@ -25,6 +25,13 @@ package struct SimulationHistory: Sendable {
             self.offset = offset
             self.body = body
         }
+
+        /// - Parameter owner: The name of the agent's channel.
+        init(_ offset: UInt64, _ frame: Frame, owner: String = "") {
+            var bytes = Bytes()
+            frame.writeJSON(offset: offset, owner: owner, to: &bytes)
+            self.init(offset, (try? JSON.parse(bytes)) ?? .null)
+        }
     }
 
     /// What a client asked for, however often it had to ask.

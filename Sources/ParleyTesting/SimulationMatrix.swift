@@ -13,6 +13,8 @@ package struct SimulationMatrix: Sendable {
         case lostPart = "in the lost part"
         case unacknowledged = "durable, not acknowledged"
         case acknowledged
+        /// The disk fails the write, and the process ends by itself.
+        case failed
     }
 
     /// What can be in a commit: every kind of entry the runtime writes, and what becomes of channels.
@@ -23,6 +25,13 @@ package struct SimulationMatrix: Sendable {
         "agent.stalled",
         "agent.closed", "steer", "interrupt", "cancel", "approve", "deny", "signal", "approval.requested", "approval.decided",
         "turn.interrupted", "turn.cancelled",
+    ]
+
+    /// The same for a simulated week.
+    package static let kindsOfWeeks = [
+        "create", "delete", "data", "data of a producer", "close of a stream", "message", "turn.started", "turn.completed", "step.started",
+        "text", "step.completed", "timer.set", "timer.fired", "approval.requested", "approval.decided", "fork", "lifetime",
+        "look at a lifetime", "sealed text", "trim", "subscription", "subscription's end", "new stream", "new stream's link",
     ]
 
     package private(set) var counts: [String: [Ending: Int]] = [:]
@@ -38,18 +47,19 @@ package struct SimulationMatrix: Sendable {
         for (kind, row) in other.counts { for (ending, count) in row { self[kind, ending] += count } }
     }
 
+    package var missing: [String] { missing(of: SimulationMatrix.kinds) }
+    package var table: String { table(of: SimulationMatrix.kinds) }
+
     /// The cells that no run has reached.
-    package var missing: [String] {
-        SimulationMatrix.kinds.flatMap { kind in
-            Ending.allCases.filter { self[kind, $0] == 0 }.map { "\(kind) x \($0.rawValue)" }
-        }
+    package func missing(of kinds: [String]) -> [String] {
+        kinds.flatMap { kind in Ending.allCases.filter { self[kind, $0] == 0 }.map { "\(kind) x \($0.rawValue)" } }
     }
 
-    package var table: String {
-        let width = SimulationMatrix.kinds.map(\.count).max()! + 2
+    package func table(of kinds: [String]) -> String {
+        let width = kinds.map(\.count).max()! + 2
         func cell(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(1, width - text.count)) }
         var lines = [cell("", width) + Ending.allCases.map { cell($0.rawValue, $0.rawValue.count + 2) }.joined()]
-        for kind in SimulationMatrix.kinds {
+        for kind in kinds {
             lines.append(cell(kind, width) + Ending.allCases.map { cell("\(self[kind, $0])", $0.rawValue.count + 2) }.joined())
         }
         return lines.joined(separator: "\n")
@@ -70,6 +80,7 @@ extension SimulationMatrix {
             case (.deleteRange, .log): kinds.insert("delete")
             case (.put, .channels):
                 if let row = ChannelRow(Bytes(value)), !row.isAgent, row.isClosed { kinds.insert("close of a stream") }
+            case (_, .index): if let kind = indexKind(operation, key) { kinds.insert(kind) }
             case (.put, .producers): producing.insert(channel(key))
             case (.put, .log):
                 let channel = channel(key)
@@ -84,6 +95,21 @@ extension SimulationMatrix {
         }
         if !producing.isDisjoint(with: receiving) { kinds.insert("data of a producer") }
         return kinds
+    }
+
+    private static func indexKind(_ operation: Batch.Operation, _ key: UnsafeRawBufferPointer) -> String? {
+        switch (operation, IndexMark(rawValue: key[2])) {
+        case (.put, .fork): "fork"
+        case (.put, .lifetime): "lifetime"
+        case (.delete, .lifetime): "look at a lifetime"
+        case (.put, .sealedText): "sealed text"
+        case (.delete, .sealedText): "trim"
+        case (.put, .subscription): "subscription"
+        case (.deleteRange, .subscription): "subscription's end"
+        case (.put, .newStream): "new stream"
+        case (.delete, .newStream): "new stream's link"
+        default: nil
+        }
     }
 
     private static func channel(_ key: UnsafeRawBufferPointer) -> ChannelID {
@@ -124,15 +150,27 @@ package final class SimulationCrash: Sendable {
         "step.failed", "timer.set", "timer.fired", "emit",
     ]
 
+    /// What was to happen.
+    let plan: Plan?
     private let state: Mutex<State>
     private let record: SimulationRecord
+    private let observer = Mutex<(@Sendable (_ batches: [Batch], SimulatedLog.Outcome) -> Void)?>(nil)
+
+    /// Has `observer` told of each commit, before it is settled.
+    package func observe(_ observer: @escaping @Sendable (_ batches: [Batch], SimulatedLog.Outcome) -> Void) {
+        self.observer.withLock { $0 = observer }
+    }
 
     /// - Parameter plan: `nil`: every commit is acknowledged.
     package init(_ plan: Plan?, seed: UInt64, record: SimulationRecord) {
         let patience = plan.map { SimulationCrash.frequent.contains($0.kind) } == true ? 6 : 0
+        self.plan = plan
         state = Mutex(State(plan: plan, random: SplitMix64(seed: seed), patience: patience))
         self.record = record
     }
+
+    /// Lets the process live.
+    func spare() { state.withLock { $0.plan = nil } }
 
     /// Whether the process is dead: nothing it would do now happens.
     package var isOver: Bool { state.withLock { $0.isOver } }
@@ -144,6 +182,7 @@ package final class SimulationCrash: Sendable {
         for (index, batch) in batches.enumerated() where outcome.isDurable(index) {
             _ = SimulationMatrix.kinds(of: batch) { channel, offset, frame in record.durable(channel, offset, frame) }
         }
+        observer.withLock { $0 }?(batches, outcome)
         return outcome
     }
 
@@ -164,6 +203,7 @@ package final class SimulationCrash: Sendable {
         case .durablePart, .lostPart: .durable(batches: durable)
         case .unacknowledged: .durableUnacknowledged
         case .acknowledged: .acknowledged
+        case .failed: .failed(LogError(.writeFailed, "the simulated disk is broken"))
         }
     }
 }

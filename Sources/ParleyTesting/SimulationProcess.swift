@@ -1,7 +1,9 @@
 package import ParleyAgents
 package import ParleyChannels
+package import ParleyHTTP
 package import ParleyLog
 package import ParleySystem
+package import ParleyWebhooks
 internal import Synchronization
 
 /// One life of the server in a simulated run, from its start to its death, on a log that outlives it.
@@ -14,6 +16,8 @@ package final class SimulationProcess: Sendable {
     package let writer: GroupCommit
     package let channels: Channels
     package let runtime: AgentRuntime
+    package let subscriptions: Subscriptions
+    private let delivery: SubscriptionDelivery?
     package let record: SimulationRecord
     private let syncing = Mutex(Syncing.idle)
 
@@ -21,10 +25,14 @@ package final class SimulationProcess: Sendable {
 
     /// - Parameters:
     ///   - previous: The log that the process before has left.
+    ///   - retention: How long sealed text stays; without it for ever, so that a checker can count every entry that there was.
+    ///   - keys: What tokens are made with: the same in each life of a server.
+    ///   - receiver: Makes the network in which the webhooks of subscriptions are.
     ///   - agents: Makes the agents, which live in the process's world.
     package init(
         seed: UInt64, now: Timestamp, after previous: SimulatedLog? = nil, plan: SimulationCrash.Plan? = nil,
-        record: SimulationRecord = SimulationRecord(),
+        record: SimulationRecord = SimulationRecord(), retention: Duration = .seconds(1_000_000_000),
+        keys: SigningKeys = SigningKeys(), receiver: ((SimulatedWorld) -> any OutgoingTransport)? = nil,
         agents: (SimulatedWorld) -> [AnyAgent]
     ) throws(LogError) {
         let crash = SimulationCrash(plan, seed: seed, record: record)
@@ -38,11 +46,17 @@ package final class SimulationProcess: Sendable {
         channels = Channels(log: log, writer: writer, world: world)
         runtime = AgentRuntime(
             channels: channels, world: world, agents: agents(world), node: "simulated", idleAfter: .seconds(2),
-            // For ever: the checker counts every entry that there was.
-            textRetention: .seconds(1_000_000_000))
+            textRetention: retention)
+        subscriptions = Subscriptions(channels, tokenKey: keys.tokenKey)
+        delivery = receiver.map { [subscriptions, world] receiver in
+            SubscriptionDelivery(subscriptions, keys: keys, allowsLoopback: true, world: world, transport: receiver(world))
+        }
         record.isAlive(true)
         world.drive { [unowned self] in sync() }  // The world is driven by this process only.
+        try subscriptions.prepare()
+        try channels.startExpiry()
         try runtime.start()
+        subscriptions.start()
     }
 
     /// Commits what is queued, some milliseconds after it was found to be queued.

@@ -24,14 +24,19 @@ package struct SimulationProgram: Sendable {
     }
 
     package let seed: UInt64
+    /// Whether it waits for hours and days where others wait for seconds.
+    package let isSlow: Bool
     package let operations: [Operation]
     /// Whether the turn fails at its end.
     package let fails: Bool
 
-    package init(seed: UInt64) {
+    package init(seed: UInt64, isSlow: Bool = false) {
         self.seed = seed
+        self.isSlow = isSlow
         var random = SplitMix64(seed: seed)
-        var operations = (0..<Int.random(in: 1...4, using: &random)).map { _ in SimulationProgram.operation(depth: 0, &random) }
+        var operations = (0..<Int.random(in: 1...4, using: &random)).map { _ in
+            SimulationProgram.operation(depth: 0, isSlow ? SimulationProgram.slow : SimulationProgram.quick, &random)
+        }
         // A step first, so that a broken program has something to break.
         if Int.random(in: 0..<3, using: &random) == 0 { operations.insert(.steady, at: 0) }
         self.operations = operations
@@ -56,10 +61,15 @@ package struct SimulationProgram: Sendable {
 
     private func has(_ matches: (Operation) -> Bool) -> Bool { operations.contains(where: matches) }
 
-    private static func operation(depth: Int, _ random: inout SplitMix64) -> Operation {
+    /// How long programs sleep, and wait for others, in milliseconds.
+    private typealias Pace = (sleeps: [Int], waits: [Int])
+    private static let quick: Pace = ([0, 1, 20, 1_990, 2_000, 2_010, 5_000, 60_000], [1, 50, 400, 5_000])
+    private static let slow: Pace = ([0, 2_000, 60_000, 3_600_000, 9 * 3_600_000, 86_400_000, 2 * 86_400_000], [50, 60_000, 3_600_000, 86_400_000])
+
+    private static func operation(depth: Int, _ pace: Pace, _ random: inout SplitMix64) -> Operation {
         func several(_ random: inout SplitMix64) -> [[Operation]] {
             (0..<Int.random(in: 1...3, using: &random)).map { _ in
-                (0..<Int.random(in: 1...2, using: &random)).map { _ in operation(depth: depth + 1, &random) }
+                (0..<Int.random(in: 1...2, using: &random)).map { _ in operation(depth: depth + 1, pace, &random) }
             }
         }
         switch Int.random(in: 0..<(depth < 2 ? 16 : 13), using: &random) {
@@ -70,12 +80,12 @@ package struct SimulationProgram: Sendable {
             return .step(value: Int.random(in: 0..<1_000, using: &random), failures: failures, takes: Int.random(in: 0...5, using: &random))
         case 3: return .once(takes: Int.random(in: 0...30, using: &random))
         case 4: return .doomed
-        case 5: return .sleep(milliseconds: [0, 1, 20, 1_990, 2_000, 2_010, 5_000, 60_000].randomElement(using: &random)!)
+        case 5: return .sleep(milliseconds: pace.sleeps.randomElement(using: &random)!)
         case 6, 7: return .generate(prompt: "\(random.next() % 1_000)", goesOn: Int.random(in: 0..<3, using: &random) > 0)
         case 8: return .emit(Int.random(in: 0..<1_000, using: &random))
         case 9, 10: return .chance
-        case 11: return .wait(milliseconds: [1, 50, 400, 5_000].randomElement(using: &random)!)
-        case 12: return .approval(milliseconds: [1, 50, 400, 5_000].randomElement(using: &random)!)
+        case 11: return .wait(milliseconds: pace.waits.randomElement(using: &random)!)
+        case 12: return .approval(milliseconds: pace.waits.randomElement(using: &random)!)
         case 13, 14: return .map(several(&random))
         default: return .scopes(several(&random))
         }
@@ -83,6 +93,15 @@ package struct SimulationProgram: Sendable {
 }
 
 extension SimulationProgram {
+    /// As a message names it.
+    var text: String { isSlow ? "\(seed) slow" : "\(seed)" }
+
+    init?(_ text: String) {
+        let parts = text.split(separator: " ")
+        guard let seed = parts.first.flatMap({ UInt64($0) }) else { return nil }
+        self.init(seed: seed, isSlow: parts.count == 2)
+    }
+
     /// What one operation must have given, in the order of the program.
     package enum Expectation: Sendable, Equatable {
         case exactly(JSON)

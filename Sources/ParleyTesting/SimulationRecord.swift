@@ -15,6 +15,10 @@ package final class SimulationRecord: Sendable {
         var begun: Set<String> = []
         var recorded: Set<String> = []
         var callsOfKey: [String: Int] = [:]
+        /// Every entry that was ever durable, in wire form, and also those that have been trimmed since; `nil`: nobody asks.
+        var entries: [ChannelID: [SimulationHistory.Entry]]?
+        /// The last durable entry of each channel: trimming writes again what is known.
+        var heads: [ChannelID: UInt64] = [:]
     }
 
     private struct TurnKey: Hashable {
@@ -24,7 +28,13 @@ package final class SimulationRecord: Sendable {
 
     private let state = Mutex(State())
 
-    package init() {}
+    /// - Parameter keepsEntries: Whether ``entries(of:)`` is to know what has been trimmed.
+    package init(keepsEntries: Bool = false) {
+        if keepsEntries { state.withLock { $0.entries = [:] } }
+    }
+
+    /// Every entry of a channel that was ever durable.
+    func entries(of channel: ChannelID) -> [SimulationHistory.Entry] { state.withLock { $0.entries?[channel] ?? [] } }
 
     package var history: SimulationHistory { state.withLock { $0.history } }
 
@@ -48,6 +58,13 @@ package final class SimulationRecord: Sendable {
 
     /// The frames that a commit made durable.
     func durable(_ channel: ChannelID, _ offset: UInt64, _ frame: Frame) {
+        let isNew = state.withLock { state in
+            guard offset > state.heads[channel, default: 0] else { return false }
+            state.heads[channel] = offset
+            state.entries?[channel, default: []].append(SimulationHistory.Entry(offset, frame))
+            return true
+        }
+        guard isNew else { return }
         switch frame.kind {
         case .message:
             guard let request = frame.body["data"]?["request"]?.string else { return }

@@ -109,9 +109,7 @@ package struct SimulationRun: Sendable {
             guard let channel = try channels.find(name) else { continue }
             var entries: [SimulationHistory.Entry] = []
             try channels.walk(channel, after: 0, upTo: .max - 1) { offset, frame in
-                var bytes = Bytes()
-                frame.writeJSON(offset: offset, owner: name, to: &bytes)
-                entries.append(SimulationHistory.Entry(offset, (try? JSON.parse(bytes)) ?? .null))
+                entries.append(SimulationHistory.Entry(offset, frame, owner: name))
                 return true
             }
             all[SimulationHistory.Life(name: name, id: channel.id)] = entries
@@ -120,7 +118,7 @@ package struct SimulationRun: Sendable {
     }
 
     /// Rows that nothing refers to any more.
-    private static func leftovers(_ process: SimulationProcess) throws -> [String] {
+    static func leftovers(_ process: SimulationProcess) throws -> [String] {
         var found: [String] = []
         for family in [Family.inbox, .timers, .outbox] {
             try process.log.scan(family, from: [0, 0], to: [255, 255], reversed: false) { key, value in

@@ -30,7 +30,7 @@ package struct SimulationScenario: Sendable {
     /// The clients of one agent: some who talk to it, and maybe one who ends it.
     private static func agent(_ name: String, _ aim: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
         func messages(_ count: Int, _ random: inout SplitMix64) -> [SimulationClient.Wish] {
-            (0..<count).map { _ in wish(name, .message(program: program(aim, &random)), &random) }
+            (0..<count).map { _ in wish(name, .message(SimulationProgram(seed: program(aim, &random))), &random) }
         }
         var clients = (0..<Int.random(in: 1...2, using: &random)).map { _ in messages(Int.random(in: 1...3, using: &random), &random) }
         // Somebody who talks to its turns.

@@ -18,9 +18,9 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
 
     private struct State {
         /// By subscription: the latest wake counts, an older one is over.
-        var waiting: [String: SubscriptionNotification] = [:]
+        var waiting: [TextKey: SubscriptionNotification] = [:]
         var order: [String] = []
-        var calls: [String: (wakeID: String, call: WebhookCall?)] = [:]
+        var calls: [TextKey: (wakeID: String, call: WebhookCall?)] = [:]
         var isStopped = false
     }
 
@@ -52,9 +52,9 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
         let id = notification.subscription.id
         let old: WebhookCall? = state.withLock { state in
             guard !state.isStopped else { return nil }
-            if state.waiting.updateValue(notification, forKey: id) == nil { state.order.append(id) }
+            if state.waiting.updateValue(notification, forKey: TextKey(id)) == nil { state.order.append(id) }
             // Whoever has not answered by now is told of the new wake instead.
-            return state.calls.removeValue(forKey: id)?.call
+            return state.calls.removeValue(forKey: TextKey(id))?.call
         }
         old?.cancel()
         world.perform(lane: lane(id)) { [weak self] in self?.beginNext() }
@@ -67,7 +67,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
             guard state.calls.count < SubscriptionDelivery.underWayMax,
                 let index = state.order.firstIndex(where: { state.calls[$0] == nil })
             else { return nil }
-            let notification = state.waiting.removeValue(forKey: state.order.remove(at: index))
+            let notification = state.waiting.removeValue(forKey: TextKey(state.order.remove(at: index)))
             if let notification { state.calls[notification.subscription.id] = (notification.wake.id, nil) }
             return notification
         }

@@ -330,8 +330,10 @@ class Worker(Client):
             "wake_id": claim["wake_id"], "generation": self.generation, "done": True,
             "acks": [{"stream": self.name, "offset": self.acking}],
         }
-        self.expect(200, "POST", f"{self.subscription}/ack", json.dumps(ack), {"Authorization": f"Bearer {claim['token']}"})
-        self.acked, self.acking = self.acking, None
+        # Refused, when the lease is over.
+        status, data, _ = self.request("POST", f"{self.subscription}/ack", json.dumps(ack), {"Authorization": f"Bearer {claim['token']}"})
+        assert status == 200 or status == 409 and b"FENCED" in data, f"{self.name}: an ack is answered {status}: {data[:300]}"
+        self.acked, self.acking = self.acking if status == 200 else self.acked, None
         self.acknowledged += 1
 
     def check(self):

@@ -27,6 +27,25 @@ extension Bench {
 }
 
 @Suite struct `Forks` {
+    @Test(arguments: ["append", "create", "fork", "delete"])
+    func `keep the name of a source whose time has come, whoever finds that out`(first: String) throws {
+        let bench = bench()
+        bench.create("short", lifetime: .ttl(seconds: 10))
+        bench.fork("b", from: "short", lifetime: .ttl(seconds: 1_000))
+        bench.world.step(clock: .seconds(100))
+        // Whoever is first and all who follow him, in his commit and after it, hear the same.
+        for name in [first, "append", "create", "fork", "delete"] {
+            switch name {
+            case "append": #expect(bench.append("1", to: "short").error?.code == "channel_gone")
+            case "create": #expect(bench.create("short").error?.code == "channel_exists")
+            case "fork": #expect(bench.fork("c", from: "short").error?.code == "fork_source_gone")
+            default: #expect(bench.delete("short").error?.code == "channel_gone")
+            }
+        }
+        #expect(bench.delete("b").error == nil)
+        #expect(bench.create("short").value?.isNew == true)
+    }
+
     private func bench(_ type: String = ContentType.json) -> Bench {
         let bench = Bench()
         bench.create("a", type: type)

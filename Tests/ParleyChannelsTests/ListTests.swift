@@ -42,7 +42,7 @@ import Testing
 
     @Test func `goes on behind an agent that has changed its state, or is gone`() throws {
         let bench = Bench()
-        let names = (0..<200).map { "agents/k/a\($0)" }
+        let names = (0..<60).map { "agents/k/a\($0)" }
         for name in names { bench.create(name, isAgent: true) }
         func page(_ after: String?, _ statuses: [AgentStatus] = AgentStatus.allCases) throws -> [String] {
             var found: [String] = []
@@ -61,8 +61,8 @@ import Testing
             if index % 2 == 1 { bench.delete(last) }
             (after, index) = (last, index + 1)
         }
-        #expect(found.count == 200 && Set(found) == Set(names))
-        #expect(try page(nil, [.running]).allSatisfy { found.contains($0) } && !page(nil, [.running]).isEmpty)
+        #expect(found.count == 60 && Set(found) == Set(names))
+        #expect(try page(nil, [.waiting]).allSatisfy { found.contains($0) } && !page(nil, [.waiting]).isEmpty)
         #expect(try page("agents/k/never").count <= 7)
     }
 

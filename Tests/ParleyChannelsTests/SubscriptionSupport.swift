@@ -92,6 +92,12 @@ final class SubscriptionProcess: Sendable {
         ask(.acknowledge(claim.proof, claim.acks, isDone: isDone, isCallback: false), of: id)
     }
 
+    /// Until a search for streams is over, and its outcome waits for the writer.
+    func search() {
+        writer.pump()
+        while writer.queued == 0 { world.doOne() }
+    }
+
     func run(_ duration: Duration) { world.run(deadline: world.now.advanced(by: duration), until: { self.log.crashed }) }
 
     /// The wake events in a stream.

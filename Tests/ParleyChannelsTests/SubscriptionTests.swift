@@ -90,9 +90,9 @@ import Testing
     @Test func `a stream made in the commit of the subscription is new to it`() throws {
         for isFirst in [true, false] {
             let process = try SubscriptionProcess()
-            if isFirst { process.append("events/a") }
-            process.request(.put(.pull(), root: ""))
-            if !isFirst { process.append("events/a") }
+            process.request(.put(.pull(isFirst ? "events/*" : nil, isFirst ? [] : ["events/a"]), root: ""))
+            if isFirst { process.search() }
+            process.append("events/a")
             process.writer.pump()
             process.world.settle()
             #expect(process.claim()?.acks.map(\.offset) == [1])
@@ -112,6 +112,96 @@ import Testing
         let claim = try #require(process.claim())
         #expect(claim.streams.map(\.path) == ["events/a", "named"])
         #expect(claim.streams.allSatisfy { $0.link.acked == 0 && $0.tail == 1 })
+    }
+
+    @Test(arguments: [SubscriptionConfiguration.pull("events/*"), .pull(nil, ["events/a"])])
+    func `an ack is for the stream that was given, not for one that is made under its name meanwhile`(
+        configuration: SubscriptionConfiguration
+    ) throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(configuration, root: ""))
+        process.append("events/a")
+        process.world.settle()
+        let claim = try #require(process.claim())
+        process.delete("events/a")
+        process.world.settle()
+        for _ in 0..<3 { process.append("events/a") }
+        process.world.settle()
+        // Its worker says nothing wrong: he has done what he was given.
+        _ = try process.acknowledge(claim)?.get()
+        let next = try #require(process.claim())
+        #expect(next.streams.map(\.link.acked) == [0] && next.streams.map(\.tail) == [3])
+        _ = try process.acknowledge(next)?.get()
+        #expect(try process.streams().map(\.link.acked) == [3])
+    }
+
+    @Test func `a stream that is there for its forks alone has nothing new`() throws {
+        let process = try SubscriptionProcess()
+        process.append("events/a")
+        process.world.settle()
+        let fork = CreateChannel(process.channels, ChannelRow(name: "b", contentType: ContentType.json, isAgent: false, created: process.world.now), []) { _ in }
+        fork.fork = ForkRequest(source: "events/a", offset: nil, subOffset: nil)
+        fork.submit()
+        _ = process.ask(.put(.pull("**", ["events/a"]), root: ""))
+        process.delete("events/a")
+        process.world.settle()
+        #expect(try process.channels.find("events/a")?.isSoftDeleted == true)
+        #expect(try process.streams().allSatisfy { !$0.isPending })
+    }
+
+    @Test func `streams made while others are looked for belong to it as well, each once`() throws {
+        let process = try SubscriptionProcess()
+        process.append("events/before")
+        process.world.settle()
+        process.request(.put(.pull("events/*"), root: ""))
+        process.writer.pump()
+        // In any partition, those that have been gone through and those that have not.
+        for number in 0..<200 {
+            process.append("events/\(number)")
+            process.append("other/\(number)")
+            process.world.doOne()
+        }
+        process.world.settle()
+        #expect(try process.streams().count == 201)
+        #expect(try process.streams().allSatisfy { !$0.isPending || $0.link.acked == 0 })
+        for number in 0..<200 { process.append("events/\(number)") }
+        process.append("events/before")
+        process.world.settle()
+        #expect(try process.streams().filter(\.isPending).count == 201)
+    }
+
+    @Test func `a stream made in the commit that deletes its subscription waits for nobody`() throws {
+        let process = try SubscriptionProcess()
+        for id in ["s", "t"] { _ = process.ask(.put(.pull("events/*"), root: ""), of: id) }
+        process.append("events/a")
+        for id in ["s", "t"] { process.request(.delete, of: id) }
+        process.world.settle()
+        var rows = 0
+        try SubscriptionRows.newStreams(process.log) { _, _ in rows += 1 }
+        #expect(rows == 0)
+    }
+
+    @Test func `names that look the same are two streams`() throws {
+        // To Unicode they are the same, and so to a Swift string.
+        let (one, two) = ("events/caf\u{E9}", "events/cafe\u{301}")
+        #expect(one == two)
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(nil, [one, two]), root: ""))
+        process.append(one, "1")
+        for text in ["2", "3"] { process.append(two, text) }
+        process.world.settle()
+        for process in [process, try process.reopened()] {
+            let bodies = try [one, two].map { name in
+                try process.channels.page(try #require(try process.channels.find(name)), after: 0, view: .raw, bytesMax: .max).body.text
+            }
+            #expect(bodies == ["[1]", "[2,3]"])
+            #expect(try process.streams().map(\.tail).sorted() == [1, 2])
+        }
+        var claim = try #require(process.claim())
+        claim.streams.removeAll { $0.tail == 1 }
+        _ = try process.acknowledge(claim)?.get()
+        let next = try #require(process.claim())
+        #expect(next.acks.map(\.offset) == [1] && next.acks[0].stream.utf8.elementsEqual(one.utf8))
     }
 
     @Test func `its own wake stream does not wake it`() throws {

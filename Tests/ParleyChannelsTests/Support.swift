@@ -41,12 +41,13 @@ final class Bench: Sendable {
     }
 
     @discardableResult
-    func create(_ name: String = "a", type: String = ContentType.json, isAgent: Bool = false, isClosed: Bool = false, commits: Bool = true)
-        -> Answer<(isNew: Bool, tail: UInt64, isClosed: Bool)>
-    {
+    func create(
+        _ name: String = "a", type: String = ContentType.json, isAgent: Bool = false, isClosed: Bool = false, lifetime: Lifetime? = nil,
+        commits: Bool = true
+    ) -> Answer<(isNew: Bool, tail: UInt64, isClosed: Bool)> {
         let answer = Answer<(isNew: Bool, tail: UInt64, isClosed: Bool)>()
         var row = ChannelRow(name: name, contentType: type, isAgent: isAgent, created: world.now)
-        row.isClosed = isClosed
+        (row.isClosed, row.lifetime) = (isClosed, lifetime)
         CreateChannel(channels, row, []) { answer.set($0) }.submit()
         if commits { writer.pump() }
         return answer

@@ -64,7 +64,7 @@ import Testing
         }
         let file = try #require(files(".log").last)
         let byteCount = try read(file).count
-        try onCopies(Self.isLong ? 2_000 : 60) { random in
+        try onCopies(Self.isLong ? 2_000 : 30) { random in
             // Mostly near the end, where RocksDB takes what does not fit for the end.
             let behind = Bool.random(using: &random) ? byteCount : min(byteCount, 2_000)
             let place = byteCount - 1 - Int.random(in: 0..<behind, using: &random)
@@ -129,7 +129,7 @@ import Testing
         }
         let file = try #require(files(".log").last)
         let byteCount = try read(file).count
-        try onCopies(Self.isLong ? 1_000 : 60) { random in
+        try onCopies(Self.isLong ? 1_000 : 30) { random in
             let place = Int.random(in: 0...byteCount, using: &random)
             try change(file) { $0 = $0.prefix(place) }
             let log = try open()
@@ -157,7 +157,7 @@ import Testing
             let byteCount = try read(file).count
             // All sectors that were not there before the last write; the one where it begins is written in any case, but may be as it was.
             let sectors = Array(stride(from: (start + 511) / 512 * 512, to: byteCount, by: 512))
-            try onCopies(Self.isLong ? 200 : 12) { random in
+            try onCopies(Self.isLong ? 200 : 6) { random in
                 var unwritten = sectors.filter { _ in Bool.random(using: &random) }
                 if unwritten.isEmpty, let one = sectors.randomElement(using: &random) { unwritten = [one] }
                 try change(file) { data in
@@ -182,7 +182,7 @@ import Testing
         }
         let file = try #require(files(".log").last)
         let last = try #require(records(file).last)
-        try onCopies(Self.isLong ? 300 : 40) { random in
+        try onCopies(Self.isLong ? 300 : 20) { random in
             let sector = Int.random(in: 0..<(last.start / 512), using: &random) * 512
             try change(file) { for place in sector..<sector + 512 { $0[place] = 0 } }
             try expectRefusal(naming: file, "sector \(sector) is zero, the last piece begins at \(last.start)")
@@ -254,7 +254,7 @@ import Testing
         }
         let inLog = DataFolder.entries(logPath).map { "\(logPath)/\($0)" }.filter { (try? read($0).isEmpty) == false }
         let files = inLog + ["\(folder.path)/FORMAT"]
-        try onCopies(Self.isLong ? 3_000 : 150) { random in
+        try onCopies(Self.isLong ? 3_000 : 80) { random in
             let file = files.randomElement(using: &random)!
             let byteCount = try read(file).count
             let place = Int.random(in: 0..<byteCount, using: &random)
@@ -269,5 +269,34 @@ import Testing
                 #expect(error.message.contains(folder.path), "\(what): \(error)")
             }
         }
+    }
+
+    @Test func `damage that is met by what merges tables stops the log with the file's name, and not its restart`() throws {
+        do {
+            let log = try open()
+            for _ in 0..<3 {
+                try write(log, 0..<8)
+                try log.flush([.log])
+            }
+            log.close()
+        }
+        let file = try #require(files(".sst").max { try read($0).count < read($1).count })
+        try change(file) { $0[1_000] ^= 1 }
+        let log = try open()
+        defer { log.close() }
+        var failure: LogError?
+        // The fourth table has them merged, at some time.
+        let deadline = ContinuousClock.now + .seconds(60)
+        while failure == nil && ContinuousClock.now < deadline {
+            do throws(LogError) {
+                var batch = Batch(partition: 1)
+                batch.put(.log, key(1, 1, 0), [])
+                try log.commit([batch])
+                try log.flush([.log])
+            } catch { failure = error }
+        }
+        let error = try #require(failure)
+        #expect(error.code == .writeFailed)
+        #expect(error.message.contains("Corruption") && error.message.contains(file) && error.message.contains("backup"), "\(error)")
     }
 }

@@ -147,7 +147,7 @@ package struct SubscriptionConfiguration: Sendable, Equatable {
         leaseMilliseconds: Int64 = leaseMillisecondsDefault, description: String? = nil
     ) {
         (self.delivery, self.pattern, self.leaseMilliseconds, self.description) = (delivery, pattern, leaseMilliseconds, description)
-        self.streams = Set(streams).sorted()
+        self.streams = Set(streams.map { TextKey($0) }).texts
     }
 
     package var isWebhook: Bool { if case .webhook = delivery { true } else { false } }
@@ -157,7 +157,7 @@ package struct SubscriptionConfiguration: Sendable, Equatable {
     package var wakeStream: String? { if case .pullWake(let stream) = delivery { stream } else { nil } }
 
     /// Whether a stream belongs to it by its name. Its own wake stream does not: each wake would be new work.
-    func matches(_ name: String) -> Bool { name != wakeStream && pattern?.matches(name) == true }
+    func matches(_ name: String) -> Bool { pattern?.matches(name) == true && wakeStream?.hasSameBytes(as: name) != true }
 
     /// The same for configurations that are the same.
     package var digest: String { SHA256.hex(json.canonical) }

@@ -4,7 +4,7 @@ internal import ParleySystem
 /// What somebody wants of a subscription.
 package enum SubscriptionRequest: Sendable {
     /// Makes it, or finds that it is there already with the same configuration.
-    case put(SubscriptionConfiguration, root: String)
+    case put(SubscriptionConfiguration, root: String, Search? = nil)
     case delete
     /// Links streams by name, from their tails on.
     case add([String])
@@ -24,6 +24,12 @@ package enum SubscriptionRequest: Sendable {
     case look
     /// The same, because of the time.
     case ring
+
+    /// What has been found for the pattern of a subscription that is to be made.
+    package struct Search: Sendable {
+        let number: UInt64
+        let found: Result<[String], ChannelError>
+    }
 }
 
 /// By what somebody shows that a wake is his.
@@ -65,6 +71,7 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
     /// What follows once it is durable.
     private var notification: SubscriptionNotification?
     private var linked: Set<ChannelID> = []
+    private var done = SubscriptionCounters()
 
     init(_ subscriptions: Subscriptions, _ id: String, _ request: SubscriptionRequest, _ completion: @escaping Completion) {
         (self.subscriptions, self.id, self.request, self.completion) = (subscriptions, id, request, completion)
@@ -81,6 +88,8 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
     private var isBounded: Bool {
         switch request {
         case .look, .ring, .delivered, .failed: false
+        // It has been let in already.
+        case .put(_, _, let search): search == nil
         default: true
         }
     }
@@ -91,8 +100,9 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
         // Before anything is looked at: what comes after needs another look.
         if case .look = request { subscriptions.looked(id) }
         if case .ring = request { subscriptions.rang(id) }
+        let made = if case .put(_, _, let search?) = request { subscriptions.endSearch(search.number) } else { [String]() }
         do throws(ChannelRefusal) {
-            result = .success(try decide(in: &stage))
+            result = .success(try decide(made, in: &stage))
         } catch {
             switch error {
             case .refused(let reason): result = .failure(reason)
@@ -103,6 +113,7 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
 
     func committed() {
         channels.publish()
+        subscriptions.count(done)
         subscriptions.linked(linked, by: id)
         if let notification { subscriptions.deliver(notification) }
         if let entry = subscriptions.entry(id), entry.mustAnnounce(now) {
@@ -130,20 +141,27 @@ extension SubscriptionEntry {
 // MARK: - Deciding
 
 extension SubscriptionChange {
-    private func decide(in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
+    /// - Parameter made: Streams that were made while those that were there were looked for.
+    private func decide(_ made: [String], in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
         guard var entry = subscriptions.entry(id) else {
-            if case .put(let configuration, let root) = request { return try create(configuration, root, in: &stage) }
+            if case .put(let configuration, let root, let search) = request {
+                return try create(configuration, root, try found(search, made, configuration), in: &stage)
+            }
             throw .refused(ChannelError("SUBSCRIPTION_NOT_FOUND", "there is no subscription '\(id)'."))
         }
         let before = entry.subscription
         entry.subscription.expire(now: now, random: channels.world.random())
+        let expired = before.wake != nil && entry.subscription.wake == nil
         var answer = try apply(to: &entry, in: &stage)
         if case .delete = request { return answer }
+        count(before, entry.subscription, expired: expired, answer)
         let pending = try firstPending(&entry, in: &stage)
         linked = entry.newStreams
         if entry.subscription.canWake(now: now) {
             if let pending {
                 entry.subscription.begin(stream: pending, now: now, random: (channels.world.random(), channels.world.random()))
+                done.wakes += 1
+                if entry.subscription.failures > 0 { done.retries += 1 }
                 if entry.subscription.configuration.isWebhook { try notify(&entry, in: &stage) }
                 if case .acknowledged = answer { answer = .acknowledged(nextWake: true) }
             } else if entry.subscription.wake != nil || entry.subscription.hasFailed {
@@ -156,9 +174,18 @@ extension SubscriptionChange {
         return answer
     }
 
+    /// Notes what the request has done, before a new wake begins.
+    private func count(_ before: Subscription, _ after: Subscription, expired: Bool, _ answer: SubscriptionAnswer) {
+        if expired { done.leasesExpired = 1 }
+        if after.failures > before.failures { done.failed = 1 }
+        if case .delivered(let wakeID, _) = request, before.wake?.id == wakeID, !expired { done.delivered = 1 }
+        if case .claimed = answer { done.claims = 1 }
+        done.wakes = Int(after.generation - before.generation)
+    }
+
     private func apply(to entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
         switch request {
-        case .put(let configuration, let root):
+        case .put(let configuration, let root, _):
             guard configuration.digest == entry.subscription.configuration.digest else {
                 throw .refused(ChannelError("SUBSCRIPTION_EXISTS", "'\(id)' exists with another configuration. Delete it first."))
             }
@@ -188,21 +215,18 @@ extension SubscriptionChange {
     // MARK: Creating and removing
 
     private func create(
-        _ configuration: SubscriptionConfiguration, _ root: String, in stage: inout Stage
+        _ configuration: SubscriptionConfiguration, _ root: String, _ streams: [String], in stage: inout Stage
     ) throws(ChannelRefusal) -> SubscriptionAnswer {
         guard subscriptions.count < Subscriptions.countMax else {
             throw .refused(
                 ChannelError("TOO_MANY_SUBSCRIPTIONS", "there are \(Subscriptions.countMax) subscriptions already. Delete one first."))
         }
         let subscription = Subscription(id: id, configuration, root: root, created: now, random: channels.world.random())
-        var streams: [String] = []
-        if let pattern = configuration.pattern { streams = try matching(pattern, configuration) }
         for name in streams { try link(name, isExplicit: false, in: &stage) }
         // Made in this very commit, and so perhaps lost without it: new to the subscription, from the start.
         var entry = SubscriptionEntry(subscription)
         for channel in channels.unpublished where configuration.matches(channel.name) {
-            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: channel.fork?.head ?? 0, channel: channel.id)
-            put(link, channel.name, in: &stage)
+            put(SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil), channel.name, in: &stage)
             entry.add(channel.name, isNew: true)
         }
         try add(configuration.streams, &entry, in: &stage)
@@ -212,41 +236,16 @@ extension SubscriptionChange {
         return .created(subscription)
     }
 
-    /// The streams there are that match.
-    private func matching(
-        _ pattern: SubscriptionPattern, _ configuration: SubscriptionConfiguration
+    /// The streams that the pattern matches, those of this very commit left out.
+    private func found(
+        _ search: SubscriptionRequest.Search?, _ made: [String], _ configuration: SubscriptionConfiguration
     ) throws(ChannelRefusal) -> [String] {
-        var names: [String] = []
-        let prefix = Bytes(pattern.literalPrefix.utf8)
-        for partition in 0..<Placement.partitionCount {
-            var lower = Bytes()
-            lower.append(bigEndian: partition)
-            let partitionBytes = lower
-            lower += prefix
-            let upper = SubscriptionChange.end(of: lower)
-            try wrap { () throws(LogError) in
-                try channels.log.scan(.names, from: lower, to: upper, reversed: false) { key, value in
-                    guard NameRow(Bytes(value))?.isTombstone == false else { return true }
-                    let name = Bytes(key[partitionBytes.count...]).text
-                    if configuration.matches(name) { names.append(name) }
-                    return names.count <= Subscriptions.linksMax
-                }
-            }
-        }
-        guard names.count <= Subscriptions.linksMax else {
-            throw .refused(
-                ChannelError(
-                    "INVALID_REQUEST", "more than \(Subscriptions.linksMax) streams match '\(pattern.text)'. Choose a narrower pattern."))
-        }
-        return names
-    }
-
-    /// Behind every key that begins so.
-    private static func end(of prefix: Bytes) -> Bytes {
-        var end = prefix
-        while end.last == 0xFF { end.removeLast() }
-        end[end.count - 1] += 1
-        return end
+        guard let search, let pattern = configuration.pattern else { return [] }
+        do throws(ChannelError) {
+            let names = Set((try search.found.get() + made).map { TextKey($0) })
+            guard names.count <= Subscriptions.linksMax else { throw SubscriptionSearch.tooMany(pattern) }
+            return names.texts
+        } catch { throw .refused(error) }
     }
 
     private func delete(in stage: inout Stage) throws(ChannelRefusal) {
@@ -258,7 +257,7 @@ extension SubscriptionChange {
             }
         }
         stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
-        linked = subscriptions.remove(id, streams: named)?.newStreams ?? []
+        linked = subscriptions.remove(id, streams: named)
     }
 
     // MARK: Links
@@ -273,11 +272,7 @@ extension SubscriptionChange {
 
     /// The channel of that name, as readers may know it.
     private func find(_ name: String) throws(ChannelRefusal) -> Channel? {
-        guard let channel = try wrap({ () throws(LogError) in try channels.find(name) }), !channel.isSoftDeleted, !channel.tail.isDeleted
-        else {
-            return nil
-        }
-        return channel
+        try wrap { () throws(LogError) in try subscriptions.find(name) }
     }
 
     /// Links a stream at its tail, or notes one more reason for its link.
@@ -324,7 +319,7 @@ extension SubscriptionChange {
         let linksAll = !entry.newStreams.isEmpty
         guard isWanted || linksAll else { return nil }
         var first: String?
-        for name in entry.candidates.sorted() where linksAll || first == nil {
+        for name in entry.candidates.texts where linksAll || first == nil {
             if try isPending(name, entry.subscription.configuration, linksNew: true, in: &stage) {
                 first = first ?? name
             } else {
@@ -358,9 +353,9 @@ extension SubscriptionChange {
         guard var link = try stored(name, in: &stage) else {
             guard linksNew, let channel, configuration.matches(name) else { return false }
             // It came after the subscription: all of it is new.
-            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: channel.fork?.head ?? 0, channel: channel.id)
+            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil)
             put(link, name, in: &stage)
-            return channel.tail.head > link.acked
+            return channel.tail.head > link.acked(in: channel)
         }
         if let channel { return channel.tail.head > link.acked(in: channel) }
         if !link.isExplicit {
@@ -372,7 +367,8 @@ extension SubscriptionChange {
         return false
     }
 
-    /// The streams of a wake: those with something new, and others where there are few.
+    /// The streams of a wake: those with something new, and others where there are few. Acks of it count for these channels, and not for others
+    /// that are made under their names while it is held.
     private func streams(_ entry: SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> [SubscriptionStream] {
         var names = Set(entry.candidates.sorted().prefix(Subscriptions.streamsPerWakeMax))
         try wrap { () throws(LogError) -> Void in
@@ -383,10 +379,12 @@ extension SubscriptionChange {
             }
         }
         var streams: [SubscriptionStream] = []
-        for name in names.sorted() {
+        for name in names.texts {
             guard var link = try stored(name, in: &stage) else { continue }
             let channel = try find(name)
-            link.acked = channel.map { link.acked(in: $0) } ?? 0
+            let isNew = channel.map { $0.id != link.channel } ?? false
+            (link.acked, link.channel) = (channel.map { link.acked(in: $0) } ?? 0, channel?.id)
+            if isNew { put(link, name, in: &stage) }
             streams.append(SubscriptionStream(path: name, link: link, tail: channel?.tail.head ?? 0))
         }
         return streams
@@ -445,13 +443,13 @@ extension SubscriptionChange {
 
     /// Moves cursors, all or none.
     private func acknowledge(_ acks: [SubscriptionAck], in stage: inout Stage) throws(ChannelRefusal) {
-        var links: [String: SubscriptionLink] = [:]
+        var links: [TextKey: SubscriptionLink] = [:]
         for ack in acks {
             guard var link = try stored(ack.stream, in: &stage) else {
                 throw .refused(ChannelError("INVALID_OFFSET", "'\(ack.stream)' is no stream of '\(id)'."))
             }
-            // Deleted meanwhile: there is nothing to go on from.
-            guard let channel = try find(ack.stream) else { continue }
+            // Deleted meanwhile: there is nothing to go on from, and if another was made in its place, nobody has been given that yet.
+            guard let channel = try find(ack.stream), channel.id == link.channel else { continue }
             let acked = link.acked(in: channel)
             guard ack.offset >= acked else {
                 throw .refused(
@@ -463,10 +461,10 @@ extension SubscriptionChange {
                     ChannelError(
                         "INVALID_OFFSET", "\(Offset(ack.offset)) is after the tail of '\(ack.stream)', \(Offset(channel.tail.head))."))
             }
-            (link.acked, link.channel) = (max(ack.offset, links[ack.stream]?.acked ?? 0), channel.id)
+            link.acked = max(ack.offset, links[ack.stream]?.acked ?? 0)
             links[ack.stream] = link
         }
-        for (name, link) in links { put(link, name, in: &stage) }
+        for (name, link) in links { put(link, name.text, in: &stage) }
     }
 
     private func delivered(
@@ -477,10 +475,10 @@ extension SubscriptionChange {
         subscription.delivered()
         guard let acks else { return }
         for ack in acks {
-            guard var link = try stored(ack.stream, in: &stage), let channel = try find(ack.stream),
+            guard var link = try stored(ack.stream, in: &stage), let channel = try find(ack.stream), channel.id == link.channel,
                 (link.acked(in: channel)...channel.tail.head).contains(ack.offset)
             else { continue }
-            (link.acked, link.channel) = (ack.offset, channel.id)
+            link.acked = ack.offset
             put(link, ack.stream, in: &stage)
         }
         subscription.end()

@@ -9,7 +9,8 @@ package struct SubscriptionLink: Sendable, Equatable {
     package var isGlob: Bool
     /// The last offset that was processed.
     package var acked: UInt64
-    /// The channel that `acked` belongs to; one that was made anew under its name begins from the start. `nil`: there was none.
+    /// The channel that `acked` belongs to; one that was made anew under its name begins from the start. `nil`: there was none, or nobody has
+    /// been given it yet.
     var channel: ChannelID?
 
     /// As answers say it: what was asked for by name counts before what is matched.

@@ -10,14 +10,16 @@ internal import Synchronization
 package final class Subscriptions: @unchecked Sendable {  // Guard: all but the constants belongs to the writer thread once it has started.
     package let channels: Channels
     let tokens: SubscriptionTokens
-    private var entries: [String: SubscriptionEntry] = [:]
+    private var entries: [TextKey: SubscriptionEntry] = [:]
     /// The subscriptions that name a stream.
-    private var byStream: [String: Set<String>] = [:]
+    private var byStream: [TextKey: Set<TextKey>] = [:]
     /// Rises when the patterns or the names above change: what channels remember of them is void then.
     private var version: UInt64 = 0
+    private var searches = Searches()
     /// Streams that have a row until all of these subscriptions have linked them.
-    private var newStreams: [ChannelID: Set<String>] = [:]
+    private var newStreams: [ChannelID: Set<TextKey>] = [:]
     private var notifier: (any SubscriptionNotifier)?
+    private let counted = Mutex(SubscriptionCounters())
     /// What the start has to do: subscriptions to look at, streams whose rows nobody needs.
     private var found: (subscriptions: [String], streams: [ChannelID]) = ([], [])
 
@@ -51,18 +53,22 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
             entries[id]!.explicitCount += 1
             add(id, to: stream)
         }
-        found.subscriptions = entries.keys.sorted()
+        found.subscriptions = entries.keys.sorted().map(\.text)
         try SubscriptionRows.newStreams(channels.log) { id, name in
             let subscribers = subscribers(of: name)
             if subscribers.isEmpty { return found.streams.append(id) }
-            newStreams[id] = Set(subscribers)
+            newStreams[id] = Set(subscribers.map { TextKey($0) })
             for subscriber in subscribers {
                 entries[subscriber]!.add(name, isNew: true)
                 entries[subscriber]!.newStreams.insert(id)
             }
         }
+        count(entries.values.reduce(0) { $0 + $1.candidates.count })
         channels.observe(self)
     }
+
+    /// What was done, as of the last commit. Thread-safe.
+    package var counters: SubscriptionCounters { counted.withLock { $0 } }
 
     /// Goes on with what the last process left. Call it once the writer has started.
     package func start() {
@@ -75,7 +81,12 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         _ request: SubscriptionRequest, of id: String,
         completion: @escaping @Sendable (Result<SubscriptionAnswer, ChannelError>) -> Void = { _ in }
     ) {
-        SubscriptionChange(self, id, request, completion).submit()
+        // Streams that are there are looked for first, where that takes its time.
+        if case .put(let configuration, let root, nil) = request, let pattern = configuration.pattern {
+            SubscriptionSearch(self, id, configuration, pattern, root: root, completion).submit()
+        } else {
+            SubscriptionChange(self, id, request, completion).submit()
+        }
     }
 }
 
@@ -83,7 +94,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
 struct SubscriptionEntry {
     var subscription: Subscription
     /// Streams that may have something new, or may not be linked yet.
-    private(set) var candidates: Set<String> = []
+    private(set) var candidates: Set<TextKey> = []
     /// Others may, too: the links tell.
     private(set) var isIncomplete = true
     var newStreams: Set<ChannelID> = []
@@ -106,7 +117,7 @@ struct SubscriptionEntry {
     mutating func remove(_ stream: String) { candidates.remove(stream) }
 
     mutating func scanned(_ streams: [String], isComplete: Bool) {
-        candidates.formUnion(streams)
+        candidates.formUnion(streams.map { TextKey($0) })
         isIncomplete = !isComplete
     }
 }
@@ -139,20 +150,25 @@ package struct SubscriptionStream: Sendable {
 extension Subscriptions {
     /// A channel is being created: its row says so until it is linked.
     func created(_ channel: Channel, in stage: inout Stage) {
+        searches.made(channel.name)
         guard !entries.isEmpty else { return }
         let subscribers = subscribers(of: channel)
         guard !subscribers.isEmpty else { return }
         stage.put(.index, SubscriptionRows.newStreamKey(channel.id), Bytes(channel.name.utf8))
-        newStreams[channel.id] = Set(subscribers)
+        newStreams[channel.id] = Set(subscribers.map { TextKey($0) })
     }
 
     /// These have changed, durably. Cost: nothing where nobody subscribes, else a comparison for each that is subscribed to by nobody.
     func published(_ changed: [Channel]) {
         guard !entries.isEmpty else { return }
+        var pending = 0
+        defer { if pending != 0 { counted.withLock { [pending] in $0.pendingStreams += pending } } }
         for channel in changed {
             for id in subscribers(of: channel) {
                 let isNew = newStreams[channel.id]?.contains(id) == true
+                pending -= entries[id]!.candidates.count
                 entries[id]!.add(channel.name, isNew: isNew)
+                pending += entries[id]!.candidates.count
                 if isNew { entries[id]!.newStreams.insert(channel.id) }
                 // Whoever holds a wake learns of it at its end.
                 if isNew || entries[id]!.subscription.canWake(now: channels.world.now) { look(at: id) }
@@ -177,25 +193,45 @@ extension Subscriptions {
     private func subscribers(of name: String) -> [String] {
         var ids = byStream[name] ?? []
         for (id, entry) in entries where entry.subscription.configuration.matches(name) { ids.insert(id) }
-        return ids.sorted()
+        return ids.texts
     }
 
     // MARK: What is kept for the writer's decisions
 
     func entry(_ id: String) -> SubscriptionEntry? { entries[id] }
+
+    func beginSearch(_ configuration: SubscriptionConfiguration) -> UInt64 { searches.begin(configuration) }
+    /// - Returns: the streams that were made since it began.
+    func endSearch(_ number: UInt64) -> [String] { searches.end(number) }
+
     var count: Int { entries.count }
 
     /// Puts back what was decided.
     func keep(_ entry: SubscriptionEntry) {
         let id = entry.subscription.id
-        if entries.updateValue(entry, forKey: id) == nil { version += 1 }
+        let old = entries.updateValue(entry, forKey: TextKey(id))
+        if old == nil { version += 1 }
+        count(entry.candidates.count - (old?.candidates.count ?? 0))
     }
 
-    func remove(_ id: String, streams: [String]) -> SubscriptionEntry? {
+    private func count(_ pending: Int) {
+        let subscriptions = entries.count
+        counted.withLock { counted in
+            counted.subscriptions = subscriptions
+            counted.pendingStreams += pending
+        }
+    }
+
+    func count(_ done: SubscriptionCounters) { counted.withLock { $0.add(done) } }
+
+    /// - Returns: the new streams that wait for it, also those of this very commit.
+    func remove(_ id: String, streams: [String]) -> Set<ChannelID> {
         for stream in streams { remove(id, from: stream) }
         version += 1
-        entries[id]?.alarm?.scheduled.cancel()
-        return entries.removeValue(forKey: id)
+        let entry = entries.removeValue(forKey: TextKey(id))
+        entry?.alarm?.scheduled.cancel()
+        count(-(entry?.candidates.count ?? 0))
+        return Set(newStreams.filter { $0.value.contains(id) }.keys)
     }
 
     func add(_ id: String, to stream: String) {
@@ -242,11 +278,17 @@ extension Subscriptions {
         var streams: [SubscriptionStream] = []
         for (name, link) in links {
             var link = link
-            let channel = try channels.find(name)
+            let channel = try find(name)
             if let channel { link.acked = link.acked(in: channel) }
             streams.append(SubscriptionStream(path: name, link: link, tail: channel?.tail.head ?? 0))
         }
         return (subscription, streams)
+    }
+
+    /// The channel of that name, as readers may know it: not one that is there for its forks alone. Thread-safe.
+    func find(_ name: String) throws(LogError) -> Channel? {
+        guard let channel = try channels.find(name), !channel.isSoftDeleted, !channel.tail.isDeleted else { return nil }
+        return channel
     }
 
     func deliver(_ notification: SubscriptionNotification) { notifier?.deliver(notification) }

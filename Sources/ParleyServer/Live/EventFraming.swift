@@ -28,12 +28,14 @@ enum EventFraming {
         writeControl(next: page.next, cursor: cursor, state, to: &output)
     }
 
-    static func writeControl(next: UInt64, cursor: UInt64, _ state: State, to output: inout Bytes) {
+    /// - Parameter view: The view from here on, when it is another than before.
+    static func writeControl(next: UInt64, cursor: UInt64, _ state: State, view: View? = nil, to output: inout Bytes) {
         let token = Offset(next).token
         output.append("event: control\ndata:{\"streamNextOffset\":\"\(token)\"")
         if state != .closed { output.append(",\"streamCursor\":\"\(cursor)\"") }
         if state != .behind { output.append(",\"upToDate\":true") }
         if state == .closed { output.append(",\"streamClosed\":true") }
+        if let view { output.append(",\"view\":\"\(view.rawValue)\"") }
         output.append("}\nid: \(token)\n\n")
     }
 

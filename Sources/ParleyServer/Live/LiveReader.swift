@@ -5,12 +5,16 @@ internal import ParleySystem
 /// Somebody who follows a channel on one loop: where he stands, and how pages of the log reach him when he lags.
 class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     let channel: Channel
-    let view: View
+    var view: View
     unowned let readers: LoopReaders  // They outlive every loop's connections.
     /// What has been given to the reader: everything up to here.
     var offset: UInt64
     /// Where ``LoopReaders`` keeps it; -1 when it does not.
     var slot = -1
+    /// Whether more waits to be sent than a reader may hold, so that what is new waits in the log.
+    var isBehind = false {
+        didSet { if isBehind != oldValue { readers.parking.noted(isBehind) } }
+    }
     private let cursorFloor: UInt64
     private(set) var isReading = false
     /// When the right to read ends, if it does.
@@ -33,6 +37,9 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
 
     /// Called about once a second.
     func sweep(_ now: Duration) {}
+
+    /// Bytes that wait in memory for the peer to take them.
+    var unsentBytes: Int { 0 }
 
     /// The server stops: says where to go on, and ends the answer.
     func end() { preconditionFailure("a kind of reader says how it ends") }

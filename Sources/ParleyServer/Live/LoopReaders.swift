@@ -18,6 +18,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         var isWoken = false
     }
 
+    let parking = ParkingCounters()
     private let changed = Mutex(Changed())
     private let total = Atomic(0)
     private var readers: [ObjectIdentifier: [LiveReader]] = [:]
@@ -71,6 +72,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
             last.slot = reader.slot
         }
         reader.slot = -1
+        reader.isBehind = false
         total.subtract(1, ordering: .relaxed)
         if readers[key]!.isEmpty {
             readers[key] = nil
@@ -173,7 +175,12 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
 
     private func sweep() {
         let now = loop.now
-        for reader in readers.values.flatMap({ $0 }) { reader.sweep(now) }
+        var unsent = 0
+        for reader in readers.values.flatMap({ $0 }) {
+            unsent += reader.unsentBytes
+            reader.sweep(now)
+        }
+        parking.unsentBytes.store(unsent, ordering: .relaxed)
         for socket in sockets.values { socket.sweep(now) }
         if count > 0 || !sockets.isEmpty { startSweeping() }
     }

@@ -11,6 +11,17 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     private var deadline: Int64 = 0
     /// What the page that is read or being sent may take of the loop's share.
     private var reserved = 0
+    private let whenBehind: WhenBehind
+
+    init(
+        _ channel: Channel, after offset: UInt64, view: View, whenBehind: WhenBehind, cursorFloor: UInt64, expires: Timestamp?,
+        _ readers: LoopReaders
+    ) {
+        self.whenBehind = whenBehind
+        super.init(channel, after: offset, view: view, cursorFloor: cursorFloor, expires: expires, readers)
+    }
+
+    override var unsentBytes: Int { stream.bufferedBytes }
 
     override func begin(_ exchange: Exchange) {
         var headers: [HeaderField] = [
@@ -32,8 +43,12 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         while isAttached, !isReading {
             if hasExpired { return end() }
             // Parked where it is: `onDrain` goes on from here, in the log if need be.
-            guard stream.bufferedBytes <= readers.configuration.unsentBytesMax else { return }
+            guard stream.bufferedBytes <= readers.configuration.unsentBytesMax else {
+                if offset < channel.tail.head { isBehind = true }
+                return
+            }
             hold(0)
+            if isBehind { unpark() }
             switch readers.events(for: self) {
             case .none(isEnded: true): return finish()
             case .none(isEnded: false):
@@ -47,6 +62,14 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
             case .behind: return read()
             }
         }
+    }
+
+    private func unpark() {
+        isBehind = false
+        guard whenBehind == .settled, view == .raw else { return }
+        view = .settled
+        readers.parking.notedSettled()
+        writeControl(.behind, view: .settled)
     }
 
     override func received(_ page: Page) {
@@ -114,9 +137,9 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         leave()
     }
 
-    private func writeControl(_ state: EventFraming.State) {
+    private func writeControl(_ state: EventFraming.State, view: View? = nil) {
         var bytes = Bytes()
-        EventFraming.writeControl(next: offset, cursor: cursor, state, to: &bytes)
+        EventFraming.writeControl(next: offset, cursor: cursor, state, view: view, to: &bytes)
         send(BodyPiece(bytes))
     }
 

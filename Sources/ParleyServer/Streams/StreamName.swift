@@ -1,4 +1,3 @@
-internal import Foundation
 internal import ParleyAgents
 internal import ParleyHTTP
 internal import ParleySystem
@@ -41,11 +40,6 @@ struct StreamName: Sendable {
                 "invalid_stream_name",
                 "the stream's name is '\(text)'; expected segments that are neither empty nor '.' nor '..', separated by '/'.")
         }
-        guard StreamName.isComposed(text) else {
-            throw .bad(
-                "invalid_stream_name", "the stream's name is not in Unicode's composed form (NFC), so that another name would look like it."
-            )
-        }
         self.text = text
         if text == "agents" || text.hasPrefix("agents/") {
             guard let agent = AgentName(channel: text) else {
@@ -76,11 +70,6 @@ struct StreamName: Sendable {
     }
 
     private static func isProper(_ count: Int, _ isDots: Bool) -> Bool { count > 0 && !(isDots && count <= 2) }
-
-    /// Texts that Unicode takes for equal are equal to Swift, and so to whatever is found by its name; of each such set one is a name.
-    private static func isComposed(_ text: String) -> Bool {
-        text.utf8.allSatisfy { $0 < 0x80 } || text.utf8.elementsEqual(text.precomposedStringWithCanonicalMapping.utf8)
-    }
 
     /// Whether clients may neither create nor append to it.
     var isReserved: Bool {

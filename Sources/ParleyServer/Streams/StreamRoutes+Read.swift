@@ -76,7 +76,8 @@ extension StreamRoutes {
         let expires = exchange.access.expires
         let reader: LiveReader =
             request.mode == .sse
-            ? SSEReader(channel, after: offset, view: request.view, cursorFloor: floor, expires: expires, readers)
+            ? SSEReader(
+                channel, after: offset, view: request.view, whenBehind: request.whenBehind, cursorFloor: floor, expires: expires, readers)
             : LongPollReader(channel, after: offset, view: request.view, cursorFloor: floor, expires: expires, readers)
         guard readers.add(reader) else {
             // The object was let go between finding and following it: the next look finds the one that took its place.

@@ -46,7 +46,12 @@ async function read(bytes) {
   });
   socket.on("error", () => {});
   server.emit("connection", socket);
-  socket.push(Buffer.from(bytes, "hex"));
+  // Byte by byte: node tells of a request in later turns, and of none when what stands behind it in the same piece is wrong.
+  for (const byte of Buffer.from(bytes, "hex")) {
+    if (socket.destroyed) break;
+    socket.push(Buffer.of(byte));
+    await turns(1);
+  }
   await turns(4);
   const completed = requests.length;
   if (!socket.destroyed) socket.push(null);

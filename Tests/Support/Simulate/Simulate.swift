@@ -1,27 +1,43 @@
 import Foundation
 import ParleyTesting
 
-/// Simulated runs, one seed after another, until time is up: `parley-simulate [seconds]`. With `PARLEY_SEED` that one run.
+/// Simulated runs, one seed after another, until time is up: `parley-simulate [weeks] [seconds]`. With `PARLEY_SEED` that one run, and with
+/// `PARLEY_TRACE` besides what happens in it.
 ///
 /// The same as the tests do, as a program of its own: optimized it does many times more runs, and that without building the tests again.
 @main
 enum Simulate {
     static func main() throws {
         let environment = ProcessInfo.processInfo.environment
+        let arguments = CommandLine.arguments.dropFirst()
+        let isWeeks = arguments.first == "weeks"
         if let seed = environment["PARLEY_SEED"].flatMap({ UInt64($0) }) {
-            let run = try SimulatedNode.simulate { try SimulationRun(seed: seed) }
-            print("seed \(seed): \(run.crashes) crashes, \(run.commits) commits, \(run.violations.count) violations")
-            for violation in run.violations { print(violation) }
-            exit(run.violations.isEmpty ? 0 : 1)
+            let violations = try SimulatedNode.simulate {
+                try isWeeks ? week(seed, isTraced: environment["PARLEY_TRACE"] != nil) : run(seed)
+            }
+            for violation in violations { print(violation) }
+            exit(violations.isEmpty ? 0 : 1)
         }
-        let seconds = CommandLine.arguments.dropFirst().first.flatMap { Double($0) } ?? 60
-        let failures = try SimulatedNode.simulate { try series(seconds) }
+        let seconds = arguments.last.flatMap { Double($0) } ?? 60
+        let failures = try SimulatedNode.simulate { try isWeeks ? weeks(seconds) : runs(seconds) }
         for failure in failures { print("failed: \(failure)") }
         exit(failures.isEmpty ? 0 : 1)
     }
 
+    private static func run(_ seed: UInt64) throws -> [SimulationViolation] {
+        let run = try SimulationRun(seed: seed)
+        print("seed \(seed): \(run.crashes) crashes, \(run.commits) commits, \(run.violations.count) violations")
+        return run.violations
+    }
+
+    private static func week(_ seed: UInt64, isTraced: Bool) throws -> [SimulationViolation] {
+        let week = try SimulatedWeek(seed: seed, trace: isTraced ? { print($0) } : nil)
+        print("seed \(seed): \(week.summary)")
+        return week.violations
+    }
+
     /// - Returns: what went wrong, each with its seed.
-    private static func series(_ seconds: Double) throws -> [String] {
+    private static func runs(_ seconds: Double) throws -> [String] {
         var (runs, crashes, commits, failures, matrix) = (UInt64(0), 0, 0, [String](), SimulationMatrix())
         let start = Date()
         while -start.timeIntervalSinceNow < seconds, failures.count < 3 {
@@ -29,9 +45,7 @@ enum Simulate {
                 let run = try SimulationRun(seed: runs)
                 (crashes, commits) = (crashes + run.crashes, commits + run.commits)
                 matrix.add(run.matrix)
-                if !run.violations.isEmpty {
-                    failures.append("PARLEY_SEED=\(runs) \(run.violations.prefix(3).map(\.description).joined(separator: "; "))")
-                }
+                failures += failure(runs, run.violations)
             } catch { failures.append("PARLEY_SEED=\(runs) \(error)") }
             runs += 1
         }
@@ -39,5 +53,34 @@ enum Simulate {
         print(matrix.table)
         print("\(runs) runs (seeds 0..<\(runs)), \(crashes) crashes, \(commits) commits, \(failures.count) failed")
         return failures
+    }
+
+    /// The same for simulated weeks.
+    private static func weeks(_ seconds: Double) throws -> [String] {
+        let first = ProcessInfo.processInfo.environment["PARLEY_FIRST"].flatMap { UInt64($0) } ?? 0
+        var (seed, crashes, commits, operations, failures, matrix) = (first, 0, 0, 0, [String](), SimulationMatrix())
+        var length = Duration.zero
+        let start = Date()
+        while -start.timeIntervalSinceNow < seconds, failures.count < 3 {
+            do {
+                let week = try SimulatedWeek(seed: seed)
+                (crashes, commits, operations) = (crashes + week.crashes, commits + week.commits, operations + week.operations)
+                length += week.length
+                matrix.add(week.matrix)
+                failures += failure(seed, week.violations)
+            } catch { failures.append("PARLEY_SEED=\(seed) \(error)") }
+            seed += 1
+        }
+        let missing = matrix.missing(of: SimulationMatrix.kindsOfWeeks)
+        if !missing.isEmpty { failures.append("no process died in: \(missing.joined(separator: "; "))") }
+        print(matrix.table(of: SimulationMatrix.kindsOfWeeks))
+        print(
+            "\(seed - first) runs (seeds \(first)..<\(seed)) over \(length.components.seconds / 86_400) days, \(operations) operations, "
+                + "\(crashes) crashes, \(commits) commits, \(failures.count) failed")
+        return failures
+    }
+
+    private static func failure(_ seed: UInt64, _ violations: [SimulationViolation]) -> [String] {
+        violations.isEmpty ? [] : ["PARLEY_SEED=\(seed) \(violations.prefix(3).map(\.description).joined(separator: "; "))"]
     }
 }
