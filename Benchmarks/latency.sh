@@ -14,3 +14,5 @@ for rate in 100 1000; do
             --rate $rate --readers $readers --seconds "${SECONDS_EACH:-4}" --rounds "${ROUNDS:-5}"
     done
 done
+# PostgreSQL has no connections for so many.
+"$bin/parley-load" latency --parley "$parley" --redis "$redis" --rate 50 --readers 1000 --seconds "${SECONDS_EACH:-4}" --rounds "${ROUNDS:-5}"

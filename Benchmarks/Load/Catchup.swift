@@ -77,7 +77,8 @@ struct Catchup {
             }
             return Requests.stream("POST", Catchup.path, body + [93])
         }
-        print("written in appends of \(Catchup.perAppend) messages, \((Double(bytes) / 1e6 / (Double(Clock.now - begun) / 1e9)).text()) MB/s")
+        let rate = Double(bytes) / 1e6 / (Double(Clock.now - begun) / 1e9)
+        print("written in appends of \(Catchup.perAppend) messages, \(rate.text()) MB/s")
         server.stop()
         if let redis { fillRedis(redis.port) }
     }

@@ -57,7 +57,8 @@ struct Stalled {
             let ratio = median(zip(results[.none]!, rounds).map { $1.p99 / $0.p99 })
             func middle(_ value: KeyPath<Round, Double>) -> Double { median(rounds.map { $0[keyPath: value] }) }
             table.add([
-                others.rawValue, middle(\.p50).text(2), middle(\.p99).text(2), middle(\.fillingP99).text(2), String(rounds.reduce(0) { $0 + $1.missing }),
+                others.rawValue, middle(\.p50).text(2), middle(\.p99).text(2), middle(\.fillingP99).text(2),
+                String(rounds.reduce(0) { $0 + $1.missing }),
                 middle(\.grown).text(1), middle(\.kernel).text(1), ratio.text(2),
             ])
         }

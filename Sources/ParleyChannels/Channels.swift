@@ -71,9 +71,6 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
 
     // MARK: Finding
 
-    /// How many channels are in memory.
-    package var residentCount: Int { shards.reduce(0) { $0 + $1.residents.withLock { $0.channels.count } } }
-
     /// The channel of that name, or `nil`. Thread-safe. Cost: a lock and a hash; for a channel not in memory three lookups in the log.
     package func find(_ name: String) throws(LogError) -> Channel? {
         guard let channel = try findAny(name), !channel.isExpired(world.now) else { return nil }

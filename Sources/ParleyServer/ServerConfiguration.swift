@@ -29,6 +29,8 @@ package struct ServerConfiguration: Sendable {
     package var pageBytes = 256 << 10
     /// A stream of events with more than this unsent waits until the peer has taken it.
     package var unsentBytesMax = 16 << 10
+    /// The same for a socket, which is many readers.
+    package var socketUnsentBytesMax = 256 << 10
     /// A longer message closes a socket with 1009.
     package var socketMessageBytesMax = 1 << 20
     /// Channels that one socket follows, those of its trees included; more are refused with `too_many_channels`.

@@ -60,7 +60,8 @@ import Testing
         #expect(writer.all.contains("drained"))
     }
 
-    @Test(arguments: ["1.1", "1.0"]) func `what is sent at once and what is queued comes in order, however slow the reader`(_ version: String) throws {
+    @Test(arguments: ["1.1", "1.0"])
+    func `what is sent at once and what is queued comes in order, however slow the reader`(_ version: String) throws {
         let shared = (0..<20).map { BodyPiece(Bytes(repeating: UInt8($0), count: $0 % 3 == 0 ? 300_000 : 700)) }
         let server = try TestServer { _, responder in
             let stream = responder.stream()

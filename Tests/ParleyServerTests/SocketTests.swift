@@ -229,7 +229,7 @@ import Testing
     }
 
     @Test func `who does not read is parked at his offsets, takes no memory, holds nobody up, and misses nothing`() throws {
-        let server = try TestServer { $0.unsentBytesMax = 64 << 10 }
+        let server = try TestServer { $0.socketUnsentBytesMax = 64 << 10 }
         let channels = try (0..<4).map { _ in try server.jsonStream() }
         let slow = try server.socket(receiveBuffer: 4_096)
         let live = try server.socket()
