@@ -14,6 +14,8 @@ private struct Reading: Equatable {
         var fields: [[String]]
         var body: String
         var stays: Bool
+
+        var asksForUpgrade: Bool { fields.contains { $0[0].lowercased() == "upgrade" } }
     }
 
     enum End: Equatable {
@@ -101,7 +103,12 @@ private struct Comparison {
 
     var verdict: Verdict {
         // Node's readings are of whole requests; ours must be the same ones as far as both go.
-        for (mine, other) in zip(ours.requests, theirs.requests) where mine != other { return .oursLaxer(reason: nil) }
+        for (mine, other) in zip(ours.requests, theirs.requests) where mine != other {
+            // "keep-alive, close" of HTTP/1.0: ours closes (RFC 9112, section 9.3), and reads nothing behind it.
+            var closing = other
+            closing.stays = false
+            return mine == closing ? .oursStricter : .oursLaxer(reason: nil)
+        }
         let (mine, others) = (ours.requests.count, theirs.requests.count)
         switch (ours.end, theirs.end) {
         case (.refused, .refused) where mine == others: return .bothRefuse
@@ -109,6 +116,8 @@ private struct Comparison {
         case (.complete, .complete) where mine == others, (.incomplete, .incomplete) where mine == others: return .same
         case (_, .refused(let code)) where mine >= others:
             return .oursLaxer(reason: reason(code, mine > others ? ours.requests[others] : nil))
+        case (_, .complete) where mine >= others && ours.requests.prefix(others).contains(where: \.asksForUpgrade):
+            return .oursLaxer(reason: "behind an upgrade that it does not grant, node says nothing of what is wrong")
         default: return .oursLaxer(reason: nil)
         }
     }
