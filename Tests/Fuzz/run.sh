@@ -19,7 +19,7 @@ export SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 PARLEY_FUZZ=1 swift build -c release --product parley-fuzz --scratch-path "$build" --sanitize fuzzer --sanitize address \
-    -Xswiftc -enable-testing >"$log" 2>&1 || { grep -E 'error:' "$log" | head -20; echo "error: the fuzzer does not build"; exit 1; }
+    -Xswiftc -enable-testing >"$log" 2>&1 || { grep -E 'error:' "$log" | head -20 || tail -5 "$log"; echo "error: the fuzzer does not build"; exit 1; }
 fuzz() { PARLEY_FUZZ=$1 "$build/release/parley-fuzz" "${@:2}"; }
 every_target=$(ls "$here/Corpus")
 

@@ -14,6 +14,8 @@ private struct Reading: Equatable {
         var fields: [[String]]
         var body: String
         var stays: Bool
+
+        var asksForUpgrade: Bool { fields.contains { $0[0].lowercased() == "upgrade" } }
     }
 
     enum End: Equatable {
@@ -101,7 +103,12 @@ private struct Comparison {
 
     var verdict: Verdict {
         // Node's readings are of whole requests; ours must be the same ones as far as both go.
-        for (mine, other) in zip(ours.requests, theirs.requests) where mine != other { return .oursLaxer(reason: nil) }
+        for (mine, other) in zip(ours.requests, theirs.requests) where mine != other {
+            // "keep-alive, close" of HTTP/1.0: ours closes (RFC 9112, section 9.3), and reads nothing behind it.
+            var closing = other
+            closing.stays = false
+            return mine == closing ? .oursStricter : .oursLaxer(reason: nil)
+        }
         let (mine, others) = (ours.requests.count, theirs.requests.count)
         switch (ours.end, theirs.end) {
         case (.refused, .refused) where mine == others: return .bothRefuse
@@ -109,6 +116,8 @@ private struct Comparison {
         case (.complete, .complete) where mine == others, (.incomplete, .incomplete) where mine == others: return .same
         case (_, .refused(let code)) where mine >= others:
             return .oursLaxer(reason: reason(code, mine > others ? ours.requests[others] : nil))
+        case (_, .complete) where mine >= others && ours.requests.prefix(others).contains(where: \.asksForUpgrade):
+            return .oursLaxer(reason: "behind an upgrade that it does not grant, node says nothing of what is wrong")
         default: return .oursLaxer(reason: nil)
         }
     }
@@ -138,12 +147,12 @@ private struct Comparison {
         var random = SeededRandom(seed: seed)
         let plain = ParserCase.all.map(\.message.latin1).filter { $0.count < 2_000 }
         var inputs = plain + HostileRequests.all.map(\.latin1)
-        let count = ProcessInfo.processInfo.environment["PARLEY_LONG"] == nil ? 6_000 : 100_000
+        let count = ProcessInfo.processInfo.environment["PARLEY_LONG"] == nil ? 6_000 : 50_000
         while inputs.count < count {
             var bytes = inputs.randomElement(using: &random)!
             if Bool.random(using: &random) { bytes += plain.randomElement(using: &random)! }
             for _ in 0..<Int.random(in: 1...3, using: &random) { HostileRequests.mutate(&bytes, &random) }
-            if bytes.count < 4_000 { inputs.append(bytes) }
+            if (1..<4_000).contains(bytes.count) { inputs.append(bytes) }
         }
         let readings = try NodeParser.read(inputs)
         try #require(readings.count == inputs.count)
