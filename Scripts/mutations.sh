@@ -13,6 +13,8 @@ log="$copy/output"
 # name | file | what sed does to it | the test that must fail
 mutations=(
     "no sync|Sources/ParleyLog/RocksDatabase.swift|s/rocksdb_writeoptions_set_sync(writing, 1)/rocksdb_writeoptions_set_sync(writing, 0)/|every commit syncs the write-ahead log once"
+    "no look at the end of the write-ahead log|Sources/ParleyLog/RocksLog.swift|/^ *try RocksLog.examine(path)\$/d|a bit that changes in the write-ahead log is reported"
+    "no list of the write-ahead log's files|Sources/ParleyLog/RocksOptions.swift|s/_in_manifest=true/_in_manifest=false/|a hole in the write-ahead log is damage"
     "no epoch check|Sources/ParleyChannels/Append.swift|/^ *try checkEpoch(channel)\$/d|a stale owner appends nothing"
     "no producer check|Sources/ParleyChannels/Append.swift|s/= try checkProducer(channel, &stage)/= producer.map { (state: ProducerState(epoch: \$0.epoch, sequence: \$0.sequence), isDuplicate: false) }/|a producer's repetition is in the log once"
     "last text apart from the result|Sources/ParleyAgents/Activation+Steps.swift|s/let entries = (last.map { \[\$0\] } ?? \[\]) + \[entry\]/if let last { append([last], epoch: .holds(core.epoch)) }; let entries = [entry]/|no crash leaves the whole text in the log"

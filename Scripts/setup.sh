@@ -26,7 +26,7 @@ need_packages() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
 }
 
-build_packages=(librocksdb-dev libuv1-dev libcurl4-openssl-dev libssl-dev libyaml-dev libwslay-dev pkg-config)
+build_packages=(librocksdb-dev libuv1-dev libcurl4-openssl-dev libssl-dev libyaml-dev libwslay-dev libjemalloc-dev pkg-config)
 
 need_swift() {
     command -v swift >/dev/null || fail "no 'swift' on the PATH. Parley needs the Swift 6.3 toolchain: https://www.swift.org/install/linux/"

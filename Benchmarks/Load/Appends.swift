@@ -6,6 +6,8 @@ struct Appends {
     private let connections: Int
     private let channels: Int
     private let bytes: Int
+    /// Messages of one request.
+    private let batch: Int
 
     init(_ options: Options) {
         seconds = options.number("seconds", 4)
@@ -13,9 +15,14 @@ struct Appends {
         connections = options.integer("connections", 64)
         channels = options.integer("channels", 1_000)
         bytes = options.integer("bytes", 256)
+        batch = options.integer("batch", 1)
         var wires: [any Wire] = []
-        if let server = options.server("parley") { wires.append(ParleyWire(port: server.port, pid: server.pid)) }
+        if let server = options.server("parley") {
+            let type = batch == 1 ? "application/octet-stream" : "application/json"
+            wires.append(ParleyWire(port: server.port, pid: server.pid, contentType: type))
+        }
         if let server = options.server("redis") { wires.append(RedisWire(port: server.port, pid: server.pid)) }
+        if let server = options.server("nats") { wires.append(NatsWire(port: server.port, pid: server.pid)) }
         if let server = options.server("postgres") { wires.append(PostgresWire(port: server.port, pid: server.pid)) }
         self.wires = wires
     }
@@ -32,7 +39,7 @@ struct Appends {
 
     func run() {
         print(
-            "\(bytes) B appends, \(connections) connections with one request in flight each, \(channels) channels; \(rounds) rounds of \(seconds.text(1)) s, in turns; medians"
+            "\(bytes) B appends, \(batch) a request, \(connections) connections with one request in flight each, \(channels) channels; \(rounds) rounds of \(seconds.text(1)) s, in turns; medians"
         )
         var results = wires.map { _ in [Round]() }
         for round in 0...rounds {
@@ -63,10 +70,17 @@ struct Appends {
         var inFlight = 0
         let clients = (0..<connections).map { index in (connection: wire.connect(), client: Client(channel: index % channels)) }
         var isOver = false
+        // Made once: making them would take as much of the processor as sending them.
+        let payloads = (0..<batch).map { wire.payload(Clock.now + UInt64($0), bytes: bytes) }
         func send(_ connection: Connection, _ client: Client) {
             client.output.removeAll(keepingCapacity: true)
             client.sentAt = Clock.now
-            wire.append(wire.payload(client.sentAt, bytes: bytes), to: client.channel, &client.output)
+            if batch == 1 {
+                wire.append(wire.payload(client.sentAt, bytes: bytes), to: client.channel, on: connection, &client.output)
+                client.answers = 1
+            } else {
+                client.answers = wire.append(payloads, to: client.channel, &client.output)
+            }
             // Each connection has channels of its own, one after the other.
             client.channel += connections
             if client.channel >= channels { client.channel %= connections }
@@ -75,8 +89,11 @@ struct Appends {
         }
         for (connection, client) in clients {
             connection.onInput = { connection in
-                guard let length = wire.answerLength(connection.unread) else { return }
-                connection.take(length)
+                while client.answers > 0 {
+                    guard let length = wire.answerLength(connection.unread) else { return }
+                    connection.take(length)
+                    client.answers -= 1
+                }
                 samples.add(Clock.now - client.sentAt)
                 if isOver { inFlight -= 1 } else { send(connection, client) }
             }
@@ -95,7 +112,7 @@ struct Appends {
         let elapsed = Double(Clock.now - start) / 1e9
         let client = Double(Clock.ownProcessor - own) / 1e9
         let server = Double((wire.usage - usage).processor) / 1e9
-        let count = Double(samples.count)
+        let count = Double(samples.count * batch)
         loop.removeAll()
         let ranks = samples.milliseconds(0.5, 0.99)
         var round = Round(
@@ -108,6 +125,7 @@ struct Appends {
     private final class Client {
         var channel: Int
         var sentAt: Nanoseconds = 0
+        var answers = 0
         var output: [UInt8] = []
 
         init(channel: Int) { self.channel = channel }

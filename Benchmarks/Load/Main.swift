@@ -11,7 +11,12 @@ struct Main {
         case "tokens": Tokens(options).run()
         case "interrupts": Interrupts(options).run()
         case "waiting": Waiting(options).run()
-        default: fail("expected one of: appends, latency, steps, tokens, interrupts, waiting")
+        case "catchup": Catchup(options).run()
+        case "fanout": Fanout(options).run()
+        case "stalled": Stalled(options).run()
+        case "idle": Idle(options).run()
+        case "cold": Cold(options).run()
+        default: fail("expected one of: appends, latency, steps, tokens, interrupts, waiting, catchup, fanout, stalled, idle, cold")
         }
     }
 }

@@ -68,7 +68,7 @@ struct Waiting {
     private func create() {
         let server = start("full", idle: "1")
         let begun = Clock.now
-        each(Array(0..<agents), connections: 64, server) { index in
+        Requests.send(agents, to: server.port) { index in
             post("{\"type\":\"message\",\"data\":\"\(Waiting.kinds[index % 3])\"}", to: "waiter/w\(index)")
         }
         let answered = Clock.now
@@ -83,30 +83,6 @@ struct Waiting {
             "made in \(seconds.text(1)) s (\((Double(agents) / seconds).text()) a second), all out of memory \((Double(Clock.now - answered) / 1e9).text(1)) s later; resident then \(server.residentMegabytes.text(1)) MiB"
         )
         server.stop(SIGKILL)
-    }
-
-    /// Sends a request for each item and waits for all answers.
-    private func each(_ items: [Int], connections: Int, _ server: Server, _ request: @escaping (Int) -> [UInt8]) {
-        let loop = Loop()
-        var (next, left) = (0, items.count)
-        func sendNext(_ connection: Connection) {
-            guard next < items.count else { return }
-            next += 1
-            connection.send(request(items[next - 1]))
-        }
-        for _ in 0..<min(connections, items.count) {
-            let connection = Connection(port: server.port)
-            connection.onInput = { connection in
-                guard let length = HTTPAnswer.length(connection.unread) else { return }
-                connection.take(length)
-                left -= 1
-                sendNext(connection)
-            }
-            loop.add(connection)
-            sendNext(connection)
-        }
-        loop.run { now in left > 0 ? now + 1_000_000_000 : nil }
-        loop.removeAll()
     }
 
     // MARK: Waking them

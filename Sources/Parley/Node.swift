@@ -39,20 +39,21 @@ package final class Node: Sendable {
         let webhook = try configuration.webhook(environment)
         let world = SystemWorld()
         models = EventLoop(name: "models")
-        let declared = try Node.declaredAgents(configuration, environment, transport: CurlTransport(models), world: world, report: report)
+        let authorities = try ServeConfiguration.authorityFile(environment)
+        // One for each kind of call: none takes up another's connections.
+        let transport = { [models] in CurlTransport(models, authorityFile: authorities) }
+        let declared = try Node.declaredAgents(configuration, environment, transport: transport(), world: world, report: report)
         let folder = try DataFolder(configuration.dataFolder)
         log = try RocksLog(folder)
         let keys = try SigningKeys.load(folder.signingKeysPath)
         let failure = failure
         writer = GroupCommit(log: log) { error in failure.withLock(signalAll: true) { $0 = error.message } }
         let channels = Channels(log: log, writer: writer, world: world, outbox: webhook.map { Outbox(kinds: $0.events) })
-        // A transport of its own: its connections are those of no other kind of call.
-        let webhooks = webhook.map { [models] in WebhookDelivery($0, channels: channels, world: world, transport: CurlTransport(models)) }
+        let webhooks = webhook.map { WebhookDelivery($0, channels: channels, world: world, transport: transport()) }
         self.webhooks = webhooks
-        // Each is addressed by whoever may subscribe: their connections are not those of the operator's receiver.
         subscriptions = SubscriptionDelivery(
             Subscriptions(channels, tokenKey: keys.tokenKey), keys: keys, allowsLoopback: configuration.isLoopbackOnly, world: world,
-            transport: CurlTransport(models))
+            transport: transport())
         let written = Set(agents.map(\.kind))
         runtime = AgentRuntime(
             channels: channels, world: world, agents: declared.filter { !written.contains($0.kind) } + agents,
@@ -108,6 +109,7 @@ package final class Node: Sendable {
     }
 
     package func stop() {
+        server.refuseReaders()
         runtime.drain()
         webhooks?.drain()
         subscriptions.drain()

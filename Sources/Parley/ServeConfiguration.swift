@@ -1,3 +1,4 @@
+internal import Foundation
 package import ParleyServer
 internal import ParleySystem
 internal import ParleyWebhooks
@@ -129,6 +130,15 @@ package struct ServeConfiguration: Sendable {
         } catch {
             throw ConfigurationError(error.description)
         }
+    }
+
+    /// PEM: who may vouch for the certificates of whom the node calls, models and receivers; `nil`: whom the system trusts.
+    static func authorityFile(_ environment: [String: String]) throws(ConfigurationError) -> String? {
+        guard let file = environment["PARLEY_CA_FILE"], !file.isEmpty else { return nil }
+        guard FileManager.default.isReadableFile(atPath: file) else {
+            throw ConfigurationError("PARLEY_CA_FILE is '\(file)', which cannot be read; expected a file of certificates (PEM).")
+        }
+        return file
     }
 
     /// Sets a duration in seconds from the option `name`.

@@ -197,9 +197,10 @@ extension Activation: TurnOwner {
                 isOver(request.path)
                 over(core, [request])
                 guard isCurrent(core) else { return }
-                if let retryAt {
+                if let retryAt, let pause {
                     keeps(request.path, earlier ?? SavedText())
-                    retry(core, request, attempt + 1, at: retryAt, saved)
+                    // The clock may have been set back while the entry was written.
+                    retry(core, request, attempt + 1, at: min(retryAt, runtime.world.now.advanced(by: pause)), saved)
                 } else {
                     core.resume(request.path, .failed(failure), at: appended.at)
                 }

@@ -39,19 +39,14 @@ extension AgentRuntime {
         return found
     }
 
-    /// The agents, ordered by partition and then by age, in pages: `{agents: [{agent, state}], next}`. Reads the log.
+    /// The agents, ordered by partition and then by age whatever they do, in pages: `{agents: [{agent, state}], next}`. Reads the log.
     package func list(
         kind: String?, state: String?, limit: Int, after: String?, where isShown: (String) -> Bool = { _ in true }
     ) throws(LogError) -> JSON {
         let statuses = state.map { state in AgentStatus.allCases.filter { $0.name == state } } ?? AgentStatus.allCases
         var agents: [JSON] = []
         var next: String?
-        var isPast = after == nil
-        try AgentIndex.scan(channels.log, statuses) { name, status in
-            guard isPast else {
-                isPast = name == after
-                return true
-            }
+        try AgentIndex.list(channels.log, statuses, after: after) { name, status in
             guard let agent = AgentName(channel: name), kind == nil || agent.kind == kind, isShown(name) else { return true }
             guard agents.count < limit else {
                 next = agents.last?["agent"]?.string

@@ -51,6 +51,54 @@ package enum AgentIndex {
             }
         }
     }
+
+    /// How many rows of each status are read at once to be put in order.
+    private static let listedAtOnce = 256
+
+    /// Visits the agents that do one of `statuses`, by partition and there by age, from behind the one named `after` on, until `visit` returns
+    /// false.
+    ///
+    /// An agent keeps its place whatever it does, and also when it is deleted, so that a list goes on where it stopped.
+    /// Cost: as ``scan(_:_:_:)``, and up to 256 rows of each status and partition that are read without being visited.
+    package static func list(
+        _ log: any CommitLog, _ statuses: [AgentStatus], after: String?, _ visit: (_ name: String, _ status: AgentStatus) -> Bool
+    ) throws(LogError) {
+        var place = ChannelID(partition: 0, number: 0)
+        if let after {
+            // One that never was has a partition all the same; a list may begin there.
+            place =
+                try log.get(.names, Placement.nameKey(after)).flatMap { NameRow($0) }?.id
+                ?? ChannelID(partition: Placement.partition(of: after), number: 0)
+        }
+        for partition in place.partition..<Placement.partitionCount {
+            var last: UInt64? = partition == place.partition ? place.number : 0
+            while let number = last {
+                let (rows, upTo) = try rows(log, statuses, behind: ChannelID(partition: partition, number: number))
+                for row in rows where !visit(row.name, row.status) { return }
+                last = upTo
+            }
+        }
+    }
+
+    /// The next rows of all statuses in the order of their channels, and up to which channel they are complete if there may be more.
+    private static func rows(
+        _ log: any CommitLog, _ statuses: [AgentStatus], behind place: ChannelID
+    ) throws(LogError) -> (rows: [(number: UInt64, name: String, status: AgentStatus)], upTo: UInt64?) {
+        var rows: [(number: UInt64, name: String, status: AgentStatus)] = []
+        var upTo: UInt64?
+        for status in statuses {
+            var (count, end) = (0, prefix(status, partition: place.partition))
+            end[2] += 1
+            let first = key(status, ChannelID(partition: place.partition, number: place.number + 1))
+            try log.scan(.index, from: first, to: end, reversed: false) { key, value in
+                rows.append((key.readBigEndian(at: 3), String(decoding: value, as: UTF8.self), status))
+                count += 1
+                return count < listedAtOnce
+            }
+            if count == listedAtOnce { upTo = min(upTo ?? .max, rows.last!.number) }
+        }
+        return (rows.filter { $0.number <= upTo ?? .max }.sorted { $0.number < $1.number }, upTo)
+    }
 }
 
 extension Channel {

@@ -321,7 +321,7 @@ extension Append {
         let now = channels.world.now
         channels.touch(channel)
         channels.written(channel, at: now, in: &stage)
-        let offsets = entries.map { channel.stage($0, now: now) }
+        let offsets = channel.stage(entries, now: now, in: &stage)
         if isInput {
             for (entry, offset) in zip(entries, offsets) {
                 stage.put(.inbox, channel.id.key(offset), [entry.kind.rawValue])

@@ -38,6 +38,9 @@ package final class Channel: @unchecked Sendable {
         var pins = 0
     }
 
+    /// A value of the log is cut where it passes this: one message is read by reading the whole value.
+    static let valueBytes = 64 << 10
+
     /// How many bytes of recent commits a watched channel keeps in memory; a reader further behind reads from the log.
     static let recentBytesMax = 256 << 10
 
@@ -139,9 +142,11 @@ struct StagedTail {
     var row: ChannelRow
     var head: UInt64
     var lastAt: Timestamp
-    /// The frames staged in the current commit: they become one value of the log.
+    /// The frames staged in the current commit: they become one value of the log, or several when they are very many.
     var frames = Bytes()
     var first: UInt64 = 0
+    /// Where in `frames` a further value of the log begins, and with which offset.
+    var cuts: [(start: Int, offset: UInt64)] = []
     /// Where in `frames` the last one begins, when it is text that more of the same step can join.
     var openText: (start: Int, position: Position, part: TextDelta.Part, end: UInt64)?
     var isRowChanged = false
@@ -154,13 +159,21 @@ struct StagedTail {
 }
 
 extension Channel {
-    /// Stamps an entry, gives it its offset and adds its frame; or merges it into the text before it, whose offset it then has.
-    func stage(_ entry: NewEntry, now: Timestamp) -> UInt64 {
+    /// Stamps entries, gives them their offsets and adds their frames; text may be merged into the text before it, whose offset it then has.
+    func stage(_ entries: [NewEntry], now: Timestamp, in stage: inout Stage) -> [UInt64] {
+        let before = staged.frames.count
+        // They are put when the commit is complete, and count as soon as they are there.
+        defer { stage.count(staged.frames.count - before) }
+        return entries.map { self.stage($0, now: now) }
+    }
+
+    private func stage(_ entry: NewEntry, now: Timestamp) -> UInt64 {
         if merge(entry) { return staged.head }
         staged.lastAt = max(staged.lastAt, now)
         staged.head += 1
         if staged.frames.isEmpty { staged.first = staged.head }
         let start = staged.frames.count
+        if start - (staged.cuts.last?.start ?? 0) >= Channel.valueBytes { staged.cuts.append((start, staged.head)) }
         entry.write(to: &staged.frames, at: staged.lastAt)
         // An empty piece says that the text is over: it stays an entry of its own.
         if case .text(let text) = entry.content, let position = entry.position, !text.delta.isEmpty {
@@ -188,14 +201,19 @@ extension Channel {
             stage.put(.channels, id.key, staged.row.bytes)
             staged.isRowChanged = false
         }
-        if !staged.frames.isEmpty { stage.put(.log, id.key(staged.first), staged.frames) }
+        guard !staged.frames.isEmpty else { return }
+        var (start, offset) = (0, staged.first)
+        for cut in staged.cuts {
+            stage.put(.log, id.key(offset), Bytes(staged.frames[start..<cut.start]))
+            (start, offset) = cut
+        }
+        stage.put(.log, id.key(offset), start == 0 ? staged.frames : Bytes(staged.frames[start...]))
     }
 
     /// Publishes what has become durable, and returns who must be told.
     func publish() -> [any ChannelWatcher] {
         let chunk = staged.frames.isEmpty ? nil : Chunk(channel: self, first: staged.first, last: staged.head, frames: staged.frames)
-        staged.frames = Bytes()
-        staged.openText = nil
+        (staged.frames, staged.cuts, staged.openText) = (Bytes(), [], nil)
         let (head, isClosed, isDeleted, trims) = (staged.head, staged.row.isClosed, staged.isDeleted, staged.row.trims)
         return published.withLock { state in
             state.head = head

@@ -52,9 +52,9 @@ package struct ChannelRow: Sendable, Equatable {
         else { return nil }
         self.init(name: name, contentType: contentType, isAgent: json["agent"]?.bool ?? false, created: Timestamp(milliseconds: created))
         isClosed = json["closed"]?.bool ?? false
-        epoch = UInt64(json["epoch"]?.integer ?? 0)
+        epoch = json["epoch"]?.integer.flatMap { UInt64(exactly: $0) } ?? 0
         status = AgentStatus.allCases.first { $0.name == json["status"]?.string } ?? .idle
-        turn = json["turn"]?.integer.map { UInt64($0) }
+        turn = json["turn"]?.integer.flatMap { UInt64(exactly: $0) }
         lastSequence = json["last_sequence"]?.string
         closedBy = json["closed_by"]?.string
         lifetime = json["ttl"]?.integer.map { .ttl(seconds: $0) } ?? json["expires_at"]?.string.flatMap { Lifetime(until: $0) }
@@ -124,7 +124,22 @@ package enum ContentType {
 
     package static func isJSON(_ type: String) -> Bool { matches(type, json) }
     package static func isText(_ type: String) -> Bool { base(type).hasPrefix("text/") }
-    package static func matches(_ a: String, _ b: String) -> Bool { a == b || base(a) == base(b) }
+    package static func matches(_ a: String, _ b: String) -> Bool { a == b || equals(bytes(a), bytes(b)) }
+
+    /// Type and subtype as they came.
+    private static func bytes(_ type: String) -> Substring.UTF8View {
+        let start = type.utf8.drop { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
+        let text = start.prefix { $0 != UInt8(ascii: ";") }
+        guard let last = text.lastIndex(where: { $0 != UInt8(ascii: " ") && $0 != UInt8(ascii: "\t") }) else { return text.prefix(0) }
+        return text[...last]
+    }
+
+    /// Without a copy: every append asks.
+    private static func equals(_ a: Substring.UTF8View, _ b: Substring.UTF8View) -> Bool {
+        a.count == b.count && zip(a, b).allSatisfy { lowercased($0) == lowercased($1) }
+    }
+
+    private static func lowercased(_ byte: UInt8) -> UInt8 { byte &- 0x41 < 26 ? byte | 0x20 : byte }
 }
 
 extension String {

@@ -34,7 +34,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     var expiry: DueRows { lifetimes.withLock { $0! } }
 
     /// How many channels stay in memory before those that nobody watches are let go.
-    private static let residentMax = 65_536
+    private let residentMax: Int
 
     private struct Residents {
         var channels: [TextKey: Channel] = [:]
@@ -46,11 +46,12 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         let residents = Mutex(Residents())
     }
 
-    package init(log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil) {
+    package init(log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil, residentMax: Int = 65_536) {
         self.log = log
         self.writer = writer
         self.world = world
         self.outbox = outbox
+        self.residentMax = residentMax
         shards = (0..<16).map { _ in Shard() }
         // So many at a time, so that a thousand channels of one instant do not fill the writer's queue.
         let expiry = DueRows(.lifetime, log: log, world: world, atOnce: 256, pause: .milliseconds(20)) { [weak self] id, row, name in
@@ -70,6 +71,9 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
 
     // MARK: Finding
 
+    /// How many channels are in memory.
+    package var residentCount: Int { shards.reduce(0) { $0 + $1.residents.withLock { $0.channels.count } } }
+
     /// The channel of that name, or `nil`. Thread-safe. Cost: a lock and a hash; for a channel not in memory three lookups in the log.
     package func find(_ name: String) throws(LogError) -> Channel? {
         guard let channel = try findAny(name), !channel.isExpired(world.now) else { return nil }
@@ -78,22 +82,26 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
 
     /// The channel of that name, also when its time has come.
     private func findAny(_ name: String) throws(LogError) -> Channel? {
-        try shard(name).residents.withLock { residents throws(LogError) in
-            if let channel = residents.channels[name] { return channel }
-            guard !residents.unpublished.contains(name), let loaded = try load(name) else { return nil }
+        let (channel, isCrowded) = try shard(name).residents.withLock { residents throws(LogError) -> (Channel?, Bool) in
+            if let channel = residents.channels[name] { return (channel, false) }
+            guard !residents.unpublished.contains(name), let loaded = try load(name) else { return (nil, false) }
             residents.channels[name] = loaded
-            return loaded
+            let excess = residents.channels.count - residentMax / shards.count
+            return (loaded, excess > 0 && excess % Channels.excessStep == 1)
         }
+        // Where nobody writes, nothing else would let go of what is read. Refused, the next load beyond the limit tries again.
+        if isCrowded { try? writer.submit(IdleEviction(self)) }
+        return channel
     }
+
+    /// How many more are loaded into a crowded shard before it is looked at again: all of it may be watched.
+    private static let excessStep = 256
 
     /// The channel of that name if it is in memory. Thread-safe, and touches no disk: for event loops.
     package func resident(_ name: String) -> Channel? {
         guard let channel = shard(name).residents.withLock({ $0.channels[name] }), !channel.isExpired(world.now) else { return nil }
         return channel
     }
-
-    /// How many channels are in memory.
-    package var residentCount: Int { shards.reduce(0) { count, shard in count + shard.residents.withLock { $0.channels.count } } }
 
     /// Whether an agent of that name was deleted and not created anew.
     package func isDeleted(_ name: String) throws(LogError) -> Bool {
@@ -252,6 +260,8 @@ extension Channels {
     }
 
     private func flush(into stage: inout Stage) {
+        // In the order of their keys: where one went into the memtable, the next is looked for from there.
+        touched.sort { ($0.id.partition, $0.id.number) < ($1.id.partition, $1.id.number) }
         for channel in touched { flush(channel, into: &stage) }
     }
 
@@ -289,12 +299,30 @@ extension Channels {
     func notifyDeleted(_ channel: Channel) { inputObserver.withLock { $0 }?.channelDeleted(channel) }
 
     /// Lets go of channels that nobody watches when a shard has grown past its share. Nothing is staged when this runs.
-    private func evictIdle() {
+    fileprivate func evictIdle() {
         for shard in shards {
             shard.residents.withLock { residents in
-                guard residents.channels.count > Channels.residentMax / shards.count else { return }
+                guard residents.channels.count > residentMax / shards.count else { return }
                 for (name, channel) in residents.channels where channel.evict() { residents.channels[name] = nil }
             }
         }
     }
+}
+
+/// Has the writer let go of channels that nobody watches: only between two commits is it sure that nothing is staged in them.
+private final class IdleEviction: Submission {
+    private let channels: Channels
+
+    init(_ channels: Channels) { self.channels = channels }
+
+    let cost = 0
+
+    func stage(into stage: inout Stage) {}
+
+    func committed() {
+        channels.publish()
+        channels.evictIdle()
+    }
+
+    func failed(_ error: LogError) {}
 }

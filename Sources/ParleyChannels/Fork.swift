@@ -40,17 +40,18 @@ package struct ForkRequest: Sendable {
 
 extension Fork {
     init?(_ json: JSON) {
-        guard let source = json["source"]?.string, let offset = json["offset"]?.integer, let segments = json["segments"]?.array,
+        guard let source = json["source"]?.string, let offset = Fork.count(json["offset"]), let segments = json["segments"]?.array,
             !segments.isEmpty
         else { return nil }
-        self.init(source: source, offset: UInt64(offset), subOffset: UInt64(json["sub_offset"]?.integer ?? 0), segments: [])
+        self.init(source: source, offset: offset, subOffset: Fork.count(json["sub_offset"]) ?? 0, segments: [])
         for segment in segments {
-            guard let number = segment["number"]?.integer, let upTo = segment["up_to"]?.integer, let owner = segment["owner"]?.string else {
-                return nil
-            }
-            self.segments.append(Segment(number: UInt64(number), upTo: UInt64(upTo), owner: owner))
+            guard let number = Fork.count(segment["number"]), let upTo = Fork.count(segment["up_to"]), let owner = segment["owner"]?.string
+            else { return nil }
+            self.segments.append(Segment(number: number, upTo: upTo, owner: owner))
         }
     }
+
+    private static func count(_ value: JSON?) -> UInt64? { value?.integer.flatMap { UInt64(exactly: $0) } }
 
     var json: JSON {
         let segments = segments.map { segment -> JSON in

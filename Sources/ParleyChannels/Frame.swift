@@ -201,21 +201,35 @@ extension Frame {
             guard length >= 2, position + 4 + length <= bytes.count, let kind = EntryKind(rawValue: bytes[position + 4]) else { return nil }
             let payload = UnsafeRawBufferPointer(rebasing: bytes[(position + headerBytes)..<(position + 4 + length)])
             let frame = Frame(kind: kind, flags: bytes[position + 5], payload: payload)
-            if kind == .hole {
-                guard payload.count == 8 else { return nil }
-                offset += payload.readBigEndian(at: 0, as: UInt64.self)
-            } else {
-                offset += 1
-            }
+            guard frame.isWhole else { return nil }
+            let (last, overflows) = offset.addingReportingOverflow(kind == .hole ? payload.readBigEndian(at: 0) : 1)
+            guard !overflows else { return nil }
+            offset = last
             position += 4 + length
             if !visit(offset, frame) { break }
         }
         return offset
     }
 
+    /// Whether the payload is as long as kind and flags ask for: what is read from it relies on that.
+    private var isWhole: Bool {
+        switch kind {
+        case .data: return true
+        case .hole: return payload.count == 8
+        default:
+            var count = 8
+            if flags & Flag.position != 0 {
+                guard payload.count >= 22 else { return false }
+                count = 22 + Int(payload.readBigEndian(at: 20, as: UInt16.self))
+            }
+            if kind == .text { count += flags & Flag.continues == 0 ? 13 : 21 }
+            return payload.count >= count
+        }
+    }
+
     /// When a stamped entry was committed; `nil` for plain data and holes.
     package var at: Timestamp? {
-        kind.rawValue < 16 || payload.count < 8 ? nil : Timestamp(milliseconds: Int64(payload.readBigEndian(at: 0, as: UInt64.self)))
+        kind.rawValue < 16 ? nil : Timestamp(milliseconds: payload.readBigEndian(at: 0))
     }
 
     package var position: Position? {

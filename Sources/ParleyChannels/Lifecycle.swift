@@ -63,7 +63,7 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
         }
         let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(row, in: &stage, partition: partition) }
         let now = channels.world.now
-        for entry in (piece.map { [NewEntry(data: $0)] } ?? []) + entries { _ = channel.stage(entry, now: now) }
+        _ = channel.stage((piece.map { [NewEntry(data: $0)] } ?? []) + entries, now: now, in: &stage)
         return (true, channel.staged.head, channel.staged.row.isClosed)
     }
 
@@ -107,7 +107,8 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
 
     private func isSameFork(_ known: Fork?) -> Bool {
         guard let fork, let known else { return fork == nil && known == nil }
-        return fork.source.hasSameBytes(as: known.source) && (fork.offset ?? known.offset) == known.offset && (fork.subOffset ?? 0) == known.subOffset
+        return fork.source.hasSameBytes(as: known.source) && (fork.offset ?? known.offset) == known.offset
+            && (fork.subOffset ?? 0) == known.subOffset
     }
 
     package func committed() {

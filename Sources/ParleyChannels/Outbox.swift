@@ -75,7 +75,7 @@ package struct OutboxRow: Sendable, Hashable {
         offset = key.readBigEndian(at: 11)
         guard value.count == 12 else { return }
         attempts = value.readBigEndian(at: 0)
-        due = Timestamp(milliseconds: Int64(value.readBigEndian(at: 4, as: UInt64.self)))
+        due = Timestamp(milliseconds: value.readBigEndian(at: 4))
     }
 
     /// The oldest row of a channel.

@@ -20,7 +20,8 @@ final class Client: Sendable {
         bearer = try Bearer.find(arguments)
         loop = EventLoop(name: "client")
         loop.start()
-        transport = CurlTransport(loop)
+        // For servers whose certificate the system does not trust, such as one that signed it itself.
+        transport = CurlTransport(loop, authorityFile: Terminal.environment("PARLEY_CA_FILE"))
     }
 
     struct Answer: Sendable {
@@ -39,16 +40,12 @@ final class Client: Sendable {
         }
     }
 
-    /// For servers whose certificate the system does not trust, such as one that signed it itself.
-    private static var authorityFile: String? { Terminal.environment("PARLEY_CA_FILE") }
-
     private var authorization: [(name: String, value: String)] { bearer.map { [("Authorization", "Bearer \($0)")] } ?? [] }
 
     /// One request and its whole answer.
     func request(_ method: String, _ path: String, headers: [(name: String, value: String)] = [], body: Bytes = []) throws -> Answer {
         var request = OutgoingRequest(method: method, url: baseURL + path, headers: headers + authorization, body: body)
         request.connectTimeout = .seconds(5)
-        request.authorityFile = Client.authorityFile
         let call = WholeCall()
         _ = transport.start(request, call)
         return try named { try call.wait() }
@@ -78,7 +75,6 @@ final class Client: Sendable {
     func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Int, Bytes) -> Bool) throws {
         var request = OutgoingRequest(url: baseURL + path, headers: headers + authorization)
         request.connectTimeout = .seconds(5)
-        request.authorityFile = Client.authorityFile
         // The server sends a heartbeat every 15 seconds.
         request.idleTimeout = .seconds(40)
         let call = StreamedCall(take)

@@ -80,7 +80,7 @@ extension CurlCall {
         set(CURLOPT_URL, request.url)
         set(CURLOPT_PROTOCOLS_STR, "http,https")
         set(CURLOPT_NOSIGNAL, 1)
-        if let file = request.authorityFile { set(CURLOPT_CAINFO, file) }
+        if let file = transport.authorityFile { set(CURLOPT_CAINFO, file) }
         set(CURLOPT_FOLLOWLOCATION, 0)
         set(CURLOPT_CONNECTTIMEOUT_MS, max(1, Int(request.connectTimeout.milliseconds)))
         let errorBytes = Int(CURL_ERROR_SIZE)

@@ -7,6 +7,7 @@ package import ParleySystem
 /// content codings are off: what arrives is what the upstream sent. Proxies come from the usual environment variables.
 package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // Guard: everything is used on `loop` only.
     package let loop: EventLoop
+    let authorityFile: String?
 
     private let multi: OpaquePointer
     private var calls: [UnsafeMutableRawPointer: CurlCall] = [:]
@@ -16,8 +17,10 @@ package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // 
     private var isInsideCurl = false
     private var isStopped = false
 
-    package init(_ loop: EventLoop) {
+    /// - Parameter authorityFile: PEM: who may vouch for the certificates of upstreams, instead of whom the system trusts.
+    package init(_ loop: EventLoop, authorityFile: String? = nil) {
         self.loop = loop
+        self.authorityFile = authorityFile
         _ = CurlTransport.initialized
         multi = OpaquePointer(curl_multi_init()!)
         let context = Unmanaged.passUnretained(self).toOpaque()  // Its callbacks come from calls that we make.

@@ -6,6 +6,8 @@ internal import ParleySystem
 final class HTTPConnection {
     let listener: HTTPListener
     var loop: EventLoop { listener.loop }
+    /// The socket's; libuv owns it.
+    private var descriptor: Int32 = -1
     /// Where the listener keeps it.
     var slot = -1
 
@@ -23,7 +25,8 @@ final class HTTPConnection {
     var isUncounted = false
     var closesAfterFlush = false
 
-    private var parser: HTTPRequestParser
+    /// There while a request is on its way; between requests a connection keeps none, which is a third of what it takes.
+    private var parsing: RequestParsing?
     private var exchanges: [HTTPResponder] = []
     /// Input that waits because too many requests are unanswered.
     private var blockedInput = Bytes()
@@ -48,6 +51,9 @@ final class HTTPConnection {
 
     /// Reading stops while more than this waits to be sent.
     private static let outputBytesMax = 1 << 20
+    /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
+    /// that has stopped reading. What is under way and not acknowledged does not count, so a long line stays full.
+    private static let kernelUnsentBytesMax: Int32 = 128 << 10
     /// How long a peer may go on sending after it was told that nobody listens any more.
     private static let lingerMilliseconds: Int64 = 2_000
 
@@ -55,13 +61,15 @@ final class HTTPConnection {
         self.listener = listener
         self.tls = tls
         self.handle = handle
-        parser = HTTPRequestParser(limits: listener.configuration.limits)
         opened = listener.milliseconds
         readMark = opened
     }
 
     func start() {
         handle.pointee.data = Unmanaged.passRetained(self).toOpaque()  // Released by the close callback.
+        uv_fileno(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self), &descriptor)
+        var unsent = HTTPConnection.kernelUnsentBytesMax
+        setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, &unsent, socklen_t(MemoryLayout<Int32>.size))
         updateReading()
     }
 
@@ -151,19 +159,26 @@ extension HTTPConnection {
     private func process(_ input: UnsafeRawBufferPointer) -> Int {
         isProcessing = true
         defer { isProcessing = false }
+        let parsing = self.parsing ?? listener.takeParsing()
+        self.parsing = parsing
         var index = 0
         while acceptsRequests, !isClosed, !hasUpgraded, exchanges.count < listener.configuration.pipelinedCountMax,
             output.byteCount <= HTTPConnection.outputBytesMax
         {
             do throws(HTTPParseError) {
-                let (used, event) = try parser.parse(UnsafeRawBufferPointer(rebasing: input[index...]))
+                let (used, event) = try parsing.parser.parse(UnsafeRawBufferPointer(rebasing: input[index...]))
                 index += used
+                if used > 0 { parsing.hasBegun = true }
                 switch event {
                 case .needsMore:
                     markPhase()
+                    if !parsing.hasBegun {
+                        self.parsing = nil
+                        listener.give(back: parsing)
+                    }
                     return index
-                case .head: beginBody(isAtEnd: index == input.count)
-                case .request: dispatch()
+                case .head: beginBody(parsing, isAtEnd: index == input.count)
+                case .request: dispatch(parsing)
                 }
             } catch {
                 reject(Problem(status: error.status, code: error.code, detail: error.message))
@@ -173,18 +188,21 @@ extension HTTPConnection {
         return index
     }
 
+    /// How far the request has come that is on its way.
+    private var phase: HTTPRequestParser.Phase { parsing?.parser.phase ?? .idle }
+
     private func markPhase() {
-        let phase = parser.phase
+        let phase = phase
         if phase != markedPhase || phase == .body { readMark = listener.milliseconds }
         if phase == .body, markedPhase != .body { bodyMark = readMark }
         markedPhase = phase
     }
 
-    private func beginBody(isAtEnd: Bool) {
-        if let limit = listener.handler.bodyBytesMax(for: parser.head) { parser.bodyBytesMax = limit }
-        let head = parser.head
+    private func beginBody(_ parsing: RequestParsing, isAtEnd: Bool) {
+        let head = parsing.parser.head
+        if let limit = listener.handler.bodyBytesMax(for: head) { parsing.parser.bodyBytesMax = limit }
         // A body that is too large gets its 413 instead, and one that is on its way needs no invitation.
-        guard head.expectsContinue, head.hasBody, isAtEnd, head.contentLength ?? 0 <= parser.bodyBytesMax else { return }
+        guard head.expectsContinue, head.hasBody, isAtEnd, head.contentLength ?? 0 <= parsing.parser.bodyBytesMax else { return }
         owesContinue = true
         sendContinue()
     }
@@ -197,8 +215,9 @@ extension HTTPConnection {
         scheduleFlush()
     }
 
-    private func dispatch() {
-        let (head, body) = parser.takeRequest()
+    private func dispatch(_ parsing: RequestParsing) {
+        let (head, body) = parsing.parser.takeRequest()
+        parsing.hasBegun = false
         (markedPhase, readMark, owesContinue, hasServed) = (.idle, listener.milliseconds, false, true)
         let request = HTTPRequest(head: head, body: body, loop: loop, isSecure: tls != nil)
         let responder = HTTPResponder(
@@ -241,6 +260,18 @@ extension HTTPConnection {
         guard exchanges.first === responder else { return write(&responder.held) }
         if !hasUnsent { writeMark = listener.milliseconds }
         write(&output)
+        scheduleFlush()
+    }
+
+    /// Sends bytes of the answer whose turn it is without queueing them, as long as nothing waits and the socket takes them.
+    func send(_ bytes: Bytes, of responder: HTTPResponder) {
+        guard exchanges.first === responder, !hasUnsent, tls == nil, !isClosed else { return output(of: responder) { $0.append(bytes) } }
+        let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
+        let count = max(0, bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, flags) })
+        writeMark = listener.milliseconds
+        guard count < bytes.count else { return }
+        // An error is found once more by the flush, which closes: not from here, where many are being sent to.
+        output.append(bytes, behind: count)
         scheduleFlush()
     }
 
@@ -290,7 +321,7 @@ extension HTTPConnection {
         }
         resume()
         let isIdle = exchanges.isEmpty && !hasUnsent && !isClosed
-        if isIdle, peerHasFinished || (listener.isDraining && parser.phase == .idle) { close() }
+        if isIdle, peerHasFinished || (listener.isDraining && phase == .idle) { close() }
     }
 
     /// Takes requests that had to wait.
@@ -314,27 +345,24 @@ extension HTTPConnection {
     /// Ends a connection whose last answer was sent.
     private func end() {
         // Closing with unread input would make the kernel throw away what the peer has not read yet.
-        let isClean = parser.phase == .idle && blockedInput.isEmpty && hasServed && (!hasUpgraded || upgradedInputEnded)
+        let isClean = phase == .idle && blockedInput.isEmpty && hasServed && (!hasUpgraded || upgradedInputEnded)
         if isClean || peerHasFinished { return close() }
         guard !isLingering else { return }
         if let tls { sendEnd(tls) }
         isLingering = true
         readMark = listener.milliseconds
-        var descriptor: Int32 = -1
-        if uv_fileno(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self), &descriptor) == 0 {
-            shutdown(descriptor, Int32(SHUT_WR))
-        }
+        shutdown(descriptor, Int32(SHUT_WR))
         updateReading()
     }
 
     /// Closes what is idle; the rest closes after its answers.
     func drain() {
-        if exchanges.isEmpty, !hasUnsent, parser.phase == .idle { close() }
+        if exchanges.isEmpty, !hasUnsent, phase == .idle { close() }
     }
 
     /// Whether it was opened that long ago and has not sent one whole request.
     func hasAskedNothing(for milliseconds: Int64) -> Bool {
-        !hasServed && exchanges.isEmpty && !hasUnsent && parser.phase != .body && listener.milliseconds - opened > milliseconds
+        !hasServed && exchanges.isEmpty && !hasUnsent && phase != .body && listener.milliseconds - opened > milliseconds
     }
 
     /// Gives up what took too long. Called about once a second.
@@ -347,7 +375,7 @@ extension HTTPConnection {
         if let tls, !tls.isEstablished, now - readMark > listener.handshakeMilliseconds { return close() }
         if hasOutput, now - writeMark > listener.writeMilliseconds { return close() }
         guard acceptsRequests, isReading, !owesContinue else { return }
-        switch parser.phase {
+        switch phase {
         case .idle:
             let limit = hasServed ? listener.idleMilliseconds : listener.headMilliseconds
             if exchanges.isEmpty, !hasOutput, now - readMark > limit { close() }
@@ -358,10 +386,18 @@ extension HTTPConnection {
         case .body:
             if now - readMark > listener.bodyMilliseconds {
                 reject(Problem(status: 408, code: "request_timeout", detail: "the request's body stopped arriving"))
-            } else if now - bodyMark > listener.bodyMilliseconds + Int64(parser.body.count) {
+            } else if now - bodyMark > listener.bodyMilliseconds + Int64(parsing?.parser.body.count ?? 0) {
                 // A byte now and then would hold a connection for ever: a thousand a second are asked for, once the time is up.
                 reject(Problem(status: 408, code: "request_timeout", detail: "the request's body arrives too slowly"))
             }
         }
     }
+}
+
+/// A parser and whether it has taken anything of the next request.
+final class RequestParsing {
+    var parser: HTTPRequestParser
+    var hasBegun = false
+
+    init(_ limits: HTTPParserLimits) { parser = HTTPRequestParser(limits: limits) }
 }

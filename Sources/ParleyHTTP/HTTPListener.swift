@@ -24,6 +24,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var unflushed: [HTTPConnection] = []
     private var sweeper: LoopTimer?
     private var nextLook = 0
+    private var spareParsing: RequestParsing?
     private var dateSeconds = -1
     private var dateBytes = Bytes()
 
@@ -196,6 +197,11 @@ extension HTTPListener {
         open.withLock(signalAll: true) { $0 -= 1 }
     }
 
+    /// A parser for a connection whose next request begins to arrive.
+    func takeParsing() -> RequestParsing { spareParsing.take() ?? RequestParsing(configuration.limits) }
+
+    func give(back parsing: RequestParsing) { spareParsing = parsing }
+
     /// Flushes the connection once at the end of the tick, together with all others that have something to send.
     func scheduleFlush(_ connection: HTTPConnection) {
         if unflushed.isEmpty { loop.atEndOfTick { self.flush() } }
@@ -226,7 +232,7 @@ extension HTTPListener {
 
 extension Duration {
     /// Whole milliseconds, rounded down.
-    var milliseconds: Int64 {
+    package var milliseconds: Int64 {
         let (seconds, attoseconds) = components
         return seconds * 1_000 + attoseconds / 1_000_000_000_000_000
     }

@@ -12,16 +12,16 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// Called once on the loop if the peer goes away, or the server gives up, before the answer is complete.
     package var onClose: (() -> Void)?
 
-    let isHead: Bool
     let minorVersion: Int
+    let isHead: Bool
     let keepsAlive: Bool
     /// Whether the connection ends with this answer; decided when the answer's head is written.
     var closesConnection = false
+    private(set) var isComplete = false
+    private var hasAnswered = false
     /// What was answered while earlier requests of the connection still wait for their answers.
     var held = OutputQueue()
-    private(set) var isComplete = false
     private(set) var stream: HTTPStream?
-    private var hasAnswered = false
     private(set) var connection: HTTPConnection?
 
     init(_ connection: HTTPConnection, isHead: Bool, minorVersion: Int, keepsAlive: Bool) {
@@ -72,6 +72,9 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
 
     /// Appends to what this answer sends.
     func output(_ write: (inout OutputQueue) -> Void) { connection?.output(of: self, write) }
+
+    /// Sends at once what can be, and queues the rest.
+    func send(_ bytes: Bytes) { connection?.send(bytes, of: self) }
 
     /// The answer has been queued to its end; the connection goes on with the next one.
     func complete() {

@@ -25,11 +25,13 @@ enum HTTPResponseHead {
         _ status: Int, _ headers: [(name: String, value: String)], _ body: Body, _ connection: Connection, _ date: Bytes,
         to output: inout Bytes
     ) {
-        if status == 200 {
-            output.append(contentsOf: "HTTP/1.1 200 OK\r\n".utf8)
-        } else {
-            output.append("HTTP/1.1 \(status) \(HTTPStatus.reason(status))\r\n")
-        }
+        // One allocation for nearly every head.
+        if output.isEmpty { output.reserveCapacity(320) }
+        output.append(contentsOf: "HTTP/1.1 ".utf8)
+        output.append(decimal: status)
+        output.append(UInt8(ascii: " "))
+        output.append(contentsOf: HTTPStatus.reason(status).utf8)
+        output.append(contentsOf: "\r\n".utf8)
         output.append(contentsOf: date)
         var hasLength = false
         for (name, value) in headers {

@@ -15,7 +15,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     package let loop: EventLoop
     /// `onDrain` is called when the queue falls to this after having been above it.
-    package var lowWaterBytes = 16 << 10
+    private static let lowWaterBytes = 16 << 10
     /// Called on the loop when the peer has taken enough for more to be written.
     package var onDrain: (() -> Void)?
     /// Called once on the loop if the peer goes away, or the server gives up, before `finish()`.
@@ -28,9 +28,9 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         didSet { if isInputPaused != oldValue { responder?.inputPauseChanged() } }
     }
 
+    private var wasAboveLowWater = false
     private var framing: Framing
     private var responder: HTTPResponder?
-    private var wasAboveLowWater = false
 
     init(_ responder: HTTPResponder, _ framing: Framing) {
         loop = responder.loop
@@ -54,6 +54,16 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
             queue.build(build)
             queue.append(shared)
         }
+    }
+
+    /// Sends a piece at once if nothing waits before it; what the socket does not take is queued, and shared.
+    ///
+    /// For what goes to many streams: there is no copy and nothing is allocated, and it does not wait for the end of the tick.
+    package func send(_ piece: BodyPiece) {
+        loop.assertOnLoop()
+        guard let responder, framing == .chunked else { return write(Bytes(piece.content)) }
+        responder.send(piece.bytes)
+        if responder.bufferedBytes > HTTPStream.lowWaterBytes { wasAboveLowWater = true }
     }
 
     /// Queues a piece; large ones are shared, not copied.
@@ -107,12 +117,12 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
             body(&queue)
             if framing == .chunked { queue.build { $0.append(contentsOf: "\r\n".utf8) } }
         }
-        if responder.bufferedBytes > lowWaterBytes { wasAboveLowWater = true }
+        if responder.bufferedBytes > HTTPStream.lowWaterBytes { wasAboveLowWater = true }
     }
 
     /// The socket has taken bytes.
     func drained() {
-        guard wasAboveLowWater, bufferedBytes <= lowWaterBytes else { return }
+        guard wasAboveLowWater, bufferedBytes <= HTTPStream.lowWaterBytes else { return }
         wasAboveLowWater = false
         onDrain?()
     }
@@ -126,4 +136,24 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     /// The callbacks often hold the stream, so they go with the connection.
     private func release() { (responder, onDrain, onClose, onInput) = (nil, nil, nil, nil) }
+}
+
+/// A piece of a body, framed once for all streams that it is sent to.
+package struct BodyPiece: Sendable {
+    /// The piece as a chunk.
+    let bytes: Bytes
+    private let start: Int
+
+    package init(_ content: Bytes) {
+        var bytes = Bytes()
+        bytes.reserveCapacity(content.count + 20)
+        bytes.append(hexadecimal: content.count)
+        bytes.append("\r\n")
+        start = bytes.count
+        bytes += content
+        bytes.append("\r\n")
+        self.bytes = bytes
+    }
+
+    var content: ArraySlice<UInt8> { bytes[start..<bytes.count - 2] }
 }

@@ -10,8 +10,6 @@ package struct OutgoingRequest: Sendable {
     package var connectTimeout: Duration = .seconds(10)
     /// How long the upstream may be silent before the call fails with `upstream_timeout`.
     package var idleTimeout: Duration = .seconds(120)
-    /// PEM: who may vouch for the upstream's certificate, instead of whom the system trusts.
-    package var authorityFile: String?
     /// Which addresses may be connected to.
     package var addresses = AddressPolicy.any
     /// Whether proxies that the environment names are used; never with ``AddressPolicy/publicOnly``.

@@ -8,9 +8,9 @@ struct OutputQueue {
     private var first = 0
     /// How much of the first segment has been sent.
     private var sent = 0
+    private(set) var byteCount = 0
     /// Whether the last segment is ours to append to, rather than shared with whoever gave it.
     private var lastIsOpen = false
-    private(set) var byteCount = 0
 
     /// From here on an entry in a gathered write is cheaper than a copy.
     private static let shareBytesMin = 2_048
@@ -48,6 +48,14 @@ struct OutputQueue {
         segments.append(bytes)
         lastIsOpen = false
         byteCount += bytes.count
+    }
+
+    /// Queues what is left of a piece whose first `count` bytes have been sent already. The queue must be empty.
+    mutating func append(_ bytes: Bytes, behind count: Int) {
+        precondition(isEmpty && count < bytes.count, "only the rest of a piece that was begun can be queued like this")
+        self = OutputQueue()
+        segments.append(bytes)
+        (sent, byteCount) = (count, bytes.count - count)
     }
 
     /// Moves everything from `other` behind what is here.

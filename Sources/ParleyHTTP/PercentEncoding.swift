@@ -4,6 +4,8 @@ internal import ParleySystem
 package enum PercentEncoding {
     /// Decodes `text`; `nil` if an escape is malformed or the result is not UTF-8.
     package static func decode(_ text: some StringProtocol, plusIsSpace: Bool = false) -> String? {
+        // Most texts have nothing to decode.
+        guard text.utf8.contains(where: { $0 == UInt8(ascii: "%") || plusIsSpace && $0 == UInt8(ascii: "+") }) else { return String(text) }
         var output = Bytes()
         output.reserveCapacity(text.utf8.count)
         var input = text.utf8.makeIterator()

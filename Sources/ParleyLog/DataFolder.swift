@@ -150,7 +150,8 @@ extension DataFolder {
         return fd
     }
 
-    private static func read(_ file: String) throws(LogError) -> String {
+    /// The text of a small file.
+    static func read(_ file: String) throws(LogError) -> String {
         let fd = open(file, O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else { throw LogError(.inaccessible, "cannot open '\(file)'", errno) }
         defer { close(fd) }

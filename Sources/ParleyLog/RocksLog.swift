@@ -7,6 +7,9 @@ package final class RocksLog: CommitLog {
     /// `nil` once closed. The folder is there for its lock.
     private let state: Mutex<(database: RocksDatabase, folder: DataFolder)?>
     private let failed = Atomic(false)
+    /// What reads have met.
+    private let damage = Mutex<Set<String>>([])
+    private static let damageMax = 1_000
     private let path: String
 
     /// Opens the log of `folder`; replays what the last process left in the write-ahead log, at most about 256 MB.
@@ -18,6 +21,7 @@ package final class RocksLog: CommitLog {
         path = folder.logPath
         // Opening writes about 100 KB before it can report anything: its log, a manifest and the first write-ahead log.
         try folder.requireSpace(bytes: 4 << 20)
+        try RocksLog.examine(path)
         do {
             state = Mutex((try RocksDatabase(path: path, options: RocksOptions(statistics: statistics)), folder))
         } catch {
@@ -44,7 +48,7 @@ package final class RocksLog: CommitLog {
         do {
             return try database.get(family, key)
         } catch {
-            throw LogError(reading: family, path, error.text)
+            throw unreadable(family, error)
         }
     }
 
@@ -61,8 +65,16 @@ package final class RocksLog: CommitLog {
                 }
             }
         } catch {
-            throw LogError(reading: family, path, error.text)
+            throw unreadable(family, error)
         }
+    }
+
+    /// Says damage in the server's own log, once for each place: the clients that meet it may tell nobody.
+    private func unreadable(_ family: Family, _ failure: RocksDatabase.Failure) -> LogError {
+        let error = LogError(reading: family, path, failure.text)
+        let isNew = error.code == .damaged && damage.withLock { $0.count < RocksLog.damageMax && $0.insert(failure.text).inserted }
+        if isNew { Diagnostics.log(.error, "damaged data cannot be read", ["reason": error.message]) }
+        return error
     }
 
     /// Closes RocksDB once the calls under way have returned, and lets go of the folder.
@@ -79,10 +91,10 @@ package final class RocksLog: CommitLog {
     }
 
     /// Moves everything from memory to table files: for tests of damage to them.
-    package func flush() throws(LogError) {
+    package func flush(_ families: [Family] = Family.allCases) throws(LogError) {
         let database = try open
         do {
-            try database.flush()
+            try database.flush(families)
         } catch {
             throw LogError(writing: path, error.text)
         }
@@ -98,14 +110,62 @@ package final class RocksLog: CommitLog {
     }
 }
 
+// MARK: - Before it is opened
+
+extension RocksLog {
+    /// Cuts off what a crash has left of a record that nobody was told of, and finds damage that RocksDB would take for such a rest.
+    private static func examine(_ path: String) throws(LogError) {
+        // One that CURRENT does not name well is left to RocksDB to complain about.
+        let current = (try? DataFolder.read("\(path)/CURRENT"))?.filter { $0 != "\n" }
+        if let current, let manifest = try? RecordFile("\(path)/\(current)"), case .damaged(let place) = try manifest.end() {
+            throw LogError(damaged: manifest.path, at: place)
+        }
+        var isLast = true
+        for name in writeAheadFiles(path).reversed() {
+            let file = try RecordFile("\(path)/\(name)")
+            switch try file.end() {
+            case .whole: isLast = isLast && file.byteCount == 0
+            case .cut(let place) where isLast:
+                // RocksDB would drop it as well, but where the file has grown over sectors that were never written.
+                try RecordFile.cut(file.path, at: place)
+                Diagnostics.log(
+                    .info, "the last write was not finished, and nobody was told of it: it is cut off",
+                    ["file": file.path, "offset": "\(place)", "bytes": "\(file.byteCount - place)"])
+                isLast = false
+            case .cut(let place), .damaged(let place): throw LogError(damaged: file.path, at: place)
+            }
+        }
+    }
+
+    /// The names of the write-ahead log's files, oldest first.
+    fileprivate static func writeAheadFiles(_ path: String) -> [String] {
+        let numbered = DataFolder.entries(path).filter { $0.hasSuffix(".log") }.compactMap { name in
+            Int(name.dropLast(4)).map { ($0, name) }
+        }
+        return numbered.sorted { $0.0 < $1.0 }.map(\.1)
+    }
+
+    /// Where the write-ahead log has a wrong checksum: RocksDB does not always say so.
+    fileprivate static func firstDamage(_ path: String) -> (file: String, place: Int)? {
+        for name in writeAheadFiles(path) {
+            let file = "\(path)/\(name)"
+            if let place = try? RecordFile(file).firstDamage() { return (file, place) }
+        }
+        return nil
+    }
+}
+
 // MARK: - What RocksDB says, in terms of the log
 
 extension LogError {
     init(opening path: String, _ text: String) {
         let said = "cannot open '\(path)': \(text)"
         if text.hasPrefix("Corruption") {
-            let files = text.contains(path) ? "" : " (one of: \(LogError.writeAheadFiles(path)))"
-            self.init(.damaged, "\(said)\(files). Restore the folder from a backup; nothing was changed")
+            if !text.contains(path), let (file, place) = RocksLog.firstDamage(path) {
+                self.init(damaged: file, at: place)
+            } else {
+                self.init(.damaged, "\(said). \(LogError.restore)")
+            }
         } else if text.contains("olumn famil") {
             self.init(.newerFormat, "\(said). The folder was written by a newer version of parley: run that version")
         } else if LogError.isFull(text) {
@@ -115,9 +175,23 @@ extension LogError {
         }
     }
 
+    init(damaged file: String, at place: Int) {
+        self.init(.damaged, "'\(file)' is damaged at byte \(place): what was written there is not what is there now. \(LogError.restore)")
+    }
+
+    private static let restore = "Restore the folder from a backup; nothing was changed"
+
     init(writing path: String, _ text: String) {
-        let remedy = LogError.isFull(text) ? "free some space on the disk and start again" : "check the disk and start again"
-        self.init(.writeFailed, "cannot write to '\(path)': \(text). Nothing acknowledged is lost; \(remedy)")
+        let next =
+            if text.hasPrefix("Corruption") {
+                // Met by what merges tables; RocksDB takes no writes then.
+                LogError.restore
+            } else if LogError.isFull(text) {
+                "Nothing acknowledged is lost; free some space on the disk and start again"
+            } else {
+                "Nothing acknowledged is lost; check the disk and start again"
+            }
+        self.init(.writeFailed, "cannot write to '\(path)': \(text). \(next)")
     }
 
     init(reading family: Family, _ path: String, _ text: String) {
@@ -127,10 +201,5 @@ extension LogError {
 
     private static func isFull(_ text: String) -> Bool {
         [ENOSPC, EDQUOT, EFBIG].contains { text.contains(String(cString: strerror($0))) }
-    }
-
-    /// The names of the write-ahead log's files: RocksDB does not always say in which it found damage.
-    private static func writeAheadFiles(_ path: String) -> String {
-        DataFolder.entries(path).filter { $0.hasSuffix(".log") }.sorted().joined(separator: ", ")
     }
 }

@@ -14,7 +14,7 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         // One cache for all families; it holds index and filter blocks too, or those would grow with the data without a bound.
         let cache = rocksdb_cache_create_lru(128 << 20)
         defer { rocksdb_cache_destroy(cache) }
-        main = RocksOptions.family(cache)
+        main = RocksOptions.trackingLogs(RocksOptions.family(cache))
         byChannel = RocksOptions.family(cache, prefixed: true)
         big = RocksOptions.family(cache, prefixed: true)
         RocksOptions.configureDatabase(main)
@@ -39,15 +39,25 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         lower.count >= prefixBytes && upper.count >= prefixBytes && lower.prefix(prefixBytes).elementsEqual(upper.prefix(prefixBytes))
     }
 
+    /// The same options, with what the C API has no call for: the manifest tells which files the write-ahead log must have and how long each was
+    /// when the next one began, so that a missing file or half of one is not taken for a log that never was longer.
+    private static func trackingLogs(_ options: OpaquePointer) -> OpaquePointer {
+        defer { rocksdb_options_destroy(options) }
+        let tracking = rocksdb_options_create()!
+        var error: UnsafeMutablePointer<CChar>?
+        rocksdb_get_options_from_string(options, "track_and_verify_wals_in_manifest=true", tracking, &error)
+        precondition(error == nil, "RocksDB does not know an option: \(error.map { String(cString: $0) } ?? "")")
+        return tracking
+    }
+
     private static func configureDatabase(_ options: OpaquePointer) {
         rocksdb_options_set_create_if_missing(options, 1)
         rocksdb_options_set_create_missing_column_families(options, 1)
 
-        // A record that is cut off at the end of the log was never synced, so nobody was told of it: it is dropped. Anything else
-        // that does not check out is damage to what may have been acknowledged, and opening fails. RocksDB's default, point in
-        // time, would stop there without a word and lose every acknowledged write behind it; absolute consistency would refuse
-        // the cut-off record, which an ordinary crash leaves. What no mode can tell from a cut is a last record whose length
-        // field has rotted.
+        // A record that is cut off at the end of the log was never synced, so nobody was told of it: it is dropped (`RocksLog` has looked at it
+        // before, see RecordFile.swift). Anything else that does not check out is damage to what may have been acknowledged, and opening
+        // fails. RocksDB's default, point in time, would stop there without a word and lose every acknowledged write behind it; absolute
+        // consistency would refuse the cut-off record, which an ordinary crash leaves.
         rocksdb_options_set_wal_recovery_mode(options, CInt(rocksdb_tolerate_corrupted_tail_records_recovery))
         rocksdb_options_set_paranoid_checks(options, 1)
 

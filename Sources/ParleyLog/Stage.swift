@@ -16,11 +16,7 @@ package struct Stage {
     private var indexes: [UInt16: Int] = [:]
     private var overlay = [[Bytes: Bytes?]](repeating: [:], count: Family.allCases.count)
     private var deletedRanges: [DeletedRange] = []
-    private var runs: [Channel: Run] = [:]
     private var undo: [Undo] = []
-
-    /// A value of family `log` is cut where it passes this: one message of a channel is read by reading the whole value.
-    static let runBytes = 64 << 10
 
     init(log: any CommitLog) { self.log = log }
 
@@ -42,7 +38,6 @@ package struct Stage {
     /// - Complexity: O(what is staged in the family), and one range tombstone.
     package mutating func delete(_ family: Family, from lower: Bytes, to upper: Bytes) {
         let range = DeletedRange(family: family, lower: lower, upper: upper)
-        if family == .log { flushRuns { range.contains($0.key(offset: $1.offset)) } }
         withBatch(of: lower) { $0.delete(family, from: lower, to: upper) }
         guard family.isOverlaid else { return }
         for key in overlay[family].keys where range.contains(key) { show(family, key, nil) }
@@ -50,27 +45,10 @@ package struct Stage {
         deletedRanges.append(range)
     }
 
-    /// Appends packed frames to a channel in family `log`, under the key `[partition][channel][first offset]`.
-    ///
-    /// What one commit appends to a channel becomes one value (cut at about 64 KB), which halves the processor time of a message
-    /// against a pair per message; and the pairs reach the memtable in key order, which halves it again.
-    ///
-    /// - Parameters:
-    ///   - offset: The offset of the first frame. The frames must follow on from those the channel appended before in this commit.
-    ///   - frames: As laid out by the caller; they are concatenated as they are.
-    package mutating func append(partition: UInt16, channel: UInt64, offset: UInt64, frames: Bytes) {
-        let channel = Channel(partition: partition, id: channel)
-        bytes += frames.count
-        if let count = runs[channel]?.bytes.count {
-            if count + frames.count <= Stage.runBytes {
-                undo.append(.appended(channel, count))
-                runs[channel]!.bytes.append(contentsOf: frames)
-                return
-            }
-            flush(channel)
-        }
-        undo.append(.began(channel))
-        runs[channel] = Run(offset: offset, bytes: frames)
+    /// Counts bytes that the submissions will have put by the time the commit is complete.
+    package mutating func count(_ bytes: Int) {
+        undo.append(.counted(bytes))
+        self.bytes += bytes
     }
 
     // MARK: Reading
@@ -98,48 +76,17 @@ package struct Stage {
                 bytes -= batches[index].bytes.count - mark.bytes
                 batches[index].rewind(to: mark)
             case .shown(let family, let key, let previous): overlay[family][key] = previous
+            case .counted(let count): bytes -= count
             case .deletedRanges(let count): deletedRanges.removeLast(deletedRanges.count - count)
-            case .began(let channel): bytes -= runs.removeValue(forKey: channel)!.bytes.count
-            case .appended(let channel, let count):
-                let added = runs[channel]!.bytes.count - count
-                runs[channel]!.bytes.removeLast(added)
-                bytes -= added
-            case .flushed(let channel, let run):
-                runs[channel] = run
-                bytes += run.bytes.count
             }
         }
         keep()
     }
 
     /// The batches to commit; nothing may be staged afterwards.
-    mutating func finish() -> [Batch] {
-        flushRuns { _, _ in true }
-        return batches.filter { $0.count > 0 }
-    }
+    func finish() -> [Batch] { batches.filter { $0.count > 0 } }
 
     // MARK: Details
-
-    private struct Channel: Hashable, Comparable {
-        let partition: UInt16
-        let id: UInt64
-
-        static func < (a: Channel, b: Channel) -> Bool { (a.partition, a.id) < (b.partition, b.id) }
-
-        func key(offset: UInt64) -> Bytes {
-            var key = Bytes()
-            key.reserveCapacity(18)
-            key.append(bigEndian: partition)
-            key.append(bigEndian: id)
-            key.append(bigEndian: offset)
-            return key
-        }
-    }
-
-    private struct Run {
-        let offset: UInt64
-        var bytes: Bytes
-    }
 
     private struct DeletedRange {
         let family: Family
@@ -154,9 +101,7 @@ package struct Stage {
         case written(Int, Batch.Mark)
         case shown(Family, Bytes, previous: Bytes??)
         case deletedRanges(Int)
-        case began(Channel)
-        case appended(Channel, Int)
-        case flushed(Channel, Run)
+        case counted(Int)
     }
 
     private mutating func withBatch(of key: Bytes, _ write: (inout Batch) -> Void) {
@@ -178,18 +123,6 @@ package struct Stage {
     private mutating func show(_ family: Family, _ key: Bytes, _ value: Bytes?) {
         guard family.isOverlaid else { return }
         undo.append(.shown(family, key, previous: overlay[family].updateValue(value, forKey: key)))
-    }
-
-    private mutating func flushRuns(where matches: (Channel, Run) -> Bool) {
-        for channel in runs.filter({ matches($0.key, $0.value) }).keys.sorted() { flush(channel) }
-    }
-
-    private mutating func flush(_ channel: Channel) {
-        let run = runs.removeValue(forKey: channel)!
-        undo.append(.flushed(channel, run))
-        bytes -= run.bytes.count
-        let key = channel.key(offset: run.offset)
-        withBatch(of: key) { $0.put(.log, key, run.bytes) }
     }
 }
 

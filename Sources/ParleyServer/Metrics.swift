@@ -1,5 +1,7 @@
+internal import ParleyChannels
 internal import ParleyLog
 internal import ParleySystem
+internal import Synchronization
 
 /// A number that whoever composes the node adds to `/metrics`.
 package struct Measure: Sendable {
@@ -29,6 +31,33 @@ struct Metrics {
     mutating func add(_ name: String, _ kind: Measure.Kind, _ help: String, _ values: [(code: String, count: Int)]) {
         text.append("# HELP \(name) \(help)\n# TYPE \(name) \(kind.rawValue)\n")
         for (code, count) in values { text.append("\(name){code=\"\(code)\"} \(count)\n") }
+    }
+
+    /// How live readers keep up.
+    mutating func add(_ parking: [ParkingCounters]) {
+        func sum(_ value: (ParkingCounters) -> Int) -> Double { Double(parking.reduce(0) { $0 + value($1) }) }
+        add("parley_readers_parked", .gauge, "Live readers with more unsent than they may have.", sum { $0.parked.now })
+        add("parley_readers_parked_total", .counter, "Times that a live reader was parked.", sum { $0.parked.total })
+        add("parley_readers_settled_total", .counter, "Live readers that went over to the settled view.", sum { $0.parked.settled })
+        add(
+            "parley_readers_unsent_bytes", .gauge, "Bytes that wait for live readers, a second ago at most.",
+            sum { $0.unsentBytes.load(ordering: .relaxed) })
+    }
+
+    /// What subscriptions have done since the start, and how much waits.
+    mutating func add(_ counters: SubscriptionCounters) {
+        func add(_ name: String, _ kind: Measure.Kind, _ help: String, _ value: Int) { self.add(name, kind, help, Double(value)) }
+        add("parley_subscriptions", .gauge, "Subscriptions.", counters.subscriptions)
+        add(
+            "parley_subscription_streams_pending", .gauge,
+            "Streams that may have something new behind a cursor; of each subscription \(SubscriptionCounters.pendingMax) at most.",
+            counters.pendingStreams)
+        add("parley_subscription_wakes_total", .counter, "Wakes.", counters.wakes)
+        add("parley_subscription_retries_total", .counter, "Wakes after one that failed.", counters.retries)
+        add("parley_subscription_delivered_total", .counter, "Wakes that a webhook has taken.", counters.delivered)
+        add("parley_subscription_failed_attempts_total", .counter, "Wakes that did not reach a webhook.", counters.failed)
+        add("parley_subscription_claims_total", .counter, "Wakes that a worker has claimed.", counters.claims)
+        add("parley_subscription_leases_expired_total", .counter, "Leases that ended by themselves.", counters.leasesExpired)
     }
 
     /// What the writer of the log has done.

@@ -1,6 +1,7 @@
 internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
+internal import ParleyWebhooks
 
 /// Finds who answers a request.
 final class Router: HTTPHandler, Sendable {
@@ -118,8 +119,12 @@ final class Router: HTTPHandler, Sendable {
         var metrics = Metrics()
         metrics.add(context.channels.writer)
         for measure in context.measures() { metrics.add(measure) }
+        metrics.add("parley_heap_allocated_bytes", .gauge, "Memory that the program holds.", Double(Heap.allocatedBytes))
+        metrics.add("parley_heap_resident_bytes", .gauge, "Memory that the allocator has in use.", Double(Heap.residentBytes))
         metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
         metrics.add("parley_readers", .gauge, "Live readers.", Double(context.readerCount))
+        metrics.add(context.allReaders.map(\.parking))
+        if let subscriptions = context.subscriptions?.subscriptions { metrics.add(subscriptions.counters) }
         metrics.add(
             "parley_agents_in_memory", .gauge, "Agents in memory; the others cost disk only.", Double(context.agents?.activeCount ?? 0))
         metrics.add("parley_refused_total", .counter, "What was refused, by the code of the answer.", context.refusals.all)

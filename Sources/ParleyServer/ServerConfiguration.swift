@@ -28,7 +28,7 @@ package struct ServerConfiguration: Sendable {
     /// Where one answer of a catch-up read ends: after the entry that passes it.
     package var pageBytes = 256 << 10
     /// A stream of events with more than this unsent waits until the peer has taken it.
-    package var unsentBytesMax = 256 << 10
+    package var unsentBytesMax = 16 << 10
     /// A longer message closes a socket with 1009.
     package var socketMessageBytesMax = 1 << 20
     /// Channels that one socket follows, those of its trees included; more are refused with `too_many_channels`.

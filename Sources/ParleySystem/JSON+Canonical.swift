@@ -17,29 +17,22 @@ extension JSON {
             }
             output.append(UInt8(ascii: "]"))
         case .object(let members):
-            // Of equal names the last one counts, as everywhere.
-            var byName: [String: JSON] = [:]
-            for member in members { byName[member.name] = member.value }
+            // Of equal names the last one counts, as everywhere. Equal is what has the same bytes, whatever Unicode takes for equal.
+            var byName: [Bytes: Member] = [:]
+            for member in members { byName[Bytes(member.name.utf8)] = member }
             output.append(UInt8(ascii: "{"))
-            for (index, member) in byName.sorted(by: { $0.key.utf16.lexicographicallyPrecedes($1.key.utf16) }).enumerated() {
+            let sorted = byName.values.sorted { $0.name.utf16.lexicographicallyPrecedes($1.name.utf16) }
+            for (index, member) in sorted.enumerated() {
                 if index > 0 { output.append(UInt8(ascii: ",")) }
-                JSON.writeCanonical(string: member.key, to: &output)
+                JSON.write(string: member.name, to: &output)
                 output.append(UInt8(ascii: ":"))
                 member.value.writeCanonical(to: &output)
             }
             output.append(UInt8(ascii: "}"))
-        case .string(let text): JSON.writeCanonical(string: text, to: &output)
         case .integer(let value) where value.magnitude > 1 << 53: output.append(JSON.canonical(Double(value)))
         case .unsigned(let value): output.append(JSON.canonical(Double(value)))
         default: write(to: &output)
         }
-    }
-
-    /// As other strings, but for the two escapes that RFC 8785 wants short.
-    private static func writeCanonical(string text: String, to output: inout Bytes) {
-        var written = Bytes()
-        write(string: text, to: &written)
-        output.append(written.text.replacing(escape: "\\u0008", by: "\\b").replacing(escape: "\\u000c", by: "\\f"))
     }
 
     /// ECMA-262, Number::toString: the shortest digits that read back as the same double, plain between 1e-7 and 1e21.
@@ -67,25 +60,5 @@ extension JSON {
         if -6 < point && point <= 0 { return "0." + String(repeating: "0", count: -point) + digits }
         let exponent = (point - 1 < 0 ? "-" : "+") + String(abs(point - 1))
         return count == 1 ? "\(digits)e\(exponent)" : "\(digits.prefix(1)).\(digits.dropFirst())e\(exponent)"
-    }
-}
-
-extension String {
-    /// Replaces an escape sequence, leaving alone those whose backslash is itself escaped.
-    fileprivate func replacing(escape: String, by short: String) -> String {
-        var output = ""
-        var rest = self[...]
-        while let character = rest.first {
-            if rest.hasPrefix(escape) {
-                output += short
-                rest = rest.dropFirst(escape.count)
-            } else {
-                // An escape is passed over whole, so that the second of two backslashes begins nothing.
-                let count = character == "\\" ? 2 : 1
-                output += rest.prefix(count)
-                rest = rest.dropFirst(count)
-            }
-        }
-        return output
     }
 }

@@ -117,7 +117,7 @@ extension JSON {
         }
     }
 
-    /// Writes `text` as a JSON string with its quotes. Control characters, `"` and `\` are escaped, nothing else.
+    /// Writes `text` as a JSON string with its quotes. Control characters, `"` and `\` are escaped, nothing else, as RFC 8785 has it.
     package static func write(string text: String, to output: inout Bytes) {
         var text = text
         text.withUTF8 { write(string: UnsafeRawBufferPointer($0), to: &output) }
@@ -135,7 +135,9 @@ extension JSON {
             output.append(UInt8(ascii: "\\"))
             switch byte {
             case UInt8(ascii: "\""), UInt8(ascii: "\\"): output.append(byte)
+            case 0x08: output.append(UInt8(ascii: "b"))
             case 0x0A: output.append(UInt8(ascii: "n"))
+            case 0x0C: output.append(UInt8(ascii: "f"))
             case 0x0D: output.append(UInt8(ascii: "r"))
             case 0x09: output.append(UInt8(ascii: "t"))
             default: output.append("u00" + (byte < 16 ? "0" : "") + String(byte, radix: 16))

@@ -7,16 +7,25 @@ internal import Synchronization
 package final class SystemWorld: World {
     private let workers: [Worker]
     private let timers = Timers()
+    private let clock: @Sendable () -> Timestamp
 
-    /// - Parameter threads: How many threads run what is given to ``perform(lane:_:)``; by default one a core.
-    package init(threads: Int = sysconf(Int32(_SC_NPROCESSORS_ONLN))) {
+    /// - Parameters:
+    ///   - threads: How many threads run what is given to ``perform(lane:_:)``; by default one a core.
+    ///   - clock: Tells the time, for tests that set it.
+    package init(
+        threads: Int = sysconf(Int32(_SC_NPROCESSORS_ONLN)), clock: (@Sendable () -> Timestamp)? = nil
+    ) {
+        self.clock = clock ?? { SystemWorld.time(CLOCK_REALTIME) }
         workers = (0..<max(1, threads)).map { Worker(name: "worker-\($0)") }
         timers.start()
     }
 
-    package var now: Timestamp {
+    package var now: Timestamp { clock() }
+
+    /// The time of one of the system's clocks.
+    package static func time(_ clock: Int32) -> Timestamp {
         var now = timespec()
-        clock_gettime(CLOCK_REALTIME, &now)
+        clock_gettime(clock, &now)
         return Timestamp(milliseconds: Int64(now.tv_sec) * 1_000 + Int64(now.tv_nsec) / 1_000_000)
     }
 
@@ -58,12 +67,31 @@ private final class Timers: Sendable {
         var waiting = TimerQueue()
         var clock: SystemWorld?
         var isChanged = false
+        /// How far the wall clock is ahead of the one that nobody sets, in milliseconds.
+        var lead: Int64?
+
+        /// When the wall clock has been set back, what waits is due as soon as it would have been, or a pause of a moment would last for hours.
+        /// Whoever waits for an instant of the wall clock looks at it again.
+        ///
+        /// Set forward it makes due what it passes.
+        mutating func followClock(_ now: Timestamp, between before: Timestamp, and after: Timestamp) {
+            // Interrupted in between, the two clocks say nothing about one another.
+            guard after.milliseconds - before.milliseconds < Timers.stepMilliseconds / 4 else { return }
+            let lead = now.milliseconds - before.milliseconds
+            guard let known = self.lead else { return self.lead = lead }
+            if lead > known { self.lead = lead }
+            guard lead < known - Timers.stepMilliseconds else { return }
+            self.lead = lead
+            waiting.shift(by: .milliseconds(lead - known))
+        }
     }
 
     private let state = Monitor(State())
 
     /// The wall clock may be set; a wait is looked at again after this long at the latest.
     private static let recheck = Duration.seconds(1)
+    /// Less is no step.
+    fileprivate static let stepMilliseconds: Int64 = 1_000
 
     func start() {
         let state = state
@@ -79,19 +107,29 @@ private final class Timers: Sendable {
     /// What is due, or how long nothing will be; `nil`: until something is scheduled.
     private static func takeDue(_ state: inout State) -> (due: [Timer], pause: Duration?) {
         state.isChanged = false
-        guard let next = state.waiting.first, let now = state.clock?.now else { return ([], nil) }
-        guard next.instant <= now else { return ([], min(now.duration(to: next.instant), recheck)) }
+        guard !state.waiting.isEmpty, let now = now(&state) else { return ([], nil) }
         var due: [Timer] = []
-        while let next = state.waiting.first, next.instant <= now { due.append(state.waiting.removeFirst()) }
-        return (due, nil)
+        while let next = state.waiting.nextInstant, next <= now { due.append(state.waiting.removeFirst()) }
+        guard due.isEmpty, let next = state.waiting.nextInstant else { return (due, nil) }
+        return ([], min(now.duration(to: next), recheck))
+    }
+
+    /// The wall clock's time, once what waits has been made to follow it.
+    private static func now(_ state: inout State) -> Timestamp? {
+        let before = SystemWorld.time(CLOCK_MONOTONIC)
+        guard let now = state.clock?.now else { return nil }
+        state.followClock(now, between: before, and: SystemWorld.time(CLOCK_MONOTONIC))
+        return now
     }
 
     func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void, clock: SystemWorld) -> any Scheduled {
-        let timer = Timer(instant: instant, work)
+        let timer = Timer(work)
         state.withLock(signal: true) { state in
             state.clock = clock
             state.isChanged = true
-            state.waiting.insert(timer)
+            // Before it is in: it was made after the step.
+            _ = Timers.now(&state)
+            state.waiting.insert(timer, at: instant)
         }
         return timer
     }
@@ -102,14 +140,20 @@ private final class Timers: Sendable {
 /// A binary heap: every agent in memory has a timer that looks whether it may leave. In a sorted array those took a tenth of the time in which
 /// 60,000 agents were made, and more with every agent.
 private struct TimerQueue {
-    private var heap: [(timer: Timer, number: UInt64)] = []
+    private var heap: [(timer: Timer, instant: Timestamp, number: UInt64)] = []
     private var count: UInt64 = 0
 
-    var first: Timer? { heap.first?.timer }
+    var isEmpty: Bool { heap.isEmpty }
+    var nextInstant: Timestamp? { heap.first?.instant }
 
-    mutating func insert(_ timer: Timer) {
+    /// Moves all by as much; their order stays.
+    mutating func shift(by duration: Duration) {
+        for place in heap.indices { heap[place].instant = heap[place].instant.advanced(by: duration) }
+    }
+
+    mutating func insert(_ timer: Timer, at instant: Timestamp) {
         count += 1
-        heap.append((timer, count))
+        heap.append((timer, instant, count))
         var place = heap.count - 1
         while place > 0, isBefore(place, (place - 1) / 2) {
             heap.swapAt(place, (place - 1) / 2)
@@ -119,7 +163,7 @@ private struct TimerQueue {
 
     mutating func removeFirst() -> Timer {
         heap.swapAt(0, heap.count - 1)
-        let (timer, _) = heap.removeLast()
+        let timer = heap.removeLast().timer
         var place = 0
         while true {
             var least = place
@@ -131,16 +175,14 @@ private struct TimerQueue {
     }
 
     private func isBefore(_ a: Int, _ b: Int) -> Bool {
-        (heap[a].timer.instant, heap[a].number) < (heap[b].timer.instant, heap[b].number)
+        (heap[a].instant, heap[a].number) < (heap[b].instant, heap[b].number)
     }
 }
 
 private final class Timer: Scheduled {
-    let instant: Timestamp
     private let work: Mutex<(@Sendable () -> Void)?>
 
-    init(instant: Timestamp, _ work: @escaping @Sendable () -> Void) {
-        self.instant = instant
+    init(_ work: @escaping @Sendable () -> Void) {
         self.work = Mutex(work)
     }
 

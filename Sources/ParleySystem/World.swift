@@ -9,7 +9,8 @@ package protocol World: AnyObject, Sendable {
     /// 64 random bits: from the system, or from the seed in a simulation.
     func random() -> UInt64
 
-    /// Calls `work` once, at or after `instant`, on a thread of the world's; never inside this call.
+    /// Calls `work` once, at or after `instant`, on a thread of the world's; never inside this call. When the clock is set back meanwhile: once it
+    /// would have been called without that.
     @discardableResult
     func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void) -> any Scheduled
 

@@ -43,10 +43,14 @@ def wait_for(what, find, timeout=60):
 class Node:
     """A node that a test starts, kills and starts again."""
 
-    def __init__(self, executable="parley", model="scripted:", agents=None, options=()):
+    def __init__(self, executable="parley", model="scripted:", agents=None, options=(), data=None):
+        """`data` is the data folder, where it is not to be one of the node's own."""
         self.executable = BIN / executable
         self.options = list(options)
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="parley-browser-"))
+        # A command that starts the node in its own process, with its options.
+        self.prefix = []
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="parley-node-"))
+        self.data = data or self.folder / "data"
         self.port = free_port()
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("PARLEY_", "OPENAI_"))}
         self.environment["PARLEY_MODEL"] = model
@@ -60,16 +64,27 @@ class Node:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self):
-        words = [str(self.executable)] + (["serve"] if self.executable.name == "parley" else [])
-        words += ["--listen", f"127.0.0.1:{self.port}", "--data", f"{self.folder}/data", "--agents", f"{self.folder}/agents"] + self.options
-        with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
-        wait_for("the node to serve", self._is_ready)
+        self.launch()
+        wait_for("the node to serve", self.is_ready)
         return self
 
-    def _is_ready(self):
+    def launch(self):
+        """Starts the node without waiting for anything."""
+        words = [str(self.executable)] + (["serve"] if self.executable.name == "parley" else [])
+        words += ["--listen", f"127.0.0.1:{self.port}", "--data", str(self.data), "--agents", f"{self.folder}/agents"] + self.options
+        # The kernel kills it with the test, however that ends.
+        words = self.prefix + ["setpriv", "--pdeathsig", "KILL", "--"] + words
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
+
+    @property
+    def said(self):
+        """What it has written on standard output and error, over all starts."""
+        return (self.folder / "log").read_text()
+
+    def is_ready(self):
         if self.process.poll() is not None:
-            raise AssertionError(f"the node ended with status {self.process.returncode}:\n{(self.folder / 'log').read_text()}")
+            raise AssertionError(f"the node ended with status {self.process.returncode}:\n{self.said}")
         try:
             # Open to everybody, also where there are keys.
             return self.request("GET", "/healthz")[0] == 200

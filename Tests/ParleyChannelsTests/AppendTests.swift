@@ -5,6 +5,42 @@ import ParleyTesting
 import Testing
 
 @Suite struct `Appending` {
+    // MARK: What a commit holds
+
+    @Test func `takes no more into one commit than its bytes allow`() throws {
+        let bench = Bench()
+        bench.create()
+        let large = "\"" + String(repeating: "x", count: 1 << 20) + "\""
+        let answers = (0..<10).map { _ in bench.append(large, commits: false) }
+        bench.writer.pump()
+        let first = answers.filter { $0.value != nil }.count
+        #expect((4...6).contains(first), "a commit takes 4 MB and what passes it: \(first) MB")
+        while bench.writer.pump() {}
+        #expect(answers.allSatisfy { $0.value != nil })
+        #expect(try bench.channel().tail.head == 10)
+    }
+
+    @Test func `of very much in one commit makes several values, so that one message is read without all the others`() throws {
+        let bench = Bench()
+        bench.create()
+        let texts = (0..<1_000).map { "\"\($0) \(String(repeating: "x", count: 500))\"" }
+        for texts in [texts[..<400], texts[400...]] {
+            bench.append(texts.map { NewEntry(data: Bytes($0.utf8)) }, commits: false)
+        }
+        bench.writer.pump()
+        for bench in [bench, bench.reopened()] {
+            var sizes: [Int] = []
+            let id = try bench.channel().id
+            try bench.log.scan(.log, from: id.key, to: id.keyEnd, reversed: false) { _, value in
+                sizes.append(value.count)
+                return true
+            }
+            #expect(sizes.count == 8 && sizes.allSatisfy { $0 < 66 << 10 }, "\(sizes)")
+            #expect(try bench.whole().map(\.string) == texts.map { String($0.dropFirst().dropLast()) })
+            #expect(try bench.channels.page(try bench.channel(), after: 777, view: .raw, bytesMax: 1).next == 778)
+        }
+    }
+
     // MARK: Idempotency
 
     @Test func `again with the same key and body gives the same offsets and appends nothing`() throws {

@@ -33,6 +33,31 @@ import Testing
         #expect(index == entries.count)
     }
 
+    @Test func `that are cut off, or too short for their flags, are none`() throws {
+        let position = Position(turn: 5, step: "a", attempt: 1)
+        let entries = [
+            NewEntry(.message, members: []), NewEntry(.emit, position, members: []),
+            NewEntry(text: TextDelta(index: 3, continuesAt: 2, delta: []), at: position),
+        ]
+        for entry in entries {
+            var bytes = Bytes()
+            entry.write(to: &bytes, at: Timestamp(milliseconds: 0))
+            #expect(last(of: bytes) == 1)
+            // Whole by its length, and shorter than what its kind and flags say it has.
+            while bytes.count > Frame.headerBytes {
+                bytes.removeLast()
+                #expect(last(of: bytes) == nil)
+                Frame.setLength(of: 0, in: &bytes)
+                #expect(last(of: bytes) == nil)
+            }
+        }
+        let holes = Bytes([0, 0, 0, 10, EntryKind.hole.rawValue, 0]) + Bytes(repeating: 255, count: 8)
+        #expect(last(of: holes) == .max)
+        #expect(last(of: holes + holes) == nil)
+    }
+
+    private func last(of bytes: Bytes) -> UInt64? { bytes.withUnsafeBytes { Frame.walk($0, first: 1) { _, _ in true } } }
+
     @Test func `have a form on the wire that is JSON with the stamps in front`() throws {
         for kind in EntryKind.allCases where kind != .data && kind != .hole && kind != .text {
             var bytes = Bytes()

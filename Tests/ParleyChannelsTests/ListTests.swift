@@ -39,4 +39,51 @@ import Testing
         bench.delete("a")
         #expect(try bench.channels.list(prefix: "", after: nil, limit: 10).channels.map(\.name) == ["b"])
     }
+
+    @Test func `goes on behind an agent that has changed its state, or is gone`() throws {
+        let bench = Bench()
+        let names = (0..<60).map { "agents/k/a\($0)" }
+        for name in names { bench.create(name, isAgent: true) }
+        func page(_ after: String?, _ statuses: [AgentStatus] = AgentStatus.allCases) throws -> [String] {
+            var found: [String] = []
+            try AgentIndex.list(bench.log, statuses, after: after) { name, _ in
+                found.append(name)
+                return found.count < 7
+            }
+            return found
+        }
+        var (found, after, index) = ([String](), String?.none, 0)
+        while let last = try page(after).last {
+            found += try page(after)
+            // Some run, some end; the last of every other page is deleted.
+            let status = AgentStatus.allCases[index % 6]
+            bench.append(to: last) { append in append.rows = { stage, channel, _ in channel.move(to: status, turn: nil, in: &stage) } }
+            if index % 2 == 1 { bench.delete(last) }
+            (after, index) = (last, index + 1)
+        }
+        #expect(found.count == 60 && Set(found) == Set(names))
+        #expect(try page(nil, [.waiting]).allSatisfy { found.contains($0) } && !page(nil, [.waiting]).isEmpty)
+        #expect(try page("agents/k/never").count <= 7)
+    }
+
+    @Test func `takes agents of all states in one order, however many there are`() throws {
+        let bench = Bench()
+        // All in one partition, and more than are read at once.
+        let names = (0..<60_000).map { "agents/k/a\($0)" }.filter { Placement.partition(of: $0) == 3 }.prefix(700)
+        for (index, name) in names.enumerated() {
+            bench.create(name, isAgent: true, commits: false)
+            guard index % 3 > 0 else { continue }
+            let status: AgentStatus = index % 3 == 1 ? .running : .closed
+            bench.append("x", to: name, commits: false) { append in
+                append.rows = { stage, channel, _ in channel.move(to: status, turn: nil, in: &stage) }
+            }
+        }
+        bench.writer.pump()
+        var found: [String] = []
+        try AgentIndex.list(bench.log, AgentStatus.allCases, after: nil) { name, _ in
+            found.append(name)
+            return true
+        }
+        #expect(names.count == 700 && found == Array(names))
+    }
 }

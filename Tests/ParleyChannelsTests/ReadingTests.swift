@@ -191,4 +191,23 @@ import Testing
         #expect(after.append("1", to: "a").value?.offsets == [1])
         #expect(try after.whole("b") == [1, 2, 3, 4, 5])
     }
+
+    @Test func `reading channels one after the other leaves no more of them in memory than the limit, without a write`() throws {
+        let bench = Bench()
+        for number in 0..<200 {
+            bench.create("c\(number)")
+            bench.append("\(number)", to: "c\(number)")
+        }
+        let log = bench.log.reopen()
+        let writer = GroupCommit(log: log)
+        let channels = Channels(log: log, writer: writer, world: bench.world, residentMax: 32)
+        let watched = try #require(try channels.find("c0"))
+        #expect(watched.pin())
+        for number in 0..<200 {
+            #expect(try channels.find("c\(number)")?.tail.head == 1)
+            writer.pump()
+            #expect(channels.residentCount <= 33 + 16)
+        }
+        #expect(try channels.find("c0") === watched)
+    }
 }

@@ -205,7 +205,7 @@ extension ParserCase {
         let samples = ParserCase.all.map(\.message.latin1).filter { $0.count < 2_000 }
         for _ in 0..<20_000 {
             var bytes = samples.randomElement(using: &random)! + samples.randomElement(using: &random)!
-            for _ in 0..<Int.random(in: 0...3, using: &random) { mutate(&bytes, &random) }
+            for _ in 0..<Int.random(in: 0...3, using: &random) { HostileRequests.mutate(&bytes, &random) }
             let cuts = (0..<Int.random(in: 1...5, using: &random)).map { _ in Int.random(in: 0...bytes.count, using: &random) }
             let whole = outcome(of: bytes, cuts: [])
             let cut = outcome(of: bytes, cuts: cuts.sorted())
@@ -269,17 +269,5 @@ extension ParserCase {
             return .rejected((error as! HTTPParseError).status)
         }
         return parser.phase == .idle && !requests.isEmpty ? .requests(requests) : .incomplete
-    }
-
-    private func mutate(_ bytes: inout Bytes, _ random: inout SeededRandom) {
-        guard !bytes.isEmpty else { return }
-        let index = Int.random(in: 0..<bytes.count, using: &random)
-        let interesting = Bytes("\r\n\0 \t:;,=\"\\0123456789abcdefGX/\u{7f}".utf8) + [0xff]
-        switch Int.random(in: 0..<4, using: &random) {
-        case 0: bytes.remove(at: index)
-        case 1: bytes.insert(interesting.randomElement(using: &random)!, at: index)
-        case 2: bytes[index] = interesting.randomElement(using: &random)!
-        default: bytes.insert(contentsOf: bytes[index..<min(bytes.count, index + 20)], at: index)
-        }
     }
 }

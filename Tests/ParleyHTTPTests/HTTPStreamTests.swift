@@ -60,6 +60,34 @@ import Testing
         #expect(writer.all.contains("drained"))
     }
 
+    @Test(arguments: ["1.1", "1.0"]) func `what is sent at once and what is queued comes in order, however slow the reader`(_ version: String) throws {
+        let shared = (0..<20).map { BodyPiece(Bytes(repeating: UInt8($0), count: $0 % 3 == 0 ? 300_000 : 700)) }
+        let server = try TestServer { _, responder in
+            let stream = responder.stream()
+            for (number, piece) in shared.enumerated() {
+                if number % 5 == 4 { stream.write(Bytes(repeating: 100, count: 3)) }
+                stream.send(piece)
+            }
+            // The head has left by then, so that the first of these goes straight to the socket.
+            stream.loop.atEndOfTick {
+                stream.loop.atEndOfTick {
+                    for piece in shared { stream.send(piece) }
+                    stream.finish()
+                }
+            }
+        }
+        let client = try server.connect(receiveBuffer: 8_192)
+        try client.send("GET / HTTP/\(version)\r\nHost: a\r\n\r\n")
+        var expected = Bytes()
+        for round in 0..<2 {
+            for number in 0..<20 {
+                if round == 0 && number % 5 == 4 { expected += Bytes(repeating: 100, count: 3) }
+                expected += Bytes(repeating: UInt8(number), count: number % 3 == 0 ? 300_000 : 700)
+            }
+        }
+        #expect(try client.answer().body == expected)
+    }
+
     @Test func `tells when the peer goes away`() throws {
         let events = Arrivals<String>()
         let server = try TestServer { request, responder in

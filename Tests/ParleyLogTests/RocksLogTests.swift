@@ -209,6 +209,7 @@ import Testing
     @Test(arguments: [
         ("IO error: No space left on device: While appending to file: /d/log/000004.log: No space left on device", "free some space"),
         ("IO error: Input/output error: While fdatasync: /d/log/000004.log: Input/output error", "check the disk"),
+        ("Corruption: block checksum mismatch: stored = 1, computed = 2 in /d/log/000012.sst offset 0 size 4096", "from a backup"),
     ])
     func `the remedy follows the system's reason`(text: String, remedy: String) {
         let error = LogError(writing: "/d/log", text)

@@ -22,6 +22,15 @@ import Testing
             .post(204, "a", [("If-Match", "0000000000000000"), ("Idempotency-Key", "k")]),
             .post(204, "a", [("If-Match", "0000000000000000"), ("Idempotency-Key", "k")], expect: ["Idempotent-Replayed": "true"])),
         .init("closing on a condition", .put(), .post(204, "", type: nil, [("Stream-Closed", "true"), ("If-Match", "0000000000000000")])),
+        .init(
+            "an idempotency key repeats", .put(), .post(204, "a", [("Idempotency-Key", "k")]),
+            .post(204, "a", [("Idempotency-Key", "k")], expect: ["Idempotent-Replayed": "true"]), .get(200, "", "a")),
+        .init(
+            "an idempotency key with another body", .put(), .post(204, "a", [("Idempotency-Key", "k")]),
+            .post(422, "b", [("Idempotency-Key", "k")], code: "idempotency_key_reused")),
+        .init(
+            "an idempotency key and a producer", .put(),
+            .post(400, "a", [("Idempotency-Key", "k")] + producer("p", "0", "0"), code: "conflicting_headers")),
         .init("min_offset that is there", .put(201, [], "a"), .get(200, "?min_offset=0000000000000001", "a")),
         .init("min_offset that is none", .put(), .get(400, "?min_offset=now", code: "invalid_min_offset")),
     ]

@@ -66,51 +66,6 @@ import Testing
         #expect(agent.status == 403 && agent.code == "use_agent_fork")
     }
 
-    @Test func `a deleted source is gone but for its forks, and its name is free when they are`() throws {
-        let source = try server.stream("text/plain", "ab")
-        let (path, _) = try fork(source)
-        #expect(try server.request("DELETE", source).status == 204)
-        for method in ["GET", "HEAD", "DELETE"] { #expect(try server.request(method, source).status == 410) }
-        #expect(try server.post(source, "x").code == "channel_gone")
-        #expect(try server.request("PUT", source, [("Content-Type", "text/plain")]).status == 409)
-        #expect(try fork(source).answer.code == "fork_source_gone")
-        #expect(try server.get(path).text == "ab")
-        #expect(try server.request("DELETE", path).status == 204)
-        #expect(try server.get(source).status == 404)
-        #expect(try server.request("PUT", source, [("Content-Type", "text/plain")], "new").status == 201)
-        #expect(try server.get(source).text == "new")
-    }
-
-    @Test func `who follows a fork hears nothing of its source`() throws {
-        let source = try server.stream("text/plain", "ab")
-        let (path, answer) = try fork(source)
-        let client = try server.connect()
-        try client.send("GET", path + "?offset=\(answer.next)&live=long-poll")
-        try server.post(source, "of the source")
-        try server.post(path, "own")
-        #expect(try client.answer().text == "own")
-    }
-
-    // MARK: Lifetimes
-
-    static let lifetimes: [ProtocolCase] = [
-        .init(
-            "a sliding lifetime", .put(201, [("Stream-TTL", "60")]), .head(expect: ["Stream-TTL": "60", "Stream-Expires-At": nil]),
-            .put(200, [("Stream-TTL", "60")]), .put(409, [("Stream-TTL", "61")], code: "channel_exists"), .put(409, code: "channel_exists")),
-        .init(
-            "one up to an instant", .put(201, [("Stream-Expires-At", "2999-01-01T00:00:00Z")]),
-            .head(expect: ["Stream-TTL": nil, "Stream-Expires-At": "2999-01-01T00:00:00Z"])),
-        .init("an instant with an offset", .put(201, [("Stream-Expires-At", "2999-01-01T02:00:00+02:00")]), .get()),
-        .init(
-            "an instant that is past", .put(201, [("Stream-Expires-At", "2001-01-01T00:00:00Z")]), .get(404), .head(404), .post(404, "x")),
-        .init("no seconds at all", .put(201, [("Stream-TTL", "0")]), .get(404)),
-        .init(
-            "both", .put(400, [("Stream-TTL", "60"), ("Stream-Expires-At", "2999-01-01T00:00:00Z")], code: "conflicting_headers"), .get(404)
-        ),
-    ]
-
-    @Test(arguments: lifetimes) func `a stream has the lifetime that it was given`(_ row: ProtocolCase) throws { try row.run(on: server) }
-
     @Test(arguments: ["", "-1", "+1", "01", "1.5", "1e3", " 1", "abc", "1000000001", "99999999999999999999"])
     func `seconds that are none are refused`(_ text: String) throws {
         let path = try server.path()

@@ -1,4 +1,5 @@
 import Glibc
+import ParleyChannels
 import ParleyHTTP
 import ParleySystem
 import Testing
@@ -33,6 +34,86 @@ import Testing
             let numbers = try reader.events().filter { $0.name == "data" }.flatMap { $0.json?.array ?? [] }.compactMap(\.integer)
             #expect(numbers == Array(numbers.first!...399))
         }
+    }
+
+    /// Two that do not read while an agent works, and one that does.
+    @Test func `a slow reader may go over to the settled view, is told so, and misses nothing of it; the others get everything`() throws {
+        let server = try TestServer { configuration in
+            configuration.unsentBytesMax = 64 << 10
+            configuration.pageBytes = 32 << 10
+            configuration.http.sendBufferBytes = 16 << 10
+        }
+        let path = "/v1/stream/agents/echo/slow"
+        #expect(try server.request("PUT", path).status == 201)
+        func reader(_ choice: String) throws -> TestClient {
+            let client = try TestClient(port: server.port, receiveBuffer: choice.isEmpty ? nil : 4_096)
+            try client.send("GET", path + "?offset=-1&live=sse" + choice)
+            #expect(try client.head().status == 200)
+            return client
+        }
+        let (settling, parking, quick) = (try reader("&behind=settled"), try reader("&behind=park"), try reader(""))
+        var seen: [JSON] = []
+        func entries(_ events: [TestClient.Event]) -> [JSON] { events.filter { $0.name == "data" }.flatMap { $0.json?.array ?? [] } }
+        for number in 0..<60 {
+            let position = Position(turn: 1, step: "s\(number)", attempt: 1)
+            var step = [NewEntry(.stepStarted, position, ("kind", "model"))]
+            for index in 0..<16 {
+                let text = TextDelta(
+                    part: .text, index: UInt64(index * 1_000), continuesAt: nil, delta: Bytes(repeating: 0x78, count: 1_000))
+                step.append(NewEntry(text: text, at: position))
+                step.append(NewEntry(.emit, nil, ("name", .string("\(number)/\(index)"))))  // Keeps the pieces apart.
+            }
+            step.append(NewEntry(.stepCompleted, position, ("text", .string("the text of \(number)"))))
+            Append(server.channels, to: "agents/echo/slow", step) { _ in }.submit()
+            let tail = UInt64((number + 1) * step.count)
+            seen += entries(try quick.events { $0["streamNextOffset"]?.string.flatMap { UInt64($0, radix: 16) } == tail })
+        }
+        let tail = try server.tail(path)
+        #expect(offsets(seen) == Array(1...UInt64(tail, radix: 16)!))
+        try server.eventually("two parked readers") { try server.metric("parley_readers_parked") == 2 }
+        try server.eventually("their bytes") { try server.metric("parley_readers_unsent_bytes") ?? 0 > 65_536 }
+        #expect(try server.metric("parley_readers_unsent_bytes") ?? .infinity < 2 * Double(64 + 2 * 32 + 64) * 1_024, "bounded")
+        #expect(try server.metric("parley_readers_settled_total") == 0)
+
+        #expect(offsets(entries(try parking.events { $0["streamNextOffset"]?.string == tail })) == Array(1...UInt64(tail, radix: 16)!))
+        let events = try settling.events { $0["streamNextOffset"]?.string == tail }
+        let change = try #require(events.firstIndex { $0.json?["view"] == "settled" })
+        #expect(events.filter { $0.json?["view"] != nil }.count == 1)
+        let place = try #require(events[change].json?["streamNextOffset"]?.string)
+        #expect(offsets(entries(Array(events[..<change]))) == Array(1...UInt64(place, radix: 16)!))
+        #expect(place < tail)
+        // What it gets from there on is what the settled view has from there on.
+        var (settled, next) = ([JSON](), place)
+        while next != tail {
+            let page = try server.get(path + "?view=settled&offset=\(next)")
+            settled += try #require(page.json?.array)
+            next = page.next
+        }
+        #expect(entries(Array(events[change...])) == settled)
+        #expect(settled.contains { $0["type"] == "step.completed" } && settled.allSatisfy { $0["type"] != "text" })
+        #expect(try server.metric("parley_readers_settled_total") == 1)
+        #expect(try server.metric("parley_readers_parked_total") ?? 0 >= 2)
+        #expect(try server.metric("parley_readers_parked") == 0)
+    }
+
+    private func offsets(_ entries: [JSON]) -> [UInt64] { entries.compactMap { $0["offset"]?.string.flatMap { UInt64($0, radix: 16) } } }
+
+    @Test func `a reader that was parked and goes away is counted no more`() throws {
+        let server = try TestServer {
+            $0.unsentBytesMax = 16 << 10
+            $0.http.sendBufferBytes = 16 << 10
+        }
+        let path = try server.stream()
+        var slow: TestClient? = try TestClient(port: server.port, receiveBuffer: 4_096)
+        try slow!.send("GET", path + "?offset=-1&live=sse")
+        try waitForReaders(1, on: server)
+        for _ in 0..<100 where try server.metric("parley_readers_parked") == 0 {
+            try server.post(path, String(repeating: "x", count: 20_000))
+        }
+        #expect(try server.metric("parley_readers_parked") == 1)
+        slow = nil
+        try waitForReaders(0, on: server)
+        #expect(try server.metric("parley_readers_parked") == 0)
     }
 
     @Test func `readers beyond the limit are refused`() throws {
@@ -90,6 +171,24 @@ import Testing
         let last = try #require(try reader.events().last)
         #expect(last.json?["streamNextOffset"] == "0000000000000001")
         #expect(try poller.answer().status == 204)
+    }
+
+    @Test func `a server that is about to stop takes no new readers, and those it has go on`() throws {
+        let server = try TestServer()
+        let path = try server.stream("text/plain", "x")
+        let reader = try follow(path, on: server)
+        _ = try reader.events { $0["upToDate"] == true }
+        server.server.refuseReaders()
+        #expect(try server.get("/readyz").status == 503)
+        for mode in ["sse", "long-poll"] {
+            let refused = try server.get(path + "?offset=now&live=\(mode)")
+            #expect(refused.status == 503 && refused.code == "overloaded" && refused.headers["retry-after"] != nil)
+        }
+        #expect(try server.post(path, "y").status == 204)
+        #expect(try reader.event()?.data == "y")
+        #expect(try server.get(path).text == "xy")
+        #expect(server.server.drain(within: .seconds(5)))
+        #expect(try #require(try reader.events().last).json?["streamNextOffset"] == "0000000000000002")
     }
 
     @Test func `a channel that nobody watches any more is watched again by the next reader`() throws {

@@ -22,25 +22,36 @@ final class TestClient {
     private var input = Bytes()
     /// Bytes of a chunked body that have been unwrapped and not yet taken.
     private var unwrapped = Bytes()
+    private var endsInReturn = false
+    /// Whether the body of the last answer comes in chunks; else it goes on to the end of the connection.
+    private var isChunked = true
     private let authority: String
+    private let headers: [(String, String)]
 
-    /// - Parameter receiveBuffer: A small one makes a slow reader.
-    init(port: Int, receiveBuffer: Int32? = nil) throws {
-        authority = "localhost:\(port)"
+    /// - Parameters:
+    ///   - headers: What every request has that does not have another of that name.
+    ///   - patience: Seconds that a wait may take.
+    ///   - receiveBuffer: A small one makes a slow reader.
+    init(
+        host: String = "127.0.0.1", port: Int, headers: [(String, String)] = [], patience: Int = 10, receiveBuffer: Int32? = nil
+    ) throws {
+        authority = TestClient.authority(host, port)
+        self.headers = headers
         descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        var limit = timeval(tv_sec: 10, tv_usec: 0)
+        var limit = timeval(tv_sec: patience, tv_usec: 0)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
         setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
         if var receiveBuffer { setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &receiveBuffer, 4) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = in_port_t(port).bigEndian
-        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-        let status = withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) }
-        }
-        guard status == 0 else { throw TestFailure("cannot connect to port \(port): errno \(errno)") }
+        var hints = addrinfo()
+        hints.ai_family = AF_INET
+        var found: UnsafeMutablePointer<addrinfo>?
+        defer { found.map(freeaddrinfo) }
+        guard getaddrinfo(host, String(port), &hints, &found) == 0, let address = found?.pointee,
+            Glibc.connect(descriptor, address.ai_addr, address.ai_addrlen) == 0
+        else { throw TestFailure("cannot connect to \(host), port \(port): errno \(errno)") }
     }
+
+    static func authority(_ host: String, _ port: Int) -> String { "\(host == "127.0.0.1" ? "localhost" : host):\(port)" }
 
     deinit { close(descriptor) }
 
@@ -52,7 +63,8 @@ final class TestClient {
     func send(_ method: String, _ path: String, _ headers: [(String, String)] = [], _ body: Bytes = []) throws {
         var text = "\(method) \(path) HTTP/1.1\r\n"
         if !headers.contains(where: { $0.0 == "Host" }) { text += "Host: \(authority)\r\n" }
-        for (name, value) in headers { text += "\(name): \(value)\r\n" }
+        let others = self.headers.filter { other in !headers.contains { $0.0 == other.0 } }
+        for (name, value) in others + headers { text += "\(name): \(value)\r\n" }
         if !body.isEmpty || method == "POST" || method == "PUT" { text += "Content-Length: \(body.count)\r\n" }
         try send(Bytes((text + "\r\n").utf8) + body)
     }
@@ -64,6 +76,12 @@ final class TestClient {
             guard count > 0 else { throw TestFailure("cannot send: errno \(errno)") }
             sent += count
         }
+    }
+
+    /// Whether an answer has begun to come, or comes within so many milliseconds.
+    func hasInput(within milliseconds: Int32) -> Bool {
+        var poll = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        return !input.isEmpty || Glibc.poll(&poll, 1, milliseconds) > 0
     }
 
     /// Reads a whole answer.
@@ -81,12 +99,14 @@ final class TestClient {
     /// Reads the head of an answer; its body is read with ``event()``.
     func head() throws -> Answer {
         let lines = try take(through: "\r\n\r\n", "the head of an answer").text.split(separator: "\r\n")
+        if lines[0].hasPrefix("HTTP/1.1 100") { return try head() }
         var answer = Answer()
         answer.status = Int(lines[0].split(separator: " ")[1])!
         for line in lines.dropFirst() {
             let parts = line.split(separator: ":", maxSplits: 1)
             answer.headers[parts[0].lowercased()] = parts.count > 1 ? String(parts[1].drop { $0 == " " }) : ""
         }
+        isChunked = answer.headers["transfer-encoding"]?.lowercased() == "chunked"
         return answer
     }
 
@@ -112,7 +132,15 @@ final class TestClient {
                 guard unwrapped.isEmpty else { throw TestFailure("the stream ends inside an event: \(unwrapped.text)") }
                 return nil
             }
-            unwrapped += piece
+            unwrap(piece)
+        }
+    }
+
+    /// CR, LF and both end a line of an event stream.
+    private func unwrap(_ piece: Bytes) {
+        for byte in piece {
+            if byte != 0x0a || !endsInReturn { unwrapped.append(byte == 0x0d ? 0x0a : byte) }
+            endsInReturn = byte == 0x0d
         }
     }
 
@@ -164,9 +192,15 @@ final class TestClient {
 
     // MARK: Bytes
 
+    /// The next piece of a body; `nil` at its end.
     private func chunk() throws -> Bytes? {
+        guard isChunked else {
+            if input.isEmpty { try? receive("the end of the connection") }
+            defer { input = [] }
+            return input.isEmpty ? nil : input
+        }
         let line = try take(through: "\r\n", "a chunk").dropLast(2)
-        let size = Int(Bytes(line).text, radix: 16)!
+        let size = Int(Bytes(line).text.prefix { $0 != ";" }, radix: 16)!
         let piece = try take(count: size, "a chunk")
         _ = try take(through: "\r\n", "a chunk's end")
         return size == 0 ? nil : piece

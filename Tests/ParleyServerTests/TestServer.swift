@@ -10,7 +10,7 @@ import Synchronization
 @testable import ParleyServer
 
 /// A server on a log in memory, and what talks to it.
-final class TestServer: Sendable {
+final class TestServer: ServerUnderTest {
     let log = MemoryLog()
     let writer: GroupCommit
     let channels: Channels
@@ -25,7 +25,6 @@ final class TestServer: Sendable {
         loop.start()
         return loop
     }()
-    private static let names = Atomic(0)
 
     init(channelsMax: Int? = nil, _ configure: (inout ServerConfiguration) -> Void = { _ in }) throws {
         var configuration = ServerConfiguration()
@@ -53,39 +52,10 @@ final class TestServer: Sendable {
         writer.stop()
     }
 
-    func connect() throws -> TestClient { try TestClient(port: server.port) }
+    var root: String { "/v1/stream/" }
+    var port: Int { server.port }
 
-    /// A path that no other test has.
-    func path(_ hint: String = "s") -> String { "/v1/stream/\(hint)-\(TestServer.names.add(1, ordering: .relaxed).newValue)" }
-
-    /// One request on a connection of its own.
-    func request(
-        _ method: String, _ path: String, _ headers: [(String, String)] = [], _ body: Bytes = []
-    ) throws -> TestClient.Answer {
-        try connect().request(method, path, headers, body)
-    }
-
-    func request(_ method: String, _ path: String, _ headers: [(String, String)] = [], _ body: String) throws -> TestClient.Answer {
-        try request(method, path, headers, Bytes(body.utf8))
-    }
-
-    /// Makes a stream, with data if there is some, and returns its path.
-    func stream(_ type: String = "text/plain", _ body: String = "", closed: Bool = false) throws -> String {
-        let path = path()
-        let answer = try request("PUT", path, [("Content-Type", type)] + (closed ? [("Stream-Closed", "true")] : []), body)
-        guard answer.status == 201 else { throw TestFailure("PUT \(path) answers \(answer.status): \(answer.text)") }
-        return path
-    }
-
-    @discardableResult
-    func post(_ path: String, _ body: String, _ type: String = "text/plain", _ headers: [(String, String)] = []) throws -> TestClient.Answer
-    {
-        try request("POST", path, [("Content-Type", type)] + headers, body)
-    }
-
-    func get(_ path: String, _ headers: [(String, String)] = []) throws -> TestClient.Answer { try request("GET", path, headers) }
-
-    func tail(_ path: String) throws -> String { try request("HEAD", path).headers["stream-next-offset"] ?? "" }
+    func connect() throws -> TestClient { try TestClient(port: port) }
 }
 
 /// Agents that do what a test tells them to.
@@ -144,4 +114,17 @@ final class TestAgents: AgentHost {
         let withdraw: @Sendable () -> Void
         func cancel() { withdraw() }
     }
+}
+
+extension TestServer {
+    /// What `/metrics` says of it.
+    func metric(_ name: String) throws -> Double? {
+        let lines = try get("/metrics").text.split(separator: "\n")
+        return lines.first { $0.hasPrefix(name + " ") }.flatMap { Double($0.split(separator: " ")[1]) }
+    }
+}
+
+/// Waits until the server has `count` live readers.
+func waitForReaders(_ count: Int, on server: TestServer) throws {
+    try server.eventually("\(count) live readers") { try server.metric("parley_readers") == Double(count) }
 }

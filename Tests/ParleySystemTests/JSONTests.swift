@@ -41,6 +41,19 @@ import Testing
         #expect(throws: JSONError.self) { try JSON.parse(nested(100_000)) }
     }
 
+    /// RFC 8785; names and texts that Unicode takes for equal, or joins into one character, stay what they are.
+    @Test(arguments: [
+        (
+            #"{"b":1,"a":[2.0,1e21,-0],"a":{"d":null,"c":"\u000a\u0008\u000C\u001f\\u0008"}}"#,
+            #"{"a":{"c":"\n\b\f\u001f\\u0008","d":null},"b":1}"#
+        ),
+        ("{\"e\u{301}\":1,\"\u{e9}\":2}", "{\"e\u{301}\":1,\"\u{e9}\":2}"), ("{\"\u{212A}\":1,\"K\":2}", "{\"K\":2,\"\u{212A}\":1}"),
+        ("\"\\u0008\u{301}\\u000c\u{301}\"", "\"\\b\u{301}\\f\u{301}\""),
+    ])
+    func `has one canonical form, which loses nothing`(text: String, canonical: String) throws {
+        #expect(try Bytes(JSON.parse(text).canonical) == Bytes(canonical.utf8))
+    }
+
     @Test(arguments: 0..<200)
     func `random bytes never trap, and what is accepted is written and read alike`(seed: Int) throws {
         var random = SplitMix64(seed: UInt64(seed))

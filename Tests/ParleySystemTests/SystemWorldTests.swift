@@ -1,3 +1,4 @@
+import Glibc
 import ParleySystem
 import Testing
 
@@ -25,5 +26,25 @@ import Testing
         let seen = try #require(fired.wait(timeout: .seconds(20)) { $0.last == -1 ? Array($0.dropLast()) : nil })
         #expect(Set(seen) == Set(0..<2_000).subtracting(cancelled))
         #expect(zip(seen, seen.dropFirst()).allSatisfy { (delays[$0], $0) < (delays[$1], $1) })
+    }
+
+    @Test func `a clock that is set back holds up no timer, set forward it brings on those it passes`() throws {
+        let ahead = Monitor(0)
+        let world = SystemWorld(threads: 1) {
+            SystemWorld.time(CLOCK_REALTIME).advanced(by: .seconds(ahead.withLock { $0 }))
+        }
+        let fired = Monitor<[String]>([])
+        func schedule(_ name: String, in duration: Duration) {
+            world.schedule(at: world.now.advanced(by: duration)) { fired.withLock(signalAll: true) { $0.append(name) } }
+        }
+        schedule("before the step back", in: .milliseconds(1_500))
+        schedule("in two hours", in: .seconds(7_200))
+        ahead.withLock { $0 = -36_000 }
+        schedule("after the step back", in: .milliseconds(1_400))
+        schedule("in three hours", in: .seconds(10_800))
+        let first = fired.wait(timeout: .seconds(20)) { $0.count == 2 ? $0 : nil }
+        #expect(first.map(Set.init) == ["after the step back", "before the step back"])
+        ahead.withLock { $0 += 9_000 }
+        #expect(fired.wait(timeout: .seconds(20)) { $0.count == 3 ? $0.last : nil } == "in two hours")
     }
 }

@@ -37,6 +37,12 @@ final class ParleyWire: Wire {
         output.append(contentsOf: payload)
     }
 
+    /// One request with a JSON array.
+    func append(_ payloads: [[UInt8]], to channel: Int, _ output: inout [UInt8]) -> Int {
+        append([91] + Array(payloads.joined(separator: [44])) + [93], to: channel, &output)
+        return 1
+    }
+
     func answerLength(_ bytes: UnsafeRawBufferPointer) -> Int? { HTTPAnswer.length(bytes) }
 
     func follow(_ channel: Int, _ found: @escaping (Nanoseconds) -> Void) -> Connection {
@@ -69,7 +75,7 @@ final class ParleyWire: Wire {
         return LogCounters(syncs: value("parley_commits_total"), bytes: value("parley_commit_bytes_total"))
     }
 
-    private func path(_ channel: Int) -> String { "/v1/stream/load/\(Clock.runID)-\(generation)-\(channel)" }
+    func path(_ channel: Int) -> String { "/v1/stream/load/\(Clock.runID)-\(generation)-\(channel)" }
 }
 
 extension Clock {
@@ -95,6 +101,12 @@ enum HTTPAnswer {
 
     static func headLength(_ bytes: UnsafeRawBufferPointer) -> Int? {
         find("\r\n\r\n", bytes).map { $0 + 4 }
+    }
+
+    /// What stands behind `name` up to the end of its line.
+    static func field(_ name: StaticString, _ head: UnsafeRawBufferPointer) -> String? {
+        guard let start = find(name, head).map({ $0 + name.utf8CodeUnitCount }) else { return nil }
+        return String(decoding: head[start...].prefix { $0 != 13 }, as: UTF8.self)
     }
 
     private static func contentLength(_ head: UnsafeRawBufferPointer) -> Int? {

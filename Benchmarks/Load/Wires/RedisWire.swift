@@ -52,7 +52,7 @@ final class RedisWire: Wire {
         return connection
     }
 
-    private static func command(_ words: String...) -> [UInt8] {
+    static func command(_ words: String...) -> [UInt8] {
         Array(("*\(words.count)\r\n" + words.map { "$\($0.utf8.count)\r\n\($0)\r\n" }.joined()).utf8)
     }
 }

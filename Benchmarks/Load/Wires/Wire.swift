@@ -1,3 +1,5 @@
+internal import Glibc
+
 /// How a server is talked to. One loop drives all of them, so that what differs is the server.
 protocol Wire: AnyObject {
     var name: String { get }
@@ -11,6 +13,12 @@ protocol Wire: AnyObject {
 
     /// Adds the bytes of one append to `output`.
     func append(_ payload: [UInt8], to channel: Int, _ output: inout [UInt8])
+
+    /// The same where an append must say which connection its answer goes to.
+    func append(_ payload: [UInt8], to channel: Int, on connection: Connection, _ output: inout [UInt8])
+
+    /// Adds the bytes that append several messages at once; returns how many answers will come.
+    func append(_ payloads: [[UInt8]], to channel: Int, _ output: inout [UInt8]) -> Int
 
     /// The bytes of the first whole answer; `nil` while it is not whole. Ends the program when the server has refused.
     func answerLength(_ bytes: UnsafeRawBufferPointer) -> Int?
@@ -26,7 +34,17 @@ protocol Wire: AnyObject {
 }
 
 extension Wire {
+    func append(_ payloads: [[UInt8]], to channel: Int, _ output: inout [UInt8]) -> Int {
+        for payload in payloads { append(payload, to: channel, &output) }
+        return payloads.count
+    }
+
     func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8] { TimeMark.payload(time, bytes: bytes) }
+
+    func append(_ payload: [UInt8], to channel: Int, on connection: Connection, _ output: inout [UInt8]) {
+        append(payload, to: channel, &output)
+    }
+
     var usage: Usage { Usage(of: pid) }
     var logCounters: LogCounters? { nil }
 }
@@ -65,7 +83,10 @@ enum TimeMark {
     static func scan(_ bytes: UnsafeRawBufferPointer, _ found: (Nanoseconds) -> Void) -> Int {
         var index = 0
         while index + byteCount <= bytes.count {
-            guard bytes[index] == 64, bytes[index + 1] == 84 else {
+            guard let mark = memchr(bytes.baseAddress! + index, 64, bytes.count - index) else { return bytes.count }
+            index = UnsafeRawPointer(mark) - bytes.baseAddress!
+            guard index + byteCount <= bytes.count else { break }
+            guard bytes[index + 1] == 84 else {
                 index += 1
                 continue
             }

@@ -71,6 +71,7 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
     /// What follows once it is durable.
     private var notification: SubscriptionNotification?
     private var linked: Set<ChannelID> = []
+    private var done = SubscriptionCounters()
 
     init(_ subscriptions: Subscriptions, _ id: String, _ request: SubscriptionRequest, _ completion: @escaping Completion) {
         (self.subscriptions, self.id, self.request, self.completion) = (subscriptions, id, request, completion)
@@ -112,6 +113,7 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
 
     func committed() {
         channels.publish()
+        subscriptions.count(done)
         subscriptions.linked(linked, by: id)
         if let notification { subscriptions.deliver(notification) }
         if let entry = subscriptions.entry(id), entry.mustAnnounce(now) {
@@ -149,13 +151,17 @@ extension SubscriptionChange {
         }
         let before = entry.subscription
         entry.subscription.expire(now: now, random: channels.world.random())
+        let expired = before.wake != nil && entry.subscription.wake == nil
         var answer = try apply(to: &entry, in: &stage)
         if case .delete = request { return answer }
+        count(before, entry.subscription, expired: expired, answer)
         let pending = try firstPending(&entry, in: &stage)
         linked = entry.newStreams
         if entry.subscription.canWake(now: now) {
             if let pending {
                 entry.subscription.begin(stream: pending, now: now, random: (channels.world.random(), channels.world.random()))
+                done.wakes += 1
+                if entry.subscription.failures > 0 { done.retries += 1 }
                 if entry.subscription.configuration.isWebhook { try notify(&entry, in: &stage) }
                 if case .acknowledged = answer { answer = .acknowledged(nextWake: true) }
             } else if entry.subscription.wake != nil || entry.subscription.hasFailed {
@@ -166,6 +172,15 @@ extension SubscriptionChange {
         if entry.subscription != before { stage.put(.index, SubscriptionRows.key(id), entry.subscription.bytes) }
         subscriptions.keep(entry)
         return answer
+    }
+
+    /// Notes what the request has done, before a new wake begins.
+    private func count(_ before: Subscription, _ after: Subscription, expired: Bool, _ answer: SubscriptionAnswer) {
+        if expired { done.leasesExpired = 1 }
+        if after.failures > before.failures { done.failed = 1 }
+        if case .delivered(let wakeID, _) = request, before.wake?.id == wakeID, !expired { done.delivered = 1 }
+        if case .claimed = answer { done.claims = 1 }
+        done.wakes = Int(after.generation - before.generation)
     }
 
     private func apply(to entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {

@@ -19,6 +19,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// Streams that have a row until all of these subscriptions have linked them.
     private var newStreams: [ChannelID: Set<TextKey>] = [:]
     private var notifier: (any SubscriptionNotifier)?
+    private let counted = Mutex(SubscriptionCounters())
     /// What the start has to do: subscriptions to look at, streams whose rows nobody needs.
     private var found: (subscriptions: [String], streams: [ChannelID]) = ([], [])
 
@@ -62,8 +63,12 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
                 entries[subscriber]!.newStreams.insert(id)
             }
         }
+        count(entries.values.reduce(0) { $0 + $1.candidates.count })
         channels.observe(self)
     }
+
+    /// What was done, as of the last commit. Thread-safe.
+    package var counters: SubscriptionCounters { counted.withLock { $0 } }
 
     /// Goes on with what the last process left. Call it once the writer has started.
     package func start() {
@@ -156,10 +161,14 @@ extension Subscriptions {
     /// These have changed, durably. Cost: nothing where nobody subscribes, else a comparison for each that is subscribed to by nobody.
     func published(_ changed: [Channel]) {
         guard !entries.isEmpty else { return }
+        var pending = 0
+        defer { if pending != 0 { counted.withLock { [pending] in $0.pendingStreams += pending } } }
         for channel in changed {
             for id in subscribers(of: channel) {
                 let isNew = newStreams[channel.id]?.contains(id) == true
+                pending -= entries[id]!.candidates.count
                 entries[id]!.add(channel.name, isNew: isNew)
+                pending += entries[id]!.candidates.count
                 if isNew { entries[id]!.newStreams.insert(channel.id) }
                 // Whoever holds a wake learns of it at its end.
                 if isNew || entries[id]!.subscription.canWake(now: channels.world.now) { look(at: id) }
@@ -200,14 +209,28 @@ extension Subscriptions {
     /// Puts back what was decided.
     func keep(_ entry: SubscriptionEntry) {
         let id = entry.subscription.id
-        if entries.updateValue(entry, forKey: TextKey(id)) == nil { version += 1 }
+        let old = entries.updateValue(entry, forKey: TextKey(id))
+        if old == nil { version += 1 }
+        count(entry.candidates.count - (old?.candidates.count ?? 0))
     }
+
+    private func count(_ pending: Int) {
+        let subscriptions = entries.count
+        counted.withLock { counted in
+            counted.subscriptions = subscriptions
+            counted.pendingStreams += pending
+        }
+    }
+
+    func count(_ done: SubscriptionCounters) { counted.withLock { $0.add(done) } }
 
     /// - Returns: the new streams that wait for it, also those of this very commit.
     func remove(_ id: String, streams: [String]) -> Set<ChannelID> {
         for stream in streams { remove(id, from: stream) }
         version += 1
-        entries.removeValue(forKey: TextKey(id))?.alarm?.scheduled.cancel()
+        let entry = entries.removeValue(forKey: TextKey(id))
+        entry?.alarm?.scheduled.cancel()
+        count(-(entry?.candidates.count ?? 0))
         return Set(newStreams.filter { $0.value.contains(id) }.keys)
     }
 

@@ -1,3 +1,4 @@
+internal import Glibc
 internal import ParleyChannels
 internal import ParleySystem
 
@@ -27,12 +28,14 @@ enum EventFraming {
         writeControl(next: page.next, cursor: cursor, state, to: &output)
     }
 
-    static func writeControl(next: UInt64, cursor: UInt64, _ state: State, to output: inout Bytes) {
+    /// - Parameter view: The view from here on, when it is another than before.
+    static func writeControl(next: UInt64, cursor: UInt64, _ state: State, view: View? = nil, to output: inout Bytes) {
         let token = Offset(next).token
         output.append("event: control\ndata:{\"streamNextOffset\":\"\(token)\"")
         if state != .closed { output.append(",\"streamCursor\":\"\(cursor)\"") }
         if state != .behind { output.append(",\"upToDate\":true") }
         if state == .closed { output.append(",\"streamClosed\":true") }
+        if let view { output.append(",\"view\":\"\(view.rawValue)\"") }
         output.append("}\nid: \(token)\n\n")
     }
 
@@ -40,9 +43,12 @@ enum EventFraming {
     private static func writeData(_ data: UnsafeRawBufferPointer, to output: inout Bytes) {
         output.append("event: data\n")
         var start = 0
+        // Each kind is looked for by itself, once: nearly all data has neither, and a search for one byte goes over 16 at a time.
+        var (feed, carriage) = (data.place(of: 0x0a, from: 0), data.place(of: 0x0d, from: 0))
         while true {
-            var end = start
-            while end < data.count, data[end] != 0x0a, data[end] != 0x0d { end += 1 }
+            if feed < start { feed = data.place(of: 0x0a, from: start) }
+            if carriage < start { carriage = data.place(of: 0x0d, from: start) }
+            let end = min(feed, carriage)
             output.append("data:")
             // A reader takes off one space: what begins with one needs another.
             if end > start, data[start] == 0x20 { output.append(0x20) }
@@ -52,5 +58,13 @@ enum EventFraming {
             start = end + (data[end] == 0x0d && end + 1 < data.count && data[end + 1] == 0x0a ? 2 : 1)
         }
         output.append(0x0a)
+    }
+}
+
+extension UnsafeRawBufferPointer {
+    /// Where `byte` is next, or the end.
+    fileprivate func place(of byte: UInt8, from start: Int) -> Int {
+        guard start < count, let found = memchr(baseAddress! + start, Int32(byte), count - start) else { return count }
+        return UnsafeRawPointer(found) - baseAddress!
     }
 }

@@ -5,33 +5,41 @@ internal import ParleySystem
 /// Somebody who follows a channel on one loop: where he stands, and how pages of the log reach him when he lags.
 class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     let channel: Channel
-    let view: View
-    let exchange: Exchange
+    var view: View
     unowned let readers: LoopReaders  // They outlive every loop's connections.
     /// What has been given to the reader: everything up to here.
     var offset: UInt64
     /// Where ``LoopReaders`` keeps it; -1 when it does not.
     var slot = -1
+    /// Whether more waits to be sent than a reader may hold, so that what is new waits in the log.
+    var isBehind = false {
+        didSet { if isBehind != oldValue { readers.parking.noted(isBehind) } }
+    }
     private let cursorFloor: UInt64
     private(set) var isReading = false
+    /// When the right to read ends, if it does.
+    let expires: Timestamp?
 
-    init(_ channel: Channel, after offset: UInt64, view: View, cursorFloor: UInt64, _ exchange: Exchange, _ readers: LoopReaders) {
+    init(_ channel: Channel, after offset: UInt64, view: View, cursorFloor: UInt64, expires: Timestamp?, _ readers: LoopReaders) {
         self.channel = channel
         self.offset = offset
         self.view = view
         self.cursorFloor = cursorFloor
-        self.exchange = exchange
+        self.expires = expires
         self.readers = readers
     }
 
-    /// Called once, when the reader has been added.
-    func begin() { preconditionFailure("a kind of reader says how it begins") }
+    /// Called once, when the reader has been added. What of the request is not needed any more is not kept.
+    func begin(_ exchange: Exchange) { preconditionFailure("a kind of reader says how it begins") }
 
     /// Gives what there is to give. Called whenever the channel has changed.
     func advance() { preconditionFailure("a kind of reader says how it goes on") }
 
     /// Called about once a second.
     func sweep(_ now: Duration) {}
+
+    /// Bytes that wait in memory for the peer to take them.
+    var unsentBytes: Int { 0 }
 
     /// The server stops: says where to go on, and ends the answer.
     func end() { preconditionFailure("a kind of reader says how it ends") }
@@ -47,16 +55,18 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     var isAttached: Bool { slot >= 0 }
 
     /// Whether the right to read has ended since the request came: nothing more is given, and the next request needs another token.
-    var hasExpired: Bool { exchange.access.expires != nil && exchange.access.hasExpired(readers.channels.world.now) }
+    var hasExpired: Bool { expires.map { $0 <= readers.channels.world.now } ?? false }
 
     var cursor: UInt64 { max(StreamCursor.current(readers.channels.world.now), cursorFloor) }
 
     /// Reads the page after ``offset`` off the loop. One at a time.
-    func readPage() {
+    ///
+    /// - Parameter bytesMax: Where it ends, after the entry that passes it; by default where those of catch-up reads do.
+    func readPage(bytesMax: Int? = nil) {
         guard !isReading else { return }
         isReading = true
         let (channels, channel, offset, view) = (readers.channels, channel, offset, view)
-        let (bytesMax, loop) = (readers.configuration.pageBytes, readers.loop)
+        let (bytesMax, loop) = (bytesMax ?? readers.configuration.pageBytes, readers.loop)
         let isTaken = readers.reads.run {
             let result: Result<Page, ChannelError>
             do throws(LogError) {

@@ -5,13 +5,15 @@ internal import ParleySystem
 /// A reader that waits for one answer: what comes next, or that nothing came in time.
 final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private var timeout: LoopTimer?
+    private var exchange: Exchange!
 
-    override func begin() {
+    override func begin(_ exchange: Exchange) {
+        self.exchange = exchange
         exchange.responder.onClose = { [unowned self] in leave() }  // The responder lets go of this when it has answered.
         advance()
         guard isAttached, !isReading else { return }
         var wait = readers.configuration.longPollTimeout
-        if let expires = exchange.access.expires { wait = min(wait, max(.zero, readers.channels.world.now.duration(to: expires))) }
+        if let expires { wait = min(wait, max(.zero, readers.channels.world.now.duration(to: expires))) }
         timeout = readers.loop.schedule(after: wait) { [weak self] in self?.end() }
     }
 

@@ -1,4 +1,5 @@
 internal import ParleyChannels
+internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
 
@@ -17,6 +18,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         var isWoken = false
     }
 
+    let parking = ParkingCounters()
     private let changed = Mutex(Changed())
     private let total = Atomic(0)
     private var readers: [ObjectIdentifier: [LiveReader]] = [:]
@@ -25,6 +27,13 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     private let undelivered = Atomic(0)
     private static let undeliveredMax = 1_024
     private var sweeper: LoopTimer?
+    /// What the reader before got, while a commit is given to one after the other.
+    private var newest: Newest?
+    private var isGivingOut = false
+    /// Bytes of pages that are being read or sent.
+    var pageBytes = 0
+    /// What the pages of all that lag may take together; each gets a part of what is left, and never less than the least.
+    private static let (pageBytesMax, pageBytesMin) = (4 << 20, 8 << 10)
 
     init(loop: EventLoop, channels: Channels, reads: ReadPool, configuration: ServerConfiguration) {
         self.loop = loop
@@ -63,6 +72,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
             last.slot = reader.slot
         }
         reader.slot = -1
+        reader.isBehind = false
         total.subtract(1, ordering: .relaxed)
         if readers[key]!.isEmpty {
             readers[key] = nil
@@ -99,6 +109,61 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         return true
     }
 
+    // MARK: What readers get
+
+    /// What there is for a reader of events.
+    enum Events {
+        /// Nothing yet; or never, when the channel has ended.
+        case none(isEnded: Bool)
+        /// What brings it to `next`.
+        case piece(BodyPiece, next: UInt64, EventFraming.State)
+        /// Only the log has it.
+        case behind
+    }
+
+    private struct Newest {
+        let channel: Channel
+        let offset: UInt64
+        let view: View
+        let cursor: UInt64
+        let events: Events
+    }
+
+    /// A piece ends behind the commit with which it passes this.
+    private static let pieceBytes = 32 << 10
+
+    /// What comes next for a reader. While a change is given out, it is made once for all who stand at the same place.
+    func events(for reader: SSEReader) -> Events {
+        let (channel, offset, view, cursor) = (reader.channel, reader.offset, reader.view, reader.cursor)
+        if let newest, newest.channel === channel, newest.offset == offset, newest.view == view, newest.cursor == cursor {
+            return newest.events
+        }
+        let events: Events
+        switch channel.tail(after: offset) {
+        case .upToDate(let isEnded): events = .none(isEnded: isEnded)
+        case .behind: events = .behind
+        case .chunks(let chunks, let isEnded):
+            var (bytes, next, state) = (Bytes(), offset, EventFraming.State.behind)
+            for chunk in chunks where bytes.count < LoopReaders.pieceBytes {
+                if chunk === chunks.last { state = isEnded ? .closed : .upToDate }
+                bytes += chunk.wire("e\(view.rawValue)\(cursor)\(state.rawValue)") { chunk in
+                    var bytes = Bytes()
+                    EventFraming.write(chunk.page(of: channel, view: view), of: channel, cursor: cursor, state, to: &bytes)
+                    return bytes
+                }
+                next = chunk.last
+            }
+            events = .piece(BodyPiece(bytes), next: next, state)
+        }
+        if isGivingOut { newest = Newest(channel: channel, offset: offset, view: view, cursor: cursor, events: events) }
+        return events
+    }
+
+    /// How large a page somebody may have who lags, so that a thousand who stop reading hold no more than a few do.
+    var pageShare: Int { min(configuration.pageBytes, max(LoopReaders.pageBytesMin, (LoopReaders.pageBytesMax - pageBytes) / 8)) }
+
+    var hasRoomForPages: Bool { pageBytes < LoopReaders.pageBytesMax / 2 }
+
     // MARK: Sweeping
 
     /// Heartbeats and lifetimes are looked after for all readers at once: a timer each would cost more than they do.
@@ -110,7 +175,12 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
 
     private func sweep() {
         let now = loop.now
-        for reader in readers.values.flatMap({ $0 }) { reader.sweep(now) }
+        var unsent = 0
+        for reader in readers.values.flatMap({ $0 }) {
+            unsent += reader.unsentBytes
+            reader.sweep(now)
+        }
+        parking.unsentBytes.store(unsent, ordering: .relaxed)
         for socket in sockets.values { socket.sweep(now) }
         if count > 0 || !sockets.isEmpty { startSweeping() }
     }
@@ -132,6 +202,8 @@ extension LoopReaders: ChannelWatcher {
             defer { changed.channels.removeAll(keepingCapacity: true) }
             return changed.channels
         }
+        isGivingOut = true
+        defer { (isGivingOut, newest) = (false, nil) }
         var seen: Set<ObjectIdentifier> = []
         for channel in channels where seen.insert(ObjectIdentifier(channel)).inserted {
             // A copy: a reader that has reached its end takes itself out.

@@ -4,60 +4,118 @@ internal import ParleySystem
 
 /// A reader that gets what is appended as server-sent events, until the stream ends or its time is up.
 final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
-    private var stream: HTTPStream!
     private var hasSentControl = false
-    private var lastWrite = Duration.zero
-    private var deadline = Duration.zero
+    private var stream: HTTPStream!
+    /// Milliseconds of the loop's time.
+    private var lastWrite: Int64 = 0
+    private var deadline: Int64 = 0
+    /// What the page that is read or being sent may take of the loop's share.
+    private var reserved = 0
+    private let whenBehind: WhenBehind
 
-    override func begin() {
+    init(
+        _ channel: Channel, after offset: UInt64, view: View, whenBehind: WhenBehind, cursorFloor: UInt64, expires: Timestamp?,
+        _ readers: LoopReaders
+    ) {
+        self.whenBehind = whenBehind
+        super.init(channel, after: offset, view: view, cursorFloor: cursorFloor, expires: expires, readers)
+    }
+
+    override var unsentBytes: Int { stream.bufferedBytes }
+
+    override func begin(_ exchange: Exchange) {
         var headers: [HeaderField] = [
             ("Content-Type", ContentTypeText.eventStream), ("Cache-Control", channel.isAgent ? "private, no-store" : "no-cache"),
             ("X-Accel-Buffering", "no"),  // nginx would hold events back.
         ]
         if !EventFraming.isText(channel) { headers.append((StreamHeader.dataEncoding, "base64")) }
         stream = exchange.stream(200, headers)
-        stream.onClose = { [unowned self] in readers.remove(self) }  // The stream lets go of this when it ends.
+        stream.onClose = { [unowned self] in detach() }  // The stream lets go of this when it ends.
         stream.onDrain = { [unowned self] in if isAttached { advance() } }
-        lastWrite = readers.loop.now
+        lastWrite = readers.loop.nowMilliseconds
         // Spread, so that readers that came together do not all come again together.
         let spread = Double(readers.channels.world.random() % 1_000) / 10_000
-        deadline = lastWrite + readers.configuration.streamLifetime * (0.9 + spread)
+        deadline = lastWrite + (readers.configuration.streamLifetime * (0.9 + spread)).milliseconds
         advance()
     }
 
     override func advance() {
-        guard isAttached, !isReading else { return }
-        if hasExpired { return end() }
-        // Parked where it is: `onDrain` goes on from here, in the log if need be.
-        guard stream.bufferedBytes <= readers.configuration.unsentBytesMax else { return }
-        switch channel.tail(after: offset) {
-        case .upToDate(isEnded: true): finish()
-        case .upToDate(isEnded: false): if !hasSentControl { writeControl(.upToDate) }
-        case .chunks(let chunks, let isEnded):
-            for chunk in chunks { write(chunk, isEnded ? .closed : .upToDate, isLast: chunk === chunks.last) }
-            if isEnded { leave() }
-        case .behind: readPage()
+        while isAttached, !isReading {
+            if hasExpired { return end() }
+            // Parked where it is: `onDrain` goes on from here, in the log if need be.
+            guard stream.bufferedBytes <= readers.configuration.unsentBytesMax else {
+                if offset < channel.tail.head { isBehind = true }
+                return
+            }
+            hold(0)
+            if isBehind { unpark() }
+            switch readers.events(for: self) {
+            case .none(isEnded: true): return finish()
+            case .none(isEnded: false):
+                if !hasSentControl { writeControl(.upToDate) }
+                return
+            case .piece(let piece, let next, let state):
+                offset = next
+                send(piece)
+                if state == .closed { return leave() }
+                if state == .upToDate { return }
+            case .behind: return read()
+            }
         }
+    }
+
+    private func unpark() {
+        isBehind = false
+        guard whenBehind == .settled, view == .raw else { return }
+        view = .settled
+        readers.parking.notedSettled()
+        writeControl(.behind, view: .settled)
     }
 
     override func received(_ page: Page) {
         if hasExpired { return end() }
+        let state: EventFraming.State = page.isEnd ? .closed : page.isUpToDate ? .upToDate : .behind
         var bytes = Bytes()
-        EventFraming.write(page, of: channel, cursor: cursor, page.isEnd ? .closed : page.isUpToDate ? .upToDate : .behind, to: &bytes)
+        bytes.reserveCapacity(page.body.count + 256)
+        EventFraming.write(page, of: channel, cursor: cursor, state, to: &bytes)
         offset = page.next
-        send(bytes)
-        if page.isEnd { leave() } else { advance() }
+        // The next page is read while this one is sent, as long as the reader keeps up and there is room for both.
+        let goesOn = state == .behind && stream.bufferedBytes == 0 && readers.hasRoomForPages
+        if goesOn {
+            hold(bytes.count)
+            read()
+        }
+        send(BodyPiece(bytes))
+        if page.isEnd { leave() } else if !goesOn { advance() }
+    }
+
+    private func read() {
+        let share = readers.pageShare
+        hold(reserved + share)
+        readPage(bytesMax: share)
+    }
+
+    /// Says how much its pages take: those that are read or being sent.
+    private func hold(_ bytes: Int) {
+        readers.pageBytes += bytes - reserved
+        reserved = bytes
+    }
+
+    private func detach() {
+        hold(0)
+        readers.remove(self)
     }
 
     override func failed(_ error: ChannelError) {
         Diagnostics.log(.error, "a live read failed", ["channel": channel.name, "reason": error.message])
         stream.abort()  // A clean end would say that all is well; a cut one lets the client come again.
-        readers.remove(self)
+        detach()
     }
 
     override func sweep(_ now: Duration) {
+        let now = now.milliseconds
         if now >= deadline || hasExpired { return end() }
-        guard now - lastWrite >= readers.configuration.heartbeatInterval, stream.bufferedBytes == 0 else { return }
+        guard now - lastWrite >= readers.configuration.heartbeatInterval.milliseconds, stream.bufferedBytes == 0 else { return }
         lastWrite = now
         stream.write(SSEWriter.heartbeat)
     }
@@ -79,32 +137,20 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         leave()
     }
 
-    private func write(_ chunk: Chunk, _ lastState: EventFraming.State, isLast: Bool) {
-        let state = isLast ? lastState : .behind
-        let cursor = cursor
-        send(
-            chunk.wire("e\(view.rawValue)\(cursor)\(state.rawValue)") { chunk in
-                var bytes = Bytes()
-                EventFraming.write(chunk.page(of: channel, view: view), of: channel, cursor: cursor, state, to: &bytes)
-                return bytes
-            })
-        offset = chunk.last
-    }
-
-    private func writeControl(_ state: EventFraming.State) {
+    private func writeControl(_ state: EventFraming.State, view: View? = nil) {
         var bytes = Bytes()
-        EventFraming.writeControl(next: offset, cursor: cursor, state, to: &bytes)
-        send(bytes)
+        EventFraming.writeControl(next: offset, cursor: cursor, state, view: view, to: &bytes)
+        send(BodyPiece(bytes))
     }
 
-    private func send(_ bytes: Bytes) {
+    private func send(_ piece: BodyPiece) {
         hasSentControl = true
-        lastWrite = readers.loop.now
-        stream.write(bytes)
+        lastWrite = readers.loop.nowMilliseconds
+        stream.send(piece)
     }
 
     private func leave() {
-        readers.remove(self)
+        detach()
         stream.finish()
     }
 }

@@ -6,17 +6,19 @@ internal import ParleySystem
 final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private let minimum: UInt64
     private let then: () -> Void
+    private var exchange: Exchange!
     private var timeout: LoopTimer?
 
     /// How long a write that was answered elsewhere may take to get here.
     private static let patience = Duration.seconds(5)
 
-    init(_ channel: Channel, until minimum: UInt64, _ exchange: Exchange, _ readers: LoopReaders, then: @escaping () -> Void) {
+    init(_ channel: Channel, until minimum: UInt64, _ readers: LoopReaders, then: @escaping () -> Void) {
         (self.minimum, self.then) = (minimum, then)
-        super.init(channel, after: 0, view: .raw, cursorFloor: 0, exchange, readers)
+        super.init(channel, after: 0, view: .raw, cursorFloor: 0, expires: nil, readers)
     }
 
-    override func begin() {
+    override func begin(_ exchange: Exchange) {
+        self.exchange = exchange
         exchange.responder.onClose = { [unowned self] in leave() }  // The responder lets go of this when it has answered.
         timeout = readers.loop.schedule(after: TailReader.patience) { [weak self] in self?.end() }
         advance()

@@ -16,10 +16,10 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         self.subscription = subscription
         self.index = index
         session = subscription.session
-        super.init(channel, after: offset, view: view, cursorFloor: 0, session.exchange, session.readers)
+        super.init(channel, after: offset, view: view, cursorFloor: 0, expires: session.access.expires, session.readers)
     }
 
-    override func begin() { advance() }
+    func begin() { advance() }
 
     override func advance() {
         guard isAttached, !isReading, !isParked else { return }

@@ -19,13 +19,14 @@ struct ReadRequest: Sendable {
     let start: Start
     let mode: Mode
     let view: View
+    let whenBehind: WhenBehind
     let cursor: UInt64?
     /// What the reader has written, or been told of, must be there: the answer waits for it, for a while.
     let minOffset: Offset?
     /// For 304 answers.
     let ifNoneMatch: String?
 
-    /// - Throws: 400 `invalid_offset`, `missing_offset`, `invalid_live` or `invalid_view`.
+    /// - Throws: 400 `invalid_offset`, `missing_offset`, `invalid_live`, `invalid_view` or `invalid_behind`.
     init(_ request: HTTPRequest, isAgent: Bool) throws(Problem) {
         let items = request.query == nil ? [] : request.queryItems
         let live = items.first { $0.name == "live" }?.value
@@ -48,6 +49,7 @@ struct ReadRequest: Sendable {
             start = .after(.start)
         }
         view = isAgent ? try ReadRequest.view(items.first { $0.name == "view" }?.value) : .raw
+        whenBehind = isAgent ? try ReadRequest.whenBehind(items.first { $0.name == "behind" }?.value) : .park
         minOffset = try items.first { $0.name == "min_offset" }.map { item throws(Problem) in
             guard let offset = Offset(token: item.value) else {
                 throw .bad("invalid_min_offset", "min_offset is no offset of this server's; expected a Stream-Next-Offset as it was given.")
@@ -71,9 +73,25 @@ struct ReadRequest: Sendable {
         }
     }
 
+    private static func whenBehind(_ text: String?) throws(Problem) -> WhenBehind {
+        guard let text else { return .park }
+        guard let choice = WhenBehind(rawValue: text) else {
+            throw .bad("invalid_behind", "behind is '\(text)'; expected park or settled.")
+        }
+        return choice
+    }
+
     private static func view(_ text: String?) throws(Problem) -> View {
         guard let text else { return .raw }
         guard let view = View(rawValue: text) else { throw .bad("invalid_view", "view is '\(text)'; expected raw or settled.") }
         return view
     }
+}
+
+/// What a reader of events gets who does not keep up.
+enum WhenBehind: String, Sendable {
+    /// All of it, when he takes it.
+    case park
+    /// The settled view, from where he stands.
+    case settled
 }

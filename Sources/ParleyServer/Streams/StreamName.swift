@@ -1,3 +1,4 @@
+internal import Foundation
 internal import ParleyAgents
 internal import ParleyHTTP
 internal import ParleySystem
@@ -40,6 +41,11 @@ struct StreamName: Sendable {
                 "invalid_stream_name",
                 "the stream's name is '\(text)'; expected segments that are neither empty nor '.' nor '..', separated by '/'.")
         }
+        guard StreamName.isComposed(text) else {
+            throw .bad(
+                "invalid_stream_name", "the stream's name is not in Unicode's composed form (NFC), so that another name would look like it."
+            )
+        }
         self.text = text
         if text == "agents" || text.hasPrefix("agents/") {
             guard let agent = AgentName(channel: text) else {
@@ -56,11 +62,32 @@ struct StreamName: Sendable {
 
     /// Whether no segment is empty or means another place in a path.
     private static func hasProperSegments(_ text: String) -> Bool {
-        text.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).allSatisfy { segment in
-            !segment.isEmpty && !(segment.count <= 2 && segment.allSatisfy { $0 == UInt8(ascii: ".") })
+        var (count, isDots) = (0, true)
+        for byte in text.utf8 {
+            if byte == UInt8(ascii: "/") {
+                guard isProper(count, isDots) else { return false }
+                (count, isDots) = (0, true)
+            } else {
+                count += 1
+                if byte != UInt8(ascii: ".") { isDots = false }
+            }
         }
+        return isProper(count, isDots)
+    }
+
+    private static func isProper(_ count: Int, _ isDots: Bool) -> Bool { count > 0 && !(isDots && count <= 2) }
+
+    /// Texts that Unicode takes for equal are equal to Swift, and so to whatever is found by its name; of each such set one is a name.
+    private static func isComposed(_ text: String) -> Bool {
+        text.utf8.allSatisfy { $0 < 0x80 } || text.utf8.elementsEqual(text.precomposedStringWithCanonicalMapping.utf8)
     }
 
     /// Whether clients may neither create nor append to it.
-    var isReserved: Bool { StreamName.reserved.contains { text == $0 || text.hasPrefix($0 + "/") } }
+    var isReserved: Bool {
+        StreamName.reserved.contains { name in
+            guard text.utf8.starts(with: name.utf8) else { return false }
+            let rest = text.utf8.dropFirst(name.utf8.count)
+            return rest.isEmpty || rest.first == UInt8(ascii: "/")
+        }
+    }
 }

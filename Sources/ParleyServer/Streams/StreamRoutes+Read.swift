@@ -29,9 +29,9 @@ extension StreamRoutes {
     private func wait(for minOffset: Offset, _ request: ReadRequest, _ channel: Channel, _ exchange: Exchange) {
         let readers = context.readers(on: exchange.loop)
         guard readers.hasRoom else { return exchange.respond(.overloaded("\(readers.count) readers follow streams already")) }
-        let reader = TailReader(channel, until: minOffset.value, exchange, readers) { answer(request, channel, exchange) }
+        let reader = TailReader(channel, until: minOffset.value, readers) { answer(request, channel, exchange) }
         guard readers.add(reader) else { return exchange.respond(.overloaded("the stream is being let go of")) }
-        reader.begin()
+        reader.begin(exchange)
     }
 
     private func start(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
@@ -73,16 +73,18 @@ extension StreamRoutes {
         let readers = context.readers(on: exchange.loop)
         guard readers.hasRoom else { return exchange.respond(.overloaded("\(readers.count) readers follow streams already")) }
         let floor = StreamCursor.floor(client: request.cursor, context.channels.world)
+        let expires = exchange.access.expires
         let reader: LiveReader =
             request.mode == .sse
-            ? SSEReader(channel, after: offset, view: request.view, cursorFloor: floor, exchange, readers)
-            : LongPollReader(channel, after: offset, view: request.view, cursorFloor: floor, exchange, readers)
+            ? SSEReader(
+                channel, after: offset, view: request.view, whenBehind: request.whenBehind, cursorFloor: floor, expires: expires, readers)
+            : LongPollReader(channel, after: offset, view: request.view, cursorFloor: floor, expires: expires, readers)
         guard readers.add(reader) else {
             // The object was let go between finding and following it: the next look finds the one that took its place.
             guard let name = try? StreamName(path: exchange.request.pathUTF8.dropFirst(StreamName.prefix.utf8.count)) else { return }
             return context.withChannel(name, exchange) { start(request, $0, after: offset, exchange) }
         }
-        reader.begin()
+        reader.begin(exchange)
     }
 }
 

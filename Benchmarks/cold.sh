@@ -1,0 +1,9 @@
+# What do 1,000,000 channels cost that nobody uses: at the start, in memory, and when somebody reads one for the first time?
+# Beside the same server without any, and beside one pread of 4 KiB from the same disk.
+
+print_parley
+if [ "$tiny" ]; then
+    "$bin/parley-load" cold --program "$bin/parley" --folder "$benchmark_folder" --channels 300 --reads 50 --rounds 1
+    return
+fi
+"$bin/parley-load" cold --program "$bin/parley" --folder "$benchmark_folder" --rounds "${ROUNDS:-3}"
