@@ -94,6 +94,9 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     /// How many more are loaded into a crowded shard before it is looked at again: all of it may be watched.
     private static let excessStep = 256
 
+    /// How many channels are in memory.
+    package var residentCount: Int { shards.reduce(0) { $0 + $1.residents.withLock { $0.channels.count } } }
+
     /// The channel of that name if it is in memory. Thread-safe, and touches no disk: for event loops.
     package func resident(_ name: String) -> Channel? {
         guard let channel = shard(name).residents.withLock({ $0.channels[name] }), !channel.isExpired(world.now) else { return nil }

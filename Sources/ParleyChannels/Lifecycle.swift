@@ -107,7 +107,8 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
 
     private func isSameFork(_ known: Fork?) -> Bool {
         guard let fork, let known else { return fork == nil && known == nil }
-        return fork.source.hasSameBytes(as: known.source) && (fork.offset ?? known.offset) == known.offset && (fork.subOffset ?? 0) == known.subOffset
+        return fork.source.hasSameBytes(as: known.source) && (fork.offset ?? known.offset) == known.offset
+            && (fork.subOffset ?? 0) == known.subOffset
     }
 
     package func committed() {

@@ -64,7 +64,9 @@ package struct SimulationProgram: Sendable {
     /// How long programs sleep, and wait for others, in milliseconds.
     private typealias Pace = (sleeps: [Int], waits: [Int])
     private static let quick: Pace = ([0, 1, 20, 1_990, 2_000, 2_010, 5_000, 60_000], [1, 50, 400, 5_000])
-    private static let slow: Pace = ([0, 2_000, 60_000, 3_600_000, 9 * 3_600_000, 86_400_000, 2 * 86_400_000], [50, 60_000, 3_600_000, 86_400_000])
+    private static let slow: Pace = (
+        [0, 2_000, 60_000, 3_600_000, 9 * 3_600_000, 86_400_000, 2 * 86_400_000], [50, 60_000, 3_600_000, 86_400_000]
+    )
 
     private static func operation(depth: Int, _ pace: Pace, _ random: inout SplitMix64) -> Operation {
         func several(_ random: inout SplitMix64) -> [[Operation]] {

@@ -139,7 +139,9 @@ import Testing
         let process = try SubscriptionProcess()
         process.append("events/a")
         process.world.settle()
-        let fork = CreateChannel(process.channels, ChannelRow(name: "b", contentType: ContentType.json, isAgent: false, created: process.world.now), []) { _ in }
+        let fork = CreateChannel(
+            process.channels, ChannelRow(name: "b", contentType: ContentType.json, isAgent: false, created: process.world.now), []
+        ) { _ in }
         fork.fork = ForkRequest(source: "events/a", offset: nil, subOffset: nil)
         fork.submit()
         _ = process.ask(.put(.pull("**", ["events/a"]), root: ""))

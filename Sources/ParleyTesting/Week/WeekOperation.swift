@@ -39,7 +39,8 @@ struct WeekOperation: Sendable {
         case .append(let producer, let ifTail, let sequence, let key, let closes):
             let append = Append(channels, to: name, entries.map { NewEntry(data: $0) }) { result in
                 switch result {
-                case .success(let appended): answered(WeekStreams.appended(appended.offsets, appended.tail, appended.isClosed, isReplay: appended.isReplay))
+                case .success(let appended):
+                    answered(WeekStreams.appended(appended.offsets, appended.tail, appended.isClosed, isReplay: appended.isReplay))
                 case .failure(let error): answered(error.code)
                 }
             }
@@ -97,12 +98,13 @@ extension SimulatedWeek {
             }
         }
         let isFork = if case .fork = action { true } else { false }
-        let count: UInt64 = switch action {
-        case .delete: 0
-        case .append(_, _, _, _, let closes) where closes && chance(2): 0
-        case .append: 1 + random.next() % 3
-        default: isFork ? 0 : random.next() % 3
-        }
+        let count: UInt64 =
+            switch action {
+            case .delete: 0
+            case .append(_, _, _, _, let closes) where closes && chance(2): 0
+            case .append: 1 + random.next() % 3
+            default: isFork ? 0 : random.next() % 3
+            }
         let entries = (0..<count).map { entry in
             isJSON(name) ? Bytes("{\"n\":\(operations),\"of\":\(entry)}".utf8) : Bytes("<\(operations).\(entry)>".utf8)
         }
@@ -130,7 +132,8 @@ extension SimulatedWeek {
         guard let stream = streams.streams[source], !chance(4) else { return .fork(source: source, offset: nil, subOffset: nil, lifetime) }
         let offset = random.next() % (stream.head + (chance(8) ? 3 : 1))
         // What is behind an offset and was not answered yet may be counted or not: a sub-offset stays within what was.
-        let rest: UInt64 = stream.isJSON
+        let rest: UInt64 =
+            stream.isJSON
             ? stream.head - min(offset, stream.head)
             : stream.entries.dropFirst(Int(offset)).reduce(0) { $0 + UInt64($1?.count ?? 0) }
         let subOffset = chance(2) ? (chance(8) ? 1 << 40 : random.next() % (rest + 1)) : nil
@@ -144,14 +147,15 @@ extension SimulatedWeek {
             let id = "producer-\(random.next() % 2)"
             let known = stream?.producers[id] ?? ProducerState(epoch: 0, sequence: .max)
             // The next, mostly; or again, out of order, of a new life or an old one.
-            let (epoch, sequence): (UInt64, UInt64) = switch random.next() % 10 {
-            case 0: (known.epoch, known.sequence &- (known.sequence == .max ? .max : random.next() % (known.sequence + 1)))
-            case 1: (known.epoch, known.sequence &+ 2)
-            case 2: (known.epoch + 1, 0)
-            case 3: (known.epoch + 1, 1)
-            case 4 where known.epoch > 0: (known.epoch - 1, 0)
-            default: (known.epoch, known.sequence &+ 1)
-            }
+            let (epoch, sequence): (UInt64, UInt64) =
+                switch random.next() % 10 {
+                case 0: (known.epoch, known.sequence &- (known.sequence == .max ? .max : random.next() % (known.sequence + 1)))
+                case 1: (known.epoch, known.sequence &+ 2)
+                case 2: (known.epoch + 1, 0)
+                case 3: (known.epoch + 1, 1)
+                case 4 where known.epoch > 0: (known.epoch - 1, 0)
+                default: (known.epoch, known.sequence &+ 1)
+                }
             producer = ProducerClaim(id: id, epoch: epoch, sequence: sequence)
         }
         let ifTail = chance(6) ? (stream?.head ?? 0) + (chance(4) ? 1 : 0) : nil

@@ -182,7 +182,8 @@ extension WeekStreams {
             from = stream
         } else if let entries = agent(source) {
             from = Stream(
-                number: 0, name: source, partition: Placement.partition(of: source), contentType: ContentType.json, lifetime: nil, fork: nil,
+                number: 0, name: source, partition: Placement.partition(of: source), contentType: ContentType.json, lifetime: nil,
+                fork: nil,
                 entries: entries, access: Access(operation.sent))
         } else {
             return "fork_source_not_found"
@@ -278,7 +279,9 @@ extension WeekStreams {
     mutating func crashed(inCommit number: Int) {
         for name in streams.keys {
             var access = streams[name]!.access
-            if let commits = access.commits, commits >= number { access.last = min(access.last, access.durable) } else {
+            if let commits = access.commits, commits >= number {
+                access.last = min(access.last, access.durable)
+            } else {
                 access.durable = access.last
             }
             access.isRough = true
@@ -325,7 +328,7 @@ extension WeekStreams {
         } else if isCertain {
             collect(stream.number)
         } else if let source = origins[stream.number] {
-            forks[source]![stream.number] = false
+            forks[source]?[stream.number] = false
         }
     }
 

@@ -160,7 +160,8 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         var known = cursor(stream)
         if acked != known.acked, known.maybe[acked] == nil {
             week.violate(
-                "a cursor is where it was acked", "\(id), \(stream.name) \(where_): \(acked), acked was \(known.acked), maybe \(known.maybe.keys.sorted())")
+                "a cursor is where it was acked",
+                "\(id), \(stream.name) \(where_): \(acked), acked was \(known.acked), maybe \(known.maybe.keys.sorted())")
         }
         if acked != known.acked || !known.maybe.isEmpty {
             known.acked = acked
@@ -172,13 +173,17 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     /// Compares its cursors with what was acked. Nothing may be under way in the writer.
     func check() {
         guard isThere, !isUnsure else { return }
-        guard let described = try? week.process.subscriptions.describe(id) else { return week.violate("a subscription stays", "\(id) is gone") }
+        guard let described = try? week.process.subscriptions.describe(id) else {
+            return week.violate("a subscription stays", "\(id) is gone")
+        }
         for stream in described.streams {
             guard let model = self.stream(stream.path), let channel = try? week.process.channels.find(stream.path),
                 !channel.isSoftDeleted
             else { continue }
             observe(model, acked: stream.link.acked, "in the log")
-            if stream.tail != model.head { week.violate("a subscription knows the tail", "\(id), \(stream.path): \(stream.tail), not \(model.head)") }
+            if stream.tail != model.head {
+                week.violate("a subscription knows the tail", "\(id), \(stream.path): \(stream.tail), not \(model.head)")
+            }
         }
     }
 
@@ -186,7 +191,9 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     func checkEnd() {
         guard isThere else { return }
         let links = links()
-        for link in links where link.isPending { week.violate("everything new is delivered", "\(id), \(link.path): acked is \(link.acked) only") }
+        for link in links where link.isPending {
+            week.violate("everything new is delivered", "\(id), \(link.path): acked is \(link.acked) only")
+        }
         checkEvents()
         let linked = Set(links.map(\.path))
         for (name, stream) in week.streams.streams where pattern.matches(name) && !linked.contains(name) {
@@ -208,11 +215,12 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     // MARK: Workers
 
     private func work() {
-        let pauses: [Duration] = isPatient ? [.milliseconds(1_500)] : [.milliseconds(5), .milliseconds(500), .seconds(2), .seconds(40), week.length / 40]
+        let pauses: [Duration] =
+            isPatient ? [.milliseconds(1_500)] : [.milliseconds(5), .milliseconds(500), .seconds(2), .seconds(40), week.length / 40]
         week.later(pauses.randomElement(using: &week.random)!) { [self] in
             guard !isOver else { return }
             defer { work() }
-            if !isPatient, week.chance(200) { return delete() }
+            if !isPatient, week.chance(60) { return delete() }
             if !isThere, !isUnsure { return put() }
             guard !isWebhook else { return }
             claim()
@@ -227,9 +235,13 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
             guard case .success(.claimed(let subscription, let wake, let token, let streams)) = result else { return }
             let now = week.process.world.now
             if let holder, !holder.isUncertain, now < holder.leaseEnd {
-                week.violate("a wake has one holder", "\(id): generation \(subscription.generation) was given away during \(holder.proof.generation)")
+                week.violate(
+                    "a wake has one holder", "\(id): generation \(subscription.generation) was given away during \(holder.proof.generation)"
+                )
             }
-            if subscription.generation < generation { week.violate("generations rise", "\(id): \(subscription.generation) after \(generation)") }
+            if subscription.generation < generation {
+                week.violate("generations rise", "\(id): \(subscription.generation) after \(generation)")
+            }
             if !claimed.insert(subscription.generation).inserted {
                 week.violate("a generation has one holder", "\(id): generation \(subscription.generation) again")
             }
@@ -314,7 +326,9 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         let before = cursor(stream)
         // Of one that was made anew since, nobody has been given anything: the ack is for the one before.
         guard ack.offset > before.acked, let given = given[stream.number] else { return }
-        if ack.offset > given { week.violate("what is acked was given to somebody", "\(id), \(ack.stream): \(ack.offset), given was up to \(given)") }
+        if ack.offset > given {
+            week.violate("what is acked was given to somebody", "\(id), \(ack.stream): \(ack.offset), given was up to \(given)")
+        }
         cursors[stream.number] = Cursor(acked: ack.offset)
     }
 
@@ -325,7 +339,9 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
                 if isHeld(proof) == false { week.violate("who comes late is fenced", "\(id): generation \(proof.generation) was released") }
                 holder = nil
             case .failure(let error):
-                if isHeld(proof) == true { week.violate("who holds a wake may release it", "\(id), generation \(proof.generation): \(error)") }
+                if isHeld(proof) == true {
+                    week.violate("who holds a wake may release it", "\(id), generation \(proof.generation): \(error)")
+                }
             }
         }
     }
