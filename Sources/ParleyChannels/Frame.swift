@@ -214,8 +214,8 @@ extension Frame {
     /// Whether the payload is as long as kind and flags ask for: what is read from it relies on that.
     private var isWhole: Bool {
         switch kind {
-        case .data: return true
-        case .hole: return payload.count == 8
+        case .data: return flags & Flag.position == 0
+        case .hole: return flags & Flag.position == 0 && payload.count == 8
         default:
             var count = 8
             if flags & Flag.position != 0 {

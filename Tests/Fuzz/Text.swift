@@ -23,7 +23,8 @@ func fuzzJSON(_ input: Bytes) {
     same((try? MessageCutter.cut(input)) != nil, value != nil, "cut, and read")
     if hasComparableShape(input) {
         let theirs = try? JSONSerialization.jsonObject(with: Data(input), options: .fragmentsAllowed)
-        same(theirs != nil, value != nil, "Foundation reads it, and this program does")
+        // Not the other way round: Foundation takes [1,].
+        require(value == nil || theirs != nil, "this program reads what Foundation does not")
         if let value, let theirs { require(agree(value, theirs), "Foundation reads something else: \(value) \(theirs)") }
     }
     guard let value else { return }
@@ -36,14 +37,13 @@ func fuzzJSON(_ input: Bytes) {
     }
 }
 
-/// Whether both parsers mean to take the same: Foundation guesses encodings, reads lone surrogates, numbers and depths in its own way.
+/// Whether both parsers mean to take the same: Foundation guesses encodings, drops byte order marks, and reads lone surrogates, numbers and
+/// depths in its own way.
 private func hasComparableShape(_ input: Bytes) -> Bool {
-    guard input.count < 128, !input.contains(0), !input.starts(with: [0xEF, 0xBB, 0xBF]), String(validating: input, as: UTF8.self) != nil
-    else { return false }
-    // A surrogate's escape, and numbers that no Double and no Int64 holds.
+    guard input.count < 128, input.allSatisfy({ $0 > 0 && $0 < 0x80 }) else { return false }
     let text = input.text.lowercased()
-    return !text.contains("\\ud") && !input.reversed().starts(with: [0]) && longestNumber(input) < 15 && !text.contains("e")
-        || text.allSatisfy { "{}[]:,\" \\\n\r\tabtruefalsn".contains($0) }
+    guard !text.contains("\\ud"), !text.contains("\\uf") else { return false }
+    return longestNumber(input) < 15 && !text.contains("e") || text.allSatisfy { "{}[]:,\" \\\n\r\tabtruefalsn".contains($0) }
 }
 
 private func longestNumber(_ input: Bytes) -> Int {

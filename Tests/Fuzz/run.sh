@@ -35,7 +35,7 @@ if [ "${1:-}" = --keep ]; then
     shift
     for target in $([ $# -gt 0 ] && echo "$@" || echo "$every_target"); do
         mkdir -p "$here/Corpus/$target" "$build/corpus/$target"
-        fuzz "$target" -merge=1 -max_len=512 "$here/Corpus/$target" "$build/corpus/$target" >"$log" 2>&1 || tail -3 "$log"
+        fuzz "$target" -set_cover_merge=1 -max_len=256 "$here/Corpus/$target" "$build/corpus/$target" >"$log" 2>&1 || tail -3 "$log"
         echo "$target: $(ls "$here/Corpus/$target" | wc -l) inputs, $(du -sb "$here/Corpus/$target" | cut -f1) bytes"
     done
     exit

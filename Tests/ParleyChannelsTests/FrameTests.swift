@@ -54,6 +54,7 @@ import Testing
         let holes = Bytes([0, 0, 0, 10, EntryKind.hole.rawValue, 0]) + Bytes(repeating: 255, count: 8)
         #expect(last(of: holes) == .max)
         #expect(last(of: holes + holes) == nil)
+        #expect(last(of: [0, 0, 0, 2, EntryKind.data.rawValue, Frame.Flag.position]) == nil)
     }
 
     private func last(of bytes: Bytes) -> UInt64? { bytes.withUnsafeBytes { Frame.walk($0, first: 1) { _, _ in true } } }
