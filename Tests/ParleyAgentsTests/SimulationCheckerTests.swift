@@ -181,7 +181,8 @@ private let doctorings = [
     },
     Doctoring(name: "a signal is not seen", invariant: "a signal is taken by who waits for it") { history in
         try history.edit(where: { $0.body["error"]?["code"] == "wait_timeout" }) { entries, index in
-            entries.add(["type": "signal", "name": "go"], at: 0)
+            // Where nothing that has a receipt stood before.
+            entries.add(["type": "signal", "name": "go"], at: index)
         }
     },
     Doctoring(name: "a partial loses what was shown", invariant: "whoever follows the rules converges") { history in
