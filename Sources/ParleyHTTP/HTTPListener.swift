@@ -26,6 +26,8 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var nextLook = 0
     private var spareParsing: RequestParsing?
     private var dateSeconds = -1
+    /// Before this it is not said again that connections cannot be accepted.
+    private var nextComplaint: Int64 = 0
     private var dateBytes = Bytes()
 
     private static let readBytes = 64 << 10
@@ -107,10 +109,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     }
 
     private func accept(_ status: Int32) {
-        guard status == 0, let socket else {
-            Diagnostics.log(.warning, "cannot accept a connection", ["reason": String(cString: uv_strerror(status))])
-            return
-        }
+        guard status == 0, let socket else { return cannotAccept(status) }
         let handle = UnsafeMutablePointer<uv_tcp_t>.allocate(capacity: 1)
         uv_tcp_init(loop.uv, handle)
         let stream = UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_stream_t.self)
@@ -130,6 +129,18 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         connection.slot = connections.count
         connections.append(connection)
         connection.start()
+    }
+
+    /// libuv tries again at once, and does nothing else until it has taken all that wait; without a descriptor that would be for ever, with every
+    /// connection of the loop standing still. So one is given up for those that wait: of a peer that has asked for nothing yet, if there is one.
+    private func cannotAccept(_ status: Int32) {
+        if milliseconds >= nextComplaint {
+            nextComplaint = milliseconds + HTTPListener.patienceMilliseconds
+            Diagnostics.log(.warning, "cannot accept connections", ["reason": String(cString: uv_strerror(status))])
+        }
+        guard status == UV_EMFILE.rawValue || status == UV_ENFILE.rawValue else { return }
+        let newest = connections.suffix(64)
+        (newest.last { $0.hasAskedNothing(for: -1) } ?? newest.last)?.close()
     }
 
     private func admit() -> Bool {
