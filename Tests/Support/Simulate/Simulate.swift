@@ -24,6 +24,9 @@ enum Simulate {
         exit(failures.isEmpty ? 0 : 1)
     }
 
+    /// On a slow machine it takes longer than was asked for: with so many seeds a process has died in every way.
+    private static let runsForAll: UInt64 = 2_000
+
     private static func run(_ seed: UInt64) throws -> [SimulationViolation] {
         let run = try SimulationRun(seed: seed)
         print("seed \(seed): \(run.crashes) crashes, \(run.commits) commits, \(run.violations.count) violations")
@@ -40,7 +43,7 @@ enum Simulate {
     private static func runs(_ seconds: Double) throws -> [String] {
         var (runs, crashes, commits, failures, matrix) = (UInt64(0), 0, 0, [String](), SimulationMatrix())
         let start = Date()
-        while -start.timeIntervalSinceNow < seconds, failures.count < 3 {
+        while failures.count < 3, -start.timeIntervalSinceNow < seconds || runs < runsForAll && !matrix.missing.isEmpty {
             do {
                 let run = try SimulationRun(seed: runs)
                 (crashes, commits) = (crashes + run.crashes, commits + run.commits)
@@ -61,7 +64,8 @@ enum Simulate {
         var (seed, crashes, commits, operations, failures, matrix) = (first, 0, 0, 0, [String](), SimulationMatrix())
         var length = Duration.zero
         let start = Date()
-        while -start.timeIntervalSinceNow < seconds, failures.count < 3 {
+        var missing: [String] { matrix.missing(of: SimulationMatrix.kindsOfWeeks) }
+        while failures.count < 3, -start.timeIntervalSinceNow < seconds || seed - first < runsForAll && !missing.isEmpty {
             do {
                 let week = try SimulatedWeek(seed: seed)
                 (crashes, commits, operations) = (crashes + week.crashes, commits + week.commits, operations + week.operations)
@@ -71,7 +75,6 @@ enum Simulate {
             } catch { failures.append("PARLEY_SEED=\(seed) \(error)") }
             seed += 1
         }
-        let missing = matrix.missing(of: SimulationMatrix.kindsOfWeeks)
         if !missing.isEmpty { failures.append("no process died in: \(missing.joined(separator: "; "))") }
         print(matrix.table(of: SimulationMatrix.kindsOfWeeks))
         print(
