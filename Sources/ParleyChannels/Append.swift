@@ -254,7 +254,7 @@ extension Append {
     /// - Returns: the answer when the channel is closed and this only closes it again.
     private func checkOpen(_ channel: Channel) throws(ChannelRefusal) -> Appended? {
         guard channel.staged.row.isClosed else { return nil }
-        if closes && entries.isEmpty && producer == nil || closes && producer != nil && channel.isClosed(by: producer) {
+        if closes && entries.isEmpty && producer == nil || closes && channel.isClosed(by: producer) {
             return Appended(tail: channel.staged.head, isClosed: true, isReplay: true)
         }
         throw .refused(.closed(channelName, tail: Offset(channel.staged.head)))

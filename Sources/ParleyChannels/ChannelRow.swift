@@ -119,7 +119,7 @@ package enum ContentType {
 
     /// Type and subtype in lower case, without parameters.
     package static func base(_ type: String) -> String {
-        String(Substring(type.utf8.prefix { $0 != UInt8(ascii: ";") })).trimmingSpaces.lowercased()
+        String(Substring(bytes(type))).lowercased()
     }
 
     package static func isJSON(_ type: String) -> Bool { matches(type, json) }

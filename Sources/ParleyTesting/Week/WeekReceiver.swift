@@ -13,8 +13,6 @@ final class WeekReceiver: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     func transport(_ world: SimulatedWorld) -> any OutgoingTransport { Transport(receiver: self, world: world) }
 
-    func forget(_ id: String) {}
-
     private final class Transport: OutgoingTransport {
         let receiver: WeekReceiver
         let world: SimulatedWorld

@@ -107,7 +107,6 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     private func forget() {
         (cursors, given, holder, past, claimed, generation) = ([:], [:], nil, [], [], 0)
-        week.receiver.forget(id)
     }
 
     /// Takes for true what is there, when nobody can know.
