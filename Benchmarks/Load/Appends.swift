@@ -41,13 +41,7 @@ struct Appends {
         print(
             "\(bytes) B appends, \(batch) a request, \(connections) connections with one request in flight each, \(channels) channels; \(rounds) rounds of \(seconds.text(1)) s, in turns; medians"
         )
-        var results = wires.map { _ in [Round]() }
-        for round in 0...rounds {
-            for (index, wire) in wires.enumerated() {
-                let result = measure(wire, round == 0 ? min(seconds, 1) : seconds)
-                if round > 0 { results[index].append(result) }  // The first one warms up.
-            }
-        }
+        let results = inTurns(wires, rounds: rounds, seconds: seconds, measure)
         var table = Table(
             "", "appends/s", "p50 ms", "p99 ms", "server cores", "client cores", "server us/append", "appends/sync", "Parley is x")
         for (wire, rounds) in zip(wires, results) {

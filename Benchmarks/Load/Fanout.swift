@@ -36,13 +36,7 @@ struct Fanout {
         print(
             "\(readers) readers of one channel; \(bytes) B messages, \(batch) at a time over one connection, \(window) of those on their way until all readers have them; \(rounds) rounds of \(seconds.text(1)) s, in turns; medians"
         )
-        var results = wires.map { _ in [Round]() }
-        for round in 0...rounds {
-            for (index, wire) in wires.enumerated() {
-                let result = measure(wire, round == 0 ? min(seconds, 1) : seconds)
-                if round > 0 { results[index].append(result) }  // The first one warms up.
-            }
-        }
+        let results = inTurns(wires, rounds: rounds, seconds: seconds, measure)
         var table = Table("", "deliveries/s", "p50 ms", "p99 ms", "server us/delivery", "client cores", "messages/sync", "Parley is x")
         for (wire, rounds) in zip(wires, results) {
             let ratio = median(zip(results[0], rounds).map { $0.rate / $1.rate })

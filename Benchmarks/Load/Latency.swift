@@ -34,13 +34,7 @@ struct Latency {
         print(
             "\(bytes) B messages at \(rate.text()) a second to one channel, \(readers) readers; \(rounds) rounds of \(seconds.text(1)) s, in turns; medians"
         )
-        var results = wires.map { _ in [Round]() }
-        for round in 0...rounds {
-            for (index, wire) in wires.enumerated() {
-                let result = measure(wire, round == 0 ? min(seconds, 1) : seconds)
-                if round > 0 { results[index].append(result) }  // The first one warms up.
-            }
-        }
+        let results = inTurns(wires, rounds: rounds, seconds: seconds, measure)
         var table = Table("", "p50 ms", "p99 ms", "not received", "server cores", "client cores", "its p50 / Parley's")
         for (wire, rounds) in zip(wires, results) {
             let ratio = median(zip(results[0], rounds).map { $1.p50 / $0.p50 })

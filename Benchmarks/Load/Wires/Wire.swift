@@ -49,6 +49,21 @@ extension Wire {
     var logCounters: LogCounters? { nil }
 }
 
+/// Measures the servers in turns, round by round, so that what the machine does besides meets all of them alike.
+/// - Returns: the rounds of each; not the first, which warms up and is a second long at most.
+func inTurns<Round>(
+    _ wires: [any Wire], rounds: Int, seconds: Double, _ measure: (_ wire: any Wire, _ seconds: Double) -> Round
+) -> [[Round]] {
+    var results = wires.map { _ in [Round]() }
+    for round in 0...rounds {
+        for (index, wire) in wires.enumerated() {
+            let result = measure(wire, round == 0 ? min(seconds, 1) : seconds)
+            if round > 0 { results[index].append(result) }
+        }
+    }
+    return results
+}
+
 struct LogCounters {
     var syncs: Double
     var bytes: Double
