@@ -127,14 +127,7 @@ extension ChannelError {
 
 extension Append {
     package func stage(into stage: inout Stage) throws(LogError) {
-        do throws(ChannelRefusal) {
-            result = .success(try decide(in: &stage))
-        } catch {
-            switch error {
-            case .refused(let reason): result = .failure(reason)
-            case .log(let error): throw error
-            }
-        }
+        result = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try decide(in: &stage) }
     }
 
     package func committed() {
@@ -367,6 +360,18 @@ extension Append {
 enum ChannelRefusal: Error {
     case refused(ChannelError)
     case log(LogError)
+
+    /// What was decided: a refusal is an answer, too.
+    static func outcome<Value>(_ decide: () throws(ChannelRefusal) -> Value) throws(LogError) -> Result<Value, ChannelError> {
+        do {
+            return .success(try decide())
+        } catch {
+            switch error {
+            case .refused(let reason): return .failure(reason)
+            case .log(let error): throw error
+            }
+        }
+    }
 
     static func wrap<Value>(_ body: () throws(LogError) -> Value) throws(ChannelRefusal) -> Value {
         do { return try body() } catch { throw .log(error) }

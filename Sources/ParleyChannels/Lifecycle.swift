@@ -33,14 +33,7 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
     package var cost: Int { entries.reduce(512) { $0 + $1.byteCount } }
 
     package func stage(into stage: inout Stage) throws(LogError) {
-        do throws(ChannelRefusal) {
-            result = .success(try decide(in: &stage))
-        } catch {
-            switch error {
-            case .refused(let reason): result = .failure(reason)
-            case .log(let error): throw error
-            }
-        }
+        result = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try decide(in: &stage) }
     }
 
     private func decide(in stage: inout Stage) throws(ChannelRefusal) -> Created {

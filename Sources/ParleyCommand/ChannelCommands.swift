@@ -204,7 +204,7 @@ enum MessageArgument {
 
     /// Appends an entry, once however often it has to be tried, and returns its offset.
     static func append(_ body: JSON, to channel: String, _ client: Client, key: String?) throws -> String {
-        let key = key ?? hexadecimal((0..<16).map { _ in UInt8.random(in: .min ... .max) })
+        let key = key ?? Client.newIdempotencyKey()
         let answer = try client.requestPatiently(
             "POST", "/v1/" + channel, headers: [("Content-Type", "application/json"), ("Idempotency-Key", key)], body: body.bytes)
         guard answer.status == 202, let offset = answer.json?["entries"]?.array?.first?["offset"]?.string else {

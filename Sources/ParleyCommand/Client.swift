@@ -71,6 +71,9 @@ final class Client: Sendable {
         }
     }
 
+    /// An `Idempotency-Key` that nobody else has.
+    static func newIdempotencyKey() -> String { hexadecimal((0..<16).map { _ in UInt8.random(in: .min ... .max) }) }
+
     /// Streams one answer; gives the pieces of its body to `take` until it ends or `take` returns false.
     func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Int, Bytes) -> Bool) throws {
         var request = OutgoingRequest(url: baseURL + path, headers: headers + authorization)

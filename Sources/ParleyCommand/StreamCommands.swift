@@ -52,7 +52,7 @@ enum AppendCommand: Command {
         let body = words.isEmpty ? [] : words == ["-"] ? try StreamRequest.standardInput() : Bytes(words.joined(separator: " ").utf8)
         guard !body.isEmpty || arguments.has("close") else { throw UsageError("the data is missing.") }
         var headers: [(String, String)] = body.isEmpty ? [] : [("Content-Type", arguments["type"] ?? "application/json")]
-        headers.append(("Idempotency-Key", arguments["key"] ?? hexadecimal((0..<16).map { _ in UInt8.random(in: .min ... .max) })))
+        headers.append(("Idempotency-Key", arguments["key"] ?? Client.newIdempotencyKey()))
         if let offset = arguments["if-tail"] { headers.append(("If-Match", offset)) }
         if arguments.has("close") { headers.append(("Stream-Closed", "true")) }
         Terminal.output(try StreamRequest.tail("POST", channel, headers, body, Client(arguments), expecting: [204], isPatient: true) + "\n")

@@ -4,11 +4,18 @@ internal import ParleySystem
 package enum PercentEncoding {
     /// Decodes `text`; `nil` if an escape is malformed or the result is not UTF-8.
     package static func decode(_ text: some StringProtocol, plusIsSpace: Bool = false) -> String? {
+        decode(ArraySlice(text.utf8), plusIsSpace: plusIsSpace)
+    }
+
+    /// The same of the bytes of a text. Every request comes here with its path, and a generic one was 5 % of the profile of small appends.
+    package static func decode(_ text: ArraySlice<UInt8>, plusIsSpace: Bool = false) -> String? {
         // Most texts have nothing to decode.
-        guard text.utf8.contains(where: { $0 == UInt8(ascii: "%") || plusIsSpace && $0 == UInt8(ascii: "+") }) else { return String(text) }
+        guard text.contains(UInt8(ascii: "%")) || plusIsSpace && text.contains(UInt8(ascii: "+")) else {
+            return String(validating: text, as: UTF8.self)
+        }
         var output = Bytes()
-        output.reserveCapacity(text.utf8.count)
-        var input = text.utf8.makeIterator()
+        output.reserveCapacity(text.count)
+        var input = text.makeIterator()
         while let byte = input.next() {
             switch byte {
             case UInt8(ascii: "%"):

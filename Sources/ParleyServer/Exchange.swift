@@ -49,3 +49,15 @@ enum ContentTypeText {
     static let eventStream = "text/event-stream"
     static let bytes = "application/octet-stream"
 }
+
+extension HTTPRequest {
+    /// How many of a list are asked for: the query's `limit`.
+    /// - Throws: 400 `invalid_limit` for what is not 1 to `max`.
+    func limit(_ standard: Int, max: Int) throws(Problem) -> Int {
+        guard let text = queryValue("limit") else { return standard }
+        guard let limit = Int(text), (1...max).contains(limit) else {
+            throw .bad("invalid_limit", "limit is '\(text.prefix(32))'; expected 1 to \(max).")
+        }
+        return limit
+    }
+}

@@ -61,18 +61,7 @@ final class SimulatedReceiver: Sendable {
     var cancelled: Int { state.withLock { $0.cancelled } }
 
     /// How one process reaches it.
-    func transport(_ world: SimulatedWorld) -> any OutgoingTransport { Transport(receiver: self, world: world) }
-
-    private final class Transport: OutgoingTransport {
-        let receiver: SimulatedReceiver
-        let world: SimulatedWorld
-
-        init(receiver: SimulatedReceiver, world: SimulatedWorld) { (self.receiver, self.world) = (receiver, world) }
-
-        func start(_ request: OutgoingRequest, _ delegate: any OutgoingCallDelegate) -> any OutgoingCall {
-            receiver.start(request, delegate, world)
-        }
-    }
+    func transport(_ world: SimulatedWorld) -> any OutgoingTransport { ScriptedTransport { self.start($0, $1, world) } }
 
     private final class Call: OutgoingCall {
         let isOver = Mutex(false)

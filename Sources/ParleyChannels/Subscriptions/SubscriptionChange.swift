@@ -101,14 +101,7 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
         if case .look = request { subscriptions.looked(id) }
         if case .ring = request { subscriptions.rang(id) }
         let made = if case .put(_, _, let search?) = request { subscriptions.endSearch(search.number) } else { [String]() }
-        do throws(ChannelRefusal) {
-            result = .success(try decide(made, in: &stage))
-        } catch {
-            switch error {
-            case .refused(let reason): result = .failure(reason)
-            case .log(let error): throw error
-            }
-        }
+        result = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try decide(made, in: &stage) }
     }
 
     func committed() {

@@ -17,7 +17,7 @@ struct AgentRecords: Sendable {
     static func split(_ path: ArraySlice<UInt8>) -> (AgentName, Record)? {
         guard let slash = path.lastIndex(of: UInt8(ascii: "/")),
             let record = Record(rawValue: String(decoding: path[(slash + 1)...], as: UTF8.self)),
-            let text = PercentEncoding.decode(String(decoding: path[..<slash], as: UTF8.self))
+            let text = PercentEncoding.decode(path[..<slash])
         else { return nil }
         return AgentName(channel: "agents" + text).map { ($0, record) }
     }
@@ -102,13 +102,5 @@ extension HTTPRequest {
             throw .bad("invalid_\(name)", "\(name) is '\(text)'; expected an instant such as 2026-01-31T09:30:00Z (RFC 3339).")
         }
         return instant
-    }
-
-    fileprivate func limit(_ standard: Int, max: Int) throws(Problem) -> Int {
-        guard let text = queryValue("limit") else { return standard }
-        guard let limit = Int(text), (1...max).contains(limit) else {
-            throw .bad("invalid_limit", "limit is '\(text)'; expected 1 to \(max).")
-        }
-        return limit
     }
 }

@@ -39,7 +39,7 @@ struct AgentRoutes: Sendable {
     }
 
     private func agent(_ path: ArraySlice<UInt8>) throws(Problem) -> AgentName {
-        if let text = PercentEncoding.decode(String(decoding: path, as: UTF8.self)), let agent = AgentName(channel: "agents" + text) {
+        if let text = PercentEncoding.decode(path), let agent = AgentName(channel: "agents" + text) {
             return agent
         }
         throw Problem(
@@ -52,7 +52,7 @@ struct AgentRoutes: Sendable {
     private func list(_ exchange: Exchange) throws(Problem) {
         let request = exchange.request
         guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request.method, allow: "GET, HEAD, OPTIONS") }
-        let limit = try AgentRoutes.limit(request.queryValue("limit"))
+        let limit = try request.limit(AgentRoutes.listDefault, max: AgentRoutes.listMax)
         let state = request.queryValue("state")
         let states = AgentStatus.allCases.map(\.name)
         if let state, !states.contains(state) {
@@ -65,14 +65,6 @@ struct AgentRoutes: Sendable {
         } answer: { found in
             exchange.onLoop { exchange.respond(200, json: found) }
         }
-    }
-
-    private static func limit(_ text: String?) throws(Problem) -> Int {
-        guard let text else { return listDefault }
-        guard let limit = Int(text), (1...listMax).contains(limit) else {
-            throw .bad("invalid_limit", "limit is '\(text)'; expected 1 to \(listMax).")
-        }
-        return limit
     }
 
     private func status(_ agent: AgentName, _ exchange: Exchange) {

@@ -15,7 +15,7 @@ struct StreamList: Sendable {
         let request = exchange.request
         guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request.method, allow: "GET, HEAD, OPTIONS") }
         let (prefix, after) = (request.queryValue("prefix") ?? "", request.queryValue("after"))
-        let limit = try StreamList.limit(request.queryValue("limit"))
+        let limit = try request.limit(StreamList.limitDefault, max: StreamList.limitMax)
         let access = exchange.access
         context.read(for: exchange) { [channels = context.channels] () throws(ChannelError) in
             do throws(LogError) {
@@ -31,13 +31,5 @@ struct StreamList: Sendable {
             }
             exchange.respond(200, json: JSON.compact(("streams", .array(streams)), ("next", found.next.map { .string($0) })))
         }
-    }
-
-    private static func limit(_ text: String?) throws(Problem) -> Int {
-        guard let text else { return limitDefault }
-        guard let limit = Int(text), (1...limitMax).contains(limit) else {
-            throw .bad("invalid_limit", "limit is '\(text.prefix(32))'; expected 1 to \(limitMax).")
-        }
-        return limit
     }
 }

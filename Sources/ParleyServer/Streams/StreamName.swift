@@ -21,7 +21,7 @@ struct StreamName: Sendable {
     /// - Parameter path: The part of the path behind ``prefix``, percent-encoded.
     /// - Throws: 400 `invalid_stream_name`, or 404 for what is no agent's name under `agents/`.
     init(path: ArraySlice<UInt8>) throws(Problem) {
-        guard let text = PercentEncoding.decode(String(decoding: path, as: UTF8.self)) else {
+        guard let text = PercentEncoding.decode(path) else {
             throw .bad("invalid_stream_name", "the path is not properly percent-encoded UTF-8.")
         }
         try self.init(text)

@@ -11,18 +11,7 @@ final class WeekReceiver: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     /// Calls under way, by subscription.
     private(set) var underWay = 0
 
-    func transport(_ world: SimulatedWorld) -> any OutgoingTransport { Transport(receiver: self, world: world) }
-
-    private final class Transport: OutgoingTransport {
-        let receiver: WeekReceiver
-        let world: SimulatedWorld
-
-        init(receiver: WeekReceiver, world: SimulatedWorld) { (self.receiver, self.world) = (receiver, world) }
-
-        func start(_ request: OutgoingRequest, _ delegate: any OutgoingCallDelegate) -> any OutgoingCall {
-            receiver.start(request, delegate, world)
-        }
-    }
+    func transport(_ world: SimulatedWorld) -> any OutgoingTransport { ScriptedTransport { self.start($0, $1, world) } }
 
     private final class Call: OutgoingCall {
         let isOver = Atomic(false)
