@@ -24,7 +24,9 @@ extension Channels {
         names.sort { $0.name.lexicographicallyPrecedes($1.name) }
         var channels: [ChannelListing] = []
         for (name, id) in names.prefix(limit) {
-            guard let row = try log.get(.channels, id.key).flatMap({ ChannelRow($0) }), !row.isSoftDeleted else { continue }
+            // Half of a fork that a crash left may have a number that is another's.
+            guard let row = try log.get(.channels, id.key).flatMap({ ChannelRow($0) }), !row.isSoftDeleted, Bytes(row.name.utf8) == name
+            else { continue }
             let head = max(try Channels.head(of: id, in: log).0, row.fork?.head ?? 0)
             channels.append(
                 ChannelListing(

@@ -22,6 +22,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     private var created: [TextKey: Channel] = [:]
     private var removed: Set<TextKey> = []
     private var freed: [String] = []
+    private var forked: [ChannelID: [(id: ChannelID, name: String)]] = [:]
     /// Channels whose log is rewritten in the current commit.
     private var trimmed: Set<ChannelID> = []
     private var nextNumber: [UInt16: UInt64] = [:]
@@ -77,8 +78,8 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         return channel
     }
 
-    /// The channel of that name, also when its time has come.
-    private func findAny(_ name: String) throws(LogError) -> Channel? {
+    /// The channel of that name, also when its time has come: until the writer has removed it, a crash or a clock may bring it back.
+    func findAny(_ name: String) throws(LogError) -> Channel? {
         let (channel, isCrowded) = try shard(name).residents.withLock { residents throws(LogError) -> (Channel?, Bool) in
             if let channel = residents.channels[name] { return (channel, false) }
             guard !residents.unpublished.contains(name), let loaded = try load(name) else { return (nil, false) }
@@ -117,8 +118,9 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
 
     private func load(_ name: String) throws(LogError) -> Channel? {
         guard let bytes = try log.get(.names, Placement.nameKey(name)), let found = NameRow(bytes), !found.isTombstone else { return nil }
-        guard let rowBytes = try log.get(.channels, found.id.key), let row = ChannelRow(rowBytes) else {
-            // Of two batches the crash let one through: it was never answered for.
+        let row = try log.get(.channels, found.id.key).flatMap { ChannelRow($0) }
+        guard let row, row.name.hasSameBytes(as: name) else {
+            // Of two batches a crash let one through. Its number was lost with its rows, and may be another's by now.
             if found.isFork { return nil }
             throw LogError(
                 .damaged, "the row of channel '\(name)' is missing or unreadable (partition \(found.id.partition), id \(found.id.number))")
@@ -156,12 +158,24 @@ package protocol InputObserver: AnyObject, Sendable {
 extension Channels {
     /// The channel as the writer finds it: with what is staged in the current commit.
     ///
-    /// One whose time has come is removed on the way; if there are forks of it, it answers from then on that it is gone.
+    /// One whose time has come is removed on the way; if there are forks of it, it answers from then on that it is gone. So is what a crash
+    /// left of a fork's name, or of what was kept for it.
     func resolve(_ name: String, in stage: inout Stage) throws(LogError) -> Channel? {
         if let channel = created[name] { return channel }
         if removed.contains(name) { return nil }
-        guard let channel = try findAny(name) else { return nil }
-        guard !channel.isGone, channel.isExpired(world.now) else { return channel }
+        guard let channel = try findAny(name) else {
+            let key = Placement.nameKey(name)
+            if try stage.get(.names, key).flatMap({ NameRow($0) })?.isFork == true { stage.delete(.names, key) }
+            return nil
+        }
+        if channel.isGone {
+            guard try isForsaken(channel.id, in: &stage) else { return channel }
+            try collect(channel.id, in: &stage)
+            channel.staged.isDeleted = true
+            touch(channel)
+            return nil
+        }
+        guard channel.isExpired(world.now) else { return channel }
         try remove(channel, tombstone: false, in: &stage)
         return channel.isGone ? channel : nil
     }
@@ -169,10 +183,10 @@ extension Channels {
     /// Stores when the channel was last used, and when to look at its lifetime next.
     func setDue(_ channel: Channel, in stage: inout Stage) -> Timestamp? {
         guard channel.lifetime != nil else { return nil }
-        if let before = channel.due(channel.staged.row) { stage.delete(.index, expiry.key(before, channel.id)) }
+        if let before = channel.staged.row.due { stage.delete(.index, expiry.key(before, channel.id)) }
         channel.staged.row.accessed = Timestamp(milliseconds: channel.accessed.load(ordering: .relaxed))
         channel.staged.isRowChanged = true
-        let due = channel.due(channel.staged.row)!
+        let due = channel.staged.row.due!
         stage.put(.index, expiry.key(due, channel.id), Bytes(channel.name.utf8))
         return due
     }
@@ -197,6 +211,7 @@ extension Channels {
         if let fork = row.fork {
             let source = ChannelID(partition: partition, number: fork.sourceNumber)
             stage.put(.index, ForkRow.key(source, id), Bytes(row.name.utf8))
+            forked[source, default: []].append((id, row.name))
         }
         channel.staged.isRowChanged = true
         if let due = setDue(channel, in: &stage) { expiry.set(due) }
@@ -220,11 +235,7 @@ extension Channels {
         channel.staged.row.isSoftDeleted = isKept
         if isKept { channel.staged.isRowChanged = true }
         flush(channel, into: &stage)
-        let (lower, upper) = (channel.id.key, channel.id.keyEnd)
-        for family in [Family.states, .inbox, .producers, .idempotency, .outbox] { stage.delete(family, from: lower, to: upper) }
-        if let due = channel.due(channel.staged.row) { stage.delete(.index, expiry.key(due, channel.id)) }
-        let follows = IndexMark.follow.range(channel.id)
-        stage.delete(.index, from: follows.lower, to: follows.upper)
+        strip(channel.id, channel.staged.row, in: &stage)
         let nameKey = Placement.nameKey(channel.name)
         if tombstone {
             stage.put(.names, nameKey, NameRow(id: channel.id, isTombstone: true).bytes)
@@ -239,6 +250,14 @@ extension Channels {
         touch(channel)
     }
 
+    /// Deletes what a channel has beside its entries.
+    func strip(_ id: ChannelID, _ row: ChannelRow, in stage: inout Stage) {
+        for family in [Family.states, .inbox, .producers, .idempotency, .outbox] { stage.delete(family, from: id.key, to: id.keyEnd) }
+        if let due = row.due { stage.delete(.index, expiry.key(due, id)) }
+        let follows = IndexMark.follow.range(id)
+        stage.delete(.index, from: follows.lower, to: follows.upper)
+    }
+
     /// The name of a channel that was kept for its forks has become free.
     func free(_ name: String) {
         removed.insert(name)
@@ -248,9 +267,8 @@ extension Channels {
     func isTrimmed(_ id: ChannelID) -> Bool { trimmed.contains(id) }
     func markTrimmed(_ id: ChannelID) { trimmed.insert(id) }
 
-    func isForkedInThisCommit(_ id: ChannelID) -> Bool {
-        created.values.contains { $0.id.partition == id.partition && $0.fork?.sourceNumber == id.number }
-    }
+    /// What was forked from a channel in the current commit: scans do not see it yet.
+    func forkedInThisCommit(_ id: ChannelID) -> [(id: ChannelID, name: String)] { forked[id] ?? [] }
 
     /// Channels made in the current commit, by name.
     var unpublished: [Channel] { created.values.sorted { $0.name < $1.name } }
@@ -284,6 +302,7 @@ extension Channels {
         subscriptions?.published(touched)
         for name in freed { shard(name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } } }
         freed.removeAll()
+        forked.removeAll()
         trimmed.removeAll()
         touched.removeAll(keepingCapacity: true)
         touchedIDs.removeAll(keepingCapacity: true)

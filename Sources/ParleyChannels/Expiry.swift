@@ -42,11 +42,11 @@ extension Channel {
         guard let lifetime, !isSoftDeleted else { return false }
         return now() >= lifetime.end(accessed: Timestamp(milliseconds: accessed.load(ordering: .relaxed)))
     }
+}
 
+extension ChannelRow {
     /// When it is to be looked at: what is stored of its last access may be late, and it must not end before its time.
-    func due(_ row: ChannelRow) -> Timestamp? {
-        lifetime.map { $0.end(accessed: row.accessed ?? row.created).advanced(by: $0.slack) }
-    }
+    var due: Timestamp? { lifetime.map { $0.end(accessed: accessed ?? created).advanced(by: $0.slack) } }
 }
 
 extension Channels {

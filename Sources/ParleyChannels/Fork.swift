@@ -117,20 +117,29 @@ extension Channels {
         )
     }
 
-    /// The channels that were forked from the one with that id, and are still there; what a crash left of others is removed.
+    /// Whether there are forks of the channel with that id. What a crash left of others is removed.
     func hasForks(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
-        var forks: [(id: ChannelID, name: String)] = []
+        var forks = forkedInThisCommit(id)
         let (lower, upper) = IndexMark.fork.range(id)
         try stage.log.scan(.index, from: lower, to: upper, reversed: false) { key, name in
             forks.append((ChannelID(partition: id.partition, number: key.readBigEndian(at: 11)), String(decoding: name, as: UTF8.self)))
             return true
         }
-        var hasForks = isForkedInThisCommit(id)
-        // The rows of a fork are in two partitions, and so may be there by halves; who has no name was never answered for.
+        var hasForks = false
         for fork in forks where try stage.get(.index, ForkRow.key(id, fork.id)) != nil {
-            let row = try stage.get(.names, Placement.nameKey(fork.name)).flatMap { NameRow($0) }
-            let isKept = try stage.get(.channels, fork.id.key).flatMap { ChannelRow($0) }?.isSoftDeleted ?? false
-            if row?.id == fork.id || isKept { hasForks = true } else { try collect(fork.id, in: &stage) }
+            if try stage.get(.names, Placement.nameKey(fork.name)).flatMap({ NameRow($0) })?.id == fork.id {
+                hasForks = true
+                continue
+            }
+            // The rows of a fork are in two partitions, and so may be there by halves. Who has no name was never answered for, or is removed;
+            // unless it is itself kept for its forks.
+            let row = try stage.get(.channels, fork.id.key).flatMap { ChannelRow($0) }
+            if row?.isSoftDeleted == true, try self.hasForks(fork.id, in: &stage) {
+                hasForks = true
+            } else {
+                if let row { strip(fork.id, row, in: &stage) }
+                _ = try erase(fork.id, in: &stage)
+            }
         }
         return hasForks
     }
@@ -139,25 +148,33 @@ extension Channels {
     func collect(_ id: ChannelID, in stage: inout Stage) throws(LogError) {
         var next: ChannelID? = id
         while let id = next {
-            next = nil
-            let fork = try stage.get(.channels, id.key).flatMap { ChannelRow($0) }?.fork
-            stage.delete(.log, from: id.key, to: id.keyEnd)
-            stage.delete(.big, from: id.key, to: id.keyEnd)
-            stage.delete(.channels, id.key)
-            guard let fork else { continue }
-            let source = ChannelID(partition: id.partition, number: fork.sourceNumber)
-            stage.delete(.index, ForkRow.key(source, id))
-            guard let row = try stage.get(.channels, source.key).flatMap({ ChannelRow($0) }), row.isSoftDeleted,
-                try !hasForks(source, in: &stage)
-            else { continue }
-            // An agent's name has its tombstone, and may have a successor.
-            if let name = try stage.get(.names, Placement.nameKey(row.name)).flatMap({ NameRow($0) }), name.id == source, !name.isTombstone
-            {
-                stage.delete(.names, Placement.nameKey(row.name))
-                free(row.name)
-            }
-            next = source
+            let source = try erase(id, in: &stage)
+            next = if let source, try isForsaken(source, in: &stage) { source } else { nil }
         }
+    }
+
+    /// - Returns: what it was forked from.
+    private func erase(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> ChannelID? {
+        let fork = try stage.get(.channels, id.key).flatMap { ChannelRow($0) }?.fork
+        stage.delete(.log, from: id.key, to: id.keyEnd)
+        stage.delete(.big, from: id.key, to: id.keyEnd)
+        stage.delete(.channels, id.key)
+        guard let fork else { return nil }
+        let source = ChannelID(partition: id.partition, number: fork.sourceNumber)
+        stage.delete(.index, ForkRow.key(source, id))
+        return source
+    }
+
+    /// Whether the forks are gone that a removed channel was kept for; then its name is free.
+    func isForsaken(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
+        guard let row = try stage.get(.channels, id.key).flatMap({ ChannelRow($0) }), row.isSoftDeleted, try !hasForks(id, in: &stage)
+        else { return false }
+        // An agent's name has its tombstone, and may have a successor.
+        if let name = try stage.get(.names, Placement.nameKey(row.name)).flatMap({ NameRow($0) }), name.id == id, !name.isTombstone {
+            stage.delete(.names, Placement.nameKey(row.name))
+            free(row.name)
+        }
+        return true
     }
 }
 

@@ -211,4 +211,66 @@ extension Bench {
         next.delete(source)
         #expect(try next.rows(.log) == 0 && next.rows(.index) == 0)
     }
+
+    /// The number of a fork is lost with its rows, and given to the next that is made.
+    @Test(arguments: 0..<12)
+    func `whose name alone outlived a crash is not taken for another`(number: Int) throws {
+        let (source, name) = ("s\(number)", "f\(number)")
+        let bench = Bench(
+            SimulatedLog(outcome: { commit, batches in
+                guard commit == 1 else { return .acknowledged }
+                return .durable(batches: Set(batches.indices.filter { batches[$0].partition == Placement.partition(of: name) }))
+            }))
+        bench.create(source)
+        bench.fork(name, from: source)
+        guard Placement.partition(of: source) != Placement.partition(of: name) else { return }
+        let next = bench.reopened()
+        next.fork("other", from: source)
+        next.append("1", to: "other")
+        #expect(try next.channels.find(name) == nil)
+        #expect(try next.channels.list(prefix: "", after: nil, limit: 10).channels.map(\.name) == ["other", source])
+        #expect(next.append("2", to: name).error?.code == "channel_not_found")
+        next.delete("other")
+        next.delete(source)
+        #expect(try next.rows(.names) == 0)
+    }
+
+    /// However much of a removal a crash let through: what is deleted after it is gone with all it had, and every name is free.
+    @Test(arguments: 0..<8, ["fork", "fork of a fork"])
+    func `leave nothing when their removal was cut short`(durable: Int, last: String) throws {
+        // All in the source's partition, each with a name in another.
+        let bench = Bench(
+            SimulatedLog(outcome: { commit, batches in
+                guard commit == 7 else { return .acknowledged }
+                return .durable(batches: Set(batches.indices.filter { durable >> $0 & 1 == 1 }))
+            }))
+        let names = ["source", "fork", "fork of a fork"]
+        bench.create("source")
+        bench.fork("fork", from: "source", lifetime: .ttl(seconds: 100))
+        bench.fork("fork of a fork", from: "fork", lifetime: .ttl(seconds: 100))
+        for name in names[1...] {
+            bench.append("1", to: name) { $0.idempotency = IdempotencyKey(key: "k", body: []) }
+        }
+        bench.append("2", to: last) { $0.producer = ProducerClaim(id: "p", epoch: 0, sequence: 0) }
+        if last == "fork" { bench.delete("fork of a fork") } else { bench.delete("fork") }
+        bench.delete(last)
+        #expect(bench.log.commits == 8 && bench.log.crashed)
+        let next = bench.reopened()
+        for name in names { next.delete(name) }
+        for name in names {
+            #expect(next.create(name).value?.isNew == true, "\(name)")
+            next.delete(name)
+        }
+        for family in [Family.names, .log, .index, .producers, .idempotency] { #expect(try next.rows(family) == 0, "\(family)") }
+    }
+
+    @Test func `keep what they share when all before them are made and deleted in one commit`() throws {
+        let bench = bench()
+        bench.fork("b", from: "a", commits: false)
+        bench.fork("c", from: "b", commits: false)
+        bench.delete("b", commits: false)
+        bench.delete("a", commits: false)
+        bench.writer.pump()
+        for bench in [bench, bench.reopened()] { #expect(try bench.whole("c") == [1, 2, 3]) }
+    }
 }

@@ -58,6 +58,32 @@ import Testing
         }
     }
 
+    /// A process that takes over knows of the last access only roughly, and may give a stream a little longer than the one before did.
+    @Test func `keep the cursor of a stream for as long as it may come back`() throws {
+        try SimulatedNode.simulate {
+            let process = try SubscriptionProcess()
+            var row = ChannelRow(name: "events/a", contentType: ContentType.json, isAgent: false, created: process.world.now)
+            row.lifetime = .ttl(seconds: 1_600)
+            CreateChannel(process.channels, row, []) { _ in }.submit()
+            _ = process.ask(.put(.pull(), root: "http://localhost/"))
+            process.append("events/a", "1")
+            process.world.settle()
+            _ = process.acknowledge(try #require(process.claim()))
+            process.append("events/a", "2")
+            process.run(.seconds(1_650))
+            #expect(try process.channels.find("events/a") == nil)
+            #expect(process.claim() == nil, "nobody can read what is new there")
+            let next = try process.reopened()
+            try next.channels.startExpiry()
+            #expect(try next.channels.find("events/a") != nil)
+            let stream = try #require(next.claim()?.streams.first)
+            #expect((stream.link.acked, stream.tail) == (1, 2))
+            next.run(.seconds(2_000))
+            #expect(next.claim() == nil)
+            #expect(try next.streams().isEmpty, "it goes with its stream")
+        }
+    }
+
     /// Something that clients and workers do, as the seed decides.
     private func pull(_ process: SubscriptionProcess, _ record: SubscriptionRecord, _ number: Int) {
         func chance(_ what: Int, _ count: Int) -> Int { Int(chosen(record.seed, number * 8 + what) % UInt64(count)) }

@@ -33,6 +33,26 @@ import Testing
         #expect(!pattern.matches(name))
     }
 
+    // MARK: In one commit
+
+    @Test func `made and deleted within one commit it is not there, whatever becomes of the streams that it named`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull("others/*"), root: "http://localhost/"), of: "other")
+        process.request(.put(.pull(nil, ["events/a"]), root: "http://localhost/"))
+        process.request(.delete)
+        process.world.settle()
+        process.append("events/a")
+        process.world.settle()
+        #expect(try process.subscriptions.describe("s") == nil)
+        _ = process.ask(.put(.pull(nil, ["events/a"]), root: "http://localhost/"))
+        process.request(.add(["events/b"]))
+        process.request(.delete)
+        process.world.settle()
+        process.append("events/b")
+        process.world.settle()
+        #expect(try process.subscriptions.describe("s") == nil)
+    }
+
     // MARK: Retries
 
     @Test func `retries come after 1 to 60 seconds, a fifth more or less`() {

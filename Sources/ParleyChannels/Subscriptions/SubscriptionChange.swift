@@ -184,7 +184,9 @@ extension SubscriptionChange {
             }
             entry.subscription.root = root
             return .confirmed(entry.subscription)
-        case .delete: try delete(in: &stage)
+        case .delete:
+            stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
+            linked = subscriptions.remove(id)
         case .add(let streams): try add(streams, &entry, in: &stage)
         case .remove(let stream): try remove(stream, &entry, in: &stage)
         case .claim(let worker): return try claim(worker, &entry, in: &stage)
@@ -241,18 +243,6 @@ extension SubscriptionChange {
         } catch { throw .refused(error) }
     }
 
-    private func delete(in stage: inout Stage) throws(ChannelRefusal) {
-        var named: [String] = []
-        try wrap { () throws(LogError) in
-            try SubscriptionRows.links(of: id, in: stage.log) { name, _ in
-                named.append(name)
-                return true
-            }
-        }
-        stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
-        linked = subscriptions.remove(id, streams: named)
-    }
-
     // MARK: Links
 
     private func stored(_ name: String, in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionLink? {
@@ -263,9 +253,12 @@ extension SubscriptionChange {
         stage.put(.index, SubscriptionRows.key(id, name), link.bytes)
     }
 
-    /// The channel of that name, as readers may know it.
+    /// The channel of that name, as the last commit has it. One whose time has come is there until it is removed: a process that takes over may
+    /// give it a little longer, and its cursor must be there then.
     private func find(_ name: String) throws(ChannelRefusal) -> Channel? {
-        try wrap { () throws(LogError) in try subscriptions.find(name) }
+        let channel = try wrap { () throws(LogError) in try channels.findAny(name) }
+        guard let channel, !channel.isSoftDeleted, !channel.tail.isDeleted else { return nil }
+        return channel
     }
 
     /// Links a stream at its tail, or notes one more reason for its link.
@@ -284,13 +277,12 @@ extension SubscriptionChange {
     private func add(_ streams: [String], _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
         var new: [String] = []
         for name in streams where try stored(name, in: &stage)?.isExplicit != true { new.append(name) }
-        guard entry.explicitCount + new.count <= Subscriptions.explicitMax else {
+        guard entry.explicit.count + new.count <= Subscriptions.explicitMax else {
             throw .refused(
                 ChannelError("INVALID_REQUEST", "a subscription names \(Subscriptions.explicitMax) streams at most. Use a pattern."))
         }
         for name in new { try link(name, isExplicit: true, in: &stage) }
-        for name in new { subscriptions.add(id, to: name) }
-        entry.explicitCount += new.count
+        entry.explicit.formUnion(new.map { TextKey($0) })
     }
 
     private func remove(_ name: String, _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
@@ -298,8 +290,7 @@ extension SubscriptionChange {
         link.isExplicit = false
         link.isGlob = entry.subscription.configuration.matches(name)
         if link.isGlob { put(link, name, in: &stage) } else { stage.delete(.index, SubscriptionRows.key(id, name)) }
-        subscriptions.remove(id, from: name)
-        entry.explicitCount -= 1
+        entry.explicit.remove(name)
     }
 
     // MARK: What is new
@@ -313,10 +304,10 @@ extension SubscriptionChange {
         guard isWanted || linksAll else { return nil }
         var first: String?
         for name in entry.candidates.texts where linksAll || first == nil {
-            if try isPending(name, entry.subscription.configuration, linksNew: true, in: &stage) {
-                first = first ?? name
-            } else {
-                entry.remove(name)
+            switch try isPending(name, entry.subscription.configuration, linksNew: true, in: &stage) {
+            case true?: first = first ?? name
+            case false?: entry.remove(name)
+            case nil: break
             }
         }
         guard isWanted, first == nil, entry.isIncomplete else { return first }
@@ -324,10 +315,12 @@ extension SubscriptionChange {
         let names = try wrap { () throws(LogError) -> [String] in try linkedNames(in: log) }
         var found: [String] = []
         for name in names where found.count < Subscriptions.candidatesMax {
-            if try isPending(name, entry.subscription.configuration, linksNew: false, in: &stage) { found.append(name) }
+            let isPending = try isPending(name, entry.subscription.configuration, linksNew: false, in: &stage)
+            if isPending != false { found.append(name) }
+            if isPending == true { first = first ?? name }
         }
         entry.scanned(found, isComplete: found.count < Subscriptions.candidatesMax)
-        return found.first
+        return first
     }
 
     private func linkedNames(in log: any CommitLog) throws(LogError) -> [String] {
@@ -339,18 +332,23 @@ extension SubscriptionChange {
         return names
     }
 
+    /// - Returns: `nil` when something is, but nobody can read it any more.
     private func isPending(
         _ name: String, _ configuration: SubscriptionConfiguration, linksNew: Bool, in stage: inout Stage
-    ) throws(ChannelRefusal) -> Bool {
+    ) throws(ChannelRefusal) -> Bool? {
         let channel = try find(name)
+        func isNew(_ channel: Channel, _ link: SubscriptionLink) -> Bool? {
+            guard channel.tail.head > link.acked(in: channel) else { return false }
+            return channel.isExpired(now) ? nil : true
+        }
         guard var link = try stored(name, in: &stage) else {
             guard linksNew, let channel, configuration.matches(name) else { return false }
             // It came after the subscription: all of it is new.
             let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil)
             put(link, name, in: &stage)
-            return channel.tail.head > link.acked(in: channel)
+            return isNew(channel, link)
         }
-        if let channel { return channel.tail.head > link.acked(in: channel) }
+        if let channel { return isNew(channel, link) }
         if !link.isExplicit {
             stage.delete(.index, SubscriptionRows.key(id, name))
         } else if link.channel != nil {
@@ -374,7 +372,7 @@ extension SubscriptionChange {
         var streams: [SubscriptionStream] = []
         for name in names.texts {
             guard var link = try stored(name, in: &stage) else { continue }
-            let channel = try find(name)
+            let channel = try wrap { () throws(LogError) in try subscriptions.find(name) }
             let isNew = channel.map { $0.id != link.channel } ?? false
             (link.acked, link.channel) = (channel.map { link.acked(in: $0) } ?? 0, channel?.id)
             if isNew { put(link, name, in: &stage) }

@@ -50,7 +50,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
             entries[subscription.id] = SubscriptionEntry(subscription)
         } link: { id, stream, link in
             guard link.isExplicit, entries[id] != nil else { return }
-            entries[id]!.explicitCount += 1
+            entries[id]!.explicit.insert(stream)
             add(id, to: stream)
         }
         found.subscriptions = entries.keys.sorted().map(\.text)
@@ -98,8 +98,8 @@ struct SubscriptionEntry {
     /// Others may, too: the links tell.
     private(set) var isIncomplete = true
     var newStreams: Set<ChannelID> = []
-    /// Streams it names.
-    var explicitCount = 0
+    /// Streams it names. What was linked in the current commit cannot be read from the log yet.
+    var explicit: Set<TextKey> = []
     var isLookQueued = false
     /// A pull wake that is in its stream already; of generation 0 there is none.
     var announced: UInt64 = 0
@@ -211,6 +211,12 @@ extension Subscriptions {
         let id = entry.subscription.id
         let old = entries.updateValue(entry, forKey: TextKey(id))
         if old == nil { version += 1 }
+        // The same set, as nearly always, costs nothing to compare.
+        let before = old?.explicit ?? []
+        if before != entry.explicit {
+            for stream in before.subtracting(entry.explicit) { remove(id, from: stream.text) }
+            for stream in entry.explicit.subtracting(before) { add(id, to: stream.text) }
+        }
         count(entry.candidates.count - (old?.candidates.count ?? 0))
     }
 
@@ -225,21 +231,21 @@ extension Subscriptions {
     func count(_ done: SubscriptionCounters) { counted.withLock { $0.add(done) } }
 
     /// - Returns: the new streams that wait for it, also those of this very commit.
-    func remove(_ id: String, streams: [String]) -> Set<ChannelID> {
-        for stream in streams { remove(id, from: stream) }
-        version += 1
+    func remove(_ id: String) -> Set<ChannelID> {
         let entry = entries.removeValue(forKey: TextKey(id))
+        for stream in entry?.explicit ?? [] { remove(id, from: stream.text) }
+        version += 1
         entry?.alarm?.scheduled.cancel()
         count(-(entry?.candidates.count ?? 0))
         return Set(newStreams.filter { $0.value.contains(id) }.keys)
     }
 
-    func add(_ id: String, to stream: String) {
+    private func add(_ id: String, to stream: String) {
         byStream[stream, default: []].insert(id)
         version += 1
     }
 
-    func remove(_ id: String, from stream: String) {
+    private func remove(_ id: String, from stream: String) {
         byStream[stream]?.remove(id)
         if byStream[stream]?.isEmpty == true { byStream[stream] = nil }
         version += 1

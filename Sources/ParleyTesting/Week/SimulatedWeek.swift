@@ -51,6 +51,12 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
     private var names: Set<String> = []
     private var nextNumber = 0
 
+    /// What the dead process may have decided, and what of it the next one finds.
+    private struct Outcome {
+        var decided: WeekStreams
+        var durable: WeekStreams
+    }
+
     private struct LastCommit {
         var operations: [Int] = []
         var durable: Set<UInt16> = []
@@ -202,6 +208,8 @@ extension SimulatedWeek {
         guard chance(3) else { return }
         let steps = [-600_000, -5_000, -700, 700, 90_000, 3_600_000]
         later(pause()) { [self] in
+            // It would cut short the time that everybody has for what is left to do.
+            guard !isEnding else { return }
             let step = Duration.milliseconds(steps.randomElement(using: &random)!)
             latest = max(latest, process.world.now)
             if step < .zero { streams.clockStepsBack(from: process.world.now) }
@@ -215,15 +223,16 @@ extension SimulatedWeek {
     private func takeOver(_ last: LastCommit) {
         published = streams
         let now = process.world.now
-        var worlds = [streams]
+        var worlds = [Outcome(decided: streams, durable: streams)]
         for number in last.operations {
             guard let operation = inFlight[number] else { continue }
+            trace?("in the last commit: \(operation.text), durable: \(last.durable.sorted())")
             worlds = Array(worlds.flatMap { happened(operation, last, $0) }.prefix(64))
         }
-        for index in worlds.indices { worlds[index].crashed(inCommit: last.number) }
-        let doubts = worlds.map { differences($0, now) }
+        for index in worlds.indices { worlds[index].durable.crashed(inCommit: last.number) }
+        let doubts = worlds.map { differences($0.durable, now) }
         let index = doubts.firstIndex { $0.isEmpty }
-        streams = worlds[index ?? 0]
+        streams = worlds[index ?? 0].durable
         if index == nil { violate("after a crash everything is there or nothing", doubts[0].prefix(3).joined(separator: "; ")) }
         let unanswered = inFlight.sorted { $0.key < $1.key }.map(\.value)
         inFlight = [:]
@@ -234,15 +243,25 @@ extension SimulatedWeek {
     }
 
     /// What may have become of an operation that was in the commit of which only those partitions are durable.
-    private func happened(_ operation: WeekOperation, _ last: LastCommit, _ streams: WeekStreams) -> [WeekStreams] {
+    ///
+    /// It was decided against all that was decided before it, but is there only with its own rows.
+    private func happened(_ operation: WeekOperation, _ last: LastCommit, _ world: Outcome) -> [Outcome] {
+        world.decided.outcomes(operation, last.time, agent: agentEntries).flatMap { answer, decided in
+            // What was refused, or was there already, has changed nothing.
+            let changes = ["made", "appended", "deleted"].contains { answer.hasPrefix($0) }
+            let durable = changes ? made(operation, last, world.durable) : [world.durable]
+            return durable.map { Outcome(decided: decided, durable: $0) }
+        }
+    }
+
+    private func made(_ operation: WeekOperation, _ last: LastCommit, _ streams: WeekStreams) -> [WeekStreams] {
         let durable = last.durable
         let name = Placement.partition(of: operation.name)
         let rows = streams.streams[operation.name]?.partition ?? name
         var streams = streams
         switch operation.action {
-        case .create where streams.streams[operation.name] == nil:
-            guard durable.contains(name) else { return [streams] }
-        case .create, .append: guard durable.contains(rows) else { return [streams] }
+        case .create: guard durable.contains(name) else { return [streams] }
+        case .append: guard durable.contains(rows) else { return [streams] }
         case .fork(let source, _, _, _):
             let partition = streams.streams[source]?.partition ?? Placement.partition(of: source)
             guard durable.contains(name), durable.contains(partition) else { return [streams] }

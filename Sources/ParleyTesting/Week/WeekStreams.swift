@@ -101,9 +101,10 @@ typealias WeekAgentEntries = (_ name: String) -> [Bytes?]?
 extension WeekStreams {
     /// All that may have become of an operation now, with the answer to each: several where the product may have removed something already, or not.
     func outcomes(_ operation: WeekOperation, _ now: Timestamp, agent: WeekAgentEntries) -> [(answer: String, streams: WeekStreams)] {
-        var worlds = [self]
-        for name in [operation.name, operation.source].compactMap({ $0 }) {
-            worlds = worlds.flatMap { $0.settled(name, now) }
+        var worlds = settled(operation.name, now)
+        if let source = operation.source {
+            // Where the name is taken, nobody looks at the source: one whose time has come may be given more of it by a crash.
+            worlds = worlds.flatMap { $0.isFree(operation.name) ? $0.settled(source, now) : [$0] }
         }
         return worlds.map { streams in
             var streams = streams
@@ -111,6 +112,8 @@ extension WeekStreams {
             return (answer, streams)
         }
     }
+
+    private func isFree(_ name: String) -> Bool { streams[name] == nil && kept[name] == nil }
 
     /// Without the doubt whether the stream of that name, or what keeps the name, is still there.
     private func settled(_ name: String, _ now: Timestamp) -> [WeekStreams] {
