@@ -115,9 +115,10 @@ extension ServerUnderTest {
         return client
     }
 
-    /// What a reader of a closed stream gets, which ends by itself.
+    /// What a reader gets up to the tail: of a closed stream, up to the event that says so.
     func events(_ path: String, _ query: String = "?offset=-1&live=sse", _ headers: [(String, String)] = []) throws -> [TestClient.Event] {
-        try follow(path, query, headers).events { $0["streamClosed"] == true }
+        let isClosed = try request("HEAD", path).headers["stream-closed"] == "true"
+        return try follow(path, query, headers).events { $0[isClosed ? "streamClosed" : "upToDate"] == true }
     }
 
     /// Asks again until it is so.
