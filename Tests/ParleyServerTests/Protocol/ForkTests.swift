@@ -1,3 +1,4 @@
+import Glibc
 import ParleySystem
 import Testing
 
@@ -271,6 +272,7 @@ extension DurableStreams {
             let tail = try server.request("PUT", path, [("Stream-Forked-From", source)]).next
             let client = try server.connect()
             try client.send("GET", path + "?offset=\(tail)&live=long-poll")
+            usleep(200_000)  // until it waits
             try server.post(source, "of the source")
             try server.post(path, "own")
             #expect(try client.answer().text == "own")
