@@ -9,7 +9,7 @@ extension DurableStreams {
             .init(
                 "an append says where it ends", .put(),
                 .post(204, "hello", expect: ["Stream-Next-Offset": .after("{0}"), "Stream-Closed": nil]),
-                .get(200, "", "hello")),
+                .get(200, "", "hello", expect: ["Stream-Next-Offset": "{1}", "Stream-Up-To-Date": "true"])),
             .init("appends join", .put(), .post(204, "a"), .post(204, "b"), .post(204, "c"), .get(200, "", "abc")),
             .init(
                 "each append has a greater offset", .put(), .post(204, "a", expect: ["Stream-Next-Offset": .after("{0}")]),

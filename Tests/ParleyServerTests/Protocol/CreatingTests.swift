@@ -45,7 +45,8 @@ extension DurableStreams {
             // HEAD.
             .init(
                 "HEAD says what a GET would, without a body", .put(201, [], "abc"),
-                .head(expect: ["Content-Type": "text/plain", "Stream-Next-Offset": "{0}", "Stream-Closed": nil])),
+                .head(expect: ["Content-Type": "text/plain", "Stream-Next-Offset": "{0}", "Stream-Closed": nil]),
+                .get(200, "", "abc")),
             .init("HEAD of nothing", .head(404)),
             .init(
                 "HEAD follows the tail", .put(), .head(expect: ["Stream-Next-Offset": "{0}"]), .post(204, "x"),

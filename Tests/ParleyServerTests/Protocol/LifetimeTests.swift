@@ -15,7 +15,7 @@ extension DurableStreams {
                     .put(409, code: "channel_exists")),
                 .init(
                     "one up to an instant", .put(201, [("Stream-Expires-At", "2999-01-01T00:00:00.000Z")]),
-                    .head(expect: ["Stream-TTL": nil, "Stream-Expires-At": .contains("2999-01-01T00:00:00")])),
+                    .head(expect: ["Stream-TTL": nil, "Stream-Expires-At": .ifSaid("2999-01-01T00:00:00")])),
                 .init("an instant in UTC", .put(201, [("Stream-Expires-At", "2999-01-01T00:00:00Z")]), .get()),
                 .init("an instant with an offset", .put(201, [("Stream-Expires-At", "2999-01-01T02:00:00+02:00")]), .get()),
                 .init("an instant with an offset of nothing", .put(201, [("Stream-Expires-At", "2999-01-01T00:00:00.000+00:00")]), .get()),
@@ -26,7 +26,7 @@ extension DurableStreams {
                 // Of forks.
                 .init(
                     "a fork has its source's instant", .put(201, [("Stream-Expires-At", "2999-01-01T00:00:00Z")], "x"), .fork(),
-                    .head(expect: ["Stream-Expires-At": .contains("2999-01-01T00:00:00"), "Stream-TTL": nil]).on("fork")),
+                    .head(expect: ["Stream-Expires-At": .ifSaid("2999-01-01T00:00:00"), "Stream-TTL": nil]).on("fork")),
                 .init(
                     "a fork has its source's TTL", .put(201, [("Stream-TTL", "3600")], "x"), .fork(),
                     .head(expect: ["Stream-TTL": "3600"]).on("fork")),
@@ -44,7 +44,7 @@ extension DurableStreams {
                 .init(
                     "a fork's instant may lie beyond its source's TTL", .put(201, [("Stream-TTL", "10")], "x"),
                     .fork("fork", 201, [("Stream-Expires-At", "2999-01-01T00:00:00Z")]),
-                    .head(expect: ["Stream-Expires-At": .contains("2999-01-01T00:00:00"), "Stream-TTL": nil]).on("fork")),
+                    .head(expect: ["Stream-Expires-At": .ifSaid("2999-01-01T00:00:00"), "Stream-TTL": nil]).on("fork")),
                 .init(
                     "a fork of what lives for ever", .put(201, [], "x"), .fork("one"), .fork("two", 201, [("Stream-TTL", "60")]),
                     .head(expect: ["Stream-TTL": nil, "Stream-Expires-At": nil]).on("one"), .head(expect: ["Stream-TTL": "60"]).on("two")),
@@ -75,13 +75,41 @@ extension DurableStreams {
             [("Stream-Expires-At", TestServer.world.now.advanced(by: .seconds(seconds)).description)]
         }
 
-        private func isGone(_ path: String) throws -> Bool { [404, 410].contains(try server.request("HEAD", path).status) }
+        /// For every verb, where a fork may need it still.
+        private func isGone(_ path: String) throws -> Bool {
+            guard [404, 410].contains(try server.request("HEAD", path).status) else { return false }
+            return [404, 410].contains(try server.get(path).status)
+        }
+
+        /// Asked sooner than it ends; where this machine was too busy for that, it is tried again.
+        @Test(arguments: ["HEAD", "GET", "POST"], ["a TTL", "an instant", "a TTL of a fork"])
+        func `a stream is there until it ends, and then gone for every verb`(_ verb: String, _ lifetime: String) throws {
+            let source = try make([("Stream-TTL", "60")])
+            for _ in 0..<5 {
+                let clock = ContinuousClock()
+                let begin = clock.now
+                let path =
+                    switch lifetime {
+                    case "a TTL": try make([("Stream-TTL", "1")])
+                    case "an instant": try make(inSeconds(1))
+                    default: try make([("Stream-TTL", "1"), ("Stream-Forked-From", source)])
+                    }
+                let answer = try server.request(verb, path, [("Content-Type", "text/plain")], verb == "POST" ? "more" : "")
+                guard clock.now - begin < .milliseconds(900) else { continue }
+                #expect([200, 204].contains(answer.status))
+                try server.eventually("the end") { try server.request("HEAD", path).status == 404 }
+                #expect(try server.get(path).status == 404)
+                #expect(try server.post(path, "more").status == 404)
+                return
+            }
+            Issue.record("this machine is too busy to ask within 0.9 s")
+        }
 
         /// HEAD is asked all the while, and must not prolong anything. Nothing is expected to be there at a given time, only to be gone at last.
         @Test func `a stream that is left alone ends, for every verb, and its name is free`() throws {
             func each() throws -> [String] { try [make([("Stream-TTL", "1")]), make(inSeconds(1.5))] }
             let (read, written, remade, watched) = (try each(), try each(), try each(), try each())
-            for path in watched { try server.eventually("the end of \(path)") { try isGone(path) } }
+            for path in watched { try server.eventually("the end of \(path)") { try server.request("HEAD", path).status == 404 } }
             for path in read { #expect(try server.get(path).status == 404) }
             for path in written { #expect(try server.post(path, "more").status == 404) }
             for path in remade {

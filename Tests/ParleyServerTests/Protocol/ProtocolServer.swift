@@ -7,6 +7,20 @@ import Testing
 
 /// The Durable Streams protocol, case by case. The cases know nothing of the inside of a server: they run against a ``ProtocolServer``,
 /// and so against any, `./test --protocol <url>`.
+///
+/// Whatever the protocol demands of a server is a row of a table or a test in the file of its section, and is looked for there:
+///
+/// | file | PROTOCOL.md, sections |
+/// |---|---|
+/// | `CreatingTests` | 5.1 create, 5.4 delete, 5.5 metadata, 12.7 browser security headers |
+/// | `AppendingTests` | 5.2 append and `Stream-Seq`, 4.1 and 5.3 closing, 9.1 JSON mode |
+/// | `ProducerTests` | 5.2.1 idempotent producers, also when they close |
+/// | `ReadingTests` | 5.6 catch-up, 5.7 long-poll, 8 offsets, 10.1 caching, ETags and cursors |
+/// | `EventTests` | 5.8 and 10.2 server-sent events |
+/// | `LifetimeTests` | 5.1 `Stream-TTL` and `Stream-Expires-At`, 4.2 those of forks |
+/// | `ForkTests` | 4.2 forks, and what 5.7, 5.8, 8 and 9.1 say of them |
+/// | `SubscriptionTests` | 6 and 7 subscriptions, 12.8 URLs of webhooks, 12.9 tokens |
+/// | `PropertyTests` | for any data and many at once: 4 order and immutability, 8, `Stream-Seq`, 5.2.1, 9.1, 4.2 |
 @Suite enum DurableStreams {}
 
 /// The server that the protocol's cases ask: one in this process, or the one at `PARLEY_SUITE_URL`, with the bearer key `PARLEY_SUITE_KEY`
@@ -115,9 +129,10 @@ extension ServerUnderTest {
         return client
     }
 
-    /// What a reader of a closed stream gets, which ends by itself.
+    /// What a reader gets up to the tail: of a closed stream, up to the event that says so.
     func events(_ path: String, _ query: String = "?offset=-1&live=sse", _ headers: [(String, String)] = []) throws -> [TestClient.Event] {
-        try follow(path, query, headers).events { $0["streamClosed"] == true }
+        let isClosed = try request("HEAD", path).headers["stream-closed"] == "true"
+        return try follow(path, query, headers).events { $0[isClosed ? "streamClosed" : "upToDate"] == true }
     }
 
     /// Asks again until it is so.

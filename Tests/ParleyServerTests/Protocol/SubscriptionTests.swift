@@ -1,4 +1,4 @@
-import Glibc
+import Foundation
 import ParleyHTTP
 import ParleySystem
 import Testing
@@ -27,8 +27,11 @@ extension DurableStreams {
             return answer.next
         }
 
-        private func webhook(_ url: String, _ pattern: String, lease: Int64 = 1_000) -> JSON {
-            ["type": "webhook", "pattern": .string(pattern), "webhook": ["url": .string(url)], "lease_ttl_ms": .integer(lease)]
+        private func webhook(_ url: String, _ pattern: String, lease: Int64 = 1_000, description: String = "tells a worker") -> JSON {
+            [
+                "type": "webhook", "pattern": .string(pattern), "webhook": ["url": .string(url)], "lease_ttl_ms": .integer(lease),
+                "description": .string(description),
+            ]
         }
 
         private func pull(_ wake: String, _ pattern: String, lease: Int64 = 1_000) -> JSON {
@@ -44,24 +47,39 @@ extension DurableStreams {
 
         // MARK: Creating
 
-        @Test func `a subscription is created, confirmed by the same configuration, and refused by another`() throws {
-            let (id, segment) = (name("s"), name("events"))
-            var body = webhook("https://worker.example/hooks", segment + "/*")
-            let created = try send("PUT", root(id), body)
-            #expect(created.status == 201)
-            #expect(created.json?["id"]?.string == id && created.json?["subscription_id"]?.string == id)
-            #expect(created.json?["status"] == "active")
-            #expect(created.json?["webhook"]?["url"] == "https://worker.example/hooks" && created.json?["webhook_secret"] == nil)
-            let signing = try #require(created.json?["webhook"]?["signing"])
-            #expect(signing["alg"] == "ed25519" && signing["kid"]?.string?.hasPrefix("ds_") == true)
-            #expect(try send("PUT", root(id), body).status == 200)
-            let read = try server.get(root(id))
-            #expect(read.status == 200 && read.json?["type"] == "webhook" && read.json?["lease_ttl_ms"] == 1_000)
-            body = webhook("https://worker.example/hooks", segment + "/*", lease: 2_000)
-            #expect(try send("PUT", root(id), body).status == 409)
+        @Test(arguments: ["https://worker.example/hooks", "http://127.0.0.1:9/hooks"])
+        func `a subscription is created, confirmed by the same configuration, and refused by another`(_ url: String) throws {
+            let (id, pattern) = (name("s"), name("events") + "/*")
+            let body = webhook(url, pattern)
+            for (method, status) in [("PUT", 201), ("PUT", 200), ("GET", 200)] {
+                let answer = method == "PUT" ? try send("PUT", root(id), body) : try server.get(root(id))
+                #expect(answer.status == status)
+                #expect(answer.json?["id"]?.string == id && answer.json?["subscription_id"]?.string == id)
+                #expect(answer.json?["type"] == "webhook" && answer.json?["lease_ttl_ms"] == 1_000)
+                #expect(answer.json?["status"] == "active" && answer.json?["description"] == "tells a worker")
+                #expect(answer.json?["webhook"]?["url"]?.string == url && answer.json?["webhook_secret"] == nil)
+                let signing = try #require(answer.json?["webhook"]?["signing"])
+                #expect(signing["alg"] == "ed25519" && signing["kid"]?.string?.hasPrefix("ds_") == true)
+                let keys = try #require(signing["jwks_url"]?.string)
+                #expect(keys.hasPrefix("http") && keys.hasSuffix(server.root + "__ds/jwks.json"))
+                #expect(try key(signing["kid"]) != nil)
+            }
+            for other in [webhook(url, pattern, lease: 2_000), webhook(url, pattern + "*"), webhook(url, pattern, description: "")] {
+                #expect(try send("PUT", root(id), other).status == 409)
+            }
             #expect(try server.request("DELETE", root(id)).status == 204)
             #expect(try server.get(root(id)).status == 404)
             #expect([204, 404].contains(try server.request("DELETE", root(id)).status))
+        }
+
+        /// The key of that id that webhooks are signed with.
+        private func key(_ id: JSON?) throws -> JSON? {
+            let answer = try server.get(server.root + "__ds/jwks.json")
+            #expect(
+                answer.headers["content-type"] == "application/jwk-set+json" && answer.headers["cache-control"] == "public, max-age=300")
+            let found = answer.json?["keys"]?.array?.first { $0["kid"] == id }
+            #expect(found?["kty"] == "OKP" && found?["crv"] == "Ed25519" && found?["alg"] == "EdDSA" && found?["d"] == nil)
+            return found
         }
 
         @Test(arguments: [
@@ -95,15 +113,28 @@ extension DurableStreams {
                 let streams: JSON = ["streams": .array([.string(segment + "/old"), .string(segment + "-x/y")])]
                 #expect(try send("POST", root(id) + "/streams", streams).status == 204)
             }
-            let types = { () throws -> [String: String] in
-                let streams = try server.get(root(id)).json?["streams"]?.array ?? []
-                return Dictionary(uniqueKeysWithValues: streams.map { ($0["path"]?.string ?? "", $0["link_type"]?.string ?? "") })
-            }
-            #expect(try types() == [segment + "/old": "explicit", segment + "-x/y": "explicit"])
+            #expect(try links(id) == [segment + "/old": "explicit", segment + "-x/y": "explicit"])
             #expect(try server.request("DELETE", root(id) + "/streams/\(segment)%2Fold").status == 204)
             #expect(try server.request("DELETE", root(id) + "/streams/\(segment)-x/y").status == 204)
             #expect(try server.request("DELETE", root(id) + "/streams/\(segment)-x/y").status == 204)
-            #expect(try types() == [segment + "/old": "glob"])
+            #expect(try links(id) == [segment + "/old": "glob"])
+        }
+
+        @Test func `streams that are named when it is created need no pattern`() throws {
+            let (id, segment) = (name("s"), name("manual"))
+            let body: JSON = [
+                "type": "webhook", "streams": [.string(segment + "/a")], "webhook": ["url": "http://127.0.0.1:9/hooks"],
+            ]
+            #expect(try send("PUT", root(id), body).status == 201)
+            #expect(try send("POST", root(id) + "/streams", ["streams": [.string(segment + "/b")]]).status == 204)
+            #expect(try links(id) == [segment + "/a": "explicit", segment + "/b": "explicit"])
+            #expect(try server.request("DELETE", root(id) + "/streams/\(segment)%2Fb").status == 204)
+            #expect(try links(id) == [segment + "/a": "explicit"])
+        }
+
+        private func links(_ id: String) throws -> [String: String] {
+            let streams = try server.get(root(id)).json?["streams"]?.array ?? []
+            return Dictionary(uniqueKeysWithValues: streams.map { ($0["path"]?.string ?? "", $0["link_type"]?.string ?? "") })
         }
 
         // MARK: Webhooks
@@ -120,17 +151,11 @@ extension DurableStreams {
             #expect(stream["has_pending"] == true && stream["tail_offset"]?.string == tail && stream["link_type"] == "glob")
             #expect(first.json["callback_url"]?.string?.hasSuffix(root(id) + "/callback") == true)
 
-            let parts = Dictionary(
-                uniqueKeysWithValues: first.signature.split(separator: ",").map { part in
-                    let pair = part.split(separator: "=", maxSplits: 1).map(String.init)
-                    return (pair[0], pair[1])
-                })
-            let keys = try server.get(server.root + "__ds/jwks.json")
-            #expect(keys.headers["content-type"] == "application/jwk-set+json" && keys.headers["cache-control"] == "public, max-age=300")
-            let key = try #require(keys.json?["keys"]?.array?.first { $0["kid"]?.string == parts["kid"] })
-            #expect(key["kty"] == "OKP" && key["crv"] == "Ed25519" && key["alg"] == "EdDSA" && key["d"] == nil)
-            let (signature, publicKey) = (Base64.decodeURL(parts["ed25519"] ?? "") ?? [], Base64.decodeURL(key["x"]?.string ?? "") ?? [])
-            let signed = Bytes("\(parts["t"] ?? "").".utf8) + first.body
+            let parts = try #require(try /t=(\d+),kid=([^,]+),ed25519=([A-Za-z0-9_-]+)/.wholeMatch(in: first.signature)?.output)
+            #expect(abs(Double(parts.1)! - Date().timeIntervalSince1970) <= 300)
+            let key = try #require(try key(.string(String(parts.2))))
+            let (signature, publicKey) = (Base64.decodeURL(String(parts.3)) ?? [], Base64.decodeURL(key["x"]?.string ?? "") ?? [])
+            let signed = Bytes("\(parts.1).".utf8) + first.body
             #expect(Ed25519.verifies(signature, of: signed, by: publicKey))
             #expect(!Ed25519.verifies(signature, of: signed + [0], by: publicKey))
 
@@ -172,7 +197,15 @@ extension DurableStreams {
             #expect(try send("POST", callback, body(), token: token).json == ["ok": true, "next_wake": true])
             let late = try send("POST", callback, body(), token: token)
             #expect(late.status == 409 && error(late) == "FENCED")
-            #expect(try receiver.notification(1).stream(segment + "/a/b")?["acked_offset"]?.string == tail)
+            let next = try receiver.notification(1)
+            #expect(next.stream(segment + "/a/b")?["acked_offset"]?.string == tail)
+            let last: JSON = [
+                "wake_id": next.json["wake_id"] ?? .null, "generation": .integer(next.generation), "done": true,
+                "acks": [["stream": .string(segment + "/a/b"), "offset": next.stream(segment + "/a/b")?["tail_offset"] ?? .null]],
+            ]
+            let done = try send("POST", callback, last, token: next.json["callback_token"]?.string)
+            #expect(done.status == 200 && done.json == ["ok": true, "next_wake": false])
+            #expect(error(try send("POST", callback, last, token: next.json["callback_token"]?.string)) == "FENCED")
             #expect(try server.request("DELETE", root(id)).status == 204)
             #expect(try send("POST", callback, body(), token: token).status == 404)
             // Of the same id, and yet another: the old tokens are none of its.
