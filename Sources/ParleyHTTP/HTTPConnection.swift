@@ -3,11 +3,18 @@ internal import Glibc
 internal import ParleySystem
 
 /// One connection of a server: reads requests, hands them to the handler and sends the answers in order.
+///
+/// There are many that only wait: its properties stand in an order that leaves no gaps.
 final class HTTPConnection {
     let listener: HTTPListener
     var loop: EventLoop { listener.loop }
     /// The socket's; libuv owns it.
     private var descriptor: Int32 = -1
+    var isFlushScheduled = false
+    var isClosed = false
+    /// Whether another connection has its place already.
+    var isUncounted = false
+    var closesAfterFlush = false
     /// Where the listener keeps it.
     var slot = -1
 
@@ -15,25 +22,8 @@ final class HTTPConnection {
     /// What stands between the socket and HTTP, if anything does.
     let tls: TLSSession?
     var output = OutputQueue()
-    /// Bytes that wait inside libuv for the socket to become writable.
-    var writing: SocketWrite?
-    /// When the socket last took bytes, or got the first of them to take: milliseconds.
-    var writeMark: Int64 = 0
-    var isFlushScheduled = false
-    var isClosed = false
-    /// Whether another connection has its place already.
-    var isUncounted = false
-    var closesAfterFlush = false
-
-    /// There while a request is on its way; between requests a connection keeps none, which is a third of what it takes.
-    private var parsing: RequestParsing?
-    private var exchanges: [HTTPResponder] = []
-    /// Input that waits because too many requests are unanswered.
-    private var blockedInput = Bytes()
-    /// What the input goes to once the connection carries another protocol.
-    private var upgraded: HTTPStream?
     private var hasUpgraded = false
-    /// The peer's last word in that protocol has come.
+    /// The peer's last word in the protocol that the connection was upgraded to has come.
     private var upgradedInputEnded = false
     private var isReading = false
     private var isProcessing = false
@@ -43,6 +33,18 @@ final class HTTPConnection {
     private var owesContinue = false
     private var hasServed = false
     private var markedPhase: HTTPRequestParser.Phase = .idle
+    /// Bytes that wait inside libuv for the socket to become writable.
+    var writing: SocketWrite?
+    /// When the socket last took bytes, or got the first of them to take: milliseconds.
+    var writeMark: Int64 = 0
+
+    /// There while a request is on its way; between requests a connection keeps none, which is a third of what it takes.
+    private var parsing: RequestParsing?
+    private var exchanges: [HTTPResponder] = []
+    /// Input that waits because too many requests are unanswered.
+    private var blockedInput = Bytes()
+    /// What the input goes to once the connection carries another protocol.
+    private var upgraded: HTTPStream?
     /// When the current phase began; in a body, when bytes last came: milliseconds.
     private var readMark: Int64 = 0
     private let opened: Int64

@@ -12,7 +12,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// Called once on the loop if the peer goes away, or the server gives up, before the answer is complete.
     package var onClose: (() -> Void)?
 
-    let minorVersion: Int
+    let minorVersion: UInt8  // Small: there is a responder for each reader that waits.
     let isHead: Bool
     let keepsAlive: Bool
     /// Whether the connection ends with this answer; decided when the answer's head is written.
@@ -28,7 +28,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
         loop = connection.loop
         self.connection = connection
         self.isHead = isHead
-        self.minorVersion = minorVersion
+        self.minorVersion = UInt8(minorVersion)
         self.keepsAlive = keepsAlive
     }
 

@@ -23,13 +23,13 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     /// Behind a 101: called on the loop with what the peer sends, valid during the call.
     package var onInput: ((UnsafeRawBufferPointer) -> Void)?
+    private var framing: Framing
+    private var wasAboveLowWater = false
     /// Behind a 101: while it is set, no more is read than has been.
     package var isInputPaused = false {
         didSet { if isInputPaused != oldValue { responder?.inputPauseChanged() } }
     }
 
-    private var wasAboveLowWater = false
-    private var framing: Framing
     private var responder: HTTPResponder?
 
     init(_ responder: HTTPResponder, _ framing: Framing) {

@@ -3,22 +3,24 @@ internal import ParleyLog
 internal import ParleySystem
 
 /// Somebody who follows a channel on one loop: where he stands, and how pages of the log reach him when he lags.
+///
+/// There are many that only wait: its properties stand in an order that leaves no gaps.
 class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     let channel: Channel
-    var view: View
     unowned let readers: LoopReaders  // They outlive every loop's connections.
     /// What has been given to the reader: everything up to here.
     var offset: UInt64
     /// Where ``LoopReaders`` keeps it; -1 when it does not.
     var slot = -1
+    private let cursorFloor: UInt64
+    /// When the right to read ends, if it does.
+    let expires: Timestamp?
+    var view: View
     /// Whether more waits to be sent than a reader may hold, so that what is new waits in the log.
     var isBehind = false {
         didSet { if isBehind != oldValue { readers.parking.noted(isBehind) } }
     }
-    private let cursorFloor: UInt64
     private(set) var isReading = false
-    /// When the right to read ends, if it does.
-    let expires: Timestamp?
 
     init(_ channel: Channel, after offset: UInt64, view: View, cursorFloor: UInt64, expires: Timestamp?, _ readers: LoopReaders) {
         self.channel = channel

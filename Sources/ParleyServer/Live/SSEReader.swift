@@ -5,13 +5,13 @@ internal import ParleySystem
 /// A reader that gets what is appended as server-sent events, until the stream ends or its time is up.
 final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private var hasSentControl = false
+    private let whenBehind: WhenBehind
     private var stream: HTTPStream!
     /// Milliseconds of the loop's time.
     private var lastWrite: Int64 = 0
     private var deadline: Int64 = 0
     /// What the page that is read or being sent may take of the loop's share.
     private var reserved = 0
-    private let whenBehind: WhenBehind
 
     init(
         _ channel: Channel, after offset: UInt64, view: View, whenBehind: WhenBehind, cursorFloor: UInt64, expires: Timestamp?,
@@ -30,8 +30,9 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         ]
         if !EventFraming.isText(channel) { headers.append((StreamHeader.dataEncoding, "base64")) }
         stream = exchange.stream(200, headers)
-        stream.onClose = { [unowned self] in detach() }  // The stream lets go of this when it ends.
-        stream.onDrain = { [unowned self] in if isAttached { advance() } }
+        // The stream lets go of these when it ends. A closure that holds one object, and nothing else, needs no memory of its own.
+        stream.onClose = { self.detach() }
+        stream.onDrain = { self.drained() }
         lastWrite = readers.loop.nowMilliseconds
         // Spread, so that readers that came together do not all come again together.
         let spread = Double(readers.channels.world.random() % 1_000) / 10_000
@@ -100,6 +101,8 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         readers.pageBytes += bytes - reserved
         reserved = bytes
     }
+
+    private func drained() { if isAttached { advance() } }
 
     private func detach() {
         hold(0)
