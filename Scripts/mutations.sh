@@ -21,6 +21,7 @@ mutations=(
     "last text not held back|Sources/ParleyAgents/ModelAttempt.swift|s/^        state.held = entry\$/        if let entry { append([entry]) }; state.held = nil/|no crash leaves the whole text in the log"
     "no row for an entry to be told of|Sources/ParleyChannels/Outbox.swift|s/stage.put(.outbox, OutboxRow.key(channel.id, offset), \[\])/_ = offset/|lose nothing, invent nothing, and keep their ids"
     "a row comes back for a deleted agent|Sources/ParleyWebhooks/WebhookDelivery.swift|/^ *guard wasThere else { return }\$/d|leaves no row behind"
+    "sealed text of every step goes|Sources/ParleyChannels/Trim.swift|s/ && position.step == text.step//|of a step goes, and not that of another step or turn beside it"
     "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/try commit(stage.finish())/let batches = stage.finish(); settle(staged); staged = []; try commit(batches)/|while a commit is under way, nobody has been told"
 )
 
