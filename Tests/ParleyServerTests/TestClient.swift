@@ -99,6 +99,7 @@ final class TestClient {
     /// Reads the head of an answer; its body is read with ``event()``.
     func head() throws -> Answer {
         let lines = try take(through: "\r\n\r\n", "the head of an answer").text.split(separator: "\r\n")
+        guard lines[0].hasPrefix("HTTP/1.1 ") else { throw TestFailure("instead of an answer comes '\(lines[0])'") }
         if lines[0].hasPrefix("HTTP/1.1 100") { return try head() }
         var answer = Answer()
         answer.status = Int(lines[0].split(separator: " ")[1])!

@@ -181,7 +181,7 @@ extension DurableStreams {
         /// Another reader waits before, and still does when they are answered: unless this machine is too busy, and it is tried again.
         @Test(arguments: ["", "data"]) func `at the end of a closed stream nobody waits`(_ body: String) throws {
             let server = ProtocolServer.shared
-            for _ in 0..<5 {
+            for _ in 0..<3 {
                 let (waiting, open) = (try server.connect(), try server.stream())
                 try waiting.send("GET", open + "?live=long-poll&offset=\(try server.tail(open))")
                 let path = try server.stream("text/plain", body, closed: true)
