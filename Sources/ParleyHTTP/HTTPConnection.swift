@@ -55,7 +55,7 @@ final class HTTPConnection {
     private static let outputBytesMax = 1 << 20
     /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
     /// that has stopped reading. What is under way and not acknowledged does not count, so a long line stays full.
-    private static let kernelUnsentBytesMax: Int32 = 128 << 10
+    private static let kernelUnsentBytesMax: Int32 = 32 << 10
     /// How long a peer may go on sending after it was told that nobody listens any more.
     private static let lingerMilliseconds: Int64 = 2_000
 
@@ -266,15 +266,20 @@ extension HTTPConnection {
     }
 
     /// Sends bytes of the answer whose turn it is without queueing them, as long as nothing waits and the socket takes them.
-    func send(_ bytes: Bytes, of responder: HTTPResponder) {
-        guard exchanges.first === responder, !hasUnsent, tls == nil, !isClosed else { return output(of: responder) { $0.append(bytes) } }
+    /// - Returns: Whether it has taken all of them.
+    func send(_ bytes: Bytes, of responder: HTTPResponder) -> Bool {
+        guard exchanges.first === responder, !hasUnsent, tls == nil, !isClosed else {
+            output(of: responder) { $0.append(bytes) }
+            return false
+        }
         let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
         let count = max(0, bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, flags) })
         writeMark = listener.milliseconds
-        guard count < bytes.count else { return }
+        guard count < bytes.count else { return true }
         // An error is found once more by the flush, which closes: not from here, where many are being sent to.
         output.append(bytes, behind: count)
         scheduleFlush()
+        return false
     }
 
     func bufferedBytes(of responder: HTTPResponder) -> Int {

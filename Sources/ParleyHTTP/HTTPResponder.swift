@@ -74,7 +74,8 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     func output(_ write: (inout OutputQueue) -> Void) { connection?.output(of: self, write) }
 
     /// Sends at once what can be, and queues the rest.
-    func send(_ bytes: Bytes) { connection?.send(bytes, of: self) }
+    /// - Returns: Whether all has been sent.
+    func send(_ bytes: Bytes) -> Bool { connection?.send(bytes, of: self) ?? false }
 
     /// The answer has been queued to its end; the connection goes on with the next one.
     func complete() {

@@ -62,8 +62,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     package func send(_ piece: BodyPiece) {
         loop.assertOnLoop()
         guard let responder, framing == .chunked else { return write(Bytes(piece.content)) }
-        responder.send(piece.bytes)
-        if responder.bufferedBytes > HTTPStream.lowWaterBytes { wasAboveLowWater = true }
+        if !responder.send(piece.bytes), responder.bufferedBytes > HTTPStream.lowWaterBytes { wasAboveLowWater = true }
     }
 
     /// Queues a piece; large ones are shared, not copied.
@@ -154,6 +153,8 @@ package struct BodyPiece: Sendable {
         bytes.append("\r\n")
         self.bytes = bytes
     }
+
+    package var byteCount: Int { bytes.count }
 
     var content: ArraySlice<UInt8> { bytes[start..<bytes.count - 2] }
 }

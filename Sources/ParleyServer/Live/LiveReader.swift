@@ -21,6 +21,8 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
         didSet { if isBehind != oldValue { readers.parking.noted(isBehind) } }
     }
     private(set) var isReading = false
+    /// Whether ``LoopReaders`` has it among those whose turn will come.
+    var isDue = false
 
     init(_ channel: Channel, after offset: UInt64, view: View, cursorFloor: UInt64, expires: Timestamp?, _ readers: LoopReaders) {
         self.channel = channel
@@ -36,6 +38,9 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
 
     /// Gives what there is to give. Called whenever the channel has changed.
     func advance() { preconditionFailure("a kind of reader says how it goes on") }
+
+    /// Whether it has taken what it was given, so far. Who has, is served before all others.
+    var hasShownToRead: Bool { true }
 
     /// Called about once a second.
     func sweep(_ now: Duration) {}

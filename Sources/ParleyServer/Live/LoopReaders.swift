@@ -30,6 +30,14 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     /// What the reader before got, while a commit is given to one after the other.
     private var newest: Newest?
     private var isGivingOut = false
+    /// Who still has to get what has changed, in the order of their turns, and whose turn is next.
+    private var due: [LiveReader] = []
+    private var nextDue = 0
+    /// How many who have been served are kept there: taking from the front of an array moves the rest.
+    private static let servedMax = 1_024
+    /// How long readers are served until those who have shown that they read, and whatever else the loop has to do, come first again:
+    /// what a thousand peers take that then do not read keeps a loop busy for a second.
+    private static let sliceNanoseconds: Int64 = 1_000_000
     /// Bytes of pages that are being read or sent.
     var pageBytes = 0
     /// What the pages of all that lag may take together; each gets a part of what is left, and never less than the least.
@@ -202,12 +210,45 @@ extension LoopReaders: ChannelWatcher {
             defer { changed.channels.removeAll(keepingCapacity: true) }
             return changed.channels
         }
-        isGivingOut = true
-        defer { (isGivingOut, newest) = (false, nil) }
-        var seen: Set<ObjectIdentifier> = []
-        for channel in channels where seen.insert(ObjectIdentifier(channel)).inserted {
-            // A copy: a reader that has reached its end takes itself out.
-            for reader in readers[ObjectIdentifier(channel)] ?? [] { reader.advance() }
+        let goesOn = !due.isEmpty
+        givingOut {
+            var seen: Set<ObjectIdentifier> = []
+            for channel in channels where seen.insert(ObjectIdentifier(channel)).inserted {
+                // A copy: a reader that has reached its end takes itself out.
+                for reader in readers[ObjectIdentifier(channel)] ?? [] where !reader.isDue {
+                    if reader.hasShownToRead {
+                        reader.advance()
+                    } else {
+                        reader.isDue = true
+                        due.append(reader)
+                    }
+                }
+            }
         }
+        if !goesOn { giveToDue() }
+    }
+
+    /// Serves those whose turn it is, for a while.
+    private func giveToDue() {
+        let end = loop.preciseNanoseconds + LoopReaders.sliceNanoseconds
+        givingOut {
+            while nextDue < due.count, loop.preciseNanoseconds < end {
+                let reader = due[nextDue]
+                nextDue += 1
+                reader.isDue = false
+                reader.advance()
+            }
+        }
+        if nextDue == due.count || nextDue >= LoopReaders.servedMax {
+            due.removeFirst(nextDue)
+            nextDue = 0
+        }
+        if !due.isEmpty { loop.execute { self.giveToDue() } }
+    }
+
+    private func givingOut(_ body: () -> Void) {
+        isGivingOut = true
+        body()
+        (isGivingOut, newest) = (false, nil)
     }
 }

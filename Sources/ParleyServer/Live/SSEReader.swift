@@ -6,6 +6,8 @@ internal import ParleySystem
 final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private var hasSentControl = false
     private let whenBehind: WhenBehind
+    /// What it was given since something last waited for the peer to take it.
+    private var takenBytes = 0
     private var stream: HTTPStream!
     /// Milliseconds of the loop's time.
     private var lastWrite: Int64 = 0
@@ -22,6 +24,11 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     }
 
     override var unsentBytes: Int { stream.bufferedBytes }
+
+    /// About what the kernel takes of a peer that does not read.
+    private static let shownBytes = 128 << 10
+
+    override var hasShownToRead: Bool { takenBytes > SSEReader.shownBytes }
 
     override func begin(_ exchange: Exchange) {
         var headers: [HeaderField] = [
@@ -149,6 +156,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     private func send(_ piece: BodyPiece) {
         hasSentControl = true
         lastWrite = readers.loop.nowMilliseconds
+        takenBytes = stream.bufferedBytes == 0 ? takenBytes + piece.byteCount : 0
         stream.send(piece)
     }
 
