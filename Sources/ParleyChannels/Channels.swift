@@ -161,9 +161,12 @@ extension Channels {
     /// One whose time has come is removed on the way; if there are forks of it, it answers from then on that it is gone. So is what a crash
     /// left of a fork's name, or of what was kept for it.
     func resolve(_ name: String, in stage: inout Stage) throws(LogError) -> Channel? {
-        if let channel = created[name] { return channel }
-        if removed.contains(name) { return nil }
-        guard let channel = try findAny(name) else {
+        var channel = created[name]
+        if channel == nil {
+            guard !removed.contains(name) else { return nil }
+            channel = try findAny(name)
+        }
+        guard let channel else {
             let key = Placement.nameKey(name)
             if try stage.get(.names, key).flatMap({ NameRow($0) })?.isFork == true { stage.delete(.names, key) }
             return nil

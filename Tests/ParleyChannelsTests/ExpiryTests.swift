@@ -138,6 +138,15 @@ import Testing
         #expect(text == "[2]")
     }
 
+    @Test func `a name whose channel had ended before it was made is free within its commit`() throws {
+        let bench = Bench()
+        bench.create("a", lifetime: Lifetime(until: "1970-01-01T00:00:00Z"), commits: false)
+        let second = bench.create("a", commits: false)
+        bench.append("1", to: "a")
+        #expect(second.value?.isNew == true)
+        #expect(try bench.whole("a") == [1] && bench.reopened().whole("a") == [1])
+    }
+
     @Test func `a fork has its source's unless it has its own, and outlives it`() throws {
         let found = try simulate {
             let scene = try Scene()

@@ -264,7 +264,15 @@ extension SimulatedWeek {
         case .append: guard durable.contains(rows) else { return [streams] }
         case .fork(let source, _, _, _):
             let partition = streams.streams[source]?.partition ?? Placement.partition(of: source)
-            guard durable.contains(name), durable.contains(partition) else { return [streams] }
+            guard durable.contains(partition) else {
+                if durable.contains(name) { streams.namesLeft.insert(operation.name) }
+                return [streams]
+            }
+            guard durable.contains(name) else {
+                // The name that an attempt before it left is its own, when it was given the same number.
+                guard streams.namesLeft.contains(operation.name) else { return [streams] }
+                return [streams] + streams.outcomes(operation, last.time, agent: agentEntries).map(\.streams)
+            }
         case .delete where streams.isForked(operation.name): guard durable.contains(rows) else { return [streams] }
         case .delete:
             guard durable.contains(rows), durable.contains(name) else {

@@ -72,6 +72,8 @@ struct WeekStreams: Sendable {
     private var origins: [Int: Int] = [:]
     private var names: [Int: String] = [:]
     private var everForked: Set<String> = []
+    /// Forks of which a crash has let through the name alone, at some time.
+    var namesLeft: Set<String> = []
     private var nextNumber = 1
 
     func presence(_ stream: Stream, _ now: Timestamp) -> Presence {

@@ -95,13 +95,13 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         if isThere { week.violate("a subscription stays", "\(id) was made anew") }
         forget()
         for link in links() {
+            take(link.path, acked: link.acked)
             guard let stream = stream(link.path) else { continue }
             let before = week.published.streams[link.path]
             let lowest = before?.number == stream.number ? before!.head : 0
             if !(lowest...stream.head).contains(link.acked) {
                 week.violate("a subscription begins at the tail", "\(id), \(link.path): \(link.acked), not \(lowest) to \(stream.head)")
             }
-            cursors[stream.number] = Cursor(acked: link.acked)
         }
     }
 
@@ -112,9 +112,13 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     /// Takes for true what is there, when nobody can know.
     private func adopt() {
         forget()
-        for link in links() {
-            if let stream = stream(link.path) { cursors[stream.number] = Cursor(acked: link.acked) }
-        }
+        for link in links() { take(link.path, acked: link.acked) }
+    }
+
+    /// Of a stream that has come to its end, it may be the link of another before it.
+    private func take(_ name: String, acked: UInt64) {
+        guard let stream = week.streams.streams[name] else { return }
+        cursors[stream.number] = self.stream(name) == nil ? Cursor(acked: first(stream), maybe: [acked: 1]) : Cursor(acked: acked)
     }
 
     func delete() {
@@ -152,7 +156,10 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         return stream
     }
 
-    private func cursor(_ stream: WeekStreams.Stream) -> Cursor { cursors[stream.number] ?? Cursor(acked: stream.fork?.head ?? 0) }
+    private func cursor(_ stream: WeekStreams.Stream) -> Cursor { cursors[stream.number] ?? Cursor(acked: first(stream)) }
+
+    /// Where a stream begins that is new to it.
+    private func first(_ stream: WeekStreams.Stream) -> UInt64 { stream.fork?.head ?? 0 }
 
     /// Somebody has shown that a stream is acked up to there.
     private func observe(_ stream: WeekStreams.Stream, acked: UInt64, _ where_: String) {
@@ -304,7 +311,8 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     }
 
     private func doubt(_ ack: SubscriptionAck) {
-        if let stream = stream(ack.stream) { doubt(stream, ack.offset) }
+        // Also of one that has come to its end: a crash may give it more time, and the ack counts then.
+        if let stream = week.streams.streams[ack.stream] { doubt(stream, ack.offset) }
     }
 
     /// It may be acked up to there, from now on.
@@ -316,7 +324,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     }
 
     private func undoubt(_ ack: SubscriptionAck) {
-        guard let stream = stream(ack.stream), let count = cursors[stream.number]?.maybe[ack.offset] else { return }
+        guard let stream = week.streams.streams[ack.stream], let count = cursors[stream.number]?.maybe[ack.offset] else { return }
         cursors[stream.number]?.maybe[ack.offset] = count > 1 ? count - 1 : nil
     }
 
@@ -360,12 +368,14 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         holder = Holder(proof: proof, leaseEnd: week.process.world.now, isUncertain: true)
         var acks: [SubscriptionAck] = []
         for stream in streams {
-            guard let path = stream["path"]?.string, let model = self.stream(path),
+            guard let path = stream["path"]?.string, let model = week.streams.streams[path],
                 let acked = stream["acked_offset"]?.string.flatMap({ Offset(token: $0)?.value }),
                 let tail = stream["tail_offset"]?.string.flatMap({ Offset(token: $0)?.value }), tail <= model.head
             else { continue }
             // It may have been made anew since the wake was decided.
-            if week.published.streams[path]?.number == model.number, !week.isYoung(model) { observe(model, acked: acked, "in a wake") }
+            if self.stream(path, isPublished: true)?.number == model.number, self.stream(path) != nil, !week.isYoung(model) {
+                observe(model, acked: acked, "in a wake")
+            }
             guard isTaken else { continue }
             given[model.number] = max(given[model.number] ?? 0, tail)
             if isDone { doubt(model, tail) }
