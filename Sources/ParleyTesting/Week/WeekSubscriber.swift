@@ -261,8 +261,8 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     /// A worker, or a receiver, was given a stream up to its tail.
     private func give(_ name: String, acked: UInt64, tail: UInt64) {
-        guard let stream = stream(name, isPublished: true) else { return }
-        observe(stream, acked: acked, "in a wake")
+        guard let stream = week.published.streams[name] else { return }
+        if self.stream(name, isPublished: true) != nil { observe(stream, acked: acked, "in a wake") }
         given[stream.number] = max(given[stream.number] ?? 0, tail)
     }
 
