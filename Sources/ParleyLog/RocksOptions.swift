@@ -66,6 +66,8 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         // One flush and one compaction: they share the cores with the server.
         rocksdb_options_set_max_background_jobs(options, 2)
         rocksdb_options_set_max_open_files(options, 1_000)
+        // By default the kernel is told that tables are read at random, and then it reads nothing ahead of whoever catches up.
+        rocksdb_options_set_advise_random_on_open(options, 0)
 
         // RocksDB's own log says how it was opened, and nothing later: Debian builds the library with assertions, and one of them
         // ends the process at the second line that a full disk refuses. What goes wrong is told by the calls anyway.
