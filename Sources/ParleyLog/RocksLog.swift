@@ -164,7 +164,10 @@ extension LogError {
             if !text.contains(path), let (file, place) = RocksLog.firstDamage(path) {
                 self.init(damaged: file, at: place)
             } else {
-                self.init(.damaged, "\(said). \(LogError.restore)")
+                // RocksDB blames the list of all files for what it meets in one of them; the list itself was found whole before it was opened.
+                let isTable = text.contains("/MANIFEST-")
+                let place = isTable ? ". The manifest itself is whole: a table that it lists, one of the .sst files, is not" : ""
+                self.init(.damaged, "\(said)\(place). \(LogError.restore)")
             }
         } else if text.contains("olumn famil") {
             self.init(.newerFormat, "\(said). The folder was written by a newer version of parley: run that version")

@@ -217,6 +217,12 @@ import Testing
         #expect(error.message.contains(text) && error.message.contains(remedy))
     }
 
+    @Test func `a manifest that was found whole is not what is damaged`() {
+        let error = LogError(opening: "/d/log", "Corruption: properties unsorted in file /d/log/MANIFEST-000034")
+        #expect(error.code == .damaged)
+        for word in ["properties unsorted", "one of the .sst files", "from a backup"] { #expect(error.message.contains(word)) }
+    }
+
     @Test func `families that this version does not know are those of a newer one`() {
         let error = LogError(opening: "/d/log", "Invalid argument: Column families not opened: vectors")
         #expect(error.code == .newerFormat)
