@@ -23,7 +23,7 @@ import Testing
 
     @Test func `a trace shows turns, attempts and who did what, as text, as JSON and drawn`() async throws {
         try await OwnThread.run {
-            let (upstream, node) = try makeNode(tokens: 200, rate: 200)
+            let (upstream, node) = try makeNode(tokens: 10_000, rate: 200)
             let server = ["PARLEY_URL": node.url]
             _ = try node.send("Write\nsomething.", to: "writer/one")
             try upstream.wait("token 50") { $0.reduce(0) { $0 + $1.tokensSent } >= 50 }
