@@ -84,25 +84,27 @@ extension Activation {
         var ends: [(request: StepRequest, outcome: StepOutcome)] = []
         var entries = [Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: steps[0].path)]
         for step in steps {
-            let (entry, outcome) = interruptedEnd(core, step, by: item, text)
-            entries.append(entry)
+            let (end, outcome) = interruptedEnd(core, step, by: item, text)
+            entries += end
             ends.append((step, outcome))
         }
         appendEnds(core, entries, ends, decides: [item.offset])
         return true
     }
 
-    private func interruptedEnd(_ core: TurnCore, _ step: StepRequest, by item: InboxItem, _ text: String?) -> (NewEntry, StepOutcome) {
+    private func interruptedEnd(_ core: TurnCore, _ step: StepRequest, by item: InboxItem, _ text: String?) -> ([NewEntry], StepOutcome) {
         let position = Position(turn: core.turn, step: step.path)
         guard case .model = step.work else {
             stop(step.path)
             let failure = StepFailure(
                 code: "interrupted", message: "interrupted", retryable: false, data: text.map { ["text": .string($0)] })
-            return (NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)), .failed(failure))
+            return ([NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))], .failed(failure))
         }
-        // Before an attempt has written anything, what readers were shown of the one before is what there is.
-        var partial = modelCall(step.path)?.interrupt() ?? []
+        // Before an attempt has said anything, what readers were shown of the one before is what there is. The piece that was held is shown
+        // to them as well: it may be all that there is in place of what another attempt had written.
+        var (partial, last) = modelCall(step.path)?.interrupt() ?? ([], nil)
         if partial.isEmpty || partial[0].1 == "" {
+            last = nil
             partial = [("text", .string(self.partial(step.path))), ("finish_reason", "interrupted"), ("recovered_tokens", 0)]
         }
         let members =
@@ -113,7 +115,7 @@ extension Activation {
             ]
         isOver(step.path)
         return (
-            NewEntry(.stepCompleted, position, members: NewEntry.join(members)),
+            (last.map { [$0] } ?? []) + [NewEntry(.stepCompleted, position, members: NewEntry.join(members))],
             .completed(
                 .object(
                     members.compactMap { name, value in

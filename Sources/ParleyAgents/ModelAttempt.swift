@@ -84,15 +84,15 @@ final class ModelAttempt: ModelSink, Sendable {
         call?.cancel()
     }
 
-    /// Closes the connection and gives what there is as the members of `step.completed`.
-    func interrupt() -> [(String, JSON?)] {
-        let (call, members) = state.withLock { state in
+    /// Closes the connection and gives what there is as the members of `step.completed`, and the piece that was held, which belongs before it.
+    func interrupt() -> (members: [(String, JSON?)], last: NewEntry?) {
+        let (call, members, last) = state.withLock { state in
             state.isOver = true
             state.toolCalls = []
-            return (state.call, result("interrupted", state))
+            return (state.call, result("interrupted", state), state.held)
         }
         call?.cancel()
-        return members
+        return (members, last)
     }
 
     func received(_ event: ModelEvent) {
