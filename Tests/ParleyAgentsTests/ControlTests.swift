@@ -45,19 +45,21 @@ private struct Stage {
     }
 
     @Test func `an interrupt keeps the partial, seals it and ends the turn as interrupted`() throws {
-        let (end, partial, receipts, whole) = try SimulatedNode.simulate {
+        let (end, partial, shown, receipts, whole) = try SimulatedNode.simulate {
             let stage = try Stage({ model in agent { _, turn in .string(try await turn.generate("g", model, .user("hello")).text) } })
             stage.send(.message, ("text", "go"))
             stage.run(for: .milliseconds(500))
             stage.send(.interrupt, ("reason", "enough"))
             stage.run(for: .seconds(60))
             let completed = try stage.entries("step.completed").first!
-            return (try stage.entries().last!, completed, try stage.receipts(), Self.whole())
+            let shown = try stage.entries("text").compactMap { $0["delta"]?.string }.joined()
+            return (try stage.entries().last!, completed, shown, try stage.receipts(), Self.whole())
         }
         #expect(end["type"] == "turn.interrupted")
         #expect(partial["finish_reason"] == "interrupted")
         let text = partial["text"]!.string!
         #expect(!text.isEmpty && whole.hasPrefix(text) && text.count < whole.count)
+        #expect(shown == text, "the newest piece is shown before the end that has it")
         #expect(end["output"]?.string == text)
         #expect(receipts.last?.hasSuffix("applied ") == true)
     }
