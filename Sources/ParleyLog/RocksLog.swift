@@ -164,9 +164,9 @@ extension LogError {
             if !text.contains(path), let (file, place) = RocksLog.firstDamage(path) {
                 self.init(damaged: file, at: place)
             } else {
-                // RocksDB blames the list of all files for what it meets in one of them; the list itself was found whole before it was opened.
+                // RocksDB blames the list of all files for what it meets in one of them; of the list's own damage most was found before it was opened.
                 let isTable = text.contains("/MANIFEST-")
-                let place = isTable ? ". The manifest itself is whole: a table that it lists, one of the .sst files, is not" : ""
+                let place = isTable ? ". What is damaged is probably a table that the manifest lists, one of the .sst files" : ""
                 self.init(.damaged, "\(said)\(place). \(LogError.restore)")
             }
         } else if text.contains("olumn famil") {
