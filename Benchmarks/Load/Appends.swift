@@ -16,15 +16,7 @@ struct Appends {
         channels = options.integer("channels", 1_000)
         bytes = options.integer("bytes", 256)
         batch = options.integer("batch", 1)
-        var wires: [any Wire] = []
-        if let server = options.server("parley") {
-            let type = batch == 1 ? "application/octet-stream" : "application/json"
-            wires.append(ParleyWire(port: server.port, pid: server.pid, contentType: type))
-        }
-        if let server = options.server("redis") { wires.append(RedisWire(port: server.port, pid: server.pid)) }
-        if let server = options.server("nats") { wires.append(NatsWire(port: server.port, pid: server.pid)) }
-        if let server = options.server("postgres") { wires.append(PostgresWire(port: server.port, pid: server.pid)) }
-        self.wires = wires
+        wires = options.wires(contentType: batch == 1 ? "application/octet-stream" : "application/json")
     }
 
     private struct Round {

@@ -15,12 +15,7 @@ struct Fanout {
         bytes = options.integer("bytes", 256)
         batch = options.integer("batch", 16)
         window = options.integer("window", 8)
-        var wires: [any Wire] = []
-        if let server = options.server("parley") {
-            wires.append(ParleyWire(port: server.port, pid: server.pid, contentType: "application/json"))
-        }
-        if let server = options.server("redis") { wires.append(RedisWire(port: server.port, pid: server.pid)) }
-        self.wires = wires
+        wires = options.wires()
     }
 
     private struct Round {

@@ -13,13 +13,7 @@ struct Latency {
         rate = options.number("rate", 1_000)
         readers = options.integer("readers", 1)
         bytes = options.integer("bytes", 256)
-        var wires: [any Wire] = []
-        if let server = options.server("parley") {
-            wires.append(ParleyWire(port: server.port, pid: server.pid, contentType: "application/json"))
-        }
-        if let server = options.server("redis") { wires.append(RedisWire(port: server.port, pid: server.pid)) }
-        if let server = options.server("postgres") { wires.append(PostgresWire(port: server.port, pid: server.pid, notifies: true)) }
-        self.wires = wires
+        wires = options.wires(notifies: true)
     }
 
     private struct Round {

@@ -29,4 +29,15 @@ struct Options {
         }
         return (port, pid)
     }
+
+    /// The servers that the command line names, Parley first.
+    func wires(contentType: String = "application/json", notifies: Bool = false) -> [any Wire] {
+        let wires: [(any Wire)?] = [
+            server("parley").map { ParleyWire(port: $0.port, pid: $0.pid, contentType: contentType) },
+            server("redis").map { RedisWire(port: $0.port, pid: $0.pid) },
+            server("nats").map { NatsWire(port: $0.port, pid: $0.pid) },
+            server("postgres").map { PostgresWire(port: $0.port, pid: $0.pid, notifies: notifies) },
+        ]
+        return wires.compactMap { $0 }
+    }
 }

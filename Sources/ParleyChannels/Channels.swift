@@ -172,7 +172,7 @@ extension Channels {
             return nil
         }
         if channel.isGone {
-            guard try isForsaken(channel.id, in: &stage) else { return channel }
+            guard try releaseIfForsaken(channel.id, in: &stage) else { return channel }
             try collect(channel.id, in: &stage)
             channel.staged.isDeleted = true
             touch(channel)

@@ -149,7 +149,7 @@ extension Channels {
         var next: ChannelID? = id
         while let id = next {
             let source = try erase(id, in: &stage)
-            next = if let source, try isForsaken(source, in: &stage) { source } else { nil }
+            next = if let source, try releaseIfForsaken(source, in: &stage) { source } else { nil }
         }
     }
 
@@ -165,8 +165,9 @@ extension Channels {
         return source
     }
 
-    /// Whether the forks are gone that a removed channel was kept for; then its name is free.
-    func isForsaken(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
+    /// Frees the name of a removed channel once the forks are gone that it was kept for.
+    /// - Returns: whether they are.
+    func releaseIfForsaken(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
         guard let row = try stage.get(.channels, id.key).flatMap({ ChannelRow($0) }), row.isSoftDeleted, try !hasForks(id, in: &stage)
         else { return false }
         // An agent's name has its tombstone, and may have a successor.

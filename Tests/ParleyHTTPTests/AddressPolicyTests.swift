@@ -59,7 +59,7 @@ import Testing
     }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct `Calls under an address policy` {
+@Suite struct `Calls under an address policy` {
     private func request(_ url: String, _ addresses: AddressPolicy) -> OutgoingRequest {
         var request = OutgoingRequest(url: url)
         request.addresses = addresses

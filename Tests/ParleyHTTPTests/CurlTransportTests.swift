@@ -41,7 +41,7 @@ final class Recorder: OutgoingCallDelegate {
     }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct `Curl transport` {
+@Suite struct `Curl transport` {
     private func url(_ server: TestServer, _ path: String) -> String { "http://127.0.0.1:\(server.port)\(path)" }
 
     @Test func `sends method, headers and body as given and nothing that changes the answer`() throws {

@@ -3,7 +3,7 @@ import ParleySystem
 import Synchronization
 import Testing
 
-@Suite(.timeLimit(.minutes(1))) struct `Event loop` {
+@Suite struct `Event loop` {
     private func withLoop(_ body: (EventLoop) throws -> Void) rethrows {
         let loop = EventLoop(name: "test")
         loop.start()

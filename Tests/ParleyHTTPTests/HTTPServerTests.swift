@@ -9,7 +9,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
     responder.respond(status: 200, headers: [("X-Path", request.path)], body: Bytes(request.method.utf8) + [0x20] + request.body)
 }
 
-@Suite(.timeLimit(.minutes(1))) struct `HTTP server` {
+@Suite struct `HTTP server` {
     @Test func `answers many requests on one connection`() throws {
         let server = try TestServer(echo)
         let client = try server.connect()

@@ -3,7 +3,7 @@ import Testing
 
 @testable import ParleyHTTP
 
-@Suite(.timeLimit(.minutes(1))) struct `HTTP stream` {
+@Suite struct `HTTP stream` {
     @Test func `sends pieces as they are written, and the connection goes on`() throws {
         let streams = Arrivals<HTTPStream>()
         let server = try TestServer { request, responder in

@@ -46,7 +46,7 @@ private final class Certificate: Sendable {
 
 private let large = Bytes((0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 31 >> 3) })
 
-@Suite(.timeLimit(.minutes(2))) struct `HTTP over TLS` {
+@Suite struct `HTTP over TLS` {
     private let certificate: Certificate
     private let identity: TLSIdentity
     private let server: TestServer
@@ -184,7 +184,7 @@ private let large = Bytes((0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 
     }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct `A full server` {
+@Suite struct `A full server` {
     @Test func `closes a connection that asks nothing for one that does`() throws {
         let server = try TestServer {
             $0.connectionCountMax = 20

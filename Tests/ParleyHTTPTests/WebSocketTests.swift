@@ -3,7 +3,7 @@ import Testing
 
 @testable import ParleyHTTP
 
-@Suite(.timeLimit(.minutes(1))) struct `A WebSocket` {
+@Suite struct `A WebSocket` {
     // MARK: The handshake
 
     @Test func `the example of RFC 6455 is answered as it stands there`() throws {

@@ -8,9 +8,7 @@ import Testing
 
 /// What the plumbing does with a model that nobody scripted. Start one with `Scripts/local-model.py` and set `PARLEY_TEST_MODEL_URL` to the
 /// address that it prints.
-@Suite(
-    .serialized, .timeLimit(.minutes(2)))
-final class `A real model` {
+@Suite(.serialized) final class `A real model` {
     let group = EventLoopGroup(count: 1, name: "client")
     let world = SystemWorld(threads: 1)
 

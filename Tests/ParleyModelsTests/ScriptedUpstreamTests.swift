@@ -7,7 +7,7 @@ import Testing
 @testable import ParleyModels
 
 /// The Chat Completions client over libcurl against a model server over real HTTP.
-@Suite(.timeLimit(.minutes(1))) final class `A model server over HTTP` {
+@Suite final class `A model server over HTTP` {
     let group = EventLoopGroup(count: 1, name: "client")
     let world = SystemWorld(threads: 1)
 

@@ -4,7 +4,7 @@ import Testing
 
 @testable import ParleyServer
 
-@Suite(.timeLimit(.minutes(1))) struct `A socket with a token` {
+@Suite struct `A socket with a token` {
     private static let secret = "0123456789abcdef"
     private static let server = try! TestServer { configuration in
         try! configuration.keys.add("main:\(secret)", separator: ",", from: "test")

@@ -5,7 +5,7 @@ import Testing
 
 @testable import ParleyServer
 
-@Suite(.timeLimit(.minutes(2))) struct `The socket` {
+@Suite struct `The socket` {
     static let server = try! TestServer()
 
     // MARK: The door

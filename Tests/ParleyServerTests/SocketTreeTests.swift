@@ -6,7 +6,7 @@ import Testing
 
 @testable import ParleyServer
 
-@Suite(.timeLimit(.minutes(2))) struct `A tree of agents` {
+@Suite struct `A tree of agents` {
     /// What a reader of a tree has seen, over as many connections as it took.
     private struct Reading {
         var cursor: String?
