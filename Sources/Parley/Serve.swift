@@ -89,6 +89,7 @@ package enum ServeOptions {
 
     /// Starts a node, says so on standard error, and returns once it has stopped; throws what kept it from starting or going on.
     package static func run(_ configuration: ServeConfiguration, agents: [AnyAgent]) throws {
+        Heap.givesBackSoon()
         let node = try Node(configuration, environment: ProcessInfo.processInfo.environment, agents: agents) { Diagnostics.say($0) }
         let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
         Diagnostics.say(

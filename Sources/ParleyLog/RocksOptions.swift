@@ -65,6 +65,8 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         rocksdb_options_set_max_total_wal_size(options, 256 << 20)
         // One flush and one compaction: they share the cores with the server.
         rocksdb_options_set_max_background_jobs(options, 2)
+        // Tables go to the disk as they are written: written all at once, 64 MB stand before the next sync of the write-ahead log.
+        rocksdb_options_set_bytes_per_sync(options, 1 << 20)
         rocksdb_options_set_max_open_files(options, 1_000)
         // By default the kernel is told that tables are read at random, and then it reads nothing ahead of whoever catches up.
         rocksdb_options_set_advise_random_on_open(options, 0)

@@ -48,6 +48,15 @@ import Testing
         }
     }
 
+    @Test func `a thread of the allocator gives back what is no longer needed`() async throws {
+        try await OwnThread.run {
+            let (_, node) = try makeNode(tokens: 1, rate: 0)
+            let threads = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(node.process.pid)/task")
+            let names = threads.compactMap { try? String(contentsOfFile: "/proc/\(node.process.pid)/task/\($0)/comm", encoding: .utf8) }
+            #expect(names.contains("jemalloc_bg_thd\n"), "\(names)")
+        }
+    }
+
     @Test func `a second process on the folder is refused and told what to do, and the first is unharmed`() async throws {
         try await OwnThread.run {
             let (_, node) = try makeNode(tokens: 20, rate: 0)
