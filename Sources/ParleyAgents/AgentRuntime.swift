@@ -237,7 +237,7 @@ package struct AgentName: Hashable, Sendable {
     package var kind: String
     package var id: String
 
-    /// `nil` unless both are 1 to 128 characters of `[A-Za-z0-9._~-]`.
+    /// `nil` unless both are 1 to 128 characters of `[A-Za-z0-9._~-]`, and neither is `.` or `..`, which mean another place in a path.
     package init?(kind: some StringProtocol, id: some StringProtocol) {
         guard AgentName.isSegment(kind), AgentName.isSegment(id) else { return nil }
         self.kind = String(kind)
@@ -253,7 +253,7 @@ package struct AgentName: Hashable, Sendable {
     package var channel: String { "agents/\(kind)/\(id)" }
 
     package static func isSegment(_ text: some StringProtocol) -> Bool {
-        (1...128).contains(text.utf8.count)
+        (1...128).contains(text.utf8.count) && text != "." && text != ".."
             && text.utf8.allSatisfy { byte in
                 switch byte {
                 case 48...57, 65...90, 97...122, UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "~"), UInt8(ascii: "-"): true

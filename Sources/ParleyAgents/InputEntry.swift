@@ -79,6 +79,9 @@ private struct Members {
     var kept = Bytes()
 
     init(_ element: Bytes) throws(ChannelError) {
+        if let first = element.first, "[\"-0123456789tfn".utf8.contains(first) {
+            throw ChannelError("invalid_entry", "it is no object; expected e.g. {\"type\":\"message\",\"text\":\"Hello\"}.")
+        }
         var scanner = JSONScanner(element)
         do throws(JSONError) {
             try scanner.requireUTF8()

@@ -52,7 +52,8 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
         }
     }
 
-    package var cost: Int { entries.reduce(256) { $0 + $1.byteCount } }
+    /// An entry takes some memory besides its bytes.
+    package var cost: Int { entries.reduce(256) { $0 + 128 + $1.byteCount } }
 }
 
 extension Channel {
@@ -168,11 +169,8 @@ extension Append {
 
     /// The same for a channel that is not there.
     private func decideAnew(in stage: inout Stage) throws(ChannelRefusal) -> Appended {
-        if let row = try ChannelRefusal.wrap({ () throws(LogError) in try stage.get(.names, Placement.nameKey(channelName)) }),
-            NameRow(row)?.isTombstone == true
-        {
-            throw .refused(
-                ChannelError("agent_deleted", "'\(channelName)' was deleted. A late retry does not bring it back; PUT it to start anew."))
+        if try ChannelRefusal.wrap({ () throws(LogError) in try channels.hasTombstone(channelName, in: &stage) }) {
+            throw .refused(.deleted(channelName))
         }
         guard let creates else { throw .refused(.notFound(channelName)) }
         try checkTail(0)
@@ -196,13 +194,26 @@ extension Append {
                     "idempotency_key_reused", "the Idempotency-Key was used before with another body. Use a new key for a new request."))
         }
         let (first, last): (UInt64, UInt64) = (row.readBigEndian(at: 32), row.readBigEndian(at: 40))
-        return Appended(offsets: Array(first...last), tail: channel.staged.head, isClosed: channel.staged.row.isClosed, isReplay: true)
+        // The same answer as the first time: whoever reads on from there misses nothing of what came after it.
+        let isClosed = channel.staged.row.isClosed && channel.staged.head == last
+        return Appended(offsets: Array(first...last), tail: last, isClosed: isClosed, isReplay: true)
     }
 
     private func checkProducer(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> (
         state: ProducerState, isDuplicate: Bool
     )? {
         guard let producer else { return nil }
+        let known = try known(producer, of: channel, &stage)
+        do throws(ChannelRefusal) {
+            return try Append.judge(producer, known: known)
+        } catch {
+            // At its end a channel takes nothing from anybody, and whoever is told to send what is missing first would try for ever.
+            _ = try checkOpen(channel)
+            throw error
+        }
+    }
+
+    private func known(_ producer: ProducerClaim, of channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> ProducerState? {
         var known = channel.staged.producers[producer.id]
         if known == nil {
             let key = channel.id.key(producer.id.utf8)
@@ -211,7 +222,7 @@ extension Append {
             if channel.staged.producers.count > 1_000 { channel.staged.producers.removeAll() }
             channel.staged.producers[producer.id] = known
         }
-        return try Append.judge(producer, known: known)
+        return known
     }
 
     private static func judge(
@@ -260,10 +271,7 @@ extension Append {
 
     private func checkTail(_ head: UInt64) throws(ChannelRefusal) {
         guard let ifTail, ifTail != head else { return }
-        throw .refused(
-            ChannelError(
-                "tail_moved", "If-Match is \(Offset(ifTail)), the tail is \(Offset(head)): read what is new, and decide again.",
-                [("tail", .string(Offset(head).token))]))
+        throw .refused(.tailMoved(from: ifTail, to: head))
     }
 
     private func checkSequence(_ channel: Channel) throws(ChannelRefusal) {

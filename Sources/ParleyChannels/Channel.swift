@@ -29,6 +29,7 @@ package final class Channel: @unchecked Sendable {
         var head: UInt64
         var isClosed: Bool
         var isDeleted = false
+        var isKept = false
         var trims: Int64 = 0
         var isEvicted = false
         var recent: [Chunk] = []
@@ -64,6 +65,9 @@ package final class Channel: @unchecked Sendable {
 
     /// How often text has been taken out of it: what was read before may be read differently after.
     package var trims: Int64 { published.withLock { $0.trims } }
+
+    /// Whether it was removed, and is there for its forks alone.
+    package var isKept: Bool { isSoftDeleted || published.withLock { $0.isKept } }
 
     /// The durable tail, and whether anything can still be appended.
     package var tail: (head: UInt64, isClosed: Bool, isDeleted: Bool) {
@@ -214,11 +218,13 @@ extension Channel {
     func publish() -> [any ChannelWatcher] {
         let chunk = staged.frames.isEmpty ? nil : Chunk(channel: self, first: staged.first, last: staged.head, frames: staged.frames)
         (staged.frames, staged.cuts, staged.openText) = (Bytes(), [], nil)
-        let (head, isClosed, isDeleted, trims) = (staged.head, staged.row.isClosed, staged.isDeleted, staged.row.trims)
+        let (head, isClosed, trims) = (staged.head, staged.row.isClosed, staged.row.trims)
+        let (isDeleted, isKept) = (staged.isDeleted, staged.row.isSoftDeleted)
         return published.withLock { state in
             state.head = head
             state.isClosed = isClosed
             state.isDeleted = isDeleted
+            state.isKept = isKept
             state.trims = trims
             if let chunk, !state.watchers.isEmpty { state.keep(chunk) }
             return Array(state.watchers.values)

@@ -33,6 +33,18 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
         ChannelError("channel_gone", "'\(name)' was deleted. Its name becomes free when the last of its forks is deleted, too.")
     }
 
+    /// An agent's name, until somebody creates it anew.
+    package static func deleted(_ name: String) -> ChannelError {
+        ChannelError("agent_deleted", "'\(name)' was deleted, and a late retry does not bring it back. PUT it to start anew.")
+    }
+
+    /// What a condition on the tail says no with.
+    static func tailMoved(from expected: UInt64, to head: UInt64) -> ChannelError {
+        ChannelError(
+            "tail_moved", "If-Match is \(Offset(expected)), the tail is \(Offset(head)): read what is new, and decide again.",
+            [("tail", .string(Offset(head).token))])
+    }
+
     package static func notFound(_ name: String) -> ChannelError {
         ChannelError("channel_not_found", "there is no channel '\(name)'. Create it with PUT, or check the name.")
     }

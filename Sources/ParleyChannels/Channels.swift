@@ -55,10 +55,10 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         self.residentMax = residentMax
         shards = (0..<16).map { _ in Shard() }
         // So many at a time, so that a thousand channels of one instant do not fill the writer's queue.
-        let expiry = DueRows(.lifetime, log: log, world: world, atOnce: 256, pause: .milliseconds(20)) { [weak self] id, row, name in
+        let expiry = DueRows(.lifetime, log: log, world: world, atOnce: 256, pause: .milliseconds(20)) { [weak self] row, name, visit in
             guard let self else { return }
             // Refused, the row is still there for the next look.
-            try? writer.submit(LifetimeCheck(self, name.text, id, row: row))
+            try? writer.submit(LifetimeCheck(self, name.text, visit.channel, row: row, visit))
         }
         lifetimes.withLock { $0 = expiry }
         writer.beforeCommit { [unowned self] stage in self.flush(into: &stage) }  // The writer is stopped before the channels go.
@@ -183,6 +183,11 @@ extension Channels {
         return channel.isGone ? channel : nil
     }
 
+    /// Whether there was an agent of that name, which was deleted.
+    func hasTombstone(_ name: String, in stage: inout Stage) throws(LogError) -> Bool {
+        try stage.get(.names, Placement.nameKey(name)).flatMap { NameRow($0) }?.isTombstone ?? false
+    }
+
     /// Stores when the channel was last used, and when to look at its lifetime next.
     func setDue(_ channel: Channel, in stage: inout Stage) -> Timestamp? {
         guard channel.lifetime != nil else { return nil }
@@ -229,11 +234,15 @@ extension Channels {
         return channel
     }
 
+    /// It takes the writer as long as an append of so many bytes: of those a commit has not too many either.
+    private static let removalBytes = 4 << 10
+
     /// Removes a channel and everything it has, staged. With a `tombstone` only an explicit PUT makes it anew.
     ///
     /// While there are forks of it, its entries stay, and so does a plain channel's name: it is not free.
     func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) throws(LogError) {
         let isKept = try hasForks(channel.id, in: &stage)
+        stage.count(Channels.removalBytes)
         limit?.removed()
         channel.staged.row.isSoftDeleted = isKept
         if isKept { channel.staged.isRowChanged = true }

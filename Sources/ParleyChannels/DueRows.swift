@@ -1,9 +1,10 @@
 internal import ParleyLog
 internal import ParleySystem
+internal import Synchronization
 
 /// Rows `[partition][mark][due][channel]...` of family `index`, and one alarm for the first of them.
 final class DueRows: Sendable {
-    typealias Visit = @Sendable (_ id: ChannelID, _ row: Bytes, _ value: Bytes) -> Void
+    typealias Visit = @Sendable (_ row: Bytes, _ value: Bytes, _ visit: DueVisit) -> Void
 
     private let mark: IndexMark
     private let log: any CommitLog
@@ -12,10 +13,14 @@ final class DueRows: Sendable {
     private let atOnce: Int
     private let pause: Duration
     private let visit: Visit
+    /// Rows that somebody sees to, and that are still there.
+    fileprivate let underWay = Mutex(Set<Bytes>())
+    /// When those are looked at again that nobody took.
+    private static let patience = Duration.seconds(1)
 
     /// - Parameters:
     ///   - atOnce: So many of a partition are given at a time; those that are left over after `pause`, when the first are gone.
-    ///   - visit: Gets each row that is due, and sees to it that it goes.
+    ///   - visit: Gets each row that is due, and sees to it that it goes. It is not given again while anybody holds its ``DueVisit``.
     init(_ mark: IndexMark, log: any CommitLog, world: any World, atOnce: Int, pause: Duration, visit: @escaping Visit) {
         (self.mark, self.log, self.world, self.atOnce, self.pause, self.visit) = (mark, log, world, atOnce, pause, visit)
         alarm = Alarm(world)
@@ -63,9 +68,23 @@ final class DueRows: Sendable {
             found.append((Bytes(key), Bytes(value)))
             return true
         }
-        for (row, value) in found { visit(ChannelID(partition: partition, number: row.readBigEndian(at: 11)), row, value) }
+        for (row, value) in found where underWay.withLock({ $0.insert(row).inserted }) {
+            visit(row, value, DueVisit(ChannelID(partition: partition, number: row.readBigEndian(at: 11)), row, self))
+        }
+        if !found.isEmpty { next = min(next ?? now.advanced(by: DueRows.patience), now.advanced(by: DueRows.patience)) }
         if let next { set(next) }
     }
 
     private static func due(_ key: Bytes) -> Timestamp { Timestamp(milliseconds: Int64(key.readBigEndian(at: 3, as: UInt64.self))) }
+}
+
+/// Held by whoever sees to a row that is due, until it is gone or will not go.
+final class DueVisit: Sendable {
+    let channel: ChannelID
+    private let row: Bytes
+    private let rows: DueRows
+
+    fileprivate init(_ channel: ChannelID, _ row: Bytes, _ rows: DueRows) { (self.channel, self.row, self.rows) = (channel, row, rows) }
+
+    deinit { rows.underWay.withLock { _ = $0.remove(row) } }
 }

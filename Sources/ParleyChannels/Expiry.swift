@@ -39,9 +39,12 @@ package enum Lifetime: Sendable, Equatable {
 extension Channel {
     /// Whether its time has come. Thread-safe.
     package func isExpired(_ now: @autoclosure () -> Timestamp) -> Bool {
-        guard let lifetime, !isSoftDeleted else { return false }
-        return now() >= lifetime.end(accessed: Timestamp(milliseconds: accessed.load(ordering: .relaxed)))
+        guard !isSoftDeleted, let end else { return false }
+        return now() >= end
     }
+
+    /// When its lifetime ends, if it is not used before. Thread-safe.
+    package var end: Timestamp? { lifetime?.end(accessed: Timestamp(milliseconds: accessed.load(ordering: .relaxed))) }
 }
 
 extension ChannelRow {
@@ -60,8 +63,10 @@ extension Channels {
         let stored = Timestamp(milliseconds: channel.storedAccess.load(ordering: .relaxed))
         guard now > before, stored.duration(to: now) >= channel.lifetime!.slack else { return }
         channel.storedAccess.store(now.milliseconds, ordering: .relaxed)
-        // Refused, a later access tries again in its time; nobody waits for it.
-        try? writer.submit(LifetimeCheck(self, channel.name, channel.id))
+        // Refused, the next access tries again; nobody waits for it.
+        do throws(LogError) { try writer.submit(LifetimeCheck(self, channel.name, channel.id)) } catch {
+            channel.storedAccess.store(stored.milliseconds, ordering: .relaxed)
+        }
     }
 
     /// The same for a write, on the writer thread.
@@ -85,10 +90,11 @@ final class LifetimeCheck: Submission, @unchecked Sendable {  // Guard: as `Appe
     private let id: ChannelID
     /// The row that asked for it; without one it was an access.
     private let row: Bytes?
+    private let visit: DueVisit?
     private var due: Timestamp?
 
-    init(_ channels: Channels, _ name: String, _ id: ChannelID, row: Bytes? = nil) {
-        (self.channels, self.name, self.id, self.row) = (channels, name, id, row)
+    init(_ channels: Channels, _ name: String, _ id: ChannelID, row: Bytes? = nil, _ visit: DueVisit? = nil) {
+        (self.channels, self.name, self.id, self.row, self.visit) = (channels, name, id, row, visit)
     }
 
     var cost: Int { 256 }

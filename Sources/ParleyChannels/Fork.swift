@@ -83,6 +83,8 @@ extension Channels {
         var (end, piece) = (offset, Bytes?.none)
         if source.isJSON {
             end = offset.addingReportingOverflow(subOffset).overflow ? .max : offset + subOffset
+        } else if subOffset > Channels.subOffsetMax {
+            throw .refused(Channels.overshoot(subOffset, offset, source))
         } else if subOffset > 0 {
             (end, piece) = try place(behind: subOffset, after: offset, in: source)
         }
@@ -90,9 +92,23 @@ extension Channels {
         var segments = (source.fork?.segments ?? []).filter { $0.upTo > 0 }
         // What the source itself took from further back, cut where the fork leaves it.
         segments = segments.map { Fork.Segment(number: $0.number, upTo: min($0.upTo, end), owner: $0.owner) }
+        // Of channels that were forked before they had anything of their own nothing is shared.
+        segments = zip(segments, [0] + segments.map(\.upTo)).filter { $0.upTo > $1 }.map(\.0)
         segments.append(Fork.Segment(number: source.id.number, upTo: end, owner: source.name))
+        guard segments.count <= Channels.forkDepthMax else {
+            throw .refused(
+                ChannelError(
+                    "fork_too_deep",
+                    "'\(source.name)' has its entries from \(segments.count - 1) channels, a fork from \(Channels.forkDepthMax) at most. Copy it."
+                ))
+        }
         return (Fork(source: source.name, offset: offset, subOffset: subOffset, segments: segments), piece)
     }
+
+    /// Each has a part in the fork's row, which is rewritten as a whole.
+    private static let forkDepthMax = 128
+    /// What is looked through on the writer's thread: more than any message has.
+    private static let subOffsetMax: UInt64 = 16 << 20
 
     private func place(behind bytes: UInt64, after offset: UInt64, in source: Channel) throws(ChannelRefusal) -> (UInt64, Bytes?) {
         var rest = bytes
@@ -117,31 +133,39 @@ extension Channels {
         )
     }
 
-    /// Whether there are forks of the channel with that id. What a crash left of others is removed.
+    /// Whether there are forks of the channel with that id. What a crash left of others, as far as they come before, is removed.
+    ///
+    /// Cost: a few lookups, for each that has been removed since the last commit as well.
     func hasForks(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
-        var forks = forkedInThisCommit(id)
-        let (lower, upper) = IndexMark.fork.range(id)
-        try stage.log.scan(.index, from: lower, to: upper, reversed: false) { key, name in
-            forks.append((ChannelID(partition: id.partition, number: key.readBigEndian(at: 11)), String(decoding: name, as: UTF8.self)))
-            return true
-        }
-        var hasForks = false
-        for fork in forks where try stage.get(.index, ForkRow.key(id, fork.id)) != nil {
-            if try stage.get(.names, Placement.nameKey(fork.name)).flatMap({ NameRow($0) })?.id == fork.id {
-                hasForks = true
-                continue
+        for fork in forkedInThisCommit(id) where try isFork(fork.id, fork.name, of: id, in: &stage) { return true }
+        var (lower, upper) = IndexMark.fork.range(id)
+        while true {
+            var forks: [(key: Bytes, name: String)] = []
+            try stage.log.scan(.index, from: lower, to: upper, reversed: false) { key, name in
+                forks.append((Bytes(key), String(decoding: name, as: UTF8.self)))
+                return forks.count < Channels.forksAtOnce
             }
-            // The rows of a fork are in two partitions, and so may be there by halves. Who has no name was never answered for, or is removed;
-            // unless it is itself kept for its forks.
-            let row = try stage.get(.channels, fork.id.key).flatMap { ChannelRow($0) }
-            if row?.isSoftDeleted == true, try self.hasForks(fork.id, in: &stage) {
-                hasForks = true
-            } else {
-                if let row { strip(fork.id, row, in: &stage) }
-                _ = try erase(fork.id, in: &stage)
+            for fork in forks {
+                let number: UInt64 = fork.key.readBigEndian(at: 11)
+                if try isFork(ChannelID(partition: id.partition, number: number), fork.name, of: id, in: &stage) { return true }
             }
+            guard forks.count == Channels.forksAtOnce else { return false }
+            lower = forks.last!.key + [0]
         }
-        return hasForks
+    }
+
+    private static let forksAtOnce = 16
+
+    private func isFork(_ fork: ChannelID, _ name: String, of id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
+        guard try stage.get(.index, ForkRow.key(id, fork)) != nil else { return false }
+        if try stage.get(.names, Placement.nameKey(name)).flatMap({ NameRow($0) })?.id == fork { return true }
+        // The rows of a fork are in two partitions, and so may be there by halves. Who has no name was never answered for, or is removed;
+        // unless it is itself kept for its forks.
+        let row = try stage.get(.channels, fork.key).flatMap { ChannelRow($0) }
+        if row?.isSoftDeleted == true, try hasForks(fork, in: &stage) { return true }
+        if let row { strip(fork, row, in: &stage) }
+        _ = try erase(fork, in: &stage)
+        return false
     }
 
     /// Deletes what is left of a channel that nothing refers to any more, and of those that it kept alive.

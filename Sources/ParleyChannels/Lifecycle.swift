@@ -14,6 +14,8 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
     package var fork: ForkRequest?
     /// Whether the content type is what was asked for, and not just what there is without asking.
     package var hasContentType = true
+    /// Refuses when there is a channel of that name.
+    package var mustBeNew = false
     private var result: Result<Created, ChannelError>?
 
     /// - Parameters:
@@ -30,7 +32,7 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
         do throws(LogError) { try channels.writer.submit(self) } catch { completion(.failure(ChannelError(error))) }
     }
 
-    package var cost: Int { entries.reduce(512) { $0 + $1.byteCount } }
+    package var cost: Int { entries.reduce(512) { $0 + 128 + $1.byteCount } }
 
     package func stage(into stage: inout Stage) throws(LogError) {
         result = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try decide(in: &stage) }
@@ -39,7 +41,11 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
     private func decide(in stage: inout Stage) throws(ChannelRefusal) -> Created {
         let name = row.name
         if let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(name, in: &stage) }) {
-            do { return try compare(channel).get() } catch { throw .refused(error) }
+            guard !mustBeNew || channel.isGone else {
+                throw .refused(ChannelError("precondition_failed", "If-None-Match is *, and '\(name)' exists: it was not created."))
+            }
+            let inherited = try inheritedLifetime(of: channel.fork, in: &stage)
+            do { return try compare(channel, inherited).get() } catch { throw .refused(error) }
         }
         try channels.limit?.check()
         var row = row
@@ -48,6 +54,9 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
         if let fork {
             let source = fork.source
             guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(source, in: &stage) }) else {
+                if try ChannelRefusal.wrap({ () throws(LogError) in try channels.hasTombstone(source, in: &stage) }) {
+                    throw .refused(CreateChannel.gone(source))
+                }
                 throw .refused(ChannelError("fork_source_not_found", "there is no channel '\(source)' to fork from."))
             }
             (row, piece) = try forked(from: channel, fork)
@@ -61,9 +70,7 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
     }
 
     private func forked(from source: Channel, _ request: ForkRequest) throws(ChannelRefusal) -> (ChannelRow, Bytes?) {
-        guard !source.isGone else {
-            throw .refused(ChannelError("fork_source_gone", "'\(source.name)' was deleted: nothing can be forked from it any more."))
-        }
+        guard !source.isGone else { throw .refused(CreateChannel.gone(source.name)) }
         guard !hasContentType || ContentType.matches(row.contentType, source.contentType) else {
             throw .refused(.mismatch(row.contentType, source.contentType))
         }
@@ -75,15 +82,28 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
         return (row, piece)
     }
 
-    private func compare(_ channel: Channel) -> Result<Created, ChannelError> {
+    private static func gone(_ source: String) -> ChannelError {
+        ChannelError("fork_source_gone", "'\(source)' was deleted: nothing can be forked from it any more.")
+    }
+
+    /// The lifetime that a fork without one of its own has; `nil` when nobody can say any more.
+    private func inheritedLifetime(of known: Fork?, in stage: inout Stage) throws(ChannelRefusal) -> Lifetime?? {
+        guard let fork, let known, row.lifetime == nil else { return .some(row.lifetime) }
+        let source = try ChannelRefusal.wrap { () throws(LogError) in try channels.resolve(fork.source, in: &stage) }
+        guard let source, !source.isGone, source.id.number == known.sourceNumber else { return nil }
+        return .some(source.lifetime)
+    }
+
+    private func compare(_ channel: Channel, _ lifetime: Lifetime??) -> Result<Created, ChannelError> {
         guard !channel.isGone else {
             return .failure(
                 ChannelError("channel_exists", "'\(row.name)' was deleted; its name is free when the last of its forks is deleted, too."))
         }
         guard isSameFork(channel.fork) else {
-            return .failure(ChannelError("channel_exists", "'\(row.name)' exists, and was forked from elsewhere or not at all."))
+            return .failure(
+                ChannelError("channel_exists", "'\(row.name)' exists, and was forked from elsewhere, at another place, or not at all."))
         }
-        guard row.lifetime == channel.lifetime || row.lifetime == nil && fork != nil else {
+        guard lifetime.map({ $0 == channel.lifetime }) ?? true else {
             return .failure(ChannelError("channel_exists", "'\(row.name)' exists with another lifetime."))
         }
         guard ContentType.matches(channel.contentType, row.contentType) || fork != nil && !hasContentType else {
@@ -117,11 +137,16 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
     private let channels: Channels
     private let name: String
     private let completion: @Sendable (Result<Void, ChannelError>) -> Void
+    private let ifTail: UInt64?
     private var removed: Channel?
-    private var isGone = false
+    private var refusal: ChannelError?
     private var outboxRows = 0
 
-    package init(_ channels: Channels, _ name: String, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
+    /// - Parameter ifTail: Refuses when the tail is elsewhere.
+    package init(
+        _ channels: Channels, _ name: String, ifTail: UInt64? = nil, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void
+    ) {
+        self.ifTail = ifTail
         self.channels = channels
         self.name = name
         self.completion = completion
@@ -134,9 +159,16 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
     package var cost: Int { 256 }
 
     package func stage(into stage: inout Stage) throws(LogError) {
-        guard let channel = try channels.resolve(name, in: &stage) else { return }
+        guard let channel = try channels.resolve(name, in: &stage) else {
+            refusal = try channels.hasTombstone(name, in: &stage) ? .deleted(name) : .notFound(name)
+            return
+        }
         guard !channel.isGone else {
-            isGone = true
+            refusal = .gone(name)
+            return
+        }
+        if let ifTail, ifTail != channel.staged.head {
+            refusal = .tailMoved(from: ifTail, to: channel.staged.head)
             return
         }
         if channel.isAgent { stage.delete(.index, AgentIndex.key(channel.staged.row.status, channel.id)) }
@@ -147,7 +179,7 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
 
     package func committed() {
         channels.publish()
-        guard let removed else { return completion(.failure(isGone ? .gone(name) : .notFound(name))) }
+        guard let removed else { return completion(.failure(refusal!)) }  // Staged before it was settled: one of the two is there.
         if removed.isAgent { channels.notifyDeleted(removed) }
         if outboxRows > 0 { channels.outbox?.removed(rows: outboxRows) }
         completion(.success(()))

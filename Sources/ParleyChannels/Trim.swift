@@ -45,9 +45,9 @@ package final class TrimService: Sendable {
     package init(channels: Channels, world: any World, retention: Duration) {
         (self.world, self.retention) = (world, retention)
         // So many at a time: each rewrites a stretch of the log.
-        rows = DueRows(.sealedText, log: channels.log, world: world, atOnce: 64, pause: .milliseconds(50)) { id, row, value in
+        rows = DueRows(.sealedText, log: channels.log, world: world, atOnce: 64, pause: .milliseconds(50)) { row, value, visit in
             // Refused, the row is still there for the next look.
-            try? channels.writer.submit(Trim(channels, id, row: row, SealedText(row: row, value)))
+            try? channels.writer.submit(Trim(channels, visit, row: row, SealedText(row: row, value)))
         }
     }
 
@@ -71,13 +71,15 @@ package final class TrimService: Sendable {
 /// On the writer's thread, because two steps that ran side by side have their text in the same values of the log.
 private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Append`.
     private let channels: Channels
-    private let id: ChannelID
+    private let visit: DueVisit
     private let row: Bytes
     private let text: SealedText?
 
-    init(_ channels: Channels, _ id: ChannelID, row: Bytes, _ text: SealedText?) {
-        (self.channels, self.id, self.row, self.text) = (channels, id, row, text)
+    init(_ channels: Channels, _ visit: DueVisit, row: Bytes, _ text: SealedText?) {
+        (self.channels, self.visit, self.row, self.text) = (channels, visit, row, text)
     }
+
+    private var id: ChannelID { visit.channel }
 
     var cost: Int { 64 << 10 }
 
@@ -117,7 +119,7 @@ private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Appen
 
     func committed() {
         channels.publish()
-        if isLate { try? channels.writer.submit(Trim(channels, id, row: row, text)) }
+        if isLate { try? channels.writer.submit(Trim(channels, visit, row: row, text)) }
     }
 
     func failed(_ error: LogError) {}

@@ -64,6 +64,8 @@ enum TailCommand: Command {
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
+        try arguments.requireAtMost(1)
+        try arguments.check("from", ["-1", "now"])
         let isAgent = channel.hasPrefix("agents/")
         let client = try Client(arguments)
         let json = arguments.has("json") || arguments.has("raw") || !isAgent
@@ -110,6 +112,7 @@ enum ListCommand: Command {
     static let options: [CommandOption] = [.value("kind"), .value("state"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        try arguments.requireAtMost(1)
         let client = try Client(arguments)
         if let prefix = arguments.positional.first { return try channels(prefix, arguments, client) }
         let filters = ["kind", "state"].compactMap { name in arguments[name].map { "&\(name)=\(PercentEncoding.encode($0))" } }.joined()
@@ -159,6 +162,7 @@ enum StatusCommand: Command {
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let name = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
+        try arguments.requireAtMost(1)
         let answer = try Client(arguments).request("GET", "/v1/" + name)
         guard answer.status == 200, let status = answer.json else { throw FollowError(answer.problem) }
         if arguments.has("json") {

@@ -54,6 +54,10 @@ final class Client: Sendable {
     /// Says of a server that is not there what to do about it.
     private func named<Value>(_ body: () throws -> Value) throws -> Value {
         do { return try body() } catch let error as OutgoingError where error.code == "upstream_unreachable" {
+            if baseURL.hasPrefix("https://"), error.reason.contains("SSL") || error.reason.contains("certificate") {
+                throw FollowError(
+                    "the server at \(baseURL) is not trusted: \(error.reason). PARLEY_CA_FILE names a PEM file with whom to trust besides.")
+            }
             throw FollowError(
                 "no server answers at \(baseURL). Start one with `parley serve`, or name another with --server or PARLEY_URL.")
         }

@@ -142,6 +142,18 @@ struct Arguments {
     func all(_ option: String) -> [String] { values[option] ?? [] }
     func has(_ option: String) -> Bool { values[option] != nil }
 
+    /// Refuses an option whose value is neither an offset nor one of `others`.
+    func check(_ option: String, _ others: [String]) throws(UsageError) {
+        guard let value = self[option], !others.contains(value), value.utf8.count != 16 || UInt64(value, radix: 16) == nil else { return }
+        let expected = others.map { "\"\($0)\"" } + ["an offset of 16 hexadecimal digits, as it was given out"]
+        throw UsageError("--\(option) is '\(value)'; expected \(expected.joined(separator: ", or ")).")
+    }
+
+    /// Refuses words behind the first `count`.
+    func requireAtMost(_ count: Int) throws(UsageError) {
+        if let word = positional.dropFirst(count).first { throw UsageError("'\(word)' was not expected.") }
+    }
+
     func require(_ index: Int, _ what: String) throws(UsageError) -> String {
         guard positional.indices.contains(index) else { throw UsageError("\(what) is missing.") }
         return positional[index]

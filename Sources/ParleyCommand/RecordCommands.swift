@@ -68,7 +68,7 @@ private enum RecordQuery {
     /// Asks, and with `--json` prints the answer.
     static func ask(_ record: String, _ parameters: [String], _ arguments: Arguments) throws -> JSON {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
-        guard arguments.positional.count == 1 else { throw UsageError("'\(arguments.positional[1])' was not expected.") }
+        try arguments.requireAtMost(1)
         let query = parameters.compactMap { name in arguments[name].map { "\(name)=\(PercentEncoding.encode($0))" } }
         let answer = try Client(arguments).request("GET", "/v1/\(channel)/\(record)?" + query.joined(separator: "&"))
         guard answer.status == 200, let json = answer.json else { throw FollowError(answer.problem) }

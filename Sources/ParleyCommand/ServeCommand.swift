@@ -43,7 +43,7 @@ enum ServeCommand: Command {
     static let options = ServeOptions.names.map { CommandOption.value($0) } + ServeOptions.flags.map { CommandOption.flag($0) }
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        guard arguments.positional.isEmpty else { throw UsageError("'\(arguments.positional[0])' was not expected.") }
+        try arguments.requireAtMost(0)
         var configuration = ServeConfiguration()
         do {
             for name in ServeOptions.names + ServeOptions.flags {

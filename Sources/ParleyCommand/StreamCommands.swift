@@ -11,7 +11,8 @@ enum CreateCommand: Command {
     static let help = """
         \(usage)
 
-        Prints the channel's tail. Once more, with the same properties, it changes nothing.
+        A name of two segments is an agent's (assistant/me), with a slash before it a plain channel's (/orders/42). Prints the channel's tail.
+        Once more, with the same properties, it changes nothing.
 
           --type <content type>  default application/json
           --ttl <seconds>        it is removed so long after it was last read or written
@@ -21,7 +22,8 @@ enum CreateCommand: Command {
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
-        let headers = [("Content-Type", arguments["type"] ?? "application/json")] + StreamRequest.lifetime(arguments)
+        try arguments.requireAtMost(1)
+        let headers = try [("Content-Type", arguments["type"] ?? "application/json")] + StreamRequest.lifetime(arguments)
         Terminal.output(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]) + "\n")
         return .done
     }
@@ -51,6 +53,8 @@ enum AppendCommand: Command {
         let words = arguments.positional.dropFirst()
         let body = words.isEmpty ? [] : words == ["-"] ? try StreamRequest.standardInput() : Bytes(words.joined(separator: " ").utf8)
         guard !body.isEmpty || arguments.has("close") else { throw UsageError("the data is missing.") }
+        try arguments.check("if-tail", [])
+        guard arguments["key"] != "" else { throw UsageError("--key is ''; expected 1 to 256 bytes.") }
         var headers: [(String, String)] = body.isEmpty ? [] : [("Content-Type", arguments["type"] ?? "application/json")]
         headers.append(("Idempotency-Key", arguments["key"] ?? Client.newIdempotencyKey()))
         if let offset = arguments["if-tail"] { headers.append(("If-Match", offset)) }
@@ -77,7 +81,9 @@ enum ForkCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let source = ChannelArgument.any(try arguments.require(0, "the channel"))
         let channel = ChannelArgument.any(try arguments.require(1, "the new channel"))
-        var headers = [("Stream-Forked-From", StreamRequest.path(source))] + StreamRequest.lifetime(arguments)
+        try arguments.requireAtMost(2)
+        try arguments.check("offset", ["-1"])
+        var headers = try [("Stream-Forked-From", StreamRequest.path(source))] + StreamRequest.lifetime(arguments)
         if let offset = arguments["offset"] { headers.append(("Stream-Fork-Offset", offset)) }
         Terminal.output(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]) + "\n")
         return .done
@@ -94,6 +100,7 @@ enum DeleteCommand: Command {
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
+        try arguments.requireAtMost(1)
         let answer = try Client(arguments).request("DELETE", StreamRequest.path(channel))
         guard answer.status == 204 else { throw FollowError(answer.problem) }
         return .done
@@ -104,8 +111,11 @@ enum DeleteCommand: Command {
 enum StreamRequest {
     static func path(_ channel: String) -> String { "/v1/stream/" + PercentEncoding.encode(channel, keeping: "/") }
 
-    static func lifetime(_ arguments: Arguments) -> [(String, String)] {
-        [("Stream-TTL", arguments["ttl"]), ("Stream-Expires-At", arguments["expires-at"])].compactMap { name, value in
+    static func lifetime(_ arguments: Arguments) throws(UsageError) -> [(String, String)] {
+        if let ttl = arguments["ttl"], Int64(ttl) == nil || ttl.hasPrefix("-") || ttl.hasPrefix("+") {
+            throw UsageError("--ttl is '\(ttl)'; expected seconds, e.g. 3600.")
+        }
+        return [("Stream-TTL", arguments["ttl"]), ("Stream-Expires-At", arguments["expires-at"])].compactMap { name, value in
             value.map { (name, $0) }
         }
     }

@@ -43,7 +43,7 @@ enum TokenCommand: Command {
     static let options: [CommandOption] = [.value("allow"), .value("name"), .value("expires"), .value("keys"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        if let word = arguments.positional.first { throw UsageError("'\(word)' was not expected.") }
+        try arguments.requireAtMost(0)
         let grants: [Grant]
         let now = Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1_000))
         let expires = try expiry(arguments["expires"] ?? "1h", now)

@@ -53,6 +53,8 @@ final class HTTPConnection {
 
     /// Reading stops while more than this waits to be sent.
     private static let outputBytesMax = 1 << 20
+    /// Of what has been stored an answer may hold all that one request may have: so many are made for a connection at a time.
+    private static let largeCountMax = 4
     /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
     /// that has stopped reading. What is under way and not acknowledged does not count, so a long line stays full.
     private static let kernelUnsentBytesMax: Int32 = 32 << 10
@@ -165,7 +167,8 @@ extension HTTPConnection {
         self.parsing = parsing
         var index = 0
         while acceptsRequests, !isClosed, !hasUpgraded, exchanges.count < listener.configuration.pipelinedCountMax,
-            output.byteCount <= HTTPConnection.outputBytesMax
+            exchanges.reduce(output.byteCount, { $0 + $1.held.byteCount }) <= HTTPConnection.outputBytesMax,
+            exchanges.count(where: \.mayBeLarge) < HTTPConnection.largeCountMax
         {
             do throws(HTTPParseError) {
                 let (used, event) = try parsing.parser.parse(UnsafeRawBufferPointer(rebasing: input[index...]))
@@ -183,7 +186,9 @@ extension HTTPConnection {
                 case .request: dispatch(parsing)
                 }
             } catch {
-                reject(Problem(status: error.status, code: error.code, detail: error.message))
+                // What a body fails by comes when the head is complete.
+                let head = error.status == 413 ? parsing.parser.head : nil
+                reject(Problem(status: error.status, code: error.code, detail: error.message), head)
                 return input.count
             }
         }
@@ -224,19 +229,20 @@ extension HTTPConnection {
         let request = HTTPRequest(head: head, body: body, loop: loop, isSecure: tls != nil)
         let responder = HTTPResponder(
             self, isHead: request.method == "HEAD", minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
+        responder.mayBeLarge = request.method == "GET"
         if !head.keepsAlive { acceptsRequests = false }
         exchanges.append(responder)
         listener.handler.handle(request, responder)
     }
 
     /// Answers behind the answers still open, and then closes: where the next request would start is unknown.
-    private func reject(_ problem: Problem) {
+    private func reject(_ problem: Problem, _ head: HTTPRequestHead? = nil) {
         acceptsRequests = false
         blockedInput = []
-        listener.handler.refused(problem)
+        let headers = listener.handler.refused(problem, head)
         let responder = HTTPResponder(self, isHead: false, minorVersion: 1, keepsAlive: false)
         exchanges.append(responder)
-        responder.respond(problem)
+        responder.respond(problem, headers: headers)
     }
 }
 

@@ -178,12 +178,12 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         let problem = Problem(
             status: 503, code: "too_many_connections",
             detail: "the server has \(configuration.connectionCountMax) connections; try again later or raise the limit")
-        handler.refused(problem)
+        let headers = handler.refused(problem, nil)
         // Without a handshake there is nothing that a peer would understand.
         guard configuration.tls == nil else { return }
         let body = problem.body
         var answer = Bytes()
-        HTTPResponseHead.write(503, [("Content-Type", Problem.contentType)], .whole(body.count), .close, dateField, to: &answer)
+        HTTPResponseHead.write(503, [("Content-Type", Problem.contentType)] + headers, .whole(body.count), .close, dateField, to: &answer)
         answer += body
         answer.withUnsafeMutableBytes { bytes in
             var buffer = uv_buf_init(bytes.baseAddress!.assumingMemoryBound(to: CChar.self), UInt32(bytes.count))

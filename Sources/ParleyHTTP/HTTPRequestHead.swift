@@ -40,6 +40,26 @@ package struct HTTPRequestHead: Sendable {
         return name.withUTF8 { name in fields.filter { matches($0.name, name) }.map { text($0.value) } }
     }
 
+    /// What is wrong with a field that may be there once: it is there again, or its value is no UTF-8, so that two values would read the same.
+    package enum Misfit: Sendable {
+        case repeated(StaticString)
+        case notUTF8(StaticString)
+    }
+
+    /// The first of the fields with these names, at most 64, that is there a second time, or is no UTF-8.
+    package func misfit(among names: [StaticString]) -> Misfit? {
+        var seen: UInt64 = 0
+        for field in fields {
+            guard let index = names.firstIndex(where: { matches(field.name, $0) }) else { continue }
+            let mark = UInt64(1) << index
+            if seen & mark != 0 { return .repeated(names[index]) }
+            seen |= mark
+            let value = bytes[Int(field.value.lowerBound)..<Int(field.value.upperBound)]
+            if value.contains(where: { $0 >= 0x80 }), String(validating: value, as: UTF8.self) == nil { return .notUTF8(names[index]) }
+        }
+        return nil
+    }
+
     /// All fields in their order, names as they came.
     package var headers: [(name: String, value: String)] { fields.map { (text($0.name), text($0.value)) } }
 

@@ -21,6 +21,8 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     private var hasAnswered = false
     /// What was answered while earlier requests of the connection still wait for their answers.
     var held = OutputQueue()
+    /// Whether the answer may be as large as what has been stored: then few are made at a time.
+    var mayBeLarge = false
     private(set) var stream: HTTPStream?
     private(set) var connection: HTTPConnection?
 

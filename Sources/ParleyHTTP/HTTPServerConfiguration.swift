@@ -38,12 +38,15 @@ package protocol HTTPHandler: AnyObject, Sendable {
     func bodyBytesMax(for head: HTTPRequestHead) -> Int?
 
     /// The server itself has refused a request, or a connection: for whoever counts.
-    func refused(_ problem: Problem)
+    ///
+    /// - Parameter head: The request's, when it had come.
+    /// - Returns: What the answer says besides.
+    func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [(name: String, value: String)]
 }
 
 extension HTTPHandler {
     package func bodyBytesMax(for head: HTTPRequestHead) -> Int? { nil }
-    package func refused(_ problem: Problem) {}
+    package func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [(name: String, value: String)] { [] }
 }
 
 /// Why a server could not start.

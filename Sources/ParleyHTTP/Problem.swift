@@ -40,9 +40,14 @@ package struct Problem: Error, Sendable {
 }
 
 extension HTTPResponder {
-    /// Answers with a problem.
+    /// What every answer says to browsers: it is what its type says, and no other origin's page may have it as a part of itself.
+    package static let securityHeaders: [(name: String, value: String)] = [
+        ("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"),
+    ]
+
+    /// Answers with a problem. It is not to be kept: the next try may be answered otherwise.
     package func respond(_ problem: Problem, headers: [(name: String, value: String)] = []) {
-        let type = [(name: "Content-Type", value: Problem.contentType)]
-        respond(status: problem.status, headers: type + problem.headers + headers, body: problem.body)
+        let own = [(name: "Content-Type", value: Problem.contentType), ("Cache-Control", "no-store")]
+        respond(status: problem.status, headers: own + HTTPResponder.securityHeaders + problem.headers + headers, body: problem.body)
     }
 }

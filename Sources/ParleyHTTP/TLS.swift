@@ -63,6 +63,8 @@ private final class TLSContext: @unchecked Sendable {  // Guard: not changed aft
     private static var reason: String {
         let code = ERR_get_error()
         defer { ERR_clear_error() }
+        // Codes of the system have this bit, and no text of OpenSSL's.
+        if code & 0x8000_0000 != 0 { return String(cString: strerror(CInt(code & 0x7fff_ffff))) }
         return ERR_reason_error_string(code).map { String(cString: $0) } ?? "error \(code)"
     }
 }

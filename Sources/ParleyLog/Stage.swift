@@ -14,8 +14,10 @@ package struct Stage {
 
     private(set) var batches: [Batch] = []
     private var indexes: [UInt16: Int] = [:]
-    private var overlay = [[Bytes: Bytes?]](repeating: [:], count: Family.allCases.count)
-    private var deletedRanges: [DeletedRange] = []
+    private var overlay = [[Bytes: Staged]](repeating: [:], count: Family.allCases.count)
+    private var deletedRanges = DeletedRanges()
+    /// Counts what is staged: of a value and a deleted range the later one holds.
+    private var step = 0
     private var undo: [Undo] = []
 
     init(log: any CommitLog) { self.log = log }
@@ -35,14 +37,12 @@ package struct Stage {
     }
 
     /// Deletes the keys with `lower <= key < upper`, staged or stored. Both are keys of the same partition.
-    /// - Complexity: O(what is staged in the family), and one range tombstone.
+    /// - Complexity: O(1) for a channel's own range, and one range tombstone.
     package mutating func delete(_ family: Family, from lower: Bytes, to upper: Bytes) {
-        let range = DeletedRange(family: family, lower: lower, upper: upper)
         withBatch(of: lower) { $0.delete(family, from: lower, to: upper) }
         guard family.isOverlaid else { return }
-        for key in overlay[family].keys where range.contains(key) { show(family, key, nil) }
-        undo.append(.deletedRanges(deletedRanges.count))
-        deletedRanges.append(range)
+        step += 1
+        undo.append(.deletedRange(deletedRanges.insert(DeletedRange(family: family, lower: lower, upper: upper, step: step))))
     }
 
     /// Counts bytes that the submissions will have put by the time the commit is complete.
@@ -57,8 +57,9 @@ package struct Stage {
     /// - Throws: ``LogError`` with code `data_damaged`; thrown on by the submission, it fails that submission only.
     package func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes? {
         if family.isOverlaid {
-            if let staged = overlay[family][key] { return staged }
-            if deletedRanges.contains(where: { $0.family == family && $0.contains(key) }) { return nil }
+            let deleted = deletedRanges.latest(family, key)
+            if let staged = overlay[family][key], staged.step > deleted ?? 0 { return staged.value }
+            if deleted != nil { return nil }
         }
         return try log.get(family, key)
     }
@@ -77,7 +78,7 @@ package struct Stage {
                 batches[index].rewind(to: mark)
             case .shown(let family, let key, let previous): overlay[family][key] = previous
             case .counted(let count): bytes -= count
-            case .deletedRanges(let count): deletedRanges.removeLast(deletedRanges.count - count)
+            case .deletedRange(let place): deletedRanges.removeLast(place)
             }
         }
         keep()
@@ -88,19 +89,16 @@ package struct Stage {
 
     // MARK: Details
 
-    private struct DeletedRange {
-        let family: Family
-        let lower: Bytes
-        let upper: Bytes
-
-        func contains(_ key: Bytes) -> Bool { !key.lexicographicallyPrecedes(lower) && key.lexicographicallyPrecedes(upper) }
+    private struct Staged {
+        let value: Bytes?
+        let step: Int
     }
 
     /// How to take one step back.
     private enum Undo {
         case written(Int, Batch.Mark)
-        case shown(Family, Bytes, previous: Bytes??)
-        case deletedRanges(Int)
+        case shown(Family, Bytes, previous: Staged?)
+        case deletedRange(DeletedRanges.Place)
         case counted(Int)
     }
 
@@ -122,7 +120,66 @@ package struct Stage {
 
     private mutating func show(_ family: Family, _ key: Bytes, _ value: Bytes?) {
         guard family.isOverlaid else { return }
-        undo.append(.shown(family, key, previous: overlay[family].updateValue(value, forKey: key)))
+        step += 1
+        undo.append(.shown(family, key, previous: overlay[family].updateValue(Staged(value: value, step: step), forKey: key)))
+    }
+}
+
+private struct DeletedRange {
+    let family: Family
+    let lower: Bytes
+    let upper: Bytes
+    let step: Int
+
+    func contains(_ key: Bytes) -> Bool { !key.lexicographicallyPrecedes(lower) && key.lexicographicallyPrecedes(upper) }
+}
+
+/// Ranges that were deleted, by what all keys of the range begin with: a commit may remove a thousand channels, with several ranges each.
+private struct DeletedRanges {
+    /// Where a range is kept; `nil` among those whose keys have too little in common.
+    typealias Place = Bytes?
+
+    private var byPrefix: [Bytes: [DeletedRange]] = [:]
+    private var others: [DeletedRange] = []
+    /// `[partition u16][channel u64]`, and behind the partition the mark of a kind of rows.
+    private static let prefixBytes = [10, 11]
+
+    mutating func insert(_ range: DeletedRange) -> Place {
+        for count in DeletedRanges.prefixBytes where range.lower.count == count {
+            // Up to the next channel's: all keys in between begin like the first.
+            guard range.upper == DeletedRanges.successor(of: range.lower) else { continue }
+            byPrefix[range.lower, default: []].append(range)
+            return range.lower
+        }
+        others.append(range)
+        return nil
+    }
+
+    /// Takes back the range that was inserted last.
+    mutating func removeLast(_ place: Place) {
+        guard let place else { return others.removeLast(1) }
+        byPrefix[place]!.removeLast()
+        if byPrefix[place]!.isEmpty { byPrefix[place] = nil }
+    }
+
+    /// The step that deleted the key last, if any did.
+    func latest(_ family: Family, _ key: Bytes) -> Int? {
+        if byPrefix.isEmpty && others.isEmpty { return nil }
+        var latest = others.last { $0.family == family && $0.contains(key) }?.step
+        for count in DeletedRanges.prefixBytes where key.count >= count {
+            guard let ranges = byPrefix[Bytes(key[..<count])] else { continue }
+            if let step = ranges.last(where: { $0.family == family })?.step { latest = max(latest ?? 0, step) }
+        }
+        return latest
+    }
+
+    private static func successor(of key: Bytes) -> Bytes {
+        var key = key
+        for index in key.indices.reversed() {
+            key[index] &+= 1
+            if key[index] != 0 { break }
+        }
+        return key
     }
 }
 
@@ -130,8 +187,8 @@ extension Family {
     fileprivate var isOverlaid: Bool { self != .log && self != .states }
 }
 
-extension [[Bytes: Bytes?]] {
-    fileprivate subscript(family: Family) -> [Bytes: Bytes?] {
+extension Array {
+    fileprivate subscript(family: Family) -> Element {
         get { self[Int(family.rawValue)] }
         _modify { yield &self[Int(family.rawValue)] }
     }

@@ -29,19 +29,14 @@ struct Exchange: Sendable {
 
     func respond(_ problem: Problem) {
         refusals?.count(problem.code)
-        // A refusal is not to be kept: the next try may be answered otherwise.
-        responder.respond(problem, headers: common + [("Cache-Control", "no-store")])
+        responder.respond(problem, headers: corsHeaders)
     }
 
     func stream(_ status: Int, _ headers: [HeaderField]) -> HTTPStream {
         responder.stream(status: status, headers: headers + common)
     }
 
-    private var common: [HeaderField] { Exchange.securityHeaders + corsHeaders }
-
-    private static let securityHeaders: [HeaderField] = [
-        ("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"),
-    ]
+    private var common: [HeaderField] { HTTPResponder.securityHeaders + corsHeaders }
 }
 
 enum ContentTypeText {

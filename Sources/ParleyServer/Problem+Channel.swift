@@ -2,12 +2,6 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-extension ChannelError {
-    static func deleted(_ name: String) -> ChannelError {
-        ChannelError("agent_deleted", "'\(name)' was deleted. PUT it to start anew.")
-    }
-}
-
 extension Problem {
     /// What a channel refused, as the answer the protocol has for it.
     init(_ error: ChannelError) {
@@ -23,7 +17,7 @@ extension Problem {
         case "channel_not_found", "turn_not_found", "fork_source_not_found": 404
         case "fork_source_gone", "content_type_mismatch", "sequence_conflict", "producer_gap", "channel_closed", "channel_exists": 409
         case "agent_deleted", "channel_gone": 410
-        case "tail_moved": 412
+        case "tail_moved", "precondition_failed": 412
         case "entry_too_large": 413
         case "idempotency_key_reused": 422
         case "overloaded", "log_closed": 503

@@ -31,13 +31,38 @@ final class Router: HTTPHandler, Sendable {
         // A page that may read answers may read refusals, too.
         var exchange = Exchange(request: request, responder: responder, corsHeaders: [], refusals: context.refusals)
         do throws(Problem) {
-            exchange = Exchange(request: request, responder: responder, corsHeaders: try policy.check(request), refusals: context.refusals)
+            exchange = Exchange(
+                request: request, responder: responder, corsHeaders: try policy.check(request.head), refusals: context.refusals)
+            try Router.check(request.head)
             if let preflight = policy.preflight(request) { return exchange.respond(204, preflight) }
             // The page and the client are no secret, and ask for the key; whoever looks after the process needs to know only that it lives.
             if !Router.isOpen(request.pathUTF8) { exchange.access = try admit(request, responder) }
             try route(exchange)
         } catch {
             exchange.respond(error)
+        }
+    }
+
+    /// Fields of which a second one, or one that cannot be told from another, would have to be guessed about.
+    private static let singleFields: [StaticString] = [
+        "Content-Type", "Content-Encoding", "Idempotency-Key", "If-Match", "Last-Event-ID", "Origin",
+        "Producer-Id", "Producer-Epoch", "Producer-Seq", "Stream-Seq", "Stream-Closed", "Stream-TTL", "Stream-Expires-At",
+        "Stream-Forked-From", "Stream-Fork-Offset", "Stream-Fork-Sub-Offset",
+    ]
+
+    /// - Throws: 400 `invalid_header`, 415 `unsupported_content_encoding`.
+    private static func check(_ head: HTTPRequestHead) throws(Problem) {
+        switch head.misfit(among: singleFields) {
+        case .repeated(let name): throw .bad("invalid_header", "\(name) is given more than once; expected once.")
+        case .notUTF8(let name): throw .bad("invalid_header", "\(name) holds bytes that are no UTF-8. Encode its value as UTF-8.")
+        case nil: break
+        }
+        if head.hasBody, let encoding = head.header("Content-Encoding"), encoding.lowercased() != "identity" {
+            throw Problem(
+                status: 415, code: "unsupported_content_encoding",
+                detail:
+                    "Content-Encoding is '\(encoding.prefix(64))'; a body is stored as it comes, and read without that field. Send it as it is.",
+                headers: [("Accept-Encoding", "identity")])
         }
     }
 
@@ -55,7 +80,10 @@ final class Router: HTTPHandler, Sendable {
         }
     }
 
-    func refused(_ problem: Problem) { context.refusals.count(problem.code) }
+    func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [HeaderField] {
+        context.refusals.count(problem.code)
+        return head.flatMap { try? policy.check($0) } ?? []
+    }
 
     private static let openPaths = ["/", "/healthz", ClientRoute.scriptPath, ClientRoute.typesPath].map { Bytes($0.utf8) }
 

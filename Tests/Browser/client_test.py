@@ -1,5 +1,6 @@
-"""parley.js in a real browser: over its WebSocket, over the server's death, and where no WebSocket gets through."""
+"""parley.js in a real browser: over its WebSocket, over the server's death, where no WebSocket gets through, and where it is refused."""
 
+import json
 import unittest
 
 from console import start_browser
@@ -22,6 +23,92 @@ import("/parley.js").then(async ({ Parley, TextView }) => {
     if (entry.type === "turn.completed") seen.done = true;
   }
 }).catch(error => { seen.failure = String(error); });
+"""
+
+# Makes a client and has `tell` follow with it: what came, and how it ended.
+CLIENT = """
+const [options, agent, end] = arguments;
+const channel = `agents/${agent}`;
+window.told = {};
+async function tell(name, follow) {
+  const entries = [];
+  told[name] = { entries };
+  try {
+    for await (const entry of follow) {
+      entries.push(entry);
+      if (follow.isEnough?.(entry)) break;
+    }
+    told[name].reason = follow.reason;
+  } catch (error) {
+    Object.assign(told[name], { status: error.status, code: error.code });
+  }
+}
+const failed = error => ({ status: error.status, code: error.code });
+import("/parley.js").then(async ({ Parley }) => {
+  const parley = window.parley = new Parley(options);
+  %s
+}).then(end, error => end({ problem: String(error) }));
+"""
+
+REFUSED = CLIENT % """
+  await Promise.all([tell("tree", parley.tree(channel)), tell("follow", parley.follow(channel))]);
+  told.send = await parley.send(agent, "Hello.").catch(failed);
+  return told;
+"""
+
+# The server's words, as docs/socket.md has them, from a server that has such a tree; everything else is the client's.
+TREE = CLIENT.replace("new Parley(options)", "new Parley({ WebSocket: Scripted })") % """
+  await tell("tree", parley.tree(channel));
+  return told.tree;
+""" + """
+class Scripted {
+  static count = 0;
+  constructor() { setTimeout(() => this.onopen()); }
+  close() {}
+  send(text) {
+    const { op, ref, cursor } = JSON.parse(text);
+    if (op !== "tree") return;
+    const say = message => setTimeout(() => this.onmessage({ data: JSON.stringify({ ref, ...message }) }));
+    const error = (status, code) => ({ error: { status, code } });
+    const secret = { channel: "agents/a/secret", cursor: "C1", ended: true, reason: "failed", ...error(403, "forbidden") };
+    if (Scripted.count++ === 0) {
+      say({ channel, cursor: "C1", entries: [{ offset: "1", type: "emit" }], offset: "1", up_to_date: true });
+      say({ channel: "agents/a/full", ended: true, reason: "refused", ...error(429, "tree_full") });
+      say({ channel: "agents/a/many", ended: true, reason: "refused", ...error(429, "too_many_channels") });
+      say(secret);
+      setTimeout(() => this.onclose(), 50);
+    } else {
+      told.cursor = cursor;
+      say(secret);
+      say({ channel, cursor: "C2", entries: [{ offset: "2", type: "emit" }], offset: "2", up_to_date: true });
+      say({ channel, cursor: "C2", ended: true, reason: "closed" });
+      say({ ended: true, reason: "closed" });
+    }
+  }
+}
+"""
+
+DELETED = CLIENT % """
+  const follow = parley.follow(channel);
+  const following = tell("follow", follow);
+  while (!follow.isUpToDate) await new Promise(resolve => setTimeout(resolve, 20));
+  await fetch(`/v1/${channel}`, { method: "DELETE" });
+  await following;
+  await tell("late", parley.follow(channel));
+  return told;
+"""
+
+NOTHING_SAVED = CLIENT % """
+  const first = (name, options) => {
+    const follow = parley.follow(channel, options);
+    return tell(name, Object.assign(follow, { isEnough: () => true }));
+  };
+  await first("undefined", { offset: undefined, view: undefined, signal: undefined, onEphemeral: undefined });
+  await first("null", { offset: localStorage.getItem("nothing"), view: null });
+  await first("none", null);
+  const saying = { key: localStorage.getItem("nothing"), id: undefined };
+  told.sent = [await parley.send(agent, "one", saying), await parley.send(agent, "two", saying)];
+  return told;
 """
 
 
@@ -78,6 +165,78 @@ class ClientTest(unittest.TestCase):
         events = wait_for("the event", lambda: self.seen()["events"])
         self.assertEqual((events[0]["type"], events[0]["channel"]), ("typing", "agents/assistant/typing"))
         self.assertFalse(any(entry["type"] == "typing" for entry in self.node.entries("assistant/typing")))
+
+    # MARK: What is refused, and what ends
+
+    def tell(self, script, agent, **options):
+        told = self.browser.execute_async_script(script, options, agent)
+        self.assertNotIn("problem", told)
+        return told
+
+    def require_key(self):
+        """Starts the node anew with a key, and gives that."""
+        secret = "0123456789abcdef0123456789abcdef"
+        self.node.kill()
+        self.node.environment["PARLEY_KEYS"] = f"ann:{secret}"
+        self.node.start()
+        return secret
+
+    def assert_unauthorized(self, told):
+        for what in ("tree", "follow", "send"):
+            self.assertEqual((told[what].get("status"), told[what].get("code")), (401, "unauthorized"), what)
+
+    def test_it_throws_when_its_token_is_refused_or_missing(self):
+        self.require_key()
+        for options in ({"token": "wrong"}, {}):
+            for transport in ("socket", "auto"):
+                with self.subTest(transport=transport, **options):
+                    self.assert_unauthorized(self.tell(REFUSED, "assistant/me", transport=transport, **options))
+
+    def test_it_throws_when_its_token_ends_on_the_way(self):
+        bearer = {"Authorization": f"Bearer {self.require_key()}"}
+        self.node.request("POST", "/v1/agents/assistant/me", {"type": "message", "text": "Hello."}, bearer)
+        body = {"name": "bob", "allow": ["agents/**:read,append"], "expires_in": 5}
+        token = json.loads(self.node.request("POST", "/v1/tokens", body, bearer)[1])["token"]
+        told = self.tell(REFUSED, "assistant/me", transport="socket", token=token)
+        self.assert_unauthorized(told)
+        self.assertTrue(told["tree"]["entries"] and told["follow"]["entries"], "until then they were followed")
+
+    def test_it_says_which_channels_a_tree_goes_on_without(self):
+        told = self.tell(TREE, "a/root")
+        self.assertEqual(
+            [(entry["channel"], entry["type"], entry.get("reason"), entry.get("error", {}).get("code")) for entry in told["entries"]],
+            [
+                ("agents/a/root", "emit", None, None),
+                ("agents/a/full", "ended", "refused", "tree_full"),
+                ("agents/a/many", "ended", "refused", "too_many_channels"),
+                # Once, though it fails on the next connection, too.
+                ("agents/a/secret", "ended", "failed", "forbidden"),
+                ("agents/a/root", "emit", None, None),
+            ])
+        self.assertEqual(told["reason"], "closed")
+        self.assertEqual(self.browser.execute_script("return told.cursor"), "C1")
+
+    def test_a_deleted_channel_ends_alike_on_both_transports(self):
+        for transport in ("socket", "stream"):
+            with self.subTest(transport=transport):
+                agent = f"assistant/deleted-{transport}"
+                self.send(agent, "Hello.")
+                self.node.ended(agent, "turn.completed")
+                told = self.tell(DELETED, agent, transport=transport)
+                self.assertEqual(told["follow"].get("reason"), "deleted")
+                self.assertTrue(told["follow"]["entries"])
+                self.assertEqual((told["late"].get("status"), told["late"].get("code")), (410, "agent_deleted"))
+
+    def test_what_was_never_saved_is_no_option(self):
+        for transport in ("socket", "stream"):
+            with self.subTest(transport=transport):
+                agent = f"assistant/first-{transport}"
+                self.send(agent, "Hello.")
+                told = self.tell(NOTHING_SAVED, agent, transport=transport)
+                first = self.node.entries(agent)[0]["offset"]
+                for name in ("undefined", "null", "none"):
+                    self.assertEqual([entry["offset"] for entry in told[name]["entries"]], [first], name)
+                self.assertEqual([sent["replayed"] for sent in told["sent"]], [False, False])
 
 
 if __name__ == "__main__":

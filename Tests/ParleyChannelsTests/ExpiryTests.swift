@@ -1,8 +1,10 @@
-import ParleyChannels
 import ParleyLog
 import ParleySystem
 import ParleyTesting
+import Synchronization
 import Testing
+
+@testable import ParleyChannels
 
 @Suite struct `Lifetimes` {
     private struct Scene {
@@ -97,6 +99,24 @@ import Testing
         }
         #expect(rows <= 64, "the partitions' counters")
         #expect(atStart == 0)
+    }
+
+    @Test func `a row that is due is given once while somebody sees to it, and again when it is still there`() throws {
+        let world = SimulatedWorld(seed: 1, now: Timestamp(milliseconds: 1_000_000))
+        let log = MemoryLog()
+        let given = Mutex<[DueVisit]>([])
+        let rows = DueRows(.lifetime, log: log, world: world, atOnce: 256, pause: .milliseconds(20)) { _, _, visit in
+            given.withLock { $0.append(visit) }
+        }
+        var batch = Batch(partition: 3)
+        for number: UInt64 in 1...300 { batch.put(.index, rows.key(world.now, ChannelID(partition: 3, number: number)), []) }
+        try log.commit([batch])
+        try rows.start()
+        world.run(deadline: world.now.advanced(by: .seconds(60)))
+        #expect(given.withLock { $0.count } == 256)
+        given.withLock { $0 = [] }
+        world.run(deadline: world.now.advanced(by: .seconds(2)))
+        #expect(given.withLock { $0.map(\.channel.number) } == Array(1...256))
     }
 
     @Test func `none ends before its time when the process is another`() throws {

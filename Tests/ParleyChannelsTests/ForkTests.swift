@@ -110,6 +110,23 @@ extension Bench {
         #expect(try bench.rows(.log) == 0, "no reference has leaked")
     }
 
+    @Test func `of forks keep only those that they share something of, and not too many`() throws {
+        let bench = bench()
+        _ = bench.fork("f0", from: "a")
+        for number in 1..<300 { #expect(bench.fork("f\(number)", from: "f\(number - 1)").value?.tail == 3) }
+        #expect(try bench.channel("f299").fork?.segments.count == 2)
+        var names = ["f299"]
+        while names.count < 300 {
+            bench.append("1", to: names.last!)
+            let name = "g\(names.count)"
+            guard bench.fork(name, from: names.last!).error == nil else { break }
+            names.append(name)
+        }
+        #expect(names.count == 128)
+        #expect(bench.fork("last", from: names.last!).error?.code == "fork_too_deep")
+        #expect(try bench.whole(names.last!).count == 3 + names.count)
+    }
+
     @Test func `are created once`() throws {
         let bench = bench()
         #expect(bench.fork("b", from: "a", at: 2).value?.isNew == true)

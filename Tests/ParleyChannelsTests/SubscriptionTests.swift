@@ -226,6 +226,22 @@ import Testing
         #expect(next.acks.map(\.offset) == [1] && next.acks[0].stream.utf8.elementsEqual(one.utf8))
     }
 
+    @Test func `refused, it has linked nothing`() throws {
+        let process = try SubscriptionProcess()
+        process.append("events/a")
+        process.append("wake")
+        process.world.settle()
+        let many = (0...Subscriptions.explicitMax).map { "s\($0)" }
+        for streams in [many, ["wake"]] {
+            if case .failure? = process.ask(.put(.pull("events/*", streams), root: "")) {} else { Issue.record("it was made") }
+        }
+        process.append("events/a")
+        process.world.settle()
+        _ = process.ask(.put(.pull("events/*"), root: ""))
+        #expect(try process.streams().map(\.link.acked) == [2])
+        if case .failure? = process.ask(.add(["wake"])) {} else { Issue.record("it may wake itself") }
+    }
+
     @Test func `its own wake stream does not wake it`() throws {
         let process = try SubscriptionProcess()
         process.append("wake")

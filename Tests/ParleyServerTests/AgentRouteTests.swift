@@ -1,3 +1,4 @@
+import ParleyServer
 import ParleySystem
 import Synchronization
 import Testing
@@ -42,6 +43,16 @@ import Testing
         #expect(answer.headers["preference-applied"] == "wait=30")
     }
 
+    @Test func `who waits for the end of a turn is answered when the server stops`() throws {
+        let server = try TestServer()
+        let client = try server.connect()
+        try client.send("POST", "/v1/agents/echo/wait", [("Content-Type", Self.json), ("Prefer", "wait=30")], Bytes(Self.hello.utf8))
+        try server.eventually("the wait") { server.agents.waiting.withLock { !$0.isEmpty } }
+        #expect(server.server.drain(within: .seconds(20)))
+        let answer = try client.answer()
+        #expect(answer.status == 202 && answer.json?["entries"]?.array?.count == 1)
+    }
+
     @Test func `Prefer wait that is not met answers 202 and withdraws`() throws {
         let server = try TestServer()
         let answer = try server.post("/v1/agents/echo/late", Self.hello, Self.json, [("Prefer", "wait=0")])
@@ -54,7 +65,7 @@ import Testing
     @Test(arguments: [
         ("GET", "/v1/agents/echo/missing", 404, "channel_not_found"), ("DELETE", "/v1/agents/echo/missing", 404, "channel_not_found"),
         ("GET", "/v1/agents/echo", 404, "route_not_found"), ("GET", "/v1/agents/echo/a/b", 404, "route_not_found"),
-        ("GET", "/v1/agentsx", 404, "route_not_found"),
+        ("GET", "/v1/agentsx", 404, "route_not_found"), ("POST", "/v1/agents/echo/..", 404, "route_not_found"),
         ("PUT", "/v1/agents/echo/a", 405, "method_not_allowed"), ("POST", "/v1/agents", 405, "method_not_allowed"),
         ("GET", "/v1/agents?limit=0", 400, "invalid_limit"), ("GET", "/v1/agents?limit=x", 400, "invalid_limit"),
         ("GET", "/v1/agents?limit=1001", 400, "invalid_limit"),

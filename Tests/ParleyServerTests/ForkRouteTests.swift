@@ -31,7 +31,9 @@ import Testing
             #expect(try server.get(path).text == text + "!")
             #expect(try server.get(path + "?offset=\(answer.next)").text == "!")
         }
-        #expect(try fork("http://example.com" + source).answer.status == 201)
+        #expect(try fork("http://localhost:\(server.port)" + source).answer.status == 201)
+        let foreign = try fork("http://example.com" + source).answer
+        #expect(foreign.status == 400 && foreign.code == "invalid_fork_source" && foreign.text.contains("example.com"))
         #expect(try fork(String(source.dropFirst("/v1/stream/".count))).answer.status == 201)
     }
 

@@ -52,6 +52,7 @@ import Testing
         let answer = try Self.server.request(
             "POST", path, [("Content-Type", "application/octet-stream")], Bytes(repeating: 1, count: (10 << 20) + 1))
         #expect(answer.status == 413)
+        #expect(answer.headers["x-content-type-options"] == "nosniff" && answer.headers["cache-control"] == "no-store")
         #expect(try Self.server.tail(path) == "0000000000000000")
     }
 
@@ -72,7 +73,7 @@ import Testing
         ("/v1/stream/n%C3%A4me/with%20space", 201), ("/v1/stream/deep/er/and/deep/er", 201), ("/v1/stream/llm/x", 403),
         ("/v1/stream/__ds", 403),
         ("/v1/stream/agents", 404), ("/v1/stream/agents/echo", 404), ("/v1/stream/agents/echo/a/b", 404),
-        ("/v1/stream/agents/echo/a%20b", 404),
+        ("/v1/stream/agents/echo/a%20b", 404), ("/v1/stream/agents/%CC%B8x/y", 404),
         ("/v1/stream/agents/echo/" + String(repeating: "x", count: 129), 404), ("/v1/stream/agentsandmore/x", 201),
     ])
     func `names are taken or refused`(_ path: String, _ status: Int) throws {

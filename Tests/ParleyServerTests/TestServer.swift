@@ -88,8 +88,8 @@ final class TestAgents: AgentHost {
         answer(["agents": .array(found)])
     }
 
-    func remove(_ channelName: String, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
-        DeleteChannel(channels, channelName, completion: done).submit()
+    func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
+        DeleteChannel(channels, channelName, ifTail: ifTail, completion: done).submit()
     }
 
     func outcome(of turn: Offset, in channelName: String, _ answer: @escaping @Sendable (JSON) -> Void) -> any Scheduled {

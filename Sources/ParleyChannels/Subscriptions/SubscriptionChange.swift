@@ -216,6 +216,9 @@ extension SubscriptionChange {
             throw .refused(
                 ChannelError("TOO_MANY_SUBSCRIPTIONS", "there are \(Subscriptions.countMax) subscriptions already. Delete one first."))
         }
+        // A refusal is an answer, and what was staged by then would stay.
+        try checkExplicit(Set(configuration.streams.map { TextKey($0) }).count)
+        try checkWakeStream(configuration, configuration.streams)
         let subscription = Subscription(id: id, configuration, root: root, created: now, random: channels.world.random())
         for name in streams { try link(name, isExplicit: false, in: &stage) }
         // Made in this very commit, and so perhaps lost without it: new to the subscription, from the start.
@@ -274,13 +277,23 @@ extension SubscriptionChange {
             in: &stage)
     }
 
-    private func add(_ streams: [String], _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
-        var new: [String] = []
-        for name in streams where try stored(name, in: &stage)?.isExplicit != true { new.append(name) }
-        guard entry.explicit.count + new.count <= Subscriptions.explicitMax else {
+    private func checkExplicit(_ count: Int) throws(ChannelRefusal) {
+        guard count <= Subscriptions.explicitMax else {
             throw .refused(
                 ChannelError("INVALID_REQUEST", "a subscription names \(Subscriptions.explicitMax) streams at most. Use a pattern."))
         }
+    }
+
+    private func checkWakeStream(_ configuration: SubscriptionConfiguration, _ streams: [String]) throws(ChannelRefusal) {
+        guard let wakeStream = configuration.wakeStream, streams.contains(where: { $0.hasSameBytes(as: wakeStream) }) else { return }
+        throw .refused(ChannelError("INVALID_REQUEST", "wake_stream is one of streams: each wake would be a reason for another."))
+    }
+
+    private func add(_ streams: [String], _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
+        var new: [String] = []
+        for name in streams where try stored(name, in: &stage)?.isExplicit != true { new.append(name) }
+        try checkExplicit(entry.explicit.count + new.count)
+        try checkWakeStream(entry.subscription.configuration, new)
         for name in new { try link(name, isExplicit: true, in: &stage) }
         entry.explicit.formUnion(new.map { TextKey($0) })
     }
@@ -303,13 +316,16 @@ extension SubscriptionChange {
         let linksAll = !entry.newStreams.isEmpty
         guard isWanted || linksAll else { return nil }
         var first: String?
-        for name in entry.candidates.texts where linksAll || first == nil {
+        // All that are not linked, for nothing else finds them; of the others, until one has something new.
+        for name in entry.unlinked.texts + (isWanted ? entry.candidates.subtracting(entry.unlinked).texts : []) {
+            guard first == nil || entry.unlinked.contains(name) else { break }
             switch try isPending(name, entry.subscription.configuration, linksNew: true, in: &stage) {
             case true?: first = first ?? name
             case false?: entry.remove(name)
             case nil: break
             }
         }
+        entry.linkedAll()
         guard isWanted, first == nil, entry.isIncomplete else { return first }
         let log = stage.log
         let names = try wrap { () throws(LogError) -> [String] in try linkedNames(in: log) }

@@ -95,6 +95,8 @@ struct SubscriptionEntry {
     var subscription: Subscription
     /// Streams that may have something new, or may not be linked yet.
     private(set) var candidates: Set<TextKey> = []
+    /// Those of them that may not be linked yet.
+    private(set) var unlinked: Set<TextKey> = []
     /// Others may, too: the links tell.
     private(set) var isIncomplete = true
     var newStreams: Set<ChannelID> = []
@@ -111,10 +113,23 @@ struct SubscriptionEntry {
 
     mutating func add(_ stream: String, isNew: Bool = false) {
         // One that is not linked is found nowhere else.
+        if isNew { unlinked.insert(stream) }
         if isNew || candidates.count < Subscriptions.candidatesMax { candidates.insert(stream) } else { isIncomplete = true }
     }
 
-    mutating func remove(_ stream: String) { candidates.remove(stream) }
+    mutating func remove(_ stream: String) {
+        candidates.remove(stream)
+        unlinked.remove(stream)
+    }
+
+    /// All have their links, by which they are found again.
+    mutating func linkedAll() {
+        for stream in unlinked.texts where candidates.count > Subscriptions.candidatesMax {
+            candidates.remove(stream)
+            isIncomplete = true
+        }
+        unlinked = []
+    }
 
     mutating func scanned(_ streams: [String], isComplete: Bool) {
         candidates.formUnion(streams.map { TextKey($0) })

@@ -90,7 +90,7 @@ struct AgentAppend {
         append.sequence = head.sequence
         append.ifTail = head.ifTail
         append.producer = head.producer
-        append.idempotency = head.idempotencyKey.map { IdempotencyKey(key: $0, body: head.closes ? body + [0] : body) }
+        append.idempotency = head.idempotency(of: body)
         append.submit()
     }
 

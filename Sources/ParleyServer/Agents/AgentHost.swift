@@ -18,7 +18,9 @@ package protocol AgentHost: AnyObject, Sendable {
         answer: @escaping @Sendable (JSON) -> Void)
 
     /// Cancels what runs and removes the agent with its channel. `done` is called once, when that is durable.
-    func remove(_ channelName: String, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void)
+    ///
+    /// - Parameter ifTail: Refuses when the channel's tail is elsewhere.
+    func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void)
 
     /// Answers with the entry that ends the turn of the input at `turn`, once it is durable; cancelling withdraws the question.
     func outcome(of turn: Offset, in channelName: String, _ answer: @escaping @Sendable (JSON) -> Void) -> any Scheduled

@@ -82,7 +82,7 @@ struct AgentRoutes: Sendable {
 
     private func remove(_ agent: AgentName, _ exchange: Exchange) {
         guard let agents = context.agents else { return exchange.respond(Problem(.notFound(agent.channel))) }
-        agents.remove(agent.channel) { result in
+        agents.remove(agent.channel, ifTail: nil) { result in
             exchange.onLoop {
                 switch result {
                 case .success: exchange.respond(204)
@@ -115,10 +115,12 @@ struct AgentRoutes: Sendable {
         ]
         if head.idempotencyKey != nil, outcome.appended.isReplay { headers.append(("Idempotent-Replayed", "true")) }
         let entries = JSON.array(outcome.entries.map { ["offset": .string($0.offset.token), "id": .string($0.id)] })
-        guard let wait, let agents = context.agents, let turn = outcome.entries.last(where: { $0.kind == .message }) else {
+        guard let wait, !context.isDraining, let agents = context.agents, let turn = outcome.entries.last(where: { $0.kind == .message })
+        else {
             return exchange.respond(202, headers, json: ["entries": entries])
         }
-        TurnWait(exchange, headers + [("Preference-Applied", "wait=\(wait.components.seconds)")], entries: entries)
+        let readers = context.readers(on: exchange.loop)
+        TurnWait(exchange, headers + [("Preference-Applied", "wait=\(wait.components.seconds)")], entries: entries, readers)
             .begin(turn.offset, in: agent.channel, agents, for: wait)
     }
 

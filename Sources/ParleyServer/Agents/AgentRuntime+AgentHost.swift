@@ -23,8 +23,8 @@ extension AgentRuntime: AgentHost {
         }
     }
 
-    package func remove(_ channelName: String, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
-        DeleteChannel(channels, channelName, completion: done).submit()
+    package func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
+        DeleteChannel(channels, channelName, ifTail: ifTail, completion: done).submit()
     }
 
     package func outcome(of turn: Offset, in channelName: String, _ answer: @escaping @Sendable (JSON) -> Void) -> any Scheduled {

@@ -7,18 +7,21 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
     private let exchange: Exchange
     private let headers: [HeaderField]
     private let entries: JSON
+    private let readers: LoopReaders
     private var timeout: LoopTimer?
     private var question: (any Scheduled)?
     private var isDone = false
 
-    init(_ exchange: Exchange, _ headers: [HeaderField], entries: JSON) {
+    init(_ exchange: Exchange, _ headers: [HeaderField], entries: JSON, _ readers: LoopReaders) {
+        self.readers = readers
         self.exchange = exchange
         self.headers = headers
         self.entries = entries
     }
 
     func begin(_ turn: Offset, in channelName: String, _ agents: any AgentHost, for wait: Duration) {
-        timeout = exchange.loop.schedule(after: wait) { self.expired() }
+        readers.add(self)
+        timeout = exchange.loop.schedule(after: wait) { self.end() }
         exchange.responder.onClose = { [weak self] in _ = self?.settle() }
         question = agents.outcome(of: turn, in: channelName) { entry in
             self.exchange.onLoop { self.ended(entry) }
@@ -31,7 +34,8 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
         exchange.respond(200, headers, json: answer)
     }
 
-    private func expired() {
+    /// The time is up, or the server stops: the entries are durable, and the turn's end will be in the channel.
+    func end() {
         guard settle() else { return }
         exchange.respond(202, headers, json: ["entries": entries])
     }
@@ -40,6 +44,7 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
     private func settle() -> Bool {
         guard !isDone else { return false }
         isDone = true
+        readers.remove(self)
         timeout?.cancel()
         question?.cancel()
         (timeout, question) = (nil, nil)

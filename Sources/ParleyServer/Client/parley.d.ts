@@ -19,6 +19,8 @@ export class ParleyError extends Error {
   readonly problem: Partial<Problem>;
   /** Whether the same may succeed later. */
   readonly isTransient: boolean;
+  /** For how long the server asked to be left alone. */
+  readonly retryAfterMs?: number;
 }
 
 export interface ParleyOptions {
@@ -46,9 +48,10 @@ export interface Entry {
   [field: string]: any;
 }
 
+/** Of all options `null` and `undefined` are as good as none. */
 export interface FollowOptions {
   /** `-1` (default) for the start, `now` for the tail, or an offset as it was given. */
-  offset?: string;
+  offset?: string | null | undefined;
   /** Of an agent's channel: `settled` leaves out what was superseded and folds receipts. Default `raw`. */
   view?: "raw" | "settled";
   onEphemeral?: (event: Ephemeral) => void;
@@ -57,7 +60,20 @@ export interface FollowOptions {
 
 export interface TreeOptions extends Omit<FollowOptions, "offset"> {
   /** As it was given; without one from the start. */
-  cursor?: string;
+  cursor?: string | null | undefined;
+}
+
+/**
+ * Told once in place of a channel's entries: the tree goes on without it. `refused`: there is no room for it (`tree_full`,
+ * `too_many_channels`); follow it by itself. `failed`: it could not be read, or may not be; when it is a matter of time, its entries come
+ * on the next connection. No entry has this type.
+ */
+export interface TreeChannelEnded {
+  channel: string;
+  type: "ended";
+  reason: "refused" | "failed";
+  error: Problem;
+  offset?: undefined;
 }
 
 /** What is followed; iterate over it once. */
@@ -71,8 +87,8 @@ export interface Follow<E = Entry> extends AsyncIterable<E> {
   readonly cursor: string | undefined;
   /** Whether all there was has been taken. */
   readonly isUpToDate: boolean;
-  /** Why it ended. */
-  readonly reason: "closed" | "deleted" | "unfollowed" | undefined;
+  /** Why it ended; `failed` is the end of a tree whose last channel failed, which was told in its place. */
+  readonly reason: "closed" | "deleted" | "unfollowed" | "failed" | undefined;
   /** Returns what takes the listener away again. */
   onEphemeral(listener: (event: Ephemeral) => void): () => void;
   close(): void;
@@ -117,7 +133,7 @@ export class Parley {
   constructor(options?: ParleyOptions);
   follow<E = Entry>(channel: string, options?: FollowOptions): Follow<E>;
   /** An agent and all its descendants. Needs a WebSocket. */
-  tree(channel: string, options?: TreeOptions): Follow<Entry & { channel: string }>;
+  tree(channel: string, options?: TreeOptions): Follow<(Entry & { channel: string }) | TreeChannelEnded>;
   append(channel: string, entries: object | object[], options?: AppendOptions): Promise<Appended>;
   /** `agent` is `assistant/me` or `agents/assistant/me`; what is no text is sent as `data`. */
   send(agent: string, text: string | object, options?: SayOptions): Promise<Appended>;

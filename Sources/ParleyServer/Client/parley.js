@@ -32,6 +32,8 @@ const socketSilenceMs = 75_000;
 /** So many sockets in a row that never opened mean that something between does not let them through. */
 const socketFailuresMax = 2;
 const socketRetryMs = 300_000;
+/** A server that asks for more patience is asked again all the same. */
+const retryAfterMaxMs = 60_000;
 /** Entries received and not yet taken: behind that the stream waits. */
 const queuedMax = 4_096;
 
@@ -45,7 +47,8 @@ export class Parley {
   #wake = () => { for (const wake of [...this.#waiting]) wake(); };
 
   /** @param {import("./parley.d.ts").ParleyOptions} [options] */
-  constructor({ url, token, transport = "auto", fetch: fetching, WebSocket: sockets } = {}) {
+  constructor(options) {
+    const { url, token, transport = "auto", fetch: fetching, WebSocket: sockets } = given(options);
     const base = url ?? (typeof location === "object" ? location.origin : undefined);
     if (!base) throw new TypeError("url is missing; expected the server's, such as http://127.0.0.1:4437");
     if (!["auto", "socket", "stream"].includes(transport)) {
@@ -70,14 +73,15 @@ export class Parley {
    * @param {string} channel
    * @param {import("./parley.d.ts").FollowOptions} [options]
    */
-  follow(channel, options = {}) { return new Follow(this, { op: "follow", channel, offset: "-1", ...options }); }
+  follow(channel, options) { return new Follow(this, { op: "follow", channel, offset: "-1", ...given(options) }); }
 
   /**
-   * Follows an agent and all its descendants, those started later, too. Entries come with the `channel` they are from.
+   * Follows an agent and all its descendants, those started later, too. Entries come with the `channel` they are from; one that is not
+   * followed is told of by `{type: "ended", channel, reason, error}`.
    * @param {string} channel
    * @param {import("./parley.d.ts").TreeOptions} [options]
    */
-  tree(channel, options = {}) { return new Follow(this, { op: "tree", channel, ...options }); }
+  tree(channel, options) { return new Follow(this, { op: "tree", channel, ...given(options) }); }
 
   // Saying
 
@@ -88,7 +92,8 @@ export class Parley {
    * @param {import("./parley.d.ts").AppendOptions} [options]
    * @returns {Promise<import("./parley.d.ts").Appended>}
    */
-  async append(channel, entries, { key = randomKey(), signal, patience = 60_000 } = {}) {
+  async append(channel, entries, options) {
+    const { key = randomKey(), signal, patience = 60_000 } = given(options);
     const list = Array.isArray(entries) ? entries : [entries];
     const until = Date.now() + patience;
     for (let attempt = 0; ; attempt++) {
@@ -99,9 +104,8 @@ export class Parley {
         return await this.#post(channel, JSON.stringify(list), key, signal);
       } catch (error) {
         if (signal?.aborted) throw signal.reason;
-        const isFinal = error instanceof ParleyError && !error.isTransient;
-        if (isFinal || Date.now() > until) throw error;
-        await this.pause(attempt, signal);
+        if (isFinal(error) || Date.now() > until) throw error;
+        await this.pause(attempt, signal, error.retryAfterMs);
       }
     }
   }
@@ -121,7 +125,8 @@ export class Parley {
     return this.#say(agent, { type: "deny", ...decided(approval), ...(reason === undefined ? {} : { reason }) }, options);
   }
 
-  #say(agent, entry, { id, ifTurn, ifOffset, ...options } = {}) {
+  #say(agent, entry, saying) {
+    const { id, ifTurn, ifOffset, ...options } = given(saying);
     const conditions = { ...(id && { id }), ...(ifTurn && { if_turn: ifTurn }), ...(ifOffset && { if_offset: ifOffset }) };
     return this.append(agentChannel(agent), { ...entry, ...conditions }, options);
   }
@@ -135,7 +140,7 @@ export class Parley {
       await this.link()?.ask({ op: "ephemeral", channel, event });
       return this.link() !== undefined;
     } catch (error) {
-      if (error instanceof ParleyError && !error.isTransient) throw error;
+      if (isFinal(error)) throw error;
       return false;  // What is only for this moment is not sent later.
     }
   }
@@ -170,8 +175,9 @@ export class Parley {
     if (!this.WebSocket || this.isClosed || this.transport === "stream") return undefined;
     if (this.#socket && !this.#socket.isClosed) return this.#socket;
     if (!isNeeded && this.#socketFailures >= socketFailuresMax && Date.now() < this.#socketRetryAt) return undefined;
-    const done = hasOpened => {
-      this.#socketFailures = hasOpened ? 0 : this.#socketFailures + 1;
+    const done = (hasOpened, error) => {
+      if (error?.status === 401) return;  // Says nothing of what gets through.
+      this.#socketFailures = hasOpened ? 0 : isFinal(error) ? socketFailuresMax : this.#socketFailures + 1;
       this.#socketRetryAt = Date.now() + socketRetryMs;
     };
     return this.#socket = new Link(this, done);
@@ -191,6 +197,21 @@ export class Parley {
     return `${url}?ticket=${encodeURIComponent((await answer.json()).ticket)}`;
   }
 
+  /** Why a WebSocket did not open, which it does not say itself. Without an upgrade the same place does: 426 where only that is missing. */
+  async socketRefusal() {
+    const answer = await this.fetch(`${this.url}/v1/socket`, { headers: this.headers(), cache: "no-store" });
+    return answer.ok || answer.status === 426 ? undefined : problemOf(answer);
+  }
+
+  /**
+   * What the end of a link is to one who used it. Where a stream would do, too, that one is left to say what is refused: there may only be
+   * no tickets.
+   */
+  breakOf(error, isSocketNeeded = this.transport === "socket") {
+    const isTold = error instanceof ParleyError && (isSocketNeeded || error.isTransient || error.status === 401);
+    return isTold ? error : new ParleyError({ status: 0, code: "disconnected", detail: "the connection broke" });
+  }
+
   headers(more = {}) { return this.token ? { Authorization: `Bearer ${this.token}`, ...more } : more; }
 
   streamURL(channel, query = "") { return `${this.url}/v1/stream/${channel.split("/").map(encodeURIComponent).join("/")}${query}`; }
@@ -208,8 +229,11 @@ export class Parley {
     return { offset: offsets.at(-1), offsets, replayed };
   }
 
-  /** Waits before the next try: longer each time, not at the same moment as everybody else, and not once the device is back. */
-  pause(attempt, signal) {
+  /**
+   * Waits before the next try: longer each time, not at the same moment as everybody else, and not once the device is back.
+   * @param {number} [leastMs] What the server asked for.
+   */
+  pause(attempt, signal, leastMs = 0) {
     const most = Math.min(pauseMaxMs, pauseMinMs * 2 ** Math.min(attempt, 10));
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(signal.reason);
@@ -219,7 +243,7 @@ export class Parley {
         signal?.removeEventListener("abort", done);
         if (signal?.aborted) reject(signal.reason); else resolve();
       };
-      const timer = setTimeout(done, most / 2 + Math.random() * most / 2);
+      const timer = setTimeout(done, leastMs + most / 2 + Math.random() * most / 2);
       this.#waiting.add(done);
       signal?.addEventListener("abort", done);
     });
@@ -242,6 +266,10 @@ class Follow {
   #listeners = new Set();
   /** Where to go on after a break: behind what has been received, taken or not. */
   #received;
+  /** The server has let it in. */
+  #hasFollowed = false;
+  /** Errors of a tree's channels that failed, by name, until they are followed again. */
+  #failed = new Map();
   #isAgent;
 
   constructor(parley, { signal, onEphemeral, ...options }) {
@@ -255,7 +283,7 @@ class Follow {
     this.#received = options.op === "tree" ? options.cursor : options.offset;
     /** Whether all there was has been taken. */
     this.isUpToDate = false;
-    /** Why it ended: `closed`, `deleted`, `unfollowed`. */
+    /** Why it ended: `closed`, `deleted`, `unfollowed`; a tree also `failed`, when the last of its channels has and all was told. */
     this.reason = undefined;
     if (onEphemeral) this.#listeners.add(onEphemeral);
     if (signal) {
@@ -314,27 +342,35 @@ class Follow {
     for (let attempt = 0; !this.#isOver && !this.#parley.isClosed;) {
       const before = this.#received;
       try {
-        const link = this.#parley.link(this.#options.op === "tree" ? true : undefined);
+        const link = this.#parley.link(this.#isSocketNeeded);
         if (link) await this.#overSocket(link); else await this.#overStream();
         if (this.#received !== before) attempt = 0; else await this.#parley.pause(attempt++, this.#abort.signal);
       } catch (error) {
         if (this.#isOver) break;
-        if (error instanceof ParleyError && !error.isTransient) {
+        // It went while no connection was there to tell.
+        if (this.#hasFollowed && this.#options.op === "follow" && deletedCodes.includes(error.code)) {
+          this.reason = "deleted";
+          break;
+        }
+        if (isFinal(error)) {
           this.#failure = error;
           break;
         }
         if (this.#received !== before) attempt = 0;
         this.isUpToDate = false;
-        await this.#parley.pause(attempt++, this.#abort.signal).catch(() => {});
+        await this.#parley.pause(attempt++, this.#abort.signal, error.retryAfterMs).catch(() => {});
       }
     }
     this.#isOver = true;
     this.#wakeReader?.();
   }
 
+  get #isSocketNeeded() { return this.#options.op === "tree" || this.#parley.transport === "socket"; }
+
   /** A piece of the channel, whole: what it says and where it leads come together. */
   #take(piece) {
     if (this.#isOver) return;
+    this.#hasFollowed = true;
     this.#received = this.#options.op === "tree" ? piece.cursor : piece.offset;
     this.#queue.push(piece);
     this.#wakeReader?.();
@@ -354,6 +390,7 @@ class Follow {
           if (message.error && !message.ended) return settle(reject, new ParleyError(message.error));
           if (message.ephemeral) return this.#told({ channel: message.channel, ...message.ephemeral });
           if (message.ended) return this.#ended(message, settle, resolve, reject);
+          this.#failed.delete(message.channel);
           this.#take({
             entries: message.entries, offset: message.offset, cursor: message.cursor, channel: message.channel,
             isUpToDate: message.up_to_date,
@@ -364,7 +401,7 @@ class Follow {
             this.#whenTaken().then(() => settle(resolve));
           }
         },
-        broken: () => settle(reject, new ParleyError({ status: 0, code: "disconnected", detail: "the connection broke" })),
+        broken: error => settle(reject, this.#parley.breakOf(error, this.#isSocketNeeded)),
       });
       const settle = (how, value) => {
         this.#abort.signal.removeEventListener("abort", aborted);
@@ -379,12 +416,18 @@ class Follow {
   }
 
   #ended(message, settle, resolve, reject) {
-    if (message.channel !== undefined && this.#options.op === "tree") {
-      return this.#take({
-        entries: [], offset: undefined, cursor: message.cursor ?? this.#received, channel: message.channel, isUpToDate: false,
-      });
+    const { channel, reason, error } = message;
+    if (channel !== undefined && this.#options.op === "tree") {
+      // One that fails on each new connection is told of once.
+      const entries = error && !this.#failed.has(channel) ? [{ type: "ended", reason, error }] : [];
+      if (reason === "failed") this.#failed.set(channel, new ParleyError(error ?? { status: 500 }));
+      return this.#take({ entries, offset: undefined, cursor: message.cursor ?? this.#received, channel, isUpToDate: false });
     }
-    if (message.reason === "failed") return settle(reject, new ParleyError(message.error ?? { status: 500 }));
+    // A tree's end has no error of its own, and its channels' have been told: it is worth another try while one of them may come back.
+    const failures = [...this.#failed.values()];
+    if (reason === "failed" && !(failures.length && failures.every(isFinal))) {
+      return settle(reject, new ParleyError(error ?? failures.find(failure => failure.isTransient)?.problem ?? { status: 500 }));
+    }
     this.reason = message.reason;
     this.#isOver = true;
     settle(resolve);
@@ -458,7 +501,8 @@ class Link {
     this.#parley = parley;
     this.#done = done;
     this.isClosed = false;
-    this.#open().catch(() => this.#broken());  // A policy of the page may forbid it; a server may know no tickets.
+    // A policy of the page may forbid it; a server may know no tickets, or refuse.
+    this.#open().catch(error => this.#broken(error));
     this.#silence = setTimeout(() => this.close(), 10_000);
     // After sleep a dead connection looks like a quiet one: a question that is not answered soon tells.
     this.#takeBack = parley.onWake(() => this.#probe());
@@ -467,20 +511,30 @@ class Link {
   async #open() {
     const url = await this.#parley.socketURL();
     if (this.isClosed) return;
-    this.#socket = new this.#parley.WebSocket(url, [socketSubprotocol]);
-    this.#socket.onopen = () => {
-      this.#hasOpened = true;
-      this.#done(true);
-      for (const message of this.#queue) this.#socket.send(message);
-      this.#queue = [];
-      this.#heard();
-    };
-    this.#socket.onmessage = ({ data }) => {
-      this.#heard();
-      this.#received(JSON.parse(data));
-    };
-    this.#socket.onclose = () => this.#broken();
-    this.#socket.onerror = () => this.#broken();  // Node 20 says no `close` behind it.
+    if (await this.#opens(url) || this.isClosed) return;
+    this.#broken(await this.#parley.socketRefusal());
+  }
+
+  /** Whether it opens. */
+  #opens(url) {
+    return new Promise(resolve => {
+      const socket = this.#socket = new this.#parley.WebSocket(url, [socketSubprotocol]);
+      socket.onopen = () => {
+        this.#hasOpened = true;
+        this.#done(true);
+        for (const message of this.#queue) socket.send(message);
+        this.#queue = [];
+        this.#heard();
+        resolve(true);
+      };
+      socket.onmessage = ({ data }) => {
+        this.#heard();
+        this.#received(JSON.parse(data));
+      };
+      const ended = () => { if (this.#hasOpened) this.#broken(); else resolve(false); };
+      socket.onclose = ended;
+      socket.onerror = ended;  // Node 20 says no `close` behind it.
+    });
   }
 
   follow(message, listener) {
@@ -507,7 +561,7 @@ class Link {
         how(value);
       };
       const aborted = () => settle(reject, signal.reason);
-      const broken = () => settle(reject, new ParleyError({ status: 0, code: "disconnected", detail: "the connection broke" }));
+      const broken = error => settle(reject, this.#parley.breakOf(error));
       const timer = setTimeout(() => this.close(), 30_000);
       signal?.addEventListener("abort", aborted);
       this.#waiting.set(ref, {
@@ -534,7 +588,13 @@ class Link {
   #received(message) {
     // The server stops, or lets the connections spread anew: it is about to close, and all goes on elsewhere.
     if (message.resume) return;
-    this.#waiting.get(message.ref)?.message(message);
+    const listener = this.#waiting.get(message.ref);
+    // Refused, or over (and not only one of a tree): nothing comes under that reference any more.
+    if (message.ended ? !message.channel : message.error) {
+      this.#waiting.delete(message.ref);
+      this.#closeIfIdle();
+    }
+    listener?.message(message);
   }
 
   #heard() {
@@ -558,16 +618,17 @@ class Link {
     this.#idle.unref?.();
   }
 
-  #broken() {
+  /** @param {Error} [error] Why it never opened, as far as that is known. */
+  #broken(error) {
     if (this.isClosed) return;
     this.isClosed = true;
     clearTimeout(this.#silence);
     clearTimeout(this.#idle);
     this.#takeBack();
-    if (!this.#hasOpened) this.#done(false);
+    if (!this.#hasOpened) this.#done(false, error);
     const waiting = [...this.#waiting.values()];
     this.#waiting.clear();
-    for (const listener of waiting) listener.broken();
+    for (const listener of waiting) listener.broken(error);
   }
 }
 
@@ -678,6 +739,15 @@ class TextPart {
 
 // Small things
 
+/** The options that are given: `null` and `undefined`, as what was never saved is read, are none. */
+function given(options) { return Object.fromEntries(Object.entries(options ?? {}).filter(([, value]) => value != null)); }
+
+/** Whether asking again is of no use. */
+function isFinal(error) { return error instanceof ParleyError && !error.isTransient; }
+
+/** How a channel that was there, and was deleted, is refused: an agent, one that has forks, any other. */
+const deletedCodes = ["agent_deleted", "channel_gone", "channel_not_found"];
+
 function said(value) { return typeof value === "string" ? { text: value } : { data: value }; }
 
 /** An approval by its name, or the `approval.requested` itself: then for exactly these arguments. */
@@ -694,5 +764,7 @@ function randomKey() {
 
 async function problemOf(answer) {
   const problem = await answer.json().catch(() => ({}));
-  return new ParleyError({ status: answer.status, ...problem });
+  const error = new ParleyError({ status: answer.status, ...problem });
+  error.retryAfterMs = Math.min(retryAfterMaxMs, Number(answer.headers.get("Retry-After")) * 1_000 || 0);
+  return error;
 }

@@ -30,7 +30,9 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
 
     override func received(_ page: Page) {
         if hasExpired { return answerNothing(isEnded: false) }
-        let answer = PageAnswer(page, of: channel, after: offset, view: view, cursor: cursor, isPrivate: exchange.access.isShown)
+        let answer = PageAnswer(
+            page, of: channel, after: offset, view: view, cursor: cursor, isPrivate: exchange.access.isShown,
+            readers.channels.world.now)
         leave()
         exchange.respond(200, answer.headers, page.body)
     }

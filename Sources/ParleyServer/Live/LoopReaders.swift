@@ -23,6 +23,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     private let total = Atomic(0)
     private var readers: [ObjectIdentifier: [LiveReader]] = [:]
     private var sockets: [ObjectIdentifier: SocketSession] = [:]
+    private var waits: [ObjectIdentifier: TurnWait] = [:]
     /// Ephemeral events that this loop has not delivered yet.
     private let undelivered = Atomic(0)
     private static let undeliveredMax = 1_024
@@ -96,8 +97,13 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
 
     func remove(_ socket: SocketSession) { sockets[ObjectIdentifier(socket)] = nil }
 
-    /// Ends every reader after telling it where to go on.
+    func add(_ wait: TurnWait) { waits[ObjectIdentifier(wait)] = wait }
+
+    func remove(_ wait: TurnWait) { waits[ObjectIdentifier(wait)] = nil }
+
+    /// Ends every reader after telling it where to go on, and answers who waits for the end of a turn.
     func endAll() {
+        for wait in waits.values { wait.end() }
         for socket in sockets.values { socket.end(.draining) }
         for reader in readers.values.flatMap({ $0 }) { reader.end() }
     }
@@ -152,13 +158,16 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         case .behind: events = .behind
         case .chunks(let chunks, let isEnded):
             var (bytes, next, state) = (Bytes(), offset, EventFraming.State.behind)
+            let isOfNow = cursor == StreamCursor.current(channels.world.now)
             for chunk in chunks where bytes.count < LoopReaders.pieceBytes {
                 if chunk === chunks.last { state = isEnded ? .closed : .upToDate }
-                bytes += chunk.wire("e\(view.rawValue)\(cursor)\(state.rawValue)") { chunk in
+                let make = { (chunk: Chunk) -> Bytes in
                     var bytes = Bytes()
                     EventFraming.write(chunk.page(of: channel, view: view), of: channel, cursor: cursor, state, to: &bytes)
                     return bytes
                 }
+                // A cursor that is not the time's own came from the client: kept, there would be a form for each.
+                bytes += isOfNow ? chunk.wire("e\(view.rawValue)\(cursor)\(state.rawValue)", make) : make(chunk)
                 next = chunk.last
             }
             events = .piece(BodyPiece(bytes), next: next, state)

@@ -19,7 +19,7 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
 
     override func begin(_ exchange: Exchange) {
         self.exchange = exchange
-        exchange.responder.onClose = { [unowned self] in leave() }  // The responder lets go of this when it has answered.
+        exchange.responder.onClose = { [unowned self] in leave() }  // Until it leaves: what follows may never answer, but stream.
         timeout = readers.loop.schedule(after: TailReader.patience) { [weak self] in self?.end() }
         advance()
     }
@@ -33,6 +33,13 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
         } else if tail.head >= minimum {
             leave()
             then()
+        } else if tail.isClosed {
+            leave()
+            exchange.respond(
+                Problem(
+                    status: 409, code: "channel_closed",
+                    detail: "the stream is closed at \(Offset(tail.head)): min_offset, \(Offset(minimum)), is never reached.",
+                    headers: [(StreamHeader.closed, "true"), (StreamHeader.nextOffset, Offset(tail.head).token)]))
         }
     }
 
@@ -50,6 +57,7 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
     private func leave() {
         timeout?.cancel()
         timeout = nil
+        exchange.responder.onClose = nil
         readers.remove(self)
     }
 }

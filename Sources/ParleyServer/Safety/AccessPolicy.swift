@@ -20,7 +20,7 @@ struct AccessPolicy: Sendable {
     /// Checks a request.
     /// - Returns: The header fields that let a page of another origin read the answer.
     /// - Throws: 403 `host_not_allowed` or `origin_not_allowed`.
-    func check(_ request: HTTPRequest) throws(Problem) -> [HeaderField] {
+    func check(_ request: HTTPRequestHead) throws(Problem) -> [HeaderField] {
         let host = (request.header("Host") ?? "").lowercased()
         guard allows(host: host) else {
             throw Problem(
@@ -28,9 +28,11 @@ struct AccessPolicy: Sendable {
                 detail: "Host is '\(host)'; expected localhost, a loopback address or a configured host. Add the name to the allowed hosts."
             )
         }
-        guard let origin = request.header("Origin") else { return [] }
+        // Who may read it depends on who asks, also when nobody of another origin did: a shared cache must know.
+        let varies: [HeaderField] = origins.isEmpty ? [] : [("Vary", "Origin")]
+        guard let origin = request.header("Origin") else { return varies }
         let text = origin.lowercased()
-        if text == "http://" + host || text == "https://" + host { return [] }
+        if text == "http://" + host || text == "https://" + host { return varies }
         guard origins.contains(text) || origins.contains("*") else {
             throw Problem(
                 status: 403, code: "origin_not_allowed",
@@ -38,8 +40,7 @@ struct AccessPolicy: Sendable {
         }
         return [
             ("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", StreamHeader.exposed.joined(separator: ", ")),
-            ("Vary", "Origin"),
-        ]
+        ] + varies
     }
 
     /// Answers a browser that asks whether its page may send a request, or returns `nil` when this is no such question.

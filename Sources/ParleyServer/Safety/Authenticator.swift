@@ -15,8 +15,11 @@ final class Authenticator: Sendable {
         self.world = world
     }
 
-    /// Takes other keys from now on.
-    func replace(_ keys: KeyRing) { ring.withLock { $0 = keys } }
+    /// Takes other keys from now on. Tickets came with rights of the old ones, and whoever needs one asks anew.
+    func replace(_ keys: KeyRing) {
+        ring.withLock { $0 = keys }
+        tickets.dropAll()
+    }
 
     var hasKeys: Bool { ring.withLock { !$0.isEmpty } }
 

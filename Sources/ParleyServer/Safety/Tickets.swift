@@ -53,6 +53,8 @@ final class Tickets: Sendable {
         return ticket.access
     }
 
+    func dropAll() { state.withLock { $0 = State() } }
+
     /// Some end before the 60 seconds are over; they are dropped with those around them.
     private static func dropEnded(_ state: inout State, _ now: Timestamp) {
         while state.first < state.order.count {

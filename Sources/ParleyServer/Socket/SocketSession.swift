@@ -110,17 +110,24 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     private func received(_ message: Bytes) {
         if ending == nil, hasExpired { return end(.expired) }
         guard ending == nil else { return }  // The client has been told to come again; what is lost now was not answered.
+        // What cannot be read counts, too.
+        let excess = overRate
         do throws(SocketRefusal) {
             let request = try SocketRequest(message)
             do throws(Problem) {
-                try context.rates?.take(account, loop.now)
+                if let excess { throw excess }
                 try perform(request)
             } catch {
                 refuse(request.reference, error)
             }
         } catch {
-            refuse(error.reference, error.problem)
+            refuse(error.reference, excess ?? error.problem)
         }
+    }
+
+    private var overRate: Problem? {
+        do throws(Problem) { try context.rates?.take(account, loop.now) } catch { return error }
+        return nil
     }
 
     private var account: String {
@@ -130,6 +137,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     func send(_ message: JSON) { socket.send(message.bytes) }
 
     func refuse(_ reference: Int64?, _ problem: Problem) {
+        context.refusals.count(problem.code)
         var message = Bytes("{".utf8)
         if let reference { message.append("\"ref\":\(reference),") }
         message.append("\"error\":")
@@ -163,7 +171,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     /// Lets those go on who waited longest, as long as there is room.
     private func resumeParked() {
         var rest = parked.count
-        while rest > 0, socket.isOpen, hasRoom, readCount < SocketSession.readsMax, !parked.isEmpty {
+        while rest > 0, ending == nil, socket.isOpen, hasRoom, readCount < SocketSession.readsMax, !parked.isEmpty {
             rest -= 1
             let reader = parked.removeFirst()
             reader.isParked = false

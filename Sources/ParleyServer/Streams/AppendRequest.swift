@@ -43,10 +43,13 @@ struct AppendRequest {
         (self.idempotencyKey, ifTail) = (idempotencyKey, nil)
     }
 
+    /// What a repeat must have in common with the first: the body, and whether that was the last.
+    func idempotency(of body: Bytes) -> IdempotencyKey? { idempotencyKey.map { IdempotencyKey(key: $0, body: closes ? body + [0] : body) } }
+
     static func isClosing(_ request: HTTPRequest) -> Bool { request.header(StreamHeader.closed)?.lowercased() == "true" }
 
     /// The offset of `If-Match`, in quotes as an entity tag has them, or as it was given out.
-    private static func ifTail(of request: HTTPRequest) throws(Problem) -> UInt64? {
+    static func ifTail(of request: HTTPRequest) throws(Problem) -> UInt64? {
         guard let text = request.header("If-Match")?.trimmingSpaces, text != "*" else { return nil }
         let token = text.hasPrefix("\"") && text.hasSuffix("\"") && text.utf8.count > 1 ? String(text.dropFirst().dropLast()) : text
         guard let offset = Offset(token: token) else {

@@ -6,6 +6,8 @@ internal import ParleySystem
 struct CreateRequest {
     let lifetime: Lifetime?
     let fork: ForkRequest?
+    /// `If-None-Match: *`
+    let mustBeNew: Bool
 
     /// Some 30 years, and far from any overflow.
     private static let ttlMax: Int64 = 1_000_000_000
@@ -14,6 +16,14 @@ struct CreateRequest {
     init(_ request: HTTPRequest) throws(Problem) {
         lifetime = try CreateRequest.lifetime(of: request)
         fork = try CreateRequest.fork(of: request)
+        guard request.header("If-Match") == nil else {
+            throw .bad("not_supported", "If-Match is for POST and DELETE. A PUT takes If-None-Match: *, and then creates or is refused.")
+        }
+        let ifNoneMatch = request.headers("If-None-Match")
+        guard ifNoneMatch.allSatisfy({ $0 == "*" }) else {
+            throw .bad("not_supported", "If-None-Match is '\(ifNoneMatch[0].prefix(64))'; expected * with PUT.")
+        }
+        mustBeNew = !ifNoneMatch.isEmpty
     }
 
     private static func lifetime(of request: HTTPRequest) throws(Problem) -> Lifetime? {
@@ -46,19 +56,29 @@ struct CreateRequest {
             throw .bad("invalid_fork_offset", "Stream-Fork-Sub-Offset is \(sub!) without Stream-Fork-Offset. Say where it counts from.")
         }
         return ForkRequest(
-            source: try name(of: source), offset: try offset.map { text throws(Problem) in try place(text) },
+            source: try name(of: source, at: request.header("Host") ?? ""),
+            offset: try offset.map { text throws(Problem) in try place(text) },
             subOffset: sub.map { UInt64($0) })
     }
 
     /// The source is named by its path on this server, as it is or behind the prefix of streams.
-    private static func name(of source: String) throws(Problem) -> String {
+    private static func name(of source: String, at host: String) throws(Problem) -> String {
         var path = Substring(source)
         for scheme in ["http://", "https://"] where path.hasPrefix(scheme) {
-            path = path.dropFirst(scheme.count).drop { $0 != "/" }
+            path = path.dropFirst(scheme.count)
+            let authority = path.prefix { $0 != "/" }
+            guard authority.lowercased() == host.lowercased() else {
+                throw .bad(
+                    "invalid_fork_source",
+                    "Stream-Forked-From names the server '\(authority.prefix(64))', this one is '\(host)'; a stream is forked where it is.")
+            }
+            path = path.dropFirst(authority.count)
         }
         if path.hasPrefix(StreamName.prefix) { path = path.dropFirst(StreamName.prefix.count) }
         if path.hasPrefix("/") { path = path.dropFirst() }
-        return try StreamName(path: ArraySlice(path.utf8)).text
+        do throws(Problem) { return try StreamName(path: ArraySlice(path.utf8)).text } catch {
+            throw Problem(status: error.status, code: error.code, detail: "Stream-Forked-From is '\(source.prefix(64))': \(error.detail)")
+        }
     }
 
     private static func place(_ text: String) throws(Problem) -> UInt64 {
@@ -66,7 +86,8 @@ struct CreateRequest {
         if text == "-1" || text == "0000000000000000_0000000000000000" { return 0 }
         guard let offset = Offset(token: text) else {
             throw .bad(
-                "invalid_fork_offset", "Stream-Fork-Offset is no offset of this server's; expected a Stream-Next-Offset as it was given.")
+                "invalid_fork_offset",
+                "Stream-Fork-Offset is '\(text.prefix(64))', no offset of this server's; expected a Stream-Next-Offset as it was given.")
         }
         return offset.value
     }

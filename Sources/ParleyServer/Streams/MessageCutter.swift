@@ -3,8 +3,11 @@ internal import ParleySystem
 
 /// Cuts the body of a JSON append into messages: the elements of an array, one level deep, or the one value it is.
 enum MessageCutter {
+    /// More would hold up the one writer, and so everybody: this many take it about 50 ms.
+    static let messagesMax = 100_000
+
     /// - Returns: The bytes of each message as they came; none for `[]`.
-    /// - Throws: 400 `invalid_json` naming the byte.
+    /// - Throws: 400 `invalid_json` naming the byte; 413 `too_many_messages`.
     static func cut(_ body: Bytes) throws(Problem) -> [Bytes] {
         var messages: [Bytes] = []
         var scanner = JSONScanner(body)
@@ -18,6 +21,11 @@ enum MessageCutter {
             try scanner.end()
         } catch {
             throw .bad("invalid_json", error.description)
+        }
+        guard messages.count <= messagesMax else {
+            throw Problem(
+                status: 413, code: "too_many_messages",
+                detail: "the body has \(messages.count) messages; expected at most \(messagesMax). Send it in several requests.")
         }
         return messages
     }

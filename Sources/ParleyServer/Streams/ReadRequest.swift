@@ -24,7 +24,7 @@ struct ReadRequest: Sendable {
     /// What the reader has written, or been told of, must be there: the answer waits for it, for a while.
     let minOffset: Offset?
     /// For 304 answers.
-    let ifNoneMatch: String?
+    let ifNoneMatch: [String]
 
     /// - Throws: 400 `invalid_offset`, `missing_offset`, `invalid_live`, `invalid_view` or `invalid_behind`.
     init(_ request: HTTPRequest, isAgent: Bool) throws(Problem) {
@@ -52,12 +52,14 @@ struct ReadRequest: Sendable {
         whenBehind = isAgent ? try ReadRequest.whenBehind(items.first { $0.name == "behind" }?.value) : .park
         minOffset = try items.first { $0.name == "min_offset" }.map { item throws(Problem) in
             guard let offset = Offset(token: item.value) else {
-                throw .bad("invalid_min_offset", "min_offset is no offset of this server's; expected a Stream-Next-Offset as it was given.")
+                throw .bad(
+                    "invalid_min_offset",
+                    "min_offset is '\(item.value.prefix(64))', no offset of this server's; expected a Stream-Next-Offset as it was given.")
             }
             return offset
         }
         cursor = items.first { $0.name == "cursor" }.flatMap { UInt64($0.value) }
-        ifNoneMatch = request.header("If-None-Match")
+        ifNoneMatch = request.headers("If-None-Match")
     }
 
     static func start(_ text: String) throws(Problem) -> Start {
@@ -67,7 +69,8 @@ struct ReadRequest: Sendable {
         default:
             guard let offset = Offset(token: text) else {
                 throw .bad(
-                    "invalid_offset", "offset is no offset of this server's; expected -1, now or a Stream-Next-Offset as it was given.")
+                    "invalid_offset",
+                    "offset is '\(text.prefix(64))', no offset of this server's; expected -1, now or a Stream-Next-Offset as it was given.")
             }
             return .after(offset)
         }

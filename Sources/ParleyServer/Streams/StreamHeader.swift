@@ -16,8 +16,11 @@ enum StreamHeader {
     static let exposed = [
         nextOffset, upToDate, closed, cursor, dataEncoding, producerEpoch, producerSequence, producerExpectedSequence,
         producerReceivedSequence,
-        ttl, expiresAt, "Location", "ETag", "Idempotent-Replayed",
+        ttl, expiresAt, "Location", "ETag", "Idempotent-Replayed", "Retry-After",
     ]
+
+    /// What a stream holds is anybody's: shown by a browser, it is a document without scripts, and of no origin.
+    static let inert = (name: "Content-Security-Policy", value: "sandbox")
 
     static let ttl = "Stream-TTL"
     static let expiresAt = "Stream-Expires-At"

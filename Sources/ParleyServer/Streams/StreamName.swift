@@ -41,7 +41,8 @@ struct StreamName: Sendable {
                 "the stream's name is '\(text)'; expected segments that are neither empty nor '.' nor '..', separated by '/'.")
         }
         self.text = text
-        if text == "agents" || text.hasPrefix("agents/") {
+        // Byte for byte: to Swift, a slash with an accent behind it is another character.
+        if text.utf8.elementsEqual("agents".utf8) || text.utf8.starts(with: "agents/".utf8) {
             guard let agent = AgentName(channel: text) else {
                 throw Problem(
                     status: 404, code: "channel_not_found",

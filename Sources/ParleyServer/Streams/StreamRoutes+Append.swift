@@ -30,7 +30,7 @@ extension StreamRoutes {
         append.sequence = head.sequence
         append.ifTail = head.ifTail
         append.producer = head.producer
-        append.idempotency = head.idempotencyKey.map { IdempotencyKey(key: $0, body: exchange.request.body) }
+        append.idempotency = head.idempotency(of: exchange.request.body)
         append.closes = head.closes
         append.submit()
     }

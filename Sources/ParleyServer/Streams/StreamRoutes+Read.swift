@@ -9,7 +9,6 @@ extension StreamRoutes {
         context.withChannel(name, exchange) { channel in
             let tail = channel.tail
             guard !tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
-            context.channels.touched(channel)
             if let minOffset = request.minOffset, minOffset.value > tail.head {
                 return wait(for: minOffset, request, channel, exchange)
             }
@@ -35,6 +34,7 @@ extension StreamRoutes {
     }
 
     private func start(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
+        context.channels.touched(channel)
         switch request.mode {
         case .catchUp where request.start == .now: answerNow(channel, exchange)
         case .catchUp: catchUp(request, channel, after: offset, exchange)
@@ -46,7 +46,7 @@ extension StreamRoutes {
         let tail = channel.tail
         var headers: [HeaderField] = [
             ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(tail.head).token), (StreamHeader.upToDate, "true"),
-            ("Cache-Control", "no-store"),
+            ("Cache-Control", "no-store"), StreamHeader.inert,
         ]
         if tail.isClosed { headers.append((StreamHeader.closed, "true")) }
         exchange.respond(200, headers, channel.isJSON ? Bytes("[]".utf8) : [])
@@ -61,7 +61,8 @@ extension StreamRoutes {
         } then: { page in
             // Read in part after it was removed, a page might hold less than there was.
             guard !channel.tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
-            let answer = PageAnswer(page, of: channel, after: offset, view: request.view, isPrivate: exchange.access.isShown)
+            let answer = PageAnswer(
+                page, of: channel, after: offset, view: request.view, isPrivate: exchange.access.isShown, channels.world.now)
             if answer.matches(request.ifNoneMatch) { return exchange.respond(304, answer.headers) }
             exchange.respond(200, answer.headers, page.body)
         }
@@ -94,7 +95,7 @@ struct PageAnswer {
     private let tag: String
 
     /// - Parameter isPrivate: Others may not have it from a shared cache.
-    init(_ page: Page, of channel: Channel, after offset: UInt64, view: View, cursor: UInt64? = nil, isPrivate: Bool) {
+    init(_ page: Page, of channel: Channel, after offset: UInt64, view: View, cursor: UInt64? = nil, isPrivate: Bool, _ now: Timestamp) {
         // The channel's number tells a stream from one that had its name before; the view and the end change what is read.
         let end = page.isEnd ? ":c" : ""
         let viewMark = view == .settled ? ":s" : ""
@@ -102,7 +103,8 @@ struct PageAnswer {
         tag = "\"\(channel.id.partition)-\(channel.id.number):\(offset):\(page.next)\(viewMark)\(trimMark)\(end)\""
         var headers: [HeaderField] = [
             ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(page.next).token), ("ETag", tag),
-            ("Cache-Control", PageAnswer.cacheControl(page, channel, isPrivate)),
+            ("Cache-Control", PageAnswer.cacheControl(page, channel, isPrivate, now)),
+            StreamHeader.inert,
         ]
         if page.isUpToDate { headers.append((StreamHeader.upToDate, "true")) }
         if page.isEnd {
@@ -113,15 +115,24 @@ struct PageAnswer {
         self.headers = headers
     }
 
-    private static func cacheControl(_ page: Page, _ channel: Channel, _ isPrivate: Bool) -> String {
+    private static let (freshSeconds, staleSeconds): (Int64, Int64) = (60, 300)
+
+    private static func cacheControl(_ page: Page, _ channel: Channel, _ isPrivate: Bool, _ now: Timestamp) -> String {
         if channel.isAgent { return "private, no-store" }
         // Nothing yet, at an open tail: kept for a minute, it would hide what comes next.
-        return page.isEmpty && !page.isEnd ? "no-cache" : "\(isPrivate ? "private" : "public"), max-age=60, stale-while-revalidate=300"
+        guard !page.isEmpty || page.isEnd else { return "no-cache" }
+        let scope = isPrivate ? "private" : "public"
+        // Nor is it kept longer than the stream itself.
+        let left = channel.end.map { now.duration(to: $0).components.seconds } ?? .max
+        guard left < freshSeconds + staleSeconds else {
+            return "\(scope), max-age=\(freshSeconds), stale-while-revalidate=\(staleSeconds)"
+        }
+        return left > 0 ? "\(scope), max-age=\(min(freshSeconds, left))" : "no-cache"
     }
 
-    func matches(_ ifNoneMatch: String?) -> Bool {
-        guard let ifNoneMatch else { return false }
-        return ifNoneMatch.split(separator: ",").contains { candidate in
+    /// - Parameter ifNoneMatch: The values of the fields of that name.
+    func matches(_ ifNoneMatch: [String]) -> Bool {
+        ifNoneMatch.joined(separator: ",").split(separator: ",").contains { candidate in
             let text = String(candidate).trimmingSpaces
             return text == "*" || text == tag || text == "W/" + tag
         }

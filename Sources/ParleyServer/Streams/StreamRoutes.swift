@@ -19,6 +19,7 @@ struct StreamRoutes: Sendable {
             case "PUT": try create(name, exchange)
             case "POST": try append(to: name, exchange)
             case "DELETE": try remove(name, exchange)
+            case "OPTIONS": exchange.respond(204, [("Allow", StreamRoutes.methods)])
             default: throw .wrongMethod(exchange.request.method, allow: StreamRoutes.methods)
             }
         } catch {
@@ -73,7 +74,7 @@ struct StreamRoutes: Sendable {
                 switch result {
                 case .success(let created):
                     var headers: [HeaderField] = [
-                        ("Content-Type", contentType ?? channels.resident(name.text)?.contentType ?? type),
+                        ("Content-Type", channels.resident(name.text)?.contentType ?? type),
                         (StreamHeader.nextOffset, Offset(created.tail).token),
                         ("Location", StreamRoutes.location(of: request)),
                     ]
@@ -84,6 +85,7 @@ struct StreamRoutes: Sendable {
             }
         }
         (creation.fork, creation.hasContentType) = (wanted.fork, contentType != nil)
+        creation.mustBeNew = wanted.mustBeNew
         creation.submit()
     }
 
@@ -141,6 +143,7 @@ struct StreamRoutes: Sendable {
 
     private func remove(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
         try refuseReserved(name)
+        let ifTail = try AppendRequest.ifTail(of: exchange.request)
         let done: @Sendable (Result<Void, ChannelError>) -> Void = { result in
             exchange.onLoop {
                 switch result {
@@ -150,9 +153,9 @@ struct StreamRoutes: Sendable {
             }
         }
         if name.agent != nil, let agents = context.agents {
-            agents.remove(name.text, done)
+            agents.remove(name.text, ifTail: ifTail, done)
         } else {
-            DeleteChannel(context.channels, name.text, completion: done).submit()
+            DeleteChannel(context.channels, name.text, ifTail: ifTail, completion: done).submit()
         }
     }
 
@@ -177,5 +180,8 @@ struct StreamRoutes: Sendable {
 
 extension ChannelError {
     /// The channel was removed while somebody read it.
-    static func gone(_ channel: Channel) -> ChannelError { channel.isAgent ? .deleted(channel.name) : .notFound(channel.name) }
+    static func gone(_ channel: Channel) -> ChannelError {
+        if channel.isKept { return .gone(channel.name) }
+        return channel.isAgent ? .deleted(channel.name) : .notFound(channel.name)
+    }
 }

@@ -22,9 +22,6 @@ struct SubscriptionBody {
         let pattern = try pattern()
         let streams = try streams()
         guard pattern != nil || streams != nil else { throw .invalid("neither pattern nor streams is given; at least one is needed.") }
-        if case .pullWake(let stream) = delivery, streams?.contains(stream) == true {
-            throw .invalid("wake_stream is one of streams: each wake would be a reason for another.")
-        }
         return SubscriptionConfiguration(
             delivery, pattern: pattern, streams: streams ?? [], leaseMilliseconds: try lease(),
             description: try optionalText("description", bytesMax: SubscriptionBody.descriptionBytesMax))

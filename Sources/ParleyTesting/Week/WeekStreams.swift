@@ -177,8 +177,10 @@ extension WeekStreams {
         if kept[operation.name] != nil { return "channel_exists" }
         if let there = streams[operation.name] {
             guard let origin = there.fork, origin.source == source, offset ?? origin.offset == origin.offset,
-                subOffset ?? 0 == origin.subOffset, lifetime == nil || lifetime == there.lifetime, !there.isClosed
+                subOffset ?? 0 == origin.subOffset, !there.isClosed
             else { return "channel_exists" }
+            let wanted = lifetime.map { .some($0) } ?? inherited(source, origin.sourceNumber, agent)
+            guard wanted.map({ $0 == there.lifetime }) ?? true else { return "channel_exists" }
             return WeekStreams.created(false, there.head, there.isClosed)
         }
         if kept[source] != nil { return "fork_source_gone" }
@@ -214,6 +216,12 @@ extension WeekStreams {
         return WeekStreams.created(true, stream.head, false)
     }
 
+    /// The lifetime of a fork that is given none; `nil` where the source is no longer there.
+    private func inherited(_ source: String, _ number: Int?, _ agent: WeekAgentEntries) -> Lifetime?? {
+        if let stream = streams[source] { return stream.number == number ? .some(stream.lifetime) : nil }
+        return agent(source) == nil ? nil : .some(nil)
+    }
+
     private mutating func append(
         _ operation: WeekOperation, _ now: Timestamp, _ producer: ProducerClaim?, _ ifTail: UInt64?, _ sequence: String?, _ key: String?,
         _ closes: Bool
@@ -222,11 +230,12 @@ extension WeekStreams {
         guard var stream = streams[operation.name] else { return "channel_not_found" }
         if let key, let known = stream.keys[key] {
             guard known.body == operation.body else { return "idempotency_key_reused" }
-            return WeekStreams.appended(Array(known.offsets), stream.head, stream.isClosed, isReplay: true)
+            let last = known.offsets.upperBound
+            return WeekStreams.appended(Array(known.offsets), last, stream.isClosed && stream.head == last, isReplay: true)
         }
         if let producer {
             switch WeekStreams.judge(producer, stream.producers[producer.id]) {
-            case .refused(let code): return code
+            case .refused(let code): return stream.isClosed ? "channel_closed" : code
             case .known: return WeekStreams.appended([], stream.head, stream.isClosed, isReplay: true)
             case .new: break
             }

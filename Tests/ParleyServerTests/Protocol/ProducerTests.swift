@@ -140,7 +140,8 @@ extension DurableStreams {
                 .post(409, "b", producer("p", "0", "1") + closed, expect: ["Stream-Closed": "true"])),
             .init(
                 "an old epoch after close", .put(), .post(200, "a", producer("p", "0", "0")),
-                .post(200, "b", producer("p", "1", "0") + closed), .post(403, "c", producer("p", "0", "1") + closed).or(409)),
+                .post(200, "b", producer("p", "1", "0") + closed),
+                .post(409, "c", producer("p", "0", "1") + closed).or(403)),
         ]
 
         @Test(arguments: cases) func `a producer is heard once`(_ row: ProtocolCase) throws { try row.run() }

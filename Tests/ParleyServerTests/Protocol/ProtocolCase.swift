@@ -111,7 +111,9 @@ struct Step: Sendable {
         Step(method: "HEAD", status: status, expected: expect)
     }
 
-    static func delete(_ status: Int = 204, code: String? = nil) -> Step { Step(method: "DELETE", status: status, code: code) }
+    static func delete(_ status: Int = 204, _ headers: [(String, String)] = [], code: String? = nil) -> Step {
+        Step(method: "DELETE", headers: headers, status: status, code: code)
+    }
 
     private static func typed(_ type: String?, _ headers: [(String, String)]) -> [(String, String)] {
         (type.map { [("Content-Type", $0)] } ?? []) + headers
