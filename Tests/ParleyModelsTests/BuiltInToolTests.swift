@@ -10,7 +10,7 @@ import Testing
 
     func code(_ path: String, _ text: String = "x") -> String? {
         do {
-            try AgentFiles(folder: folder.path).write(Bytes(text.utf8), to: path, for: "agents/../a")
+            try AgentFiles(folder: folder.path).write(Bytes(text.utf8), to: path, for: "agents/..b/a")
             return nil
         } catch { return (error as? StepFailure)?.code ?? "\(error)" }
     }
@@ -18,8 +18,8 @@ import Testing
     @Test func `are below the agent's own folder, and the last one counts`() throws {
         defer { try? FileManager.default.removeItem(at: folder) }
         #expect(code("notes/to day.md", "one") == nil && code("notes/to day.md", "two") == nil)
-        #expect(try String(contentsOf: folder.appendingPathComponent("kind-../id-a/notes/to day.md"), encoding: .utf8) == "two")
-        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path + "/kind-../id-a/notes") == ["to day.md"])
+        #expect(try String(contentsOf: folder.appendingPathComponent("kind-..b/id-a/notes/to day.md"), encoding: .utf8) == "two")
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path + "/kind-..b/id-a/notes") == ["to day.md"])
     }
 
     @Test(arguments: [
@@ -35,7 +35,7 @@ import Testing
     @Test func `do not follow a link that somebody has put there`() throws {
         defer { try? FileManager.default.removeItem(at: folder) }
         #expect(code("a.txt") == nil)
-        let own = folder.path + "/kind-../id-a"
+        let own = folder.path + "/kind-..b/id-a"
         try FileManager.default.createSymbolicLink(atPath: own + "/out", withDestinationPath: "/tmp")
         try FileManager.default.createSymbolicLink(atPath: own + "/link.txt", withDestinationPath: own + "/a.txt")
         #expect(code("out/x.txt") == "file_not_written")

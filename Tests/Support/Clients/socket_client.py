@@ -49,9 +49,9 @@ async def follow():
         async with await connect() as socket:
             connections += 1
             assert socket.subprotocol == "parley.v1"
-            for ref, channel in enumerate(channels):
-                await socket.send(json.dumps({"op": "follow", "ref": ref, "channel": channel, "offset": offsets[channel]}))
             try:
+                for ref, channel in enumerate(channels):
+                    await socket.send(json.dumps({"op": "follow", "ref": ref, "channel": channel, "offset": offsets[channel]}))
                 for _ in range(random.randint(1, 80)):
                     message = json.loads(await asyncio.wait_for(socket.recv(), 20))
                     if "entries" not in message:
