@@ -45,7 +45,7 @@ package final class TrimService: Sendable {
     package init(channels: Channels, world: any World, retention: Duration) {
         (self.world, self.retention) = (world, retention)
         // So many at a time: each rewrites a stretch of the log.
-        rows = DueRows(.sealedText, log: channels.log, world: world, atOnce: 64, pause: .milliseconds(50)) { row, value, visit in
+        rows = DueRows(.sealedText, log: channels.log, world: world, atOnce: 8, pause: .milliseconds(50)) { row, value, visit in
             // Refused, the row is still there for the next look.
             try? channels.writer.submit(Trim(channels, visit, row: row, SealedText(row: row, value)))
         }

@@ -169,5 +169,8 @@ extension JSON {
 public struct JSONError: Error, Sendable, Equatable, CustomStringConvertible {
     public var position: Int
     public var problem: String
+
+    package init(position: Int, problem: String) { (self.position, self.problem) = (position, problem) }
+
     public var description: String { "invalid JSON at byte \(position): \(problem)" }
 }

@@ -10,22 +10,26 @@ enum MessageCutter {
     /// - Throws: 400 `invalid_json` naming the byte; 413 `too_many_messages`.
     static func cut(_ body: Bytes) throws(Problem) -> [Bytes] {
         var messages: [Bytes] = []
+        var isTooMany = false
         var scanner = JSONScanner(body)
         do throws(JSONError) {
             try scanner.requireUTF8()
             if scanner.next(is: "[") {
-                try scanner.elements { (scanner) throws(JSONError) in messages.append(Bytes(body[try scanner.skip()])) }
+                try scanner.elements { (scanner) throws(JSONError) in
+                    isTooMany = messages.count == messagesMax
+                    // Not read any further, so that it costs no more than it may have.
+                    if isTooMany { throw JSONError(position: 0, problem: "") }
+                    messages.append(Bytes(body[try scanner.skip()]))
+                }
             } else {
                 messages.append(Bytes(body[try scanner.skip()]))
             }
             try scanner.end()
         } catch {
-            throw .bad("invalid_json", error.description)
-        }
-        guard messages.count <= messagesMax else {
+            guard isTooMany else { throw .bad("invalid_json", error.description) }
             throw Problem(
                 status: 413, code: "too_many_messages",
-                detail: "the body has \(messages.count) messages; expected at most \(messagesMax). Send it in several requests.")
+                detail: "the body has more than \(messagesMax) messages. Send it in several requests.")
         }
         return messages
     }
