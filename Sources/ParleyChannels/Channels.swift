@@ -257,7 +257,8 @@ extension Channels {
         if !isKept { try collect(channel.id, in: &stage) }
         channel.staged.isDeleted = true
         channel.staged.row.isClosed = true
-        created[channel.name] = nil
+        // Made in this very commit and kept for its forks, it is found nowhere else yet.
+        if tombstone || !isKept { created[channel.name] = nil }
         if tombstone || !isKept { removed.insert(channel.name) }
         touch(channel)
     }
@@ -272,6 +273,7 @@ extension Channels {
 
     /// The name of a channel that was kept for its forks has become free.
     func free(_ name: String) {
+        created[name] = nil
         removed.insert(name)
         freed.append(name)
     }
@@ -282,8 +284,8 @@ extension Channels {
     /// What was forked from a channel in the current commit: scans do not see it yet.
     func forkedInThisCommit(_ id: ChannelID) -> [(id: ChannelID, name: String)] { forked[id] ?? [] }
 
-    /// Channels made in the current commit, by name.
-    var unpublished: [Channel] { created.values.sorted { $0.name < $1.name } }
+    /// Channels made in the current commit, by name; without those that are there for their forks alone by now.
+    var unpublished: [Channel] { created.values.filter { !$0.isGone }.sorted { $0.name < $1.name } }
 
     func touch(_ channel: Channel) {
         if touchedIDs.insert(ObjectIdentifier(channel)).inserted { touched.append(channel) }

@@ -110,6 +110,24 @@ extension Bench {
         #expect(try bench.rows(.log) == 0, "no reference has leaked")
     }
 
+    @Test(arguments: [false, true]) func `keep a name that was made, forked and deleted within one commit`(isFork: Bool) throws {
+        let bench = bench()
+        if isFork { bench.fork("c", from: "a", commits: false) } else { bench.create("c", commits: false) }
+        bench.append("7", to: "c", commits: false)
+        bench.fork("d", from: "c", commits: false)
+        bench.delete("c", commits: false)
+        let late = bench.append("8", to: "c", commits: false)
+        let again = bench.create("c", commits: false)
+        bench.writer.pump()
+        #expect(late.error?.code == "channel_gone" && again.error?.code == "channel_exists")
+        for bench in [bench, bench.reopened()] {
+            #expect(bench.append("8", to: "c").error?.code == "channel_gone")
+            #expect(try bench.whole("d") == (isFork ? [1, 2, 3, 7] : [7]))
+        }
+        #expect(bench.delete("d").error == nil)
+        #expect(bench.create("c").value?.isNew == true)
+    }
+
     @Test func `of forks keep only those that they share something of, and not too many`() throws {
         let bench = bench()
         _ = bench.fork("f0", from: "a")
