@@ -42,6 +42,13 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
         Misuse("append", "/orders/1", says: "the data is missing"),
         Misuse("fork", "/orders/1", says: "the new channel is missing"),
         Misuse("status", says: "<kind>/<id> is missing"),
+        Misuse("create", "/x", "--ttl", "soon", says: "--ttl is 'soon'", "3600"),
+        Misuse("create", "/x", "/y", says: "'/y' was not expected"),
+        Misuse("delete", "/x", "/y", says: "'/y' was not expected"),
+        Misuse("fork", "/x", "/y", "/z", says: "'/z' was not expected"),
+        Misuse("ls", "/", "more", says: "'more' was not expected"),
+        Misuse("tail", "/x", "--from", "yesterday", says: "--from is 'yesterday'", "now"),
+        Misuse("append", "/x", "1", "--if-tail", "1", says: "--if-tail is '1'", "hexadecimal"),
         Misuse("status", "writer/one", "--jsno", says: "Did you mean '--json'?"),
     ]
 

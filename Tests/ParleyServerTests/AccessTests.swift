@@ -318,6 +318,21 @@ private func agentPath(_ hint: String = "assistant") -> String {
         #expect(ticket.status == 201, "so that a page does the same everywhere")
     }
 
+    @Test func `a ticket ends with the key that it came by`() throws {
+        let own = try TestServer { try! $0.keys.add("one:\(secret)", separator: ",", from: "test") }
+        let path = own.path("ticketed")
+        #expect(try own.request("PUT", path, [key, json]).status == 201)
+        let tickets = try (0..<2).map { _ in
+            let answer = try own.request("POST", "/v1/tickets", [key, json], "{\"channel\":\"\(path.dropFirst(own.root.count))\"}")
+            return try #require(answer.json?["ticket"]?.string)
+        }
+        #expect(try own.get("\(path)?ticket=\(tickets[0])").status == 200)
+        var others = KeyRing()
+        try others.add("two:another-secret-of-32-characters", separator: ",", from: "test")
+        try own.server.reload(others)
+        #expect(try own.get("\(path)?ticket=\(tickets[1])").status == 401)
+    }
+
     @Test func `a ticket is worth one GET of one channel`() throws {
         let path = server.path("ticketed")
         let name = String(path.dropFirst("/v1/stream/".count))
