@@ -63,6 +63,19 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         for index in 0..<100 { #expect(try client.answer().text == "/\(index)") }
     }
 
+    @Test func `makes few answers at a time that may be large`() throws {
+        let waiting = Monitor<[HTTPResponder]>([])
+        let server = try TestServer { _, responder in waiting.withLock(signal: true) { $0.append(responder) } }
+        let client = try server.connect()
+        try client.send((0..<10).map { get("/\($0)") }.joined())
+        for index in 0..<10 {
+            // Of those that wait the first is answered, and then there is room for another.
+            let first = try #require(waiting.wait(timeout: .seconds(10)) { $0.count == min(4, 10 - index) ? $0.removeFirst() : nil })
+            first.loop.execute { first.respond(status: 200, body: Bytes("\(index)".utf8)) }
+            #expect(try client.answer().text == "\(index)")
+        }
+    }
+
     @Test func `takes a request in pieces, in chunks and with a body`() throws {
         let server = try TestServer(echo)
         let client = try server.connect()
