@@ -90,6 +90,7 @@ import Testing
         #expect(try server.get("/v1/agents/echo/one").json?["tail"] == "0000000000000001")
         #expect(try server.get("/v1/agents").json?["agents"]?.array?.count == 2)
         #expect(try server.get("/v1/agents?kind=echo&state=idle&limit=5").json?["agents"]?.array?.count == 1)
+        #expect(try server.request("DELETE", "/v1/agents/echo/one", [("If-Match", "0000000000000009")], "").code == "tail_moved")
         #expect(try server.request("DELETE", "/v1/agents/echo/one").status == 204)
         #expect(try server.get("/v1/agents/echo/one").code == "agent_deleted")
         #expect(try server.post("/v1/agents/echo/one", Self.hello, Self.json).code == "agent_deleted")

@@ -30,7 +30,7 @@ struct AgentRoutes: Sendable {
             case "POST": try append(to: agent, exchange)
             case "DELETE":
                 try exchange.access.require(.admin, agent.channel)
-                remove(agent, exchange)
+                try remove(agent, exchange)
             default: throw .wrongMethod(exchange.request.method, allow: "GET, HEAD, POST, DELETE, OPTIONS")
             }
         } catch {
@@ -80,9 +80,10 @@ struct AgentRoutes: Sendable {
 
     // MARK: Changing
 
-    private func remove(_ agent: AgentName, _ exchange: Exchange) {
+    private func remove(_ agent: AgentName, _ exchange: Exchange) throws(Problem) {
+        let ifTail = try AppendRequest.ifTail(of: exchange.request)
         guard let agents = context.agents else { return exchange.respond(Problem(.notFound(agent.channel))) }
-        agents.remove(agent.channel, ifTail: nil) { result in
+        agents.remove(agent.channel, ifTail: ifTail) { result in
             exchange.onLoop {
                 switch result {
                 case .success: exchange.respond(204)
