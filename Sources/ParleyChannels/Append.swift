@@ -52,8 +52,7 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
         }
     }
 
-    /// An entry takes some memory besides its bytes.
-    package var cost: Int { entries.reduce(256) { $0 + 128 + $1.byteCount } }
+    package var cost: Int { entries.reduce(256) { $0 + $1.cost } }
 }
 
 extension Channel {

@@ -55,10 +55,10 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         self.residentMax = residentMax
         shards = (0..<16).map { _ in Shard() }
         // So many at a time, so that a thousand channels of one instant do not fill the writer's queue.
-        let expiry = DueRows(.lifetime, log: log, world: world, atOnce: 16, pause: .milliseconds(20)) { [weak self] row, name, visit in
+        let expiry = DueRows(.lifetime, log: log, world: world, atOnce: 16, pause: .milliseconds(20)) { [weak self] name, visit in
             guard let self else { return }
             // Refused, the row is still there for the next look.
-            try? writer.submit(LifetimeCheck(self, name.text, visit.channel, row: row, visit))
+            try? writer.submit(LifetimeCheck(self, name.text, visit.channel, visit))
         }
         lifetimes.withLock { $0 = expiry }
         writer.beforeCommit { [unowned self] stage in self.flush(into: &stage) }  // The writer is stopped before the channels go.

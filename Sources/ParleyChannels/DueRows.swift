@@ -4,7 +4,7 @@ internal import Synchronization
 
 /// Rows `[partition][mark][due][channel]...` of family `index`, and one alarm for the first of them.
 final class DueRows: Sendable {
-    typealias Visit = @Sendable (_ row: Bytes, _ value: Bytes, _ visit: DueVisit) -> Void
+    typealias Visit = @Sendable (_ value: Bytes, _ visit: DueVisit) -> Void
 
     private let mark: IndexMark
     private let log: any CommitLog
@@ -69,9 +69,12 @@ final class DueRows: Sendable {
             return true
         }
         for (row, value) in found where underWay.withLock({ $0.insert(row).inserted }) {
-            visit(row, value, DueVisit(ChannelID(partition: partition, number: row.readBigEndian(at: 11)), row, self))
+            visit(value, DueVisit(ChannelID(partition: partition, number: row.readBigEndian(at: 11)), row, self))
         }
-        if !found.isEmpty { next = min(next ?? now.advanced(by: DueRows.patience), now.advanced(by: DueRows.patience)) }
+        if !found.isEmpty {
+            let later = now.advanced(by: DueRows.patience)
+            next = min(next ?? later, later)
+        }
         if let next { set(next) }
     }
 
@@ -81,7 +84,7 @@ final class DueRows: Sendable {
 /// Held by whoever sees to a row that is due, until it is gone or will not go.
 final class DueVisit: Sendable {
     let channel: ChannelID
-    private let row: Bytes
+    let row: Bytes
     private let rows: DueRows
 
     fileprivate init(_ channel: ChannelID, _ row: Bytes, _ rows: DueRows) { (self.channel, self.row, self.rows) = (channel, row, rows) }

@@ -88,19 +88,18 @@ final class LifetimeCheck: Submission, @unchecked Sendable {  // Guard: as `Appe
     private let channels: Channels
     private let name: String
     private let id: ChannelID
-    /// The row that asked for it; without one it was an access.
-    private let row: Bytes?
+    /// Of the row that asked for it; without one it was an access.
     private let visit: DueVisit?
     private var due: Timestamp?
 
-    init(_ channels: Channels, _ name: String, _ id: ChannelID, row: Bytes? = nil, _ visit: DueVisit? = nil) {
-        (self.channels, self.name, self.id, self.row, self.visit) = (channels, name, id, row, visit)
+    init(_ channels: Channels, _ name: String, _ id: ChannelID, _ visit: DueVisit? = nil) {
+        (self.channels, self.name, self.id, self.visit) = (channels, name, id, visit)
     }
 
     var cost: Int { 256 }
 
     func stage(into stage: inout Stage) throws(LogError) {
-        if let row { stage.delete(.index, row) }
+        if let visit { stage.delete(.index, visit.row) }
         // An expired one is removed on the way.
         guard let channel = try channels.resolve(name, in: &stage), channel.id == id, !channel.isGone else { return }
         due = channels.setDue(channel, in: &stage)

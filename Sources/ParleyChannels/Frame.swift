@@ -91,6 +91,9 @@ package struct NewEntry: Sendable {
         return output
     }
 
+    /// About what it holds of memory while it waits for the writer.
+    var cost: Int { 128 + byteCount }
+
     /// About how many bytes it will take, for bounds.
     package var byteCount: Int {
         switch content {

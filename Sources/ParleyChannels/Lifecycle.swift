@@ -32,7 +32,7 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
         do throws(LogError) { try channels.writer.submit(self) } catch { completion(.failure(ChannelError(error))) }
     }
 
-    package var cost: Int { entries.reduce(512) { $0 + 128 + $1.byteCount } }
+    package var cost: Int { entries.reduce(512) { $0 + $1.cost } }
 
     package func stage(into stage: inout Stage) throws(LogError) {
         result = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try decide(in: &stage) }

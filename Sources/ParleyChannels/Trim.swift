@@ -45,9 +45,9 @@ package final class TrimService: Sendable {
     package init(channels: Channels, world: any World, retention: Duration) {
         (self.world, self.retention) = (world, retention)
         // So many at a time: each rewrites a stretch of the log.
-        rows = DueRows(.sealedText, log: channels.log, world: world, atOnce: 8, pause: .milliseconds(50)) { row, value, visit in
+        rows = DueRows(.sealedText, log: channels.log, world: world, atOnce: 8, pause: .milliseconds(50)) { value, visit in
             // Refused, the row is still there for the next look.
-            try? channels.writer.submit(Trim(channels, visit, row: row, SealedText(row: row, value)))
+            try? channels.writer.submit(Trim(channels, visit, SealedText(row: visit.row, value)))
         }
     }
 
@@ -72,11 +72,10 @@ package final class TrimService: Sendable {
 private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Append`.
     private let channels: Channels
     private let visit: DueVisit
-    private let row: Bytes
     private let text: SealedText?
 
-    init(_ channels: Channels, _ visit: DueVisit, row: Bytes, _ text: SealedText?) {
-        (self.channels, self.visit, self.row, self.text) = (channels, visit, row, text)
+    init(_ channels: Channels, _ visit: DueVisit, _ text: SealedText?) {
+        (self.channels, self.visit, self.text) = (channels, visit, text)
     }
 
     private var id: ChannelID { visit.channel }
@@ -84,7 +83,7 @@ private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Appen
     var cost: Int { 64 << 10 }
 
     func stage(into stage: inout Stage) throws(LogError) {
-        stage.delete(.index, row)
+        stage.delete(.index, visit.row)
         // What forks share stays as they know it.
         guard let text, let channel = try channels.resolve(text.channelName, in: &stage), channel.id == id, channel.isAgent,
             try !channels.hasForks(id, in: &stage), !channels.isTrimmed(id)
@@ -111,7 +110,7 @@ private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Appen
     /// Two in one commit would each start from what is in the log, and the second undo the first: it has its turn a moment later.
     private func again(in stage: inout Stage) throws(LogError) {
         guard text != nil, channels.isTrimmed(id) else { return }
-        stage.put(.index, row, text!.value)
+        stage.put(.index, visit.row, text!.value)
         isLate = true
     }
 
@@ -119,7 +118,7 @@ private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Appen
 
     func committed() {
         channels.publish()
-        if isLate { try? channels.writer.submit(Trim(channels, visit, row: row, text)) }
+        if isLate { try? channels.writer.submit(Trim(channels, visit, text)) }
     }
 
     func failed(_ error: LogError) {}

@@ -105,7 +105,7 @@ import Testing
         let world = SimulatedWorld(seed: 1, now: Timestamp(milliseconds: 1_000_000))
         let log = MemoryLog()
         let given = Mutex<[DueVisit]>([])
-        let rows = DueRows(.lifetime, log: log, world: world, atOnce: 256, pause: .milliseconds(20)) { _, _, visit in
+        let rows = DueRows(.lifetime, log: log, world: world, atOnce: 256, pause: .milliseconds(20)) { _, visit in
             given.withLock { $0.append(visit) }
         }
         var batch = Batch(partition: 3)
