@@ -193,12 +193,14 @@ extension Activation: TurnOwner {
                 if isCurrent(core) { fail(core, request, attempt: attempt, failure, pause: pause, saved, considered: upToSeen) }
             },
             then: { [self] appended in
-                let earlier = state.partials[request.path]
+                let (earlier, steers) = (state.partials[request.path], steered(request.path))
                 isOver(request.path)
                 over(core, [request])
                 guard isCurrent(core) else { return }
                 if let retryAt, let pause {
                     keeps(request.path, earlier ?? SavedText())
+                    // What joined the attempt that failed is part of the next one, too.
+                    isSteered(request.path, by: steers)
                     // The clock may have been set back while the entry was written.
                     retry(core, request, attempt + 1, at: min(retryAt, runtime.world.now.advanced(by: pause)), saved)
                 } else {

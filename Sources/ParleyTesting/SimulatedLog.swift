@@ -37,6 +37,7 @@ package final class SimulatedLog: CommitLog {
     }
 
     private let state: Mutex<State>
+    private let other = Mutex<(@Sendable () -> Void)?>(nil)
     private let outcome: Decision
     private let readError: ReadError
 
@@ -58,6 +59,9 @@ package final class SimulatedLog: CommitLog {
         SimulatedLog(state.withLock { $0.contents }, readError, outcome)
     }
 
+    /// Has `other` called in each commit, before anything of it is durable and again before the writer is told: what other threads do.
+    package func meanwhile(_ other: @escaping @Sendable () -> Void) { self.other.withLock { $0 = other } }
+
     /// Whether a commit ended in a crash.
     package var crashed: Bool { state.withLock { $0.crashed } }
 
@@ -65,6 +69,13 @@ package final class SimulatedLog: CommitLog {
     package var commits: Int { state.withLock { $0.commits } }
 
     package func commit(_ batches: [Batch]) throws(LogError) {
+        let other = other.withLock { $0 }
+        other?()
+        try settle(batches)
+        other?()
+    }
+
+    private func settle(_ batches: [Batch]) throws(LogError) {
         let number = try state.withLock { state throws(LogError) in
             if let ended = state.ended { throw ended }
             defer { state.commits += 1 }

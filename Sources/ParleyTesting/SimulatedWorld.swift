@@ -10,18 +10,30 @@ package final class SimulatedWorld: World {
         var now: Timestamp
         var random: SplitMix64
         /// Work by lane; in an order that follows from the seed, so that a choice by number is the same in every run.
-        var lanes: [(id: UInt64, work: [@Sendable () -> Void])] = []
+        var lanes: [HeldLane] = []
         /// Where each lane is: there may be thousands.
         var places: [UInt64: Int] = [:]
         var timers: [SimulatedTimer] = []
         var pumps: [@Sendable () -> Bool] = []
     }
 
+    private struct HeldLane {
+        var id: UInt64
+        var work: [@Sendable () -> Void]
+        /// When its thread gets to it.
+        var from: Timestamp
+    }
+
     private let state: Mutex<State>
     package let seed: UInt64
+    /// How promptly threads and timers run.
+    package let schedule: SimulatedSchedule
 
-    package init(seed: UInt64, now: Timestamp = Timestamp(milliseconds: 1_767_225_600_000)) {
+    package init(
+        seed: UInt64, now: Timestamp = Timestamp(milliseconds: 1_767_225_600_000), schedule: SimulatedSchedule = SimulatedSchedule()
+    ) {
         self.seed = seed
+        self.schedule = schedule
         state = Mutex(State(now: now, random: SplitMix64(seed: seed)))
     }
 
@@ -37,7 +49,8 @@ package final class SimulatedWorld: World {
                 state.lanes[index].work.append(work)
             } else {
                 state.places[lane] = state.lanes.count
-                state.lanes.append((lane, [work]))
+                let held = schedule.hold(&state.random)
+                state.lanes.append(HeldLane(id: lane, work: [work], from: held.map { state.now.advanced(by: $0) } ?? .distantPast))
             }
         }
     }
@@ -85,6 +98,14 @@ package final class SimulatedWorld: World {
     @discardableResult
     package func doOne() -> Bool { doSomething() }
 
+    /// Does up to `count` things that other threads do while the writer is busy; its own queue, and that of every other pump, waits.
+    package func meanwhile(_ count: Int) {
+        for _ in 0..<count {
+            guard let work = takeWork() else { return }
+            work()
+        }
+    }
+
     private func doSomething() -> Bool {
         // A pump with nothing to do costs a call; a random start keeps the writer and the lanes from alternating the same way in every run.
         let (pumps, first) = state.withLock { ($0.pumps, Int($0.random.next() % UInt64($0.pumps.count + 1))) }
@@ -98,8 +119,7 @@ package final class SimulatedWorld: World {
 
     private func takeWork() -> (@Sendable () -> Void)? {
         state.withLock { state in
-            guard !state.lanes.isEmpty else { return nil }
-            let index = Int(state.random.next() % UInt64(state.lanes.count))
+            guard let index = chooseLane(&state) else { return nil }
             let work = state.lanes[index].work.removeFirst()
             if state.lanes[index].work.isEmpty {
                 state.places[state.lanes[index].id] = nil
@@ -113,20 +133,60 @@ package final class SimulatedWorld: World {
         }
     }
 
+    private func chooseLane(_ state: inout State) -> Int? {
+        guard schedule.holds else { return state.lanes.isEmpty ? nil : Int(state.random.next() % UInt64(state.lanes.count)) }
+        let now = state.now
+        let free = state.lanes.indices.filter { state.lanes[$0].from <= now }
+        return free.isEmpty ? nil : free[Int(state.random.next() % UInt64(free.count))]
+    }
+
     private func jump(_ deadline: Timestamp) -> Bool {
-        let timer: SimulatedTimer? = state.withLock { state in
+        let due: [SimulatedTimer]? = state.withLock { state in
             while let next = state.timers.first, next.isCancelled { state.timers.removeFirst() }
-            guard let next = state.timers.first, next.instant <= deadline else {
+            guard let instant = nextInstant(state), instant <= deadline else {
                 if deadline.milliseconds != .max { state.now = max(state.now, deadline) }
                 return nil
             }
-            state.timers.removeFirst()
-            state.now = max(state.now, next.instant)
-            return next
+            state.now = max(state.now, instant)
+            guard schedule.firesTogether else { return [state.timers.removeFirst()] }
+            let now = state.now
+            let due = state.timers.prefix { $0.instant <= now }
+            state.timers.removeFirst(due.count)
+            return due.shuffled(using: &state.random)
         }
-        timer?.fire()
-        return timer != nil
+        for timer in due ?? [] { timer.fire() }
+        return due != nil
     }
+
+    /// When the next timer is due, or a lane that is held gets its thread.
+    private func nextInstant(_ state: State) -> Timestamp? {
+        let released = schedule.holds ? state.lanes.lazy.map(\.from).filter { $0 > state.now }.min() : nil
+        guard let timer = state.timers.first?.instant else { return released }
+        return released.map { min($0, timer) } ?? timer
+    }
+}
+
+/// How promptly the threads of a simulated world run.
+package struct SimulatedSchedule: Sendable {
+    /// One lane in so many is held when it gets something to do, as by a machine that is busy; 0: none.
+    package var heldOneIn: UInt64 = 0
+    /// How long at most, in milliseconds: for a moment mostly.
+    package var heldLongest: UInt64 = 0
+    /// Whether all timers of an instant fire, in any order, before anything that they cause happens; else one by one.
+    package var firesTogether = false
+
+    package init() {}
+
+    var holds: Bool { heldOneIn > 0 }
+
+    func hold(_ random: inout SplitMix64) -> Duration? {
+        guard holds, random.next() % heldOneIn == 0 else { return nil }
+        return .milliseconds(Int64(1 + random.next() % (random.next() % 8 == 0 ? heldLongest : 12)))
+    }
+}
+
+extension Timestamp {
+    fileprivate static var distantPast: Timestamp { Timestamp(milliseconds: .min) }
 }
 
 private final class SimulatedTimer: Scheduled {

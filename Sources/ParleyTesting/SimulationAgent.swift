@@ -7,24 +7,45 @@ package struct SimulationAgent: Sendable {
     let record: SimulationRecord
     /// Whether the program asks for another step than the one in the journal: as after an update that forgot the turns under way.
     let isBroken: Bool
+    var policy = ConcurrentInput.queue
 
-    static let kind = "sim"
+    /// Each policy has a kind of its own.
+    static func kind(_ policy: ConcurrentInput) -> String { policy == .queue ? "sim" : "sim-\(policy.rawValue)" }
 
     package var erased: AnyAgent {
-        AnyAgent(kind: SimulationAgent.kind) { message, turn, state in
+        AnyAgent(kind: SimulationAgent.kind(policy), policy: policy) { message, turn, state in
             guard let data = message["data"], let program = data["program"]?.string.flatMap({ SimulationProgram($0) }),
                 let request = data["request"]?.string
             else {
                 throw StepFailure(code: "invalid_input", message: "no program", retryable: false)
             }
-            let outputs = try await run(program.operations, "\(request)@\(turn.random())", turn)
+            let outputs = try await cleaningUp(program, turn) {
+                try await run(program.operations, Called(name: "\(request)@\(turn.random())", input: data.text), turn)
+            }
             if program.fails { throw StepFailure(code: "told_to", message: "the program fails", retryable: false) }
             let turns = (state?["turns"]?.integer ?? 0) + 1
             return (["turns": .integer(turns), "outputs": .array(outputs)], ["turns": .integer(turns)])
         }
     }
 
-    private func run(_ operations: [SimulationProgram.Operation], _ request: String, _ turn: Turn) async throws -> [JSON] {
+    /// The turn as it is called in the record, and what it was asked.
+    struct Called: Sendable {
+        var name: String
+        var input: String
+    }
+
+    private func cleaningUp(
+        _ program: SimulationProgram, _ turn: Turn, _ body: @Sendable () async throws -> [JSON]
+    ) async throws -> [JSON] {
+        guard program.cleansUp else { return try await body() }
+        do { return try await body() } catch {
+            try await turn.shielded("cleanup") { turn in try await turn.step("clean") { _ in } }
+            throw error
+        }
+    }
+
+    func run(_ operations: [SimulationProgram.Operation], _ called: Called, _ turn: Turn) async throws -> [JSON] {
+        let request = called.name
         var outputs: [JSON] = []
         for (index, operation) in operations.enumerated() {
             switch operation {
@@ -37,24 +58,25 @@ package struct SimulationAgent: Sendable {
             case .generate(let prompt, let goesOn):
                 let model = SimulatedModel(goesOn: goesOn, world: world, record: record)
                 outputs.append(
-                    .string(try await turn.generate("generate\(index)", model, .user(prompt), retry: SimulationAgent.policy).text))
+                    .string(try await turn.generate("generate\(index)", model, .user(prompt), retry: SimulationAgent.retry).text))
             case .emit(let value): try turn.emit("emitted", value)
             case .wait(let milliseconds): outputs.append(try await wait(milliseconds, turn))
             case .approval(let milliseconds): outputs.append(try await approval(milliseconds, turn))
             case .chance: outputs.append(try await chance(turn))
             case .steady: outputs.append(try await steady(request, turn))
             case .map(let items):
-                outputs += try await turn.map("map\(index)", items) { item, turn in try await run(item, request, turn) }.flatMap { $0 }
-            case .scopes(let tasks): outputs += try await scopes(tasks, index, request, turn)
+                outputs += try await turn.map("map\(index)", items) { item, turn in try await run(item, called, turn) }.flatMap { $0 }
+            case .scopes(let tasks): outputs += try await scopes(tasks, index, called, turn)
+            default: outputs += try await further(operation, index, called, turn)
             }
         }
         return outputs
     }
 
-    private static let policy = RetryPolicy(initialInterval: .milliseconds(50))
+    static let retry = RetryPolicy(initialInterval: .milliseconds(50))
 
     private func step(_ value: Int, _ failures: Int, _ takes: Int, _ request: String, _ turn: Turn) async throws -> JSON {
-        let result = try await turn.step("work", retry: SimulationAgent.policy) { context in
+        let result = try await turn.step("work", retry: SimulationAgent.retry) { context in
             record.bodyRan(request, path(context, turn), isAtMostOnce: false)
             await pause(takes)
             if context.attempt <= failures { throw StepFailure(code: "flaky", message: "not yet", retryable: true) }
@@ -112,12 +134,12 @@ package struct SimulationAgent: Sendable {
     }
 
     private func scopes(
-        _ tasks: [[SimulationProgram.Operation]], _ index: Int, _ request: String, _ turn: Turn
+        _ tasks: [[SimulationProgram.Operation]], _ index: Int, _ called: Called, _ turn: Turn
     ) async throws -> [JSON] {
         try await withThrowingTaskGroup(of: (Int, [JSON]).self) { group in
             for (number, operations) in tasks.enumerated() {
                 let scope = try turn.scope("scope\(index)x\(number)")
-                group.addTask { (number, try await run(operations, request, scope)) }
+                group.addTask { (number, try await run(operations, called, scope)) }
             }
             var results: [(Int, [JSON])] = []
             for try await result in group { results.append(result) }
@@ -126,11 +148,11 @@ package struct SimulationAgent: Sendable {
     }
 
     /// The path of the step that `context` belongs to: the end of its key, behind channel and turn.
-    private func path(_ context: StepContext, _ turn: Turn) -> String {
+    func path(_ context: StepContext, _ turn: Turn) -> String {
         String(context.idempotencyKey.dropFirst(turn.channel.count + 18))
     }
 
-    private func pause(_ milliseconds: Int) async {
+    func pause(_ milliseconds: Int) async {
         guard milliseconds > 0 else { return }
         await withCheckedContinuation { continuation in
             world.schedule(at: world.now.advanced(by: .milliseconds(milliseconds))) { continuation.resume() }

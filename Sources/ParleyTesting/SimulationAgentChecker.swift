@@ -23,6 +23,13 @@ struct SimulationAgentChecker {
         checker.checkTimers()
         checker.checkEpochs()
         checker.checkTexts()
+        checker.found += SimulationEffects.violations(life, entries, history)
+        if history.isPatient {
+            checker.found += SimulationPromptness.violations(life, entries, history)
+            checker.found += SimulationOrder.violations(life, entries)
+            checker.found += SimulationConversation.violations(life, entries, history)
+            checker.checkStalls()
+        }
         return checker.found
     }
 
@@ -31,8 +38,6 @@ struct SimulationAgentChecker {
     }
 
     // MARK: Inputs
-
-    private static let inputs: Set = ["message", "steer", "interrupt", "cancel", "approve", "deny", "signal", "close"]
 
     private mutating func checkReceipts() {
         var receipts: [UInt64: [SimulationHistory.Entry]] = [:]
@@ -43,7 +48,7 @@ struct SimulationAgentChecker {
             }
             receipts[of, default: []].append(entry)
         }
-        for entry in entries where SimulationAgentChecker.inputs.contains(entry.type) {
+        for entry in entries where SimulationAgentState.inputs.contains(entry.type) {
             let own = receipts.removeValue(forKey: entry.offset) ?? []
             // A signal is kept until somebody waits for it.
             let isKept = entry.type == "signal" && own.isEmpty
@@ -57,8 +62,9 @@ struct SimulationAgentChecker {
 
     /// Nobody gives up waiting for a signal that was there.
     private mutating func checkSignals() {
-        for end in entries where end.type == "step.failed" && end.body["error"]?["code"] == "wait_timeout" {
-            for signal in entries where signal.type == "signal" && signal.body["name"] == "go" && signal.offset < end.offset {
+        for end in entries where end.type == "step.failed" && end.body["error"]?["code"] == "wait_timeout" && end.isWait(for: "go") {
+            for signal in entries
+            where signal.type == "signal" && signal.body["name"] == "go" && signal.isUnconditional && signal.offset < end.offset {
                 let token = Offset(signal.offset).token
                 let isTaken = entries.contains { $0.type == "receipt" && $0.body["of"]?.string == token && $0.offset < end.offset }
                 if !isTaken { violate("a signal is taken by who waits for it", "\(signal.short) was there before \(end.short)") }
@@ -90,13 +96,16 @@ struct SimulationAgentChecker {
                     "a turn's entries stand between its start and its end", "\(stray.short) of the turn \(start.offset)...\(end.offset)")
             }
             let controls = entries.filter { $0.offset != message.offset && applied[$0.offset] == message.offset }.map(\.type)
-            if (end.type == "turn.cancelled") != controls.contains("cancel") {
+            // A newer message may take the turn's place, and a compensation that fails is a failure.
+            let isRolledBack = own.contains { $0.type == "supervision" && $0.body["cause"] == "rollback" }
+            if (end.type == "turn.cancelled") != (controls.contains("cancel") || isRolledBack) {
                 violate("a turn is cancelled by a cancel that was applied", "\(controls) and \(end.short)")
             }
-            if end.type == "turn.interrupted", !controls.contains("interrupt") {
+            let isRedirected = life.policy == "interrupt" && controls.contains("message")
+            if end.type == "turn.interrupted", !controls.contains("interrupt"), !isRedirected {
                 violate("a turn is interrupted by an interrupt that was applied", "\(controls) and \(end.short)")
             }
-            if controls.contains("cancel") || controls.contains("interrupt") { continue }
+            if controls.contains("cancel") || controls.contains("interrupt") || isRolledBack || isRedirected { continue }
             if let request = message.body["data"]?["request"]?.string, let program = programs[request] { check(end, own, program) }
         }
     }
@@ -114,13 +123,9 @@ struct SimulationAgentChecker {
             violate("outputs are right", "\(outputs.count) instead of \(expectations.count): \(end.short)")
         }
         for (output, expectation) in zip(outputs, expectations) {
-            let isRight =
-                switch expectation {
-                case .exactly(let value): output == value
-                case .anyOf(let values): values.contains(output)
-                case .text(let path): turn.contains { $0.type == "step.completed" && $0.step == path && $0.body["text"] == output }
-                }
-            if !isRight { violate("outputs are right", "\(output.text.prefix(80)) is not \(expectation) in \(end.short)") }
+            if !isRight(output, expectation, turn) {
+                violate("outputs are right", "\(output.text.prefix(400)) is not \(expectation) in \(end.short)")
+            }
         }
         let emitted = turn.filter { $0.type == "emit" }.compactMap { $0.body["data"] }.sorted { $0.text < $1.text }
         if emitted != program.emits {
@@ -128,6 +133,25 @@ struct SimulationAgentChecker {
                 "what a program publishes is there once",
                 "\(emitted.map(\.text)) instead of \(program.emits.map(\.text)), turn \(end.turn ?? 0)")
         }
+    }
+
+    private func isRight(
+        _ output: JSON, _ expectation: SimulationProgram.Expectation, _ turn: [SimulationHistory.Entry]
+    ) -> Bool {
+        switch expectation {
+        case .exactly(let value): output == value
+        case .anyOf(let values): values.contains(output)
+        case .text(let path): turn.contains { $0.type == "step.completed" && $0.step == path && $0.body["text"] == output }
+        case .lastText(let path):
+            turn.last { $0.type == "step.completed" && ($0.step == path || $0.step.hasPrefix(path + "#")) }?.body["text"] == output
+        case .followed(_, let count, let mayTimeOut):
+            SimulationEffects.problem(output, count: count, mayTimeOut: mayTimeOut, Array(history.followed.values)) == nil
+        }
+    }
+
+    /// No program has changed under its turns.
+    private mutating func checkStalls() {
+        for stall in entries where stall.type == "agent.stalled" { violate("no turn stalls without a cause", stall.short) }
     }
 
     // MARK: Steps
@@ -244,5 +268,12 @@ struct SimulationAgentChecker {
         for entry in entries[start...] {
             if let problem = view.take(entry) { return violate("whoever follows the rules converges", "from offset \(start): \(problem)") }
         }
+    }
+}
+
+extension SimulationHistory.Entry {
+    /// Whether it is of a wait for that signal.
+    fileprivate func isWait(for signal: String) -> Bool {
+        step.split(separator: "/").last.map { $0 == signal || $0.hasPrefix(signal + "#") } ?? false
     }
 }

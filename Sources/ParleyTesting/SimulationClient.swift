@@ -7,6 +7,8 @@ final class SimulationClient: Sendable {
     /// What a client can ask for.
     enum Action: Sendable {
         case message(SimulationProgram)
+        /// To an agent with typed state: what to remember.
+        case remember(String?)
         case close
         case steer
         case interrupt(redirects: Bool)
@@ -33,6 +35,15 @@ final class SimulationClient: Sendable {
         var pause: Int
         /// Whether the network delivers it twice.
         var isDoubled = false
+        var condition: Condition?
+    }
+
+    /// What must hold for an entry to count.
+    enum Condition: Sendable {
+        /// That the turn that began last when it was sent is under way.
+        case turn
+        /// That nothing came in between.
+        case offset
     }
 
     private struct State {
@@ -99,12 +110,12 @@ final class SimulationClient: Sendable {
     }
 
     private func append(_ wish: Wish, _ index: Int, _ process: SimulationProcess) {
-        let entries = wish.newEntries(approval: SimulationClient.lastApproval(wish.channel, process))
+        let entries = wish.newEntries(SimulationClient.sight(wish.channel, process))
         let append = Append(process.channels, to: wish.channel, entries) { [self] result in
             answered(index, process, result.map(\.offsets))
         }
         switch wish.action {
-        case .message, .close, .steer, .interrupt, .cancel, .decide, .signal:
+        case .message, .remember, .close, .steer, .interrupt, .cancel, .decide, .signal:
             append.creates = ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: true, created: process.world.now)
             append.isInput = true
         case .closeStream: append.closes = true
@@ -117,15 +128,25 @@ final class SimulationClient: Sendable {
         append.submit()
     }
 
-    private static func lastApproval(_ name: String, _ process: SimulationProcess) -> String {
-        guard let channel = try? process.channels.find(name) else { return "none" }
-        var found = "none"
-        try? process.channels.walkBack(channel, from: channel.tail.head) { _, frame in
-            guard frame.kind == .approvalRequested, let approval = frame.body["approval"]?.string else { return true }
-            found = approval
-            return false
+    /// What the client knows of the channel when it sends.
+    struct Sight {
+        var approval = "none"
+        var turn: UInt64?
+        var head: UInt64 = 0
+    }
+
+    static func sight(_ name: String, _ process: SimulationProcess) -> Sight {
+        var sight = Sight()
+        guard let channel = try? process.channels.find(name) else { return sight }
+        sight.head = channel.tail.head
+        var approval: String?
+        try? process.channels.walkBack(channel, from: sight.head) { _, frame in
+            if frame.kind == .approvalRequested, approval == nil { approval = frame.body["approval"]?.string }
+            if frame.kind == .turnStarted, sight.turn == nil { sight.turn = frame.position?.turn }
+            return approval == nil || sight.turn == nil
         }
-        return found
+        sight.approval = approval ?? "none"
+        return sight
     }
 
     /// Writer thread.
@@ -151,6 +172,7 @@ extension SimulationClient.Wish {
     var entries: [JSON] {
         switch action {
         case .message(let program): [["data": ["program": .string(program.text), "request": .string(id)]]]
+        case .remember(let note): [["data": SimulationClient.Wish.memory(id, note)]]
         case .close, .steer, .interrupt, .cancel, .decide, .signal: [["type": .string(kind.name), "request": .string(id)]]
         case .append(let items): (0..<items).map { ["request": .string(id), "item": .integer(Int64($0))] }
         case .produce: [["request": .string(id), "item": 0]]
@@ -171,19 +193,35 @@ extension SimulationClient.Wish {
         }
     }
 
-    func newEntries(approval: String) -> [NewEntry] {
+    private static func memory(_ id: String, _ note: String?) -> JSON {
+        JSON.compact(("request", .string(id)), ("note", note.map { .string($0) }))
+    }
+
+    func newEntries(_ sight: SimulationClient.Sight) -> [NewEntry] {
+        let head: [(String, JSON?)] = [("by", "client")] + conditions(sight)
         switch action {
         case .message(let program):
-            [NewEntry(.message, nil, ("by", "client"), ("data", ["program": .string(program.text), "request": .string(id)]))]
+            return [
+                NewEntry(.message, members: NewEntry.join(head + [("data", ["program": .string(program.text), "request": .string(id)])]))
+            ]
+        case .remember(let note): return [NewEntry(.message, members: NewEntry.join(head + [("data", Self.memory(id, note))]))]
         case .close, .steer, .interrupt, .cancel, .decide, .signal:
-            [NewEntry(kind, members: NewEntry.join([("by", "client"), ("request", .string(id))] + members(approval)))]
-        default: entries.map { NewEntry(data: $0.bytes) }
+            return [NewEntry(kind, members: NewEntry.join(head + [("request", .string(id))] + members(sight.approval)))]
+        default: return entries.map { NewEntry(data: $0.bytes) }
+        }
+    }
+
+    private func conditions(_ sight: SimulationClient.Sight) -> [(String, JSON?)] {
+        switch condition {
+        case .turn: [("if_turn", .string(Offset(sight.turn ?? 1).token))]
+        case .offset: [("if_offset", .string(Offset(sight.head).token))]
+        case nil: []
         }
     }
 
     private func members(_ approval: String) -> [(String, JSON?)] {
         switch action {
-        case .steer, .interrupt(redirects: true): [("text", "something else")]
+        case .steer, .interrupt(redirects: true): [("text", .string("something else, says \(id)"))]
         case .decide: [("approval", .string(approval))]
         case .signal(let name): [("name", .string(name))]
         default: []

@@ -102,10 +102,27 @@ package struct SimulationHistory: Sendable {
         package var generated = ""
         package var tokens = 0
         package var isFinished = false
+        /// What it was asked, each with its role in front, and when.
+        package var messages: [String]
+        package var at: Timestamp
 
-        package init(key: String, continuing: String) {
+        package init(key: String, continuing: String, messages: [String] = [], at: Timestamp = Timestamp(milliseconds: 0)) {
             self.key = key
             self.continuing = continuing
+            self.messages = messages
+            self.at = at
+        }
+    }
+
+    /// What a turn saw of the turns before it, each time that it ran.
+    package struct Recollection: Sendable {
+        /// As in ``BodyRun``.
+        package var request: String
+        package var messages: [String]
+
+        package init(request: String, messages: [String]) {
+            self.request = request
+            self.messages = messages
         }
     }
 
@@ -116,6 +133,13 @@ package struct SimulationHistory: Sendable {
     package var sightings: [Sighting] = []
     package var bodyRuns: [BodyRun] = []
     package var modelCalls: [ModelCall] = []
+    package var recollections: [Recollection] = []
+    /// Every entry that streams which are followed ever had, by life: also of those that were deleted.
+    package var followed: [ChannelID: [Entry]] = [:]
+    /// When processes began: nothing is decided while there is none.
+    package var starts: [Timestamp] = []
+    /// Whether the turns wait for people as long as it takes, and a machine may be busy, but no clock is set.
+    package var isPatient = false
     /// Lives that a deletion may have ended.
     package var mayBeGone: Set<String> = []
     /// Rows that should not be there when everything is quiet.
@@ -130,6 +154,7 @@ extension SimulationHistory.Entry {
     var turn: UInt64? { body["turn"]?.string.flatMap { Offset(token: $0)?.value } }
     var step: String { body["step"]?.string ?? "" }
     var attempt: Int64 { body["attempt"]?.integer ?? 0 }
+    package var text: String { "\(offset): \(body.text)" }
     /// As a message shows it: the text of an entry can be long.
     var short: String { "\(offset): " + String(body.text.prefix(240)) }
 }

@@ -22,17 +22,33 @@ package final class SimulatedModel: Model {
     package func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
         let key = request.idempotencyKey ?? ""
         let prompt = request.messages.last?.text ?? ""
-        let call = record.modelCalled(SimulationHistory.ModelCall(key: key, continuing: request.continuing ?? ""))
+        let call = record.modelCalled(
+            SimulationHistory.ModelCall(
+                key: key, continuing: request.continuing ?? "",
+                messages: request.messages.map { "\($0.role.rawValue): \($0.text)" }, at: world.now))
         var random = SplitMix64(seed: prompt.utf8.reduce(continues == .prefix ? 0 : UInt64(call.ofKey)) { $0 &* 31 &+ UInt64($1) })
         let answer = SimulatedModel.answer(&random)
         let left = Substring(answer.joined().dropFirst(request.continuing?.count ?? 0))
         let failsAfter = call.ofKey == 1 && random.next() % 4 == 0 ? Int(random.next() % 4) : nil
         let stream = SimulatedModelCall(
-            pieces: SimulatedModel.pieces(String(left), &random), failsAfter: failsAfter,
+            pieces: SimulatedModel.pieces(String(left), &random), calls: SimulatedModel.calls(request), failsAfter: failsAfter,
             reasons: continues == .no && random.next() % 3 == 0, index: call.index,
             sink: sink, world: world, record: record)
         stream.next(after: 0)
         return stream
+    }
+
+    /// Which tools the answer calls: the same for the same request.
+    private static func calls(_ request: ModelRequest) -> [ToolCall] {
+        let results = request.messages.count { $0.role == .tool }
+        guard !request.tools.isEmpty, results < 5 else { return [] }
+        let text = request.messages.last { $0.role == .user }?.text ?? ""
+        var random = SplitMix64(seed: text.utf8.reduce(UInt64(results) + 1) { $0 &* 31 &+ UInt64($1) })
+        guard random.next() % 5 < 3 else { return [] }
+        return (0..<Int(1 + random.next() % 2)).map { number in
+            let tool = request.tools[Int(random.next() % UInt64(request.tools.count))].name
+            return ToolCall(id: "call\(results + number)", name: tool, arguments: "{\"number\":\(random.next() % 40)}")
+        }
     }
 
     private static func answer(_ random: inout SplitMix64) -> [String] {
@@ -58,6 +74,7 @@ package final class SimulatedModel: Model {
 /// One answer on its way.
 private final class SimulatedModelCall: ModelCall, Sendable {
     private let pieces: [String]
+    private let calls: [ToolCall]
     private let failsAfter: Int?
     private let reasons: Bool
     private let index: Int
@@ -67,9 +84,11 @@ private final class SimulatedModelCall: ModelCall, Sendable {
     private let isCancelled = Atomic<Bool>(false)
 
     init(
-        pieces: [String], failsAfter: Int?, reasons: Bool, index: Int, sink: any ModelSink, world: any World, record: SimulationRecord
+        pieces: [String], calls: [ToolCall], failsAfter: Int?, reasons: Bool, index: Int, sink: any ModelSink, world: any World,
+        record: SimulationRecord
     ) {
         self.pieces = pieces
+        self.calls = calls
         self.failsAfter = failsAfter
         self.reasons = reasons
         self.index = index
@@ -93,8 +112,12 @@ private final class SimulatedModelCall: ModelCall, Sendable {
             sink.received(.failed(StepFailure(code: "model_unavailable", message: "the model went away", retryable: true)))
         } else if count == pieces.count {
             record.modelFinished(index)
+            for (number, call) in calls.enumerated() {
+                sink.received(.toolCall(index: number, id: call.id, name: call.name, arguments: String(call.arguments.prefix(4))))
+                sink.received(.toolCall(index: number, id: nil, name: nil, arguments: String(call.arguments.dropFirst(4))))
+            }
             sink.received(.usage(ModelUsage(inputTokens: 1, outputTokens: count)))
-            sink.received(.finished(reason: "stop"))
+            sink.received(.finished(reason: calls.isEmpty ? "stop" : "tool_calls"))
         } else {
             record.modelGenerated(index, pieces[count])
             sink.received(.text(pieces[count]))

@@ -20,25 +20,29 @@ package final class SimulationProcess: Sendable {
     private let delivery: SubscriptionDelivery?
     package let record: SimulationRecord
     private let syncing = Mutex(Syncing.idle)
+    private let syncLongest: UInt64
 
     private enum Syncing { case idle, busy, due }
 
     /// - Parameters:
     ///   - previous: The log that the process before has left.
+    ///   - schedule: How promptly threads run; one that holds them also has what they do interleaved with each commit.
     ///   - retention: How long sealed text stays; without it for ever, so that a checker can count every entry that there was.
     ///   - keys: What tokens are made with: the same in each life of a server.
     ///   - receiver: Makes the network in which the webhooks of subscriptions are.
     ///   - agents: Makes the agents, which live in the process's world.
     package init(
         seed: UInt64, now: Timestamp, after previous: SimulatedLog? = nil, plan: SimulationCrash.Plan? = nil,
-        record: SimulationRecord = SimulationRecord(), retention: Duration = .seconds(1_000_000_000),
+        record: SimulationRecord = SimulationRecord(), schedule: SimulatedSchedule = SimulatedSchedule(),
+        retention: Duration = .seconds(1_000_000_000),
         keys: SigningKeys = SigningKeys(), receiver: ((SimulatedWorld) -> any OutgoingTransport)? = nil,
         agents: (SimulatedWorld) -> [AnyAgent]
     ) throws(LogError) {
         let crash = SimulationCrash(plan, seed: seed, record: record)
         self.crash = crash
         self.record = record
-        world = SimulatedWorld(seed: seed, now: now)
+        world = SimulatedWorld(seed: seed, now: now, schedule: schedule)
+        syncLongest = schedule.heldLongest
         log =
             previous?.reopen(outcome: { _, batches in crash.outcome(of: batches) })
             ?? SimulatedLog(outcome: { _, batches in crash.outcome(of: batches) })
@@ -57,6 +61,9 @@ package final class SimulationProcess: Sendable {
         try channels.startExpiry()
         try runtime.start()
         subscriptions.start()
+        guard schedule.holds else { return }
+        log.meanwhile { [unowned world] in world.meanwhile(Int(world.random() % 6)) }
+        channels.observeInput(InterruptedNotices(to: runtime, world))
     }
 
     /// Commits what is queued, some milliseconds after it was found to be queued.
@@ -70,7 +77,8 @@ package final class SimulationProcess: Sendable {
             case .busy: return false
             case .idle:
                 syncing = .busy
-                let takes = Int(world.random() % 8)
+                // Now and then a disk takes its time.
+                let takes = Int(syncLongest > 0 && world.random() % 16 == 0 ? world.random() % syncLongest : world.random() % 8)
                 world.schedule(at: world.now.advanced(by: .milliseconds(takes))) { [weak self] in self?.syncing.withLock { $0 = .due } }
                 return false
             }
@@ -98,6 +106,24 @@ package final class SimulationProcess: Sendable {
             taken += 1
             return taken > 100_000
         }
+    }
+}
+
+/// Tells a runtime of input, with what other threads do in between.
+private final class InterruptedNotices: InputObserver {
+    private let runtime: AgentRuntime
+    private let world: SimulatedWorld
+
+    init(to runtime: AgentRuntime, _ world: SimulatedWorld) { (self.runtime, self.world) = (runtime, world) }
+
+    func inputCommitted(_ channel: Channel, offsets: ClosedRange<UInt64>) {
+        world.meanwhile(Int(world.random() % 4))
+        runtime.inputCommitted(channel, offsets: offsets)
+    }
+
+    func channelDeleted(_ channel: Channel) {
+        world.meanwhile(Int(world.random() % 4))
+        runtime.channelDeleted(channel)
     }
 }
 

@@ -1,4 +1,4 @@
-package import ParleySystem
+internal import ParleySystem
 
 /// What a turn of a simulated run does, all of which follows from a seed: so agent and checker need to exchange nothing but that.
 package struct SimulationProgram: Sendable {
@@ -21,26 +21,54 @@ package struct SimulationProgram: Sendable {
         case scopes([[Operation]])
         /// A step whose name a broken program changes.
         case steady
+        /// For a signal, however long that takes.
+        case listen(signal: String)
+        /// Asks for approval, however long that takes.
+        case ask
+        /// For the signal `go` or so long, whichever is first; the other is cancelled.
+        case race(milliseconds: Int)
+        /// A model that may call tools, asked with everything that was said before.
+        case respond(prompt: String)
+        /// Looks at the turns before.
+        case recall
+        /// Follows a stream, for so many entries at most; without a time for as long as it takes.
+        case follow(stream: Int, count: Int, milliseconds: Int?)
+        /// Something to take back, should the turn fail or be cancelled.
+        case compensate
+        /// What neither a cancel nor an interrupt reaches.
+        case shielded([Operation])
+    }
+
+    /// Which operations a program has.
+    package enum Palette: String, Sendable {
+        /// Those that end by themselves within seconds.
+        case quick
+        /// The same, within hours and days.
+        case slow
+        /// All there are.
+        case all
     }
 
     package let seed: UInt64
-    /// Whether it waits for hours and days where others wait for seconds.
-    package let isSlow: Bool
+    package let palette: Palette
     package let operations: [Operation]
     /// Whether the turn fails at its end.
     package let fails: Bool
+    /// Whether the turn has something shielded to do when it ends otherwise than by itself.
+    package let cleansUp: Bool
 
-    package init(seed: UInt64, isSlow: Bool = false) {
+    package init(seed: UInt64, palette: Palette = .quick) {
         self.seed = seed
-        self.isSlow = isSlow
+        self.palette = palette
         var random = SplitMix64(seed: seed)
         var operations = (0..<Int.random(in: 1...4, using: &random)).map { _ in
-            SimulationProgram.operation(depth: 0, isSlow ? SimulationProgram.slow : SimulationProgram.quick, &random)
+            SimulationProgram.operation(depth: 0, palette, &random)
         }
         // A step first, so that a broken program has something to break.
         if Int.random(in: 0..<3, using: &random) == 0 { operations.insert(.steady, at: 0) }
         self.operations = operations
         fails = Int.random(in: 0..<6, using: &random) == 0
+        cleansUp = palette == .all && Int.random(in: 0..<4, using: &random) == 0
     }
 
     /// Whether its turn writes entries of that kind.
@@ -52,8 +80,20 @@ package struct SimulationProgram: Sendable {
         case "text": has { if case .generate = $0 { true } else { false } }
         case "emit": has { if case .emit = $0 { true } else { false } }
         case "timer.set", "timer.fired": has { if case .sleep = $0 { true } else { false } }
-        case "signal": has { if case .wait = $0 { true } else { false } }
-        case "approve", "deny", "approval.requested", "approval.decided": has { if case .approval = $0 { true } else { false } }
+        case "signal":
+            has {
+                switch $0 {
+                case .wait, .listen, .race: true
+                default: false
+                }
+            }
+        case "approve", "deny", "approval.requested", "approval.decided":
+            has {
+                switch $0 {
+                case .approval, .ask: true
+                default: false
+                }
+            }
         case "agent.stalled": has { if case .steady = $0 { true } else { false } }
         default: true
         }
@@ -63,17 +103,45 @@ package struct SimulationProgram: Sendable {
 
     /// How long programs sleep, and wait for others, in milliseconds.
     private typealias Pace = (sleeps: [Int], waits: [Int])
-    private static let quick: Pace = ([0, 1, 20, 1_990, 2_000, 2_010, 5_000, 60_000], [1, 50, 400, 5_000])
-    private static let slow: Pace = (
-        [0, 2_000, 60_000, 3_600_000, 9 * 3_600_000, 86_400_000, 2 * 86_400_000], [50, 60_000, 3_600_000, 86_400_000]
-    )
 
-    private static func operation(depth: Int, _ pace: Pace, _ random: inout SplitMix64) -> Operation {
-        func several(_ random: inout SplitMix64) -> [[Operation]] {
-            (0..<Int.random(in: 1...3, using: &random)).map { _ in
-                (0..<Int.random(in: 1...2, using: &random)).map { _ in operation(depth: depth + 1, pace, &random) }
-            }
+    private static func pace(_ palette: Palette) -> Pace {
+        switch palette {
+        case .quick: ([0, 1, 20, 1_990, 2_000, 2_010, 5_000, 60_000], [1, 50, 400, 5_000])
+        case .slow: ([0, 2_000, 60_000, 3_600_000, 9 * 3_600_000, 86_400_000, 2 * 86_400_000], [50, 60_000, 3_600_000, 86_400_000])
+        case .all: ([0, 20, 200, 1_990, 2_000, 2_010, 5_000], [1, 200, 2_000, 5_000])
         }
+    }
+
+    private static func operation(depth: Int, _ palette: Palette, _ random: inout SplitMix64) -> Operation {
+        palette == .all && Bool.random(using: &random)
+            ? further(depth: depth, &random) : basic(depth: depth, palette, pace(palette), &random)
+    }
+
+    private static func several(depth: Int, _ palette: Palette, _ random: inout SplitMix64) -> [[Operation]] {
+        (0..<Int.random(in: 1...3, using: &random)).map { _ in
+            (0..<Int.random(in: 1...2, using: &random)).map { _ in operation(depth: depth + 1, palette, &random) }
+        }
+    }
+
+    /// The operations that the other palettes do not have.
+    private static func further(depth: Int, _ random: inout SplitMix64) -> Operation {
+        let times = [1, 200, 2_000, 5_000, 20_000]
+        switch Int.random(in: 0..<(depth < 2 ? 12 : 10), using: &random) {
+        case 0, 1: return .listen(signal: ["go", "come"].randomElement(using: &random)!)
+        case 2, 3: return .ask
+        case 4: return .race(milliseconds: times.randomElement(using: &random)!)
+        case 5, 6: return .respond(prompt: "\(random.next() % 1_000)")
+        case 7: return .recall
+        case 8, 9:
+            let milliseconds = Bool.random(using: &random) ? times.randomElement(using: &random)! : nil
+            return .follow(
+                stream: Int.random(in: 0..<2, using: &random), count: Int.random(in: 1...4, using: &random), milliseconds: milliseconds)
+        case 10: return .compensate
+        default: return .shielded(several(depth: depth, .all, &random)[0])
+        }
+    }
+
+    private static func basic(depth: Int, _ palette: Palette, _ pace: Pace, _ random: inout SplitMix64) -> Operation {
         switch Int.random(in: 0..<(depth < 2 ? 16 : 13), using: &random) {
         case 0, 1:
             return .step(value: Int.random(in: 0..<1_000, using: &random), failures: 0, takes: Int.random(in: 0...40, using: &random))
@@ -88,61 +156,8 @@ package struct SimulationProgram: Sendable {
         case 9, 10: return .chance
         case 11: return .wait(milliseconds: pace.waits.randomElement(using: &random)!)
         case 12: return .approval(milliseconds: pace.waits.randomElement(using: &random)!)
-        case 13, 14: return .map(several(&random))
-        default: return .scopes(several(&random))
-        }
-    }
-}
-
-extension SimulationProgram {
-    /// As a message names it.
-    var text: String { isSlow ? "\(seed) slow" : "\(seed)" }
-
-    init?(_ text: String) {
-        let parts = text.split(separator: " ")
-        guard let seed = parts.first.flatMap({ UInt64($0) }) else { return nil }
-        self.init(seed: seed, isSlow: parts.count == 2)
-    }
-
-    /// What one operation must have given, in the order of the program.
-    package enum Expectation: Sendable, Equatable {
-        case exactly(JSON)
-        case anyOf([JSON])
-        /// The text that the model step at this path recorded.
-        case text(path: String)
-    }
-
-    package var expectations: [Expectation] { SimulationProgram.expectations(operations, prefix: "") }
-
-    private static func expectations(_ operations: [Operation], prefix: String) -> [Expectation] {
-        operations.enumerated().flatMap { index, operation -> [Expectation] in
-            switch operation {
-            case .step(let value, _, _): return [.exactly(.integer(Int64(value)))]
-            case .once: return [.anyOf(["done", "outcome_unknown"])]
-            case .doomed: return [.exactly("doomed")]
-            case .sleep: return [.exactly("slept")]
-            case .wait: return [.anyOf(["signalled", "wait_timeout"])]
-            case .approval: return [.anyOf(["approved", "denied", "expired"])]
-            case .generate: return [.text(path: "\(prefix)generate\(index)")]
-            case .emit: return []
-            case .chance: return [.exactly("same")]
-            case .steady: return [.exactly("steady")]
-            case .map(let items): return items.enumerated().flatMap { expectations($1, prefix: "\(prefix)map\(index)/\($0)/") }
-            case .scopes(let tasks): return tasks.enumerated().flatMap { expectations($1, prefix: "\(prefix)scope\(index)x\($0)/") }
-            }
-        }
-    }
-
-    /// The data of the program's `emit` entries that stand in no task of their own: their order is fixed.
-    package var emits: [JSON] { SimulationProgram.emits(operations).sorted { $0.text < $1.text } }
-
-    private static func emits(_ operations: [Operation]) -> [JSON] {
-        operations.flatMap { operation -> [JSON] in
-            switch operation {
-            case .emit(let value): [.integer(Int64(value))]
-            case .map(let items), .scopes(let items): items.flatMap { emits($0) }
-            default: []
-            }
+        case 13, 14: return .map(several(depth: depth, palette, &random))
+        default: return .scopes(several(depth: depth, palette, &random))
         }
     }
 }

@@ -36,6 +36,9 @@ package final class SimulationRecord: Sendable {
     /// Every entry of a channel that was ever durable.
     func entries(of channel: ChannelID) -> [SimulationHistory.Entry] { state.withLock { $0.entries?[channel] ?? [] } }
 
+    /// Every entry of every channel that was ever durable.
+    var entries: [ChannelID: [SimulationHistory.Entry]] { state.withLock { $0.entries ?? [:] } }
+
     package var history: SimulationHistory { state.withLock { $0.history } }
 
     package func isAlive(_ value: Bool) { state.withLock { $0.isAlive = value } }
@@ -84,6 +87,11 @@ package final class SimulationRecord: Sendable {
             }
         default: return
         }
+    }
+
+    /// A turn looks at the turns before it.
+    func recalled(_ request: String, _ messages: [String]) {
+        update { $0.recollections.append(SimulationHistory.Recollection(request: request, messages: messages)) }
     }
 
     // MARK: Models

@@ -5,20 +5,26 @@ internal import ParleySystem
 
 /// One simulated run of a scenario: processes that live and die one after another until everything is done and quiet, and the judgement.
 package struct SimulationRun: Sendable {
-    package private(set) var history = SimulationHistory()
-    package private(set) var matrix = SimulationMatrix()
-    package private(set) var violations: [SimulationViolation] = []
-    package private(set) var crashes = 0
-    package private(set) var commits = 0
+    package internal(set) var history = SimulationHistory()
+    package internal(set) var matrix = SimulationMatrix()
+    package internal(set) var violations: [SimulationViolation] = []
+    package internal(set) var crashes = 0
+    package internal(set) var commits = 0
 
     /// How many processes die in a run at most; the one after them lives until everything is quiet.
     private static let crashesMax = 5
-    private static let stepsMax = 400_000
+    static let stepsMax = 400_000
 
     /// Runs the scenario of `seed`. Call it within ``SimulatedNode/simulate(_:)``.
     ///
     /// Everything follows from the seed. Consecutive seeds aim at consecutive cells of the matrix.
-    package init(seed: UInt64) throws {
+    ///
+    /// - Parameter palette: With `.all` turns wait for people, threads are held, commits take long, and processes die less.
+    package init(seed: UInt64, palette: SimulationProgram.Palette = .quick) throws {
+        guard palette != .all else {
+            try runPatiently(seed)
+            return
+        }
         var random = SplitMix64(seed: seed ^ 0x5eed)
         let scenario = SimulationScenario(seed: seed, aim: SimulationRun.aim(seed).kind)
         let record = SimulationRecord()
@@ -82,14 +88,14 @@ package struct SimulationRun: Sendable {
     }
 
     /// After each death: what readers saw and clients were told is in the log that is left.
-    private mutating func judgeWhatIsLeft(_ log: SimulatedLog, _ scenario: SimulationScenario, _ record: SimulationRecord) throws {
+    mutating func judgeWhatIsLeft(_ log: SimulatedLog, _ scenario: SimulationScenario, _ record: SimulationRecord) throws {
         var history = record.history
         history.entries = try SimulationRun.entries(log.reopen(), scenario.channels)
         self.history = history
         violations += SimulationChecker(history).violationsOfDurability
     }
 
-    private mutating func collect(_ process: SimulationProcess, _ scenario: SimulationScenario, _ record: SimulationRecord) throws {
+    mutating func collect(_ process: SimulationProcess, _ scenario: SimulationScenario, _ record: SimulationRecord) throws {
         history = record.history
         history.crashes = crashes
         history.entries = try SimulationRun.entries(process.log, scenario.channels)
@@ -98,7 +104,7 @@ package struct SimulationRun: Sendable {
     }
 
     /// Everything the log has of the channels of these names.
-    private static func entries(
+    static func entries(
         _ log: any CommitLog, _ names: [String]
     ) throws -> [SimulationHistory.Life: [SimulationHistory.Entry]] {
         let world = SimulatedWorld(seed: 0)

@@ -9,13 +9,24 @@ package struct SimulationScenario: Sendable {
     package let channels: [String]
     package let requests: [SimulationHistory.Request]
 
-    /// - Parameter aim: A kind of commit that there should be some of.
-    package init(seed: UInt64, aim: String) {
-        self.seed = seed
+    /// - Parameters:
+    ///   - aim: A kind of commit that there should be some of.
+    ///   - palette: What programs do; with all operations, turns wait for people and clients come at the worst moments.
+    package init(seed: UInt64, aim: String, palette: SimulationProgram.Palette = .quick) {
         var random = SplitMix64(seed: seed)
+        self.init(
+            seed: seed, wishes: palette == .all ? SimulationScenario.patient(&random) : SimulationScenario.quick(aim, &random), &random)
+    }
+
+    private static func quick(_ aim: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
         var wishes: [[SimulationClient.Wish]] = []
-        for agent in 0..<Int.random(in: 2...4, using: &random) { wishes += SimulationScenario.agent("agents/sim/a\(agent)", aim, &random) }
-        for stream in 0..<Int.random(in: 1...2, using: &random) { wishes += SimulationScenario.stream("streams/s\(stream)", aim, &random) }
+        for number in 0..<Int.random(in: 2...4, using: &random) { wishes += agent("agents/sim/a\(number)", aim, &random) }
+        for number in 0..<Int.random(in: 1...2, using: &random) { wishes += stream("streams/s\(number)", aim, &random) }
+        return wishes
+    }
+
+    private init(seed: UInt64, wishes: [[SimulationClient.Wish]], _ random: inout SplitMix64) {
+        self.seed = seed
         clients = wishes.enumerated().map {
             SimulationClient(name: "client\($0)", wishes: SimulationScenario.numbered($1, client: $0, &random))
         }
@@ -88,7 +99,7 @@ package struct SimulationScenario: Sendable {
         return Int.random(in: 0..<3, using: &random) == 0 ? seeds[0] : seeds.first { SimulationProgram(seed: $0).writes(aim) } ?? seeds[0]
     }
 
-    private static func wish(_ channel: String, _ action: SimulationClient.Action, _ random: inout SplitMix64) -> SimulationClient.Wish {
+    static func wish(_ channel: String, _ action: SimulationClient.Action, _ random: inout SplitMix64) -> SimulationClient.Wish {
         let pause = [0, 0, 3, 20, 200, 3_000].randomElement(using: &random)!
         return SimulationClient.Wish(
             id: "", channel: channel, action: action, pause: pause, isDoubled: Int.random(in: 0..<4, using: &random) == 0)

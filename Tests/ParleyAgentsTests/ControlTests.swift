@@ -4,6 +4,7 @@ import ParleyLog
 import ParleyModels
 import ParleySystem
 import ParleyTesting
+import Synchronization
 import Testing
 
 /// A node with one agent in a simulated world, and what a test wants to know of its channel.
@@ -138,6 +139,26 @@ private struct Stage {
         #expect(request["steered"]?.array?.count == 1)
         #expect(request["request"]?["parts"]?.array?.last?["offset"] == request["steered"]?.array?.first)
         #expect(receipt["state"] == "applied" && receipt["step"] == "two")
+        #expect(steers == ["be brief"])
+    }
+
+    @Test func `a steer that joined a call which failed is part of the attempts after it`() throws {
+        let (calls, steers) = try SimulatedNode.simulate {
+            let (world, model) = (SimulatedWorld(seed: 1), FailingModel(failures: 2))
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        try await turn.sleep(.seconds(1))
+                        return .array(try await turn.generate("g", model, .user("hello")).steers.map { .string($0) })
+                    }
+                ])
+            node.send("go", to: "agents/probe/a")
+            node.send(NewEntry(.steer, members: NewEntry.join([("by", "ann"), ("text", "be brief")])), to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            return (model.asked, try node.entries("agents/probe/a").last?["output"])
+        }
+        #expect(calls == Array(repeating: ["hello", "be brief"], count: 3))
         #expect(steers == ["be brief"])
     }
 
@@ -284,5 +305,33 @@ private struct Stage {
         #expect(sent.count == 6)
         #expect(receipts == sent)
         #expect(ends)
+    }
+}
+
+/// Fails so many calls, then answers; remembers what it was asked.
+private final class FailingModel: Model {
+    private final class Call: ModelCall { func cancel() {} }
+
+    let name = "failing"
+    let continues = Continuation.no
+    private let failures: Int
+    private let calls = Mutex<[[String]]>([])
+
+    init(failures: Int) { self.failures = failures }
+
+    var asked: [[String]] { calls.withLock { $0 } }
+
+    func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
+        let count = calls.withLock { calls in
+            calls.append(request.messages.map(\.text))
+            return calls.count
+        }
+        if count <= failures {
+            sink.received(.failed(StepFailure(code: "model_unavailable", message: "gone", retryable: true)))
+        } else {
+            sink.received(.text("Hello."))
+            sink.received(.finished(reason: "stop"))
+        }
+        return Call()
     }
 }

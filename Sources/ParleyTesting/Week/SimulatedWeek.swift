@@ -411,7 +411,7 @@ extension SimulatedWeek {
         agents.enumerated().flatMap { number, agent in
             (0..<Int.random(in: 1...2, using: &random)).map { index in
                 let wishes = (0..<Int.random(in: 1...8, using: &random)).map { wish in
-                    let program = SimulationProgram(seed: random.next(), isSlow: length >= .seconds(3_600))
+                    let program = SimulationProgram(seed: random.next(), palette: length >= .seconds(3_600) ? .slow : .quick)
                     let action: SimulationClient.Action =
                         switch random.next() % 6 {
                         case 0: .steer

@@ -1,8 +1,8 @@
 import Foundation
 import ParleyTesting
 
-/// Simulated runs, one seed after another, until time is up: `parley-simulate [weeks] [seconds]`. With `PARLEY_SEED` that one run, and with
-/// `PARLEY_TRACE` besides what happens in it.
+/// Simulated runs, one seed after another, until time is up: `parley-simulate [weeks | patient] [seconds]`. With `PARLEY_SEED` that one run, and with
+/// `PARLEY_TRACE` besides what happens in it. With `PARLEY_TALLY` patient runs do not stop at the third that fails.
 ///
 /// The same as the tests do, as a program of its own: optimized it does many times more runs, and that without building the tests again.
 @main
@@ -10,16 +10,17 @@ enum Simulate {
     static func main() throws {
         let environment = ProcessInfo.processInfo.environment
         let arguments = CommandLine.arguments.dropFirst()
-        let isWeeks = arguments.first == "weeks"
+        let (isWeeks, isPatient) = (arguments.first == "weeks", arguments.first == "patient")
         if let seed = environment["PARLEY_SEED"].flatMap({ UInt64($0) }) {
             let violations = try SimulatedNode.simulate {
-                try isWeeks ? week(seed, isTraced: environment["PARLEY_TRACE"] != nil) : run(seed)
+                let isTraced = environment["PARLEY_TRACE"] != nil
+                return try isWeeks ? week(seed, isTraced: isTraced) : run(seed, isPatient ? .all : .quick, isTraced: isTraced)
             }
             for violation in violations { print(violation) }
             exit(violations.isEmpty ? 0 : 1)
         }
         let seconds = arguments.last.flatMap { Double($0) } ?? 60
-        let failures = try SimulatedNode.simulate { try isWeeks ? weeks(seconds) : runs(seconds) }
+        let failures = try SimulatedNode.simulate { try isWeeks ? weeks(seconds) : isPatient ? patient(seconds) : runs(seconds) }
         for failure in failures { print("failed: \(failure)") }
         exit(failures.isEmpty ? 0 : 1)
     }
@@ -27,8 +28,16 @@ enum Simulate {
     /// On a slow machine it takes longer than was asked for: with so many seeds a process has died in every way.
     private static let runsForAll: UInt64 = 2_000
 
-    private static func run(_ seed: UInt64) throws -> [SimulationViolation] {
-        let run = try SimulationRun(seed: seed)
+    private static func run(
+        _ seed: UInt64, _ palette: SimulationProgram.Palette, isTraced: Bool
+    ) throws -> [SimulationViolation] {
+        let run = try SimulationRun(seed: seed, palette: palette)
+        if isTraced {
+            for (life, entries) in run.history.entries.sorted(by: { $0.key.name < $1.key.name }) {
+                print("-- \(life)")
+                for entry in entries { print(entry.text) }
+            }
+        }
         print("seed \(seed): \(run.crashes) crashes, \(run.commits) commits, \(run.violations.count) violations")
         return run.violations
     }
@@ -56,6 +65,28 @@ enum Simulate {
         print(matrix.table)
         print("\(runs) runs (seeds 0..<\(runs)), \(crashes) crashes, \(commits) commits, \(failures.count) failed")
         return failures
+    }
+
+    /// The same for runs in which turns wait for people.
+    private static func patient(_ seconds: Double) throws -> [String] {
+        let first = ProcessInfo.processInfo.environment["PARLEY_FIRST"].flatMap { UInt64($0) } ?? 0
+        let failuresMax = ProcessInfo.processInfo.environment["PARLEY_TALLY"] == nil ? 3 : Int.max
+        var (seed, crashes, commits, failures, tally) = (first, 0, 0, [String](), [String: [UInt64]]())
+        let start = Date()
+        while failures.count < failuresMax, -start.timeIntervalSinceNow < seconds {
+            do {
+                let run = try SimulationRun(seed: seed, palette: .all)
+                (crashes, commits) = (crashes + run.crashes, commits + run.commits)
+                failures += failure(seed, run.violations)
+                for invariant in Set(run.violations.map(\.invariant)) { tally[invariant, default: []].append(seed) }
+            } catch { failures.append("PARLEY_SEED=\(seed) \(error)") }
+            seed += 1
+        }
+        for (invariant, seeds) in tally.sorted(by: { $0.key < $1.key }) {
+            print("\(seeds.count) runs broke '\(invariant)': \(seeds.prefix(5))")
+        }
+        print("\(seed - first) runs (seeds \(first)..<\(seed)), \(crashes) crashes, \(commits) commits, \(failures.count) failed")
+        return failures.prefix(20).map { $0 }
     }
 
     /// The same for simulated weeks.

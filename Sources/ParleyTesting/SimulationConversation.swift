@@ -1,0 +1,145 @@
+internal import ParleyChannels
+internal import ParleySystem
+
+/// Judges what turns saw of the turns before them, and what models were asked, by what the log says was said.
+struct SimulationConversation {
+    private struct Turn {
+        var input: UInt64
+        /// What people said to it, each when it was applied: the input first.
+        var said: [Said] = []
+        var started: UInt64 = .max
+        var ended: UInt64?
+        /// Whether later turns remember it.
+        var isRemembered = false
+    }
+
+    private struct Said {
+        var text: String
+        /// The step it joined, or whose place it took.
+        var step: String
+        var at: Timestamp
+        var isSteer: Bool
+    }
+
+    private let life: SimulationHistory.Life
+    private let history: SimulationHistory
+    private var turns: [UInt64: Turn] = [:]
+    private var found: [SimulationViolation] = []
+
+    static func violations(
+        _ life: SimulationHistory.Life, _ entries: [SimulationHistory.Entry], _ history: SimulationHistory
+    ) -> [SimulationViolation] {
+        var judge = SimulationConversation(life, entries, history)
+        judge.checkRecollections(entries)
+        // A name that was used again may have had the same turns.
+        if !history.mayBeGone.contains(life.name) { judge.checkCalls(entries) }
+        return judge.found
+    }
+
+    private init(_ life: SimulationHistory.Life, _ entries: [SimulationHistory.Entry], _ history: SimulationHistory) {
+        self.life = life
+        self.history = history
+        for entry in entries { take(entry, entries) }
+    }
+
+    private mutating func take(_ entry: SimulationHistory.Entry, _ entries: [SimulationHistory.Entry]) {
+        guard let turn = entry.turn else { return }
+        switch entry.type {
+        case "receipt" where entry.body["state"] == "applied":
+            guard let of = entry.decides, of > 0, of <= UInt64(entries.count), let text = entries[Int(of) - 1].said else { return }
+            let isSteer = entries[Int(of) - 1].type == "steer" || of != turn && life.policy == "steer"
+            turns[turn, default: Turn(input: turn)].said.append(
+                Said(text: text, step: entry.step, at: entry.at ?? Timestamp(milliseconds: 0), isSteer: isSteer && of != turn))
+        case "turn.started": turns[turn, default: Turn(input: turn)].started = entry.offset
+        case "turn.completed", "turn.interrupted":
+            turns[turn]?.ended = entry.offset
+            turns[turn]?.isRemembered = true
+        case let type where SimulationAgentState.turnEnds.contains(type): turns[turn]?.ended = entry.offset
+        default: break
+        }
+    }
+
+    /// What was said in the turns before one, and what it must remember of it, in order.
+    private func remembered(before turn: Turn) -> [String] {
+        turns.values.filter { $0.isRemembered && $0.ended ?? .max < turn.started }.sorted { $0.started < $1.started }
+            .flatMap { $0.said.map(\.text) }
+    }
+
+    // MARK: What turns saw
+
+    private mutating func checkRecollections(_ entries: [SimulationHistory.Entry]) {
+        var first: [String: [String]] = [:]
+        let names = names(entries)
+        for recollection in history.recollections {
+            guard let turn = names[recollection.request].flatMap({ turns[$0] }) else { continue }
+            if let earlier = first[recollection.request], earlier != recollection.messages {
+                violate(
+                    "a turn sees the same history each time that it runs",
+                    "turn \(turn.input) of \(recollection.request) saw \(earlier), then \(recollection.messages)")
+            }
+            first[recollection.request] = recollection.messages
+            check(recollection.messages, have: remembered(before: turn), "turn \(turn.input) of \(recollection.request)")
+        }
+    }
+
+    /// The turns by what the record calls them.
+    private func names(_ entries: [SimulationHistory.Entry]) -> [String: UInt64] {
+        var names: [String: UInt64] = [:]
+        for start in entries where start.type == "turn.started" {
+            guard let turn = start.turn, turn <= UInt64(entries.count),
+                let request = entries[Int(turn) - 1].body["data"]?["request"]?.string,
+                let seed = start.body["seed"]?.string.flatMap({ UInt64($0, radix: 16) })
+            else { continue }
+            var random = SplitMix64(seed: seed)
+            names["\(request)@\(random.next())"] = turn
+        }
+        return names
+    }
+
+    // MARK: What models were asked
+
+    private mutating func checkCalls(_ entries: [SimulationHistory.Entry]) {
+        let texts = Dictionary(
+            entries.filter { $0.type == "step.completed" && $0.body["text"] != nil }.map { ("\($0.turn ?? 0) \($0.step)", $0) },
+            uniquingKeysWith: { $1 })
+        for call in history.modelCalls {
+            guard call.key.hasPrefix(life.name + "/") else { continue }
+            let key = call.key.dropFirst(life.name.utf8.count + 1)
+            guard let number = Offset(token: String(key.prefix { $0 != "/" }))?.value, let turn = turns[number] else { continue }
+            let step = String(key.drop { $0 != "/" }.dropFirst())
+            // What joined is part of every call that came later, and of the one whose answer stands.
+            let isLast = call.isFinished && texts["\(number) \(step)"]?.body["text"]?.string == call.continuing + call.generated
+            let joined = turn.said.filter { said in
+                said.isSteer && (said.step == step ? isLast || call.at > said.at : precedes(said.step, step) && call.at > said.at)
+            }
+            let past = step.contains("respond") ? remembered(before: turn) : []
+            check(call.messages, have: past + joined.map(\.text), "the call of \(call.key) at \(call.at)")
+        }
+    }
+
+    /// Whether one step of a conversation comes before another of the same.
+    private func precedes(_ earlier: String, _ later: String) -> Bool {
+        let (a, b) = (earlier.split(separator: "#"), later.split(separator: "#"))
+        guard a.first == b.first, a.first?.contains("respond") == true else { return false }
+        return a.count < 2 && b.count == 2 || a.count == 2 && b.count == 2 && Int(a[1]) ?? 0 < Int(b[1]) ?? 0
+    }
+
+    private mutating func check(_ messages: [String], have said: [String], _ what: String) {
+        var rest = messages[...]
+        for text in said {
+            guard let place = rest.firstIndex(of: "user: " + text) else {
+                return violate("what was said is heard", "\(what) lacks '\(text.prefix(120))'; it has \(messages.map { $0.prefix(80) })")
+            }
+            rest = rest[(place + 1)...]
+        }
+    }
+
+    private mutating func violate(_ invariant: String, _ evidence: String) {
+        found.append(SimulationViolation(invariant: invariant, evidence: "\(life): \(evidence)"))
+    }
+}
+
+extension SimulationHistory.Entry {
+    /// What an input says to a model.
+    fileprivate var said: String? { body["text"]?.string ?? body["data"].map(\.text) }
+}
