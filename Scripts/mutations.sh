@@ -19,6 +19,8 @@ mutations=(
     "no producer check|Sources/ParleyChannels/Append.swift|s/= try checkProducer(channel, &stage)/= producer.map { (state: ProducerState(epoch: \$0.epoch, sequence: \$0.sequence), isDuplicate: false) }/|a producer's repetition is in the log once"
     "last text apart from the result|Sources/ParleyAgents/Activation+Steps.swift|s/let entries = (last.map { \[\$0\] } ?? \[\]) + \[entry\]/if let last { append([last], epoch: .holds(core.epoch)) }; let entries = [entry]/|no crash leaves the whole text in the log"
     "last text not held back|Sources/ParleyAgents/ModelAttempt.swift|s/^        state.held = entry\$/        if let entry { append([entry]) }; state.held = nil/|no crash leaves the whole text in the log"
+    "a retry forgets what had joined|Sources/ParleyAgents/Activation+Steps.swift|/^ *isSteered(request.path, by: steers)\$/d|keeps what had joined its request for every attempt"
+    "attempts counted by starts|Sources/ParleyAgents/Activation+Steps.swift|s/.zero : policy.pause(after: request.failures + 1, failure)/.zero : policy.pause(after: Int(number), failure)/|has its attempts counted by failures"
     "no row for an entry to be told of|Sources/ParleyChannels/Outbox.swift|s/stage.put(.outbox, OutboxRow.key(channel.id, offset), \[\])/_ = offset/|lose nothing, invent nothing, and keep their ids"
     "a row comes back for a deleted agent|Sources/ParleyWebhooks/WebhookDelivery.swift|/^ *guard wasThere else { return }\$/d|leaves no row behind"
     "sealed text of every step goes|Sources/ParleyChannels/Trim.swift|s/ && position.step == text.step//|of a step goes, and not that of another step or turn beside it"

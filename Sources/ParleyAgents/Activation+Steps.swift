@@ -34,6 +34,8 @@ extension Activation: TurnOwner {
             startedAt.withLock { $0[request.path] = open.startedAt }
             rejoin(core, request.path, open.steered)
             keeps(request.path, open.text.text.isEmpty ? open.earlier : open.text)
+            var request = request
+            request.failures = open.failures
             guard let retryAt = open.retryAt else { return attemptStep(core, request, open.attempt + 1, open.text) }
             retry(core, request, open.attempt + 1, at: retryAt, open.text)
         }
@@ -201,6 +203,8 @@ extension Activation: TurnOwner {
                     keeps(request.path, earlier ?? SavedText())
                     // What joined the attempt that failed is part of the next one, too.
                     isSteered(request.path, by: steers)
+                    var request = request
+                    if failure.code != StepFailure.prefixRefusedCode { request.failures += 1 }
                     // The clock may have been set back while the entry was written.
                     retry(core, request, attempt + 1, at: min(retryAt, runtime.world.now.advanced(by: pause)), saved)
                 } else {
@@ -230,7 +234,7 @@ extension Activation: TurnOwner {
                     if runtime.isDraining { return }
                     let failure = StepFailure(error)
                     // At most once means that a failure is final too: nobody knows how far it got.
-                    let pause = contract == .atMostOnce ? nil : policy.pause(after: Int(attempt), failure)
+                    let pause = contract == .atMostOnce ? nil : policy.pause(after: request.failures + 1, failure)
                     fail(core, request, attempt: attempt, failure, pause: pause, SavedText())
                 }
             }
@@ -295,7 +299,10 @@ extension Activation: TurnOwner {
                 Failpoint.pass("model.finish")
                 complete(core, request.path, attempt: number, members + [("steered", steered)], last: last)
             case .failed(let failure, let saved):
-                fail(core, request, attempt: number, failure, pause: policy.pause(after: Int(number), failure), saved)
+                // Refused for the text that it was to go on from, it starts over: at once, and not as one of the attempts that the policy allows.
+                let isPrefixRefused = failure.code == StepFailure.prefixRefusedCode
+                let pause = isPrefixRefused ? .zero : policy.pause(after: request.failures + 1, failure)
+                fail(core, request, attempt: number, failure, pause: pause, isPrefixRefused ? SavedText() : saved)
             }
         }
         if !saved.text.isEmpty {

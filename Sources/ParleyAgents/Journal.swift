@@ -22,6 +22,8 @@ package struct Journal: Sendable {
     /// A step that was begun and has no result.
     package struct OpenStep: Sendable {
         package var attempt: UInt32 = 1
+        /// How many attempts have failed; those that were cut off have not.
+        package var failures = 0
         /// When the next attempt is due, after a failure.
         package var retryAt: Timestamp?
         /// When it ends by itself, for a sleep, a wait or an approval.
@@ -88,6 +90,7 @@ package struct Journal: Sendable {
         case .timerSet: open[path]?.due = frame.body["due"]?.string.flatMap { Timestamp($0) }
         case .stepFailed where frame.body["final"]?.bool != true:
             open[path]?.retryAt = frame.body["retry_at"]?.string.flatMap { Timestamp($0) }
+            if frame.body["error"]?["code"]?.string != StepFailure.prefixRefusedCode { open[path]?.failures += 1 }
         case .stepFailed:
             close(path, .failed(StepFailure(journal: frame.body["error"] ?? .null)), at)
         case .stepCompleted:

@@ -1,3 +1,5 @@
+public import ParleySystem
+
 /// A language model that streams its answer.
 ///
 /// Implementations are stateless towards the caller: what to continue, retry or keep is decided by the step that calls them. They never
@@ -48,8 +50,11 @@ public enum ModelEvent: Sendable, Equatable {
     case reasoning(String)
     /// A piece of the tool call number `index`: its id and name come once, the arguments in pieces.
     case toolCall(index: Int, id: String?, name: String?, arguments: String)
+    /// Members that the endpoint wants to see again, unchanged, when the answer is sent back: with the call of that number, or with the message.
+    case returned(call: Int?, JSON)
     case usage(ModelUsage)
-    /// The end as the upstream gave it: `stop`, `length`, `tool_calls`, `content_filter`.
+    /// The end as the upstream gave it: `stop`, `tool_calls`, or `length` for an answer that was cut at its limit. An answer that ended for any
+    /// other reason is a failure.
     case finished(reason: String)
     case failed(StepFailure)
 }
@@ -101,6 +106,8 @@ public struct ModelMessage: Sendable, Codable, Equatable {
     public var toolCalls: [ToolCall] = []
     /// Which call a tool's message is the result of.
     public var toolCallID: String?
+    /// Members of an assistant's message that its endpoint wants to see again: reasoning, signatures.
+    public var returned: JSON?
     /// The offset of the entry of the agent's own channel that holds the text, when one does: then the journal refers to it by that.
     package var source: String?
 
@@ -114,9 +121,11 @@ public struct ModelMessage: Sendable, Codable, Equatable {
     public static func assistant(_ text: String) -> ModelMessage { ModelMessage(.assistant, text) }
 
     /// What the model wrote before it called tools, and what it called.
-    public static func assistant(_ text: String, calls: [ToolCall]) -> ModelMessage {
+    ///
+    /// - Parameter returned: What its endpoint wants to see again: ``Generation/returned``.
+    public static func assistant(_ text: String, calls: [ToolCall], returned: JSON? = nil) -> ModelMessage {
         var message = ModelMessage(.assistant, text)
-        message.toolCalls = calls
+        (message.toolCalls, message.returned) = (calls, returned)
         return message
     }
 

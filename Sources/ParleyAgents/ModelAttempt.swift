@@ -26,7 +26,9 @@ final class ModelAttempt: ModelSink, Sendable {
         var held: NewEntry?
         var reasoningCount = 0
         var toolCalls: [ToolCallInProgress] = []
+        var returned: [JSON.Member] = []
         var usage: ModelUsage?
+        var bounds = AnswerBounds()
         var call: (any ModelCall)?
         var isOver = false
     }
@@ -35,6 +37,7 @@ final class ModelAttempt: ModelSink, Sendable {
         var id = ""
         var name = ""
         var arguments = ""
+        var returned: [JSON.Member] = []
     }
 
     private let position: Position
@@ -97,32 +100,54 @@ final class ModelAttempt: ModelSink, Sendable {
 
     func received(_ event: ModelEvent) {
         // Entries are handed over under the lock, so that they reach the writer in order; the writer only queues them.
-        let ended: End? = state.withLock { state in
-            guard !state.isOver else { return nil }
-            switch event {
-            case .text(let text):
-                if let entry = add(Bytes(text.utf8), &state) { hold(entry, &state) }
-            case .reasoning(let text):
-                if let entry = addReasoning(Bytes(text.utf8), &state) { hold(entry, &state) }
-            case .toolCall(let index, let id, let name, let arguments):
-                endText(&state)
-                while state.toolCalls.count <= min(index, 127) { state.toolCalls.append(ToolCallInProgress()) }
-                guard state.toolCalls.indices.contains(index) else { break }
-                if let id { state.toolCalls[index].id = id }
-                if let name { state.toolCalls[index].name += name }
-                state.toolCalls[index].arguments += arguments
-            case .usage(let usage): state.usage = usage
-            case .finished(let reason):
-                state.isOver = true
-                return .finished(result(reason, state), last: state.held)
-            case .failed(let failure):
-                state.isOver = true
-                hold(nil, &state)
-                return .failed(failure, state.saved)
-            }
-            return nil
+        let (ended, call): (End?, (any ModelCall)?) = state.withLock { state in
+            guard !state.isOver else { return (nil, nil) }
+            guard let failure = state.bounds.count(event) else { return (take(event, &state), nil) }
+            return (take(.failed(failure), &state), state.call)
         }
+        // Beyond a bound the upstream would go on.
+        call?.cancel()
         if let ended { end(ended) }
+    }
+
+    private func take(_ event: ModelEvent, _ state: inout State) -> End? {
+        switch event {
+        case .text(let text):
+            if let entry = add(Bytes(text.utf8), &state) { hold(entry, &state) }
+        case .reasoning(let text):
+            if let entry = addReasoning(Bytes(text.utf8), &state) { hold(entry, &state) }
+        case .toolCall(let index, let id, let name, let arguments):
+            endText(&state)
+            extend(&state, to: index)
+            if let id { state.toolCalls[index].id = id }
+            if let name { state.toolCalls[index].name += name }
+            state.toolCalls[index].arguments += arguments
+        case .returned(call: let index?, let members):
+            extend(&state, to: index)
+            ModelAttempt.merge(members, into: &state.toolCalls[index].returned)
+        case .returned(call: nil, let members): ModelAttempt.merge(members, into: &state.returned)
+        case .usage(let usage): state.usage = usage
+        case .finished(let reason):
+            state.isOver = true
+            return .finished(result(reason, state), last: state.held)
+        case .failed(let failure):
+            state.isOver = true
+            hold(nil, &state)
+            return .failed(failure, state.saved)
+        }
+        return nil
+    }
+
+    /// Within ``AnswerBounds``, which have been counted.
+    private func extend(_ state: inout State, to index: Int) {
+        while state.toolCalls.count <= index { state.toolCalls.append(ToolCallInProgress()) }
+    }
+
+    private static func merge(_ object: JSON, into members: inout [JSON.Member]) {
+        for member in object.members ?? [] {
+            members.removeAll { $0.name == member.name }
+            members.append(member)
+        }
     }
 
     /// Lets go of the piece that was held, and holds `entry` instead.
@@ -165,13 +190,31 @@ final class ModelAttempt: ModelSink, Sendable {
     }
 
     private func result(_ reason: String, _ state: State) -> [(String, JSON?)] {
-        let calls = state.toolCalls.map { call in
-            JSON.compact(("id", .string(call.id)), ("name", .string(call.name)), ("arguments", .string(call.arguments)))
+        var ids: Set<String> = []
+        let calls = state.toolCalls.enumerated().map { index, call in
+            // Results refer to calls by their ids, so each has one of its own.
+            let id = call.id.isEmpty || !ids.insert(call.id).inserted ? newID(index) : call.id
+            return JSON.compact(
+                ("id", .string(id)), ("name", .string(call.name)), ("arguments", .string(ModelAttempt.arguments(call.arguments))),
+                ("returned", call.returned.isEmpty ? nil : .object(call.returned)))
         }
         return [
             ("text", .string(state.saved.text.text)), ("tool_calls", calls.isEmpty ? nil : .array(calls)),
-            ("finish_reason", .string(reason)),
+            ("returned", calls.isEmpty || state.returned.isEmpty ? nil : .object(state.returned)), ("finish_reason", .string(reason)),
             ("usage", state.usage.flatMap { try? JSON(encoding: $0) }), ("recovered_tokens", .integer(Int64(state.recovered))),
         ]
+    }
+
+    /// An id for a call that came without one: it follows from where the call stands, and has the form that the strictest servers want, nine letters
+    /// and digits.
+    private func newID(_ index: Int) -> String {
+        "c" + SHA256.hex(Bytes("\(position.turn)/\(position.step)/\(index)".utf8)).prefix(8)
+    }
+
+    /// Some servers send an empty object first, and then the arguments.
+    private static func arguments(_ text: String) -> String {
+        let rest = text.dropFirst(2)
+        guard text.hasPrefix("{}"), !rest.isEmpty, (try? JSON.parse(String(rest)))?.members != nil else { return text }
+        return String(rest)
     }
 }

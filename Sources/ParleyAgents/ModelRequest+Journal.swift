@@ -48,12 +48,14 @@ extension ModelRequest {
 
 extension ModelMessage {
     /// Whether it is more than a text.
-    fileprivate var hasForm: Bool { !toolCalls.isEmpty || toolCallID != nil }
+    fileprivate var hasForm: Bool { !toolCalls.isEmpty || toolCallID != nil || returned != nil }
 
     /// What the journal keeps of it: the text, or a JSON object where there is more than that.
     fileprivate var content: Bytes {
         guard hasForm else { return Bytes(text.utf8) }
         let calls = toolCalls.isEmpty ? nil : try? JSON(encoding: toolCalls)
-        return JSON.compact(("text", .string(text)), ("tool_calls", calls), ("tool_call_id", toolCallID.map { .string($0) })).canonical
+        return JSON.compact(
+            ("text", .string(text)), ("tool_calls", calls), ("tool_call_id", toolCallID.map { .string($0) }), ("returned", returned)
+        ).canonical
     }
 }

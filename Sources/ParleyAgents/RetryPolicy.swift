@@ -4,9 +4,9 @@ public struct RetryPolicy: Sendable, Equatable {
     public var initialInterval: Duration
     /// By how much each pause is longer than the one before; at least 1.
     public var backoffCoefficient: Double
-    /// No pause is longer, unless the other side asks for more (Retry-After).
+    /// No pause is longer, unless the other side asks for more (Retry-After), and then none is longer than ``longestPause``.
     public var maximumInterval: Duration
-    /// How often the step is tried in all; at least 1.
+    /// How often the step is tried in all; at least 1. An attempt that the end of a process cut off is not counted.
     public var maximumAttempts: Int
 
     public init(
@@ -23,12 +23,15 @@ public struct RetryPolicy: Sendable, Equatable {
     public static let standard = RetryPolicy()
     public static let never = RetryPolicy(maximumAttempts: 1)
 
-    /// The pause before the attempt after `attempt` (from 1); `nil`: no further one.
-    func pause(after attempt: Int, _ failure: StepFailure) -> Duration? {
-        guard failure.retryable, attempt < maximumAttempts else { return nil }
+    /// No pause is longer, whatever the other side asks for: a mistaken Retry-After would hold up the turn for days.
+    public static let longestPause = Duration.seconds(900)
+
+    /// The pause after the failure number `count` (from 1) of a step; `nil`: no further attempt. Attempts that were cut off are no failures.
+    func pause(after count: Int, _ failure: StepFailure) -> Duration? {
+        guard failure.retryable, count < maximumAttempts else { return nil }
         var pause = initialInterval
-        for _ in 1..<max(1, attempt) where pause < maximumInterval { pause = pause * backoffCoefficient }
-        return max(min(pause, maximumInterval), failure.retryAfter ?? .zero)
+        for _ in 1..<max(1, count) where pause < maximumInterval { pause = pause * backoffCoefficient }
+        return max(min(pause, maximumInterval), min(failure.retryAfter ?? .zero, RetryPolicy.longestPause))
     }
 }
 

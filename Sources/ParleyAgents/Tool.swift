@@ -90,6 +90,8 @@ public struct ToolCall: Sendable, Codable, Equatable {
     public var name: String
     /// JSON as the model wrote it, which may be none.
     public var arguments: String
+    /// Members of the call that its endpoint wants to see again, such as a signature.
+    public var returned: JSON?
 
     public init(id: String, name: String, arguments: String) {
         self.id = id
@@ -100,5 +102,6 @@ public struct ToolCall: Sendable, Codable, Equatable {
     init(journal: JSON) {
         self.init(
             id: journal["id"]?.string ?? "", name: journal["name"]?.string ?? "", arguments: journal["arguments"]?.string ?? "")
+        returned = journal["returned"]
     }
 }

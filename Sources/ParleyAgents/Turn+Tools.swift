@@ -7,15 +7,18 @@ extension Turn {
     /// not known, arguments that do not decode, a failure, a refusal and an interruption are results, too, which the model is told.
     /// What people say meanwhile joins the next request (steer), or is said in place of what was interrupted.
     ///
+    /// An answer that was cut at its limit calls nothing: the model is told, and may ask for less; cut again, the turn fails.
+    ///
     /// - Parameter rounds: How often the model is asked at most.
     /// - Returns: the last answer.
-    /// - Throws: ``Interrupted`` with what the model had written; ``StepFailure`` `tool_loop` after so many rounds; else as
-    ///   ``generate(_:_:_:tools:options:retry:file:line:)``.
+    /// - Throws: ``Interrupted`` with what the model had written; ``StepFailure`` `tool_loop` after so many rounds, `answer_cut` for a second answer in a
+    ///   row that was cut inside its calls; else as ``generate(_:_:_:tools:options:retry:file:line:)``.
     public func respond(
         _ name: String, _ model: any Model, _ messages: [ModelMessage], tools: [Tool], options: ModelOptions = ModelOptions(),
         rounds: Int = 24, retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Generation {
         var conversation = messages
+        var wasCut = false
         for _ in 0..<rounds {
             let answer = try await generate(
                 name, model, conversation, tools: tools, options: options, retry: retry, file: file, line: line)
@@ -26,10 +29,18 @@ extension Turn {
                 continue
             }
             guard !answer.toolCalls.isEmpty else { return answer }
+            guard answer.finishReason != "length" else {
+                if wasCut { throw StepFailure.answerCut(options) }
+                wasCut = true
+                conversation.append(.assistant(answer.text, calls: answer.toolCalls, returned: answer.returned))
+                conversation += answer.toolCalls.map { .result("error: not run. \(StepFailure.answerCut(options).message)", of: $0) }
+                continue
+            }
+            wasCut = false
             let results = try await map("tools", answer.toolCalls) { call, turn in
                 try await turn.result(of: call, tools, file: file, line: line)
             }
-            conversation.append(.assistant(answer.text, calls: answer.toolCalls))
+            conversation.append(.assistant(answer.text, calls: answer.toolCalls, returned: answer.returned))
             conversation += zip(answer.toolCalls, results).map { .result($1.text, of: $0) }
             guard let interruption = results.lazy.compactMap(\.interruption).first else { continue }
             guard let redirection = interruption.redirection else { throw Interrupted(partial: answer.text) }
@@ -78,5 +89,17 @@ extension Turn {
             path: path, kind: .tool, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)", work: work)
         request.details = [JSON.Member("call", .string(call.id)), JSON.Member("arguments", arguments)]
         return try await perform(request)["result"] ?? .null
+    }
+}
+
+extension StepFailure {
+    /// The answer was cut at its limit, inside what it calls.
+    fileprivate static func answerCut(_ options: ModelOptions) -> StepFailure {
+        let limit = options.maxTokens.map { " of \($0) tokens (max_tokens)" } ?? ""
+        return StepFailure(
+            code: "answer_cut",
+            message:
+                "the answer was cut at its limit\(limit), inside the calls of tools. Remedy: call with less at once, or raise max_tokens.",
+            retryable: false)
     }
 }

@@ -268,13 +268,15 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane.
 /// What a model wrote in one step.
 public struct Generation: Sendable, Equatable {
     public var text: String
-    /// `stop`, `length`, `tool_calls`, `content_filter`, or what else the upstream said.
+    /// `stop` or `tool_calls` for an answer that is whole, `length` for one that was cut at its limit, `interrupted`.
     public var finishReason: String
     public var usage: ModelUsage?
     /// How many tokens of it had been saved before a crash and were not bought again.
     public var recoveredTokens: Int
     /// What it wants to have called, in its order.
     public var toolCalls: [ToolCall]
+    /// What the model's endpoint wants to see again with an answer that has calls: for ``ModelMessage/assistant(_:calls:returned:)``.
+    public var returned: JSON?
     /// What people said meanwhile that joined the request, oldest first: part of the conversation from here on.
     public var steers: [String]
     /// What was said by whoever interrupted it: the text is what there was until then.
@@ -286,6 +288,7 @@ public struct Generation: Sendable, Equatable {
         usage = journal["usage"].flatMap { try? $0.decode(ModelUsage.self) }
         recoveredTokens = Int(journal["recovered_tokens"]?.integer ?? 0)
         toolCalls = journal["tool_calls"]?.array?.map { ToolCall(journal: $0) } ?? []
+        returned = journal["returned"]
         steers = journal["steered"]?.array?.compactMap { $0["text"]?.string } ?? []
         redirection = journal["redirection"]?.string
     }

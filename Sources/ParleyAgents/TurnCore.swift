@@ -340,6 +340,8 @@ struct StepRequest: Sendable {
     var isShielded = false
     /// It takes back what the turn did.
     var isCompensation = false
+    /// How many of its attempts have failed so far.
+    var failures = 0
 
     enum Work: Sendable {
         case body(StepContract, RetryPolicy, @Sendable (StepContext) async throws -> JSON)

@@ -38,7 +38,8 @@ enum ServeCommand: Command {
           --webhook-allow-private the receiver may be on this machine or in its network, and be called without TLS
 
         The model comes from PARLEY_MODEL (<provider>:<model>, e.g. openai:gpt-5-mini or scripted:), OPENAI_BASE_URL, OPENAI_API_KEY and
-        PARLEY_MODEL_CONTINUES (prefix, no or auto).
+        PARLEY_MODEL_CONTINUES (prefix, no or auto). PARLEY_MODEL_FIRST_BYTE is how many seconds it may take until its answer begins (default
+        600), PARLEY_MODEL_CALLS how many calls there are at a time (default 256).
         """
     static let options = ServeOptions.names.map { CommandOption.value($0) } + ServeOptions.flags.map { CommandOption.flag($0) }
 

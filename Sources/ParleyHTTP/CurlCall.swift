@@ -21,9 +21,12 @@ final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled`
 
     private var idleTimer: LoopTimer?
     private var idleTimeout = Duration.zero
-    private var started = Duration.zero
+    private var firstByteTimeout = Duration.zero
     private var lastActivity = Duration.zero
     private var uploadedBytes: curl_off_t = 0
+    private var bodyBytes: curl_off_t = 0
+    /// The body of the answer has begun.
+    private var hasBody = false
 
     init(_ transport: CurlTransport, _ delegate: any OutgoingCallDelegate) {
         self.transport = transport
@@ -83,6 +86,7 @@ extension CurlCall {
         set(CURLOPT_NOSIGNAL, 1)
         if let file = transport.authorityFile { set(CURLOPT_CAINFO, file) }
         set(CURLOPT_FOLLOWLOCATION, 0)
+        if request.decodesContent { set(CURLOPT_ACCEPT_ENCODING, "") }
         set(CURLOPT_CONNECTTIMEOUT_MS, max(1, Int(request.connectTimeout.milliseconds)))
         let errorBytes = Int(CURL_ERROR_SIZE)
         failureText = .allocate(capacity: errorBytes)
@@ -125,6 +129,8 @@ extension CurlCall {
     private func setHeaders(_ request: OutgoingRequest) {
         // libcurl would wait a second for "100 Continue" before a large body, and call every body a form.
         add("Expect:")
+        // What libcurl can decode it would ask for as well, and a compressed stream comes in gulps.
+        if request.decodesContent { add("Accept-Encoding: identity") }
         if !request.headers.contains(where: { $0.name.lowercased() == "content-type" }) { add("Content-Type:") }
         for (name, value) in request.headers {
             let clean = String(String.UnicodeScalarView(value.unicodeScalars.filter { $0.value >= 0x20 || $0.value == 0x09 }))
@@ -201,7 +207,7 @@ extension CurlCall {
 
     private func received(body: UnsafeRawBufferPointer) -> Bool {
         guard !isCancelled else { return false }
-        lastActivity = transport.loop.now
+        (lastActivity, hasBody) = (transport.loop.now, true)
         delegate?.received(body: body)
         return !isCancelled
     }
@@ -231,31 +237,38 @@ extension CurlCall {
 // MARK: Silence
 
 extension CurlCall {
-    /// Ends the call once neither side has sent a byte for `timeout`. Time spent connecting is bounded elsewhere.
-    func watchIdleness(_ timeout: Duration) {
-        idleTimeout = timeout
-        started = transport.loop.now
-        lastActivity = started
-        idleTimer = transport.loop.schedule(after: timeout) { [weak self] in self?.checkIdleness() }
+    /// Ends the call once nothing moves any more: the request is not taken, the answer does not begin, or it does not go on. Time spent connecting is
+    /// bounded elsewhere.
+    func watchIdleness(_ request: OutgoingRequest) {
+        (idleTimeout, firstByteTimeout) = (request.idleTimeout, request.firstByteTimeout ?? request.idleTimeout)
+        (bodyBytes, lastActivity) = (curl_off_t(request.body.count), transport.loop.now)
+        idleTimer = transport.loop.schedule(after: pause) { [weak self] in self?.checkIdleness() }
     }
+
+    /// Until the answer begins it is looked at often, because nothing tells when the request is through.
+    private var pause: Duration { min(.seconds(1), min(idleTimeout, firstByteTimeout) / 8) }
 
     private func checkIdleness() {
         guard let easy, !isCancelled else { return }
+        let now = transport.loop.now
+        if !hasBody { noteUpload(easy, now) }
+        let limit = hasBody || uploadedBytes < bodyBytes ? idleTimeout : firstByteTimeout
+        let silence = now - lastActivity
+        guard silence >= limit else {
+            // The timer is not set anew for every byte; when it rings it looks how long the silence really is.
+            idleTimer?.reschedule(after: hasBody ? limit - silence : min(pause, limit - silence))
+            return
+        }
+        transport.remove(self)
+        end(OutgoingError(code: "upstream_timeout", message: "\(url): no byte for \(limit)"))
+    }
+
+    private func noteUpload(_ easy: UnsafeMutableRawPointer, _ now: Duration) {
         var connecting: curl_off_t = 0
         var uploaded: curl_off_t = 0
         parley_curl_get_offset(easy, CURLINFO_PRETRANSFER_TIME_T, &connecting)
         parley_curl_get_offset(easy, CURLINFO_SIZE_UPLOAD_T, &uploaded)
-        let now = transport.loop.now
-        // The timer is not set anew for every byte; when it rings it looks how long the silence really is.
         if connecting == 0 || uploaded != uploadedBytes { lastActivity = now }
-        lastActivity = max(lastActivity, started + .microseconds(connecting))
         uploadedBytes = uploaded
-        let silence = now - lastActivity
-        guard silence >= idleTimeout else {
-            idleTimer?.reschedule(after: idleTimeout - silence)
-            return
-        }
-        transport.remove(self)
-        end(OutgoingError(code: "upstream_timeout", message: "\(url): no byte for \(idleTimeout)"))
     }
 }

@@ -3,8 +3,8 @@ package import ParleySystem
 
 /// Outgoing HTTP over libcurl on one loop. Connections are kept and used again.
 ///
-/// libcurl says which sockets and which instant it waits for; the loop watches them and tells it. Cookies, redirects and
-/// content codings are off: what arrives is what the upstream sent. Proxies come from the usual environment variables.
+/// libcurl says which sockets and which instant it waits for; the loop watches them and tells it. Cookies, redirects and, unless a request wants
+/// them undone, content codings are off: what arrives is what the upstream sent. Proxies come from the usual environment variables.
 package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // Guard: everything is used on `loop` only.
     package let loop: EventLoop
     let authorityFile: String?
@@ -62,7 +62,7 @@ extension CurlTransport {
         let easy = call.easy!
         calls[easy] = call
         curl_multi_add_handle(handle, easy)  // The timer callback brings us to `act` at once.
-        call.watchIdleness(request.idleTimeout)
+        call.watchIdleness(request)
     }
 
     /// Takes a call out of libcurl, at once or at the end of the tick if libcurl is on the stack.

@@ -8,8 +8,12 @@ package struct OutgoingRequest: Sendable {
     package var body: Bytes
     /// How long connecting may take.
     package var connectTimeout: Duration = .seconds(10)
-    /// How long the upstream may be silent before the call fails with `upstream_timeout`.
+    /// How long the upstream may be silent, and the request may make no way, before the call fails with `upstream_timeout`.
     package var idleTimeout: Duration = .seconds(120)
+    /// How long the upstream may take, once it has the request, until the body of its answer begins; `nil` is ``idleTimeout``.
+    package var firstByteTimeout: Duration?
+    /// Whether an answer that comes compressed, though nobody asked for that, is handed over as what it was.
+    package var decodesContent = false
     /// Which addresses may be connected to.
     package var addresses = AddressPolicy.any
     /// Whether proxies that the environment names are used; never with ``AddressPolicy/publicOnly``.

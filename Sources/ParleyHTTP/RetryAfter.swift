@@ -12,6 +12,11 @@ package enum RetryAfter {
         return max(.zero, now.duration(to: date))
     }
 
+    /// The wait of so many seconds, as bodies have it; `nil` for what is no length of time. More than thirty years are nonsense.
+    package static func seconds(_ seconds: Double) -> Duration? {
+        seconds >= 0 && seconds < 1e9 ? .milliseconds(Int64(seconds * 1_000)) : nil
+    }
+
     /// Parses an HTTP date in any of the three forms that RFC 9110, section 5.6.7 has a recipient accept.
     package static func parseDate(_ text: String) -> Timestamp? {
         let words = text.split { $0 == " " || $0 == "-" || $0 == "," }.map(String.init)

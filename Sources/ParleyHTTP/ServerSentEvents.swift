@@ -17,6 +17,8 @@ package struct ServerSentEvent: Sendable, Equatable {
 ///
 /// It works on bytes, so a read may end anywhere: between CR and LF, inside a field name or inside a UTF-8 scalar. Comments and the
 /// fields `id` and `retry` are read over, because no upstream of ours is resumed by them.
+///
+/// Beyond the standard it hears what model servers say beside it: a field `error` (an event of that name), and lines of bare JSON (data).
 package struct ServerSentEventParser: Sendable {
     /// What one line, and the data of one event, may measure. An upstream that sends more is broken or hostile.
     package let bytesMax: Int
@@ -26,6 +28,8 @@ package struct ServerSentEventParser: Sendable {
     private var data: Bytes?
     private var skipsLineFeed = false
     private var isFirstLine = true
+    /// The event's data is bare JSON, without field names.
+    private var isBare = false
 
     package init(bytesMax: Int = 1 << 20) { self.bytesMax = bytesMax }
 
@@ -77,22 +81,33 @@ package struct ServerSentEventParser: Sendable {
         }
         guard !line.isEmpty else { return dispatch(visit) }
         guard line[0] != UInt8(ascii: ":") else { return }
+        // No field has such a name. What is bare may go over several lines.
+        if isBare || line[0] == UInt8(ascii: "{") {
+            isBare = true
+            return try append(line[...])
+        }
 
         let colon = line.firstIndex(of: UInt8(ascii: ":")) ?? line.count
         var value = line[min(colon + 1, line.count)...]
         if value.first == UInt8(ascii: " ") { value.removeFirst() }
         if line[..<colon].elementsEqual("data".utf8) {
-            let count = data.map { $0.count + 1 } ?? 0
-            guard count + value.count <= bytesMax else { throw .tooLong }
-            if data == nil { data = [] } else { data!.append(UInt8(ascii: "\n")) }
-            data!.append(contentsOf: value)
+            try append(value)
+        } else if line[..<colon].elementsEqual("error".utf8) {
+            name = "error"
+            try append(value)
         } else if line[..<colon].elementsEqual("event".utf8) {
             name = String(decoding: value, as: UTF8.self)
         }
     }
 
+    private mutating func append(_ value: ArraySlice<UInt8>) throws(ServerSentEventError) {
+        guard (data.map { $0.count + 1 } ?? 0) + value.count <= bytesMax else { throw .tooLong }
+        if data == nil { data = [] } else { data!.append(UInt8(ascii: "\n")) }
+        data!.append(contentsOf: value)
+    }
+
     private mutating func dispatch(_ visit: (ServerSentEvent) -> Void) {
-        defer { (name, data) = ("", nil) }
+        defer { (name, data, isBare) = ("", nil, false) }
         guard let data else { return }
         visit(ServerSentEvent(name: name, data: data))
     }

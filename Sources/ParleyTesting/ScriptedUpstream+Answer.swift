@@ -1,4 +1,4 @@
-internal import ParleySystem
+package import ParleySystem
 
 extension ScriptedUpstream {
     /// How the upstream answers, and in what way it is broken.
@@ -15,8 +15,22 @@ extension ScriptedUpstream {
             case stalls(afterTokens: Int)
             /// Sends what is no JSON after so many tokens.
             case garbage(afterTokens: Int)
+            /// Sends exactly this.
+            case plays(Played)
             /// Sends an error object inside the stream after so many tokens.
             case errorEvent(afterTokens: Int)
+        }
+
+        /// An answer byte by byte.
+        package struct Played: Sendable, Equatable {
+            package var status = 200
+            /// Without a content type it has none.
+            package var headers: [[String]] = []
+            package var body: Bytes
+            /// The connection is left as it is behind the body, and the body's last line is said again every 20 ms.
+            package var staysOpen = false
+
+            package init(_ body: Bytes) { self.body = body }
         }
 
         package var tokens = 200

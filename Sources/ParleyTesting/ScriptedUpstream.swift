@@ -123,6 +123,7 @@ private final class ScriptedUpstreamCore: HTTPHandler {
                 [(name: "Content-Type", value: "application/json")] + (seconds.map { [(name: "Retry-After", value: "\($0)")] } ?? [])
             responder.respond(status: status, headers: headers, body: Bytes(#"{"error":{"message":"broken on purpose"}}"#.utf8))
             update(number) { $0.outcome = .broken }
+        case .plays(let played): play(played, number, responder)
         case .neverAnswers:
             responder.onClose = { self.update(number) { $0.outcome = .abandoned } }
         default: stream(ScriptedUpstream.Answer(to: body, behaviour), number, request.body.count, behaviour, responder)
@@ -138,6 +139,21 @@ private final class ScriptedUpstreamCore: HTTPHandler {
             answer, inputBytes: inputBytes, behaviour, responder.stream(headers: [("Content-Type", "text/event-stream")]))
         generation.run { tokens, outcome in
             self.update(number) { ($0.tokensSent, $0.outcome) = (tokens, outcome) }
+        }
+    }
+
+    private func play(_ played: ScriptedUpstream.Behaviour.Played, _ number: Int, _ responder: HTTPResponder) {
+        let headers = played.headers.map { (name: $0[0], value: $0[1]) }
+        guard played.staysOpen else {
+            responder.respond(status: played.status, headers: headers, body: played.body)
+            return update(number) { $0.outcome = .finished }
+        }
+        let stream = responder.stream(status: played.status, headers: headers)
+        stream.write(played.body)
+        let timer = stream.loop.schedule(after: .milliseconds(20), every: .milliseconds(20)) { stream.write(Bytes(": ping\n\n".utf8)) }
+        stream.onClose = {
+            timer.cancel()
+            self.update(number) { $0.outcome = .abandoned }
         }
     }
 
@@ -196,7 +212,7 @@ private final class Generation {
     private var isFaulty: Bool {
         switch behaviour.fault {
         case .closes(let tokens), .stalls(let tokens), .garbage(let tokens), .errorEvent(let tokens): sent >= tokens
-        case .none, .status, .neverAnswers: false
+        case .none, .status, .neverAnswers, .plays: false
         }
     }
 

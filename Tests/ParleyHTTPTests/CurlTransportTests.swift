@@ -190,6 +190,57 @@ final class Recorder: OutgoingCallDelegate {
         #expect(try slowRecorder.end().last == .ended(nil))
     }
 
+    @Test func `gives the answer's begin its own time, which the upload takes nothing of`() throws {
+        let server = try TestServer { request, responder in
+            let stream = responder.stream()
+            guard request.path != "/never" else { return }
+            request.loop.schedule(after: .milliseconds(600)) {
+                stream.write(Bytes("late".utf8))
+                if request.path == "/late" { stream.finish() }
+            }
+        }
+        let transport = CurlTransport(server.group.next())
+        // More than one look apart from each other, so that an upload that counted would be seen.
+        let body = Bytes(repeating: UInt8(ascii: "b"), count: 4_000_000)
+        func start(_ path: String, idle: Duration, firstByte: Duration) -> Recorder {
+            var request = OutgoingRequest(method: "POST", url: url(server, path), body: body)
+            (request.idleTimeout, request.firstByteTimeout) = (idle, firstByte)
+            let recorder = Recorder()
+            _ = transport.start(request, recorder)
+            return recorder
+        }
+        let late = start("/late", idle: .milliseconds(200), firstByte: .seconds(20))
+        let stuck = start("/stuck", idle: .milliseconds(200), firstByte: .seconds(20))
+        let began = ContinuousClock.now
+        let never = start("/never", idle: .seconds(20), firstByte: .milliseconds(400))
+        #expect(try never.end().last == .ended("upstream_timeout"))
+        #expect(ContinuousClock.now - began < .seconds(15))
+        #expect(try late.end() == [.head(200), .body("late"), .ended(nil)])
+        #expect(try stuck.end() == [.head(200), .body("late"), .ended("upstream_timeout")])
+    }
+
+    @Test func `hands over a compressed answer as it came, or as what it was where that is wanted`() throws {
+        let zipped = Base64.decode(gzipped)!
+        let server = try TestServer { request, responder in
+            responder.respond(
+                status: 200, headers: [("Content-Encoding", "gzip"), ("X-Asked", request.header("accept-encoding") ?? "-")], body: zipped)
+        }
+        let transport = CurlTransport(server.group.next())
+        for decodes in [false, true] {
+            var request = OutgoingRequest(url: url(server, "/"))
+            request.decodesContent = decodes
+            let recorder = Recorder()
+            _ = transport.start(request, recorder)
+            let body = try recorder.end().reduce("") { if case .body(let piece) = $1 { $0 + piece } else { $0 } }
+            #expect(body.hasPrefix("data: {") == decodes)
+            #expect(try recorder.headers.next("head").contains("X-Asked: \(decodes ? "identity" : "-")"))
+        }
+    }
+
+    /// An event stream of 85 bytes.
+    private let gzipped =
+        "H4sIAAAAAAACA0tJLEm0UqhWSs7Iz0xOLVayiq5WSknNKUlUsgIK5ueVpOaVKFkpeWQq1eoopWXmZRZnxBelJhbn5wFFi0vyC5RqY2u5uFLAxkS7+Pu5xnJxAQBBvCD5VQAAAA=="
+
     @Test func `says that an upstream closed in the middle`() throws {
         let server = try TestServer { request, responder in
             let headers = request.path == "/length" ? [(name: "Content-Length", value: "10")] : []

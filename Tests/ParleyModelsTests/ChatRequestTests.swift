@@ -62,12 +62,103 @@ import Testing
         ).body
         #expect(
             sent["messages"]?.array?.dropFirst().map(\.text) == [
-                #"{"role":"assistant","content":"","tool_calls":[{"id":"c1","type":"function","function":{"name":"note","arguments":"{}"}}]}"#,
+                #"{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"note","arguments":"{}"}}]}"#,
                 #"{"role":"tool","content":"done","tool_call_id":"c1"}"#,
             ])
         #expect(
             sent["tools"]?.text
                 == #"[{"type":"function","function":{"name":"note","description":"Notes.","parameters":{"type":"object"}}}]"#)
+    }
+
+    /// The messages of what is sent, as `role: content`, with the ids of calls and results.
+    func conversation(_ messages: ModelMessage...) -> [String] {
+        (send(ModelRequest(messages: messages)).body["messages"]?.array ?? []).map { message in
+            let calls = (message["tool_calls"]?.array ?? []).map {
+                "\($0["id"]?.string ?? "-")(\($0["function"]?["arguments"]?.string ?? "-"))"
+            }
+            let content = message["content"].map { $0.string ?? $0.text } ?? "-"
+            return ([message["role"]!.string!, content] + calls + [message["tool_call_id"]?.string].compactMap { $0 }).joined(
+                separator: " ")
+        }
+    }
+
+    @Test func `has no assistant's message that says nothing, and no two users in a row`() {
+        let said = conversation(
+            .system("s"), .user("one"), .assistant(""), .user("two"), .assistant(" \n"), .user("three"), .assistant("yes"),
+            .assistant("and"),
+            .user("four"))
+        #expect(said == ["system s", "user one\n\ntwo\n\nthree", "assistant yes\n\nand", "user four"])
+    }
+
+    @Test func `gives each call an id, arguments that are an object, and a result right behind it`() {
+        let good = ToolCall(id: "a", name: "look", arguments: #"{"x":1}"#)
+        let bad = ToolCall(id: "", name: "look", arguments: #"{"x":"#)
+        let list = ToolCall(id: "b", name: "look", arguments: "[1]")
+        let said = conversation(
+            .user("go"), .assistant("", calls: [good, bad, list]), .result("", of: bad), .result("one", of: good), .user("and?"))
+        #expect(
+            said == [
+                "user go", #"assistant null a({"x":1}) c00001001({}) b({})"#, "tool one a", "tool (empty) c00001001",
+                "tool error: there is no result b", "user and?",
+            ])
+    }
+
+    @Test func `gives back what an answer with calls wants to see again, until it is refused`() {
+        var call = ToolCall(id: "a", name: "look", arguments: "{}")
+        call.returned = ["extra_content": ["google": ["thought_signature": "c2ln"]], "function": ["thought": "f"]]
+        let said: ModelMessage = .assistant("", calls: [call], returned: ["reasoning_content": "hm", "role": "system"])
+        let request = ModelRequest(messages: [.user("go"), said, .result("done", of: call)])
+        let transport = FakeTransport { call in
+            if call.body["messages"]?.array?[1]["reasoning_content"] != nil {
+                call.head(400, [])
+                call.send(#"{"error":{"message":"property 'reasoning_content' is unsupported"}}"#)
+            } else {
+                call.head()
+                call.send(delta("Hi") + finishing() + done)
+            }
+            call.end()
+        }
+        let sink = RecordingSink()
+        let model = ChatCompletionsModel.test(transport)
+        _ = model.start(request, sink)
+        _ = model.start(request, RecordingSink())
+        #expect(sink.finish == "stop")
+        let sent = transport.calls.map { $0.body["messages"]!.array![1] }
+        #expect(
+            sent[0].text
+                == #"{"role":"assistant","content":null,"tool_calls":[{"id":"a","type":"function","function":{"name":"look","arguments":"{}","thought":"f"},"#
+                + #""extra_content":{"google":{"thought_signature":"c2ln"}}}],"reasoning_content":"hm"}"#)
+        #expect(sent.count == 3 && sent.dropFirst().allSatisfy { $0["reasoning_content"] == nil })
+    }
+
+    @Test func `leaves out what was refused, from then on`() {
+        let transport = FakeTransport { call in
+            if call.body["stream_options"] != nil {
+                call.head(400, [])
+                call.send(#"{"error":{"message":"unknown field stream_options"}}"#)
+            } else {
+                call.head()
+                call.send(delta("Hi") + finishing() + done)
+            }
+            call.end()
+        }
+        let model = ChatCompletionsModel.test(transport)
+        for _ in 0..<3 { _ = model.start(ModelRequest(messages: [.user("Hello")]), RecordingSink()) }
+        #expect(transport.calls.map { $0.body["stream_options"] != nil } == [true, false, false, false])
+    }
+
+    @Test func `does not go on from a text once that was refused`() {
+        let transport = FakeTransport { call in
+            call.head(400, [])
+            call.send(#"{"error":{"message":"Expected last role User or Tool"}}"#)
+            call.end()
+        }
+        let model = ChatCompletionsModel.test(transport)
+        #expect(model.continues == .prefix)
+        let sink = RecordingSink()
+        _ = model.start(ModelRequest(messages: [.user("Count")], continuing: "one,"), sink)
+        #expect(sink.failure?.code == "prefix_refused" && sink.failure?.retryable == true)
+        #expect(model.continues == .no)
     }
 
     @Test func `takes an empty prefix for none`() {
@@ -165,7 +256,7 @@ import Testing
         for _ in 0..<3 { model.probeContinuation { answers.take($0) } }
         #expect(transport.calls.count == 1 && answers.all.isEmpty)
         transport.calls[0].head()
-        transport.calls[0].send(delta(" six") + done)
+        transport.calls[0].send(delta(" six") + finishing() + done)
         #expect(answers.all == [true, true, true])
     }
 

@@ -32,7 +32,7 @@ import Testing
     @Test(arguments: [
         ("no usage", delta("Hi") + finishing() + done), ("no [DONE]", delta("Hi") + finishing()),
         ("no last empty line", delta("Hi") + finishing() + "data: [DONE]"),
-        ("pings", ": ping\n\n" + delta("Hi") + ": ping\n\n" + finishing() + done), ("no finish_reason", delta("Hi") + done),
+        ("pings", ": ping\n\n" + delta("Hi") + ": ping\n\n" + finishing() + done),
         ("another choice", "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"No\"}}]}\n\n" + delta("Hi") + finishing() + done),
         ("empty pieces", delta("") + delta("Hi") + finishing() + done),
         ("null error", "data: {\"choices\":[],\"error\":null}\n\n" + delta("Hi") + finishing() + done),
@@ -104,7 +104,8 @@ import Testing
             $0.send(
                 toolDelta(#"{"index":0,"id":"a","function":{"name":"look","arguments":{"x":1}}}"#)
                     + toolDelta(#"{"index":0,"id":"b","function":{"name":"find","arguments":"{}"}}"#))
-            $0.send(toolDelta(#"{"id":"c","function":{"name":"go"}}"#) + toolDelta(#"{"function":{"arguments":"{}"}}"#) + done)
+            $0.send(toolDelta(#"{"id":"c","function":{"name":"go"}}"#) + toolDelta(#"{"function":{"arguments":"{}"}}"#))
+            $0.send(finishing("tool_calls") + done)
             $0.end()
         }
         #expect(
@@ -112,17 +113,17 @@ import Testing
                 .toolCall(index: 0, id: "a", name: "look", arguments: "{\"x\":1}"),
                 .toolCall(index: 1, id: "b", name: "find", arguments: "{}"),
                 .toolCall(index: 2, id: "c", name: "go", arguments: ""), .toolCall(index: 2, id: nil, name: nil, arguments: "{}"),
-                .finished(reason: "stop"),
+                .finished(reason: "tool_calls"),
             ])
     }
 
     @Test(arguments: [
         ("nothing at all", "", "upstream_closed", true), ("text and no end", delta("Hi"), "upstream_closed", true),
-        ("only [DONE]", done, "upstream_closed", true),
+        ("only [DONE]", done, "upstream_closed", true), ("[DONE] without a reason", delta("Hi") + done, "upstream_closed", true),
         ("a cut event", delta("Hi") + "data: {\"choi", "upstream_closed", true),
         ("garbage", "data: <html>\n\n" + done, "model_invalid_response", true),
         ("an array", "data: []\n\n", "model_invalid_response", true),
-        ("an endless line", "data: " + String(repeating: "x", count: 2 << 20), "model_invalid_response", true),
+        ("an endless line", "data: " + String(repeating: "x", count: 2 << 20), "model_invalid_response", false),
         (
             "overload", delta("Hi") + #"data: {"error":{"message":"busy","type":"overloaded_error"}}"# + "\n\n" + done, "model_unavailable",
             true
@@ -130,7 +131,7 @@ import Testing
         ("rate", #"data: {"error":{"message":"slow down","code":"rate_limit_exceeded"}}"# + "\n\n", "model_rate_limited", true),
         (
             "status", #"data: {"error":{"message":"too long","code":400,"type":"exceed_context_size_error"}}"# + "\n\n",
-            "model_bad_request", false
+            "context_exceeded", false
         ),
         ("quota", #"data: {"error":{"message":"pay","code":"insufficient_quota"}}"# + "\n\n", "model_quota_exhausted", false),
         ("error as text", #"data: {"error":"out of memory"}"# + "\n\n", "model_unavailable", true),

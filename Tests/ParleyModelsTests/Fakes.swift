@@ -2,6 +2,7 @@ import ParleyAgents
 import ParleyHTTP
 import ParleySystem
 import Synchronization
+import Testing
 
 @testable import ParleyModels
 
@@ -63,6 +64,22 @@ final class RecordingSink: ModelSink {
     var finish: String? { if case .finished(let reason) = events.last { reason } else { nil } }
 }
 
+/// A sink to wait at.
+final class WaitingSink: ModelSink {
+    private let heard = Monitor<[ModelEvent]>([])
+
+    func received(_ event: ModelEvent) { heard.withLock(signalAll: true) { $0.append(event) } }
+
+    @discardableResult
+    func wait(_ phase: String, _ isReached: ([ModelEvent]) -> Bool) throws -> [ModelEvent] {
+        try #require(heard.wait(timeout: .seconds(20)) { isReached($0) ? $0 : nil }, "\(phase)")
+    }
+
+    func end() throws -> [ModelEvent] {
+        try wait("end of the call") { if case .finished = $0.last { true } else if case .failed = $0.last { true } else { false } }
+    }
+}
+
 /// A world whose clock stands still until a test moves it.
 final class ManualWorld: World {
     private struct Timer {
@@ -96,6 +113,7 @@ final class ManualWorld: World {
         }
     }
 
+    @discardableResult
     func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void) -> any Scheduled {
         state.withLock {
             $0.nextTimer += 1
@@ -128,13 +146,13 @@ extension ChatCompletionsModel {
 
     static func test(
         _ transport: FakeTransport, world: ManualWorld = ManualWorld(), continues: Continuation = .prefix,
-        probes: ContinuationProbes = ContinuationProbes(),
+        probes: ContinuationProbes = ContinuationProbes(), habits: EndpointHabits = EndpointHabits(), slots: CallSlots = CallSlots(),
         _ change: (inout Configuration) -> Void = { _ in }
     ) -> ChatCompletionsModel {
         var configuration = Configuration(
             baseURL: BaseURL("http://user:secret@model.test:8080/v1/")!, apiKey: testKey, model: "m1", continues: continues)
         change(&configuration)
-        return ChatCompletionsModel(configuration, transport: transport, world: world, probes: probes)
+        return ChatCompletionsModel(configuration, transport: transport, world: world, probes: probes, habits: habits, slots: slots)
     }
 }
 

@@ -44,6 +44,18 @@ import Testing
         #expect(configuration.baseURL.text == "http://127.0.0.1:8080/v1")
     }
 
+    @Test func `has bounds for time and calls, which are read from the environment`() throws {
+        let usual = try ModelConfiguration(environment: [:])
+        #expect(usual.firstByteTimeout == .seconds(600) && usual.callsMax == 256)
+        let configuration = try ModelConfiguration(environment: ["PARLEY_MODEL_FIRST_BYTE": "1800", "PARLEY_MODEL_CALLS": "4"])
+        #expect(configuration.firstByteTimeout == .seconds(1_800) && configuration.callsMax == 4)
+        #expect(
+            problems(["PARLEY_MODEL_FIRST_BYTE": "30m", "PARLEY_MODEL_CALLS": "0"]) == [
+                #"PARLEY_MODEL_FIRST_BYTE "30m" is out of range; accepted: 1 to 86400 (seconds). Remedy: try "600"."#,
+                #"PARLEY_MODEL_CALLS "0" is out of range; accepted: 1 to 10000 (calls at a time). Remedy: try "256"."#,
+            ])
+    }
+
     @Test(arguments: [
         ("gpt-5-mini", "has no provider; \(accepted) try \"openai:gpt-5-mini\"."),
         ("scripted", "has no provider; \(accepted) try \"scripted:\"."),

@@ -61,7 +61,7 @@ import Testing
     @Test func `says why it refuses`() throws {
         let (_, _, end) = try ask(String(repeating: "word ", count: 5_000), tokens: 8)
         guard case .failed(let failure) = end else { return #expect(Bool(false), "\(String(describing: end))") }
-        #expect(failure.code == "model_bad_request" && !failure.retryable)
+        #expect(failure.code == "context_exceeded" && !failure.retryable)
         #expect(failure.message.contains("exceeds the available context size"))
     }
 }

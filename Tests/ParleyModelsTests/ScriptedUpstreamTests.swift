@@ -13,27 +13,12 @@ import Testing
 
     deinit { group.stop() }
 
-    /// A sink to wait at.
-    final class WaitingSink: ModelSink {
-        private let heard = Monitor<[ModelEvent]>([])
-
-        func received(_ event: ModelEvent) { heard.withLock(signalAll: true) { $0.append(event) } }
-
-        @discardableResult
-        func wait(_ phase: String, _ isReached: ([ModelEvent]) -> Bool) throws -> [ModelEvent] {
-            try #require(heard.wait(timeout: .seconds(20)) { isReached($0) ? $0 : nil }, "\(phase)")
-        }
-
-        func end() throws -> [ModelEvent] {
-            try wait("end of the call") { if case .finished = $0.last { true } else if case .failed = $0.last { true } else { false } }
-        }
-    }
-
     func model(_ upstream: ScriptedUpstream, continues: Continuation = .prefix, idle: Duration = .seconds(20)) -> ChatCompletionsModel {
         var configuration = ChatCompletionsModel.Configuration(
             baseURL: BaseURL(upstream.baseURL)!, apiKey: "key", model: "any", continues: continues)
-        configuration.idleTimeout = idle
-        return ChatCompletionsModel(configuration, transport: CurlTransport(group.next()), world: world, probes: ContinuationProbes())
+        (configuration.idleTimeout, configuration.firstByteTimeout) = (idle, idle)
+        return ChatCompletionsModel(
+            configuration, transport: CurlTransport(group.next()), world: world, probes: ContinuationProbes(), habits: EndpointHabits())
     }
 
     func ask(_ model: ChatCompletionsModel, continuing: String? = nil, maxTokens: Int? = nil) throws -> [ModelEvent] {

@@ -34,7 +34,16 @@ package struct DeclaredAgent: Sendable {
         }
         let messages: [ModelMessage] =
             [.system(file.instructions)] + conversation(turn.history, room: file.contextCharacters - text.unicodeScalars.count)
-        return try await turn.respond("answer", model, messages + [turn.input(text)], tools: tools, options: file.options).text
+        let answer = try await turn.respond("answer", model, messages + [turn.input(text)], tools: tools, options: file.options)
+        // At a limit that the agent has set, the answer is as long as was asked for; at the server's own it is half of one.
+        guard answer.finishReason != "length" || file.options.maxTokens != nil else {
+            throw StepFailure(
+                code: "answer_cut",
+                message:
+                    "the answer was cut at the server's own limit. Remedy: set max_tokens in the agent's file, or shorten its context.",
+                retryable: false)
+        }
+        return answer.text
     }
 
     /// The newest turns that fit into `room` characters, whole ones only, oldest first.

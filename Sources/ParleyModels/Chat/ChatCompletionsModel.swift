@@ -1,12 +1,11 @@
 public import ParleyAgents
 package import ParleyHTTP
 package import ParleySystem
-internal import Synchronization
 
 /// A model behind anything that speaks OpenAI's Chat Completions, streamed.
 ///
-/// It makes one HTTP call for each ``start(_:_:)`` and never a second one: retrying is the step's business. The failures it gives are
-/// listed at ``ChatFailures``.
+/// It buys one answer for each ``start(_:_:)`` and never a second one: retrying is the step's business. Only a request that was refused for a field
+/// that not every endpoint takes is sent again, without it; see ``EndpointHabit``. The failures it gives are listed at ``ChatFailures``.
 public final class ChatCompletionsModel: Model {
     /// Which server, which model, and what is particular to them.
     package struct Configuration: Sendable {
@@ -14,8 +13,12 @@ public final class ChatCompletionsModel: Model {
         package var apiKey: String?
         package var model: String
         package var continues: Continuation
-        /// How long the upstream may be silent, before its first byte as well.
+        /// How long the upstream may be silent once its answer has begun.
         package var idleTimeout: Duration = .seconds(120)
+        /// How long it may take until its answer begins, and how long it may send nothing but signs of life.
+        package var firstByteTimeout: Duration = .seconds(600)
+        /// How long usage is waited for behind the end of an answer.
+        package var graceTimeout: Duration = .seconds(3)
         /// Sends `continue_final_message` and `add_generation_prompt` with a continuation, which vLLM wants and hosted servers may refuse.
         /// With ``Continuation/auto`` the probe finds out and this is not read.
         package var sendsContinuationFields = false
@@ -31,18 +34,25 @@ public final class ChatCompletionsModel: Model {
     }
 
     public let name: String
-    public var continues: Continuation { configuration.continues }
+
+    /// As configured, until the endpoint has refused to go on from a text.
+    public var continues: Continuation { habits.of(key).contains(.refusesPrefix) ? .no : configuration.continues }
 
     let configuration: Configuration
     private let transport: any OutgoingTransport
     private let world: any World
     private let probes: ContinuationProbes
+    private let habits: EndpointHabits
+    private let slots: CallSlots
 
+    /// - Parameter slots: What bounds the calls at a time, shared by all models of the same upstream.
     package init(
-        _ configuration: Configuration, transport: any OutgoingTransport, world: any World, probes: ContinuationProbes = .shared
+        _ configuration: Configuration, transport: any OutgoingTransport, world: any World, probes: ContinuationProbes = .shared,
+        habits: EndpointHabits = .shared, slots: CallSlots = CallSlots()
     ) {
         name = "openai:" + configuration.model
-        (self.configuration, self.transport, self.world, self.probes) = (configuration, transport, world, probes)
+        (self.configuration, self.transport, self.world) = (configuration, transport, world)
+        (self.probes, self.habits, self.slots) = (probes, habits, slots)
     }
 
     public func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
@@ -55,13 +65,13 @@ public final class ChatCompletionsModel: Model {
     /// for them (so sells nothing) is asked again without.
     public func probeContinuation(_ answer: @escaping @Sendable (Bool) -> Void) {
         guard continues == .auto else { return answer(continues == .prefix) }
-        probes.find(for: probeKey, probe: { [self] report in probe(withFields: true, report) }, answer)
+        probes.find(for: key, probe: { [self] report in probe(withFields: true, report) }, answer)
     }
 
-    private var probeKey: ContinuationProbes.Key { ContinuationProbes.Key(baseURL: configuration.baseURL, model: configuration.model) }
+    private var key: ContinuationProbes.Key { ContinuationProbes.Key(baseURL: configuration.baseURL, model: configuration.model) }
 
     private var continuationFields: Bool {
-        continues == .auto ? probes.known(for: probeKey) == .prefixWithFields : configuration.sendsContinuationFields
+        continues == .auto ? probes.known(for: key) == .prefixWithFields : configuration.sendsContinuationFields
     }
 
     private func probe(withFields: Bool, _ report: @escaping @Sendable (ContinuationProbes.Outcome) -> Void) {
@@ -73,15 +83,33 @@ public final class ChatCompletionsModel: Model {
             case .unknown: report(.unknown)
             }
         }
-        _ = start(ContinuationProbe.request, sink, continuationFields: withFields)
+        _ = start(ContinuationProbe.request, sink, continuationFields: withFields, isProbe: true)
     }
 
-    private func start(_ request: ModelRequest, _ sink: any ModelSink, continuationFields: Bool) -> ChatCall {
+    private func start(_ request: ModelRequest, _ sink: any ModelSink, continuationFields: Bool, isProbe: Bool = false) -> ChatCall {
         let redaction = Redaction(apiKey: configuration.apiKey, messages: request.messages, continuing: request.continuing)
         let failures = ChatFailures(
             baseURL: configuration.baseURL, model: configuration.model, names: configuration.names, redaction: redaction)
-        let call = ChatCall(ChatStream(failures), sink, world)
-        call.begin(outgoing(request, continuationFields: continuationFields), on: transport)
+        let isContinuing = request.continuing.map { !$0.isEmpty } ?? false
+        let (habits, key) = (habits, key)
+        let endpoint = ChatCall.Endpoint(
+            transport: transport, world: world, slots: slots, patience: configuration.firstByteTimeout, grace: configuration.graceTimeout,
+            request: { [self] in outgoing(request, continuationFields: continuationFields) },
+            stream: { ChatStream(failures, tools: request.tools.map(\.name), isContinuing: isContinuing) },
+            adapts: { refusal in
+                let known = habits.of(key)
+                guard let habit = EndpointHabit.found(in: refusal, of: request, known: known) else { return false }
+                habits.note(habit, of: key)
+                return true
+            },
+            failure: { failure, refusal in
+                guard isContinuing, !isProbe, EndpointHabit.isPrefixRefused(failure, refusal) else { return failure }
+                habits.note(.refusesPrefix, of: key)
+                return .prefixRefused(failure.message)
+            },
+            busy: failures.busy)
+        let call = ChatCall(endpoint, sink)
+        call.begin()
         return call
     }
 
@@ -91,113 +119,12 @@ public final class ChatCompletionsModel: Model {
         var headers = [(name: "Content-Type", value: "application/json"), (name: "Accept", value: "text/event-stream")]
         if let key = configuration.apiKey { headers.append((name: "Authorization", value: "Bearer " + key)) }
         if let key = request.idempotencyKey { headers.append((name: "Idempotency-Key", value: key)) }
+        let body = ChatRequest(configuration: configuration, continuationFields: continuationFields, habits: habits.of(key)).body(request)
         var outgoing = OutgoingRequest(
-            method: "POST", url: configuration.baseURL.text + "/chat/completions", headers: headers,
-            body: body(request, continuationFields: continuationFields).bytes)
+            method: "POST", url: configuration.baseURL.text + "/chat/completions", headers: headers, body: body.bytes)
         outgoing.idleTimeout = configuration.idleTimeout
+        outgoing.firstByteTimeout = configuration.firstByteTimeout
+        outgoing.decodesContent = true
         return outgoing
-    }
-
-    private func body(_ request: ModelRequest, continuationFields: Bool) -> JSON {
-        var messages = request.messages.map(message)
-        // An empty beginning is none: llama.cpp, given one, lets the model write the role's own name into the answer.
-        let prefix = request.continuing.flatMap { $0.isEmpty ? nil : $0 }
-        if let prefix { messages.append(["role": "assistant", "content": .string(prefix)]) }
-        let options = request.options
-        let hasFields = prefix != nil && continuationFields
-        return .compact(
-            ("model", .string(configuration.model)),
-            ("messages", .array(messages)),
-            ("tools", request.tools.isEmpty ? nil : .array(request.tools.map(tool))),
-            ("stream", true),
-            ("stream_options", ["include_usage": true]),
-            (configuration.maxTokensField, options.maxTokens.map { .integer(Int64($0)) }),
-            ("temperature", options.temperature.map(JSON.number)),
-            ("seed", options.seed.map { .integer(Int64($0)) }),
-            ("stop", options.stop.map { .array($0.map(JSON.string)) }),
-            ("continue_final_message", hasFields ? true : nil),
-            ("add_generation_prompt", hasFields ? false : nil))
-    }
-
-    private func message(_ message: ModelMessage) -> JSON {
-        let calls = message.toolCalls.map { call -> JSON in
-            [
-                "id": .string(call.id), "type": "function",
-                "function": ["name": .string(call.name), "arguments": .string(call.arguments.isEmpty ? "{}" : call.arguments)],
-            ]
-        }
-        return .compact(
-            ("role", .string(message.role.rawValue)), ("content", .string(message.text)),
-            ("tool_calls", calls.isEmpty ? nil : .array(calls)), ("tool_call_id", message.toolCallID.map(JSON.string)))
-    }
-
-    private func tool(_ tool: ToolDefinition) -> JSON {
-        [
-            "type": "function",
-            "function": ["name": .string(tool.name), "description": .string(tool.description), "parameters": tool.parameters],
-        ]
-    }
-}
-
-/// One call: passes what the transport brings through ``ChatStream`` and on to the sink.
-private final class ChatCall: ModelCall, OutgoingCallDelegate {
-    private struct State {
-        var stream: ChatStream
-        var outgoing: (any OutgoingCall)?
-        var isOver = false
-    }
-
-    private let state: Mutex<State>
-    private let sink: any ModelSink
-    private let world: any World
-
-    init(_ stream: ChatStream, _ sink: any ModelSink, _ world: any World) {
-        state = Mutex(State(stream: stream))
-        (self.sink, self.world) = (sink, world)
-    }
-
-    func begin(_ request: OutgoingRequest, on transport: any OutgoingTransport) {
-        let outgoing = transport.start(request, self)
-        // The transport may be on another thread and have the end before this line.
-        let isOver = state.withLock {
-            if !$0.isOver { $0.outgoing = outgoing }
-            return $0.isOver
-        }
-        if isOver { outgoing.cancel() }
-    }
-
-    func cancel() { close()?.cancel() }
-
-    func received(status: Int, headers: [(name: String, value: String)]) {
-        state.withLock { $0.stream.head(status: status, headers: headers) }
-    }
-
-    func received(body: UnsafeRawBufferPointer) {
-        deliver { $0.body(body) }
-    }
-
-    func ended(_ error: OutgoingError?) {
-        let now = world.now
-        deliver { $0.end(error, now: now) }
-        _ = close()
-    }
-
-    private func deliver(_ read: (inout ChatStream) -> [ModelEvent]) {
-        let events = state.withLock { $0.isOver ? [] : read(&$0.stream) }
-        for event in events {
-            // Looked at before each event, because the sink may cancel on hearing the one before.
-            guard !state.withLock({ $0.isOver }) else { return }
-            // A failure found in the stream leaves an upstream that would go on generating.
-            if case .failed = event { close()?.cancel() }
-            sink.received(event)
-        }
-    }
-
-    /// Lets no further event through; gives what is left to be cancelled.
-    private func close() -> (any OutgoingCall)? {
-        state.withLock { state in
-            state.isOver = true
-            return state.outgoing.take()
-        }
     }
 }

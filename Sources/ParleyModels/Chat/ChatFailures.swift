@@ -7,15 +7,24 @@ internal import ParleySystem
 /// | code | when | tried again |
 /// |---|---|---|
 /// | `model_unauthorized` | 401, 403 | no |
-/// | `model_quota_exhausted` | 402, or 429 that says the quota is used up | no |
+/// | `model_quota_exhausted` | 402, or a code that says the quota is used up | no |
 /// | `model_not_found` | 404 | no |
+/// | `context_exceeded` | the request is longer than the model takes | no |
+/// | `model_content_filtered` | a filter refused the request or cut the answer | no |
+/// | `model_refused` | the model declined to answer | no |
 /// | `model_bad_request` | 400, 413, 422 and the rest of 4xx | no |
 /// | `model_rate_limited` | 429 | yes, after `Retry-After` |
-/// | `model_unavailable` | 5xx | yes, after `Retry-After` |
+/// | `model_unavailable` | 5xx, 409, 424, 425, 498, 499, and an answer that the endpoint gave up on | yes, after `Retry-After` |
 /// | `model_unreachable` | no connection | yes |
 /// | `model_timeout` | 408, or silent for too long | yes |
+/// | `model_busy` | too many calls wait for their place | yes |
 /// | `upstream_closed` | ended before its end | yes |
-/// | `model_invalid_response` | not an event stream (no), or an event that is not what it should be (yes) | |
+/// | `model_empty_answer` | said to be complete, without text and without calls | yes |
+/// | `answer_cut` | the limit was used up before any text | no |
+/// | `answer_too_large` | longer than ``AnswerBounds`` | no |
+/// | `model_invalid_response` | what is sent is not understood: not an event stream, another kind of content, an unknown end (no); an event that is no JSON (yes) | |
+///
+/// What an error means goes by its codes and words before its status, which is often that of a proxy.
 package struct ChatFailures: Sendable {
     let baseURL: BaseURL
     let model: String
@@ -27,6 +36,7 @@ package struct ChatFailures: Sendable {
         package var baseURL = "OPENAI_BASE_URL"
         package var apiKey = "OPENAI_API_KEY"
         package var model = "PARLEY_MODEL"
+        package var firstByte = "PARLEY_MODEL_FIRST_BYTE"
 
         package init() {}
     }
@@ -36,33 +46,26 @@ package struct ChatFailures: Sendable {
     }
 
     /// The failure for an answer other than 200.
-    func http(status: Int, headers: [(name: String, value: String)], body: Bytes, now: Timestamp) -> StepFailure {
-        let error = (try? JSON.parse(body)) ?? .null
-        return answer(status, error: error, retryAfter: RetryAfter.parse(headers, now: now))
+    func http(status: Int, headers: [(name: String, value: String)], error: UpstreamError, now: Timestamp) -> StepFailure {
+        answer(status, error, retryAfter: RetryAfter.parse(headers, now: now) ?? error.retryAfter)
     }
 
-    /// The failure for an error object inside the stream: `{"error": {"message", "type", "code"}}`.
-    func inStream(_ object: JSON) -> StepFailure {
-        let error = object["error"] ?? .null
-        let words = ((error["code"]?.string ?? "") + " " + (error["type"]?.string ?? "")).lowercased()
-        if let status = error["code"]?.integer ?? error["status"]?.integer, (400...599).contains(status) {
-            return answer(Int(status), error: object, retryAfter: nil)
-        }
-        let kinds: [(words: [String], status: Int)] = [
-            (["insufficient_quota", "rate_limit", "too_many_requests"], 429),
-            (["invalid_api_key", "authentication", "permission"], 401),
-            (["model_not_found", "not_found"], 404),
-            (["invalid_request", "context_length", "content_policy", "exceed_context", "bad_request"], 400),
+    /// The failure for an error inside an answer that began well.
+    func inStream(_ error: UpstreamError) -> StepFailure {
+        let statuses: [UpstreamError.Meaning: Int] = [
+            .quota: 402, .rateLimited: 429, .unauthorized: 401, .notFound: 404, .badRequest: 400, .filtered: 400, .contextExceeded: 400,
         ]
-        let status = kinds.first { $0.words.contains(where: words.contains) }?.status ?? 500
-        return answer(status, error: object, retryAfter: nil)
+        return answer(error.status ?? statuses[error.meaning] ?? 500, error, retryAfter: error.retryAfter)
     }
 
     /// The failure for a connection that could not be made or broke.
     func transport(_ error: OutgoingError) -> StepFailure {
         switch error.code {
         case "upstream_timeout":
-            return failure("model_timeout", "\(baseURL) was silent for too long.", retryable: true)
+            return failure(
+                "model_timeout",
+                "\(baseURL) was silent for too long. Remedy: a model that needs longer for its first word gets it by \(names.firstByte).",
+                retryable: true)
         case "upstream_closed": return closed
         case "invalid_url":
             return failure(
@@ -79,6 +82,15 @@ package struct ChatFailures: Sendable {
         failure("upstream_closed", "\(baseURL) closed the stream before the end of the answer.", retryable: true)
     }
 
+    /// The failure for an upstream that keeps the connection and says nothing of the answer.
+    var stalled: StepFailure {
+        failure("model_timeout", "\(baseURL) sent only signs of life, and nothing of the answer, for too long.", retryable: true)
+    }
+
+    var busy: StepFailure {
+        failure("model_busy", "too many calls wait for their place at \(baseURL). Remedy: raise PARLEY_MODEL_CALLS.", retryable: true)
+    }
+
     /// The failure for a 200 that is no event stream: most often a base URL that leads to something else.
     func notAStream(contentType: String) -> StepFailure {
         let type = redaction.clean(contentType) ?? "another type"
@@ -88,51 +100,83 @@ package struct ChatFailures: Sendable {
             retryable: false)
     }
 
-    func invalidEvent(_ problem: String) -> StepFailure {
-        failure("model_invalid_response", "\(baseURL) sent an event that \(problem).", retryable: true)
+    func invalidEvent(_ problem: String, retryable: Bool = true) -> StepFailure {
+        failure("model_invalid_response", "\(baseURL) sent an event that \(problem).", retryable: retryable)
     }
 
-    private func answer(_ status: Int, error: JSON, retryAfter: Duration?) -> StepFailure {
-        let said = message(in: error).map { ": \($0)" } ?? ""
-        switch status {
-        case 401, 403:
+    /// The failure for an answer that ended for another reason than being whole; `nil` when it is whole, or cut at its limit.
+    func ended(_ reason: FinishReason, word: String) -> StepFailure? {
+        let word = redaction.clean(word) ?? ""
+        switch reason {
+        case .stop, .toolCalls, .length: return nil
+        case .filtered:
+            return failure("model_content_filtered", "\(baseURL) cut the answer by its content filter (\(word)).", retryable: false)
+        case .refused: return refused("")
+        case .broken:
+            return failure(
+                "model_unavailable", "\(baseURL) gave up in the middle of the answer (finish_reason '\(word)').", retryable: true)
+        case .unknown:
+            return failure(
+                "model_invalid_response",
+                "\(baseURL) ended the answer with finish_reason '\(word)', which is not known to mean that it is complete; accepted: stop, "
+                    + "tool_calls, length.", retryable: false)
+        }
+    }
+
+    func refused(_ words: String) -> StepFailure {
+        failure("model_refused", "the model refused to answer" + (redaction.clean(words).map { ": \($0)" } ?? "."), retryable: false)
+    }
+
+    /// The failure for an answer without text and without calls.
+    func empty(isCut: Bool) -> StepFailure {
+        isCut
+            ? failure(
+                "answer_cut", "the output limit was used up before the model had said anything. Remedy: raise max_tokens.", retryable: false
+            )
+            : failure("model_empty_answer", "\(baseURL) called the answer complete, with no text and no call in it.", retryable: true)
+    }
+
+    private func answer(_ status: Int, _ error: UpstreamError, retryAfter: Duration?) -> StepFailure {
+        let said = redaction.clean(error.message).map { ": \($0)" } ?? ""
+        switch (status, error.meaning) {
+        case (_, .quota), (402, _):
+            return failure(
+                "model_quota_exhausted",
+                "the quota at \(baseURL) is used up (\(status))\(said). Remedy: raise it there, or set another key in \(names.apiKey).",
+                retryable: false)
+        case (429, _), (400...499, .rateLimited):
+            return failure("model_rate_limited", "\(baseURL) asks for fewer calls (\(status))\(said)", retryable: true, after: retryAfter)
+        case (401, _), (403, .unauthorized), (403, .other), (403, .badRequest), (500...599, .unauthorized):
             // The upstream's words are left out: some quote the key.
             return failure(
                 "model_unauthorized",
                 "\(baseURL) refused the credentials (\(status)). Remedy: set \(names.apiKey) to a key that may use '\(model)'.",
                 retryable: false)
-        case _ where status == 402 || (status == 429 && isQuota(error)):
+        case (_, .contextExceeded):
             return failure(
-                "model_quota_exhausted",
-                "the quota at \(baseURL) is used up (\(status))\(said). Remedy: raise it there, or set another key in \(names.apiKey).",
+                "context_exceeded",
+                "the request is longer than '\(model)' takes (\(status))\(said). Remedy: shorten the conversation (context: in the agent's file).",
                 retryable: false)
-        case 404:
+        case (_, .filtered):
+            return failure(
+                "model_content_filtered", "\(baseURL) refused the request by its content filter (\(status))\(said)", retryable: false)
+        case (404, _), (500...599, .notFound):
             return failure(
                 "model_not_found",
-                "\(baseURL) has no model '\(model)', or no Chat Completions (404)\(said). Remedy: check \(names.model) and \(names.baseURL).",
+                "\(baseURL) has no model '\(model)', or no Chat Completions (\(status))\(said). Remedy: check \(names.model) and \(names.baseURL).",
                 retryable: false)
-        case 408: return failure("model_timeout", "\(baseURL) gave up waiting (408)\(said)", retryable: true, after: retryAfter)
-        case 429:
-            return failure("model_rate_limited", "\(baseURL) asks for fewer calls (429)\(said)", retryable: true, after: retryAfter)
-        case 400...499: return failure("model_bad_request", "\(baseURL) refused the request (\(status))\(said)", retryable: false)
-        case 500...599:
+        case (408, _): return failure("model_timeout", "\(baseURL) gave up waiting (408)\(said)", retryable: true, after: retryAfter)
+        case (409, _), (420, _), (423, _), (424, _), (425, _), (498, _), (499, _), (400...499, .overloaded):
+            return failure(
+                "model_unavailable", "\(baseURL) is not able to answer now (\(status))\(said)", retryable: true, after: retryAfter)
+        case (400...499, _), (500...599, .badRequest):
+            return failure("model_bad_request", "\(baseURL) refused the request (\(status))\(said)", retryable: false)
+        case (500...599, _):
             return failure("model_unavailable", "\(baseURL) is not able to answer (\(status))\(said)", retryable: true, after: retryAfter)
         default:
             return failure(
                 "model_invalid_response", "\(baseURL) answered with status \(status). Remedy: check \(names.baseURL).", retryable: false)
         }
-    }
-
-    private func isQuota(_ error: JSON) -> Bool {
-        error["error"]?["code"]?.string == "insufficient_quota" || error["error"]?["type"]?.string == "insufficient_quota"
-    }
-
-    /// The upstream's own words, cleaned; every server puts them somewhere else.
-    private func message(in body: JSON) -> String? {
-        let text =
-            body["error"]?["message"]?.string ?? body["error"]?.string ?? body["message"]?.string ?? body["detail"]?.string
-            ?? body["detail"]?.array?.first?["msg"]?.string
-        return text.flatMap(redaction.clean)
     }
 
     private func failure(_ code: String, _ message: String, retryable: Bool, after: Duration? = nil) -> StepFailure {

@@ -106,7 +106,7 @@ enum ContinuationProbe {
             case .text(let piece): text.withLock { $0 += piece }
             case .finished: report(ContinuationProbe.continues(text.withLock { $0 }) ? .continues : .startsOver)
             case .failed(let failure): report(failure.code == "model_bad_request" ? .refused : .unknown)
-            case .reasoning, .toolCall, .usage: break
+            case .reasoning, .toolCall, .returned, .usage: break
             }
         }
     }

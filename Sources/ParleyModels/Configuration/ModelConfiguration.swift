@@ -8,6 +8,10 @@ package struct ModelConfiguration: Sendable {
     package var continues: Continuation?
     package var baseURL = BaseURL.openAI
     package var apiKey: String?
+    /// How long a model may take until its answer begins.
+    package var firstByteTimeout = Duration.seconds(600)
+    /// How many calls there are at a time; the others wait.
+    package var callsMax = 256
 
     package init() {}
 
@@ -31,7 +35,8 @@ package struct ModelConfigurationError: Error, Sendable, Equatable, CustomString
 }
 
 extension ModelConfiguration {
-    /// Reads `PARLEY_MODEL`, `PARLEY_MODEL_CONTINUES`, `OPENAI_BASE_URL` and `OPENAI_API_KEY`. An empty variable counts as not set.
+    /// Reads `PARLEY_MODEL`, `PARLEY_MODEL_CONTINUES`, `PARLEY_MODEL_FIRST_BYTE`, `PARLEY_MODEL_CALLS`, `OPENAI_BASE_URL` and `OPENAI_API_KEY`. An
+    /// empty variable counts as not set.
     ///
     /// - Throws: ``ModelConfigurationError`` with every problem there is, each naming its variable. The key's value is in none of them.
     package init(environment: [String: String]) throws(ModelConfigurationError) {
@@ -52,6 +57,10 @@ private struct ModelEnvironmentReader {
         let hasBaseURL = readBaseURL(&configuration)
         readKey(&configuration)
         readContinues(&configuration)
+        if let seconds = readNumber("PARLEY_MODEL_FIRST_BYTE", 1...86_400, "seconds", example: 600) {
+            configuration.firstByteTimeout = .seconds(seconds)
+        }
+        if let calls = readNumber("PARLEY_MODEL_CALLS", 1...10_000, "calls at a time", example: 256) { configuration.callsMax = calls }
         readModel(&configuration)
         guard let spec = configuration.defaultModel else { return configuration }
         if let problem = configuration.continues.flatMap(spec.problem) { report("PARLEY_MODEL_CONTINUES", shown: "resume", problem) }
@@ -91,6 +100,15 @@ private struct ModelEnvironmentReader {
         let problem = SettingProblem(
             "is not known", accepted: names.joined(separator: ", "), remedy: meant.map { "did you mean \"\($0)\"?" } ?? "try \"auto\".")
         report("PARLEY_MODEL_CONTINUES", shown: text, problem)
+    }
+
+    private mutating func readNumber(_ name: String, _ range: ClosedRange<Int>, _ unit: String, example: Int) -> Int? {
+        guard let text = environment[name] else { return nil }
+        if let number = Int(text), range.contains(number) { return number }
+        let problem = SettingProblem(
+            "is out of range", accepted: "\(range.lowerBound) to \(range.upperBound) (\(unit))", remedy: "try \"\(example)\".")
+        report(name, shown: text, problem)
+        return nil
     }
 
     private mutating func readModel(_ configuration: inout ModelConfiguration) {

@@ -8,11 +8,13 @@ package struct ModelProviders: Sendable {
     private let transport: any OutgoingTransport
     private let world: any World
     private let probes: ContinuationProbes
+    private let slots: CallSlots
 
     package init(
         _ configuration: ModelConfiguration, transport: any OutgoingTransport, world: any World, probes: ContinuationProbes = .shared
     ) {
         (self.configuration, self.transport, self.world, self.probes) = (configuration, transport, world, probes)
+        slots = CallSlots(callsMax: configuration.callsMax)
     }
 
     /// Makes the model that `spec` names; the default one for `nil`.
@@ -34,9 +36,10 @@ package struct ModelProviders: Sendable {
 
         switch spec.provider {
         case .openai:
-            let chat = ChatCompletionsModel.Configuration(
+            var chat = ChatCompletionsModel.Configuration(
                 baseURL: configuration.baseURL, apiKey: configuration.apiKey, model: spec.model, continues: continues ?? .auto)
-            return ChatCompletionsModel(chat, transport: transport, world: world, probes: probes)
+            chat.firstByteTimeout = configuration.firstByteTimeout
+            return ChatCompletionsModel(chat, transport: transport, world: world, probes: probes, slots: slots)
         case .scripted:
             return try scripted(spec, continues: continues)
         }

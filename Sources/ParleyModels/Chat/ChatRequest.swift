@@ -1,0 +1,134 @@
+internal import ParleyAgents
+internal import ParleySystem
+
+/// The body of a Chat Completions call, in the form that the strictest servers take.
+///
+/// Those refuse an assistant's message with an empty text and poison each later turn with it; arguments that are no JSON; calls without an id, or
+/// without a result right behind them; two users in a row. So a conversation is told without what says nothing, and with what must be there.
+struct ChatRequest {
+    var configuration: ChatCompletionsModel.Configuration
+    var continuationFields: Bool
+    /// What the endpoint has refused before.
+    var habits: Set<EndpointHabit>
+
+    func body(_ request: ModelRequest) -> JSON {
+        // An empty beginning is none: llama.cpp, given one, lets the model write the role's own name into the answer.
+        let prefix = request.continuing.flatMap { $0.isEmpty ? nil : $0 }
+        let options = request.options
+        let hasFields = prefix != nil && continuationFields
+        return .compact(
+            ("model", .string(configuration.model)),
+            ("messages", .array(messages(request.messages) + (prefix.map { [["role": "assistant", "content": .string($0)]] } ?? []))),
+            ("tools", request.tools.isEmpty ? nil : .array(request.tools.map(tool))),
+            ("stream", true),
+            ("stream_options", habits.contains(.refusesStreamOptions) ? nil : ["include_usage": true]),
+            (tokensField, options.maxTokens.map { .integer(Int64($0)) }),
+            ("temperature", options.temperature.map(JSON.number)),
+            ("seed", options.seed.map { .integer(Int64($0)) }),
+            ("stop", options.stop.map { .array($0.map(JSON.string)) }),
+            ("continue_final_message", hasFields ? true : nil),
+            ("add_generation_prompt", hasFields ? false : nil))
+    }
+
+    private var tokensField: String {
+        let field = configuration.maxTokensField
+        guard habits.contains(.wantsOtherTokensField) else { return field }
+        return field == "max_tokens" ? "max_completion_tokens" : "max_tokens"
+    }
+
+    private func tool(_ tool: ToolDefinition) -> JSON {
+        [
+            "type": "function",
+            "function": ["name": .string(tool.name), "description": .string(tool.description), "parameters": tool.parameters],
+        ]
+    }
+
+    // MARK: The conversation
+
+    private func messages(_ conversation: [ModelMessage]) -> [JSON] {
+        ChatRequest.merged(ChatRequest.paired(conversation).filter { !$0.saysNothing }).map(message)
+    }
+
+    /// Each assistant's calls with an id and a result of their own right behind them.
+    static func paired(_ conversation: [ModelMessage]) -> [ModelMessage] {
+        var output: [ModelMessage] = []
+        var rest = conversation[...]
+        while var message = rest.popFirst() {
+            guard !message.toolCalls.isEmpty else {
+                output.append(message)
+                continue
+            }
+            var results = Array(rest.prefix { $0.role == .tool })
+            rest = rest.dropFirst(results.count)
+            let number = output.count
+            var answers: [ModelMessage] = []
+            for index in message.toolCalls.indices {
+                let call = message.toolCalls[index]
+                // A result without an id belongs to the first call that has none left.
+                let place = results.firstIndex { $0.toolCallID == call.id } ?? results.firstIndex { ($0.toolCallID ?? "").isEmpty }
+                var answer = place.map { results.remove(at: $0) } ?? .result("error: there is no result", of: call)
+                if call.id.isEmpty { message.toolCalls[index].id = newID(number, index) }
+                answer.toolCallID = message.toolCalls[index].id
+                answers.append(answer)
+            }
+            output += [message] + answers + results
+        }
+        return output
+    }
+
+    /// Nine letters and digits, which is what the strictest server wants.
+    private static func newID(_ message: Int, _ call: Int) -> String {
+        let digits = String((message * 1_000 + call) % 100_000_000)
+        return "c" + String(repeating: "0", count: 8 - digits.count) + digits
+    }
+
+    /// What one party says in a row, in one message.
+    static func merged(_ conversation: [ModelMessage]) -> [ModelMessage] {
+        conversation.reduce(into: []) { output, message in
+            guard let last = output.last, last.role == message.role, message.role == .user || message.role == .assistant,
+                last.toolCalls.isEmpty, message.toolCalls.isEmpty
+            else { return output.append(message) }
+            output[output.count - 1].text += "\n\n" + message.text
+        }
+    }
+
+    private func message(_ message: ModelMessage) -> JSON {
+        let isBlank = message.text.utf8.allSatisfy { [0x20, 0x09, 0x0A, 0x0D].contains($0) }
+        let content: JSON =
+            switch message.role {
+            case .assistant where isBlank: .null
+            case .tool where isBlank: "(empty)"
+            default: .string(message.text)
+            }
+        let calls = message.toolCalls.map(call)
+        var body = JSON.compact(
+            ("role", .string(message.role.rawValue)), ("content", content),
+            ("tool_calls", calls.isEmpty ? nil : .array(calls)), ("tool_call_id", message.toolCallID.map(JSON.string)))
+        if !calls.isEmpty { body = returning(message.returned, with: body) }
+        return body
+    }
+
+    private func call(_ call: ToolCall) -> JSON {
+        let arguments = try? JSON.parse(call.arguments)
+        var returned = call.returned?.members ?? []
+        var function: JSON = ["name": .string(call.name), "arguments": .string(arguments?.members == nil ? "{}" : call.arguments)]
+        if let index = returned.firstIndex(where: { $0.name == "function" }) {
+            function = returning(returned.remove(at: index).value, with: function)
+        }
+        return returning(.object(returned), with: ["id": .string(call.id), "type": "function", "function": function])
+    }
+
+    /// `object` with the members that the endpoint wants to see again.
+    private func returning(_ members: JSON?, with object: JSON) -> JSON {
+        guard let members = members?.members, !members.isEmpty, !habits.contains(.refusesReturned) else { return object }
+        let known = object.members ?? []
+        return .object(known + members.filter { member in !known.contains { $0.name == member.name } })
+    }
+}
+
+extension ModelMessage {
+    /// An assistant's message without text and calls.
+    fileprivate var saysNothing: Bool {
+        role == .assistant && toolCalls.isEmpty && text.utf8.allSatisfy { [0x20, 0x09, 0x0A, 0x0D].contains($0) }
+    }
+}

@@ -1,0 +1,84 @@
+internal import ParleyAgents
+internal import ParleySystem
+internal import Synchronization
+
+/// What an endpoint does not take, found out by its refusal.
+package enum EndpointHabit: Sendable, Hashable {
+    /// `stream_options`, with which usage is asked for.
+    case refusesStreamOptions
+    /// The name of the field that bounds the answer.
+    case wantsOtherTokensField
+    /// Members of its own answers, sent back.
+    case refusesReturned
+    /// The beginning of an answer to go on from.
+    case refusesPrefix
+}
+
+/// What has been found out about endpoints and models: until the process ends.
+package final class EndpointHabits: Sendable {
+    package static let shared = EndpointHabits()
+
+    private let known = Mutex<[ContinuationProbes.Key: Set<EndpointHabit>]>([:])
+
+    package init() {}
+
+    func of(_ key: ContinuationProbes.Key) -> Set<EndpointHabit> { known.withLock { $0[key] ?? [] } }
+
+    func note(_ habit: EndpointHabit, of key: ContinuationProbes.Key) { known.withLock { _ = $0[key, default: []].insert(habit) } }
+}
+
+extension EndpointHabit {
+    /// What the refusal of `request` says that the endpoint does not take, beside what is known of it.
+    ///
+    /// It goes by the names of the fields. Where a refusal names none and only says that there is a field too many, each of those that are not
+    /// everybody's is left out in turn.
+    static func found(in refusal: UpstreamError, of request: ModelRequest, known: Set<EndpointHabit>) -> EndpointHabit? {
+        guard [.badRequest, .other].contains(refusal.meaning) else { return nil }
+        let words = (refusal.message + " " + refusal.kind).lowercased()
+        func says(_ parts: String...) -> Bool { parts.contains { words.contains($0) } }
+        let isTooMany = says(
+            "extra inputs", "extra_forbidden", "unrecognized", "unknown parameter", "unknown field", "unknown argument",
+            "unexpected keyword",
+            "additional properties", "additionalproperties", "unsupported parameter", "not permitted", "unsupported_parameter",
+            "unexpected field",
+            "unknown name", "not supported", "unsupported", "not allowed", "does not support", "invalid parameter", "unexpected property")
+        let returned = request.returnedNames
+        let fields: [(habit: EndpointHabit, isSent: Bool, isNamed: Bool)] = [
+            (.refusesStreamOptions, true, says("stream_options", "include_usage")),
+            (
+                .wantsOtherTokensField, request.options.maxTokens != nil,
+                isTooMany && says("max_tokens", "max_completion_tokens")
+            ),
+            (
+                .refusesReturned, !returned.isEmpty,
+                returned.contains { words.contains($0.lowercased()) } && !says("missing", "must be passed", "is required")
+            ),
+        ]
+        let open = fields.filter { $0.isSent && !known.contains($0.habit) }
+        if let named = open.first(where: \.isNamed) { return named.habit }
+        let namesAnother = says("temperature", "seed", "'stop'", "tools", "tool_choice", "model", "continue_final_message", "prefill")
+        guard isTooMany, !fields.contains(where: \.isNamed), !namesAnother else { return nil }
+        return open.first { $0.habit != .wantsOtherTokensField }?.habit
+    }
+
+    /// Whether a refusal of a request that goes on from a text is one of that text.
+    static func isPrefixRefused(_ failure: StepFailure, _ refusal: UpstreamError?) -> Bool {
+        if failure.code == "model_bad_request" { return true }
+        guard !["context_exceeded", "model_unauthorized", "model_quota_exhausted", "model_not_found"].contains(failure.code) else {
+            return false
+        }
+        let words = (refusal?.message ?? "").lowercased()
+        return [
+            "prefill", "prefix", "last message", "last role", "final message", "add_generation_prompt", "continue_final_message",
+            "end with a user", "must be a user", "from the assistant",
+        ].contains { words.contains($0) }
+    }
+}
+
+extension ModelRequest {
+    /// The names of all members that are sent back because an answer had them.
+    fileprivate var returnedNames: Set<String> {
+        let objects = messages.flatMap { message in [message.returned] + message.toolCalls.map(\.returned) }
+        return Set(objects.flatMap { $0?.members ?? [] }.map(\.name))
+    }
+}
