@@ -291,8 +291,8 @@ extension Activation: TurnOwner {
             core, request, number, journal: call.journal(model.name, digest: request.digest),
             continuesAt: saved.text.isEmpty ? nil : saved.text.count,
             content: number == 1 ? modelRequest.contentByHash : [], joined: joined)
-        let attempt = ModelAttempt(position: position, saved: saved) { [self] entries in
-            append(core, entries)
+        let attempt = ModelAttempt(position: position, saved: saved) { [self] entries, committed in
+            append(entries, epoch: .holds(core.epoch), then: { _ in committed() })
         } end: { [self] end in
             switch end {
             case .finished(let members, let last):

@@ -23,7 +23,9 @@ final class ModelAttempt: ModelSink, Sendable {
         /// What of the saved text was not sent back, so that a model that goes on may send it again: its trailing white space.
         var repeatable: Bytes
         var isFirst = true
-        var held: NewEntry?
+        var held: TextDelta?
+        /// How many entries have been handed over and are not durable yet.
+        var uncommittedCount = 0
         var reasoningCount = 0
         var toolCalls: [ToolCallInProgress] = []
         var returned: [JSON.Member] = []
@@ -43,15 +45,16 @@ final class ModelAttempt: ModelSink, Sendable {
     private let position: Position
     private let continuesAt: UInt64?
     private let state: Mutex<State>
-    private let append: @Sendable ([NewEntry]) -> Void
+    private let append: @Sendable ([NewEntry], _ committed: @escaping @Sendable () -> Void) -> Void
     private let end: @Sendable (End) -> Void
 
     /// - Parameters:
     ///   - saved: The durable text to go on from; empty for an attempt that starts anew.
-    ///   - append: Takes entries that are to be committed now.
+    ///   - append: Takes entries that are to be committed now, and tells when they are.
     ///   - end: Called once, unless the attempt is stopped.
     init(
-        position: Position, saved: SavedText, append: @escaping @Sendable ([NewEntry]) -> Void, end: @escaping @Sendable (End) -> Void
+        position: Position, saved: SavedText, append: @escaping @Sendable ([NewEntry], _ committed: @escaping @Sendable () -> Void) -> Void,
+        end: @escaping @Sendable (End) -> Void
     ) {
         self.position = position
         continuesAt = saved.text.isEmpty ? nil : UInt64(saved.text.count)
@@ -92,7 +95,7 @@ final class ModelAttempt: ModelSink, Sendable {
         let (call, members, last) = state.withLock { state in
             state.isOver = true
             state.toolCalls = []
-            return (state.call, result("interrupted", state), state.held)
+            return (state.call, result("interrupted", state), state.held.map { NewEntry(text: $0, at: position) })
         }
         call?.cancel()
         return (members, last)
@@ -113,9 +116,9 @@ final class ModelAttempt: ModelSink, Sendable {
     private func take(_ event: ModelEvent, _ state: inout State) -> End? {
         switch event {
         case .text(let text):
-            if let entry = add(Bytes(text.utf8), &state) { hold(entry, &state) }
+            if let delta = add(Bytes(text.utf8), &state) { hold(delta, &state) }
         case .reasoning(let text):
-            if let entry = addReasoning(Bytes(text.utf8), &state) { hold(entry, &state) }
+            if let delta = addReasoning(Bytes(text.utf8), &state) { hold(delta, &state) }
         case .toolCall(let index, let id, let name, let arguments):
             endText(&state)
             extend(&state, to: index)
@@ -129,7 +132,7 @@ final class ModelAttempt: ModelSink, Sendable {
         case .usage(let usage): state.usage = usage
         case .finished(let reason):
             state.isOver = true
-            return .finished(result(reason, state), last: state.held)
+            return .finished(result(reason, state), last: state.held.map { NewEntry(text: $0, at: position) })
         case .failed(let failure):
             state.isOver = true
             hold(nil, &state)
@@ -150,14 +153,25 @@ final class ModelAttempt: ModelSink, Sendable {
         }
     }
 
-    /// Lets go of the piece that was held, and holds `entry` instead.
-    private func hold(_ entry: NewEntry?, _ state: inout State) {
-        if let held = state.held { append([held]) }
-        state.held = entry
+    /// So many pieces wait for the writer; when it does not keep up, further ones are put together, so that a fast upstream fills no queue.
+    static let uncommittedMax = 256
+
+    /// Lets go of the piece that was held, and holds `delta` instead; or adds it to that, when too many wait.
+    private func hold(_ delta: TextDelta?, _ state: inout State) {
+        if let held = state.held {
+            if let delta, state.uncommittedCount >= ModelAttempt.uncommittedMax, held.part == delta.part, delta.pieces > 0 {
+                state.held!.delta += delta.delta
+                state.held!.pieces += delta.pieces
+                return
+            }
+            state.uncommittedCount += 1
+            append([NewEntry(text: held, at: position)]) { [weak self] in self?.state.withLock { $0.uncommittedCount -= 1 } }
+        }
+        state.held = delta
         Failpoint.pass("model.delta")
     }
 
-    private func add(_ delta: Bytes, _ state: inout State) -> NewEntry? {
+    private func add(_ delta: Bytes, _ state: inout State) -> TextDelta? {
         var delta = delta
         if !state.repeatable.isEmpty {
             let same = zip(delta, state.repeatable).prefix { $0 == $1 }.count
@@ -170,23 +184,23 @@ final class ModelAttempt: ModelSink, Sendable {
         state.isFirst = false
         state.saved.text.append(contentsOf: delta)
         state.saved.pieces += 1
-        return NewEntry(text: text, at: position)
+        return text
     }
 
     /// A call of a tool has begun: a text that it follows is not to be gone on with after a crash, which an empty piece says.
     private func endText(_ state: inout State) {
         guard !state.saved.text.isEmpty, !state.saved.isTextOver else { return }
         state.saved.isTextOver = true
-        hold(NewEntry(text: TextDelta(index: UInt64(state.saved.text.count), pieces: 0, delta: []), at: position), &state)
+        hold(TextDelta(index: UInt64(state.saved.text.count), pieces: 0, delta: []), &state)
         hold(nil, &state)
     }
 
-    private func addReasoning(_ delta: Bytes, _ state: inout State) -> NewEntry? {
+    private func addReasoning(_ delta: Bytes, _ state: inout State) -> TextDelta? {
         guard !delta.isEmpty else { return nil }
         let text = TextDelta(part: .reasoning, index: UInt64(state.reasoningCount), delta: delta)
         state.reasoningCount += delta.count
         state.saved.hasReasoning = true
-        return NewEntry(text: text, at: position)
+        return text
     }
 
     private func result(_ reason: String, _ state: State) -> [(String, JSON?)] {

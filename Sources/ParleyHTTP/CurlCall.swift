@@ -225,8 +225,9 @@ extension CurlCall {
         switch result {
         case CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "invalid_url", message: message, reason: reason)
         case CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_RECV_ERROR, CURLE_SEND_ERROR, CURLE_HTTP2, CURLE_HTTP2_STREAM,
-            CURLE_WEIRD_SERVER_REPLY, CURLE_WRITE_ERROR, CURLE_BAD_CONTENT_ENCODING:
+            CURLE_WEIRD_SERVER_REPLY, CURLE_WRITE_ERROR:
             return OutgoingError(code: "upstream_closed", message: message, reason: reason)
+        case CURLE_BAD_CONTENT_ENCODING: return OutgoingError(code: "upstream_encoding", message: message, reason: reason)
         default:
             // Resolving, connecting (in time) and TLS: the request was not sent.
             return OutgoingError(code: hasHead ? "upstream_closed" : "upstream_unreachable", message: message, reason: reason)

@@ -237,6 +237,21 @@ final class Recorder: OutgoingCallDelegate {
         }
     }
 
+    @Test func `tells an answer whose compression cannot be undone from one that was cut`() throws {
+        let server = try TestServer { request, responder in
+            responder.respond(
+                status: 200, headers: [("Content-Encoding", request.path == "/unknown" ? "dcb" : "gzip")], body: Bytes("not gzip".utf8))
+        }
+        let transport = CurlTransport(server.group.next())
+        for path in ["/unknown", "/broken"] {
+            var request = OutgoingRequest(url: url(server, path))
+            request.decodesContent = true
+            let recorder = Recorder()
+            _ = transport.start(request, recorder)
+            #expect(try recorder.end().last == .ended("upstream_encoding"))
+        }
+    }
+
     /// An event stream of 85 bytes.
     private let gzipped =
         "H4sIAAAAAAACA0tJLEm0UqhWSs7Iz0xOLVayiq5WSknNKUlUsgIK5ueVpOaVKFkpeWQq1eoopWXmZRZnxBelJhbn5wFFi0vyC5RqY2u5uFLAxkS7+Pu5xnJxAQBBvCD5VQAAAA=="

@@ -189,6 +189,9 @@ struct AnswerReader: Sendable {
         guard let finish else { return .failed(failures.closed) }
         if !declined.isEmpty { return .failed(failures.refused(declined)) }
         if toolCalls.lacksName { return .failed(failures.invalidEvent("has a call without a name")) }
+        if finish.reason == .toolCalls && toolCalls.isEmpty {
+            return .failed(failures.invalidEvent("says that the model calls tools, and has no call"))
+        }
         let isBlank = text.allSatisfy { [0x20, 0x09, 0x0A, 0x0D].contains($0) }
         if isBlank && toolCalls.isEmpty && !isContinuing { return .failed(failures.empty(isCut: finish.reason == .length)) }
         return .finished(reason: finish.reason.standard ?? finish.word)

@@ -39,7 +39,12 @@ final class ChatCall: ModelCall {
         var isOver = false
         /// The transport has: there is nothing left to be closed.
         var hasEnded = false
-        /// What the transport still says of a request that was sent once more.
+        /// What is left to be told, by whichever thread has begun to: the end may come from the alarm while a text comes from the transport.
+        var events: ArraySlice<ModelEvent> = []
+        var isTelling = false
+        /// The answer ended by the alarm, so its connection would not end by itself.
+        var endsByAlarm = false
+        /// Counts the requests: what the transport still says of one that was sent once more is not heard.
         var exchange = 0
     }
 
@@ -90,7 +95,6 @@ final class ChatCall: ModelCall {
         let isUseless = state.withLock { state in
             guard state.exchange == exchange else { return true }
             guard !state.hasEnded else { return false }
-            // An answer that is over already is closed, or left to end by itself, by whoever ended it; that had no connection to do it with.
             if !state.isOver { state.outgoing = outgoing }
             return state.isOver
         }
@@ -117,33 +121,43 @@ final class ChatCall: ModelCall {
         state.withLock { if $0.exchange == exchange { ($0.hasEnded, $0.outgoing) = (true, nil) } }
         let now = endpoint.world.now
         deliver(exchange) { $0.end(error, now: now) }
-        // An answer that is sent once more has begun another exchange.
-        if state.withLock({ $0.exchange == exchange }) { close() }
+        state.withLock { $0.exchange == exchange ? $0.alarm.take() : nil }?.cancel()
     }
 
     private func deliver(_ exchange: Int? = nil, _ read: (inout ChatStream) -> [ModelEvent]) {
         let now = endpoint.world.now
-        let events: [ModelEvent] = state.withLock { state in
-            guard !state.isOver, exchange == nil || state.exchange == exchange else { return [] }
-            let events = read(&state.stream)
+        let tells = state.withLock { state in
+            guard !state.isOver, exchange == nil || state.exchange == exchange else { return false }
+            state.events += read(&state.stream)
             if state.stream.progress != state.progress { (state.progress, state.progressAt) = (state.stream.progress, now) }
-            return events
+            defer { state.isTelling = true }
+            return !state.isTelling
         }
-        for event in events {
-            // Looked at before each event, because the sink may cancel on hearing the one before.
-            guard !state.withLock({ $0.isOver }) else { return }
-            switch event {
-            case .failed(let failure):
-                let refusal = state.withLock { $0.stream.refusal }
-                if let refusal, endpoint.adapts(refusal) { return sendAgain() }
-                // A failure found in the stream leaves an upstream that would go on generating.
-                close()
-                sink.received(.failed(endpoint.failure(failure, refusal)))
-            case .finished:
-                finish()
-                sink.received(event)
-            default: sink.received(event)
-            }
+        guard tells else { return }
+        while let event = nextEvent() { tell(event) }
+    }
+
+    /// Looked at before each event, because the sink may cancel on hearing the one before.
+    private func nextEvent() -> ModelEvent? {
+        state.withLock { state in
+            if state.isOver { state.events = [] }
+            state.isTelling = !state.events.isEmpty
+            return state.events.popFirst()
+        }
+    }
+
+    private func tell(_ event: ModelEvent) {
+        switch event {
+        case .failed(let failure):
+            let refusal = state.withLock { $0.stream.refusal }
+            if let refusal, endpoint.adapts(refusal) { return sendAgain() }
+            // A failure found in the stream leaves an upstream that would go on generating.
+            close()
+            sink.received(.failed(endpoint.failure(failure, refusal)))
+        case .finished:
+            finish()
+            sink.received(event)
+        default: sink.received(event)
         }
     }
 
@@ -172,21 +186,26 @@ final class ChatCall: ModelCall {
 
     private func look() {
         let now = endpoint.world.now
-        let (isOver, isFinishing, left) = state.withLock { state in
+        let (isOver, isFinishing, progress, left) = state.withLock { state in
             let patience = state.stream.isFinishing ? endpoint.grace : endpoint.patience
-            return (state.isOver, state.stream.isFinishing, patience - state.progressAt.duration(to: now))
+            return (state.isOver, state.stream.isFinishing, state.progress, patience - state.progressAt.duration(to: now))
         }
         if isOver { return close() }
         // A clock that was set back makes it wait no longer than the whole time.
         guard left <= .zero else { return setAlarm(after: min(left, endpoint.patience)) }
-        deliver { isFinishing ? $0.endGrace() : $0.stall() }
-        close()
+        state.withLock { $0.endsByAlarm = true }
+        // What has come since then is heard, and waited behind once more.
+        deliver { $0.progress != progress ? [] : isFinishing ? $0.endGrace() : $0.stall() }
+        guard state.withLock({ !$0.isOver && !$0.stream.isDone }) else { return }
+        state.withLock { $0.endsByAlarm = false }
+        setAlarm(after: isFinishing ? endpoint.grace : endpoint.patience)
     }
 
     // MARK: Over
 
     /// The answer has ended; its connection may do so by itself for a moment, so that it can be used again.
     private func finish() {
+        if state.withLock({ $0.endsByAlarm }) { return close() }
         let (ticket, hasConnection) = state.withLock { state in
             state.isOver = true
             return (state.ticket.take(), state.outgoing != nil && !state.hasEnded)

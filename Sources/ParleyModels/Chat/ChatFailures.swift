@@ -67,6 +67,11 @@ package struct ChatFailures: Sendable {
                 "\(baseURL) was silent for too long. Remedy: a model that needs longer for its first word gets it by \(names.firstByte).",
                 retryable: true)
         case "upstream_closed": return closed
+        case "upstream_encoding":
+            return failure(
+                "model_invalid_response",
+                "\(baseURL) sent an answer whose Content-Encoding cannot be undone. Remedy: turn compression off there.",
+                retryable: false)
         case "invalid_url":
             return failure(
                 "model_unreachable", "cannot use the address \(baseURL). Remedy: check \(names.baseURL).", retryable: false)

@@ -123,6 +123,9 @@ struct ChatStream: Sendable {
         let isLabelled = contentType?.hasPrefix("text/event-stream") ?? true
         switch text.first {
         case UInt8(ascii: "{")?, UInt8(ascii: "[")?: phase = .whole(Bytes(text))
+        case UInt8(ascii: "<")?:
+            // A page, whatever it is labelled.
+            phase = .refusal(status: 200, headers: [("content-type", isLabelled ? "text/html" : contentType ?? "")], body: [])
         case _ where ChatStream.fields.contains { text.starts(with: $0) } || isLabelled && !text.isEmpty:
             phase = .events
             return body.withUnsafeBytes { events($0) }

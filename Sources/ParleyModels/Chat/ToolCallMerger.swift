@@ -37,8 +37,9 @@ struct ToolCallMerger: Sendable {
             name = function["name"]?.string.flatMap { $0.isEmpty ? nil : $0 }
             switch function["arguments"] {
             case .string(let text)?: arguments = Bytes(text.utf8)
-            case .object(let members)?: arguments = JSON.object(members).bytes
-            default: arguments = []
+            case nil, .null?: arguments = []
+            // What is no object is refused by whoever reads the arguments.
+            case let value?: arguments = value.bytes
             }
             returned = (piece.members ?? []).filter {
                 !["index", "id", "type", "function", "name", "arguments"].contains($0.name) && $0.value != .null
