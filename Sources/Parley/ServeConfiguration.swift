@@ -1,4 +1,5 @@
 internal import Foundation
+internal import ParleyHTTP
 package import ParleyServer
 internal import ParleySystem
 internal import ParleyWebhooks
@@ -90,9 +91,7 @@ package struct ServeConfiguration: Sendable {
     /// Adds origins, separated by commas.
     package mutating func addOrigins(_ text: String) throws(ConfigurationError) {
         for origin in text.split(separator: ",").map(String.init) {
-            let parts = origin.split(separator: "/", omittingEmptySubsequences: false)
-            let isOrigin = parts.count == 3 && ["http:", "https:"].contains(parts[0]) && parts[1].isEmpty && !parts[2].isEmpty
-            guard origin == "*" || isOrigin else {
+            guard origin == "*" || URLOrigin(origin) != nil else {
                 throw ConfigurationError("--cors-origin is '\(origin)'; expected an origin such as https://app.example.com, or *.")
             }
             corsOrigins.insert(origin)

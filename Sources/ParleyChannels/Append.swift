@@ -93,14 +93,50 @@ package struct ProducerClaim: Sendable {
     var tuple: String { "\(epoch):\(sequence):\(id)" }
 }
 
-/// A client's key for "this request, once", with the digest of the body it goes with.
+/// A client's key for "this request, once", with the digest of what it goes with.
 package struct IdempotencyKey: Sendable {
     package var keyDigest: Bytes
-    package var bodyDigest: Bytes
+    private let bodyDigest: Bytes
+    /// The digest as it was before it said of which parts the request consists.
+    private let formerDigest: Bytes
 
-    package init(key: String, body: Bytes) {
+    /// - Parameters:
+    ///   - contentType: What the body is; `nil` where there is none.
+    ///   - closes: Whether it was the channel's last.
+    package init(key: String, body: Bytes, contentType: String? = nil, closes: Bool = false) {
         keyDigest = SHA256.digest(Bytes(key.utf8))
-        bodyDigest = SHA256.digest(body)
+        formerDigest = SHA256.digest(closes ? body + [0] : body)
+        // What comes before the body has its length, so that no two requests are written in the same way.
+        let type = contentType.map { Bytes(ContentType.base($0).utf8) } ?? []
+        var request: Bytes = [closes ? 1 : 0]
+        request.reserveCapacity(type.count + body.count + 5)
+        request.append(bigEndian: UInt32(type.count))
+        request += type
+        request += body
+        bodyDigest = SHA256.digest(request)
+    }
+
+    private static let version: UInt8 = 1
+
+    /// What is kept of it:
+    ///
+    ///     digest (32 bytes) | u64 first offset | u64 last offset | u8 version
+    ///
+    /// Rows without a version have the former digest.
+    func row(_ offsets: ClosedRange<UInt64>) -> Bytes {
+        var row = bodyDigest
+        row.append(bigEndian: offsets.lowerBound)
+        row.append(bigEndian: offsets.upperBound)
+        row.append(IdempotencyKey.version)
+        return row
+    }
+
+    /// What the request with this key was answered with the first time, and whether it was this request; `nil` for a row that is none.
+    func read(_ row: Bytes) -> (offsets: ClosedRange<UInt64>, isSame: Bool)? {
+        guard row.count == 48 || row.count == 49 && row[48] == IdempotencyKey.version else { return nil }
+        let (first, last): (UInt64, UInt64) = (row.readBigEndian(at: 32), row.readBigEndian(at: 40))
+        guard first <= last else { return nil }
+        return (first...last, row[..<32].elementsEqual(row.count == 48 ? formerDigest : bodyDigest))
     }
 }
 
@@ -184,18 +220,18 @@ extension Append {
     private func replayed(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> Appended? {
         guard let idempotency else { return nil }
         let key = channel.id.key(idempotency.keyDigest)
-        guard let row = try ChannelRefusal.wrap({ () throws(LogError) in try stage.get(.idempotency, key) }), row.count == 48 else {
-            return nil
-        }
-        guard Bytes(row[0..<32]) == idempotency.bodyDigest else {
+        let row = try ChannelRefusal.wrap { () throws(LogError) in try stage.get(.idempotency, key) }
+        guard let (offsets, isSame) = row.flatMap({ idempotency.read($0) }) else { return nil }
+        guard isSame else {
             throw .refused(
                 ChannelError(
-                    "idempotency_key_reused", "the Idempotency-Key was used before with another body. Use a new key for a new request."))
+                    "idempotency_key_reused",
+                    "the Idempotency-Key was used before for another request: body, Content-Type or Stream-Closed differ. Use a new key for a new request."
+                ))
         }
-        let (first, last): (UInt64, UInt64) = (row.readBigEndian(at: 32), row.readBigEndian(at: 40))
         // The same answer as the first time: whoever reads on from there misses nothing of what came after it.
-        let isClosed = channel.staged.row.isClosed && channel.staged.head == last
-        return Appended(offsets: Array(first...last), tail: last, isClosed: isClosed, isReplay: true)
+        let isClosed = channel.staged.row.isClosed && channel.staged.head == offsets.upperBound
+        return Appended(offsets: Array(offsets), tail: offsets.upperBound, isClosed: isClosed, isReplay: true)
     }
 
     private func checkProducer(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> (
@@ -337,10 +373,7 @@ extension Append {
             stage.put(.producers, channel.id.key(producer.id.utf8), producerState.bytes)
         }
         if let idempotency, let first = offsets.first {
-            var row = idempotency.bodyDigest
-            row.append(bigEndian: first)
-            row.append(bigEndian: offsets.last!)
-            stage.put(.idempotency, channel.id.key(idempotency.keyDigest), row)
+            stage.put(.idempotency, channel.id.key(idempotency.keyDigest), idempotency.row(first...offsets.last!))
         }
         if let sequence { change(channel) { $0.lastSequence = sequence } }
         if case .takes(let epoch) = epoch { change(channel) { $0.epoch = epoch + 1 } }

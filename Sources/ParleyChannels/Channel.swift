@@ -63,6 +63,9 @@ package final class Channel: @unchecked Sendable {
 
     package var isJSON: Bool { isAgent || ContentType.isJSON(contentType) }
 
+    /// Whether it holds text in UTF-8, by its type: what is in it has not been looked at.
+    package var isText: Bool { !isAgent && ContentType.isUTF8Text(contentType) }
+
     /// How often text has been taken out of it: what was read before may be read differently after.
     package var trims: Int64 { published.withLock { $0.trims } }
 

@@ -124,6 +124,22 @@ package enum ContentType {
 
     package static func isJSON(_ type: String) -> Bool { matches(type, json) }
     package static func isText(_ type: String) -> Bool { base(type).hasPrefix("text/") }
+
+    /// Whether it is text in UTF-8, as far as it says.
+    package static func isUTF8Text(_ type: String) -> Bool {
+        guard isText(type) else { return false }
+        return charset(of: type).map { ["utf-8", "utf8", "us-ascii", "ascii"].contains($0) } ?? true
+    }
+
+    /// The value of the parameter `charset`, in lower case and without quotes.
+    private static func charset(of type: String) -> String? {
+        for parameter in type.utf8.split(separator: UInt8(ascii: ";")).dropFirst() {
+            let parts = parameter.split(separator: UInt8(ascii: "="), maxSplits: 1).map { String(Substring($0)).trimmingSpaces }
+            guard parts.count == 2, parts[0].lowercased() == "charset" else { continue }
+            return parts[1].filter { $0 != "\"" && $0 != "'" }.lowercased()
+        }
+        return nil
+    }
     package static func matches(_ a: String, _ b: String) -> Bool { a == b || equals(bytes(a), bytes(b)) }
 
     /// Type and subtype as they came.

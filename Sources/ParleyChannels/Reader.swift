@@ -89,20 +89,24 @@ extension Channels {
 
     /// Reads one page after `offset` in wire form: a JSON array of entries, or the bytes themselves.
     ///
-    /// - Parameter bytesMax: The page ends after the entry that passes it, so it holds at least one.
+    /// - Parameter bytesMax: The page ends after the entry that passes it, so it holds at least one; of text after the first from there on
+    ///   that ends with a character, or soon.
     package func page(_ channel: Channel, after offset: UInt64, view: View, bytesMax: Int) throws(LogError) -> Page {
         let (head, isClosed, _) = channel.tail
-        var page = Page(isJSON: channel.isJSON, next: offset)
+        var page = Page(of: channel, next: offset)
+        page.trims = channel.trims
         let filter = view == .settled && channel.isAgent ? try settledFilter(channel, after: offset, upTo: head, bytesMax: bytesMax) : nil
         var (read, isCut) = (0, false)
         try walk(channel, after: offset, upTo: head) { place, frame in
-            if read >= bytesMax {
+            if read >= bytesMax, page.mayEnd(before: frame) || read >= 2 * bytesMax {
                 isCut = true
                 return false
             }
             read += frame.payload.count + Frame.headerBytes
             if filter?.keeps(place, frame) ?? true {
                 page.add(place, frame, owner: channel.owner(of: place), receipt: filter?.receipts[place])
+            } else {
+                page.leaveOut(place)
             }
             page.next = place
             return true
@@ -150,23 +154,56 @@ package struct Page: Sendable {
     package private(set) var isEmpty = true
     /// The channels of agents that entries of this page say were started.
     package private(set) var children: [String] = []
+    /// How often text had been taken out of the channel when the page was read.
+    package fileprivate(set) var trims: Int64 = 0
+    /// Which entries the view leaves out, in one number (FNV-1a): what comes later may seal or supersede what stands here.
+    package private(set) var omissions: UInt64 = 0xcbf2_9ce4_8422_2325
+    /// Where the last entry ends behind which the page may be parted, as text: see ``TextSeam``. Only of text.
+    package private(set) var seam: (next: UInt64, byteCount: Int)
     private let isJSON: Bool
+    private let isText: Bool
+    /// A longer page of JSON has a line for each message: what reads or passes on by lines does not take them at any length.
+    package static let lineBytes = 1 << 10
+    /// Where lines end, as long as they may still be joined to one.
+    private var breaks: [Int] = []
 
-    init(isJSON: Bool, next: UInt64) {
-        self.isJSON = isJSON
+    init(of channel: Channel, next: UInt64) {
+        (isJSON, isText) = (channel.isJSON, channel.isText)
         self.next = next
+        seam = (next, 0)
         if isJSON { body.append(UInt8(ascii: "[")) }
     }
 
     mutating func add(_ offset: UInt64, _ frame: Frame, owner: String, receipt: Bytes?) {
         guard frame.kind != .hole else { return }
-        if isJSON && !isEmpty { body.append(UInt8(ascii: ",")) }
+        if isJSON && !isEmpty { separate() }
+        if isText && mayEnd(before: frame) { seam = (next, body.count) }
         isEmpty = false
         if let child = frame.startedChild { children.append(child) }
         frame.writeJSON(offset: offset, owner: owner, receipt: receipt, to: &body)
     }
 
-    mutating func finish() { if isJSON { body.append(UInt8(ascii: "]")) } }
+    /// Whether what there is may be a page without `frame`.
+    func mayEnd(before frame: Frame) -> Bool { !isText || TextSeam.parts(TextSeam.end(of: body), from: frame.payload.first) }
+
+    mutating func leaveOut(_ offset: UInt64) {
+        for shift in stride(from: 0, to: 64, by: 8) { omissions = (omissions ^ (offset >> shift & 0xff)) &* 0x100_0000_01b3 }
+    }
+
+    private mutating func separate() {
+        body.append(UInt8(ascii: ","))
+        if body.count < Page.lineBytes { breaks.append(body.count) }
+        body.append(UInt8(ascii: "\n"))
+    }
+
+    mutating func finish() {
+        if isText && TextSeam.end(of: body) == .whole { seam = (next, body.count) }
+        guard isJSON else { return }
+        body.append(UInt8(ascii: "]"))
+        guard body.count <= Page.lineBytes, !breaks.isEmpty else { return }
+        for place in breaks.reversed() { body.remove(at: place) }
+        breaks = []
+    }
 }
 
 extension Chunk {
@@ -184,7 +221,7 @@ extension Chunk {
 
     /// This commit's entries in wire form, as ``Channels/page(_:after:view:bytesMax:)`` gives them.
     package func page(of channel: Channel, view: View) -> Page {
-        var page = Page(isJSON: channel.isJSON, next: last)
+        var page = Page(of: channel, next: first - 1)
         let chunk = self
         frames.withUnsafeBytes { bytes in
             var filter: SettledFilter?
@@ -198,9 +235,11 @@ extension Chunk {
             }
             Frame.walk(bytes, first: chunk.first) { place, frame in
                 if filter?.keeps(place, frame) ?? true { page.add(place, frame, owner: channel.name, receipt: filter?.receipts[place]) }
+                page.next = place
                 return true
             }
         }
+        page.next = last
         page.finish()
         return page
     }

@@ -142,7 +142,7 @@ extension CurlCall {
     private func setAddresses(_ request: OutgoingRequest) {
         addresses = request.addresses
         let isGuarded = if case .any = addresses { false } else { true }
-        if isGuarded || !request.usesProxy { set(CURLOPT_PROXY, "") }
+        if isGuarded || !request.usesProxy || (try? OutgoingURL(request.url))?.isLoopback == true { set(CURLOPT_PROXY, "") }
         guard isGuarded else { return }
         let context = Unmanaged.passUnretained(self).toOpaque()  // As for the other callbacks.
         // Before anything is sent to an address that is refused, not even a SYN.

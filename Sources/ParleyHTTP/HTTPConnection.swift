@@ -28,7 +28,7 @@ final class HTTPConnection {
     private var isReading = false
     private var isProcessing = false
     private var acceptsRequests = true
-    private var peerHasFinished = false
+    private(set) var peerHasFinished = false
     private(set) var isLingering = false
     private var owesContinue = false
     private var hasServed = false
@@ -129,7 +129,10 @@ extension HTTPConnection {
     }
 
     /// Whether what comes in is of use now.
-    var takesInput: Bool { !peerHasFinished && (isLingering || blockedInput.isEmpty && upgraded?.isInputPaused != true) }
+    var takesInput: Bool { !peerHasFinished && (isLingering || !hasBlocked && upgraded?.isInputPaused != true) }
+
+    /// Whether requests wait for answers to those before them.
+    private var hasBlocked: Bool { !blockedInput.isEmpty || parsing?.isHeld == true }
 
     /// Whether something waits to be sent.
     var hasUnsent: Bool { !output.isEmpty || writing != nil || tls.map { !$0.wire.isEmpty } ?? false }
@@ -140,8 +143,8 @@ extension HTTPConnection {
         if hasUpgraded { return handOver(UnsafeRawBufferPointer(rebasing: input[used...])) }
         if used < input.count, acceptsRequests, !isClosed {
             blockedInput = Bytes(UnsafeRawBufferPointer(rebasing: input[used...]))
-            updateReading()
         }
+        if hasBlocked { updateReading() }
     }
 
     private func handOver(_ input: UnsafeRawBufferPointer) {
@@ -149,12 +152,18 @@ extension HTTPConnection {
         upgraded?.onInput?(input)
     }
 
-    /// A peer that has sent its last request may still read; one that watches a stream would not stop sending to do so.
+    /// A peer that has sent its last request may still read. Who cannot do without knowing whether it has gone instead, takes it for that.
     func receivedEnd() {
         peerHasFinished = true
         updateReading()
-        let isWatching = exchanges.contains { $0.stream != nil || $0.onClose != nil }
-        if isWatching || isLingering { return close() }
+        let mustBeThere = exchanges.contains {
+            $0.stream.map { $0.onHalfClose == nil } ?? false || $0.onClose != nil && $0.onHalfClose == nil
+        }
+        if mustBeThere || isLingering { return close() }
+        for exchange in exchanges {
+            exchange.onHalfClose?()
+            exchange.stream?.onHalfClose?()
+        }
         scheduleFlush()
     }
 
@@ -170,6 +179,11 @@ extension HTTPConnection {
             exchanges.reduce(output.byteCount, { $0 + $1.held.byteCount }) <= HTTPConnection.outputBytesMax,
             exchanges.count(where: \.mayBeLarge) < HTTPConnection.largeCountMax
         {
+            if parsing.isHeld {
+                guard mayDispatch(parsing) else { return index }
+                dispatch(parsing)
+                continue
+            }
             do throws(HTTPParseError) {
                 let (used, event) = try parsing.parser.parse(UnsafeRawBufferPointer(rebasing: input[index...]))
                 index += used
@@ -183,7 +197,7 @@ extension HTTPConnection {
                     }
                     return index
                 case .head: beginBody(parsing, isAtEnd: index == input.count)
-                case .request: dispatch(parsing)
+                case .request: parsing.isHeld = true
                 }
             } catch {
                 // What a body fails by comes when the head is complete.
@@ -222,13 +236,18 @@ extension HTTPConnection {
         scheduleFlush()
     }
 
+    /// What is read must show what was written before it: a request that only reads waits for the answers to those that do not.
+    private func mayDispatch(_ parsing: RequestParsing) -> Bool {
+        !HTTPResponder.isSafe(parsing.parser.head.method) || exchanges.allSatisfy { $0.isSafe || $0.isComplete }
+    }
+
     private func dispatch(_ parsing: RequestParsing) {
         let (head, body) = parsing.parser.takeRequest()
-        parsing.hasBegun = false
+        (parsing.hasBegun, parsing.isHeld) = (false, false)
         (markedPhase, readMark, owesContinue, hasServed) = (.idle, listener.milliseconds, false, true)
         let request = HTTPRequest(head: head, body: body, loop: loop, isSecure: tls != nil)
         let responder = HTTPResponder(
-            self, isHead: request.method == "HEAD", minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
+            self, method: request.method, minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
         responder.mayBeLarge = request.method == "GET"
         if !head.keepsAlive { acceptsRequests = false }
         exchanges.append(responder)
@@ -240,7 +259,7 @@ extension HTTPConnection {
         acceptsRequests = false
         blockedInput = []
         let headers = listener.handler.refused(problem, head)
-        let responder = HTTPResponder(self, isHead: false, minorVersion: 1, keepsAlive: false)
+        let responder = HTTPResponder(self, method: "", minorVersion: 1, keepsAlive: false)
         exchanges.append(responder)
         responder.respond(problem, headers: headers)
     }
@@ -294,7 +313,11 @@ extension HTTPConnection {
 
     /// An answer is complete; if it was its turn, those behind it move up.
     func completed(_ responder: HTTPResponder) {
-        guard exchanges.first === responder else { return }
+        guard exchanges.first === responder else {
+            // Of those that wait, one may have waited for this.
+            if parsing?.isHeld == true { scheduleFlush() }
+            return
+        }
         while let first = exchanges.first, first.isComplete {
             exchanges.removeFirst()
             first.detach()
@@ -339,7 +362,7 @@ extension HTTPConnection {
 
     /// Takes requests that had to wait.
     private func resume() {
-        guard !isProcessing, !blockedInput.isEmpty, acceptsRequests else { return }
+        guard !isProcessing, hasBlocked, acceptsRequests else { return }
         let input = blockedInput
         let used = input.withUnsafeBytes { process($0) }
         guard !isClosed else { return }
@@ -411,6 +434,8 @@ extension HTTPConnection {
 final class RequestParsing {
     var parser: HTTPRequestParser
     var hasBegun = false
+    /// Whether it has a whole request, which waits.
+    var isHeld = false
 
     init(_ limits: HTTPParserLimits) { parser = HTTPRequestParser(limits: limits) }
 }

@@ -12,6 +12,10 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// Called once on the loop if the peer goes away, or the server gives up, before the answer is complete.
     package var onClose: (() -> Void)?
 
+    /// Called on the loop when the peer has ended its side, and may still read. Where `onClose` is set and this is not, the peer counts as
+    /// gone.
+    package var onHalfClose: (() -> Void)?
+
     let minorVersion: UInt8  // Small: there is a responder for each reader that waits.
     let isHead: Bool
     let keepsAlive: Bool
@@ -23,25 +27,37 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     var held = OutputQueue()
     /// Whether the answer may be as large as what has been stored: then few are made at a time.
     var mayBeLarge = false
+    /// Whether the request asks for nothing to be changed.
+    let isSafe: Bool
     private(set) var stream: HTTPStream?
     private(set) var connection: HTTPConnection?
 
-    init(_ connection: HTTPConnection, isHead: Bool, minorVersion: Int, keepsAlive: Bool) {
+    init(_ connection: HTTPConnection, method: String, minorVersion: Int, keepsAlive: Bool) {
         loop = connection.loop
         self.connection = connection
-        self.isHead = isHead
+        isHead = method == "HEAD"
+        isSafe = HTTPResponder.isSafe(method)
         self.minorVersion = UInt8(minorVersion)
         self.keepsAlive = keepsAlive
     }
 
+    /// RFC 9110, section 9.2.1.
+    static func isSafe(_ method: String) -> Bool { method == "GET" || method == "HEAD" || method == "OPTIONS" }
+
     /// Whether the answer is not complete yet and somebody is still there for it.
     package var isOpen: Bool { connection != nil && !isComplete }
 
+    /// Whether the peer has ended its side: `onHalfClose` is not called any more.
+    package var peerHasFinished: Bool { connection?.peerHasFinished ?? true }
+
     var bufferedBytes: Int { connection?.bufferedBytes(of: self) ?? 0 }
 
-    /// Sends a complete answer. `Date`, `Content-Length` and `Connection` are added; to HEAD, a `Content-Length` that is given is kept.
+    /// Sends a complete answer. `Date`, `Content-Length` and `Connection` are added.
+    ///
+    /// To HEAD, a `Content-Length` that is given is kept; without one it is that of `body`, and an empty body says nothing about what GET
+    /// would bring.
     package func respond(status: Int, headers: [(name: String, value: String)] = [], body: Bytes = []) {
-        answer(status, headers, isHead ? .withheld(body.count) : .whole(body.count)) { queue in
+        answer(status, headers, isHead ? .withheld(body.isEmpty ? nil : body.count) : .whole(body.count)) { queue in
             if !self.isHead && HTTPResponseHead.mayHaveBody(status) { queue.append(body) }
         }
         complete()
@@ -82,7 +98,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// The answer has been queued to its end; the connection goes on with the next one.
     func complete() {
         isComplete = true
-        (onClose, stream) = (nil, nil)
+        (onClose, onHalfClose, stream) = (nil, nil, nil)
         connection?.completed(self)
     }
 
@@ -98,7 +114,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// Lets go of a connection that is gone, and says so unless the answer was complete.
     func connectionClosed() {
         let callbacks = [onClose, stream?.connectionClosed()]
-        (connection, onClose, stream) = (nil, nil, nil)
+        (connection, onClose, onHalfClose, stream) = (nil, nil, nil, nil)
         held = OutputQueue()
         for callback in callbacks { callback?() }
     }

@@ -6,8 +6,8 @@ enum HTTPResponseHead {
     enum Body: Equatable {
         /// This many bytes follow the head.
         case whole(Int)
-        /// No bytes follow, but this many would for another method.
-        case withheld(Int)
+        /// No bytes follow, but this many would for another method; `nil`: who knows how many.
+        case withheld(Int?)
         /// The answer's own `Content-Length` says how many.
         case announced
         case chunked
@@ -43,7 +43,7 @@ enum HTTPResponseHead {
             appendLine(name, value, to: &output)
         }
         switch body {
-        case .whole(let count) where mayHaveBody(status), .withheld(let count) where mayHaveBody(status) && !hasLength:
+        case .whole(let count) where mayHaveBody(status), .withheld(let count?) where mayHaveBody(status) && !hasLength:
             output.append(contentsOf: "Content-Length: ".utf8)
             output.append(decimal: count)
             output.append(contentsOf: "\r\n".utf8)

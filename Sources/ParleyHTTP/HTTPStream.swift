@@ -21,6 +21,9 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Called once on the loop if the peer goes away, or the server gives up, before `finish()`.
     package var onClose: (() -> Void)?
 
+    /// Called on the loop when the peer has ended its side, and may still read. Where it is not set, the peer counts as gone.
+    package var onHalfClose: (() -> Void)?
+
     /// Behind a 101: called on the loop with what the peer sends, valid during the call.
     package var onInput: ((UnsafeRawBufferPointer) -> Void)?
     private var framing: Framing
@@ -134,7 +137,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     }
 
     /// The callbacks often hold the stream, so they go with the connection.
-    private func release() { (responder, onDrain, onClose, onInput) = (nil, nil, nil, nil) }
+    private func release() { (responder, onDrain, onClose, onHalfClose, onInput) = (nil, nil, nil, nil, nil) }
 }
 
 /// A piece of a body, framed once for all streams that it is sent to.

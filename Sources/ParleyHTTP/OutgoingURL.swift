@@ -11,6 +11,12 @@ package struct OutgoingURL: Sendable {
     package let hasCredentials: Bool
     package let hasFragment: Bool
 
+    /// Whether it leads to this machine: a proxy, which is another, would look for it at its own place.
+    package var isLoopback: Bool {
+        let name = String((host.hasSuffix(".") ? host.dropLast() : host[...]).lowercased())
+        return name == "localhost" || name.hasSuffix(".localhost") || IPAddress(numericHost: name)?.isLoopback == true
+    }
+
     /// - Throws: ``OutgoingError`` with code `invalid_url`, which does not repeat the URL.
     package init(_ text: String) throws(OutgoingError) {
         guard text.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }) else {

@@ -197,10 +197,21 @@ extension WebSocket {
                 headers: [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")])
         }
         let keys = request.headers("Sec-WebSocket-Key")
-        guard keys.count == 1, keys[0].utf8.count == 24, Base64.decode(keys[0])?.count == 16 else {
+        guard keys.count == 1, isKey(keys[0]) else {
             throw refusal("Sec-WebSocket-Key is no Base64 of 16 bytes, given once")
         }
         return keys[0]
+    }
+
+    /// Whether it stands for 16 bytes, in either alphabet, with padding or without, and whatever the bits are that are left over: it is no
+    /// secret, but given back as it came.
+    private static func isKey(_ text: String) -> Bool {
+        var digits = Bytes(text.utf8)
+        if digits.count == 24, digits.suffix(2).allSatisfy({ $0 == UInt8(ascii: "=") }) { digits.removeLast(2) }
+        guard digits.count == 22 else { return false }
+        let isPlain = Base64.decode(digits.dropLast().text + "A") != nil
+        return isPlain && Base64.decode(digits.suffix(1).text + "AAA") != nil
+            || Base64.decodeURL(digits.dropLast().text + "A") != nil && Base64.decodeURL(digits.suffix(1).text + "AAA") != nil
     }
 
     private static func refusal(_ detail: String) -> Problem { Problem(status: 400, code: "invalid_handshake", detail: detail + ".") }

@@ -46,9 +46,10 @@ struct RecordFile {
             if piece.beginsRecord { record = piece.place }
             return true
         }
-        if let misfit { return try judge(misfit, record: misfit.isWithinRecord ? record : misfit.place) }
+        // What comes before a place that makes no sense may have been written in part only, too.
         guard let damaged = try firstDamage(from: record) else { return try isComplete(record) ? .whole : .cut(at: record) }
-        return try judge(damaged, record: record)
+        guard let misfit, misfit.place == damaged.place else { return try judge(damaged, record: record) }
+        return try judge(misfit, record: misfit.isWithinRecord ? record : misfit.place)
     }
 
     /// The first place with a wrong checksum, or that makes no sense. Cost: reads and checks the file.
@@ -68,9 +69,38 @@ struct RecordFile {
     /// What is wrong at a place of a record that begins at `record`: was it never written, or has it changed?
     private func judge(_ piece: Piece, record: Int) throws(LogError) -> End {
         // Only the last record can have been under way: every other was synced before it.
-        if try hasRecord(after: piece) || piece.isWholeWithAnotherLength { return .damaged(at: piece.place) }
+        if try hasRecord(after: piece) || piece.isWholeWithAnotherLength || piece.hasOneBitChanged { return .damaged(at: piece.place) }
         if piece.endsWithFile || piece.isUnwritten { return .cut(at: record) }
-        return try hasUnwrittenSector(from: record) ? .cut(at: record) : .damaged(at: piece.place)
+        let end = try self.end(ofRecordAt: record)
+        if try hasUnwrittenSector(in: record..<end) { return .cut(at: record) }
+        return try isTorn(piece, before: end) ? .cut(at: record) : .damaged(at: piece.place)
+    }
+
+    /// Where the record that begins here ends, by what its pieces say; of one that is not complete, where the file does.
+    private func end(ofRecordAt record: Int) throws(LogError) -> Int {
+        var end: Int?
+        _ = try walk(blocks: (record / RecordFile.blockBytes)..<blockCount) { piece in
+            if piece.place >= record, piece.endsRecord { end = piece.place + RecordFile.headerBytes + piece.byteCount }
+            return end == nil
+        }
+        return end ?? byteCount
+    }
+
+    /// Whether nothing was written from some place in the piece on, to the end of the file: it had been given its length before.
+    ///
+    /// A record may end in zeros of its own: one in which more than a bit has changed is then taken for one that was not written as a whole.
+    private func isTorn(_ piece: Piece, before end: Int) throws(LogError) -> Bool {
+        let zeros = try startOfZeros()
+        guard piece.fits else { return piece.isHeaderTorn && zeros < piece.place + RecordFile.headerBytes }
+        return zeros < end && byteCount - zeros >= RecordFile.zerosMin
+    }
+
+    /// Where the zeros begin with which the file ends.
+    private func startOfZeros() throws(LogError) -> Int {
+        for index in (0..<blockCount).reversed() {
+            if let last = try block(index).lastIndex(where: { $0 != 0 }) { return index * RecordFile.blockBytes + last + 1 }
+        }
+        return 0
     }
 
     private func hasRecord(after piece: Piece) throws(LogError) -> Bool {
@@ -86,12 +116,13 @@ struct RecordFile {
         return false
     }
 
-    private func hasUnwrittenSector(from record: Int) throws(LogError) -> Bool {
-        for index in (record / RecordFile.blockBytes)..<blockCount {
+    private func hasUnwrittenSector(in record: Range<Int>) throws(LogError) -> Bool {
+        for index in (record.lowerBound / RecordFile.blockBytes)..<blockCount {
             let block = try block(index)
+            let place = index * RecordFile.blockBytes
             for sector in stride(from: 0, to: block.count, by: RecordFile.sectorBytes) {
-                let start = max(sector, record - index * RecordFile.blockBytes)
-                let end = min(sector + RecordFile.sectorBytes, block.count)
+                let start = max(sector, record.lowerBound - place)
+                let end = min(sector + RecordFile.sectorBytes, block.count, record.upperBound - place)
                 if end - start >= RecordFile.zerosMin && block[start..<end].allSatisfy({ $0 == 0 }) { return true }
             }
         }
@@ -172,11 +203,20 @@ struct RecordFile {
 
         var isUnwritten: Bool { rest.prefix(headerBytes).allSatisfy { $0 == 0 } }
 
-        var isIntact: Bool {
+        /// Whether the last byte of the header was never written.
+        var isHeaderTorn: Bool { hasHeader && type == 0 }
+
+        /// What the checksum is of.
+        private var checked: ArraySlice<UInt8> { rest.dropFirst(6).prefix(1 + byteCount) }
+
+        var isIntact: Bool { fits && CRC32C(of: checked).masked == checksum }
+
+        /// Whether the checksum is right but for one bit, of it or of what it is of.
+        var hasOneBitChanged: Bool {
             guard fits else { return false }
-            var sum = CRC32C()
-            for byte in rest.dropFirst(6).prefix(1 + byteCount) { sum.add(byte) }
-            return sum.masked == checksum
+            let sum = CRC32C(of: checked)
+            return (0..<32).contains { checksum ^ 1 << UInt32($0) == sum.masked }
+                || sum.differsByOneBit(from: checksum, count: checked.count)
         }
 
         /// Whether the checksum is that of what stands here, up to another end.
@@ -210,10 +250,28 @@ private struct CRC32C {
 
     mutating func add(_ byte: UInt8) { state = CRC32C.table[Int(UInt8(truncatingIfNeeded: state) ^ byte)] ^ state >> 8 }
 
+    init() {}
+
+    init(of bytes: some Sequence<UInt8>) { for byte in bytes { add(byte) } }
+
+    private static let mask: UInt32 = 0xA282_EAD8
+
     /// As RocksDB stores it.
     var masked: UInt32 {
         let sum = ~state
-        return (sum >> 15 | sum << 17) &+ 0xA282_EAD8
+        return (sum >> 15 | sum << 17) &+ CRC32C.mask
+    }
+
+    /// Whether it would be what is stored, had one bit of the `count` bytes been another: each bit changes the sum in its own way.
+    func differsByOneBit(from stored: UInt32, count: Int) -> Bool {
+        let rotated = stored &- CRC32C.mask
+        let difference = state ^ ~(rotated << 15 | rotated >> 17)
+        var changes = (0..<8).map { CRC32C.table[1 << $0] }
+        for _ in 0..<count {
+            if changes.contains(difference) { return true }
+            for bit in 0..<8 { changes[bit] = CRC32C.table[Int(UInt8(truncatingIfNeeded: changes[bit]))] ^ changes[bit] >> 8 }
+        }
+        return false
     }
 }
 

@@ -24,7 +24,15 @@ struct Exchange: Sendable {
     }
 
     func respond(_ status: Int, _ headers: [HeaderField] = [], json: JSON) {
-        respond(status, [("Content-Type", ContentTypeText.json), ("Cache-Control", "no-store")] + headers, json.bytes)
+        respond(status, [("Content-Type", typeOfText(ContentTypeText.json)), ("Cache-Control", "no-store")] + headers, json.bytes)
+    }
+
+    /// `type` as a `Content-Type` for UTF-8, with the charset for those who need to be told.
+    ///
+    /// Both JSON and event streams are UTF-8 by definition, and what fetches as browsers do reads them so. Several libraries for other
+    /// programs, all of which say who they are, take text for ISO 8859-1 unless the charset is there.
+    func typeOfText(_ type: String) -> String {
+        request.header("User-Agent") != nil && request.header("Sec-Fetch-Mode") == nil ? type + "; charset=utf-8" : type
     }
 
     func respond(_ problem: Problem) {

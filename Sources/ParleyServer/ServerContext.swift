@@ -35,8 +35,10 @@ final class ServerContext: Sendable {
         self.reads = reads
         rates = configuration.rate.map { RateLimiter(rate: $0) }
         authenticator = Authenticator(configuration, world: channels.world)
+        let unfitText = UnfitText()
         let readers = loops.map {
-            (ObjectIdentifier($0), LoopReaders(loop: $0, channels: channels, reads: reads, configuration: configuration))
+            let readers = LoopReaders(loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText)
+            return (ObjectIdentifier($0), readers)
         }
         readersByLoop = Dictionary(uniqueKeysWithValues: readers)
     }

@@ -1,6 +1,8 @@
+import ParleyChannels
 import ParleySystem
 
 @testable import ParleyHTTP
+@testable import ParleyServer
 
 // What comes over a connection, in pieces of any size.
 
@@ -120,7 +122,7 @@ private struct ReadEvents: Equatable {
     var isTooLong = false
 }
 
-/// The event stream of an upstream; and what is read is written and read again.
+/// The event stream of an upstream; and what is read is written as this server does and read again.
 func fuzzEvents(_ input: UnsafeRawBufferPointer) {
     let read = readInPieces(input) { pieces in
         var read = ReadEvents()
@@ -134,14 +136,64 @@ func fuzzEvents(_ input: UnsafeRawBufferPointer) {
         return read
     }
     var written = Bytes()
-    for event in read.events { SSEWriter.event(name: event.name.isEmpty ? nil : event.name, data: event.data, to: &written) }
-    var again: [ServerSentEvent] = []
+    for event in read.events { EventFraming.writeText(event.data, to: &written) }
+    // Nothing is written for nothing.
+    same(dataOfEvents(written), read.events.map(\.data).filter { !$0.isEmpty }, "events written and read again")
+    fuzzText(Bytes(input))
+}
+
+/// What a client gets to see of the events.
+private func dataOfEvents(_ written: Bytes) -> [Bytes] {
+    var data: [Bytes] = []
     var parser = ServerSentEventParser()
     do {
-        try written.withUnsafeBytes { bytes throws in try parser.feed(bytes) { again.append($0) } }
+        try written.withUnsafeBytes { bytes throws in try parser.feed(bytes) { if $0.name == "data" { data.append($0.data) } } }
+        require(try parser.end() == nil, "an event is not ended")
     } catch {
         contradiction("what was written is refused: \(error)")
     }
-    // A name may hold a NUL, which is not written.
-    same(again.map(\.data), read.events.map(\.data), "events written and read again")
+    return data
+}
+
+/// Text that is appended in pieces, and reaches a reader who is there for each: it is all there, as text, or refused as none.
+///
+/// The first byte says how long the pieces are.
+private func fuzzText(_ input: Bytes) {
+    guard let first = input.first else { return }
+    let (text, length) = (Bytes(input.dropFirst()), Int(first % 7) + 1)
+    let pieces = stride(from: 0, to: text.count, by: length).map { start in
+        TextEvents.Piece(text: Bytes(text[start..<min(start + length, text.count)]), last: UInt64(min(start + length, text.count)))
+    }
+    var (pending, told, isUnfit) = ([TextEvents.Piece](), Bytes(), false)
+    for (index, piece) in pieces.enumerated() where !isUnfit {
+        pending.append(piece)
+        var goesOn = true
+        while goesOn, !pending.isEmpty {
+            switch TextEvents(cursor: 1, isEnded: index == pieces.count - 1).outcome(of: pending) {
+            case .events(let events, let next, _, _):
+                let data = dataOfEvents(events)
+                for part in data { require(String(validating: part, as: UTF8.self) != nil, "an event is no text") }
+                told += data.flatMap { $0 }
+                require(pending.contains { $0.last == next }, "an offset that none of them leads to")
+                pending.removeAll { $0.last <= next }
+                same(told, withLineFeeds(text.prefix(Int(next))), "what was told, and what is stored up to there")
+            case .waits:
+                require(TextSeam.isUTF8(pending.flatMap(\.text)[...]), "no text is waited for")
+                goesOn = false
+            case .unfit: (isUnfit, goesOn) = (true, false)
+            }
+        }
+    }
+    let isText = String(validating: text, as: UTF8.self) != nil
+    require(isUnfit != isText || text.isEmpty, "text is refused, or what is none is not")
+    if isText { same(told, withLineFeeds(text[...]), "all that was told, and all that is stored") }
+}
+
+private func withLineFeeds(_ text: ArraySlice<UInt8>) -> Bytes {
+    var (output, isAfterReturn) = (Bytes(), false)
+    for byte in text {
+        if byte != 0x0a || !isAfterReturn { output.append(byte == 0x0d ? 0x0a : byte) }
+        isAfterReturn = byte == 0x0d
+    }
+    return output
 }

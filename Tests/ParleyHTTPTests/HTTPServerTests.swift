@@ -96,6 +96,59 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         #expect(try client.answer().text == "GET ")
     }
 
+    @Test func `says no length to HEAD where none is known`() throws {
+        let server = try TestServer { request, responder in
+            responder.respond(
+                status: request.path == "/none" ? 204 : 200, headers: request.path == "/said" ? [("Content-Length", "7")] : [])
+        }
+        let client = try server.connect()
+        for (path, length) in [("/", nil), ("/said", "7"), ("/none", nil)] as [(String, String?)] {
+            try client.send("HEAD \(path) HTTP/1.1\r\nHost: a\r\n\r\n")
+            #expect(try client.answer(toHead: true).headers["content-length"] == length, "\(path)")
+        }
+        try client.send(get())
+        #expect(try client.answer().headers["content-length"] == "0")
+    }
+
+    /// Answers POST a little later, and GET with how many POSTs had been answered when it came.
+    private func counting(_ arrivals: Arrivals<String>) throws -> TestServer {
+        try TestServer { request, responder in
+            let answered = arrivals.all.count { $0 == "answered" }
+            arrivals.add(request.method)
+            guard request.method == "POST" else { return responder.respond(status: 200, body: Bytes("\(answered)".utf8)) }
+            request.loop.schedule(after: .milliseconds(20)) {
+                arrivals.add("answered")
+                responder.respond(status: 200, body: Bytes("posted".utf8))
+            }
+        }
+    }
+
+    private let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"
+
+    @Test(arguments: [1, 7, 1_000]) func `reads behind a write on one connection only when that was answered`(_ pieceBytes: Int) throws {
+        let server = try counting(Arrivals())
+        let client = try server.connect()
+        let requests = Bytes((get() + post + get() + post + post + "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" + get()).utf8)
+        for start in stride(from: 0, to: requests.count, by: pieceBytes) {
+            try client.send(Bytes(requests[start..<min(start + pieceBytes, requests.count)]))
+        }
+        client.finishSending()
+        #expect(try [client.answer(), client.answer(), client.answer()].map(\.text) == ["0", "posted", "1"])
+        #expect(try [client.answer(), client.answer()].map(\.text) == ["posted", "posted"])
+        #expect(try client.answer(toHead: true).status == 200)
+        #expect(try client.answer().text == "3")
+        #expect(try client.readToEnd("the end") == [])
+    }
+
+    @Test func `takes writes of one connection at the same time`() throws {
+        let arrivals = Arrivals<String>()
+        let server = try counting(arrivals)
+        let client = try server.connect()
+        try client.send(post + post)
+        #expect(try [client.answer(), client.answer()].map(\.text) == ["posted", "posted"])
+        #expect(arrivals.all == ["POST", "POST", "answered", "answered"])
+    }
+
     @Test func `speaks HTTP/1.0: closes, or stays when asked to`() throws {
         let server = try TestServer { request, responder in
             if request.path == "/stream" {

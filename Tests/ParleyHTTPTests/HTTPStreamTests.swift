@@ -108,6 +108,23 @@ import Testing
         }
     }
 
+    @Test func `goes on to a peer that only sends no more, where it may`() throws {
+        let halves = Arrivals<HTTPStream>()
+        let server = try TestServer { _, responder in
+            let stream = responder.stream()
+            stream.onHalfClose = { halves.add(stream) }
+        }
+        let client = try server.connect()
+        try client.send(get())
+        client.finishSending()
+        let stream = try halves.wait("the end of what the peer sends") { !$0.isEmpty }[0]
+        stream.loop.execute {
+            stream.write(Bytes("all the same".utf8))
+            stream.finish()
+        }
+        #expect(try client.answer().text == "all the same")
+    }
+
     @Test func `frames a body by the length among its headers`() throws {
         let server = try TestServer { request, responder in
             let stream = responder.stream(headers: [("content-length", "6")])
@@ -154,13 +171,6 @@ import Testing
         try client.send(get("/first") + get("/second"))
         #expect(try client.answer().text == "first")
         #expect(try client.answer().text == "second")
-    }
-
-    @Test func `frames events that no payload can forge`() {
-        let event = SSEWriter.event(name: "da\nta", data: "a\r\nid: 9\rb\n\nc", id: "1\n2")
-        #expect(event.text == "event: data\nid: 12\ndata: a\ndata: id: 9\ndata: b\ndata: \ndata: c\n\n")
-        #expect(SSEWriter.event(data: "").text == "data: \n\n")
-        #expect(SSEWriter.event(data: "a\n").text == "data: a\ndata: \n\n")
     }
 
     @Test func `decodes percent-encoding and refuses what is malformed`() {

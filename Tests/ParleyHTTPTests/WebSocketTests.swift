@@ -20,6 +20,24 @@ import Testing
         #expect(answer.headers["transfer-encoding"] == nil)
     }
 
+    /// A key says that the server has understood, and is no secret: any 16 bytes will do, and clients write them in every way.
+    @Test(arguments: ["AQIDBAUGBwgJCgsMDQ4PEB==", "AQIDBAUGBwgJCgsMDQ4PEC", "__79_Pv6-fj39vX08_Lx8A==", "//79/Pv6+fj39vX08/Lx8A=="])
+    func `a key may be written in any Base64`(_ key: String) throws {
+        let client = try Echo().connect()
+        try client.send(handshake(replacing: "dGhlIHNhbXBsZSBub25jZQ==", with: key))
+        #expect(try client.answer().status == 101)
+    }
+
+    @Test(arguments: [
+        "AQIDBAUGBwgJCgsMDQ4PEBE=", "AQIDBAUGBwgJCgsMDQ4P", "AQIDBAUGBwgJCgsMDQ4P====", "AQIDBAUGBwgJCgsMDQ4PEA=",
+        "-+IDBAUGBwgJCgsMDQ4PEA==",
+    ])
+    func `a key has 16 bytes`(_ key: String) throws {
+        let client = try Echo().connect()
+        try client.send(handshake(replacing: "dGhlIHNhbXBsZSBub25jZQ==", with: key))
+        #expect(try client.answer().status == 400)
+    }
+
     struct Refusal: Sendable, CustomTestStringConvertible {
         var testDescription: String
         var status: Int

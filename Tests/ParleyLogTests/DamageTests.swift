@@ -174,6 +174,66 @@ import Testing
         }
     }
 
+    /// Opens with what was committed before the last record, and goes on.
+    private func expectCut(_ count: UInt64, _ what: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
+        let log = try open()
+        defer { log.close() }
+        #expect(try numbers(log) == 0..<count, "\(what) (PARLEY_SEED=\(seed))", sourceLocation: sourceLocation)
+        try write(log, count..<count + 1)
+        #expect(try numbers(log).count == Int(count) + 1, "\(what)", sourceLocation: sourceLocation)
+    }
+
+    /// The room of a file may have been taken before it was written to.
+    @Test func `a last record that was written up to any byte is cut off, however many zeros follow`() throws {
+        for last: UInt64 in 5..<13 {
+            try FileManager.default.removeItem(atPath: folder.path)
+            var start = 0
+            do {
+                let log = try open()
+                try write(log, 0..<last)
+                start = try read(files(".log").last!).count
+                try write(log, last..<last + 1)
+                log.close()
+            }
+            let file = try #require(files(".log").last)
+            let byteCount = try read(file).count
+            try onCopies(Self.isLong ? 200 : 8) { random in
+                // Mostly within the header, or near one of the ends.
+                let written = [Int.random(in: 0...16, using: &random), Int.random(in: 0..<byteCount - start, using: &random)]
+                let place = start + min(written.randomElement(using: &random)!, byteCount - start - 8)
+                let more = [0, 8, 100, 5_000, 70_000].randomElement(using: &random)!
+                try change(file) { $0 = $0.prefix(place) + Data(count: byteCount - place + more) }
+                try expectCut(last, "\(place - start) of \(byteCount - start) bytes written, \(more) zeros behind")
+            }
+        }
+    }
+
+    @Test func `a bit that changes in a last record is damage also when zeros end it, or follow`() throws {
+        for zeros in [0, 40] {
+            for more in [0, 8, 700, 40_000] {
+                try FileManager.default.removeItem(atPath: folder.path)
+                do {
+                    let log = try open()
+                    try write(log, 0..<3)
+                    try log.write { $0.put(.log, key(1, 1, 3), contents(3) + Bytes(repeating: 0, count: zeros)) }
+                    log.close()
+                }
+                let file = try #require(files(".log").last)
+                let (last, byteCount) = (try #require(records(file).last), try read(file).count)
+                try onCopies(Self.isLong ? 200 : 4) { random in
+                    // Not in the length: what it says is looked for elsewhere, and only up to the end of the file.
+                    let places = Array(last.start..<last.start + 4) + Array(last.start + 7..<byteCount)
+                    let place = places.randomElement(using: &random)!
+                    try change(file) {
+                        $0[place] ^= 1 << UInt8.random(in: 0..<8, using: &random)
+                        $0 += Data(count: more)
+                    }
+                    try expectRefusal(naming: file, "bit flipped in byte \(place) of \(byteCount), \(zeros) zeros in it, \(more) behind")
+                }
+            }
+        }
+    }
+
     @Test func `sectors that are zero in the midst of the write-ahead log are damage`() throws {
         do {
             let log = try open()

@@ -108,7 +108,7 @@ import Testing
         let readers = try ["raw", "settled"].map { view in
             let client = try Self.server.connect()
             try client.send("GET", path + "?offset=-1&live=sse&view=\(view)")
-            #expect(try client.head().headers["cache-control"] == "private, no-store")
+            #expect(try client.head().headers["cache-control"] == "private, no-store, no-transform")
             _ = try client.event()
             return client
         }

@@ -1,3 +1,4 @@
+import ParleyServer
 import ParleySystem
 import Testing
 
@@ -8,7 +9,7 @@ import Testing
         let path = try Self.server.stream("text/plain", "x", closed: true)
         let head = try Self.server.get(path + "?offset=-1&live=sse")
         #expect(head.headers["x-accel-buffering"] == "no")
-        #expect(head.headers["cache-control"] == "no-cache")
+        #expect(head.headers["cache-control"] == "no-cache, no-transform")
         #expect(head.headers["content-type"] == "text/event-stream")
     }
 
@@ -22,6 +23,59 @@ import Testing
         // What a browser does by itself: the old URL, and how far it got.
         #expect(try Self.server.events(path, "?offset=-1&live=sse", [("Last-Event-ID", offset)])[0].json == [3, 4])
         #expect(try Self.server.events(path, "?offset=-1&live=sse", [("Last-Event-ID", "nonsense")])[0].json == [1, 2, 3, 4])
+    }
+
+    /// What stands in for an `EventSource` cannot always set the field, and adds what it knows to the URL that it was given.
+    @Test(
+        arguments: ["lastEventId", "last-event-id", "Last-Event-ID", "last_event_id", "lastEventID", "evs_last_event_id"], ["-1", "now"])
+    func `the last event's id counts in the query, too, and more than the offset`(_ name: String, _ offset: String) throws {
+        let path = try Self.server.stream("application/json", "[1,2]")
+        let id = try #require(try Self.server.events(path).last?.id)
+        try Self.server.post(path, "[3,4]", "application/json", closed)
+        let query = "?offset=\(offset)&live=sse&\(name)="
+        #expect(try Self.server.events(path, query + id)[0].json == [3, 4])
+        #expect(try Self.server.events(path, query + "0000000000000003&\(name)=\(id)")[0].json == [3, 4], "the one that was added last")
+        #expect(try Self.server.events(path, query + "0000000000000003", [("Last-Event-ID", id)])[0].json == [3, 4], "the browser's own")
+        #expect(try Self.server.events(path, query + id, [("Last-Event-ID", "")])[0].json == [3, 4])
+        #expect(try Self.server.events(path, query).map(\.name) == (offset == "now" ? ["control"] : ["data", "control"]))
+    }
+
+    @Test func `it says nothing where there are no events`() throws {
+        let path = try Self.server.stream("application/json", "[1,2]")
+        #expect(try Self.server.get(path + "?offset=-1&lastEventId=0000000000000001").json == [1, 2])
+    }
+
+    @Test func `a reader from now on has an id before anything comes`() throws {
+        let path = try Self.server.stream("text/plain", "x")
+        let client = try Self.server.follow(path, "?offset=now&live=sse")
+        #expect(try client.event()?.id == "0000000000000001")
+        try Self.server.post(path, "y")
+        #expect(try client.event()?.data == "y")
+        #expect(try client.event()?.id == "0000000000000002")
+    }
+
+    @Test func `a comment ends no event`() throws {
+        let server = try TestServer { $0.heartbeatInterval = .milliseconds(40) }
+        let path = try server.stream("text/plain", "x")
+        let client = try server.follow(path)
+        _ = try client.text(through: "\n\nevent: control\n")
+        let quiet = try client.text(through: "\n: \n: \n")
+        #expect(!quiet.contains("\n\n:") || quiet.hasSuffix("\n\n: \n: \n"))
+        try server.post(path, "y")
+        let rest = try client.text(through: "event: control\n")
+        #expect(rest.replacing(": \n", with: "").hasPrefix("event: data\ndata:y\n"))
+    }
+
+    @Test func `who may take it for something else is told that it is UTF-8`() throws {
+        let path = try Self.server.stream("text/plain", "x", closed: true)
+        func type(_ path: String, _ headers: [(String, String)]) throws -> String? {
+            try Self.server.get(path, headers).headers["content-type"]
+        }
+        let named = ("User-Agent", "python-requests/2.32")
+        #expect(try type(path + "?offset=-1&live=sse", [named]) == "text/event-stream; charset=utf-8")
+        #expect(try type(path + "?offset=-1&live=sse", [named, ("Sec-Fetch-Mode", "cors")]) == "text/event-stream")
+        #expect(try type("/healthz", [named]) == "application/json; charset=utf-8")
+        #expect(try type(path, [named]) == "text/plain", "a stream's type is what it was created with")
     }
 
     @Test func `the connection goes on when the events have ended`() throws {

@@ -13,7 +13,8 @@ import Testing
         ("[::1]", 200),
         ("[::1]:4437", 200), ("parley.example", 200), ("PARLEY.example:443", 200), ("evil.example", 403), ("localhost.evil.example", 403),
         ("127.0.0.1.evil.example", 403), ("127.0.0.1.evil", 403), ("128.0.0.1", 403), ("[::2]", 403), ("10.0.0.1", 403), ("0.0.0.0", 403),
-        ("127.0.0.256", 403),
+        ("127.0.0.256", 403), ("localhost.", 200), ("parley.example.:443", 200), ("[0:0::1]", 200), ("[::1].evil.com", 403),
+        ("localhost:x", 403), ("", 403),
     ])
     func `a Host is loopback or configured`(_ host: String, _ status: Int) throws {
         let answer = try Self.server.get("/healthz", [("Host", host)])
@@ -31,6 +32,22 @@ import Testing
         #expect(answer.status == status)
         if status == 403 { #expect(answer.code == "origin_not_allowed") }
         #expect(answer.headers["access-control-allow-origin"] == (status == 200 && origin.lowercased().contains("app") ? origin : nil))
+    }
+
+    @Test(arguments: [
+        ("parley.example", "http://parley.example:80", 200), ("parley.example:80", "http://parley.example", 200),
+        ("parley.example:443", "https://parley.example.", 200), ("parley.example", "https://parley.example:80", 403),
+        ("parley.example", "https://app.example:443", 200), ("parley.example", "https://app.example:444", 403),
+    ]) func `a port that is the scheme's need not be said`(_ host: String, _ origin: String, _ status: Int) throws {
+        #expect(try Self.server.get("/healthz", [("Host", host), ("Origin", origin)]).status == status)
+    }
+
+    /// As load balancers ask.
+    @Test(arguments: ["/healthz", "/readyz"], ["GET", "HEAD"]) func `health is told without a Host`(_ path: String, _ method: String) throws
+    {
+        let client = try Self.server.connect()
+        try client.send(Bytes("\(method) \(path) HTTP/1.0\r\n\r\n".utf8))
+        #expect(try client.answer(toHead: method == "HEAD").status == 200)
     }
 
     @Test func `a page of another origin changes nothing`() throws {

@@ -78,6 +78,21 @@ final class TestClient {
         }
     }
 
+    /// Sends nothing any more, and goes on to read.
+    func finishSending() { shutdown(descriptor, Int32(SHUT_WR)) }
+
+    /// The body of a stream of events as it comes, up to `mark`.
+    func text(through mark: String) throws -> String {
+        while true {
+            if let end = unwrapped.firstRange(of: Bytes(mark.utf8))?.upperBound {
+                defer { unwrapped.removeFirst(end) }
+                return Bytes(unwrapped[..<end]).text
+            }
+            guard let piece = try chunk() else { throw TestFailure("the stream ends before '\(mark)': \(unwrapped.text)") }
+            unwrapped += piece
+        }
+    }
+
     /// Whether an answer has begun to come, or comes within so many milliseconds.
     func hasInput(within milliseconds: Int32) -> Bool {
         var poll = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
@@ -166,7 +181,7 @@ final class TestClient {
         var event = Event()
         var lines: [String] = []
         for line in block.split(separator: 0x0a) {
-            let text = Bytes(line).text
+            let text = String(decoding: line, as: UTF8.self)
             if text.hasPrefix(":") { continue }
             let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
             let value = parts.count < 2 ? "" : String(parts[1].first == " " ? parts[1].dropFirst() : parts[1])

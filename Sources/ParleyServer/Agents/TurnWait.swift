@@ -23,6 +23,7 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
         readers.add(self)
         timeout = exchange.loop.schedule(after: wait) { self.end() }
         exchange.responder.onClose = { [weak self] in _ = self?.settle() }
+        exchange.responder.onHalfClose = {}  // It waits all the same.
         question = agents.outcome(of: turn, in: channelName) { entry in
             self.exchange.onLoop { self.ended(entry) }
         }

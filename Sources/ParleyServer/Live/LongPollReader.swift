@@ -10,6 +10,7 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
     override func begin(_ exchange: Exchange) {
         self.exchange = exchange
         exchange.responder.onClose = { [unowned self] in leave() }  // The responder lets go of this when it has answered.
+        exchange.responder.onHalfClose = {}  // It waits all the same, and not for long.
         advance()
         guard isAttached, !isReading else { return }
         var wait = readers.configuration.longPollTimeout

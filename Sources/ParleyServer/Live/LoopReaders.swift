@@ -29,7 +29,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     private static let undeliveredMax = 1_024
     private var sweeper: LoopTimer?
     /// What the reader before got, while a commit is given to one after the other.
-    private var newest: Newest?
+    private var newest: (place: Place, events: Events)?
     private var isGivingOut = false
     /// Who still has to get what has changed, in the order of their turns, and whose turn is next.
     private var due: [LiveReader] = []
@@ -43,9 +43,11 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     var pageBytes = 0
     /// What the pages of all that lag may take together; each gets a part of what is left, and never less than the least.
     private static let (pageBytesMax, pageBytesMin) = (4 << 20, 8 << 10)
+    let unfitText: UnfitText
 
-    init(loop: EventLoop, channels: Channels, reads: ReadPool, configuration: ServerConfiguration) {
+    init(loop: EventLoop, channels: Channels, reads: ReadPool, configuration: ServerConfiguration, unfitText: UnfitText = UnfitText()) {
         self.loop = loop
+        self.unfitText = unfitText
         self.channels = channels
         self.reads = reads
         self.configuration = configuration
@@ -129,18 +131,24 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     enum Events {
         /// Nothing yet; or never, when the channel has ended.
         case none(isEnded: Bool)
-        /// What brings it to `next`.
-        case piece(BodyPiece, next: UInt64, EventFraming.State)
+        /// What brings it to `next`. `splitsLineEnd`: see ``TextEvents/Outcome``.
+        case piece(BodyPiece, next: UInt64, EventFraming.State, splitsLineEnd: Bool)
         /// Only the log has it.
         case behind
+        /// Text that is not complete.
+        case waits(TextSeam.End)
+        /// What comes next is no text.
+        case unfit
     }
 
-    private struct Newest {
-        let channel: Channel
+    /// What decides which events come next.
+    private struct Place: Equatable {
+        let channel: ObjectIdentifier
         let offset: UInt64
         let view: View
         let cursor: UInt64
-        let events: Events
+        let form: EventFraming.Form
+        let lineEnd: SSEReader.LineEnd
     }
 
     /// A piece ends behind the commit with which it passes this.
@@ -148,32 +156,51 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
 
     /// What comes next for a reader. While a change is given out, it is made once for all who stand at the same place.
     func events(for reader: SSEReader) -> Events {
-        let (channel, offset, view, cursor) = (reader.channel, reader.offset, reader.view, reader.cursor)
-        if let newest, newest.channel === channel, newest.offset == offset, newest.view == view, newest.cursor == cursor {
-            return newest.events
-        }
+        let place = Place(
+            channel: ObjectIdentifier(reader.channel), offset: reader.offset, view: reader.view, cursor: reader.cursor, form: reader.form,
+            lineEnd: reader.lineEnd)
+        if let newest, newest.place == place { return newest.events }
         let events: Events
-        switch channel.tail(after: offset) {
+        switch reader.channel.tail(after: reader.offset) {
         case .upToDate(let isEnded): events = .none(isEnded: isEnded)
         case .behind: events = .behind
         case .chunks(let chunks, let isEnded):
-            var (bytes, next, state) = (Bytes(), offset, EventFraming.State.behind)
-            let isOfNow = cursor == StreamCursor.current(channels.world.now)
-            for chunk in chunks where bytes.count < LoopReaders.pieceBytes {
-                if chunk === chunks.last { state = isEnded ? .closed : .upToDate }
-                let make = { (chunk: Chunk) -> Bytes in
-                    var bytes = Bytes()
-                    EventFraming.write(chunk.page(of: channel, view: view), of: channel, cursor: cursor, state, to: &bytes)
-                    return bytes
-                }
-                // A cursor that is not the time's own came from the client: kept, there would be a form for each.
-                bytes += isOfNow ? chunk.wire("e\(view.rawValue)\(cursor)\(state.rawValue)", make) : make(chunk)
-                next = chunk.last
-            }
-            events = .piece(BodyPiece(bytes), next: next, state)
+            events =
+                reader.form == .text
+                ? textEvents(chunks, isEnded, for: reader, place) : dataEvents(chunks, isEnded, of: reader.channel, place)
         }
-        if isGivingOut { newest = Newest(channel: channel, offset: offset, view: view, cursor: cursor, events: events) }
+        if isGivingOut { newest = (place, events) }
         return events
+    }
+
+    private func dataEvents(_ chunks: [Chunk], _ isEnded: Bool, of channel: Channel, _ place: Place) -> Events {
+        var (bytes, next, state) = (Bytes(), place.offset, EventFraming.State.behind)
+        let isOfNow = place.cursor == StreamCursor.current(channels.world.now)
+        for chunk in chunks where bytes.count < LoopReaders.pieceBytes {
+            if chunk === chunks.last { state = isEnded ? .closed : .upToDate }
+            let make = { (chunk: Chunk) -> Bytes in
+                var bytes = Bytes()
+                EventFraming.write(chunk.page(of: channel, view: place.view), as: place.form, cursor: place.cursor, state, to: &bytes)
+                return bytes
+            }
+            // A cursor that is not the time's own came from the client: kept, there would be a form for each.
+            let name = "e\(place.form.rawValue)\(place.view.rawValue)\(place.cursor)\(state.rawValue)"
+            bytes += isOfNow ? chunk.wire(name, make) : make(chunk)
+            next = chunk.last
+        }
+        return .piece(BodyPiece(bytes), next: next, state, splitsLineEnd: false)
+    }
+
+    private func textEvents(_ chunks: [Chunk], _ isEnded: Bool, for reader: SSEReader, _ place: Place) -> Events {
+        var events = reader.textEvents
+        (events.isEnded, events.bytesMax) = (isEnded, LoopReaders.pieceBytes)
+        let pieces = chunks.map { TextEvents.Piece(text: $0.page(of: reader.channel, view: .raw).body, last: $0.last) }
+        switch events.outcome(of: pieces) {
+        case .events(let bytes, let next, let state, let splitsLineEnd):
+            return .piece(BodyPiece(bytes), next: next, state, splitsLineEnd: splitsLineEnd)
+        case .waits(let end): return .waits(end)
+        case .unfit: return .unfit
+        }
     }
 
     /// How large a page somebody may have who lags, so that a thousand who stop reading hold no more than a few do.

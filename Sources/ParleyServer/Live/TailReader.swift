@@ -20,6 +20,7 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
     override func begin(_ exchange: Exchange) {
         self.exchange = exchange
         exchange.responder.onClose = { [unowned self] in leave() }  // Until it leaves: what follows may never answer, but stream.
+        exchange.responder.onHalfClose = {}  // It waits all the same, and not for long.
         timeout = readers.loop.schedule(after: TailReader.patience) { [weak self] in self?.end() }
         advance()
     }
@@ -57,7 +58,7 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
     private func leave() {
         timeout?.cancel()
         timeout = nil
-        exchange.responder.onClose = nil
+        (exchange.responder.onClose, exchange.responder.onHalfClose) = (nil, nil)
         readers.remove(self)
     }
 }

@@ -6,34 +6,39 @@ internal import ParleySystem
 /// A server on loopback without keys is reachable by every page the user's browser shows: directly, which the Origin tells, or by a name
 /// that the attacker points to loopback (DNS rebinding), which the Host tells.
 struct AccessPolicy: Sendable {
-    let hosts: Set<String>
-    let origins: Set<String>
-    /// With keys, a page that reaches the server by another name has none to show: any name will do.
-    let hasKeys: Bool
+    private let hosts: [Authority]
+    private let allowsAnyHost: Bool
+    private let origins: Set<URLOrigin>
+    private let allowsAnyOrigin: Bool
 
     init(_ configuration: ServerConfiguration) {
-        hosts = Set(configuration.allowedHosts.map { $0.lowercased() })
-        hasKeys = !configuration.keys.isEmpty
-        origins = Set(configuration.allowedOrigins.map { $0.lowercased() })
+        hosts = configuration.allowedHosts.compactMap { Authority($0) }
+        // With keys, a page that reaches the server by another name has none to show: any name will do.
+        allowsAnyHost = !configuration.keys.isEmpty || configuration.allowedHosts.contains("*")
+        origins = Set(configuration.allowedOrigins.compactMap { URLOrigin($0) })
+        allowsAnyOrigin = configuration.allowedOrigins.contains("*")
     }
 
     /// Checks a request.
     /// - Returns: The header fields that let a page of another origin read the answer.
     /// - Throws: 403 `host_not_allowed` or `origin_not_allowed`.
     func check(_ request: HTTPRequestHead) throws(Problem) -> [HeaderField] {
-        let host = (request.header("Host") ?? "").lowercased()
-        guard allows(host: host) else {
+        // What sends none speaks HTTP/1.0: a load balancer that looks whether the server lives. A browser always names the host.
+        let host = request.header("Host")
+        let authority = host.flatMap { Authority($0) }
+        guard host == nil || allows(authority) else {
             throw Problem(
                 status: 403, code: "host_not_allowed",
-                detail: "Host is '\(host)'; expected localhost, a loopback address or a configured host. Add the name to the allowed hosts."
+                detail:
+                    "Host is '\(host ?? "")'; expected localhost, a loopback address or a configured host. Add the name to the allowed hosts."
             )
         }
         // Who may read it depends on who asks, also when nobody of another origin did: a shared cache must know.
-        let varies: [HeaderField] = origins.isEmpty ? [] : [("Vary", "Origin")]
+        let varies: [HeaderField] = origins.isEmpty && !allowsAnyOrigin ? [] : [("Vary", "Origin")]
         guard let origin = request.header("Origin") else { return varies }
-        let text = origin.lowercased()
-        if text == "http://" + host || text == "https://" + host { return varies }
-        guard origins.contains(text) || origins.contains("*") else {
+        let from = URLOrigin(origin)
+        if let from, let authority, from.authority.isSame(as: authority, in: from.scheme) { return varies }
+        guard allowsAnyOrigin || from.map({ origins.contains($0) }) == true else {
             throw Problem(
                 status: 403, code: "origin_not_allowed",
                 detail: "Origin is '\(origin)'; expected this server's own or a configured one. Add it to the allowed origins.")
@@ -53,21 +58,14 @@ struct AccessPolicy: Sendable {
         return headers
     }
 
-    private func allows(host: String) -> Bool {
-        if hasKeys || hosts.contains("*") { return true }
-        let name = AccessPolicy.name(of: host)
-        return AccessPolicy.isLoopback(name) || hosts.contains(name) || hosts.contains(host)
-    }
-
-    /// The host without its port.
-    private static func name(of host: String) -> String {
-        if host.hasPrefix("["), let end = host.firstIndex(of: "]") { return String(host[...end]) }
-        return String(Substring(host.utf8.prefix { $0 != UInt8(ascii: ":") }))
-    }
-
-    private static func isLoopback(_ name: String) -> Bool {
-        if name == "127.0.0.1" || name == "localhost" || name.hasSuffix(".localhost") || name == "[::1]" { return true }
-        let parts = name.split(separator: ".", omittingEmptySubsequences: false)
-        return parts.count == 4 && parts[0] == "127" && parts.allSatisfy { UInt8($0) != nil }
+    private func allows(_ authority: Authority?) -> Bool {
+        if allowsAnyHost { return true }
+        guard let authority else { return false }
+        return authority.isLoopback
+            || hosts.contains { allowed in
+                // A port that is not written is the scheme's, of which nothing is known here.
+                allowed.host == authority.host
+                    && (allowed.port == nil || allowed.port == authority.port || authority.port == nil && [80, 443].contains(allowed.port))
+            }
     }
 }

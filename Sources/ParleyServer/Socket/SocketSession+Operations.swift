@@ -87,7 +87,7 @@ extension SocketSession {
         guard !entries.isEmpty else { throw .bad("empty_array", "entries is an empty array; expected at least one message.") }
         let append = Append(context.channels, to: name.text, entries, completion: done)
         append.contentType = head.contentType
-        append.idempotency = key.map { IdempotencyKey(key: $0, body: body) }
+        append.idempotency = head.idempotency(of: body)
         operationBegan()
         append.submit()
     }

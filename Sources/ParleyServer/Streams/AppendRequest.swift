@@ -43,8 +43,10 @@ struct AppendRequest {
         (self.idempotencyKey, ifTail) = (idempotencyKey, nil)
     }
 
-    /// What a repeat must have in common with the first: the body, and whether that was the last.
-    func idempotency(of body: Bytes) -> IdempotencyKey? { idempotencyKey.map { IdempotencyKey(key: $0, body: closes ? body + [0] : body) } }
+    /// What a repeat must have in common with the first: the body, what it is, and whether it was the last.
+    func idempotency(of body: Bytes) -> IdempotencyKey? {
+        idempotencyKey.map { IdempotencyKey(key: $0, body: body, contentType: contentType, closes: closes) }
+    }
 
     static func isClosing(_ request: HTTPRequest) -> Bool { request.header(StreamHeader.closed)?.lowercased() == "true" }
 

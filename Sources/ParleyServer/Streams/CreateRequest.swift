@@ -56,28 +56,36 @@ struct CreateRequest {
             throw .bad("invalid_fork_offset", "Stream-Fork-Sub-Offset is \(sub!) without Stream-Fork-Offset. Say where it counts from.")
         }
         return ForkRequest(
-            source: try name(of: source, at: request.header("Host") ?? ""),
+            source: try name(of: source, request),
             offset: try offset.map { text throws(Problem) in try place(text) },
             subOffset: sub.map { UInt64($0) })
     }
 
-    /// The source is named by its path on this server, as it is or behind the prefix of streams.
-    private static func name(of source: String, at host: String) throws(Problem) -> String {
+    /// The source is named by its path on this server, as it is or behind the prefix of streams, or by a URL that leads to it.
+    private static func name(of source: String, _ request: HTTPRequest) throws(Problem) -> String {
         var path = Substring(source)
-        for scheme in ["http://", "https://"] where path.hasPrefix(scheme) {
-            path = path.dropFirst(scheme.count)
-            let authority = path.prefix { $0 != "/" }
-            guard authority.lowercased() == host.lowercased() else {
+        if source.prefix(8).lowercased().contains("://") {
+            guard let (origin, rest) = URLOrigin.split(source), isHere(origin, request) else {
+                let behind =
+                    source.utf8.split(separator: UInt8(ascii: "/"), maxSplits: 2).dropFirst().first.map { String(Substring($0)) } ?? ""
                 throw .bad(
                     "invalid_fork_source",
-                    "Stream-Forked-From names the server '\(authority.prefix(64))', this one is '\(host)'; a stream is forked where it is.")
+                    "Stream-Forked-From names the server '\(behind.prefix(64))', this one is '\(request.header("Host") ?? "")'; a stream is forked where it is."
+                )
             }
-            path = path.dropFirst(authority.count)
+            path = Substring(rest.utf8.prefix { $0 != UInt8(ascii: "?") && $0 != UInt8(ascii: "#") })
         }
         if path.hasPrefix(StreamName.prefix) { path = path.dropFirst(StreamName.prefix.count) }
         if path.hasPrefix("/") { path = path.dropFirst() }
         do throws(Problem) { return try StreamName(path: ArraySlice(path.utf8)).text } catch {
             throw Problem(status: error.status, code: error.code, detail: "Stream-Forked-From is '\(source.prefix(64))': \(error.detail)")
+        }
+    }
+
+    /// Whether that is this server, by the name the request came to or by its proxy's.
+    private static func isHere(_ origin: URLOrigin, _ request: HTTPRequest) -> Bool {
+        [request.header("Host"), ClientURL(request).authority].contains { name in
+            name.flatMap { Authority($0) }?.isSame(as: origin.authority, in: origin.scheme) ?? false
         }
     }
 

@@ -34,8 +34,7 @@ struct ReadRequest: Sendable {
             throw .bad("invalid_live", "live is '\(live ?? "")'; expected long-poll or sse.")
         }
         self.mode = mode
-        // A browser's EventSource repeats its URL when it reconnects, and says here how far it got.
-        let lastEvent = mode == .sse ? request.header("Last-Event-ID").flatMap { Offset(token: $0) } : nil
+        let lastEvent = mode == .sse ? ReadRequest.lastEvent(of: request, items) : nil
         let offsets = items.filter { $0.name == "offset" }.map(\.value)
         guard offsets.count <= 1 else { throw .bad("invalid_offset", "offset is given \(offsets.count) times; expected once.") }
         if let lastEvent {
@@ -60,6 +59,22 @@ struct ReadRequest: Sendable {
         }
         cursor = items.first { $0.name == "cursor" }.flatMap { UInt64($0.value) }
         ifNoneMatch = request.headers("If-None-Match")
+    }
+
+    /// The id of the last event that an `EventSource` has seen, which counts more than the `offset` of its URL: it repeats that one as it was
+    /// when it reconnects.
+    ///
+    /// A browser's has a header field for it. What stands in for it where there is none, or where other origins may not be sent that
+    /// field, adds it to the query.
+    private static func lastEvent(of request: HTTPRequest, _ items: [(name: String, value: String)]) -> Offset? {
+        let inQuery = items.reversed().filter { isLastEventName($0.name) }.map(\.value)
+        return (request.headers("Last-Event-ID") + inQuery).lazy.compactMap { Offset(token: $0.trimmingSpaces) }.first
+    }
+
+    /// `lastEventId` in any of its spellings: `last-event-id`, `Last_Event_ID`, and with the prefix of one polyfill's parameters.
+    private static func isLastEventName(_ name: String) -> Bool {
+        let plain = name.lowercased().filter { $0 != "-" && $0 != "_" }
+        return plain == "lasteventid" || plain == "evslasteventid"
     }
 
     static func start(_ text: String) throws(Problem) -> Start {

@@ -96,10 +96,10 @@ struct PageAnswer {
 
     /// - Parameter isPrivate: Others may not have it from a shared cache.
     init(_ page: Page, of channel: Channel, after offset: UInt64, view: View, cursor: UInt64? = nil, isPrivate: Bool, _ now: Timestamp) {
-        // The channel's number tells a stream from one that had its name before; the view and the end change what is read.
+        // The channel's number tells a stream from one that had its name before; the end, and what the view leaves out, change what is read.
         let end = page.isEnd ? ":c" : ""
-        let viewMark = view == .settled ? ":s" : ""
-        let trimMark = channel.trims > 0 ? ":t\(channel.trims)" : ""
+        let viewMark = view == .settled ? ":s" + String(page.omissions, radix: 16) : ""
+        let trimMark = page.trims > 0 ? ":t\(page.trims)" : ""
         tag = "\"\(channel.id.partition)-\(channel.id.number):\(offset):\(page.next)\(viewMark)\(trimMark)\(end)\""
         var headers: [HeaderField] = [
             ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(page.next).token), ("ETag", tag),

@@ -116,12 +116,8 @@ struct StreamRoutes: Sendable {
         return json ? try MessageCutter.cut(body).map { NewEntry(data: $0) } : [NewEntry(data: body)]
     }
 
-    /// The absolute URL the client used, behind a proxy that says so with the proxy's scheme.
-    private static func location(of request: HTTPRequest) -> String {
-        let isSecure = request.isSecure || request.header("X-Forwarded-Proto")?.lowercased() == "https"
-        let scheme = isSecure ? "https" : "http"
-        return "\(scheme)://\(request.header("Host") ?? "localhost")\(request.path)"
-    }
+    /// The absolute URL the client used.
+    private static func location(of request: HTTPRequest) -> String { ClientURL(request).text + request.path }
 
     // MARK: Describing
 

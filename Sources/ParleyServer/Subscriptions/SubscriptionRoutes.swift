@@ -198,11 +198,6 @@ struct SubscriptionCall: Sendable {
             ("description", configuration.description.map(JSON.string) ?? .null))
     }
 
-    /// The URL of the stream root as the client has it, behind a proxy with the proxy's scheme.
-    private var root: String {
-        let request = exchange.request
-        let isSecure = request.isSecure || request.header("X-Forwarded-Proto")?.lowercased() == "https"
-        let scheme = isSecure ? "https" : "http"
-        return "\(scheme)://\(request.header("Host") ?? "localhost")\(StreamName.prefix)"
-    }
+    /// The URL of the stream root as the client has it.
+    private var root: String { ClientURL(exchange.request).text + StreamName.prefix }
 }
