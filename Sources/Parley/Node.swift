@@ -120,6 +120,7 @@ package final class Node: Sendable {
         webhooks?.stop()
         subscriptions.stop()
         server.drain(within: max(.milliseconds(500), deadline - ContinuousClock.now))
+        runtime.markDrained()
         writer.stop()
         server.stop()
         models.stop()

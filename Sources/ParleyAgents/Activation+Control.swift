@@ -8,28 +8,90 @@ extension Activation {
     /// Decides what can be decided now; the rest stays in the inbox.
     func react() {
         guard let core, !core.isReplaying, !core.isFenced, !isBeginning else { return }
-        for item in inbox where isCurrent(core) {
-            if decide(core, item) { remove(item) }
+        var failed = failedConditions()
+        while !failed.isEmpty {
+            for entry in failed {
+                remove(entry.item)
+                reject(entry.item, entry.reason, as: entry.outcome)
+            }
+            failed = failedConditions()
         }
+        while isCurrent(core), decideNext(core) {}
         readFollowed(core)
     }
 
-    private func decide(_ core: TurnCore, _ item: InboxItem) -> Bool {
-        switch condition(item) {
-        case .holds: break
-        case .notYet: return false
-        case .failed(let reason):
-            reject(item, reason, as: item.kind == .steer && reason == "turn_ended" ? "expired" : "rejected")
+    /// Decides the first entry, in log order, that can be decided.
+    private func decideNext(_ core: TurnCore) -> Bool {
+        let open = core.openSteps
+        for offset in candidates(open) {
+            guard let entry = inbox[offset], condition(entry) == .holds, mayDecide(core, entry, open), let item = item(offset) else {
+                continue
+            }
+            guard decide(core, item) else { continue }
+            remove(item)
             return true
         }
-        return switch item.kind {
+        return false
+    }
+
+    /// The entries that something may be decided on, in log order.
+    private func candidates(_ open: [StepRequest]) -> [UInt64] {
+        var offsets = Array(inbox.controls.all)
+        switch agent.policy {
+        case .queue, .steer: break
+        case .interrupt, .reject, .rollback:
+            if let message = inbox.messages.all.first(where: { inbox[$0].map { condition($0) == .holds } ?? false }) {
+                offsets.append(message)
+            }
+        }
+        var end = UInt64.max
+        state.hasMoreToScan = false
+        for step in open {
+            guard case .wait(let name, let match, _) = step.work else { continue }
+            var scan = state.scans[step.path] ?? SignalScan()
+            let found = scan.next(inbox, name) { [self] entry in
+                guard condition(entry) == .holds else { return nil }
+                guard !match.isEmpty else { return true }
+                let data = item(entry.offset)?.body["data"] ?? .null
+                return match.allSatisfy { data[$0.name] == $0.value }
+            }
+            state.scans[step.path] = scan
+            if let found { offsets.append(found) }
+            // What stands behind signals that have not been looked at has to wait for them.
+            if let stop = scan.stop { (end, state.hasMoreToScan) = (min(end, stop), true) }
+        }
+        if state.hasMoreToScan { lane.deliver { self.perform {} } }
+        return offsets.filter { $0 <= end }.sorted()
+    }
+
+    /// Whether an entry is worth reading: what it asks for can be done now.
+    private func mayDecide(_ core: TurnCore, _ entry: Inbox.Entry, _ open: [StepRequest]) -> Bool {
+        switch entry.kind {
+        case .interrupt: open.contains { !$0.isShielded }
+        case .cancel: canCancel(core)
+        case .close: false
+        case .message: agent.policy == .rollback ? canCancel(core) : agent.policy == .reject || open.contains { !$0.isShielded }
+        default: true
+        }
+    }
+
+    private func canCancel(_ core: TurnCore) -> Bool { !isCancelling && core.cancellation == nil && !core.hasEnd(TurnCore.turnEnd) }
+
+    private func decide(_ core: TurnCore, _ item: InboxItem) -> Bool {
+        switch item.kind {
         case .interrupt: interrupt(core, item, text: item.body["text"]?.string)
         case .cancel: cancelTurn(core, item)
         case .approve, .deny: decideApproval(core, item)
         case .signal: deliverSignal(core, item)
         case .message: applyPolicy(core, item)
+        case .resume: refuse(item, "not_parked")
         default: false
         }
+    }
+
+    private func refuse(_ item: InboxItem, _ reason: String) -> Bool {
+        reject(item, reason)
+        return true
     }
 
     /// What to do with a message that comes while a turn runs.
@@ -37,9 +99,7 @@ extension Activation {
         switch agent.policy {
         case .queue, .steer: return false
         case .interrupt: return interrupt(core, item, text: item.body.messageText)
-        case .reject:
-            reject(item, "busy")
-            return true
+        case .reject: return refuse(item, "busy")
         case .rollback: return cancelTurn(core, nil)
         }
     }
@@ -53,17 +113,15 @@ extension Activation {
         case failed(String)
     }
 
-    func condition(_ item: InboxItem) -> Condition {
-        func offset(_ name: String) -> UInt64? { item.body[name]?.string.flatMap { Offset(token: $0)?.value } }
-        if item.body["if_offset"] != nil, offset("if_offset") != item.offset - 1 { return .failed("stale_offset") }
-        guard item.body["if_turn"] != nil else { return .holds }
-        guard let wanted = offset("if_turn") else { return .failed("stale_turn") }
+    func condition(_ entry: Inbox.Entry) -> Condition {
+        if entry.isMisplaced { return .failed("stale_offset") }
+        guard let wanted = entry.row.turn else { return .holds }
         if wanted == core?.turn { return .holds }
         // Its message is there, and waits for its turn.
-        if inbox.contains(where: { $0.offset == wanted }) { return .notYet }
-        // A message is for whoever has just heard the end of that turn, too.
-        if item.kind == .message, core == nil, wanted == lastTurn { return .holds }
-        return .failed(item.kind == .steer || core == nil && item.kind != .message ? "turn_ended" : "stale_turn")
+        if inbox[wanted] != nil { return .notYet }
+        // A message is also for a reader that has just seen the end of that turn.
+        if entry.kind == .message, core == nil, wanted == lastTurn { return .holds }
+        return .failed(entry.kind == .steer || core == nil && entry.kind != .message ? "turn_ended" : "stale_turn")
     }
 
     func reject(_ item: InboxItem, _ reason: String, as state: String = "rejected") {
@@ -96,8 +154,7 @@ extension Activation {
         let position = Position(turn: core.turn, step: step.path)
         guard case .model = step.work else {
             stop(step.path)
-            let failure = StepFailure(
-                code: "interrupted", message: "interrupted", retryable: false, data: text.map { ["text": .string($0)] })
+            let failure = StepFailure.interrupted(text)
             return ([NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))], .failed(failure))
         }
         // Before an attempt has said anything, what readers were shown of the one before is what there is. The piece that was held is shown
@@ -144,7 +201,9 @@ extension Activation {
             let resumptions = ends.map { end in
                 { @Sendable [self] in if isCurrent(core) { core.resume(end.request.path, end.outcome, at: appended.at) } }
             }
-            lane.deliver(parts: [{ [self] in if isCurrent(core) { first(appended.at) } }] + resumptions)
+            // What asked for the same end waits for this.
+            let rest = [{ @Sendable [self] in perform {} }]
+            lane.deliver(parts: [{ [self] in if isCurrent(core) { first(appended.at) } }] + resumptions + rest)
         }
     }
 
@@ -154,7 +213,7 @@ extension Activation {
     /// its place.
     private func cancelTurn(_ core: TurnCore, _ item: InboxItem?) -> Bool {
         // The turn's end is on its way to the log; it gives way if this stands before it.
-        guard !isCancelling, core.cancellation == nil, !core.hasEnd(TurnCore.turnEnd) else { return false }
+        guard canCancel(core) else { return false }
         isCancelling = true
         let steps = core.openSteps.filter { !$0.isShielded && core.claimEnd($0.path) }
         let reason: JSON = item == nil ? "rollback" : item?.body["reason"] ?? .null
@@ -178,32 +237,43 @@ extension Activation {
     // MARK: Approvals and signals
 
     private func decideApproval(_ core: TurnCore, _ item: InboxItem) -> Bool {
-        let name = item.body["approval"]?.string ?? ""
-        let prefix = Offset(core.turn).token + "/"
-        let path = name.hasPrefix(prefix) ? String(name.dropFirst(prefix.count)) : ""
-        guard let step = core.openSteps.first(where: { $0.path == path && $0.kind == .approval }),
-            case .approval(_, _, let until) = step.work
-        else {
-            reject(item, decisionInLog(of: item) ?? (core.hasEnd(path) ? "already_decided" : "unknown_approval"))
-            return true
+        let path = Activation.approvalPath(core.turn, item)
+        guard let step = core.openSteps.first(where: { $0.path == path && $0.kind == .approval }) else {
+            // What ends it is on its way to the log, and may still yield: the log will say what this one is answered.
+            if core.waiting(at: path)?.kind == .approval { return false }
+            return refuse(item, decisionInLog(of: item) ?? "unknown_approval")
         }
-        if let until, item.at >= until {
-            reject(item, "approval_expired")
-            return true
-        }
-        if let digest = item.body["args_sha256"]?.string, digest != step.digest {
-            reject(item, "arguments_changed")
-            return true
-        }
+        if let reason = Activation.approvalRefusal(item, until: step.due, digest: step.digest) { return refuse(item, reason) }
         guard core.claimEnd(path) else { return false }
         decideApproval(core, step, item, isApproved: item.kind == .approve)
         return true
     }
 
     private func decideApproval(_ core: TurnCore, _ step: StepRequest, _ item: InboxItem, isApproved: Bool) {
-        let position = Position(turn: core.turn, step: step.path)
+        let (entries, outcome) = Activation.approvalEnd(core.turn, step.path, digest: step.digest, item)
+        appendEnds(core, entries, [(step, outcome)], decides: [item.offset])
+    }
+
+    /// The step whose approval the entry decides; empty when it is none of this turn's.
+    static func approvalPath(_ turn: UInt64, _ item: InboxItem) -> String {
+        let name = item.body["approval"]?.string ?? ""
+        let prefix = Offset(turn).token + "/"
+        return name.hasPrefix(prefix) ? String(name.dropFirst(prefix.count)) : ""
+    }
+
+    /// Why a decision does not count for an approval that is open; `nil` when it does.
+    static func approvalRefusal(_ item: InboxItem, until: Timestamp?, digest: String?) -> String? {
+        if let until, item.at >= until { return "approval_expired" }
+        if let wanted = item.body["args_sha256"]?.string, wanted != digest { return "arguments_changed" }
+        return nil
+    }
+
+    /// What a decision that counts writes, and what the program gets of it.
+    static func approvalEnd(_ turn: UInt64, _ path: String, digest: String?, _ item: InboxItem) -> ([NewEntry], StepOutcome) {
+        let isApproved = item.kind == .approve
+        let position = Position(turn: turn, step: path)
         let by = item.body["by"]?.string ?? ""
-        let decided = approvalDecided(core, step, isApproved ? "approved" : "denied", by: by, reason: item.body["reason"])
+        let decided = approvalDecided(turn, path, digest, isApproved ? "approved" : "denied", by: by, reason: item.body["reason"])
         let failure = StepFailure(
             code: "approval_denied", message: "denied by \(by)", retryable: false,
             data: JSON.compact(("decided_by", .string(by)), ("reason", item.body["reason"])))
@@ -212,9 +282,8 @@ extension Activation {
             isApproved
             ? NewEntry(.stepCompleted, position, ("result", result))
             : NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))
-        let receipt = Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: step.path)
-        appendEnds(
-            core, [receipt, decided, end], [(step, isApproved ? .completed(["result": result]) : .failed(failure))], decides: [item.offset])
+        let receipt = receipt(item.offset, item.body, "applied", turn: turn, step: path)
+        return ([receipt, decided, end], isApproved ? .completed(["result": result]) : .failed(failure))
     }
 
     /// Why an `approve` or `deny` comes too late, by what the log says; `nil` when it says nothing of a decision.
@@ -230,10 +299,12 @@ extension Activation {
         return reason
     }
 
-    private func approvalDecided(_ core: TurnCore, _ step: StepRequest, _ decision: JSON, by: String?, reason: JSON? = nil) -> NewEntry {
+    static func approvalDecided(
+        _ turn: UInt64, _ path: String, _ digest: String?, _ decision: JSON, by: String?, reason: JSON? = nil
+    ) -> NewEntry {
         NewEntry(
-            .approvalDecided, Position(turn: core.turn, step: step.path), ("approval", .string("\(Offset(core.turn))/\(step.path)")),
-            ("decision", decision), ("decided_by", by.map { .string($0) }), ("args_sha256", step.digest.map { .string($0) }),
+            .approvalDecided, Position(turn: turn, step: path), ("approval", .string("\(Offset(turn))/\(path)")),
+            ("decision", decision), ("decided_by", by.map { .string($0) }), ("args_sha256", digest.map { .string($0) }),
             ("reason", reason))
     }
 
@@ -256,6 +327,8 @@ extension Activation {
 
     /// Begins a wait or an approval: its entries and, if it ends by itself, its timer.
     func beginWaiting(_ core: TurnCore, _ request: StepRequest) {
+        var request = request
+        bindFollow(&request)
         let position = Position(turn: core.turn, step: request.path, attempt: 1)
         var entries = [
             NewEntry(
@@ -286,11 +359,8 @@ extension Activation {
         }
     }
 
-    /// A wait or an approval has come to its end by itself. What a person sent before is decided first.
+    /// A wait or an approval has come to its end by itself. What was sent before is decided first.
     func expire(_ core: TurnCore, _ request: StepRequest, due: Timestamp) {
-        // Nobody was here when it came due; what came before is in the inbox.
-        react()
-        guard isCurrent(core), core.claimEnd(request.path) else { return }
         let position = Position(turn: core.turn, step: request.path)
         let timer = DueTimer(turn: core.turn, path: request.path, due: due)
         let isApproval = request.kind == .approval
@@ -299,18 +369,17 @@ extension Activation {
             ? StepFailure(code: "approval_expired", message: "nobody decided until \(due)", retryable: false)
             : StepFailure(code: "wait_timeout", message: "no signal came until \(due)", retryable: false)
         var entries = [NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description)))]
-        if isApproval { entries.append(approvalDecided(core, request, "expired", by: nil)) }
+        if isApproval { entries.append(Activation.approvalDecided(core.turn, request.path, request.digest, "expired", by: nil)) }
         entries.append(NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)))
-        let (mark, remove) = (takeWaitingMark(core), removal(core, [request]))
-        append(entries, epoch: .holds(core.epoch), yieldsTo: isApproval ? [.approve, .deny] : [.signal]) { stage, channel, _ in
+        let remove = removal(core, [request])
+        appendRestingEnd(core, request.path, entries, yieldsTo: Activation.stopping.union(isApproval ? [.approve, .deny] : [.signal])) {
+            stage, channel, _ in
             remove(&stage, channel)
-            mark(&stage, channel)
-        } yield: { [self] in
-            core.withdrawEnd(request.path)
-            if core.openSteps.contains(where: { $0.path == request.path }) { expire(core, request, due: due) }
         } then: { [self] appended in
             over(core, [request])
             if isCurrent(core) { core.resume(request.path, .failed(failure), at: appended.at) }
+            // A decision that came too late waits for this.
+            lane.deliver(parts: [{ [self] in perform {} }])
         }
     }
 }

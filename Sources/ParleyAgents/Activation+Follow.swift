@@ -9,14 +9,24 @@ extension Activation {
     private static let bytesMax = 256 << 10
 
     func follow(_ core: TurnCore, _ request: StepRequest) -> Follow? {
-        guard case .follow(let followed, let after, _) = request.work else { return nil }
-        return Follow(follower: channel.name, id: "\(Offset(core.turn))/\(request.path)", followed: followed, after: after)
+        guard case .follow(let followed, let after, let incarnation, _) = request.work else { return nil }
+        return Follow(
+            follower: channel.name, id: "\(Offset(core.turn))/\(request.path)", followed: followed, after: after,
+            incarnation: state.followed[request.path] ?? incarnation)
+    }
+
+    /// Which channel the step follows from here on: the one that has the name now, unless the program has read of one before.
+    func bindFollow(_ request: inout StepRequest) {
+        guard case .follow(let followed, _, let known, _) = request.work else { return }
+        let incarnation = known ?? (try? runtime.channels.find(followed)).flatMap { $0 }?.id.incarnation
+        state.followed[request.path] = incarnation
+        if let incarnation { request.details.append(JSON.Member("incarnation", .string(incarnation))) }
     }
 
     /// Gives the steps that follow a channel what there is. A step that is over lets go of its channel.
     func readFollowed(_ core: TurnCore) {
         for step in core.openFollows {
-            guard let follow = follow(core, step), let outcome = outcome(of: follow), core.claimEnd(step.path) else { continue }
+            guard let follow = follow(core, step), !core.hasEnd(step.path), let outcome = outcome(of: follow) else { continue }
             finish(core, step, follow, outcome)
         }
     }
@@ -24,9 +34,9 @@ extension Activation {
     /// What the step gives; `nil` while there is nothing new.
     private func outcome(of follow: Follow) -> StepOutcome? {
         do throws(LogError) {
-            guard let followed = try runtime.channels.find(follow.followed), !followed.tail.isDeleted else {
+            guard let followed = try runtime.channels.find(follow.followed), follow.isOf(followed) else {
                 let failure = StepFailure(
-                    code: "channel_not_found", message: "there is no channel '\(follow.followed)'", retryable: false)
+                    code: "channel_not_found", message: "there is no channel '\(follow.followed)' any more, or none yet", retryable: false)
                 return .failed(failure)
             }
             let (head, isClosed, _) = followed.tail
@@ -41,7 +51,9 @@ extension Activation {
             }
             let hasEnded = isClosed && last >= head
             guard !entries.isEmpty || hasEnded else { return nil }
-            return .completed(["result": JSON.compact(("entries", .array(entries)), ("ended", hasEnded ? true : nil))])
+            let result = JSON.compact(
+                ("entries", .array(entries)), ("ended", hasEnded ? true : nil), ("incarnation", .string(followed.id.incarnation)))
+            return .completed(["result": result])
         } catch {
             return .failed(StepFailure(code: error.code.text, message: error.message, retryable: false))
         }
@@ -54,13 +66,9 @@ extension Activation {
             case .completed(let body): NewEntry(.stepCompleted, position, ("result", body["result"]))
             case .failed(let failure): NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))
             }
-        let (mark, remove) = (takeWaitingMark(core), removal(core, [step]))
-        append([entry], epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel]) { stage, channel, _ in
+        let remove = removal(core, [step])
+        appendRestingEnd(core, step.path, [entry]) { stage, channel, _ in
             remove(&stage, channel)
-            mark(&stage, channel)
-        } yield: { [self] in
-            core.withdrawEnd(step.path)
-            react()
         } then: { [self] appended in
             over(core, [step])
             if isCurrent(core) { core.resume(step.path, outcome, at: appended.at) }
@@ -83,7 +91,10 @@ extension Activation {
     func over(_ core: TurnCore, _ steps: [StepRequest]) {
         for step in steps {
             if let due = step.due { runtime.timers.settled(DueTimer(turn: core.turn, path: step.path, due: due).key(channel.id)) }
-            if let follow = follow(core, step) { runtime.follows.end(follow) }
+            if let follow = follow(core, step) {
+                runtime.follows.end(follow)
+                state.followed[step.path] = nil
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 internal import ParleyChannels
 internal import ParleyLog
 internal import ParleySystem
+internal import Synchronization
 
 /// How an agent leaves memory: when nothing needs it, or when it has lost its right to be there.
 extension Activation {
@@ -21,26 +22,31 @@ extension Activation {
         }
     }
 
-    /// Leaves memory when nothing has happened for a while and nothing needs it: no turn, or one that only waits.
+    /// Passivates the agent when nothing has happened for a while and nothing needs it: no turn, or one that only waits.
     private func checkIdle() {
         state.isIdleCheckScheduled = false
         guard !state.isGone else { return }
         let quietFor = state.lastActive.duration(to: runtime.world.now)
-        let resting = state.core?.restingSteps
-        guard !state.isBusy, state.isLoaded, quietFor >= runtime.idleAfter, state.core == nil || resting != nil else {
-            return scheduleIdleCheck()
-        }
-        guard let core = state.core else {
-            if runtime.forget(self, unlessNeeded: true) { state.isGone = true } else { scheduleIdleCheck() }
-            return
-        }
-        state.isBusy = true
+        guard quietFor >= runtime.idleAfter, canRest else { return scheduleIdleCheck() }
+        guard let core = state.core else { return rest() }
         markWaiting(core) { [self] in
-            state.isBusy = false
-            guard core.restingSteps != nil, runtime.forget(self, unlessNeeded: true) else { return scheduleIdleCheck() }
-            state.isGone = true
-            core.fence(Passivated())
+            // What came while the mark was written is decided first. If that decides something, the agent stays.
+            perform {}
+            if isCurrent(core), canRest { rest() } else { scheduleIdleCheck() }
         }
+    }
+
+    /// Whether nothing would be lost with the memory: all that was submitted is durable, and the turn, if there is one, only waits.
+    private var canRest: Bool {
+        !state.isBusy && state.isLoaded && state.halt?.status != .running && appendsInFlight.load(ordering: .relaxed) == 0
+            && (state.core == nil || state.core?.restingSteps != nil)
+    }
+
+    /// Leaves memory, unless something has been delivered. What is delivered from here on reaches the next activation, see ``wake(upTo:)``.
+    private func rest() {
+        guard !state.isGone, runtime.forget(self, unlessNeeded: true) else { return scheduleIdleCheck() }
+        state.isGone = true
+        state.core?.fence(Passivated())
     }
 
     /// Has whoever looks know soon that the turn only waits; not for a pause of a moment, which would cost two more commits.

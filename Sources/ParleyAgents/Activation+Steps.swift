@@ -6,11 +6,11 @@ internal import Synchronization
 extension Activation: TurnOwner {
     func idempotencyKey(_ turn: UInt64, _ path: String) -> String { "\(channel.name)/\(Offset(turn))/\(path)" }
 
-    func tail(of channel: String) throws -> String {
+    func tail(of channel: String) throws -> JSON {
         guard let found = try runtime.channels.find(channel) else {
             throw StepFailure(code: "channel_not_found", message: "there is no channel '\(channel)'", retryable: false)
         }
-        return Offset(found.tail.head).token
+        return ["offset": .string(Offset(found.tail.head).token), "incarnation": .string(found.id.incarnation)]
     }
 
     func append(_ core: TurnCore, _ entries: [NewEntry]) { append(entries, epoch: .holds(core.epoch)) }
@@ -20,6 +20,7 @@ extension Activation: TurnOwner {
     func reopen(_ core: TurnCore, _ request: StepRequest, _ open: Journal.OpenStep) {
         switch request.work {
         case .follow:
+            state.followed[request.path] = open.followed
             // It was registered when the process started, unless the crash came before its row.
             if let follow = follow(core, request) { runtime.follows.begin(follow) }
             wasDue(core, request, open)
@@ -48,17 +49,23 @@ extension Activation: TurnOwner {
 
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?) {
         Diagnostics.log(.error, "agent stalled", ["channel": channel.name, "reason": error.message, "source": source ?? "-"])
-        markStalled()
+        halt(Halt(turn: core.turn, status: .stalled))
+        let compensations = core.registeredCompensations
         let entry = NewEntry(
             .agentStalled, Position(turn: core.turn), ("reason", .string(error.code)), ("message", .string(error.message)),
             ("source", source.map { .string($0) }),
-            ("remedy", "run the program that began the turn, or fork the agent before it; changed programs mark the change"))
+            ("compensations", compensations.isEmpty ? nil : .array(compensations.map { .string($0) })),
+            (
+                "remedy",
+                "start the program that began the turn, then send 'resume'; or end the turn with 'cancel', which runs no program"
+            ))
         let turn = core.turn
         append([entry], epoch: .holds(core.epoch)) { stage, channel, _ in
             channel.move(to: .stalled, turn: turn, in: &stage)
         } then: { [self] _ in
+            abandonProgram()
             runtime.turnEnded(channel.name, turn)
-            leave()
+            perform {}
         }
     }
 
@@ -101,12 +108,24 @@ extension Activation: TurnOwner {
 
     /// What was said since the last call joins this one, in the order in which it was said.
     private func takeSteers(_ core: TurnCore) -> [InboxItem] {
-        let items = inbox.filter { item in
-            (item.kind == .steer || item.kind == .message && agent.policy == .steer) && condition(item) == .holds
+        var offsets = Array(inbox.steers.all)
+        if agent.policy == .steer { offsets = (offsets + inbox.messages.all).sorted() }
+        var (items, bytes): ([InboxItem], Int) = ([], 0)
+        for offset in offsets {
+            guard let entry = inbox[offset], condition(entry) == .holds else { continue }
+            bytes += Int(entry.row.byteCount)
+            // The rest joins the call after this one.
+            guard items.count < Activation.steersMax, items.isEmpty || bytes <= Activation.steerBytesMax else { break }
+            guard let item = item(offset) else { return [] }
+            items.append(item)
         }
         for item in items { remove(item) }
         return items
     }
+
+    /// How much joins one request at most.
+    private static let steersMax = 256
+    private static let steerBytesMax = 256 << 10
 
     /// What had joined the request before the crash is part of it again.
     private func rejoin(_ core: TurnCore, _ path: String, _ offsets: [UInt64]) {
@@ -135,34 +154,19 @@ extension Activation: TurnOwner {
         }
     }
 
-    /// Journals the end of a step, and has the program go on once that is durable. Any thread.
-    ///
-    /// - Parameter considered: Up to here, what wants to stop the turn has been decided with this step under way. What had been seen before may
-    ///   have met nothing to stop, or an end that was claimed already, so the first try gives way to that as well.
-    private func complete(
-        _ core: TurnCore, _ path: String, attempt: UInt32, _ members: [(String, JSON?)], last: NewEntry? = nil, considered: UInt64 = 0
-    ) {
-        guard core.claimEnd(path) else { return }
+    /// Journals the end of a step, and resumes the program once that is durable. Any thread.
+    private func complete(_ core: TurnCore, _ path: String, attempt: UInt32, _ members: [(String, JSON?)], last: NewEntry? = nil) {
         let bytes = NewEntry.join(members)
         let entry = NewEntry(.stepCompleted, Position(turn: core.turn, step: path, attempt: attempt), members: bytes)
         Failpoint.pass("step.completed")
-        let entries = (last.map { [$0] } ?? []) + [entry]
-        append(
-            entries, epoch: .holds(core.epoch), yieldsTo: [.interrupt, .cancel], yieldsAfter: considered,
-            rows: { [self] stage, channel, offsets in
-                if members.first?.0 == "text" { seal(core, path, upTo: offsets.last!, of: channel, in: &stage) }
-            },
-            yield: { [self] in
-                core.withdrawEnd(path)
-                react()
-                if isCurrent(core) { complete(core, path, attempt: attempt, members, last: last, considered: upToSeen) }
-            },
-            then: { [self] appended in
-                isOver(path)
-                guard isCurrent(core) else { return }
-                core.resume(
-                    path, .completed((try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null), at: appended.at)
-            })
+        appendEnd(core, path, (last.map { [$0] } ?? []) + [entry]) { [self] stage, channel, offsets in
+            if members.first?.0 == "text" { seal(core, path, upTo: offsets.last!, of: channel, in: &stage) }
+        } then: { [self] appended in
+            isOver(path)
+            guard isCurrent(core) else { return }
+            core.resume(
+                path, .completed((try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null), at: appended.at)
+        }
     }
 
     /// The step's result has its text: what was streamed of it may go in its time. Writer thread.
@@ -174,43 +178,42 @@ extension Activation: TurnOwner {
 
     /// Journals a failed attempt: with a pause, another one follows; without, the program gets the failure. Any thread.
     private func fail(
-        _ core: TurnCore, _ request: StepRequest, attempt: UInt32, _ failure: StepFailure, pause: Duration?, _ saved: SavedText,
-        considered: UInt64 = 0
+        _ core: TurnCore, _ request: StepRequest, attempt: UInt32, _ failure: StepFailure, pause: Duration?, _ saved: SavedText
     ) {
-        guard pause != nil ? !core.hasEnd(request.path) : core.claimEnd(request.path) else { return }
         let retryAt = pause.map { runtime.world.now.advanced(by: $0) }
         let failure = failure.asReplayed
         let entry = NewEntry(
             .stepFailed, Position(turn: core.turn, step: request.path, attempt: attempt), ("error", failure.journal),
             ("final", .bool(retryAt == nil)),
             ("retry_at", retryAt.map { .string($0.description) }))
-        let remove = removal(core, [request])
+        guard let retryAt, let pause else { return failForGood(core, request, entry, failure, isAsked: attempt == 0) }
+        guard !core.hasEnd(request.path) else { return }
         append(
-            [entry], epoch: .holds(core.epoch), yieldsTo: retryAt == nil && attempt > 0 ? [.interrupt, .cancel] : [],
-            yieldsAfter: considered,
-            rows: { stage, channel, _ in remove(&stage, channel) },
-            yield: { [self] in
-                core.withdrawEnd(request.path)
-                react()
-                if isCurrent(core) { fail(core, request, attempt: attempt, failure, pause: pause, saved, considered: upToSeen) }
-            },
-            then: { [self] appended in
+            [entry], epoch: .holds(core.epoch),
+            then: { [self] _ in
                 let (earlier, steers) = (state.partials[request.path], steered(request.path))
                 isOver(request.path)
-                over(core, [request])
                 guard isCurrent(core) else { return }
-                if let retryAt, let pause {
-                    keeps(request.path, earlier ?? SavedText())
-                    // What joined the attempt that failed is part of the next one, too.
-                    isSteered(request.path, by: steers)
-                    var request = request
-                    if failure.code != StepFailure.prefixRefusedCode { request.failures += 1 }
-                    // The clock may have been set back while the entry was written.
-                    retry(core, request, attempt + 1, at: min(retryAt, runtime.world.now.advanced(by: pause)), saved)
-                } else {
-                    core.resume(request.path, .failed(failure), at: appended.at)
-                }
+                keeps(request.path, earlier ?? SavedText())
+                // What joined the attempt that failed is part of the next one, too.
+                isSteered(request.path, by: steers)
+                var request = request
+                if failure.code != StepFailure.prefixRefusedCode { request.failures += 1 }
+                // The clock may have been set back while the entry was written.
+                retry(core, request, attempt + 1, at: min(retryAt, runtime.world.now.advanced(by: pause)), saved)
             })
+    }
+
+    /// - Parameter isAsked: The program no longer wants the step; nothing that came before it can change that.
+    private func failForGood(_ core: TurnCore, _ request: StepRequest, _ entry: NewEntry, _ failure: StepFailure, isAsked: Bool) {
+        let remove = removal(core, [request])
+        appendEnd(core, request.path, [entry], yieldsTo: isAsked ? [] : Activation.stopping) { stage, channel, _ in
+            remove(&stage, channel)
+        } then: { [self] appended in
+            isOver(request.path)
+            over(core, [request])
+            if isCurrent(core) { core.resume(request.path, .failed(failure), at: appended.at) }
+        }
     }
 
     // MARK: Steps with a body
@@ -324,7 +327,7 @@ extension Activation: TurnOwner {
         guard knowsItsTurn else { return state.deferredTimers.append(timer) }
         if let core, core.turn == timer.turn, let request = core.waiting(at: timer.path), request.due == timer.due {
             cameDue(core, request, timer.due)
-        } else if !state.isStalled {
+        } else if state.halt == nil {
             // Nobody waits for it: the row has no meaning any more. A turn that stalled may wait for it again, when its program is mended.
             runtime.timers.remove(timer.key(channel.id), runtime.channels.writer)
         }
@@ -352,17 +355,14 @@ extension Activation: TurnOwner {
     }
 
     private func finishSleep(_ core: TurnCore, _ path: String, due: Timestamp) {
-        guard core.claimEnd(path) else { return }
         let timer = DueTimer(turn: core.turn, path: path, due: due)
         let position = Position(turn: core.turn, step: path, attempt: 1)
         let entries = [
             NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description))),
             NewEntry(.stepCompleted, position, ("result", .null)),
         ]
-        let takesUp = takeWaitingMark(core)
-        append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
+        appendRestingEnd(core, path, entries) { stage, channel, _ in
             stage.delete(.timers, timer.key(channel.id))
-            takesUp(&stage, channel)
         } then: { [self] appended in
             runtime.timers.settled(timer.key(channel.id))
             if isCurrent(core) { core.resume(path, .completed(["result": .null]), at: appended.at) }

@@ -12,6 +12,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     var state = State()
     /// Every input up to here is in the inbox or decided. Written on the lane, read by whoever ends a step.
     let seen = Atomic<UInt64>(0)
+    /// Own appends that have been submitted and not yet answered. While there is one, the agent stays in memory: loaded again from the log, it
+    /// would decide the same entries a second time.
+    let appendsInFlight = Atomic<Int>(0)
     /// The offsets of the first starts of steps under way. Written where the batches are.
     let startedAt = Mutex<[String: UInt64]>([:])
 
@@ -20,7 +23,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var epoch: UInt64 = 0
         var saved: JSON?
         /// Undecided entries in log order.
-        var inbox: [InboxItem] = []
+        var inbox = Inbox()
+        /// What the conditions of entries were last held against.
+        var conditionsHeld: (turn: UInt64?, version: Int)?
+        /// Up to where each open wait has looked at signals of its name.
+        var scans: [String: SignalScan] = [:]
+        /// There are signals that an open wait has not looked at yet.
+        var hasMoreToScan = false
         /// The offset of the entry that ended the last turn.
         var lastEnd: UInt64 = 0
         /// The input of that turn.
@@ -30,11 +39,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var isMarkedWaiting = false
         /// A turn or a closing is being written; nothing else may begin.
         var isBusy = false
-        var isStalled = false
+        /// Why no program runs although a turn is open.
+        var halt: Halt?
         /// That the turn is cancelled has been handed to the log.
         var isCancelling = false
         var isGone = false
-        var history: [HistoryItem] = []
+        /// The turns before the next one, once one has begun here.
+        var conversation: Conversation?
         var lastActive = Timestamp(milliseconds: 0)
         var isIdleCheckScheduled = false
         /// Timers that were due at a moment when it was not known what they mean.
@@ -44,8 +55,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         /// What earlier attempts of a model step have written, while the next one has nothing.
         var partials: [String: SavedText] = [:]
         var bodies: [String: Task<Void, Never>] = [:]
+        /// The incarnations of the channels that open steps follow.
+        var followed: [String: String] = [:]
     }
 
+    /// An entry on its way to be decided.
     struct InboxItem {
         var offset: UInt64
         var kind: EntryKind
@@ -67,7 +81,14 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     /// New input is durable, or there may be some. Any thread.
     func wake(upTo offset: UInt64) {
-        lane.deliver { self.perform { try self.takeInput(upTo: offset) } }
+        lane.deliver {
+            // Passivated since: the input needs another activation.
+            if self.state.isGone {
+                self.runtime.wakeAgain(self.channel)
+            } else {
+                self.perform { try self.takeInput(upTo: offset) }
+            }
+        }
     }
 
     /// A timer is due. Any thread.
@@ -106,104 +127,138 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             react()
             try advance()
         } catch {
-            Diagnostics.log(.error, "agent stopped", ["channel": channel.name, "reason": "\(error)"])
-            leave()
-            return
+            return stopped(error)
         }
         scheduleIdleCheck()
+    }
+
+    /// The log cannot be read: this agent stops, and is tried again later, because what is in its inbox has been acknowledged.
+    func stopped(_ error: any Error) {
+        leave()
+        // A log that is closed says so once, and the process ends with it.
+        if (error as? LogError)?.code == .closed { return }
+        Diagnostics.log(.error, "agent stopped", ["channel": channel.name, "reason": "\(error)"])
+        runtime.wakeLater(channel)
     }
 
     // MARK: Turns
 
     /// Takes the next entry of the inbox, if the agent is free.
     private func advance() throws {
-        guard state.core == nil, !state.isBusy, !state.isStalled, !runtime.isDraining else { return }
-        for item in state.inbox {
-            guard case .failed(let reason) = condition(item) else { continue }
-            remove(item)
-            return decide(item, item.kind == .steer && reason == "turn_ended" ? "expired" : "rejected", reason: reason)
+        guard state.core == nil, !state.isBusy, !runtime.isDraining else { return }
+        guard state.halt == nil else { return try decideHalted() }
+        if decideFailed() { return }
+        // A signal is kept until something waits for it.
+        guard let first = state.inbox.first else { return }
+        // A close ends the agent after the turn before it: what queued behind that turn does not begin any more.
+        if let close = state.inbox.firstClose, first.offset < state.lastEnd || first.offset == close.offset {
+            return self.close(close.offset)
         }
-        // A signal is kept until somebody waits for it.
-        guard let first = state.inbox.first(where: { $0.kind != .signal }) else { return }
-        // A close ends the agent after the turn before it: what queued behind that turn is not begun any more.
-        if let close = state.inbox.first(where: { $0.kind == .close }), first.offset < state.lastEnd || first.offset == close.offset {
-            return self.close(close)
-        }
-        remove(first)
-        switch first.kind {
-        case .message: begin(first)
-        case .steer: begin(first)
-        case .interrupt where first.body["text"] != nil: begin(first)
-        case .approve, .deny: decide(first, "rejected", reason: decisionInLog(of: first) ?? "unknown_approval")
-        default: decide(first, "rejected", reason: "turn_ended")
+        guard let item = item(first.offset) else { return }
+        remove(item)
+        switch item.kind {
+        case .message, .steer: try begin(item)
+        case .interrupt where first.row.hasText: try begin(item)
+        case .approve, .deny: decide([(item, "rejected", decisionInLog(of: item) ?? "unknown_approval")])
+        case .resume: decide([(item, "rejected", "not_parked")])
+        default: decide([(item, "rejected", "turn_ended")])
         }
     }
 
-    var inbox: [InboxItem] { state.inbox }
+    var inbox: Inbox { state.inbox }
 
     var lastTurn: UInt64? { state.lastTurn }
 
-    func remove(_ item: InboxItem) { state.inbox.removeAll { $0.offset == item.offset } }
+    var isBusy: Bool {
+        get { state.isBusy }
+        set { state.isBusy = newValue }
+    }
 
-    private func begin(_ item: InboxItem) {
+    func remove(_ item: InboxItem) { state.inbox.remove(item.offset) }
+
+    /// Begins a turn with an entry that was taken from the inbox.
+    ///
+    /// - Parameter end: The end of the turn before it, when the entry ends that as well: one batch, so that its receipt is true of both.
+    func begin(_ item: InboxItem, after end: HaltedEnd? = nil) throws {
+        let history = try conversation(before: channel.tail.head + 1).first ?? item.offset
         state.isBusy = true
         let seed = runtime.world.random()
-        let position = Position(turn: item.offset)
         let epoch = state.epoch
-        let entries = [
-            Activation.receipt(item.offset, item.body, "applied", turn: item.offset),
-            NewEntry(
-                .turnStarted, position, ("input", .string(Offset(item.offset).token)),
-                ("seed", .string(hexadecimal(Activation.bytes(seed)))),
-                ("epoch", .integer(Int64(epoch + 1))), ("node", .string(runtime.node)), ("build", .string(runtime.build))),
-        ]
+        let entries =
+            (end?.entries ?? []) + [
+                Activation.receipt(item.offset, item.body, "applied", turn: item.offset),
+                NewEntry(
+                    .turnStarted, Position(turn: item.offset), ("input", .string(Offset(item.offset).token)),
+                    ("seed", .string(hexadecimal(Activation.bytes(seed)))),
+                    ("epoch", .integer(Int64(epoch + 1))), ("node", .string(runtime.node)), ("build", .string(runtime.build)),
+                    ("history", .string(Offset(history).token))),
+            ]
         append(entries, epoch: .takes(after: epoch), decides: [item.offset]) { stage, channel, _ in
+            end?.removeRows(of: channel, in: &stage)
             channel.move(to: .running, turn: item.offset, in: &stage)
         } then: { [self] appended in
+            if let end { haltedTurnEnded(end, at: appended.offsets[end.entries.count - 1]) }
             state.isBusy = false
             state.epoch = epoch + 1
             var journal = Journal()
             (journal.seed, journal.startedAt) = (seed, appended.at)
-            run(item.offset, input: item.body, journal)
+            (journal.started, journal.history) = (appended.offsets.last!, history)
+            perform { try run(item.offset, input: item.body, journal) }
         }
     }
 
-    func recover(_ turn: UInt64, _ status: AgentStatus) throws {
-        let journal = try Journal(runtime.channels, channel, turn: turn)
+    /// The completed turns before the entry at `offset`, as many as the agent's conversations use.
+    private func conversation(before offset: UInt64) throws -> Conversation {
+        var conversation =
+            try state.conversation
+            ?? Conversation.reading(runtime.channels, channel, before: offset, bytes: agent.historyBytes)
+        try conversation.extend(runtime.channels, channel, upTo: offset - 1)
+        conversation.trim(to: agent.historyBytes)
+        state.conversation = conversation
+        return conversation
+    }
+
+    /// The conversation that the turn began with.
+    private func history(_ journal: Journal) throws -> [HistoryItem] {
+        guard journal.started > 0 else { return [] }
+        guard let first = journal.history else { return try conversation(before: journal.started).items }
+        var conversation = state.conversation ?? Conversation(after: first - 1)
+        try conversation.extend(runtime.channels, channel, upTo: journal.started - 1)
+        state.conversation = conversation
+        return conversation.from(first)
+    }
+
+    /// Runs an open turn again: `entries` say why, and decide what asked for it.
+    func recover(_ turn: UInt64, _ journal: Journal, _ entries: [NewEntry] = [], decides: [UInt64] = []) throws {
         let input = try runtime.channels.entry(channel, at: turn) { $0.body } ?? .null
         state.isBusy = true
+        state.halt = nil
         let epoch = state.epoch
-        // A turn that left memory to wait comes back as a matter of course; any other was cut off.
-        let entries =
-            status == .waiting
-            ? []
-            : [
-                NewEntry(
-                    .supervision, Position(turn: turn), ("cause", "process_ended"), ("action", "resume"),
-                    ("restarts", .integer(Int64(journal.restarts + 1))))
-            ]
-        append(entries, epoch: .takes(after: epoch)) { stage, channel, _ in
+        append(entries, epoch: .takes(after: epoch), decides: decides) { stage, channel, _ in
             channel.move(to: .running, turn: turn, in: &stage)
         } then: { [self] _ in
             state.isBusy = false
             state.epoch = epoch + 1
-            run(turn, input: input, journal)
+            perform { try run(turn, input: input, journal) }
         }
     }
 
-    private func run(_ turn: UInt64, input: JSON, _ journal: Journal) {
-        let core = TurnCore(owner: self, lane: lane, turn: turn, epoch: state.epoch, journal: journal, history: state.history)
+    private func run(_ turn: UInt64, input: JSON, _ journal: Journal) throws {
+        let history = try history(journal)
+        let core = TurnCore(owner: self, lane: lane, turn: turn, epoch: state.epoch, journal: journal, history: history)
         state.core = core
         let (agent, saved) = (agent, state.saved)
         core.start({ turn in try await agent.receive(input, turn, saved) }, end: { [self] result in end(core, input, result) })
     }
 
-    private func end(_ core: TurnCore, _ input: JSON, _ result: Result<(output: JSON, state: JSON), any Error>) {
+    /// - Parameter considered: Highest inbox offset whose controls have been decided with the end of the program in view.
+    private func end(
+        _ core: TurnCore, _ input: JSON, _ result: Result<(output: JSON, state: JSON), any Error>, considered: UInt64 = 0
+    ) {
         // Being cancelled, the turn comes here again once that is durable.
         guard isCurrent(core), !isCancelling || core.cancellation != nil, core.claimEnd(TurnCore.turnEnd) else { return }
         let position = Position(turn: core.turn)
         let completed = try? result.get()
-        var said = completed?.output.plainText
         var entries: [NewEntry]
         switch result {
         case _ where !core.failedCompensations.isEmpty:
@@ -216,36 +271,34 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             entries = [NewEntry(.turnCancelled, position, ("reason", core.cancellation == .null ? nil : core.cancellation))]
         case .success(let (output, _)): entries = [NewEntry(.turnCompleted, position, ("output", output))]
         case .failure(let error as Interrupted):
-            said = error.partial
             entries = [NewEntry(.turnInterrupted, position, ("output", .string(error.partial)))]
         case .failure(let error): entries = [NewEntry(.turnFailed, position, ("error", StepFailure(error).journal))]
         }
-        // Whoever wanted to interrupt finds nothing left to interrupt; with a text it becomes the next message.
-        let late = state.inbox.filter {
-            $0.kind == .interrupt && condition($0) == .holds && ($0.body["text"] == nil || $0.body["if_turn"] != nil)
-        }
+        // An interrupt finds nothing left to interrupt; with a text it becomes the next message.
+        let late = inbox.controls.all.compactMap { inbox[$0] }.filter {
+            $0.kind == .interrupt && condition($0) == .holds && (!$0.row.hasText || $0.row.turn != nil)
+        }.compactMap { item($0.offset) }
         entries += late.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "turn_ended") }
         Failpoint.pass("turn.end")
         let isCompleted = entries[0].kind == .turnCompleted
-        if core.cancellation != nil { said = nil }
         endTurn(
-            core, entries, decides: late.map(\.offset), state: isCompleted ? completed?.state : nil,
-            said: said.map { (input.messageText, $0) }
+            core, entries, decides: late.map(\.offset), state: isCompleted ? completed?.state : nil, considered: considered
         ) { [self] in
-            end(core, input, result)
+            end(core, input, result, considered: upToSeen)
         }
     }
 
     /// Commits the end of a turn; the first entry that ends one counts. An entry that wants to stop the turn and stands before this one is
     /// decided first, and then it is tried `again`.
     private func endTurn(
-        _ core: TurnCore, _ entries: [NewEntry], decides: [UInt64], state newState: JSON?, said: (input: String, output: String)?,
+        _ core: TurnCore, _ entries: [NewEntry], decides: [UInt64], state newState: JSON?, considered: UInt64,
         again: @escaping @Sendable () -> Void
     ) {
         state.isBusy = true
         let end = entries.firstIndex { $0.kind.endsTurn }!
-        append(entries, epoch: .holds(core.epoch), decides: decides, yieldsTo: [.interrupt, .cancel]) {
-            stage, channel, offsets in
+        append(
+            entries, epoch: .holds(core.epoch), decides: decides, yieldsTo: Activation.stopping, yieldsAfter: considered
+        ) { stage, channel, offsets in
             if let newState, newState != .object([]) { stage.put(.states, channel.id.key(offsets[end]), newState.bytes) }
             channel.move(to: .idle, turn: nil, in: &stage)
         } yield: { [self] in
@@ -260,23 +313,29 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             state.core = nil
             (state.lastEnd, state.lastTurn) = (appended.offsets[end], core.turn)
             if let newState { state.saved = newState }
-            if let said { remember(HistoryItem(input: said.input, output: said.output, offsets: core.turn...appended.offsets[end])) }
-            for item in state.inbox where decides.contains(item.offset) { remove(item) }
+            (state.scans, state.hasMoreToScan) = ([:], false)
+            for offset in decides { state.inbox.remove(offset) }
             runtime.turnEnded(channel.name, core.turn)
             for offset in decides { runtime.turnEnded(channel.name, offset) }
             perform {}
         }
     }
 
-    private func close(_ item: InboxItem) {
+    /// How many entries one batch decides at most.
+    private static let decidedAtOnce = 1_000
+
+    private func close(_ offset: UInt64) {
+        let rest = inbox.offsets.filter { $0 != offset }.prefix(Activation.decidedAtOnce + 1).compactMap { item($0) }
+        guard !state.isGone, let close = item(offset) else { return }
+        guard rest.count <= Activation.decidedAtOnce else { return decide(rest.map { ($0, "rejected", "closing") }) }
         state.isBusy = true
-        let rest = state.inbox.filter { $0.offset != item.offset }
-        state.inbox = []
-        var entries = [Activation.receipt(item.offset, item.body, "applied")]
+        let before = inbox
+        state.inbox = Inbox()
+        var entries = [Activation.receipt(offset, close.body, "applied")]
         entries += rest.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "closing") }
         entries.append(NewEntry(.agentClosed, nil, ("reason", "closed")))
         append(
-            entries, epoch: .holds(state.epoch), decides: [item.offset] + rest.map(\.offset), closes: true,
+            entries, epoch: .holds(state.epoch), decides: [offset] + rest.map(\.offset), closes: true,
             yieldsTo: Set(EntryKind.allCases.filter(\.isInput))
         ) {
             stage, channel, _ in
@@ -284,22 +343,60 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         } yield: { [self] in
             // What came meanwhile must get its receipt too.
             state.isBusy = false
-            state.inbox = ([item] + rest + state.inbox).sorted { $0.offset < $1.offset }
+            for offset in before.offsets { state.inbox.insert(before[offset]!) }
         } then: { [self] _ in
             leave()
         }
     }
 
-    private func decide(_ item: InboxItem, _ outcome: String, reason: String) {
+    /// Decides entries whose condition can no longer hold.
+    /// - Returns: whether there are some.
+    func decideFailed() -> Bool {
+        let failed = failedConditions()
+        guard !failed.isEmpty else { return false }
+        decide(failed)
+        return true
+    }
+
+    /// Decides entries in one batch, while nothing else begins.
+    func decide(_ decisions: [(item: InboxItem, outcome: String, reason: String)]) {
         state.isBusy = true
-        let receipt = Activation.receipt(item.offset, item.body, outcome, reason: reason)
+        for decision in decisions { remove(decision.item) }
         append(
-            [receipt], epoch: .holds(state.epoch), decides: [item.offset],
+            decisions.map { Activation.receipt($0.item.offset, $0.item.body, $0.outcome, reason: $0.reason) }, epoch: .holds(state.epoch),
+            decides: decisions.map(\.item.offset),
             then: { [self] _ in
                 state.isBusy = false
-                runtime.turnEnded(channel.name, item.offset)
+                for decision in decisions { runtime.turnEnded(channel.name, decision.item.offset) }
                 perform {}
             })
+    }
+
+    /// Entries whose condition can no longer hold, as they are to be decided, some at a time. Cost: none while nothing has changed.
+    func failedConditions() -> [(item: InboxItem, outcome: String, reason: String)] {
+        let now = (turn: core?.turn, version: inbox.version)
+        if let held = state.conditionsHeld, held == now { return [] }
+        var failed: [(item: InboxItem, outcome: String, reason: String)] = []
+        for offset in inbox.conditional.all {
+            guard let entry = inbox[offset], case .failed(let reason) = condition(entry) else { continue }
+            guard failed.count < Activation.decidedAtOnce else { return failed }
+            guard let item = item(offset) else { return [] }
+            failed.append((item, entry.kind == .steer && reason == "turn_ended" ? "expired" : "rejected", reason))
+        }
+        if failed.isEmpty { state.conditionsHeld = now }
+        return failed
+    }
+
+    /// The entry with its body. What cannot be read is tried again later, by another activation.
+    func item(_ offset: UInt64) -> InboxItem? {
+        do throws(LogError) {
+            return try runtime.channels.entry(channel, at: offset) {
+                InboxItem(offset: offset, kind: $0.kind, at: $0.at ?? Timestamp(milliseconds: 0), body: $0.body)
+            }
+        } catch {
+            stopped(error)
+            return nil
+        }
     }
 
     static func receipt(
@@ -330,12 +427,14 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         yieldsAfter: UInt64? = nil, rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, yield: (@Sendable () -> Void)? = nil,
         then: @escaping @Sendable (Appended) -> Void = { _ in }
     ) {
+        appendsInFlight.add(1, ordering: .relaxed)
         let append = Append(runtime.channels, to: channel.name, entries) { [self] result in
-            lane.deliver {
+            lane.deliver { [self] in
+                appendsInFlight.subtract(1, ordering: .relaxed)
                 switch result {
                 case .success(let appended): then(appended)
-                case .failure(let error) where error.code == ChannelError.undecided: self.yields(yield)
-                case .failure(let error): self.refused(error)
+                case .failure(let error) where error.code == ChannelError.undecided: yields(yield)
+                case .failure(let error): refused(error)
                 }
             }
         }
@@ -382,7 +481,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     }
 
     /// Whether the turn's start or its taking up again is being written.
-    var isBeginning: Bool { state.isBusy || state.isStalled }
+    var isBeginning: Bool { state.isBusy || state.halt != nil }
 
     func isUnderWay(_ path: String, _ call: ModelAttempt) { state.modelCalls[path] = call }
     func isUnderWay(_ path: String, _ body: Task<Void, Never>) { state.bodies[path] = body }
@@ -421,7 +520,22 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         state.bodies = [:]
     }
 
-    func markStalled() { state.isStalled = true }
+    func halt(_ halt: Halt?) { state.halt = halt }
+
+    /// The program runs no more, and what it had begun is of no use.
+    func abandonProgram() {
+        stopSteps()
+        state.core = nil
+    }
+
+    /// The turn has ended without its program.
+    func haltedTurnEnded(_ end: HaltedEnd, at offset: UInt64) {
+        (state.isBusy, state.halt) = (false, nil)
+        (state.lastEnd, state.lastTurn) = (offset, end.turn)
+        for timer in end.timers { runtime.timers.settled(timer.key(channel.id)) }
+        runtime.follows.endAll(of: channel.name)
+        runtime.turnEnded(channel.name, end.turn)
+    }
 }
 
 extension JSON {
@@ -430,8 +544,4 @@ extension JSON {
 
     /// A string as it is, anything else as JSON.
     var plainText: String { string ?? text }
-}
-
-extension HistoryItem {
-    var byteCount: Int { input.utf8.count + output.utf8.count + 64 }
 }

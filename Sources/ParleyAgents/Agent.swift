@@ -65,17 +65,23 @@ public struct NoState: AgentState {
 package struct AnyAgent: Sendable {
     package let kind: String
     package let policy: ConcurrentInput
+    /// How much of the conversation a turn can use, in bytes of UTF-8.
+    package let historyBytes: Int
     /// Handles one input; gives the output and the new state.
     package let receive: @Sendable (_ input: JSON, _ turn: Turn, _ state: JSON?) async throws -> (output: JSON, state: JSON)
 
     package init(
-        kind: String, policy: ConcurrentInput = .queue,
+        kind: String, policy: ConcurrentInput = .queue, historyBytes: Int = AnyAgent.historyBytesUsual,
         receive: @escaping @Sendable (JSON, Turn, JSON?) async throws -> (output: JSON, state: JSON)
     ) {
         self.kind = kind
         self.policy = policy
+        self.historyBytes = historyBytes
         self.receive = receive
     }
+
+    /// More than the context of most models holds.
+    package static let historyBytesUsual = 256 << 10
 
     package init<A: Agent>(_ agent: A) {
         self.init(kind: A.kind, policy: A.policy) { message, turn, saved in

@@ -26,17 +26,39 @@ extension AgentRuntime {
             members.append(("since", .string(journal.startedAt.description)))
             members.append(("waiting_for", .array(journal.waiting)))
         }
-        if row.status == .stalled, let stall = try lastStall(channel) { members.append(("stalled", stall)) }
+        if row.status == .stalled || row.status == .parked, let halt = try lastHalt(channel) {
+            members += ["reason", "message", "remedy"].map { ($0, halt.body[$0]) }
+            members.removeAll { $0.0 == "since" }
+            members.append(("since", .string(halt.at.description)))
+            if row.status == .stalled { members.append(("stalled", halt.body)) }
+        }
+        members.append(("queued", try queued(channel, row)))
         return .object(members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
     }
 
-    private func lastStall(_ channel: Channel) throws(LogError) -> JSON? {
-        var found: JSON?
+    /// What stalled or parked the agent.
+    private func lastHalt(_ channel: Channel) throws(LogError) -> (body: JSON, at: Timestamp)? {
+        var found: (body: JSON, at: Timestamp)?
         try channels.walkBack(channel, from: channel.tail.head) { _, frame in
-            if frame.kind == .agentStalled { found = frame.body }
+            if frame.kind == .agentStalled || frame.kind == .agentParked, let at = frame.at { found = (frame.body, at) }
             return found == nil
         }
         return found
+    }
+
+    /// The messages that wait, and what for: the turn that runs, or a person. `nil`: none does.
+    private func queued(_ channel: Channel, _ row: ChannelRow) throws(LogError) -> JSON? {
+        guard row.turn != nil else { return nil }
+        var (first, count): (UInt64?, Int64) = (nil, 0)
+        try channels.log.scan(.inbox, from: channel.id.key, to: channel.id.keyEnd, reversed: false) { key, value in
+            if value.first == EntryKind.message.rawValue {
+                if first == nil { first = key.readBigEndian(at: 10) }
+                count += 1
+            }
+            return count < 1_000
+        }
+        guard let first, let at = try channels.entry(channel, at: first, { $0.at }) ?? nil else { return nil }
+        return ["reason": .string(row.status.name), "since": .string(at.description), "ahead": .integer(count)]
     }
 
     /// The agents, ordered by partition and then by age whatever they do, in pages: `{agents: [{agent, state}], next}`. Reads the log.
@@ -64,7 +86,7 @@ extension AgentRuntime {
         var found: JSON?
         try channels.walk(channel, after: offset.value, upTo: channel.tail.head) { place, frame in
             let ends = frame.kind.endsTurn && frame.position?.turn == offset.value
-            let stalls = frame.kind == .agentStalled && frame.position?.turn == offset.value
+            let stalls = [.agentStalled, .agentParked].contains(frame.kind) && frame.position?.turn == offset.value
             let refuses = frame.kind == .receipt && frame.position == nil && frame.body["of"]?.string == offset.token
             guard ends || stalls || refuses else { return true }
             var bytes = Bytes()

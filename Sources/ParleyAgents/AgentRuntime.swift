@@ -23,6 +23,7 @@ package final class AgentRuntime: Sendable {
     private let followService = Mutex<FollowService?>(nil)
     private let activations = Mutex<[String: Activation]>([:])
     private let draining = Atomic<Bool>(false)
+    private let drained = Atomic<Bool>(false)
     private let bodies = Atomic<Int>(0)
     private let turnObservers = Mutex<[String: [TurnObserver]]>([:])
     private let stalledAtStart = Mutex<Set<String>>([])
@@ -62,6 +63,7 @@ package final class AgentRuntime: Sendable {
     /// Cost: some seeks a partition, and what is unfinished; agents that only wait are not touched.
     package func start() throws(LogError) {
         channels.observeInput(self)
+        try takeDrainMark()
         var unfinished: [String] = []
         try AgentIndex.scan(channels.log, [.running, .stalled]) { name, status in
             if status == .stalled { stalledAtStart.withLock { _ = $0.insert(name) } }
@@ -82,6 +84,19 @@ package final class AgentRuntime: Sendable {
     }
 
     private func wake(_ name: String) { activate(name) { $0.wake(upTo: 0) } }
+
+    /// Input reached an activation of `channel` that had been passivated: the next one takes it.
+    func wakeAgain(_ channel: Channel) {
+        guard !channel.tail.isDeleted else { return }
+        wake(channel.name)
+    }
+
+    /// An agent whose log could not be read is tried again: what is in its inbox has been acknowledged.
+    func wakeLater(_ channel: Channel) {
+        world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in self?.wakeAgain(channel) }
+    }
+
+    private static let retryPause = Duration.seconds(10)
 
     private static let recoveriesAtOnce = 8
 
@@ -106,6 +121,23 @@ package final class AgentRuntime: Sendable {
 
     /// A program that stalled may have been mended: each process tries once.
     func retriesStalled(_ name: String) -> Bool { stalledAtStart.withLock { $0.remove(name) != nil } }
+
+    /// Whether the process before ended in an orderly way: then no open turn is to blame for its end.
+    var hasDrained: Bool { drained.load(ordering: .relaxed) }
+
+    /// Submitted before anything else, so that it is gone before a turn of this process can write.
+    private func takeDrainMark() throws(LogError) {
+        let key = IndexMark.drained.key(0)
+        guard try channels.log.get(.index, key) != nil else { return }
+        drained.store(true, ordering: .relaxed)
+        try channels.writer.submit(RowChange { $0.delete(.index, key) })
+    }
+
+    /// Has the next process know that this one did not end because of a turn. Call it when nothing else will be written.
+    package func markDrained() {
+        // Refused, the next process counts a crash that was none.
+        try? channels.writer.submit(RowChange { $0.put(.index, IndexMark.drained.key(0), []) })
+    }
 
     // MARK: Stopping
 
@@ -230,6 +262,18 @@ extension AgentRuntime: InputObserver {
         // In memory may be its successor already.
         if let activation = activations.withLock({ $0[channel.name] }), activation.channel.id == channel.id { activation.deleted() }
     }
+}
+
+/// Rows that belong to no channel.
+private final class RowChange: Submission {
+    private let change: @Sendable (inout Stage) -> Void
+
+    init(_ change: @escaping @Sendable (inout Stage) -> Void) { self.change = change }
+
+    var cost: Int { 64 }
+    func stage(into stage: inout Stage) throws(LogError) { change(&stage) }
+    func committed() {}
+    func failed(_ error: LogError) {}
 }
 
 /// An agent's name: `agents/<kind>/<id>` is its channel.

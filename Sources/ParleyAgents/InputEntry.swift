@@ -10,7 +10,9 @@ package struct InputEntry: Sendable {
     /// The most bytes an entry may have on the wire, stamps included.
     package static let bytesMax = 1 << 20
 
-    package static let kinds: [EntryKind] = [.message, .steer, .interrupt, .cancel, .approve, .deny, .signal, .close]
+    package static let kinds: [EntryKind] = [
+        .message, .steer, .interrupt, .cancel, .approve, .deny, .signal, .close, .resume,
+    ]
 
     private static let idBytesMax = 256
 
@@ -37,7 +39,9 @@ package struct InputEntry: Sendable {
         var body = Bytes("\"by\":".utf8)
         JSON.write(string: principal, to: &body)
         body.append(contentsOf: members.kept)
-        entry = NewEntry(kind, members: body, hasID: id != nil)
+        var entry = NewEntry(kind, members: body, hasID: id != nil)
+        entry.inbox = members.inboxRow(kind, byteCount: entry.byteCount)
+        self.entry = entry
         let byteCount = body.count + InputEntry.stampBytes + kind.name.utf8.count
         guard byteCount <= InputEntry.bytesMax else {
             throw ChannelError(
@@ -74,6 +78,8 @@ private struct Members {
     var conditions: [(name: String, value: JSON)] = []
     /// The values of what some type requires; anything but a short value is there as `.null` only.
     private var strings: Set<String> = []
+    /// A signal's name.
+    private var name: String?
     private var present: Set<String> = []
     /// Each with a comma in front.
     var kept = Bytes()
@@ -100,11 +106,15 @@ private struct Members {
         default:
             let isString = scanner.next(is: "\"")
             let range: Range<Int>
-            if ["id", "if_turn", "if_offset"].contains(name) {
+            if name == "name" || ["id", "if_turn", "if_offset"].contains(name) {
                 let start = scanner.position
                 let value = try scanner.value()
                 range = start..<scanner.position
-                if name == "id" { id = value } else { conditions.append((name, value)) }
+                switch name {
+                case "id": id = value
+                case "name": self.name = value.string
+                default: conditions.append((name, value))
+                }
             } else {
                 range = try scanner.skip()
             }
@@ -117,6 +127,16 @@ private struct Members {
         }
     }
 
+    func inboxRow(_ kind: EntryKind, byteCount: Int) -> InboxRow {
+        var row = InboxRow(kind)
+        row.byteCount = UInt32(clamping: byteCount)
+        row.turn = conditions.last { $0.name == "if_turn" }?.value.string.flatMap { Offset(token: $0)?.value }
+        row.hasOffset = conditions.contains { $0.name == "if_offset" }
+        row.hasText = present.contains("text")
+        if kind == .signal { row.name = InboxRow.digest(name: name ?? "") }
+        return row
+    }
+
     func check(for kind: EntryKind) throws(ChannelError) {
         switch kind {
         case .message, .steer:
@@ -126,6 +146,9 @@ private struct Members {
             }
         case .approve, .deny: try requireString("approval", kind)
         case .signal: try requireString("name", kind)
+        case .resume where present.contains("restart"):
+            throw ChannelError(
+                "invalid_entry", "'restart' of a 'resume' is not supported yet; without it the open turn is replayed from its journal.")
         default: break
         }
     }

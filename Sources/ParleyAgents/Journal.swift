@@ -30,6 +30,8 @@ package struct Journal: Sendable {
         package var due: Timestamp?
         /// The offsets of what joined the model's request.
         package var steered: [UInt64] = []
+        /// The incarnation of the channel that it follows.
+        package var followed: String?
         /// The offset of its first start.
         package var startedAt: UInt64 = 0
         package var text = SavedText()
@@ -44,9 +46,24 @@ package struct Journal: Sendable {
     package var open: [String: OpenStep] = [:]
     package var seed: UInt64 = 0
     package var startedAt = Timestamp(milliseconds: 0)
+    /// The offset of `turn.started`.
+    package var started: UInt64 = 0
+    /// Where the conversation begins that the turn sees; `nil` in logs that do not say.
+    package var history: UInt64?
     /// How often the turn was taken up again.
     package var restarts = 0
-    package var isStalled = false
+    /// Process ends in a row, without drain, in which the turn committed nothing after it had been resumed.
+    package var crashesInVain = 0
+    /// Whether something of the turn has been committed since it was last started or resumed.
+    package var hasProgress = false
+    /// Text entries and ended steps since the first crash; 0 while there was none.
+    package var workSinceCrash = 0
+    /// Whether a step of the turn has ended.
+    package var hasEndedStep = false
+    /// The offset of the entry that stalled or parked the agent, while it is.
+    package var haltedAt: UInt64?
+    /// Compensations that the program had registered when it stalled, and that have not run.
+    package var compensations: [String] = []
     /// How many entries the program has published.
     package var emits = 0
 
@@ -68,27 +85,39 @@ package struct Journal: Sendable {
         case .turnStarted:
             seed = frame.body["seed"]?.string.flatMap { UInt64($0, radix: 16) } ?? 0
             startedAt = at
+            started = offset
+            history = frame.body["history"]?.string.flatMap { Offset(token: $0)?.value }
         case .supervision where frame.body["action"] == "cancel":
             completions.append(
                 Completion(path: "", outcome: .failed(.cancelled), at: at, cancellation: frame.body["reason"] ?? .null))
-        case .supervision: restarts += 1
-        case .agentStalled: isStalled = true
-        case .emit: emits += 1
+        case .supervision where frame.body["action"] == "resume": resumed(crashed: frame.body["cause"] != "drain")
+        case .agentStalled:
+            haltedAt = offset
+            compensations = frame.body["compensations"]?.array?.compactMap(\.string) ?? []
+        case .agentParked: haltedAt = offset
+        case .agentResumed: (haltedAt, hasProgress, crashesInVain) = (nil, false, 0)
+        case .emit:
+            emits += 1
+            hasProgress = true
         case .stepStarted:
             let body = frame.body
             if position.attempt == 1 {
+                hasProgress = true
                 let kind = body["kind"]?.string.flatMap { StepKind(rawValue: $0) } ?? .step
                 starts.append(Start(path: path, kind: kind, digest: body["request"]?["sha256"]?.string, at: at))
                 open[path] = OpenStep(startedAt: offset)
+                open[path]?.followed = body["request"]?["incarnation"]?.string
             }
             open[path]?.begin(position.attempt, continuesAt: body["continues_at"]?.integer)
             if let steered = body["steered"]?.array {
                 open[path]?.steered = steered.compactMap { $0.string.flatMap { Offset(token: $0)?.value } }
             }
         case .text:
+            worked()
             if let text = frame.text { open[path]?.text.add(text) }
         case .timerSet: open[path]?.due = frame.body["due"]?.string.flatMap { Timestamp($0) }
         case .stepFailed where frame.body["final"]?.bool != true:
+            hasProgress = true
             open[path]?.retryAt = frame.body["retry_at"]?.string.flatMap { Timestamp($0) }
             if frame.body["error"]?["code"]?.string != StepFailure.prefixRefusedCode { open[path]?.failures += 1 }
         case .stepFailed:
@@ -99,7 +128,25 @@ package struct Journal: Sendable {
         }
     }
 
+    private mutating func resumed(crashed: Bool) {
+        restarts += 1
+        haltedAt = nil
+        if crashed {
+            crashesInVain = hasProgress ? 0 : crashesInVain + 1
+            if workSinceCrash == 0 { workSinceCrash = 1 }
+        }
+        hasProgress = false
+    }
+
+    private mutating func worked() {
+        hasProgress = true
+        if workSinceCrash > 0 { workSinceCrash += 1 }
+    }
+
     private mutating func close(_ path: String, _ outcome: StepOutcome, _ at: Timestamp) {
+        worked()
+        hasEndedStep = true
+        compensations.removeAll { $0 == path }
         open[path] = nil
         completions.append(Completion(path: path, outcome: outcome, at: at))
     }

@@ -120,6 +120,14 @@ public struct ModelMessage: Sendable, Codable, Equatable {
     public static func user(_ text: String) -> ModelMessage { ModelMessage(.user, text) }
     public static func assistant(_ text: String) -> ModelMessage { ModelMessage(.assistant, text) }
 
+    static func user(_ text: String, source: String) -> ModelMessage { ModelMessage(.user, text, source: source) }
+    static func assistant(_ text: String, source: String) -> ModelMessage { ModelMessage(.assistant, text, source: source) }
+
+    private init(_ role: Role, _ text: String, source: String) {
+        self.init(role, text)
+        self.source = source
+    }
+
     /// What the model wrote before it called tools, and what it called.
     ///
     /// - Parameter returned: What its endpoint wants to see again: ``Generation/returned``.

@@ -20,6 +20,10 @@ public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
     }
 
     /// The turn was cancelled, or its program cancelled the step.
+    static func interrupted(_ text: String? = nil) -> StepFailure {
+        StepFailure(code: "interrupted", message: "interrupted", retryable: false, data: text.map { ["text": .string($0)] })
+    }
+
     static let cancelled = StepFailure(code: "cancelled", message: "the turn or its program cancelled the step", retryable: false)
 
     /// The endpoint does not go on from the text that it was given: the answer starts over, as another attempt that no bound counts.

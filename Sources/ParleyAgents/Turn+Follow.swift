@@ -23,7 +23,7 @@ extension Turn {
             throw TurnError(
                 "follows_itself", "the agent asked to follow its own channel '\(channel)', in which each entry would cause the next.")
         }
-        var after: UInt64 = 0
+        var (after, incarnation): (UInt64, String?) = (0, nil)
         switch start {
         case .beginning: break
         case .after(let token):
@@ -34,9 +34,10 @@ extension Turn {
         case .end:
             let owner = core.owner
             let tail = try await step(name, file: file, line: line) { _ in try owner.tail(of: channel) }
-            after = Offset(token: tail)?.value ?? 0
+            after = (tail["offset"] ?? tail).string.flatMap { Offset(token: $0) }?.value ?? 0
+            incarnation = tail["incarnation"]?.string
         }
-        return Followed(turn: self, channel: channel, name: name, after: after, source: "\(file):\(line)")
+        return Followed(turn: self, channel: channel, name: name, after: after, incarnation: incarnation, source: "\(file):\(line)")
     }
 }
 
@@ -55,6 +56,8 @@ public struct Followed: Sendable {
     private let name: String
     private let source: String
     private var after: UInt64
+    /// The channel that was read of; `nil` before anything was.
+    private var incarnation: String?
     private var read: [Entry] = []
     private var hasEnded = false
 
@@ -65,8 +68,9 @@ public struct Followed: Sendable {
         public var value: JSON
     }
 
-    init(turn: Turn, channel: String, name: String, after: UInt64, source: String) {
+    init(turn: Turn, channel: String, name: String, after: UInt64, incarnation: String?, source: String) {
         (self.turn, self.channel, self.name, self.after, self.source) = (turn, channel, name, after, source)
+        self.incarnation = incarnation
     }
 
     /// The offset behind the last entry that was given.
@@ -81,11 +85,12 @@ public struct Followed: Sendable {
             let until = timeout.map { turn.now.advanced(by: $0) }
             var request = StepRequest(
                 path: try turn.scope.next(name), kind: .wait, digest: SHA256.hex(Bytes("\(channel) \(Offset(after))".utf8)), source: source,
-                work: .follow(channel: channel, after: after, until: until))
+                work: .follow(channel: channel, after: after, incarnation: incarnation, until: until))
             request.details = [JSON.Member("channel", .string(channel)), JSON.Member("after", .string(Offset(after).token))]
             let result = try await turn.perform(request)["result"] ?? .null
             read = (result["entries"]?.array ?? []).map { Entry(offset: $0["offset"]?.string ?? "", value: $0["value"] ?? .null) }
             hasEnded = result["ended"]?.bool ?? false
+            incarnation = result["incarnation"]?.string ?? incarnation
         }
         guard !read.isEmpty else { return nil }
         let entry = read.removeFirst()

@@ -140,6 +140,9 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     /// The steps that were to take something back, and failed.
     var failedCompensations: [String] { state.failedCompensations }
 
+    /// The compensations that have been registered and have not run.
+    var registeredCompensations: [String] { state.compensations.map(\.path) }
+
     func compensate(_ request: StepRequest) {
         requireLane()
         state.compensations.append(request)
@@ -350,15 +353,15 @@ struct StepRequest: Sendable {
         /// For a signal of that name whose data has these members.
         case wait(signal: String, match: [JSON.Member], until: Timestamp?)
         case approval(action: String, arguments: JSON, until: Timestamp?)
-        /// For entries of another channel behind `after`.
-        case follow(channel: String, after: UInt64, until: Timestamp?)
+        /// For entries of another channel behind `after`: the one of that incarnation, where it is known already.
+        case follow(channel: String, after: UInt64, incarnation: String?, until: Timestamp?)
     }
 
     /// When it ends by itself.
     var due: Timestamp? {
         switch work {
         case .sleep(let instant): instant
-        case .wait(_, _, let instant), .approval(_, _, let instant), .follow(_, _, let instant): instant
+        case .wait(_, _, let instant), .approval(_, _, let instant), .follow(_, _, _, let instant): instant
         case .body, .model: nil
         }
     }
@@ -386,8 +389,8 @@ private struct StepWait {
 protocol TurnOwner: AnyObject, Sendable {
     var channelName: String { get }
     func idempotencyKey(_ turn: UInt64, _ path: String) -> String
-    /// The offset at which another channel ends now.
-    func tail(of channel: String) throws -> String
+    /// The offset at which another channel ends now, and which channel that is.
+    func tail(of channel: String) throws -> JSON
     /// Starts a step that the journal does not know. On the lane.
     func begin(_ core: TurnCore, _ request: StepRequest, attempt: UInt32)
     /// Goes on with a step that was begun before a crash. On the lane.
@@ -398,22 +401,4 @@ protocol TurnOwner: AnyObject, Sendable {
     /// The replay is over. On the lane.
     func caughtUp(_ core: TurnCore)
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?)
-}
-
-/// One earlier turn, as a conversation remembers it.
-public struct HistoryItem: Sendable, Equatable {
-    /// The text of the input.
-    public var input: String
-    /// The text of the output.
-    public var output: String
-    /// The offset of the input, and of the entry that ended the turn.
-    package var offsets: ClosedRange<UInt64>
-
-    /// The turn as a model's conversation has it: what was said, and what was answered.
-    public var messages: [ModelMessage] {
-        var (said, answered) = (ModelMessage.user(input), ModelMessage.assistant(output))
-        said.source = Offset(offsets.lowerBound).token
-        answered.source = Offset(offsets.upperBound).token
-        return [said, answered]
-    }
 }

@@ -37,6 +37,7 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     private var result: Result<Appended, ChannelError>?
     private var channel: Channel?
     private var outboxRows = 0
+    private lazy var inboxRows = entries.map { InboxRow($0) }
 
     package init(_ channels: Channels, to channelName: String, _ entries: [NewEntry], completion: @escaping Completion) {
         self.channels = channels
@@ -210,6 +211,7 @@ extension Append {
         guard let creates else { throw .refused(.notFound(channelName)) }
         try checkTail(0)
         try check(contentType: creates.contentType)
+        if isInput, let refusal = UndecidedEntries().refusal(of: inboxRows) { throw .refused(refusal) }
         try channels.limit?.check()
         let producerState = try producer.map { producer throws(ChannelRefusal) in try Append.judge(producer, known: nil).state }
         let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
@@ -335,19 +337,20 @@ extension Append {
         if channel.staged.undecided == nil, isInput || !yieldsTo.isEmpty {
             channel.staged.undecided = try ChannelRefusal.wrap { () throws(LogError) in try Append.undecided(channel.id, stage.log) }
         }
-        guard !yieldsTo.isEmpty,
-            let first = channel.staged.undecided?.filter({ $0.key > yieldsAfter && yieldsTo.contains($0.value) }).keys.min()
-        else { return }
+        if isInput, let refusal = channel.staged.undecided?.refusal(of: inboxRows) { throw .refused(refusal) }
+        guard !yieldsTo.isEmpty, let first = channel.staged.undecided?.first(of: yieldsTo, after: yieldsAfter, except: decides) else {
+            return
+        }
         throw .refused(
             ChannelError(
                 ChannelError.undecided, "an entry at \(Offset(first)) waits to be decided first.",
                 [("offset", .string(Offset(first).token))]))
     }
 
-    private static func undecided(_ id: ChannelID, _ log: any CommitLog) throws(LogError) -> [UInt64: EntryKind] {
-        var found: [UInt64: EntryKind] = [:]
+    private static func undecided(_ id: ChannelID, _ log: any CommitLog) throws(LogError) -> UndecidedEntries {
+        var found = UndecidedEntries()
         try log.scan(.inbox, from: id.key, to: id.keyEnd, reversed: false) { key, value in
-            if let kind = value.first.flatMap({ EntryKind(rawValue: $0) }) { found[key.readBigEndian(at: 10)] = kind }
+            if let row = InboxRow(value) { found.add(key.readBigEndian(at: 10), row) }
             return true
         }
         return found
@@ -359,14 +362,14 @@ extension Append {
         channels.written(channel, at: now, in: &stage)
         let offsets = channel.stage(entries, now: now, in: &stage)
         if isInput {
-            for (entry, offset) in zip(entries, offsets) {
-                stage.put(.inbox, channel.id.key(offset), [entry.kind.rawValue])
-                channel.staged.undecided?[offset] = entry.kind
+            for (row, offset) in zip(inboxRows, offsets) {
+                stage.put(.inbox, channel.id.key(offset), row.bytes)
+                channel.staged.undecided?.add(offset, row)
             }
         }
         for offset in decides {
             stage.delete(.inbox, channel.id.key(offset))
-            channel.staged.undecided?[offset] = nil
+            channel.staged.undecided?.remove(offset)
         }
         if let producer, let producerState {
             channel.staged.producers[producer.id] = producerState

@@ -159,8 +159,8 @@ struct StagedTail {
     var isRowChanged = false
     var isDeleted = false
     var producers: [TextKey: ProducerState] = [:]
-    /// The kinds of the entries that nobody has decided yet; `nil` until somebody asks.
-    var undecided: [UInt64: EntryKind]?
+    /// The entries that have not been decided; `nil` until an append needs to know.
+    var undecided: UndecidedEntries?
     /// Who subscribes to it, as of that version of all subscriptions.
     var subscribers: (version: UInt64, ids: [String])?
 }

@@ -223,7 +223,7 @@ extension Channels {
         }
         channel.staged.isRowChanged = true
         if let due = setDue(channel, in: &stage) { expiry.set(due) }
-        channel.staged.undecided = [:]
+        channel.staged.undecided = UndecidedEntries()
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
         limit?.added()
         subscriptions?.created(channel, in: &stage)

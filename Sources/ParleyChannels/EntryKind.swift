@@ -7,7 +7,7 @@ package enum EntryKind: UInt8, Sendable, CaseIterable {
 
     // What anyone with the right to may append to an agent's channel.
     case message = 16
-    case steer, interrupt, cancel, approve, deny, signal, close
+    case steer, interrupt, cancel, approve, deny, signal, close, resume
 
     // What only the agent's owner appends.
     case turnStarted = 32
@@ -20,6 +20,7 @@ package enum EntryKind: UInt8, Sendable, CaseIterable {
     case supervision, budget, agentStalled, agentClosed
     case memoryWritten, memoryRecalled, memoryForgotten
     case emit
+    case agentParked, agentResumed
 
     /// The `type` on the wire.
     package var name: String {
@@ -34,6 +35,7 @@ package enum EntryKind: UInt8, Sendable, CaseIterable {
         case .deny: "deny"
         case .signal: "signal"
         case .close: "close"
+        case .resume: "resume"
         case .turnStarted: "turn.started"
         case .turnCompleted: "turn.completed"
         case .turnFailed: "turn.failed"
@@ -58,6 +60,8 @@ package enum EntryKind: UInt8, Sendable, CaseIterable {
         case .memoryRecalled: "memory.recalled"
         case .memoryForgotten: "memory.forgotten"
         case .emit: "emit"
+        case .agentParked: "agent.parked"
+        case .agentResumed: "agent.resumed"
         }
     }
 

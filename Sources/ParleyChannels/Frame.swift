@@ -57,6 +57,8 @@ package struct NewEntry: Sendable {
     package var kind: EntryKind
     package var position: Position?
     package var content: Content
+    /// What the inbox keeps of it, where that is known already.
+    package var inbox: InboxRow?
 
     package init(data: Bytes) {
         kind = .data

@@ -1,4 +1,4 @@
-internal import ParleySystem
+package import ParleySystem
 
 /// What a row of family `index` is about, by the byte behind the partition: `[partition][mark]...`. Below are the agents' states. The raw value
 /// is stored.
@@ -15,9 +15,11 @@ package enum IndexMark: UInt8, Sendable {
     case subscription
     /// `[channel]`: name of a new stream that matches a subscription.
     case newStream
+    /// Nothing: the last process drained, so a turn that was open did not end with it.
+    case drained
 
     /// What every such row of the partition begins with.
-    func key(_ partition: UInt16) -> Bytes {
+    package func key(_ partition: UInt16) -> Bytes {
         var key = Bytes()
         key.append(bigEndian: partition)
         key.append(rawValue)

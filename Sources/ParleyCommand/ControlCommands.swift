@@ -49,6 +49,26 @@ enum CancelCommand: Command {
     }
 }
 
+/// `parley resume <kind>/<id>`: has a parked or stalled agent try again.
+enum ResumeCommand: Command {
+    static let name = "resume"
+    static let summary = "have a parked or stalled agent try its turn again"
+    static let usage = "usage: parley resume <kind>/<id> [\"reason\"] [--if-turn <offset>] [--key <idempotency key>] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        The turn is replayed with the program of now: what its steps have recorded is not done again. To end the turn instead: parley cancel.
+
+        \(ControlEntry.conditions)
+        """
+    static let options = ControlEntry.options
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let reason = arguments.positional.count > 1 ? try MessageArgument.text(arguments) : nil
+        return try ControlEntry.send("resume", [("reason", reason.map { .string($0) })], arguments)
+    }
+}
+
 /// `parley approve <kind>/<id>`: lets the agent do what it asks for.
 enum ApproveCommand: Command {
     static let name = "approve"

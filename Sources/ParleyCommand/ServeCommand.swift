@@ -34,7 +34,7 @@ enum ServeCommand: Command {
           --webhook <url>         who is told when an agent waits for somebody (also PARLEY_WEBHOOK_URL); https, and PARLEY_WEBHOOK_SECRET
                                   must be whsec_<base64>: echo "whsec_$(openssl rand -base64 32)"
           --webhook-events <types>
-                                  of which entries; default approval.requested,agent.stalled. Any type that agents write but text
+                                  of which entries; default approval.requested,agent.parked,agent.stalled. Any type that agents write but text
           --webhook-allow-private the receiver may be on this machine or in its network, and be called without TLS
 
         The model comes from PARLEY_MODEL (<provider>:<model>, e.g. openai:gpt-5-mini or scripted:), OPENAI_BASE_URL, OPENAI_API_KEY and

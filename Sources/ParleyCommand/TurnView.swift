@@ -47,6 +47,8 @@ final class TurnView: Sendable {
         case "turn.cancelled": note("cancelled" + (entry["reason"]?.string.map { ": \($0)" } ?? ""), &state)
         case "turn.failed": note("failed: \(entry["error"]?["message"]?.string ?? "") (\(entry["error"]?["code"]?.string ?? ""))", &state)
         case "agent.stalled": note("stalled: \(entry["message"]?.string ?? "") Remedy: \(entry["remedy"]?.string ?? "")", &state)
+        case "agent.parked": note("parked: \(entry["message"]?.string ?? "") Remedy: \(entry["remedy"]?.string ?? "")", &state)
+        case "agent.resumed": note("resumed", &state)
         case "agent.closed": note("closed", &state)
         default: break
         }

@@ -23,6 +23,7 @@ extension Problem {
         case "entry_too_large": 413
         case "idempotency_key_reused": 422
         case "overloaded", "log_closed": 503
+        case "inbox_full": 429
         case "too_many_channels": 507
         default: 500
         }
@@ -44,7 +45,7 @@ extension Problem {
         case "producer_gap":
             return field(StreamHeader.producerExpectedSequence, "expected_seq")
                 + field(StreamHeader.producerReceivedSequence, "received_seq")
-        case "overloaded", "log_closed": return [("Retry-After", "1")]
+        case "overloaded", "log_closed", "inbox_full": return [("Retry-After", "1")]
         default: return []
         }
     }

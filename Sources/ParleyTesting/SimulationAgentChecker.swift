@@ -98,6 +98,10 @@ struct SimulationAgentChecker {
             let controls = entries.filter { $0.offset != message.offset && applied[$0.offset] == message.offset }.map(\.type)
             // A newer message may take the turn's place, and a compensation that fails is a failure.
             let isRolledBack = own.contains { $0.type == "supervision" && $0.body["cause"] == "rollback" }
+            // A turn that no program runs any more ends with the close of its agent, or with what is to be done instead.
+            let closed = end.body["reason"] == "closing" && entries.contains { $0.type == "close" && $0.offset < end.offset }
+            let redirected = entries.contains { $0.type == "interrupt" && $0.offset < end.offset && applied[$0.offset] == $0.offset }
+            if closed || end.type == "turn.interrupted" && redirected { continue }
             if (end.type == "turn.cancelled") != (controls.contains("cancel") || isRolledBack) {
                 violate("a turn is cancelled by a cancel that was applied", "\(controls) and \(end.short)")
             }

@@ -23,7 +23,7 @@ struct SimulationAgentState {
     private(set) var isStalled = false
     private(set) var isCancelled = false
 
-    static let inputs: Set = ["message", "steer", "interrupt", "cancel", "approve", "deny", "signal", "close"]
+    static let inputs: Set = ["message", "steer", "interrupt", "cancel", "approve", "deny", "signal", "close", "resume"]
     static let turnEnds: Set = ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled"]
 
     mutating func take(_ entry: SimulationHistory.Entry) {

@@ -42,6 +42,7 @@ package struct SimulationRun: Sendable {
             }
             for client in scenario.clients { client.resume(process) }
             for reader in scenario.readers { reader.resume(process) }
+            if isLast { SimulationRun.resumeParked(process) }
             if random.next() % 4 == 0 { SimulationRun.stepClock(process, &random) }
             try process.run(until: process.world.now.advanced(by: .seconds(3 * 86_400)), steps: SimulationRun.stepsMax)
             commits += process.log.commits
@@ -79,6 +80,19 @@ package struct SimulationRun: Sendable {
         return SimulationCrash.Plan(
             kind: kinds.randomElement(using: &random)!, ending: endings.randomElement(using: &random)!,
             skips: [0, 0, 1, 3].randomElement(using: &random)!, latest: Int.random(in: 1...50, using: &random))
+    }
+
+    /// An operator looks after a while for agents that processes which died in a row have left parked.
+    private static func resumeParked(_ process: SimulationProcess) {
+        process.world.schedule(at: process.world.now.advanced(by: .seconds(30))) { [unowned process] in
+            // A log that cannot be read fails the run elsewhere.
+            try? AgentIndex.scan(process.log, [.parked]) { name, _ in
+                let resume = Append(process.channels, to: name, [NewEntry(.resume, nil, ("by", "operator"))]) { _ in }
+                resume.isInput = true
+                resume.submit()
+                return true
+            }
+        }
     }
 
     private static func stepClock(_ process: SimulationProcess, _ random: inout SplitMix64) {

@@ -14,7 +14,7 @@ package struct WebhookConfiguration: Sendable {
     package let allowsPrivate: Bool
 
     /// What somebody has to be told of because an agent waits for him, and nothing else does.
-    package static let usualEvents: Set<EntryKind> = [.approvalRequested, .agentStalled]
+    package static let usualEvents: Set<EntryKind> = [.approvalRequested, .agentParked, .agentStalled]
 
     /// What can be chosen: all that agents write, but text, which comes by the token.
     package static let possibleEvents = EntryKind.allCases.filter { $0.rawValue >= 32 && $0 != .text }

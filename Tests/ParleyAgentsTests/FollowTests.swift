@@ -147,3 +147,26 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
         #expect(steps == 0)
     }
 }
+
+@Suite struct `Following a name that changes hands` {
+    @Test(arguments: 0..<80 as Range<UInt64>)
+    func `never mixes the entries of two channels, and never skips one`(seed: UInt64) throws {
+        let output = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: seed)
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [follower()])
+            for number in 1...3 { node.publish(number) }
+            node.send("go", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(seed % 3 == 0 ? 100 : 1)))
+            var random = SplitMix64(seed: seed)
+            DeleteChannel(node.channels, source) { _ in }.submit()
+            for _ in 0..<random.next() % 3 { world.doOne() }
+            for number in 11...16 {
+                node.publish(number)
+                for _ in 0..<random.next() % 3 { world.doOne() }
+            }
+            world.run(deadline: world.now.advanced(by: .seconds(1_000)))
+            return try node.entries(name).last?["output"]
+        }
+        #expect(output == [1, 2, 3, "channel_not_found"])
+    }
+}

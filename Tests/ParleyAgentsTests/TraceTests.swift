@@ -164,7 +164,7 @@ extension JSON {
             return try stage.trace()
         }
         let turn = try #require(page["turns"]?.array?.first)
-        #expect(turn["restarts"]?.array?.map { $0["cause"]! } == ["process_ended"])
+        #expect(turn["restarts"]?.array?.map { $0["cause"]! } == ["crash"])
         let step = try #require(turn.step("g"))
         #expect(step["attempts"]?.array?.map { $0["state"]! } == ["lost", "completed"])
         #expect((step["recovered_tokens"]?.integer ?? 0) > 0 && step["attempts"]?.array?[1]["continues_at"] != nil)

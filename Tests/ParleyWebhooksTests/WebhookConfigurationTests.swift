@@ -9,7 +9,7 @@ private let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 @Suite struct `The configuration of a webhook` {
     @Test func `chooses by itself what an agent waits for somebody by`() throws {
         let configuration = try WebhookConfiguration(url: "https://hooks.example.com/a?key=b", secret: secret)
-        #expect(configuration.events == [.approvalRequested, .agentStalled])
+        #expect(configuration.events == [.approvalRequested, .agentParked, .agentStalled])
         #expect(configuration.origin == "https://hooks.example.com" && configuration.url == "https://hooks.example.com/a?key=b")
         #expect(!configuration.allowsPrivate && configuration.secrets.count == 1)
     }

@@ -53,6 +53,8 @@ struct TurnTrace {
         case .turnInterrupted: ends("interrupted", at, nil)
         case .turnCancelled: ends("cancelled", at, frame.body)
         case .agentStalled: (state, end) = ("stalled", frame.body)
+        case .agentParked: (state, end) = ("parked", frame.body)
+        case .agentResumed: (state, end) = ("open", nil)
         case .supervision: takenUp(at, frame.body)
         case .emit: emits += 1
         case .stepStarted: begin(offset, position, at, frame.body)
@@ -77,6 +79,7 @@ struct TurnTrace {
         guard body["action"] != "cancel" else {
             return cancelled = JSON.compact(("at", .string(at.description)), ("cause", body["cause"]), ("reason", body["reason"]))
         }
+        guard body["action"] == "resume" else { return }
         totals.restarts += 1
         if state == "stalled" { (state, end) = ("open", nil) }
         restarts.append(

@@ -23,10 +23,13 @@ package struct DeclaredAgent: Sendable {
     /// What the runtime runs.
     package var agent: AnyAgent {
         let agent = self
-        return AnyAgent(kind: file.kind, policy: file.concurrent) { message, turn, _ in
+        return AnyAgent(kind: file.kind, policy: file.concurrent, historyBytes: historyBytes) { message, turn, _ in
             (.string(try await agent.answer(message, turn)), [:])
         }
     }
+
+    /// A character is up to four bytes.
+    private var historyBytes: Int { max(AnyAgent.historyBytesUsual, file.contextCharacters * 4) }
 
     private func answer(_ message: JSON, _ turn: Turn) async throws -> String {
         guard let text = message["text"]?.string ?? message["data"]?.text else {
@@ -51,9 +54,10 @@ package struct DeclaredAgent: Sendable {
         var room = room
         var messages: [ModelMessage] = []
         for item in history.reversed() {
-            room -= item.input.unicodeScalars.count + item.output.unicodeScalars.count
+            let turn = item.messages
+            room -= turn.reduce(0) { $0 + $1.text.unicodeScalars.count }
             guard room >= 0 else { break }
-            messages = item.messages + messages
+            messages = turn + messages
         }
         return messages
     }

@@ -109,7 +109,7 @@ extension EntryKind {
     fileprivate var verb: Verb {
         switch self {
         case .message, .signal: .append
-        case .steer: .steer
+        case .steer, .resume: .steer
         case .approve, .deny: .approve
         case .interrupt, .cancel, .close: .stop
         default: .admin  // None of a client's.

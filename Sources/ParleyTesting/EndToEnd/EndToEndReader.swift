@@ -96,7 +96,7 @@ package final class EndToEndReader: Sendable {
         try wait(phase, timeout: timeout) { seen in seen.entries.first { EndToEndReader.ends.contains($0["type"]?.string) } }
     }
 
-    private static let ends: Set<String?> = ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled"]
+    private static let ends: Set<String?> = ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled", "agent.parked"]
 
     // MARK: Events
 

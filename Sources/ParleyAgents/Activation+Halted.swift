@@ -1,0 +1,256 @@
+internal import ParleyChannels
+internal import ParleyLog
+internal import ParleySystem
+
+/// An open turn that no program runs.
+struct Halt: Equatable {
+    var turn: UInt64
+    /// What the log says of the agent; `running`: the turn is resumed after a pause, because it has ended the process.
+    var status: AgentStatus
+}
+
+/// An agent whose turn is open and whose program does not run: it stalled, was parked, or pauses after a crash.
+///
+/// Every control is decided here, without the program. Messages, steers and signals wait.
+extension Activation {
+    // MARK: Resuming after a process
+
+    /// Decides what becomes of a turn that an earlier process, or an earlier activation, left open.
+    func takeUp(_ turn: UInt64, _ status: AgentStatus) throws {
+        let journal = try Journal(runtime.channels, channel, turn: turn)
+        switch status {
+        // A turn that was passivated comes back as a matter of course.
+        case .waiting: try recover(turn, journal)
+        case .parked: halt(Halt(turn: turn, status: .parked))
+        case .stalled where !runtime.retriesStalled(channel.name): halt(Halt(turn: turn, status: .stalled))
+        case .stalled: try resume(turn, journal, after: .crash(inVain: 0))
+        default: try resume(turn, journal, after: runtime.hasDrained ? .drain : journal.crash)
+        }
+    }
+
+    private func resume(_ turn: UInt64, _ journal: Journal, after end: ProcessEnd) throws {
+        switch end.remedy(journal) {
+        case .resume(after: .zero): try recover(turn, journal, [Activation.resumption(turn, journal, end)])
+        case .resume(after: let pause):
+            halt(Halt(turn: turn, status: .running))
+            runtime.world.schedule(at: runtime.world.now.advanced(by: pause)) { [self] in
+                lane.deliver { [self] in
+                    perform {
+                        // Cancelled meanwhile, there is nothing left to resume.
+                        guard state.halt == Halt(turn: turn, status: .running), !isBusy else { return }
+                        try recover(turn, journal, [Activation.resumption(turn, journal, end)])
+                    }
+                }
+            }
+        case .park(let reason): park(turn, journal, reason)
+        }
+    }
+
+    private static func resumption(_ turn: UInt64, _ journal: Journal, _ end: ProcessEnd) -> NewEntry {
+        NewEntry(
+            .supervision, Position(turn: turn), ("cause", .string(end.cause)), ("action", "resume"),
+            ("restarts", .integer(Int64(journal.restarts + 1))))
+    }
+
+    private func park(_ turn: UInt64, _ journal: Journal, _ reason: ParkReason) {
+        isBusy = true
+        halt(Halt(turn: turn, status: .parked))
+        Diagnostics.log(.error, "agent parked", ["channel": channel.name, "reason": reason.rawValue])
+        let position = Position(turn: turn)
+        let entries = [
+            NewEntry(
+                .supervision, position, ("cause", "crash"), ("action", "park"), ("restarts", .integer(Int64(journal.restarts))),
+                ("reason", .string(reason.rawValue))),
+            NewEntry(
+                .agentParked, position, ("reason", .string(reason.rawValue)), ("message", .string(reason.message)),
+                ("remedy", .string(Activation.wayOut))),
+        ]
+        append(entries, epoch: .holds(epoch)) { stage, channel, _ in
+            channel.move(to: .parked, turn: turn, in: &stage)
+        } then: { [self] _ in
+            isBusy = false
+            runtime.turnEnded(channel.name, turn)
+            perform {}
+        }
+    }
+
+    /// What a person can do for an agent that is parked or stalled.
+    static let wayOut = "send 'resume' to try again, 'cancel' to end the turn, or 'close' to end the agent"
+
+    // MARK: Deciding without the program
+
+    /// Decides the next entry that can be decided; the others wait.
+    func decideHalted() throws {
+        guard let halt = state.halt, !isBusy else { return }
+        if decideFailed() { return }
+        for offset in inbox.controls.all {
+            guard let entry = inbox[offset], condition(entry) == .holds else { continue }
+            // A turn that pauses after a crash is about to run again: all but a cancel is decided with its program.
+            if halt.status == .running, entry.kind != .cancel { continue }
+            guard let item = item(offset) else { return }
+            switch item.kind {
+            case .resume: return try resume(halt, item)
+            case .cancel, .interrupt, .close: return try end(halt, item)
+            case .approve, .deny: return try decideApproval(halt, item)
+            default: continue
+            }
+        }
+    }
+
+    private func resume(_ halt: Halt, _ item: InboxItem) throws {
+        remove(item)
+        let journal = try Journal(runtime.channels, channel, turn: halt.turn)
+        let entries = [
+            Activation.receipt(item.offset, item.body, "applied", turn: halt.turn),
+            NewEntry(
+                .agentResumed, Position(turn: halt.turn), ("of", journal.haltedAt.map { .string(Offset($0).token) }),
+                ("entry", .string(Offset(item.offset).token))),
+        ]
+        try recover(halt.turn, journal, entries, decides: [item.offset])
+    }
+
+    private func decideApproval(_ halt: Halt, _ item: InboxItem) throws {
+        remove(item)
+        let journal = try Journal(runtime.channels, channel, turn: halt.turn)
+        let path = Activation.approvalPath(halt.turn, item)
+        guard let open = journal.open[path], let start = journal.starts.first(where: { $0.path == path }), start.kind == .approval else {
+            return decide([(item, "rejected", decisionInLog(of: item) ?? "unknown_approval")])
+        }
+        if let reason = Activation.approvalRefusal(item, until: open.due, digest: start.digest) {
+            return decide([(item, "rejected", reason)])
+        }
+        let (entries, _) = Activation.approvalEnd(halt.turn, path, digest: start.digest, item)
+        isBusy = true
+        let timers = Activation.timers(halt.turn, journal, [path])
+        append(entries, epoch: .holds(epoch), decides: [item.offset]) { stage, channel, _ in
+            for timer in timers { stage.delete(.timers, timer.key(channel.id)) }
+        } then: { [self] _ in
+            for timer in timers { runtime.timers.settled(timer.key(channel.id)) }
+            isBusy = false
+            perform {}
+        }
+    }
+
+    /// Ends the turn and everything that is open in it, as `item` asks for.
+    private func end(_ halt: Halt, _ item: InboxItem) throws {
+        let journal = try Journal(runtime.channels, channel, turn: halt.turn)
+        var end = HaltedEnd(halt.turn, journal, item, channel)
+        remove(item)
+        // With a text it begins the next turn.
+        if item.kind == .interrupt, item.body["text"] != nil { return try begin(item, after: end) }
+        // The agent ends with the turn; what waits is answered then.
+        let isDecided = item.kind != .close
+        if isDecided {
+            end.entries.insert(Activation.receipt(item.offset, item.body, "applied", turn: halt.turn), at: 0)
+        } else {
+            state.inbox.insert(Inbox.Entry(offset: item.offset, row: InboxRow(item.kind, body: item.body, byteCount: 0)))
+        }
+        isBusy = true
+        append(end.entries, epoch: .holds(epoch), decides: isDecided ? [item.offset] : []) { [end] stage, channel, _ in
+            end.removeRows(of: channel, in: &stage)
+            channel.move(to: .idle, turn: nil, in: &stage)
+        } then: { [self, end] appended in
+            haltedTurnEnded(end, at: appended.offsets.last!)
+            if isDecided { runtime.turnEnded(channel.name, item.offset) }
+            perform {}
+        }
+    }
+
+    fileprivate static func timers(_ turn: UInt64, _ journal: Journal, _ paths: [String]) -> [DueTimer] {
+        paths.sorted().compactMap { path in journal.open[path]?.due.map { DueTimer(turn: turn, path: path, due: $0) } }
+    }
+}
+
+/// The end of a turn that no program runs.
+struct HaltedEnd: Sendable {
+    var turn: UInt64
+    /// The last one ends the turn.
+    var entries: [NewEntry] = []
+    var timers: [DueTimer]
+    private var follows: [Bytes]
+
+    init(_ turn: UInt64, _ journal: Journal, _ item: Activation.InboxItem, _ channel: Channel) {
+        self.turn = turn
+        timers = Activation.timers(turn, journal, Array(journal.open.keys))
+        follows = journal.open.keys.sorted().map { AgentIndex.followKey(channel.id, "\(Offset(turn))/\($0)") }
+        let position = Position(turn: turn)
+        let isInterrupt = item.kind == .interrupt
+        let reason: JSON? = item.kind == .close ? "closing" : item.body["reason"]
+        if !isInterrupt {
+            entries.append(NewEntry(.supervision, position, ("cause", "cancel"), ("action", "cancel"), ("reason", reason)))
+        }
+        let failure = isInterrupt ? StepFailure.interrupted() : StepFailure.cancelled
+        for start in journal.starts where journal.open[start.path] != nil {
+            entries.append(
+                NewEntry(.stepFailed, Position(turn: turn, step: start.path), ("error", failure.journal), ("final", true)))
+        }
+        let skipped = journal.compensations.map { JSON.string($0) }
+        entries.append(
+            isInterrupt
+                ? NewEntry(.turnInterrupted, position, ("output", .string(journal.partial)))
+                : NewEntry(
+                    .turnCancelled, position, ("reason", reason), ("compensations_skipped", skipped.isEmpty ? nil : .array(skipped))))
+    }
+
+    /// Deletes the rows by which its waiting steps are found.
+    func removeRows(of channel: Channel, in stage: inout Stage) {
+        for timer in timers { stage.delete(.timers, timer.key(channel.id)) }
+        for follow in follows { stage.delete(.index, follow) }
+    }
+}
+
+/// How the process before ended, as far as a turn that was open is concerned.
+enum ProcessEnd {
+    /// It was told to stop: nobody counts that.
+    case drain
+    /// - Parameter inVain: How often in a row, this time included, the turn had committed nothing since it was last started or resumed.
+    case crash(inVain: Int)
+
+    enum Remedy: Equatable {
+        case resume(after: Duration)
+        case park(ParkReason)
+    }
+
+    var cause: String {
+        switch self {
+        case .drain: "drain"
+        case .crash: "crash"
+        }
+    }
+
+    /// A turn that ends its process every time must not do so for ever.
+    func remedy(_ journal: Journal) -> Remedy {
+        guard case .crash(let inVain) = self else { return .resume(after: .zero) }
+        if journal.workSinceCrash > Journal.workMax { return .park(.work) }
+        switch inVain {
+        case 0: return .resume(after: .zero)
+        case 1: return .resume(after: .seconds(1))
+        case 2: return .resume(after: .seconds(5))
+        default: return .park(journal.hasEndedStep ? .crash : .poison)
+        }
+    }
+}
+
+/// Why an agent is parked.
+enum ParkReason: String {
+    case crash, poison, work
+
+    var message: String {
+        switch self {
+        case .crash: "the process ended three times in a row while this turn ran, without anything new in its journal"
+        case .poison: "the process ended three times in a row while this turn ran, before any of its steps had ended"
+        case .work: "the turn has written more than \(Journal.workMax) texts and results since it first crashed, and crashed again"
+        }
+    }
+}
+
+extension Journal {
+    /// How much a turn may do after its first crash before the next one parks it.
+    static let workMax = 1_000
+
+    /// The crash that has just happened.
+    var crash: ProcessEnd { .crash(inVain: hasProgress ? 0 : crashesInVain + 1) }
+
+    /// What a model was writing.
+    var partial: String { starts.last { open[$0.path]?.text.text.isEmpty == false }.flatMap { open[$0.path]?.text.text.text } ?? "" }
+}

@@ -1,0 +1,73 @@
+internal import ParleyChannels
+internal import ParleySystem
+
+/// The undecided entries of an agent in log order: where each stands and what it is. Bodies stay in the log until an entry is decided.
+struct Inbox: Sendable {
+    struct Entry: Sendable {
+        var offset: UInt64
+        var row: InboxRow
+        /// The position that `if_offset` asks for is not this one's.
+        var isMisplaced = false
+
+        var kind: EntryKind { row.kind }
+        var isConditional: Bool { row.turn != nil || row.hasOffset }
+    }
+
+    private var entries: [UInt64: Entry] = [:]
+    /// All but signals: what an agent at rest takes up.
+    private var turnable = OffsetList()
+    private(set) var controls = OffsetList()
+    private(set) var messages = OffsetList()
+    private(set) var steers = OffsetList()
+    private(set) var conditional = OffsetList()
+    /// By the digest of their names.
+    private var signals: [Bytes: OffsetList] = [:]
+    /// Rises with each change.
+    private(set) var version = 0
+
+    var isEmpty: Bool { entries.isEmpty }
+    var count: Int { entries.count }
+    /// All offsets, in log order.
+    var offsets: [UInt64] { entries.keys.sorted() }
+    /// The first that begins a turn or is decided between turns.
+    var first: Entry? { turnable.first.flatMap { entries[$0] } }
+    var firstClose: Entry? { controls.all.lazy.compactMap { entries[$0] }.first { $0.kind == .close } }
+
+    subscript(offset: UInt64) -> Entry? { entries[offset] }
+
+    /// Signals of that name, in log order.
+    func signals(_ name: String) -> OffsetList { signals[InboxRow.digest(name: name)] ?? OffsetList() }
+
+    mutating func insert(_ entry: Entry) {
+        version += 1
+        var entry = entry
+        // Signals of one name share the bytes of its digest.
+        if let known = signals.index(forKey: entry.row.name) { entry.row.name = signals[known].key }
+        entries[entry.offset] = entry
+        if entry.isConditional { conditional.insert(entry.offset) }
+        guard entry.kind != .signal else { return signals[entry.row.name, default: OffsetList()].insert(entry.offset) }
+        turnable.insert(entry.offset)
+        switch entry.kind {
+        case .message: messages.insert(entry.offset)
+        case .steer: steers.insert(entry.offset)
+        default: controls.insert(entry.offset)
+        }
+    }
+
+    mutating func remove(_ offset: UInt64) {
+        guard let entry = entries.removeValue(forKey: offset) else { return }
+        version += 1
+        conditional.remove(offset)
+        guard entry.kind != .signal else {
+            signals[entry.row.name]?.remove(offset)
+            if signals[entry.row.name]?.isEmpty == true { signals[entry.row.name] = nil }
+            return
+        }
+        turnable.remove(offset)
+        switch entry.kind {
+        case .message: messages.remove(offset)
+        case .steer: steers.remove(offset)
+        default: controls.remove(offset)
+        }
+    }
+}

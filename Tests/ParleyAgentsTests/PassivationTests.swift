@@ -1,0 +1,79 @@
+import ParleyAgents
+import ParleyChannels
+import ParleyLog
+import ParleySystem
+import ParleyTesting
+import Testing
+
+/// Sends one entry `delay` after the agent last did something, and tells what is left undecided when everything has come to rest.
+private func leftUndecided(seed: UInt64, _ program: AnyAgent, first: [NewEntry], last: NewEntry) throws -> Int {
+    try SimulatedNode.simulate {
+        let process = try SimulationProcess(seed: seed, now: Timestamp(milliseconds: 0)) { _ in [program] }
+        func send(_ entry: NewEntry) {
+            let append = Append(process.channels, to: "agents/probe/a", [entry]) { _ in }
+            append.creates = ChannelRow(name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: process.world.now)
+            append.isInput = true
+            append.submit()
+        }
+        for entry in first { send(entry) }
+        // As long as an idle agent stays in memory, give or take what a commit takes.
+        try process.run(until: process.world.now.advanced(by: .milliseconds(1_990 + Int(seed % 40))), steps: 10_000)
+        var random = SplitMix64(seed: seed)
+        for _ in 0..<random.next() % 12 { process.world.doOne() }
+        send(last)
+        try process.run(until: process.world.now.advanced(by: .seconds(100)), steps: 10_000)
+        let channel = try #require(try process.channels.find("agents/probe/a"))
+        var count = 0
+        try process.channels.log.scan(.inbox, from: channel.id.key, to: channel.id.keyEnd, reversed: false) { _, _ in
+            count += 1
+            return true
+        }
+        return count
+    }
+}
+
+@Suite struct `An agent that leaves memory` {
+    private static let message = NewEntry(.message, nil, ("by", "ann"), ("text", "x"))
+
+    @Test(arguments: 0..<400 as Range<UInt64>)
+    func `answers a message that comes at that moment`(seed: UInt64) throws {
+        let program = agent { text, _ in .string(text) }
+        #expect(try leftUndecided(seed: seed, program, first: [Self.message], last: Self.message) == 0)
+    }
+
+    @Test(arguments: 0..<400 as Range<UInt64>)
+    func `takes an approval that comes while its turn is marked as waiting`(seed: UInt64) throws {
+        let program = agent { _, turn in .string(try await turn.approval("pay", of: ["amount": 1])) }
+        let approve = NewEntry(.approve, nil, ("by", "ann"), ("approval", .string("\(Offset(1))/pay")))
+        #expect(try leftUndecided(seed: seed, program, first: [Self.message], last: approve) == 0)
+    }
+
+    @Test(arguments: 0..<400 as Range<UInt64>)
+    func `takes a signal that comes while its turn is marked as waiting`(seed: UInt64) throws {
+        let program = agent { _, turn in try await turn.wait(for: "go") }
+        let signal = NewEntry(.signal, nil, ("by", "ann"), ("name", "go"))
+        #expect(try leftUndecided(seed: seed, program, first: [Self.message], last: signal) == 0)
+    }
+
+    @Test(arguments: 0..<400 as Range<UInt64>)
+    func `is interrupted before a sleep ends that an interrupt stands before`(seed: UInt64) throws {
+        let types = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: seed)
+            let program = agent { _, turn in
+                try await turn.sleep(.milliseconds(50))
+                return "slept"
+            }
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [program])
+            node.send("x", to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .milliseconds(49)))
+            var random = SplitMix64(seed: seed)
+            world.step(clock: .milliseconds(1))
+            if seed % 2 == 0 { for _ in 0..<random.next() % 4 { world.doOne() } }
+            node.send(NewEntry(.interrupt, nil, ("by", "ann")), to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            return try node.entries("agents/probe/a").map { $0["type"]!.string! }
+        }
+        let interrupt = types.firstIndex(of: "interrupt")!
+        if let slept = types.firstIndex(of: "step.completed") { #expect(slept < interrupt) }
+    }
+}
