@@ -25,6 +25,7 @@ extension SimulationRun {
             reflexes.watch(process)
             for client in scenario.clients { client.resume(process) }
             for reader in scenario.readers { reader.resume(process) }
+            SimulationRun.resumeParked(process)
             try live(process, scenario, record)
             commits += process.log.commits
             crashes += process.crash.isOver ? 1 : 0

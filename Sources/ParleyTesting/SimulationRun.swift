@@ -83,7 +83,7 @@ package struct SimulationRun: Sendable {
     }
 
     /// An operator looks after a while for agents that processes which died in a row have left parked.
-    private static func resumeParked(_ process: SimulationProcess) {
+    static func resumeParked(_ process: SimulationProcess) {
         process.world.schedule(at: process.world.now.advanced(by: .seconds(30))) { [unowned process] in
             // A log that cannot be read fails the run elsewhere.
             try? AgentIndex.scan(process.log, [.parked]) { name, _ in
