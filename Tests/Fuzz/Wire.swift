@@ -139,7 +139,7 @@ func fuzzEvents(_ input: UnsafeRawBufferPointer) {
     for event in read.events { EventFraming.writeText(event.data, to: &written) }
     // Nothing is written for nothing.
     same(dataOfEvents(written), read.events.map(\.data).filter { !$0.isEmpty }, "events written and read again")
-    fuzzText(Bytes(input))
+    fuzzPieces(Bytes(input))
 }
 
 /// What a client gets to see of the events.
@@ -158,7 +158,7 @@ private func dataOfEvents(_ written: Bytes) -> [Bytes] {
 /// Text that is appended in pieces, and reaches a reader who is there for each: it is all there, as text, or refused as none.
 ///
 /// The first byte says how long the pieces are.
-private func fuzzText(_ input: Bytes) {
+private func fuzzPieces(_ input: Bytes) {
     guard let first = input.first else { return }
     let (text, length) = (Bytes(input.dropFirst()), Int(first % 7) + 1)
     let pieces = stride(from: 0, to: text.count, by: length).map { start in
