@@ -82,12 +82,52 @@ import Testing
         }
     }
 
-    @Test func `has no assistant's message that says nothing, and no two users in a row`() {
+    @Test func `has no assistant's message that says nothing`() {
         let said = conversation(
-            .system("s"), .user("one"), .assistant(""), .user("two"), .assistant(" \n"), .user("three"), .assistant("yes"),
-            .assistant("and"),
-            .user("four"))
-        #expect(said == ["system s", "user one\n\ntwo\n\nthree", "assistant yes\n\nand", "user four"])
+            .system("s"), .user("one"), .assistant(""), .user("two"), .assistant(" \n"), .user("three"), .assistant("yes"))
+        #expect(said == ["system s", "user one", "user two", "user three", "assistant yes"])
+    }
+
+    @Test(arguments: [
+        (500, "Jinja Exception: After the optional system message, conversation roles must alternate user/assistant"),
+        (400, "Unexpected role 'user' after role 'user'"), (422, "invalid request"), (400, ""),
+    ])
+    func `has what one party says in a row in one message, once that was refused`(status: Int, words: String) {
+        let transport = FakeTransport { call in
+            let roles = (call.body["messages"]?.array ?? []).map { $0["role"]!.string! }
+            if zip(roles, roles.dropFirst()).contains(where: { $0 == $1 }) {
+                call.head(status, [])
+                call.send(words.isEmpty ? "" : #"{"error":{"message":"\#(words)"}}"#)
+            } else {
+                call.head()
+                call.send(delta("Hi") + finishing() + done)
+            }
+            call.end()
+        }
+        let model = ChatCompletionsModel.test(transport)
+        let request = ModelRequest(messages: [
+            .system("s"), .user("one"), .assistant(""), .user("two"), .assistant("yes"), .assistant("and"), .user("three"),
+        ])
+        for _ in 0..<2 {
+            let sink = RecordingSink()
+            _ = model.start(request, sink)
+            #expect(sink.finish == "stop")
+        }
+        #expect(transport.calls.count == 3)
+        #expect(
+            transport.calls.last?.body["messages"]?.array?.compactMap { $0["content"]?.string } == [
+                "s", "one\n\ntwo", "yes\n\nand", "three",
+            ])
+    }
+
+    @Test func `is not sent again for messages in a row when the server is only busy`() {
+        let transport = FakeTransport { call in
+            call.head(503, [])
+            call.end()
+        }
+        let sink = RecordingSink()
+        _ = ChatCompletionsModel.test(transport).start(ModelRequest(messages: [.user("one"), .user("two")]), sink)
+        #expect(sink.failure?.code == "model_unavailable" && transport.calls.count == 1)
     }
 
     @Test func `gives each call an id, arguments that are an object, and a result right behind it`() {

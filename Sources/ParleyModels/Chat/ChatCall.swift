@@ -20,7 +20,7 @@ final class ChatCall: ModelCall {
         var request: @Sendable () -> OutgoingRequest
         var stream: @Sendable () -> ChatStream
         /// Notes what a refusal says that the endpoint does not take: whether the request is worth sending again.
-        var adapts: @Sendable (UpstreamError) -> Bool
+        var adapts: @Sendable (UpstreamError, StepFailure) -> Bool
         /// A failure as the step hears it.
         var failure: @Sendable (StepFailure, UpstreamError?) -> StepFailure
         var busy: StepFailure
@@ -150,7 +150,7 @@ final class ChatCall: ModelCall {
         switch event {
         case .failed(let failure):
             let refusal = state.withLock { $0.stream.refusal }
-            if let refusal, endpoint.adapts(refusal) { return sendAgain() }
+            if let refusal, endpoint.adapts(refusal, failure) { return sendAgain() }
             // A failure found in the stream leaves an upstream that would go on generating.
             close()
             sink.received(.failed(endpoint.failure(failure, refusal)))

@@ -96,9 +96,9 @@ public final class ChatCompletionsModel: Model {
             transport: transport, world: world, slots: slots, patience: configuration.firstByteTimeout, grace: configuration.graceTimeout,
             request: { [self] in outgoing(request, continuationFields: continuationFields) },
             stream: { ChatStream(failures, tools: request.tools.map(\.name), isContinuing: isContinuing) },
-            adapts: { refusal in
+            adapts: { refusal, failure in
                 let known = habits.of(key)
-                guard let habit = EndpointHabit.found(in: refusal, of: request, known: known) else { return false }
+                guard let habit = EndpointHabit.found(in: refusal, failure, of: request, known: known) else { return false }
                 habits.note(habit, of: key)
                 return true
             },

@@ -199,7 +199,7 @@ struct Redaction: Sendable {
     private static let windowBytes = 16
 
     init(apiKey: String?, messages: [ModelMessage], continuing: String?) {
-        secrets = [apiKey, continuing].compactMap { $0 } + messages.map(\.text)
+        secrets = [apiKey, continuing].compactMap { $0 } + messages.flatMap { [$0.text] + $0.toolCalls.map(\.arguments) }
     }
 
     /// `text` in one line of at most 300 characters; `nil` when nothing is left or it quotes a secret.

@@ -4,7 +4,8 @@ internal import ParleySystem
 /// The body of a Chat Completions call, in the form that the strictest servers take.
 ///
 /// Those refuse an assistant's message with an empty text and poison each later turn with it; arguments that are no JSON; calls without an id, or
-/// without a result right behind them; two users in a row. So a conversation is told without what says nothing, and with what must be there.
+/// without a result right behind them. So a conversation is told without what says nothing, and with what must be there. Where two messages of one
+/// party in a row are refused, they are one.
 struct ChatRequest {
     var configuration: ChatCompletionsModel.Configuration
     var continuationFields: Bool
@@ -46,7 +47,14 @@ struct ChatRequest {
     // MARK: The conversation
 
     private func messages(_ conversation: [ModelMessage]) -> [JSON] {
-        ChatRequest.merged(ChatRequest.paired(conversation).filter { !$0.saysNothing }).map(message)
+        let said = ChatRequest.paired(conversation).filter { !$0.saysNothing }
+        return (habits.contains(.refusesRows) ? ChatRequest.merged(said) : said).map(message)
+    }
+
+    /// Whether one party says two things in a row.
+    static func hasRows(_ conversation: [ModelMessage]) -> Bool {
+        let said = paired(conversation).filter { !$0.saysNothing }
+        return merged(said).count < said.count
     }
 
     /// Each assistant's calls with an id and a result of their own right behind them.

@@ -10,6 +10,8 @@ package enum EndpointHabit: Sendable, Hashable {
     case wantsOtherTokensField
     /// Members of its own answers, sent back.
     case refusesReturned
+    /// Two messages of one party in a row.
+    case refusesRows
     /// The beginning of an answer to go on from.
     case refusesPrefix
 }
@@ -31,8 +33,11 @@ extension EndpointHabit {
     /// What the refusal of `request` says that the endpoint does not take, beside what is known of it.
     ///
     /// It goes by the names of the fields. Where a refusal names none and only says that there is a field too many, each of those that are not
-    /// everybody's is left out in turn.
-    static func found(in refusal: UpstreamError, of request: ModelRequest, known: Set<EndpointHabit>) -> EndpointHabit? {
+    /// everybody's is left out in turn. Messages in a row are put together on any refusal that has no other reason known here: chat templates give theirs
+    /// in words of their own.
+    static func found(
+        in refusal: UpstreamError, _ failure: StepFailure, of request: ModelRequest, known: Set<EndpointHabit>
+    ) -> EndpointHabit? {
         guard [.badRequest, .other].contains(refusal.meaning) else { return nil }
         let words = (refusal.message + " " + refusal.kind).lowercased()
         func says(_ parts: String...) -> Bool { parts.contains { words.contains($0) } }
@@ -56,6 +61,7 @@ extension EndpointHabit {
         ]
         let open = fields.filter { $0.isSent && !known.contains($0.habit) }
         if let named = open.first(where: \.isNamed) { return named.habit }
+        if failure.code == "model_bad_request", !known.contains(.refusesRows), ChatRequest.hasRows(request.messages) { return .refusesRows }
         let namesAnother = says("temperature", "seed", "'stop'", "tools", "tool_choice", "model", "continue_final_message", "prefill")
         guard isTooMany, !fields.contains(where: \.isNamed), !namesAnother else { return nil }
         return open.first { $0.habit != .wantsOtherTokensField }?.habit
