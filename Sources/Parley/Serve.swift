@@ -27,7 +27,10 @@ package enum ServeOptions {
     /// With a value.
     package static let names =
         ["listen", "data", "agents", "drain", "idle", "text-retention", "webhook", "webhook-events"] + safetyNames
-    private static let safetyNames = ["keys", "tls-cert", "tls-key", "cors-origin", "rate", "max-connections", "max-channels"]
+    private static let safetyNames = [
+        "keys", "tls-cert", "tls-key", "cors-origin", "rate", "max-connections", "max-channels", "max-request-memory",
+        "max-readers-per-account",
+    ]
     /// Without one.
     package static let flags = ["webhook-allow-private"]
 
@@ -72,6 +75,8 @@ package enum ServeOptions {
         case "rate": configuration.rate = try ServeConfiguration.rate(value)
         case "max-connections": configuration.connectionsMax = try ServeConfiguration.count(value, name)
         case "max-channels": configuration.channelsMax = try ServeConfiguration.count(value, name)
+        case "max-request-memory": configuration.requestMemory = try ServeConfiguration.count(value, name, max: 1 << 20)
+        case "max-readers-per-account": configuration.readersPerAccountMax = try ServeConfiguration.count(value, name)
         case "text-retention": configuration.textRetention = try ServeConfiguration.seconds(value, name)
         case "webhook": configuration.webhookURL = value
         case "webhook-events": configuration.webhookEvents = value

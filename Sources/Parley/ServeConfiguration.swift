@@ -38,11 +38,14 @@ package struct ServeConfiguration: Sendable {
     package var rate: Double?
     package var connectionsMax: Int?
     package var channelsMax: Int?
+    /// MiB that requests may hold together.
+    package var requestMemory: Int?
+    package var readersPerAccountMax: Int?
 
     package init() {}
 
     /// Whether only this machine can reach the node: then receivers of subscriptions may be on it, too.
-    var isLoopbackOnly: Bool { ["127.0.0.1", "::1", "localhost"].contains(host) }
+    var isLoopbackOnly: Bool { isLoopback }
 
     /// Sets the address from `host:port`.
     package mutating func listen(on text: String) throws(ConfigurationError) {
@@ -99,9 +102,9 @@ package struct ServeConfiguration: Sendable {
     }
 
     /// A count from the option `name`.
-    package static func count(_ text: String, _ name: String) throws(ConfigurationError) -> Int {
-        guard let value = Int(text), (1...1_000_000_000).contains(value) else {
-            throw ConfigurationError("--\(name) is '\(text)'; expected a number from 1 to 1000000000.")
+    package static func count(_ text: String, _ name: String, max: Int = 1_000_000_000) throws(ConfigurationError) -> Int {
+        guard let value = Int(text), (1...max).contains(value) else {
+            throw ConfigurationError("--\(name) is '\(text)'; expected a number from 1 to \(max).")
         }
         return value
     }

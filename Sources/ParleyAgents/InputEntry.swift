@@ -14,6 +14,15 @@ package struct InputEntry: Sendable {
         .message, .steer, .interrupt, .cancel, .approve, .deny, .signal, .close, .resume,
     ]
 
+    /// Members that only the server writes, or that readers take for its word. What a client sends under these names is left out.
+    package static let stampedMembers: Set<String> = [
+        "offset", "at", "by",  // Every entry's own.
+        "receipt", "of", "state", "queued", "redacted",  // What became of it.
+        "turn", "step", "attempt", "run", "epoch", "input", "inputs",  // Where in the agent's work it belongs.
+        "channel", "from", "path", "child", "nominal_at",  // Where it came from.
+        "decision", "decided_by",  // Who decided.
+    ]
+
     private static let idBytesMax = 256
 
     /// - Parameters:
@@ -102,7 +111,7 @@ private struct Members {
         let nameRange = scanner.nameRange
         switch name {
         case "type": type = try scanner.value()
-        case "offset", "at", "by": try scanner.skip()
+        case _ where InputEntry.stampedMembers.contains(name): try scanner.skip()
         default:
             let isString = scanner.next(is: "\"")
             let range: Range<Int>

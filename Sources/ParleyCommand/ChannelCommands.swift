@@ -28,7 +28,7 @@ enum RunCommand: Command {
         let outcome = Mutex<String?>(nil)
         let json = arguments.has("json")
         try Follower(client, channel: channel, from: offset, view: "settled") { entry in
-            if json { Terminal.output(entry.text + "\n") }
+            if json { Terminal.output("\(json: entry)\n") }
             let isOurs = entry["turn"]?.string == offset
             let type = entry["type"]?.string ?? ""
             // Its receipt comes before the turn: a message that is refused starts none.
@@ -72,7 +72,7 @@ enum TailCommand: Command {
         let view = TurnView()
         try Follower(client, channel: channel, from: arguments["from"] ?? "-1", view: isAgent && !arguments.has("raw") ? "settled" : nil) {
             entry in
-            if json { Terminal.output(entry.text + "\n") } else { view.show(entry) }
+            if json { Terminal.output("\(json: entry)\n") } else { view.show(entry) }
             return true
         }.run()
         return .done
@@ -94,7 +94,7 @@ enum SendCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
         let text = try MessageArgument.text(arguments)
-        Terminal.output(try MessageArgument.send(text, to: channel, Client(arguments), key: arguments["key"]) + "\n")
+        Terminal.output("\(try MessageArgument.send(text, to: channel, Client(arguments), key: arguments["key"]))\n")
         return .done
     }
 }
@@ -123,7 +123,7 @@ enum ListCommand: Command {
             for agent in page["agents"]?.array ?? [] {
                 Terminal.output(
                     arguments.has("json")
-                        ? agent.text + "\n"
+                        ? "\(json: agent)\n"
                         : "\(agent["kind"]?.string ?? "")/\(agent["id"]?.string ?? "")\t\(agent["state"]?.string ?? "")\n")
             }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
@@ -144,7 +144,8 @@ extension ListCommand {
                 let columns = ["name", "tail_offset", "content_type"].map { channel[$0]?.string ?? "" }
                 let isClosed = channel["closed"]?.bool == true
                 Terminal.output(
-                    arguments.has("json") ? channel.text + "\n" : columns.joined(separator: "\t") + (isClosed ? "\tclosed" : "") + "\n")
+                    arguments.has("json")
+                        ? "\(json: channel)\n" : "\(columns[0])\t\(columns[1])\t\(columns[2])\(text: isClosed ? "\tclosed" : "")\n")
             }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty
@@ -166,9 +167,12 @@ enum StatusCommand: Command {
         let answer = try Client(arguments).request("GET", "/v1/" + name)
         guard answer.status == 200, let status = answer.json else { throw FollowError(answer.problem) }
         if arguments.has("json") {
-            Terminal.output(status.text + "\n")
+            Terminal.output("\(json: status)\n")
         } else {
-            for member in status.members ?? [] { Terminal.output("\(member.name): \(member.value.string ?? member.value.text)\n") }
+            for member in status.members ?? [] {
+                let value: TerminalText = member.value.string.map { "\(line: $0)" } ?? TerminalText(json: member.value)
+                Terminal.output("\(member.name): \(value)\n")
+            }
         }
         return .done
     }

@@ -130,7 +130,7 @@ enum ControlEntry {
             [JSON.Member("type", .string(type))]
                 + (members + conditions).compactMap { name, value in value.map { JSON.Member(name, $0) } })
         let offset = try MessageArgument.append(body, to: channel, client, key: arguments["key"])
-        Terminal.output(offset + "\n")
+        Terminal.output("\(offset)\n")
         // A signal, and an interrupt that finds nothing to stop, may wait for long: what is decided is said, the rest is in the log.
         let receipt = try Receipt.wait(for: offset, in: channel, client, seconds: 5)
         switch receipt?["state"]?.string {
@@ -138,7 +138,7 @@ enum ControlEntry {
             Terminal.error("kept until the agent comes to it")
             return .done
         case "applied":
-            Terminal.error("applied" + (receipt?["step"]?.string.map { " (\($0))" } ?? ""))
+            Terminal.error("applied\(line: receipt?["step"]?.string.map { " (\($0))" } ?? "")")
             return .done
         case let state?:
             Terminal.error("\(state): \(receipt?["reason"]?.string ?? "")")
@@ -169,7 +169,7 @@ enum ApprovalChoice {
         var digest = arguments["args-sha256"]
         if let request = try request(approval, channel, client) {
             // What is decided is what was shown: should it be something else by now, it is refused.
-            Terminal.error("\(request["action"]?.string ?? "") \(request["args"]?.text ?? "")")
+            Terminal.error("\(request["action"]?.string ?? "") \(json: request["args"] ?? .null)")
             digest = digest ?? request["args_sha256"]?.string
         }
         return try ControlEntry.send(

@@ -8,10 +8,10 @@ enum ParleyProgram {
         let status: ExitStatus
         switch arguments.first {
         case nil:
-            Terminal.error(help)
+            Terminal.error(TerminalText(trusted: help))
             status = .usage
         case "--help", "-h", "help":
-            Terminal.output(help + "\n")
+            Terminal.output(TerminalText(trusted: help + "\n"))
             status = .done
         case "--version":
             Terminal.output("parley \(version)\n")
@@ -36,20 +36,20 @@ enum ParleyProgram {
         guard let command = commands.first(where: { $0.name == name }) else {
             let meant = Spelling.closest(to: name, in: commands.map { $0.name })
             Terminal.error(
-                "parley: unknown command '\(name)'." + (meant.map { " Did you mean '\($0)'?" } ?? "") + " `parley --help` lists them.")
+                "parley: unknown command '\(name)'.\(line: meant.map { " Did you mean '\($0)'?" } ?? "") `parley --help` lists them.")
             return .usage
         }
         if arguments.contains("--help") || arguments.contains("-h") {
-            Terminal.output(command.help + "\n")
+            Terminal.output(TerminalText(trusted: command.help + "\n"))
             return .done
         }
         do {
             return try await command.run(try Arguments(arguments, for: command))
         } catch let error as UsageError {
-            Terminal.error("parley \(name): \(error.message)\n\(command.usage)")
+            Terminal.error("parley \(name): \(line: error.message)\n" + TerminalText(trusted: command.usage))
             return .usage
         } catch {
-            Terminal.error("parley \(name): \(error)")
+            Terminal.error("parley \(name): \(line: "\(error)")")
             return .failed
         }
     }

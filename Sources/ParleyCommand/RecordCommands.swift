@@ -23,7 +23,7 @@ enum TraceCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let answer = try RecordQuery.ask("trace", ["turn", "limit", "before"], arguments)
         guard !arguments.has("json") else { return .done }
-        Terminal.output(TraceView(answer, draws: Terminal.isOutputDrawn).text)
+        Terminal.output(TerminalText(lines: TraceView(answer, draws: Terminal.isOutputDrawn).lines))
         RecordQuery.sayNext(answer, "older turns")
         return .done
     }
@@ -57,7 +57,7 @@ enum AuditCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let answer = try RecordQuery.ask("audit", ["by", "type", "since", "until", "limit", "before"], arguments)
         guard !arguments.has("json") else { return .done }
-        Terminal.output(AuditView.text(answer))
+        Terminal.output(TerminalText(lines: AuditView.lines(answer)))
         RecordQuery.sayNext(answer, "older records")
         return .done
     }
@@ -72,7 +72,7 @@ private enum RecordQuery {
         let query = parameters.compactMap { name in arguments[name].map { "\(name)=\(PercentEncoding.encode($0))" } }
         let answer = try Client(arguments).request("GET", "/v1/\(channel)/\(record)?" + query.joined(separator: "&"))
         guard answer.status == 200, let json = answer.json else { throw FollowError(answer.problem) }
-        if arguments.has("json") { Terminal.output(json.text + "\n") }
+        if arguments.has("json") { Terminal.output("\(json: json)\n") }
         return json
     }
 
@@ -83,14 +83,14 @@ private enum RecordQuery {
 
 /// An audit in a terminal: a record a line, in columns.
 enum AuditView {
-    static func text(_ answer: JSON) -> String {
+    static func lines(_ answer: JSON) -> [String] {
         let rows = (answer["records"]?.array ?? []).map { record in
             [
                 record["at"]?.string ?? record["requested"]?["at"]?.string ?? "", record["type"]?.string ?? "",
-                record["by"]?.string ?? "-", outcome(record), detail(record),
+                TerminalText.name(record["by"]?.string ?? "-"), outcome(record), detail(record),
             ]
         }
-        return Columns.text(rows)
+        return Columns.lines(rows)
     }
 
     private static func outcome(_ record: JSON) -> String {
@@ -102,11 +102,12 @@ enum AuditView {
     private static func detail(_ record: JSON) -> String {
         guard record["type"] == "approval" else {
             return [
-                record["text"]?.string.map { "\"\(Columns.line($0))\"" }, record["name"]?.string, record["approval"]?.string,
-                record["reason"]?.string.map { "because: \(Columns.line($0))" },
+                record["text"]?.string.map { "\"\(Columns.prose($0))\"" }, record["name"]?.string.map(TerminalText.name),
+                record["approval"]?.string,
+                record["reason"]?.string.map { "because: \(Columns.prose($0))" },
             ].compactMap { $0 }.joined(separator: " ")
         }
-        let action = "\(record["action"]?.string ?? "") (args \(record["args_sha256"]?.string?.prefix(12) ?? "-")) "
+        let action = "\(TerminalText.name(record["action"]?.string ?? "")) (args \(record["args_sha256"]?.string?.prefix(12) ?? "-")) "
         let decided = record["decided"]?["at"]?.string.map { "at \($0), " } ?? ""
         return action + decided + (record["state"] == "open" ? "waits for a decision" : executed(record["executed"]))
     }
@@ -120,8 +121,9 @@ enum AuditView {
 }
 
 enum Columns {
-    /// The rows with their columns, but for the last, made as wide as their widest cell.
-    static func text(_ rows: [[String]]) -> String {
+    /// The rows with their columns, but for the last, made as wide as their widest cell. What is in a cell stays there.
+    static func lines(_ rows: [[String]]) -> [String] {
+        let rows = rows.map { row in row.map { TerminalText.line($0) } }
         var widths: [Int] = []
         for row in rows {
             for (index, cell) in row.enumerated() {
@@ -129,16 +131,14 @@ enum Columns {
             }
         }
         return rows.map { row in
-            row.enumerated().map { index, cell in index == row.count - 1 ? cell : pad(cell, widths[index]) }.joined(separator: "  ") + "\n"
-        }.joined()
+            row.enumerated().map { index, cell in index == row.count - 1 ? cell : pad(cell, widths[index]) }.joined(separator: "  ")
+        }
     }
 
     static func pad(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }
 
-    static func padLeft(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
+    /// Prose on one line, its line breaks as blanks.
+    static func prose(_ text: String) -> String { TerminalText.line(text.split(whereSeparator: \.isNewline).joined(separator: " ")) }
 
-    /// What has line breaks on one line, without what a terminal would take for a command.
-    static func line(_ text: String) -> String {
-        String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || (0x7F..<0xA0).contains($0.value) ? " " : $0 }))
-    }
+    static func padLeft(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
 }

@@ -8,7 +8,7 @@ enum ServeCommand: Command {
         usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--drain <seconds>] [--idle <seconds>]
                             [--text-retention <seconds>] [--webhook <url>] [--webhook-events <types>] [--webhook-allow-private]
                             [--keys <file>] [--tls-cert <file> --tls-key <file>] [--cors-origin <origin>] [--rate <number>]
-                            [--max-connections <n>] [--max-channels <n>]
+                            [--max-connections <n>] [--max-channels <n>] [--max-request-memory <MiB>] [--max-readers-per-account <n>]
         """
     static let help = """
         \(usage)
@@ -27,6 +27,10 @@ enum ServeCommand: Command {
           --rate <number>         requests a second that each key, token or address may make; default any
           --max-connections <n>   default 20000
           --max-channels <n>      default any
+          --max-request-memory <MiB>
+                                  what requests may hold in memory together until they are answered; default 64
+          --max-readers-per-account <n>
+                                  live readers of one key, token or address; default half of all there may be
           --drain <seconds>       how long a stop waits for steps under way; default 10
           --idle <seconds>        how long an agent with nothing to do stays in memory; default 30
           --text-retention <seconds>

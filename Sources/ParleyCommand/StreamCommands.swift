@@ -24,7 +24,7 @@ enum CreateCommand: Command {
         let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
         try arguments.requireAtMost(1)
         let headers = try [("Content-Type", arguments["type"] ?? "application/json")] + StreamRequest.lifetime(arguments)
-        Terminal.output(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]) + "\n")
+        Terminal.output("\(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]))\n")
         return .done
     }
 }
@@ -59,7 +59,7 @@ enum AppendCommand: Command {
         headers.append(("Idempotency-Key", arguments["key"] ?? Client.newIdempotencyKey()))
         if let offset = arguments["if-tail"] { headers.append(("If-Match", offset)) }
         if arguments.has("close") { headers.append(("Stream-Closed", "true")) }
-        Terminal.output(try StreamRequest.tail("POST", channel, headers, body, Client(arguments), expecting: [204], isPatient: true) + "\n")
+        Terminal.output("\(try StreamRequest.tail("POST", channel, headers, body, Client(arguments), expecting: [204], isPatient: true))\n")
         return .done
     }
 }
@@ -85,7 +85,7 @@ enum ForkCommand: Command {
         try arguments.check("offset", ["-1"])
         var headers = try [("Stream-Forked-From", StreamRequest.path(source))] + StreamRequest.lifetime(arguments)
         if let offset = arguments["offset"] { headers.append(("Stream-Fork-Offset", offset)) }
-        Terminal.output(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]) + "\n")
+        Terminal.output("\(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]))\n")
         return .done
     }
 }

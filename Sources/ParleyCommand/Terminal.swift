@@ -1,10 +1,13 @@
 internal import FoundationEssentials
 internal import Glibc
+internal import ParleySystem
 
 /// Standard output and standard error, unbuffered: what has been said is seen, also when the program is killed.
+///
+/// Both take ``TerminalText`` only, so that nothing another party wrote gets to a terminal as it is.
 enum Terminal {
-    static func output(_ text: String) { write(text, to: 1) }
-    static func error(_ text: String) { write(text + "\n", to: 2) }
+    static func output(_ text: TerminalText) { write(text.string, to: 1) }
+    static func error(_ text: TerminalText) { write(text.string + "\n", to: 2) }
 
     static var isInteractive: Bool { isatty(2) == 1 }
 

@@ -73,7 +73,7 @@ enum TokenCommand: Command {
         } catch let error as SafetyError {
             throw UsageError(error.message)
         }
-        Terminal.output(token + "\n")
+        Terminal.output("\(token)\n")
         return .done
     }
 

@@ -4,9 +4,8 @@ internal import ParleySystem
 struct TraceView {
     private let draws: Bool
     private let now: Timestamp?
-    private var lines: [String] = []
-
-    var text: String { lines.map { $0 + "\n" }.joined() }
+    /// Each is one line once it is shown as one: see ``TerminalText/init(lines:)``.
+    private(set) var lines: [String] = []
 
     /// - Parameters:
     ///   - answer: What the server says of `/trace`.
@@ -68,9 +67,9 @@ struct TraceView {
         var words = ["turn \(turn["turn"]?.string ?? "")", state]
         if let duration = turn["duration_ms"]?.integer { words[1] += " in \(TraceView.duration(duration))" }
         words.append("\(turn["started"]?.string ?? "")")
-        if let input = turn["input"] { words.append("\(input["by"]?.string ?? ""): \"\(Columns.line(input["text"]?.string ?? ""))\"") }
+        if let input = turn["input"] { words.append("\(input["by"]?.string ?? ""): \"\(Columns.prose(input["text"]?.string ?? ""))\"") }
         if let error = turn["error"] { words.append(TraceView.text(ofError: error)) }
-        if let reason = turn["reason"]?.string { words.append("because: \(Columns.line(reason))") }
+        if let reason = turn["reason"]?.string { words.append("because: \(Columns.prose(reason))") }
         return words.joined(separator: "  ")
     }
 
@@ -88,7 +87,7 @@ struct TraceView {
         let label = step["step"]?.string?.split(separator: "/").last.map(String.init) ?? ""
         rows.append(
             Row(
-                label: prefix + branch(isLast) + Columns.line(label), duration: TraceView.duration(milliseconds),
+                label: prefix + branch(isLast) + TerminalText.name(label), duration: TraceView.duration(milliseconds),
                 bar: bar(start, end, window, step["kind"]?.string ?? ""), note: note(step)))
         let below = prefix + (draws ? isLast ? "   " : "│  " : "  ")
         let steps = step["steps"]?.array ?? []
@@ -106,7 +105,7 @@ struct TraceView {
         return Row(
             label: prefix + branch(isLast) + (control["type"]?.string ?? ""),
             note: "by \(control["by"]?.string ?? "") at \(control["at"]?.string ?? ""): \(state)\(refused)"
-                + (said.map { " \"\(Columns.line($0))\"" } ?? ""))
+                + (said.map { " \"\(Columns.prose($0))\"" } ?? ""))
     }
 
     private func branch(_ isLast: Bool) -> String { draws ? isLast ? "└─ " : "├─ " : "  " }
@@ -156,7 +155,7 @@ struct TraceView {
     }
 
     private static func text(ofError error: JSON) -> String {
-        "\(error["code"]?.string ?? error["reason"]?.string ?? "failed"): \(Columns.line(error["message"]?.string ?? ""))"
+        "\(error["code"]?.string ?? error["reason"]?.string ?? "failed"): \(Columns.prose(error["message"]?.string ?? ""))"
     }
 
     private static func text(ofApproval approval: JSON) -> String {

@@ -8,6 +8,8 @@ final class TurnView: Sendable {
         var step = ""
         var attempt: Int64 = 0
         var printed = Bytes()
+        /// What of it is on the terminal, character by character.
+        var shown = TerminalText.Stream()
         var isInLine = false
         /// The step whose approval was asked for last.
         var asked: String?
@@ -19,10 +21,10 @@ final class TurnView: Sendable {
 
     private func show(_ entry: JSON, _ state: inout State) {
         switch entry["type"]?.string {
-        case "message": note("> \(entry["text"]?.string ?? entry["data"]?.text ?? "")", &state)
+        case "message": note("> \(TurnView.prose(entry, ["text", "data"]) ?? "")", &state)
         case "steer", "interrupt", "cancel", "approve", "deny", "signal", "close": said(entry, &state)
         case "step.started" where entry["kind"] == "tool":
-            note("  \(entry["name"]?.string ?? "") \(entry["request"]?["arguments"]?.text ?? "")", &state)
+            note("  \(entry["name"]?.string ?? "") \(TurnView.json(entry["request"]?["arguments"]))", &state)
         case "approval.requested": asked(entry, &state)
         case "text" where entry["part"]?.string == "text": text(entry, &state)
         case "step.completed" where entry["text"] != nil: completed(entry, &state)
@@ -30,12 +32,12 @@ final class TurnView: Sendable {
         case "step.failed":
             let final = entry["final"]?.bool == true
             note(
-                "  \(entry["step"]?.string ?? "") failed: \(entry["error"]?["message"]?.string ?? "")"
+                "  \(entry["step"]?.string ?? "") failed: \(line: entry["error"]?["message"]?.string ?? "")"
                     + (final ? "" : " (will be tried again)"), &state)
         case "timer.set" where state.asked == entry["step"]?.string: break  // Said with what was asked.
         case "timer.set": note("  waits until \(entry["due"]?.string ?? "")", &state)
         case "supervision" where entry["action"] == "cancel": break
-        case "supervision": note("  goes on after: \(entry["cause"]?.string ?? "")", &state)
+        case "supervision": note("  goes on after: \(line: entry["cause"]?.string ?? "")", &state)
         case "turn.completed":
             let output = entry["output"]
             if output?.string.map({ Bytes($0.utf8) }) != state.printed, let output, output != .null {
@@ -44,10 +46,12 @@ final class TurnView: Sendable {
             endLine(&state)
             state = State()
         case "turn.interrupted": note("interrupted", &state)
-        case "turn.cancelled": note("cancelled" + (entry["reason"]?.string.map { ": \($0)" } ?? ""), &state)
-        case "turn.failed": note("failed: \(entry["error"]?["message"]?.string ?? "") (\(entry["error"]?["code"]?.string ?? ""))", &state)
-        case "agent.stalled": note("stalled: \(entry["message"]?.string ?? "") Remedy: \(entry["remedy"]?.string ?? "")", &state)
-        case "agent.parked": note("parked: \(entry["message"]?.string ?? "") Remedy: \(entry["remedy"]?.string ?? "")", &state)
+        case "turn.cancelled": note("cancelled" + (entry["reason"]?.string.map { ": \(line: $0)" } ?? ""), &state)
+        case "turn.failed":
+            note("failed: \(line: entry["error"]?["message"]?.string ?? "") (\(entry["error"]?["code"]?.string ?? ""))", &state)
+        case "agent.stalled", "agent.parked":
+            let what = entry["type"] == "agent.stalled" ? "stalled" : "parked"
+            note("\(what): \(line: entry["message"]?.string ?? "") Remedy: \(line: entry["remedy"]?.string ?? "")", &state)
         case "agent.resumed": note("resumed", &state)
         case "agent.closed": note("closed", &state)
         default: break
@@ -56,18 +60,32 @@ final class TurnView: Sendable {
 
     /// What a person did beside sending a message, with what became of it where the view has that.
     private func said(_ entry: JSON, _ state: inout State) {
-        let words = [
-            entry["by"]?.string, entry["type"]?.string, (entry["text"] ?? entry["name"] ?? entry["reason"])?.string,
-            entry["receipt"]?["state"]?.string.flatMap { $0 == "applied" ? nil : "(\($0): \(entry["receipt"]?["reason"]?.string ?? ""))" },
-        ]
-        note("> " + words.compactMap { $0 }.joined(separator: " "), &state)
+        var words: [TerminalText] = ["by", "type"].compactMap { entry[$0]?.string }.map { "\($0)" }
+        if entry["type"] == "signal" {
+            words += entry["name"]?.string.map { ["\($0)"] } ?? []
+        } else {
+            words += TurnView.prose(entry, ["text", "reason"]).map { [$0] } ?? []
+        }
+        if let state = entry["receipt"]?["state"]?.string, state != "applied" {
+            words.append("(\(state): \(entry["receipt"]?["reason"]?.string ?? ""))")
+        }
+        note(words.reduce(">") { $0 + " " + $1 }, &state)
     }
+
+    /// What was written under the first of the names: each of its lines begins like the first.
+    private static func prose(_ entry: JSON, _ names: [String]) -> TerminalText? {
+        names.lazy.compactMap { entry[$0] }.first.map { value in
+            value.string.map { "\(quoted: $0)" } ?? TerminalText(json: value)
+        }
+    }
+
+    private static func json(_ value: JSON?) -> TerminalText { value.map { TerminalText(json: $0) } ?? "" }
 
     private func asked(_ entry: JSON, _ state: inout State) {
         state.asked = entry["step"]?.string
         let expires = entry["expires_at"]?.string.map { ", until \($0)" } ?? ""
         let agent = entry["by"]?.string.map { String($0.dropFirst("agents/".count)) } ?? ""
-        note("  asks for approval: \(entry["action"]?.string ?? "") \(entry["args"]?.text ?? "")\(expires)", &state)
+        note("  asks for approval: \(entry["action"]?.string ?? "") \(TurnView.json(entry["args"]))\(expires)", &state)
         note("  parley approve \(agent) \(entry["approval"]?.string ?? "")", &state)
     }
 
@@ -116,16 +134,17 @@ final class TurnView: Sendable {
 
     private func print(_ bytes: Bytes, _ state: inout State) {
         guard !bytes.isEmpty else { return }
-        Terminal.output(bytes.text)
+        Terminal.output(state.shown.feed(bytes))
         state.isInLine = bytes.last != UInt8(ascii: "\n")
     }
 
     /// Says something beside the answer. In a terminal it must not stand in the middle of a line, in a file the line goes on.
-    private func note(_ text: String, _ state: inout State) {
+    private func note(_ text: TerminalText, _ state: inout State) {
         Terminal.error((state.isInLine && Terminal.isInteractive ? "\n" : "") + text)
     }
 
     private func endLine(_ state: inout State) {
+        Terminal.output(state.shown.end())
         if state.isInLine { Terminal.output("\n") }
         state.isInLine = false
     }

@@ -42,6 +42,8 @@ package enum IPAddress: Sendable, Hashable {
     /// The usual notation of an address, and only that: `192.0.2.1`, `2001:db8::1`.
     package init?(_ text: some StringProtocol) {
         let text = String(text)
+        // C would see an address that ends there.
+        guard !text.utf8.contains(0) else { return nil }
         var bytes = Bytes(repeating: 0, count: 16)
         if inet_pton(AF_INET, text, &bytes) == 1 {
             self.init(bytes: bytes[..<4])
@@ -54,6 +56,7 @@ package enum IPAddress: Sendable, Hashable {
 
     /// An address in any form that resolvers take for a number, which may be decimal, octal, hexadecimal or short: `127.1`, `0x7f000001`.
     package init?(numericHost text: some StringProtocol) {
+        guard !text.utf8.contains(0) else { return nil }
         var hints = addrinfo()
         hints.ai_flags = AI_NUMERICHOST
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)

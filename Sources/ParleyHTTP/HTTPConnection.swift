@@ -14,6 +14,8 @@ final class HTTPConnection {
     var isClosed = false
     /// Whether another connection has its place already.
     var isUncounted = false
+    /// Whether it is one of the listener's idle connections.
+    var isListedIdle = false
     var closesAfterFlush = false
     /// Where the listener keeps it.
     var slot = -1
@@ -48,8 +50,11 @@ final class HTTPConnection {
     /// When the current phase began; in a body, when bytes last came: milliseconds.
     private var readMark: Int64 = 0
     private let opened: Int64
-    /// When the current body began: milliseconds.
-    private var bodyMark: Int64 = 0
+    /// When a span of the current body began, milliseconds, and how much of it had come by then.
+    private var (bodyMark, bodyMarkCount): (Int64, Int) = (0, 0)
+    /// Its neighbours among the listener's idle connections.
+    var idlePrevious: HTTPConnection?
+    var idleNext: HTTPConnection?
 
     /// Reading stops while more than this waits to be sent.
     private static let outputBytesMax = 1 << 20
@@ -60,6 +65,10 @@ final class HTTPConnection {
     private static let kernelUnsentBytesMax: Int32 = 32 << 10
     /// How long a peer may go on sending after it was told that nobody listens any more.
     private static let lingerMilliseconds: Int64 = 2_000
+    /// A refused request with a body up to this size is read to its end, and the connection kept; with a larger one it is closed.
+    private static let drainedBytesMax = 64 << 10
+    /// A request that comes whole and is smaller is not counted: it is gone before it could add up.
+    private static let uncountedBytesMax = 1 << 10
 
     init(_ listener: HTTPListener, _ handle: UnsafeMutablePointer<uv_tcp_t>, _ tls: TLSSession?) {
         self.listener = listener
@@ -91,6 +100,7 @@ final class HTTPConnection {
         let open = exchanges
         exchanges = []
         upgraded = nil
+        parsing = nil
         output = OutputQueue()
         blockedInput = []
         for exchange in open { exchange.connectionClosed() }
@@ -139,6 +149,7 @@ extension HTTPConnection {
 
     func received(_ input: UnsafeRawBufferPointer) {
         guard !isLingering, acceptsRequests else { return }  // Read and dropped, so that the peer's end is noticed.
+        listener.unlistIdle(self)
         let used = hasUpgraded ? 0 : process(input)
         if hasUpgraded { return handOver(UnsafeRawBufferPointer(rebasing: input[used...])) }
         if used < input.count, acceptsRequests, !isClosed {
@@ -154,6 +165,7 @@ extension HTTPConnection {
 
     /// A peer that has sent its last request may still read. Who cannot do without knowing whether it has gone instead, takes it for that.
     func receivedEnd() {
+        listener.unlistIdle(self)
         peerHasFinished = true
         updateReading()
         let mustBeThere = exchanges.contains {
@@ -194,6 +206,8 @@ extension HTTPConnection {
                     if !parsing.hasBegun {
                         self.parsing = nil
                         listener.give(back: parsing)
+                    } else if !parsing.isAnswered, !parsing.hold(parsing.parser.heldBytes, of: listener.budget) {
+                        rejectOverloaded(parsing)
                     }
                     return index
                 case .head: beginBody(parsing, isAtEnd: index == input.count)
@@ -215,13 +229,20 @@ extension HTTPConnection {
     private func markPhase() {
         let phase = phase
         if phase != markedPhase || phase == .body { readMark = listener.milliseconds }
-        if phase == .body, markedPhase != .body { bodyMark = readMark }
+        if phase == .body, markedPhase != .body { (bodyMark, bodyMarkCount) = (readMark, parsing?.parser.bodyCount ?? 0) }
         markedPhase = phase
     }
 
     private func beginBody(_ parsing: RequestParsing, isAtEnd: Bool) {
         let head = parsing.parser.head
-        if let limit = listener.handler.bodyBytesMax(for: head) { parsing.parser.bodyBytesMax = limit }
+        guard head.hasBody else { return }
+        let request = HTTPRequest(head: head, body: [], loop: loop, isSecure: tls != nil)
+        switch listener.handler.admit(request, peer: { peerAddress }) {
+        case .accepted(let account, let context, let bodyBytesMax):
+            (parsing.account, parsing.admission) = (account, context)
+            parsing.parser.bodyBytesMax = bodyBytesMax ?? parsing.parser.bodyBytesMax
+        case .refused(let problem, let headers): return refuse(problem, headers, parsing)
+        }
         // A body that is too large gets its 413 instead, and one that is on its way needs no invitation.
         guard head.expectsContinue, head.hasBody, isAtEnd, head.contentLength ?? 0 <= parsing.parser.bodyBytesMax else { return }
         owesContinue = true
@@ -241,13 +262,43 @@ extension HTTPConnection {
         !HTTPResponder.isSafe(parsing.parser.head.method) || exchanges.allSatisfy { $0.isSafe || $0.isComplete }
     }
 
+    /// Answers a request at once, without its body. A short one is read to its end, so that the next request is found.
+    private func refuse(_ problem: Problem, _ headers: [(name: String, value: String)], _ parsing: RequestParsing) {
+        let head = parsing.parser.head
+        let isShort = !head.expectsContinue && head.contentLength ?? .max <= HTTPConnection.drainedBytesMax
+        guard isShort, head.keepsAlive else { return reject(problem, headers) }
+        parsing.parser.discardsBody = true
+        parsing.isAnswered = true
+        let responder = HTTPResponder(self, method: head.method, minorVersion: head.minorVersion, keepsAlive: true)
+        exchanges.append(responder)
+        responder.respond(problem, headers: headers)
+    }
+
+    private func rejectOverloaded(_ parsing: RequestParsing) {
+        let problem = Problem(
+            status: 503, code: "overloaded",
+            detail: "the requests that are being read hold as much of the server's memory as they may. Send it again later.",
+            headers: [("Retry-After", "1")])
+        reject(problem, listener.handler.refused(problem, parsing.parser.phase == .body ? parsing.parser.head : nil))
+    }
+
     private func dispatch(_ parsing: RequestParsing) {
+        let count = parsing.parser.heldBytes
+        let isCounted = !parsing.isAnswered && (parsing.reservation != nil || count > HTTPConnection.uncountedBytesMax)
+        if isCounted, !parsing.hold(count, of: listener.budget) { return rejectOverloaded(parsing) }
+        handOver(parsing)
+    }
+
+    private func handOver(_ parsing: RequestParsing) {
         let (head, body) = parsing.parser.takeRequest()
-        (parsing.hasBegun, parsing.isHeld) = (false, false)
         (markedPhase, readMark, owesContinue, hasServed) = (.idle, listener.milliseconds, false, true)
-        let request = HTTPRequest(head: head, body: body, loop: loop, isSecure: tls != nil)
+        let taken = parsing.take()
+        if taken.isAnswered { return scheduleFlush() }  // The connection is idle from here on.
+        let request = HTTPRequest(head: head, body: body, loop: loop, isSecure: tls != nil, admission: taken.admission)
         let responder = HTTPResponder(
             self, method: request.method, minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
+        // Without a body, as of a reader that stays, nothing is kept of a request that would add up.
+        responder.reservation = body.isEmpty ? nil : taken.reservation
         responder.mayBeLarge = request.method == "GET"
         if !head.keepsAlive { acceptsRequests = false }
         exchanges.append(responder)
@@ -256,9 +307,14 @@ extension HTTPConnection {
 
     /// Answers behind the answers still open, and then closes: where the next request would start is unknown.
     private func reject(_ problem: Problem, _ head: HTTPRequestHead? = nil) {
+        reject(problem, listener.handler.refused(problem, head))
+    }
+
+    private func reject(_ problem: Problem, _ headers: [(name: String, value: String)]) {
         acceptsRequests = false
         blockedInput = []
-        let headers = listener.handler.refused(problem, head)
+        parsing?.reservation = nil
+        parsing?.parser.dropBody()
         let responder = HTTPResponder(self, method: "", minorVersion: 1, keepsAlive: false)
         exchanges.append(responder)
         responder.respond(problem, headers: headers)
@@ -357,7 +413,9 @@ extension HTTPConnection {
         }
         resume()
         let isIdle = exchanges.isEmpty && !hasUnsent && !isClosed
-        if isIdle, peerHasFinished || (listener.isDraining && phase == .idle) { close() }
+        guard isIdle else { return }
+        if peerHasFinished || (listener.isDraining && phase == .idle) { return close() }
+        if hasServed, phase == .idle, !hasBlocked, !isLingering { listener.listIdle(self) }
     }
 
     /// Takes requests that had to wait.
@@ -396,9 +454,13 @@ extension HTTPConnection {
         if exchanges.isEmpty, !hasUnsent, phase == .idle { close() }
     }
 
-    /// Whether it was opened that long ago and has not sent one whole request.
+    /// Whether it has waited that long for its next request.
+    func isIdle(for milliseconds: Int64) -> Bool { listener.milliseconds - readMark >= milliseconds }
+
+    /// Whether it has been open that long without one whole request, or a head has been coming for that long.
     func hasAskedNothing(for milliseconds: Int64) -> Bool {
-        !hasServed && exchanges.isEmpty && !hasUnsent && phase != .body && listener.milliseconds - opened > milliseconds
+        guard exchanges.isEmpty, !hasUnsent, phase == .head || phase == .idle && !hasServed else { return false }
+        return listener.milliseconds - (hasServed ? readMark : opened) > milliseconds
     }
 
     /// Gives up what took too long. Called about once a second.
@@ -419,23 +481,52 @@ extension HTTPConnection {
             if now - readMark > listener.headMilliseconds {
                 reject(Problem(status: 408, code: "request_timeout", detail: "the request's head did not arrive in time"))
             }
-        case .body:
-            if now - readMark > listener.bodyMilliseconds {
-                reject(Problem(status: 408, code: "request_timeout", detail: "the request's body stopped arriving"))
-            } else if now - bodyMark > listener.bodyMilliseconds + Int64(parsing?.parser.body.count ?? 0) {
-                // A byte now and then would hold a connection for ever: a thousand a second are asked for, once the time is up.
-                reject(Problem(status: 408, code: "request_timeout", detail: "the request's body arrives too slowly"))
-            }
+        case .body: sweepBody(now)
+        }
+    }
+
+    private func sweepBody(_ now: Int64) {
+        guard let parsing else { return }
+        let (span, count) = (now - bodyMark, parsing.parser.bodyCount)
+        if now - readMark > listener.bodyMilliseconds {
+            // A request that was refused has its answer; there is none for the rest of it.
+            if parsing.isAnswered { return close() }
+            reject(Problem(status: 408, code: "request_timeout", detail: "the request's body stopped arriving"))
+        } else if span > listener.bodyMilliseconds {
+            // A byte now and then would hold a connection for ever, also behind much that came fast.
+            if count - bodyMarkCount >= span { return (bodyMark, bodyMarkCount) = (now, count) }
+            if parsing.isAnswered { return close() }
+            reject(Problem(status: 408, code: "request_timeout", detail: "the request's body arrives too slowly"))
         }
     }
 }
 
-/// A parser and whether it has taken anything of the next request.
+/// A parser, and what is known of the request that it is taking.
 final class RequestParsing {
     var parser: HTTPRequestParser
+    /// Whether it has taken anything of the next request.
     var hasBegun = false
     /// Whether it has a whole request, which waits.
     var isHeld = false
+    /// Whose share of the memory the request counts against; as long as nobody knows, all such requests share one.
+    var account = ""
+    var admission: (any Sendable)?
+    /// Whether the request was refused already, and what comes of it is dropped.
+    var isAnswered = false
+    var reservation: RequestReservation?
 
     init(_ limits: HTTPParserLimits) { parser = HTTPRequestParser(limits: limits) }
+
+    /// Counts what the request takes.
+    /// - Returns: false when there is no room for it.
+    func hold(_ count: Int, of budget: RequestBudget) -> Bool {
+        if reservation == nil || reservation!.account != account { reservation = RequestReservation(budget, account: account) }
+        return reservation!.resize(to: count)
+    }
+
+    /// What is known of a request that is complete; the next one begins with nothing.
+    func take() -> (admission: (any Sendable)?, isAnswered: Bool, reservation: RequestReservation?) {
+        defer { (hasBegun, isHeld, account, admission, isAnswered, reservation) = (false, false, "", nil, false, nil) }
+        return (admission, isAnswered, reservation)
+    }
 }

@@ -1,6 +1,7 @@
 internal import CUV
 internal import Glibc
 internal import ParleySystem
+internal import Synchronization
 
 /// The part of a server that lives on one loop: its listening socket and the connections accepted there.
 final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
@@ -16,9 +17,20 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     let bodyMilliseconds: Int64
     let idleMilliseconds: Int64
     let writeMilliseconds: Int64
+    private let patienceMilliseconds: Int64
     private(set) var isDraining = false
 
     private let open: Monitor<Int>
+    /// What all requests of the server hold.
+    let budget: RequestBudget
+    /// The listeners of the other loops.
+    var others: [Other] = []
+
+    struct Other { weak var listener: HTTPListener? }
+
+    /// Connections that have been served and wait for their next request, the longest first.
+    private var (idleFirst, idleLast): (HTTPConnection?, HTTPConnection?)
+    private let idleCount = Atomic(0)
     private var socket: UnsafeMutablePointer<uv_tcp_t>?
     private var connections: [HTTPConnection] = []
     private var unflushed: [HTTPConnection] = []
@@ -31,13 +43,20 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var dateBytes = Bytes()
 
     private static let readBytes = 64 << 10
-    /// How long a connection may ask nothing before it is closed for another one.
-    private static let patienceMilliseconds: Int64 = 1_000
+    /// How often it is said that connections cannot be accepted.
+    private static let complaintMilliseconds: Int64 = 1_000
+    /// Connections beyond the limit while others are being closed for them.
+    private static let graceMax = 64
     /// The most that a record holds.
     private static let plainBytes = 16 << 10
 
-    /// - Parameter open: Counts the connections of the whole server.
-    init(_ loop: EventLoop, _ configuration: HTTPServerConfiguration, _ handler: any HTTPHandler, open: Monitor<Int>) {
+    /// - Parameters:
+    ///   - open: Counts the connections of the whole server.
+    ///   - budget: Counts what all its requests hold.
+    init(
+        _ loop: EventLoop, _ configuration: HTTPServerConfiguration, _ handler: any HTTPHandler, open: Monitor<Int>, budget: RequestBudget
+    ) {
+        self.budget = budget
         self.loop = loop
         self.configuration = configuration
         self.handler = handler
@@ -49,6 +68,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         bodyMilliseconds = configuration.bodyTimeout.milliseconds
         idleMilliseconds = configuration.idleTimeout.milliseconds
         writeMilliseconds = configuration.writeTimeout.milliseconds
+        patienceMilliseconds = configuration.patience.milliseconds
     }
 
     deinit {
@@ -121,7 +141,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
             tls = identity.session()
             guard tls != nil else { return discard(handle) }
         }
-        guard admit() || makeRoom() && admit() else {
+        guard admit() || makeRoom() && admit() || makeRoomElsewhere() && admit(grace: HTTPListener.graceMax) else {
             refuse(stream)
             return discard(handle)
         }
@@ -135,7 +155,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     /// connection of the loop standing still. So one is given up for those that wait: of a peer that has asked for nothing yet, if there is one.
     private func cannotAccept(_ status: Int32) {
         if milliseconds >= nextComplaint {
-            nextComplaint = milliseconds + HTTPListener.patienceMilliseconds
+            nextComplaint = milliseconds + HTTPListener.complaintMilliseconds
             Diagnostics.log(.warning, "cannot accept connections", ["reason": String(cString: uv_strerror(status))])
         }
         guard status == UV_EMFILE.rawValue || status == UV_ENFILE.rawValue else { return }
@@ -143,25 +163,46 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         (newest.last { $0.hasAskedNothing(for: -1) } ?? newest.last)?.close()
     }
 
-    private func admit() -> Bool {
+    /// - Parameter grace: How many more than there may be are let in, because others are about to go.
+    private func admit(grace: Int = 0) -> Bool {
         open.withLock { count in
-            guard count < configuration.connectionCountMax else { return false }
+            guard count < configuration.connectionCountMax + grace else { return false }
             count += 1
             return true
         }
     }
 
-    /// Closes a connection that has not asked for anything yet, so that whoever only opens connections does not keep others out.
-    ///
+    /// Closes a connection for a new one: one that has not asked for anything yet, so that whoever only opens connections does not keep others
+    /// out; else the one that has waited longest for its next request.
+    private func makeRoom() -> Bool { closeSilent() || closeLongestIdle() }
+
+    /// The same on another loop, which takes a moment.
+    private func makeRoomElsewhere() -> Bool {
+        let listeners = others.lazy.compactMap(\.listener)
+        guard let other = listeners.first(where: { $0.idleCount.load(ordering: .relaxed) > 0 }) else { return false }
+        return other.loop.execute { _ = other.closeLongestIdle() }
+    }
+
+    private func closeLongestIdle() -> Bool {
+        guard let connection = idleFirst, connection.isIdle(for: patienceMilliseconds) else { return false }
+        giveUp(connection)
+        return true
+    }
+
+    /// Closes a connection whose place is free from now on.
+    private func giveUp(_ connection: HTTPConnection) {
+        connection.close()
+        open.withLock { $0 -= 1 }
+        connection.isUncounted = true
+    }
+
     /// A few are looked at, going round: enough to find one where most are of that kind, and little work where none is.
-    private func makeRoom() -> Bool {
+    private func closeSilent() -> Bool {
         for _ in 0..<min(16, connections.count) {
             nextLook = (nextLook + 1) % connections.count
             let connection = connections[nextLook]
-            guard connection.hasAskedNothing(for: HTTPListener.patienceMilliseconds) else { continue }
-            connection.close()
-            open.withLock { $0 -= 1 }
-            connection.isUncounted = true
+            guard connection.hasAskedNothing(for: patienceMilliseconds) else { continue }
+            giveUp(connection)
             return true
         }
         return false
@@ -196,10 +237,31 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
 
 extension HTTPListener {
     func remove(_ connection: HTTPConnection) {
+        unlistIdle(connection)
         let last = connections.removeLast()
         guard last !== connection else { return }
         connections[connection.slot] = last
         last.slot = connection.slot
+    }
+
+    /// Notes a connection that waits for its next request from now on.
+    func listIdle(_ connection: HTTPConnection) {
+        guard !connection.isListedIdle else { return }
+        connection.isListedIdle = true
+        connection.idlePrevious = idleLast
+        if let idleLast { idleLast.idleNext = connection } else { idleFirst = connection }
+        idleLast = connection
+        idleCount.add(1, ordering: .relaxed)
+    }
+
+    /// Takes it out again. Idempotent.
+    func unlistIdle(_ connection: HTTPConnection) {
+        guard connection.isListedIdle else { return }
+        let (previous, next) = (connection.idlePrevious, connection.idleNext)
+        if let previous { previous.idleNext = next } else { idleFirst = next }
+        if let next { next.idlePrevious = previous } else { idleLast = previous }
+        (connection.idlePrevious, connection.idleNext, connection.isListedIdle) = (nil, nil, false)
+        idleCount.subtract(1, ordering: .relaxed)
     }
 
     /// A connection's handle is gone.

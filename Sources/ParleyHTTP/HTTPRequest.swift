@@ -9,10 +9,13 @@ package final class HTTPRequest: Sendable {
     package let method: String
     /// Whether it came over TLS.
     package let isSecure: Bool
+    /// What the handler said when it accepted the body; `nil` without a body.
+    package let admission: (any Sendable)?
     private let pathRange: Range<Int>
     private let queryRange: Range<Int>?
 
-    init(head: HTTPRequestHead, body: Bytes, loop: EventLoop, isSecure: Bool = false) {
+    init(head: HTTPRequestHead, body: Bytes, loop: EventLoop, isSecure: Bool = false, admission: (any Sendable)? = nil) {
+        self.admission = admission
         self.head = head
         self.body = body
         self.loop = loop

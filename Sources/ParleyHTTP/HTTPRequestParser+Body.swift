@@ -8,7 +8,7 @@ extension HTTPRequestParser {
         remaining = head.contentLength ?? 0
         guard remaining <= bodyBytesMax else { throw bodyTooLarge }
         // Not more at once than a client can make us hold by announcing a length and sending nothing.
-        body.reserveCapacity(min(remaining, 64 << 10))
+        if !discardsBody { body.reserveCapacity(min(remaining, 64 << 10)) }
         state = remaining == 0 ? .done : .body
     }
 
@@ -41,7 +41,14 @@ extension HTTPRequestParser {
 
     private mutating func takeData(_ input: UnsafeRawBufferPointer, _ index: inout Int) {
         let count = min(remaining, input.count - index)
-        body.append(contentsOf: UnsafeRawBufferPointer(rebasing: input[index..<index + count]))
+        if !discardsBody {
+            // By halves, and never beyond what was announced: what is reserved and not filled is not counted anywhere.
+            if body.count + count > body.capacity {
+                body.reserveCapacity(max(body.count + count, min(body.count + remaining, body.capacity + body.capacity / 2)))
+            }
+            body.append(contentsOf: UnsafeRawBufferPointer(rebasing: input[index..<index + count]))
+        }
+        bodyCount += count
         remaining -= count
         index += count
     }
@@ -71,7 +78,7 @@ extension HTTPRequestParser {
         chunkDigits += 1
         guard chunkDigits <= 15 else { throw .bad("a chunk's size has more than 15 digits") }
         remaining = remaining << 4 | Int(digit)
-        guard remaining <= bodyBytesMax - body.count else { throw bodyTooLarge }
+        guard remaining <= bodyBytesMax - bodyCount else { throw bodyTooLarge }
         state = .chunkSize
     }
 

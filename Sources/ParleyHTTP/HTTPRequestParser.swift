@@ -66,6 +66,10 @@ package struct HTTPRequestParser: ~Copyable {
 
     var state = State.start
     var body = Bytes()
+    /// Bytes of the body that have come, kept or not.
+    package internal(set) var bodyCount = 0
+    /// Whether the body of the current request is read and dropped.
+    package var discardsBody = false
     /// Bytes of the body, or of the current chunk, that are still to come.
     var remaining = 0
     var chunkDigits = 0
@@ -82,6 +86,12 @@ package struct HTTPRequestParser: ~Copyable {
         self.limits = limits
         bodyBytesMax = limits.bodyBytes
     }
+
+    /// Lets go of what has come of the body, and keeps nothing of the rest.
+    package mutating func dropBody() { (body, discardsBody) = ([], true) }
+
+    /// Bytes that the current request takes in memory.
+    package var heldBytes: Int { head.bytes.count + body.count }
 
     package var phase: Phase {
         switch state {
@@ -122,6 +132,7 @@ package struct HTTPRequestParser: ~Copyable {
         let request = (head, body)
         head = HTTPRequestHead()
         body = []
+        (bodyCount, discardsBody) = (0, false)
         bodyBytesMax = limits.bodyBytes
         state = .start
         hasSkippedLine = false

@@ -25,6 +25,8 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     private var hasAnswered = false
     /// What was answered while earlier requests of the connection still wait for their answers.
     var held = OutputQueue()
+    /// What the request holds of the server's memory until it is answered.
+    var reservation: RequestReservation?
     /// Whether the answer may be as large as what has been stored: then few are made at a time.
     var mayBeLarge = false
     /// Whether the request asks for nothing to be changed.
@@ -98,7 +100,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// The answer has been queued to its end; the connection goes on with the next one.
     func complete() {
         isComplete = true
-        (onClose, onHalfClose, stream) = (nil, nil, nil)
+        (onClose, onHalfClose, stream, reservation) = (nil, nil, nil, nil)
         connection?.completed(self)
     }
 
@@ -114,7 +116,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// Lets go of a connection that is gone, and says so unless the answer was complete.
     func connectionClosed() {
         let callbacks = [onClose, stream?.connectionClosed()]
-        (connection, onClose, onHalfClose, stream) = (nil, nil, nil, nil)
+        (connection, onClose, onHalfClose, stream, reservation) = (nil, nil, nil, nil, nil)
         held = OutputQueue()
         for callback in callbacks { callback?() }
     }

@@ -11,17 +11,25 @@ package final class HTTPServer: Sendable {
     /// How many connections are open.
     private let open = Monitor(0)
     private let bound = Monitor(0)
+    private let budget: RequestBudget
 
     package init(_ configuration: HTTPServerConfiguration = .init(), on group: EventLoopGroup, handler: any HTTPHandler) {
         self.configuration = configuration
         let open = open
-        listeners = group.loops.map { HTTPListener($0, configuration, handler, open: open) }
+        let budget = RequestBudget(bytesMax: configuration.requestBytesMax)
+        self.budget = budget
+        let listeners = group.loops.map { HTTPListener($0, configuration, handler, open: open, budget: budget) }
+        for listener in listeners { listener.others = listeners.filter { $0 !== listener }.map { HTTPListener.Other(listener: $0) } }
+        self.listeners = listeners
     }
 
     /// The port that the server listens on; 0 before `start()`.
     package var port: Int { bound.withLock { $0 } }
 
     package var connectionCount: Int { open.withLock { $0 } }
+
+    /// Bytes that requests hold, from their first byte until they are answered.
+    package var requestBytes: Int { budget.usedBytes }
 
     /// Binds and listens; connections are accepted when this returns.
     /// - Throws: ``HTTPServerError`` that names the address and the system's reason.

@@ -15,16 +15,33 @@ package struct HTTPServerConfiguration: Sendable {
     package var handshakeTimeout = Duration.seconds(10)
     /// A whole head must arrive in this time.
     package var headTimeout = Duration.seconds(30)
-    /// A body must not pause for longer.
+    /// Bytes that requests may take in memory together, from their first byte until they are answered; more is answered 503 `overloaded`.
+    package var requestBytesMax = 64 << 20
+    /// A body must not pause for longer, and in each such span must bring a thousand bytes a second on average.
     package var bodyTimeout = Duration.seconds(30)
     /// A connection without a request is kept this long.
     package var idleTimeout = Duration.seconds(75)
+    /// A connection that has asked nothing for so long may be closed for a new one when all are taken.
+    package var patience = Duration.seconds(1)
     /// A peer that takes no byte of what waits for it is given up after this time.
     package var writeTimeout = Duration.seconds(120)
     /// The kernel's send buffer per connection: what a slow reader can make it hold.
     package var sendBufferBytes = 128 << 10
 
     package init() {}
+}
+
+/// What becomes of a request whose body has not come.
+package enum HTTPAdmission: Sendable {
+    /// Its body is taken.
+    ///
+    /// - Parameters:
+    ///   - account: Whose share of the memory for requests it counts against.
+    ///   - context: What the handler finds in ``HTTPRequest/admission`` when the body is there.
+    ///   - bodyBytesMax: The most bytes that the body may have; `nil` for the server's usual limit.
+    case accepted(account: String, context: (any Sendable)? = nil, bodyBytesMax: Int? = nil)
+    /// It is answered at once, and its body is dropped.
+    case refused(Problem, headers: [(name: String, value: String)])
 }
 
 /// Takes the requests of a server.
@@ -34,8 +51,13 @@ package protocol HTTPHandler: AnyObject, Sendable {
     /// Requests of one connection come in their order, and may come before earlier ones are answered; the answers leave in order.
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder)
 
-    /// The most bytes that the body of this request may have; `nil` for the server's usual limit.
-    func bodyBytesMax(for head: HTTPRequestHead) -> Int?
+    /// Called on the connection's loop when the head of a request has come and its body has not: whether the body is wanted.
+    ///
+    /// What is refused here takes no memory. Only for requests that have a body.
+    /// - Parameters:
+    ///   - request: The request without its body.
+    ///   - peer: The numeric address of the other side. Cost: a system call.
+    func admit(_ request: HTTPRequest, peer: () -> String) -> HTTPAdmission
 
     /// The server itself has refused a request, or a connection: for whoever counts.
     ///
@@ -45,7 +67,7 @@ package protocol HTTPHandler: AnyObject, Sendable {
 }
 
 extension HTTPHandler {
-    package func bodyBytesMax(for head: HTTPRequestHead) -> Int? { nil }
+    package func admit(_ request: HTTPRequest, peer: () -> String) -> HTTPAdmission { .accepted(account: "") }
     package func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [(name: String, value: String)] { [] }
 }
 

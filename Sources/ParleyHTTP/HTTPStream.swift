@@ -41,6 +41,9 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         self.framing = framing
     }
 
+    /// What the requests of the server share, and what comes behind a 101 with them.
+    var budget: RequestBudget? { responder?.connection?.listener.budget }
+
     /// Whether there is still somebody to write for.
     package var isOpen: Bool { responder?.isOpen ?? false }
 

@@ -22,13 +22,19 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     private let stream: HTTPStream
     private let reader: WebSocketReader
+    /// What a message that is not complete holds, and whose share of the memory for requests that is.
+    private var reservation: RequestReservation?
+    private let account: String
     private var isOutputFull = false
     private var isClosed = false
 
     /// From here on the peer must take something before he is listened to.
     private static let outputBytesMax = 1 << 20
+    /// The beginning of a message that is not counted.
+    private static let uncountedBytesMax = 1 << 10
 
-    private init(_ stream: HTTPStream, messageBytesMax: Int) {
+    private init(_ stream: HTTPStream, messageBytesMax: Int, account: String) {
+        self.account = account
         self.stream = stream
         loop = stream.loop
         lastInput = loop.now
@@ -84,9 +90,23 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
         } catch {
             return close(error.code, error.reason)
         }
-        guard !isClosed, bufferedBytes > WebSocket.outputBytesMax else { return }
+        guard !isClosed else { return }
+        guard holds(reader.heldBytes) else {
+            return close(1_013, "the messages that are being read hold as much of the server's memory as they may; try again later")
+        }
+        guard bufferedBytes > WebSocket.outputBytesMax else { return }
         isOutputFull = true
         updatePause()
+    }
+
+    /// - Returns: false when there is no room for so much of a message.
+    private func holds(_ count: Int) -> Bool {
+        guard count > WebSocket.uncountedBytesMax else {
+            reservation = nil
+            return true
+        }
+        if reservation == nil { reservation = stream.budget.map { RequestReservation($0, account: account) } }
+        return reservation?.resize(to: count) ?? true
     }
 
     private func answer(_ event: WebSocketReader.Event) {
@@ -156,10 +176,11 @@ extension WebSocket {
     ///   - headers: What the answer carries besides.
     ///   - protocols: Subprotocols that a client may ask for; the first it asks for that is among them is agreed on.
     ///   - messageBytesMax: A longer message closes the connection with 1009.
+    ///   - account: Whose share of the memory for requests its unfinished messages count against; beyond that it is closed with 1013.
     /// - Throws: 405; 426 `upgrade_required` or `unsupported_websocket_version`; 400 `invalid_handshake` naming the field.
     package static func accept(
         _ request: HTTPRequest, _ responder: HTTPResponder, headers: [(name: String, value: String)] = [], protocols: [String] = [],
-        messageBytesMax: Int
+        messageBytesMax: Int, account: String = ""
     ) throws(Problem) -> WebSocket {
         let key = try checkHandshake(request)
         var fields: [(name: String, value: String)] = [
@@ -167,7 +188,7 @@ extension WebSocket {
         ]
         let wanted = tokens(request, "Sec-WebSocket-Protocol")
         if let agreed = wanted.first(where: protocols.contains) { fields.append(("Sec-WebSocket-Protocol", agreed)) }
-        return WebSocket(responder.upgrade(headers: fields + headers), messageBytesMax: messageBytesMax)
+        return WebSocket(responder.upgrade(headers: fields + headers), messageBytesMax: messageBytesMax, account: account)
     }
 
     /// RFC 6455, section 4.2.1.

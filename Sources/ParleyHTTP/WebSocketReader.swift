@@ -24,6 +24,9 @@ final class WebSocketReader {
     /// Bytes of the current frame that are still to come; `nil` between frames.
     private var remaining: UInt64?
 
+    /// Bytes of a message that is not complete.
+    var heldBytes: Int { message.count }
+
     init(messageBytesMax: Int) {
         self.messageBytesMax = messageBytesMax
         input = .allocate(capacity: 1)

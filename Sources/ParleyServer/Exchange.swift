@@ -8,7 +8,7 @@ struct Exchange: Sendable {
     let request: HTTPRequest
     let responder: HTTPResponder
     /// Who may read the answer from another origin.
-    let corsHeaders: [HeaderField]
+    var corsHeaders: [HeaderField]
     /// Where a refusal is counted.
     var refusals: RefusalCounter?
     /// Who sent it, and what he may do.

@@ -31,12 +31,18 @@ final class Router: HTTPHandler, Sendable {
         // A page that may read answers may read refusals, too.
         var exchange = Exchange(request: request, responder: responder, corsHeaders: [], refusals: context.refusals)
         do throws(Problem) {
+            if let admission = request.admission as? Admission {
+                (exchange.corsHeaders, exchange.access) = (admission.corsHeaders, admission.access)
+                // The body may have taken its time.
+                if let problem = context.authenticator.problem(with: admission.access) { throw problem }
+                return try route(exchange)
+            }
             exchange = Exchange(
                 request: request, responder: responder, corsHeaders: try policy.check(request.head), refusals: context.refusals)
             try Router.check(request.head)
             if let preflight = policy.preflight(request) { return exchange.respond(204, preflight) }
             // The page and the client are no secret, and ask for the key; whoever looks after the process needs to know only that it lives.
-            if !Router.isOpen(request.pathUTF8) { exchange.access = try admit(request, responder) }
+            exchange.access = try access(request) { responder.peerAddress }
             try route(exchange)
         } catch {
             exchange.respond(error)
@@ -66,18 +72,76 @@ final class Router: HTTPHandler, Sendable {
         }
     }
 
-    /// Finds out who asks, and whether he has asked too often: who shows nothing that is good counts by his address.
-    private func admit(_ request: HTTPRequest, _ responder: HTTPResponder) throws(Problem) -> Access {
-        guard let rates = context.rates else { return try context.authenticator.access(request) }
+    // MARK: Who asks
+
+    /// Finds out who asks, and whether they have asked too often: who shows nothing that is good counts by the peer's address.
+    private func access(_ request: HTTPRequest, peer: () -> String) throws(Problem) -> Access {
+        let path = request.pathUTF8
+        if Router.isOpen(path) { return .none }
+        guard let rates = context.rates else { return try isOfWake(path) ? .none : context.authenticator.access(request) }
         do throws(Problem) {
-            let access = try context.authenticator.access(request)
-            try rates.take(
-                context.authenticator.hasKeys ? access.account : RateLimiter.account(ofPeer: responder.peerAddress), request.loop.now)
+            let access = isOfWake(path) ? Access.none : try context.authenticator.access(request)
+            let isKnown = access.isShown && context.authenticator.hasKeys
+            try rates.take(isKnown ? access.account : RateLimiter.account(ofPeer: peer()), request.loop.now)
             return access
         } catch {
-            if error.status == 401 { try rates.take(RateLimiter.account(ofPeer: responder.peerAddress), request.loop.now) }
+            if error.status == 401 { try rates.take(RateLimiter.account(ofPeer: peer()), request.loop.now) }
             throw error
         }
+    }
+
+    /// Whether a request is authenticated by a wake's own token, which its route compares: see ``SubscriptionRoutes/isOpen(_:)``.
+    private func isOfWake(_ path: ArraySlice<UInt8>) -> Bool { SubscriptionRoutes.isOpen(path) }
+
+    /// What is known of a request before its body comes.
+    private struct Admission: Sendable {
+        let access: Access
+        let corsHeaders: [HeaderField]
+    }
+
+    /// What requests may bring together that show no key: one account for all of them.
+    private static let strangers = RateLimiter.account(ofPeer: "*")
+    /// The most bytes of a body that no route has a use for, and of one that comes without a key.
+    private static let (smallBodyMax, wakeBodyMax) = (64 << 10, 1 << 20)
+
+    func admit(_ request: HTTPRequest, peer: () -> String) -> HTTPAdmission {
+        var corsHeaders: [HeaderField] = []
+        do throws(Problem) {
+            corsHeaders = try policy.check(request.head)
+            try Router.check(request.head)
+            if policy.preflight(request) != nil {
+                return .accepted(account: Router.strangers, bodyBytesMax: Router.smallBodyMax)
+            }
+            let access = try access(request, peer: peer)
+            let bodyBytesMax = try bodyBytesMax(request, access)
+            let account = access.isShown ? access.account : access.mayNothing ? Router.strangers : RateLimiter.account(ofPeer: peer())
+            return .accepted(
+                account: account, context: Admission(access: access, corsHeaders: corsHeaders), bodyBytesMax: bodyBytesMax)
+        } catch {
+            context.refusals.count(error.code)
+            return .refused(error, headers: corsHeaders)
+        }
+    }
+
+    /// How long the body may be, once it is known that its sender may send it at all; `nil`: as long as any.
+    private func bodyBytesMax(_ request: HTTPRequest, _ access: Access) throws(Problem) -> Int? {
+        let path = request.pathUTF8
+        if path.starts(with: SubscriptionRoutes.prefix.utf8) {
+            if isOfWake(path) { return Router.wakeBodyMax }
+            try requireEverything(access, "__ds/**")
+            return nil
+        }
+        guard request.method == "POST" || request.method == "PUT" else { return Router.smallBodyMax }
+        if path.starts(with: StreamName.prefix.utf8) {
+            try streams.authorizeBody(request, access, path: path.dropFirst(StreamName.prefix.utf8.count))
+            return nil
+        }
+        if path.starts(with: AgentRoutes.prefix.utf8) {
+            try agents.authorizeBody(request, access, path: path.dropFirst(AgentRoutes.prefix.utf8.count))
+            return nil
+        }
+        if !Router.asksForVerbs.contains(request.path) { try requireEverything(access, request.path) }
+        return Router.smallBodyMax
     }
 
     func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [HeaderField] {
@@ -87,9 +151,7 @@ final class Router: HTTPHandler, Sendable {
 
     private static let openPaths = ["/", "/healthz", ClientRoute.scriptPath, ClientRoute.typesPath].map { Bytes($0.utf8) }
 
-    private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool {
-        openPaths.contains { path.elementsEqual($0) } || SubscriptionRoutes.isOpen(path)
-    }
+    private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { openPaths.contains { path.elementsEqual($0) } }
 
     /// Routes that look themselves at what the sender may do. Whatever is not here is for those who may do everything, so that a route that
     /// was forgotten lets nobody in.
@@ -101,7 +163,7 @@ final class Router: HTTPHandler, Sendable {
     private func route(_ exchange: Exchange) throws(Problem) {
         let path = exchange.request.pathUTF8
         if path.starts(with: SubscriptionRoutes.prefix.utf8) {
-            if !SubscriptionRoutes.isOpen(path) { try requireEverything(exchange, "__ds/**") }
+            if !SubscriptionRoutes.isOpen(path) { try requireEverything(exchange.access, "__ds/**") }
             return subscriptions.handle(exchange, path: path.dropFirst(SubscriptionRoutes.prefix.utf8.count))
         }
         if path.starts(with: StreamName.prefix.utf8) {
@@ -111,7 +173,7 @@ final class Router: HTTPHandler, Sendable {
             return agents.handle(exchange, path: path.dropFirst(AgentRoutes.prefix.utf8.count))
         }
         let name = exchange.request.path
-        if !Router.asksForVerbs.contains(name) { try requireEverything(exchange, name) }
+        if !Router.asksForVerbs.contains(name) { try requireEverything(exchange.access, name) }
         switch name {
         case "/":
             try requireRead(exchange)
@@ -150,6 +212,7 @@ final class Router: HTTPHandler, Sendable {
         metrics.add("parley_heap_allocated_bytes", .gauge, "Memory that the program holds.", Double(Heap.allocatedBytes))
         metrics.add("parley_heap_resident_bytes", .gauge, "Memory that the allocator has in use.", Double(Heap.residentBytes))
         metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
+        metrics.add("parley_request_bytes", .gauge, "Bytes that requests hold until they are answered.", Double(context.requestBytes))
         metrics.add("parley_readers", .gauge, "Live readers.", Double(context.readerCount))
         metrics.add(context.allReaders.map(\.parking))
         if let subscriptions = context.subscriptions?.subscriptions { metrics.add(subscriptions.counters) }
@@ -159,8 +222,8 @@ final class Router: HTTPHandler, Sendable {
         return metrics.text
     }
 
-    private func requireEverything(_ exchange: Exchange, _ what: String) throws(Problem) {
-        guard !exchange.access.mayEverything else { return }
+    private func requireEverything(_ access: Access, _ what: String) throws(Problem) {
+        guard !access.mayEverything else { return }
         throw Problem(
             status: 403, code: "forbidden", detail: "'\(what)' is only for keys and for tokens that allow **:admin.",
             extra: [.init("verb", .string(Verb.admin.name)), .init("channel", .string("**"))])

@@ -31,7 +31,7 @@ package final class Server: Sendable {
             measures: measures)
         self.context = context
         http = HTTPServer(configuration.http, on: group, handler: Router(context))
-        context.countConnections { [weak http] in http?.connectionCount ?? 0 }
+        context.count(connections: { [weak http] in http?.connectionCount ?? 0 }, requestBytes: { [weak http] in http?.requestBytes ?? 0 })
     }
 
     /// The port that the server listens on; 0 before ``start()``.

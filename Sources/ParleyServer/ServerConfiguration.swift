@@ -25,6 +25,8 @@ package struct ServerConfiguration: Sendable {
     package var streamLifetime = Duration.seconds(60)
     /// Live readers of one loop; more are answered 503.
     package var readersPerLoopMax = 10_000
+    /// Live readers of one account on all loops together; more are answered 429 `too_many_readers`. `nil`: half of all, and 64 at least.
+    package var readersPerAccountMax: Int?
     /// Where one answer of a catch-up read ends: after the entry that passes it.
     package var pageBytes = 256 << 10
     /// A stream of events with more than this unsent waits until the peer has taken it.

@@ -13,6 +13,7 @@ final class ServerContext: Sendable {
     let configuration: ServerConfiguration
     let reads: ReadPool
     let authenticator: Authenticator
+    let places: ReaderPlaces
     let rates: RateLimiter?
     let refusals = RefusalCounter()
     /// What else `/metrics` says.
@@ -20,6 +21,7 @@ final class ServerContext: Sendable {
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
     private let draining = Atomic(false)
     private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
+    private let requestByteCounter = Mutex<@Sendable () -> Int>({ 0 })
 
     init(
         channels: Channels, agents: (any AgentHost)?, subscriptions: SubscriptionDelivery?, configuration: ServerConfiguration,
@@ -34,10 +36,13 @@ final class ServerContext: Sendable {
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
         rates = configuration.rate.map { RateLimiter(rate: $0) }
-        authenticator = Authenticator(configuration, world: channels.world)
+        let authenticator = Authenticator(configuration, world: channels.world)
+        self.authenticator = authenticator
+        places = ReaderPlaces(total: configuration.readersPerLoopMax * loops.count, share: configuration.readersPerAccountMax)
         let unfitText = UnfitText()
         let readers = loops.map {
-            let readers = LoopReaders(loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText)
+            let readers = LoopReaders(
+                loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText, authenticator: authenticator)
             return (ObjectIdentifier($0), readers)
         }
         readersByLoop = Dictionary(uniqueKeysWithValues: readers)
@@ -49,8 +54,14 @@ final class ServerContext: Sendable {
 
     var connectionCount: Int { connectionCounter.withLock { $0 }() }
 
-    /// Says how many connections there are; the server that knows is made after this.
-    func countConnections(_ count: @escaping @Sendable () -> Int) { connectionCounter.withLock { $0 = count } }
+    /// What requests hold until they are answered.
+    var requestBytes: Int { requestByteCounter.withLock { $0 }() }
+
+    /// Says how many connections there are, and what requests hold; the server that knows is made after this.
+    func count(connections: @escaping @Sendable () -> Int, requestBytes: @escaping @Sendable () -> Int) {
+        connectionCounter.withLock { $0 = connections }
+        requestByteCounter.withLock { $0 = requestBytes }
+    }
 
     /// The live readers of a connection's loop.
     func readers(on loop: EventLoop) -> LoopReaders { readersByLoop[ObjectIdentifier(loop)]! }
@@ -59,6 +70,23 @@ final class ServerContext: Sendable {
         get { draining.load(ordering: .relaxed) }
         set { draining.store(newValue, ordering: .relaxed) }
     }
+
+    // MARK: Who asks
+
+    /// Whose share of a limit a request counts against.
+    func account(of exchange: Exchange) -> String {
+        exchange.access.isShown ? exchange.access.account : RateLimiter.account(ofPeer: exchange.responder.peerAddress)
+    }
+
+    /// Runs `body` on the exchange's loop, unless what the request showed is not good any more by then: that is answered.
+    func answer(_ exchange: Exchange, _ body: @escaping @Sendable () -> Void) {
+        exchange.onLoop { [self] in
+            if let problem = authenticator.problem(with: exchange.access) { return exchange.respond(problem) }
+            body()
+        }
+    }
+
+    // MARK: Channels
 
     /// Calls `body` on the exchange's loop with the channel, or answers that there is none.
     ///
@@ -109,13 +137,13 @@ final class ServerContext: Sendable {
     func read<Value: Sendable>(
         for exchange: Exchange, _ work: @escaping @Sendable () throws(ChannelError) -> Value, then: @escaping @Sendable (Value) -> Void
     ) {
-        let isTaken = reads.run {
+        let isTaken = reads.run { [self] in
             do throws(ChannelError) {
                 let value = try work()
-                exchange.onLoop { then(value) }
+                answer(exchange) { then(value) }
             } catch {
                 let problem = Problem(error)
-                exchange.onLoop { exchange.respond(problem) }
+                answer(exchange) { exchange.respond(problem) }
             }
         }
         if !isTaken { exchange.respond(.overloaded("too many reads wait for the log")) }

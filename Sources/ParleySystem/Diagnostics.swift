@@ -11,15 +11,23 @@ package enum Diagnostics {
         var line = Timestamp(milliseconds: Int64(now.tv_sec) * 1_000 + Int64(now.tv_nsec) / 1_000_000).utf8
         line.append(" \(level.rawValue) \(message)")
         for (name, value) in values {
-            let text = String(describing: value)
-            let quoted = text.contains { $0 == " " || $0 == "\"" || $0.isNewline }
-            line.append(" \(name)=" + (quoted ? text.debugDescription : text))
+            line.append(" \(name)=" + shown(String(describing: value)))
         }
         put(line)
     }
 
     /// Writes a line for the person who started the process.
-    package static func say(_ text: String) { put(Bytes(text.utf8)) }
+    package static func say(_ text: String) { put(Bytes(TerminalText(text: text).string.utf8)) }
+
+    /// Beyond it a value is cut: what a party outside has chosen must not fill the log.
+    private static let valueCharactersMax = 1_024
+
+    /// A value on one line, in quotes where it has more than one word or anything that a terminal would obey.
+    static func shown(_ value: String) -> String {
+        let text = value.count > valueCharactersMax ? value.prefix(valueCharactersMax) + "…" : value
+        let isPlain = text.utf8.allSatisfy { $0 > 0x20 && $0 != UInt8(ascii: "\"") } && TerminalText.name(text) == text
+        return isPlain ? text : TerminalText(json: .string(text)).string
+    }
 
     private static func put(_ line: Bytes) {
         var line = line

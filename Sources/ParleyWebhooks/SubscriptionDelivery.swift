@@ -21,6 +21,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
         var waiting: [TextKey: SubscriptionNotification] = [:]
         var order: [String] = []
         var calls: [TextKey: (wakeID: String, call: WebhookCall?)] = [:]
+        var health = ReceiverHealth()
         var isStopped = false
     }
 
@@ -101,6 +102,11 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
         }
         switch outcome {
         case .delivered:
+            let origin = SubscriptionDelivery.origin(of: notification)
+            let report = state.withLock { $0.health.delivered(SubscriptionDelivery.receiver(of: notification)) }
+            if case .answersAgain(let count)? = report {
+                Diagnostics.log(.info, "subscriptions' webhook answers again", ["receiver": origin, "failed_attempts": count])
+            }
             let isDone = (try? JSON.parse(answer))?["done"]?.bool == true
             let acks = notification.streams.map { SubscriptionAck(stream: $0.path, offset: $0.tail) }
             subscriptions.request(.delivered(wakeID: wakeID, done: isDone ? acks : nil), of: id)
@@ -111,13 +117,23 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
     }
 
     private func fail(_ notification: SubscriptionNotification, _ reason: String) {
-        let subscription = notification.subscription
-        if !subscription.hasFailed {
-            let origin = (try? SubscriptionURL(subscription.configuration.webhookURL ?? "", allowsLoopback: true))?.origin ?? ""
+        let (subscription, now) = (notification.subscription, world.now)
+        let report = state.withLock { $0.health.failed(SubscriptionDelivery.receiver(of: notification), now) }
+        if report == .fails {
+            let origin = SubscriptionDelivery.origin(of: notification)
             Diagnostics.log(
-                .warning, "subscription's webhook failed", ["subscription": subscription.id, "receiver": origin, "reason": reason])
+                .warning, "subscription's webhook fails", ["subscription": subscription.id, "receiver": origin, "reason": reason])
         }
         subscriptions.request(.failed(wakeID: notification.wake.id), of: subscription.id)
+    }
+
+    /// What tells receivers apart; never to be logged, it may hold a secret.
+    private static func receiver(of notification: SubscriptionNotification) -> String {
+        notification.subscription.configuration.webhookURL ?? ""
+    }
+
+    private static func origin(of notification: SubscriptionNotification) -> String {
+        (try? SubscriptionURL(receiver(of: notification), allowsLoopback: true))?.origin ?? ""
     }
 
     /// The body of PROTOCOL.md, section 7.1.

@@ -25,8 +25,10 @@ package final class WebhookDelivery: OutboxObserver {
         var nextScan = Timestamp(milliseconds: 0)
         /// Rows the scan under way has passed.
         var scannedRows = 0
-        /// Before this no further failure is told.
+        var health = ReceiverHealth()
+        /// Before this no further row that is given up is told, and how many were not.
         var nextReport = Timestamp(milliseconds: 0)
+        var untold = 0
         var isWorkPending = false
         var isPaused = false
         var isStopped = false
@@ -160,6 +162,9 @@ package final class WebhookDelivery: OutboxObserver {
         switch outcome {
         case .delivered:
             Failpoint.pass("webhook.delivered")
+            if case .answersAgain(let count)? = state.withLock({ $0.health.delivered(configuration.origin) }) {
+                Diagnostics.log(.info, "webhook answers again", ["receiver": configuration.origin, "failed_attempts": count])
+            }
             settle(row, .delivered)
         case .gone: giveUp(row, reason: "status 410")
         case .failed(let reason, let retryAfter):
@@ -174,25 +179,34 @@ package final class WebhookDelivery: OutboxObserver {
         }
     }
 
+    /// Says so at most once a minute, and how many others there were: a receiver that is gone for good has many rows.
     private func giveUp(_ row: OutboxRow, reason: String) {
-        Diagnostics.log(
-            .error, "webhook given up",
-            [
-                "receiver": configuration.origin, "channel": name(row), "offset": Offset(row.offset), "attempts": max(1, row.attempts),
-                "reason": reason,
-            ])
+        let now = world.now
+        let untold: Int? = state.withLock { state in
+            guard now >= state.nextReport else {
+                state.untold += 1
+                return nil
+            }
+            state.nextReport = now.advanced(by: WebhookDelivery.reportInterval)
+            defer { state.untold = 0 }
+            return state.untold
+        }
+        if let untold {
+            Diagnostics.log(
+                .error, "webhook given up",
+                [
+                    "receiver": configuration.origin, "channel": name(row), "offset": Offset(row.offset), "attempts": max(1, row.attempts),
+                    "reason": reason, "others_since": untold,
+                ])
+        }
         settle(row, .givenUp)
     }
 
-    /// Says that an attempt failed, at most once a minute: not for each of the rows that wait.
+    /// Says that the receiver has begun to fail: not for each of the rows that wait, nor for each attempt.
     private func report(_ row: OutboxRow, _ reason: String) {
         let now = world.now
-        let (isDue, pending) = state.withLock { state in
-            let isDue = now >= state.nextReport
-            if isDue { state.nextReport = now.advanced(by: WebhookDelivery.reportInterval) }
-            return (isDue, state.counters.pending)
-        }
-        guard isDue else { return }
+        let (report, pending) = state.withLock { ($0.health.failed(configuration.origin, now), $0.counters.pending) }
+        guard report == .fails else { return }
         Diagnostics.log(
             .warning, "webhook attempt failed",
             [

@@ -80,7 +80,7 @@ class Scripted {
     } else {
       told.cursor = cursor;
       say(secret);
-      say({ channel, cursor: "C2", entries: [{ offset: "2", type: "emit" }], offset: "2", up_to_date: true });
+      say({ channel, cursor: "C2", entries: [{ offset: "2", type: "emit", channel: "agents/a/secret" }], offset: "2", up_to_date: true });
       say({ channel, cursor: "C2", ended: true, reason: "closed" });
       say({ ended: true, reason: "closed" });
     }
@@ -211,6 +211,7 @@ class ClientTest(unittest.TestCase):
                 ("agents/a/many", "ended", "refused", "too_many_channels"),
                 # Once, though it fails on the next connection, too.
                 ("agents/a/secret", "ended", "failed", "forbidden"),
+                # Whatever channel it names itself.
                 ("agents/a/root", "emit", None, None),
             ])
         self.assertEqual(told["reason"], "closed")

@@ -280,6 +280,66 @@ import Testing
         #expect(try process.wakes().compactMap { $0["generation"]?.integer } == [1])
     }
 
+    @Test func `a wake that is claimed before its event is written has one all the same`() throws {
+        let process = try SubscriptionProcess()
+        process.append("wake", "0")
+        _ = process.ask(.put(.pull(), root: ""))
+        // In one commit: new work, and a worker that asks for it without having been woken.
+        process.append("events/a")
+        let answer = process.request(.claim(worker: "w"))
+        process.world.settle()
+        process.world.settle()
+        if case .success(.claimed)? = answer.outcome {} else { _ = try #require(process.claim()) }
+        process.world.settle()
+        #expect(try generations(process) == [1])
+    }
+
+    @Test(arguments: 1...20 as ClosedRange<UInt64>)
+    func `every generation has its event, once and in order, however workers and commits fall`(seed: UInt64) throws {
+        let process = try SubscriptionProcess(seed: seed)
+        var random = SplitMix64(seed: seed)
+        process.append("wake", "0")
+        _ = process.ask(.put(.pull(), root: ""))
+        var claims: [Answer<SubscriptionAnswer>] = []
+        var generation: UInt64 = 0
+        for round in 0..<60 {
+            switch random.next() % 5 {
+            case 0, 1: process.append("events/\(random.next() % 3)", "\(round)")
+            case 2: claims.append(process.request(.claim(worker: "w\(round)")))
+            case 3: process.writer.pump()
+            default: process.run(.milliseconds(Int64(random.next() % 700)))
+            }
+            for case .success(.claimed(let subscription, let wake, let token, let streams))? in claims.map(\.outcome) {
+                generation = max(generation, subscription.generation)
+                let proof = SubscriptionProof(token: token, wakeID: wake.id, generation: subscription.generation)
+                let acks = streams.filter(\.isPending).map { SubscriptionAck(stream: $0.path, offset: $0.tail) }
+                // Most of them hold it until it ends by itself.
+                if random.next() % 3 == 0 { process.request(.acknowledge(proof, acks, isDone: true, isCallback: false)) }
+            }
+            claims.removeAll { $0.outcome != nil }
+        }
+        process.run(.seconds(5))
+        let written = try generations(process)
+        #expect(written == Array(1...Int64(written.count)), "\(written)")
+        #expect(written.count >= generation && generation > 0, "\(written.count) events of \(generation) generations")
+    }
+
+    @Test func `an event that the last process could not write is written by the next one`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(lease: 600_000), root: ""))
+        process.append("events/a")
+        process.world.settle()
+        _ = try #require(process.claim())
+        let next = try process.reopened()
+        next.append("wake", "0")
+        next.run(.seconds(70))
+        #expect(try generations(next) == [1])
+    }
+
+    private func generations(_ process: SubscriptionProcess) throws -> [Int64] {
+        try process.wakes().compactMap { $0["generation"]?.integer }
+    }
+
     // MARK: Fencing
 
     @Test func `a deleted subscription takes nothing, and one of its id is another`() throws {

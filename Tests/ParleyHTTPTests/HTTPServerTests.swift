@@ -274,6 +274,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
     @Test func `refuses connections beyond its limit`() throws {
         let server = try TestServer {
             $0.connectionCountMax = 1
+            $0.patience = .seconds(30)
         } handle: {
             echo($0, $1)
         }

@@ -211,6 +211,7 @@ private let large = Bytes((0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 
     @Test func `keeps those that have asked, and tells the others`() throws {
         let server = try TestServer {
             $0.connectionCountMax = 3
+            $0.patience = .seconds(30)
         } handle: { _, responder in
             responder.respond(status: 200)
         }

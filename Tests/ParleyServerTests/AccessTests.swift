@@ -362,7 +362,7 @@ private func agentPath(_ hint: String = "assistant") -> String {
     @Test func `a ticket ends after a minute or with its token, and there is an end to them`() {
         let tickets = Tickets()
         let now = Timestamp(milliseconds: 1_000_000)
-        let access = Access.full("a", isShown: true)
+        let access = Access.key(try! Key(name: "a", secret: secret))
         let first = tickets.issue(access, now)!
         #expect(first.expires == now.advanced(by: .seconds(60)))
         #expect(tickets.redeem(first.text, first.expires) == nil)

@@ -1,3 +1,4 @@
+import Foundation
 import ParleyAgents
 import ParleyChannels
 import ParleySystem
@@ -46,6 +47,28 @@ import Testing
         #expect(members.text == #""by":"a \"b\"","z":1.0,"text":"\u00e4 / \/","a":{ "b" : [ ] }"#)
         #expect(!hasID)
         #expect(entry.kind == .message)
+    }
+
+    @Test(arguments: InputEntry.stampedMembers.sorted())
+    func `what the server says of an entry, its sender does not`(_ name: String) throws {
+        for spelling in [name, "\\u00" + hexadecimal([name.utf8.first!]) + name.dropFirst()] {
+            for value in ["\"x\"", #"{"state":"applied"}"#, "[1]", "null"] {
+                let text = #"{"type":"message","\#(spelling)":\#(value),"text":"a","\#(spelling)":\#(value)}"#
+                let entry = try InputEntry.prepare(Bytes(text.utf8), principal: "me")
+                guard case .members(let members, _) = entry.content else { throw TestFailure("no members") }
+                #expect(members.text == #""by":"me","text":"a""#)
+            }
+        }
+    }
+
+    @Test func `all that the server stamps is in the protocol's list`() throws {
+        let protocolText = try String(contentsOf: documents.appending(path: "protocol.md"), encoding: .utf8)
+        for name in InputEntry.stampedMembers.union(["type"]) { #expect(protocolText.contains("`\(name)`"), "\(name)") }
+    }
+
+    /// `docs` of this package.
+    private var documents: URL {
+        URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().appending(path: "docs")
     }
 
     @Test func `the limit counts the stamps`() throws {

@@ -11,7 +11,7 @@ import Synchronization
 
 /// A server on a log in memory, and what talks to it.
 final class TestServer: ServerUnderTest {
-    let log = MemoryLog()
+    let log: GatedLog
     let writer: GroupCommit
     let channels: Channels
     let server: Server
@@ -26,7 +26,10 @@ final class TestServer: ServerUnderTest {
         return loop
     }()
 
-    init(channelsMax: Int? = nil, _ configure: (inout ServerConfiguration) -> Void = { _ in }) throws {
+    init(
+        on log: GatedLog = GatedLog(), channelsMax: Int? = nil, _ configure: (inout ServerConfiguration) -> Void = { _ in }
+    ) throws {
+        self.log = log
         var configuration = ServerConfiguration()
         configuration.http.port = 0
         configuration.loopCount = 2
@@ -56,6 +59,54 @@ final class TestServer: ServerUnderTest {
     var port: Int { server.port }
 
     func connect() throws -> TestClient { try TestClient(port: port) }
+}
+
+/// A log in memory whose reads can be held.
+final class GatedLog: CommitLog {
+    private struct State {
+        var isHeld = false
+        var waiting = 0
+    }
+
+    private let log = MemoryLog()
+    private let state = Monitor(State())
+
+    func hold() { state.withLock { $0.isHeld = true } }
+
+    func release() { state.withLock(signalAll: true) { $0.isHeld = false } }
+
+    /// Until a read waits.
+    func waitForRead() throws {
+        guard state.wait(timeout: .seconds(10), { $0.waiting > 0 ? true : nil }) != nil else { throw TestFailure("nobody reads the log") }
+    }
+
+    private func pass() {
+        let isHeld = state.withLock(signalAll: true) { state in
+            if state.isHeld { state.waiting += 1 }
+            return state.isHeld
+        }
+        guard isHeld else { return }
+        _ = state.wait(timeout: .seconds(10)) { $0.isHeld ? nil : true }
+        state.withLock { $0.waiting -= 1 }
+    }
+
+    func commit(_ batches: [Batch]) throws(LogError) { try log.commit(batches) }
+
+    func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes? {
+        pass()
+        return try log.get(family, key)
+    }
+
+    func scan(
+        _ family: Family, from lower: Bytes, to upper: Bytes, reversed: Bool,
+        _ visit: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
+    ) throws(LogError) {
+        pass()
+        try log.scan(family, from: lower, to: upper, reversed: reversed, visit)
+    }
+
+    /// What one server wrote is there for the next.
+    func close() {}
 }
 
 /// Agents that do what a test tells them to.

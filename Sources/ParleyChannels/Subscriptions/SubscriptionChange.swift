@@ -70,6 +70,7 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
     private var result: Result<SubscriptionAnswer, ChannelError> = .success(.done)
     /// What follows once it is durable.
     private var notification: SubscriptionNotification?
+    private var begun: WakeAnnouncement?
     private var linked: Set<ChannelID> = []
     private var done = SubscriptionCounters()
 
@@ -109,9 +110,8 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
         subscriptions.count(done)
         subscriptions.linked(linked, by: id)
         if let notification { subscriptions.deliver(notification) }
-        if let entry = subscriptions.entry(id), entry.mustAnnounce(now) {
-            subscriptions.announce(entry.subscription, entry.subscription.wake!)
-        }
+        if let begun { subscriptions.begun(begun, of: id) }
+        subscriptions.announce(id)
         subscriptions.setAlarm(id)
         completion(result)
     }
@@ -119,16 +119,6 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
     func failed(_ error: LogError) {
         completion(.failure(ChannelError(error)))
     }
-}
-
-extension SubscriptionEntry {
-    /// Whether a wake in flight is not yet in its stream.
-    var isUnannounced: Bool {
-        guard subscription.configuration.wakeStream != nil, let wake = subscription.wake, wake.holder == nil else { return false }
-        return announced != subscription.generation
-    }
-
-    func mustAnnounce(_ now: Timestamp) -> Bool { isUnannounced && nextAnnouncement.map { $0 <= now } ?? true }
 }
 
 // MARK: - Deciding
@@ -161,6 +151,9 @@ extension SubscriptionChange {
                 // What could not be delivered is gone.
                 entry.subscription.end()
             }
+        }
+        if entry.subscription.generation > before.generation, let wake = entry.subscription.wake {
+            begun = WakeAnnouncement(generation: entry.subscription.generation, stream: wake.stream)
         }
         if entry.subscription != before { stage.put(.index, SubscriptionRows.key(id), entry.subscription.bytes) }
         subscriptions.keep(entry)
@@ -419,7 +412,7 @@ extension SubscriptionChange {
         guard let pending = try firstPending(&entry, isAsked: true, in: &stage) else {
             throw .refused(ChannelError("NO_PENDING_WORK", "nothing is new in the streams of '\(id)'."))
         }
-        // Whoever is faster than the event needs none.
+        // Whoever is faster than the event does not need it; others, who count wakes by their events, do.
         if entry.subscription.wake == nil {
             entry.subscription.begin(stream: pending, now: now, random: (channels.world.random(), channels.world.random()))
         }
@@ -437,10 +430,11 @@ extension SubscriptionChange {
 
     /// Refuses whoever does not hold the current wake.
     private func check(_ proof: SubscriptionProof, _ subscription: Subscription, isWebhook: Bool) throws(ChannelRefusal) {
-        try require(isWebhook: isWebhook, subscription)
+        // Before anything is said of the subscription.
         guard let token = subscriptions.tokens.read(proof.token, of: subscription) else {
-            throw .refused(ChannelError("TOKEN_INVALID", "the bearer token is none of '\(id)'."))
+            throw .refused(ChannelError("TOKEN_INVALID", SubscriptionTokens.wrong(id)))
         }
+        try require(isWebhook: isWebhook, subscription)
         guard let wake = subscription.wake, isWebhook || wake.holder != nil, token.generation == subscription.generation,
             proof.generation == subscription.generation, token.wakeID == wake.id, proof.wakeID == wake.id
         else {

@@ -4,8 +4,11 @@ internal import ParleySystem
 /// belongs to, and nothing in it a secret but the key.
 ///
 /// A token has no time of its own: it counts for as long as its wake is held, which the writer knows.
-struct SubscriptionTokens: Sendable {
+package struct SubscriptionTokens: Sendable {
     let key: Bytes
+
+    /// What is said of a token that is none of a subscription's, whether there is the subscription or not.
+    package static func wrong(_ id: String) -> String { "the bearer token is none of '\(id)'." }
 
     func make(_ subscription: Subscription, _ wake: SubscriptionWake) -> String {
         let generation = String(subscription.generation)

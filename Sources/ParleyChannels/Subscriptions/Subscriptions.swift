@@ -103,13 +103,40 @@ struct SubscriptionEntry {
     /// Streams it names. What was linked in the current commit cannot be read from the log yet.
     var explicit: Set<TextKey> = []
     var isLookQueued = false
-    /// A pull wake that is in its stream already; of generation 0 there is none.
-    var announced: UInt64 = 0
+    /// Wakes whose events are not in the wake stream yet, as far as this process knows, the oldest first.
+    private(set) var announcements: [WakeAnnouncement] = []
+    /// Whether the first of them is being written.
+    var isAnnouncing = false
     var announceFailures: UInt32 = 0
     var nextAnnouncement: Timestamp?
     var alarm: (instant: Timestamp, scheduled: any Scheduled)?
 
-    init(_ subscription: Subscription) { self.subscription = subscription }
+    /// Generations end faster than their events are written only where the log takes none; then the oldest are left out.
+    private static let announcementsMax = 64
+
+    init(_ subscription: Subscription) {
+        self.subscription = subscription
+        // A process that ended before it could write the event leaves that to the next one; written twice, it is there once.
+        if let wake = subscription.wake { announce(WakeAnnouncement(generation: subscription.generation, stream: wake.stream)) }
+    }
+
+    /// Notes an event that has to be written.
+    mutating func announce(_ announcement: WakeAnnouncement) {
+        guard subscription.configuration.wakeStream != nil else { return }
+        announcements.append(announcement)
+        if announcements.count > SubscriptionEntry.announcementsMax { announcements.removeFirst() }
+    }
+
+    /// The event of this generation is in the stream, and so are those before it.
+    mutating func announced(_ generation: UInt64) {
+        announcements.removeAll { $0.generation <= generation }
+        (announceFailures, nextAnnouncement) = (0, nil)
+    }
+
+    /// Leaves out the events of wakes that are over: nobody can claim them any more.
+    mutating func dropOldAnnouncements() {
+        announcements.removeAll { $0.generation != subscription.generation || subscription.wake == nil }
+    }
 
     mutating func add(_ stream: String, isNew: Bool = false) {
         // One that is not linked is found nowhere else.
@@ -135,6 +162,13 @@ struct SubscriptionEntry {
         candidates.formUnion(streams.map { TextKey($0) })
         isIncomplete = !isComplete
     }
+}
+
+/// The event that a generation of a subscription by pull-wake has in its wake stream.
+struct WakeAnnouncement: Sendable {
+    let generation: UInt64
+    /// The stream that the wake began with.
+    let stream: String
 }
 
 /// Told of what somebody outside must be told.
@@ -317,7 +351,7 @@ extension Subscriptions {
     /// Looks again when a lease ends or an attempt is due.
     func setAlarm(_ id: String) {
         guard let entry = entries[id] else { return }
-        let announcement = entry.isUnannounced ? entry.nextAnnouncement : nil
+        let announcement = entry.announcements.isEmpty ? nil : entry.nextAnnouncement
         // Never at once: what an alarm finds nothing to do for must not keep the writer busy.
         let earliest = channels.world.now.advanced(by: .milliseconds(10))
         let due = [entry.subscription.due, announcement].compactMap { $0 }.min().map { max($0, earliest) }
@@ -331,27 +365,45 @@ extension Subscriptions {
     func rang(_ id: String) { entries[id]?.alarm = nil }
     func looked(_ id: String) { entries[id]?.isLookQueued = false }
 
-    /// Writes the event of a wake into its stream. Its generation is that of a producer, so a second time, by the next process, adds nothing.
-    func announce(_ subscription: Subscription, _ wake: SubscriptionWake) {
-        guard let stream = subscription.configuration.wakeStream else { return }
-        let (id, generation) = (subscription.id, subscription.generation)
-        entries[id]?.announced = generation
-        entries[id]?.nextAnnouncement = nil
+    /// Every generation has its event, also one that was claimed, or was over, before the event could be written.
+    func begun(_ announcement: WakeAnnouncement, of id: String) { entries[id]?.announce(announcement) }
+
+    /// Writes the oldest event that is not written, unless one is being written, or the time to try again has not come. An event's generation is the
+    /// epoch of its producer, so a second time, by the next process, adds nothing.
+    func announce(_ id: String) {
+        guard let entry = entries[id], !entry.isAnnouncing, let next = entry.announcements.first,
+            entry.nextAnnouncement.map({ $0 <= channels.world.now }) ?? true, let stream = entry.subscription.configuration.wakeStream
+        else { return }
+        entries[id]!.isAnnouncing = true
+        entries[id]!.nextAnnouncement = nil
         let event = JSON.compact(
-            ("type", "wake"), ("subscription_id", .string(id)), ("stream", .string(wake.stream)),
-            ("generation", .integer(Int64(generation))), ("ts", .integer(channels.world.now.milliseconds)))
+            ("type", "wake"), ("subscription_id", .string(id)), ("stream", .string(next.stream)),
+            ("generation", .integer(Int64(next.generation))), ("ts", .integer(channels.world.now.milliseconds)))
+        let incarnation = entry.subscription.incarnation
         let append = Append(channels, to: stream, [NewEntry(data: event.bytes)]) { [weak self] result in
-            if case .failure(let error) = result, error.code != "producer_fenced" { self?.unannounced(id, generation, error) }
+            self?.announced(next.generation, of: id, incarnation, result)
         }
-        append.producer = ProducerClaim(id: "subscription/\(subscription.incarnation)", epoch: generation, sequence: 0)
+        append.producer = ProducerClaim(id: "subscription/\(incarnation)", epoch: next.generation, sequence: 0)
         append.submit()
     }
 
-    /// The event could not be written: it is tried again for as long as its wake is in flight.
-    private func unannounced(_ id: String, _ generation: UInt64, _ error: ChannelError) {
-        // Told by the writer, or by its refusal to take it, which is on its thread, too.
-        guard error.code != "log_closed", entries[id]?.announced == generation else { return }
-        entries[id]!.announced = 0
+    /// Told by the writer, or by its refusal to take the event, which is on its thread, too.
+    private func announced(_ generation: UInt64, of id: String, _ incarnation: String, _ result: Result<Appended, ChannelError>) {
+        guard entries[id]?.subscription.incarnation == incarnation else { return }
+        entries[id]!.isAnnouncing = false
+        switch result {
+        // Fenced: a later one is there already, and with it this one.
+        case .success: entries[id]!.announced(generation)
+        case .failure(let error) where error.code == "producer_fenced": entries[id]!.announced(generation)
+        case .failure(let error) where error.code == "log_closed": return
+        case .failure(let error): return unannounced(id, error)
+        }
+        announce(id)
+    }
+
+    /// The event could not be written: it is tried again. Where the stream itself refuses it, for as long as its wake is in flight or held.
+    private func unannounced(_ id: String, _ error: ChannelError) {
+        if error.code != "overloaded" { entries[id]!.dropOldAnnouncements() }
         entries[id]!.announceFailures = min(entries[id]!.announceFailures + 1, 1_000)
         if entries[id]!.announceFailures == 1 {
             Diagnostics.log(.warning, "wake event cannot be written", ["subscription": id, "reason": error.message])

@@ -33,8 +33,7 @@ struct AgentAppend {
         self.body = body
         principal = access.name
         // Before anything is said about the agent, or about what was sent.
-        try AgentAppend.requireSome(access, agent.channel)
-        try StreamRoutes(context: context).requireKind(agent)
+        try AgentAppend.authorizeSome(context, agent, access)
         if let type = head.contentType, !ContentType.isJSON(type) { throw Problem(.mismatch(type, ContentTypeText.json)) }
         inputs = try AgentAppend.inputs(of: body, principal: principal)
         for (index, input) in inputs.enumerated() {
@@ -43,6 +42,12 @@ struct AgentAppend {
             }
         }
         if head.closes { try access.require(EntryKind.close.verb, agent.channel) }
+    }
+
+    /// What holds for any body: its sender may say something to the agent, of which there is the kind.
+    static func authorizeSome(_ context: ServerContext, _ agent: AgentName, _ access: Access) throws(Problem) {
+        try requireSome(access, agent.channel)
+        try StreamRoutes(context: context).requireKind(agent)
     }
 
     private static func requireSome(_ access: Access, _ channel: String) throws(Problem) {

@@ -38,6 +38,17 @@ struct AgentRoutes: Sendable {
         }
     }
 
+    /// Refuses a request before its body comes, where its head tells that it would be refused.
+    ///
+    /// - Parameter path: What stands behind ``prefix``.
+    func authorizeBody(_ request: HTTPRequest, _ access: Access, path: ArraySlice<UInt8>) throws(Problem) {
+        // These take no body, and say so.
+        if path.isEmpty || AgentRecords.split(path) != nil { return }
+        let agent = try agent(path)
+        guard request.method == "POST" else { throw .wrongMethod(request.method, allow: "GET, HEAD, POST, DELETE, OPTIONS") }
+        try AgentAppend.authorizeSome(context, agent, access)
+    }
+
     private func agent(_ path: ArraySlice<UInt8>) throws(Problem) -> AgentName {
         if let text = PercentEncoding.decode(path), let agent = AgentName(channel: "agents" + text) {
             return agent
@@ -62,15 +73,15 @@ struct AgentRoutes: Sendable {
         let access = exchange.access
         agents.list(kind: request.queryValue("kind"), state: state, limit: limit, after: request.queryValue("after")) { name in
             access.may(.read, name)
-        } answer: { found in
-            exchange.onLoop { exchange.respond(200, json: found) }
+        } answer: { [context] found in
+            context.answer(exchange) { exchange.respond(200, json: found) }
         }
     }
 
     private func status(_ agent: AgentName, _ exchange: Exchange) {
         guard let agents = context.agents else { return exchange.respond(Problem(.notFound(agent.channel))) }
-        agents.status(of: agent.channel) { status in
-            exchange.onLoop {
+        agents.status(of: agent.channel) { [context] status in
+            context.answer(exchange) {
                 if let status { return exchange.respond(200, json: status) }
                 // Tells one that was deleted from one that never was.
                 context.withChannel(StreamName(agent: agent), exchange) { _ in exchange.respond(Problem(.notFound(agent.channel))) }

@@ -30,6 +30,8 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
     }
 
     private func ended(_ entry: JSON) {
+        // The entries are the sender's own; what the turn has said needs a right that is still good.
+        if readers.authenticator?.problem(with: exchange.access) != nil { return end() }
         guard settle() else { return }
         let answer = JSON.compact(("entries", entries), ("output", entry["output"]), ("error", entry["error"]), ("ended", entry))
         exchange.respond(200, headers, json: answer)

@@ -320,7 +320,7 @@ class Follow {
           for (const [index, entry] of entries.entries()) {
             if (this.#isAgent) this.offset = entry.offset;
             if (index === entries.length - 1) arrived();
-            yield this.#options.op === "tree" ? { channel, ...entry } : entry;
+            yield this.#options.op === "tree" ? { ...entry, channel } : entry;  // Where it is from is not the entry's to say.
             if (!this.#queue.length) return;
           }
           arrived();
@@ -388,7 +388,7 @@ class Follow {
       const stop = link.follow({ op, channel, view, ...place }, {
         message: message => {
           if (message.error && !message.ended) return settle(reject, new ParleyError(message.error));
-          if (message.ephemeral) return this.#told({ channel: message.channel, ...message.ephemeral });
+          if (message.ephemeral) return this.#told({ ...message.ephemeral, channel: message.channel });
           if (message.ended) return this.#ended(message, settle, resolve, reject);
           this.#failed.delete(message.channel);
           this.#take({
@@ -470,7 +470,7 @@ class Follow {
         heard();
         last = Date.now();
         for (const { name, data } of events.feed(value)) {
-          if (name === "ephemeral") this.#told({ channel, ...JSON.parse(data) });
+          if (name === "ephemeral") this.#told({ ...JSON.parse(data), channel });
           if (name === "data") entries = JSON.parse(data);
           if (name !== "control") continue;
           const control = JSON.parse(data);
@@ -764,7 +764,7 @@ function randomKey() {
 
 async function problemOf(answer) {
   const problem = await answer.json().catch(() => ({}));
-  const error = new ParleyError({ status: answer.status, ...problem });
+  const error = new ParleyError({ ...problem, status: answer.status });
   error.retryAfterMs = Math.min(retryAfterMaxMs, Number(answer.headers.get("Retry-After")) * 1_000 || 0);
   return error;
 }

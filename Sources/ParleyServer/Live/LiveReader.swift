@@ -12,6 +12,8 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     var offset: UInt64
     /// Where ``LoopReaders`` keeps it; -1 when it does not.
     var slot = -1
+    /// Its place among those of its account; given back when it is removed.
+    var place: ReaderPlace?
     private let cursorFloor: UInt64
     /// When the right to read ends, if it does.
     let expires: Timestamp?

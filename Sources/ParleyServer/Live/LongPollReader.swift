@@ -31,6 +31,11 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
 
     override func received(_ page: Page) {
         if hasExpired { return answerNothing(isEnded: false) }
+        // While the page was read, nobody could be told that the key is gone.
+        if let problem = readers.authenticator?.problem(with: exchange.access) {
+            leave()
+            return exchange.respond(problem)
+        }
         let answer = PageAnswer(
             page, of: channel, after: offset, view: view, cursor: cursor, isPrivate: exchange.access.isShown,
             readers.channels.world.now)

@@ -12,6 +12,8 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     let channels: Channels
     let reads: ReadPool
     let configuration: ServerConfiguration
+    /// Who may still read; `nil` in tests of the loop alone.
+    let authenticator: Authenticator?
 
     private struct Changed {
         var channels: [Channel] = []
@@ -45,7 +47,11 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     private static let (pageBytesMax, pageBytesMin) = (4 << 20, 8 << 10)
     let unfitText: UnfitText
 
-    init(loop: EventLoop, channels: Channels, reads: ReadPool, configuration: ServerConfiguration, unfitText: UnfitText = UnfitText()) {
+    init(
+        loop: EventLoop, channels: Channels, reads: ReadPool, configuration: ServerConfiguration, unfitText: UnfitText = UnfitText(),
+        authenticator: Authenticator? = nil
+    ) {
+        self.authenticator = authenticator
         self.loop = loop
         self.unfitText = unfitText
         self.channels = channels
@@ -83,6 +89,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
             last.slot = reader.slot
         }
         reader.slot = -1
+        reader.place = nil
         reader.isBehind = false
         total.subtract(1, ordering: .relaxed)
         if readers[key]!.isEmpty {

@@ -11,27 +11,53 @@ package struct Access: Sendable {
     package let expires: Timestamp?
     /// What the rights come from; `nil`: all rights.
     let token: CapabilityToken?
-    /// Whether it was shown with the request, rather than being everybody's.
-    let isShown: Bool
+    /// What it rests on, for whoever asks later whether it is still good.
+    let basis: Basis
+    /// Which keys it was compared with: see ``Authenticator/replace(_:)``.
+    var keysVersion = 0
     /// The one channel that may be read, when it came as a ticket.
     private let only: String?
 
-    /// All rights, under this name: of a key, or of everybody.
-    static func full(_ name: String, isShown: Bool) -> Access {
-        Access(name: name, account: name, expires: nil, token: nil, isShown: isShown, only: nil)
+    enum Basis: Sendable {
+        /// The answer needs no right.
+        case nothing
+        /// The server had no keys.
+        case noKeys
+        /// The key with this digest.
+        case key(digest: Bytes)
+        /// The token, and so the key that signed it.
+        case token
+    }
+
+    /// Whether it was shown with the request, rather than being everybody's.
+    var isShown: Bool {
+        switch basis {
+        case .key, .token: true
+        case .nothing, .noKeys: false
+        }
+    }
+
+    /// All rights, under this name, of everybody.
+    static func everybody(_ name: String) -> Access {
+        Access(name: name, account: name, expires: nil, token: nil, basis: .noKeys, only: nil)
+    }
+
+    /// All rights, of a key.
+    static func key(_ key: Key) -> Access {
+        Access(name: key.name, account: key.name, expires: nil, token: nil, basis: .key(digest: key.digest), only: nil)
     }
 
     /// Nobody: for answers that need no right.
-    static let none = Access(name: "", account: "", expires: Timestamp(milliseconds: 0), token: nil, isShown: false, only: "")
+    static let none = Access(name: "", account: "", expires: Timestamp(milliseconds: 0), token: nil, basis: .nothing, only: "")
 
     static func bearer(_ token: CapabilityToken) -> Access {
         Access(
-            name: token.name, account: "\(token.keyName):\(token.issuedTo)", expires: token.expires, token: token, isShown: true, only: nil)
+            name: token.name, account: "\(token.keyName):\(token.issuedTo)", expires: token.expires, token: token, basis: .token, only: nil)
     }
 
     /// The same, for reading one channel.
     func reading(only channel: String) -> Access {
-        Access(name: name, account: account, expires: expires, token: token, isShown: true, only: channel)
+        Access(name: name, account: account, expires: expires, token: token, basis: basis, keysVersion: keysVersion, only: channel)
     }
 
     package func may(_ verb: Verb, _ channel: String) -> Bool {
@@ -39,6 +65,9 @@ package struct Access: Sendable {
         if let only, verb != .read || !only.utf8.elementsEqual(channel.utf8) { return false }
         return token?.allows(verb, channel) ?? true
     }
+
+    /// Whether it comes with no right at all.
+    var mayNothing: Bool { if case .nothing = basis { true } else { false } }
 
     /// Whether there is nothing that he may not do.
     var mayEverything: Bool {

@@ -5,6 +5,8 @@ internal import Synchronization
 /// Finds out who sends a request.
 final class Authenticator: Sendable {
     private let ring: Mutex<KeyRing>
+    /// Rises with each replacement of the keys.
+    private let version = Atomic(1)
     private let principal: String
     private let world: any World
     let tickets = Tickets()
@@ -17,7 +19,10 @@ final class Authenticator: Sendable {
 
     /// Takes other keys from now on. Tickets came with rights of the old ones, and whoever needs one asks anew.
     func replace(_ keys: KeyRing) {
-        ring.withLock { $0 = keys }
+        ring.withLock { ring in
+            ring = keys
+            version.add(1, ordering: .sequentiallyConsistent)
+        }
         tickets.dropAll()
     }
 
@@ -29,8 +34,15 @@ final class Authenticator: Sendable {
     ///
     /// - Throws: 401 `unauthorized` with what is wrong as `reason`: `missing`, `invalid` or `expired`.
     func access(_ request: HTTPRequest) throws(Problem) -> Access {
-        let keys = keys
-        guard !keys.isEmpty else { return .full(principal, isShown: false) }
+        let (keys, current) = ring.withLock { ($0, version.load(ordering: .sequentiallyConsistent)) }
+        var access = try access(request, keys)
+        // Of a ticket they are those by which it was given.
+        if access.keysVersion == 0 { access.keysVersion = current }
+        return access
+    }
+
+    private func access(_ request: HTTPRequest, _ keys: KeyRing) throws(Problem) -> Access {
+        guard !keys.isEmpty else { return .everybody(principal) }
         let fields = request.headers("Authorization")
         if fields.isEmpty, let ticket = request.queryValue("ticket") { return try redeem(ticket, request) }
         guard let field = fields.first else {
@@ -46,13 +58,29 @@ final class Authenticator: Sendable {
     private func access(bearer: String, _ keys: KeyRing) throws(Problem) -> Access {
         guard bearer.hasPrefix("parley_") else {
             guard let key = keys.key(secret: bearer) else { throw Authenticator.unknown }
-            return .full(key.name, isShown: true)
+            return .key(key)
         }
         guard let token = CapabilityToken(bearer), let key = keys.key(named: token.keyName), token.isSigned(by: key.signing) else {
             throw Authenticator.unknown
         }
         guard world.now < token.expires else { throw Authenticator.expired(token.expires) }
         return .bearer(token)
+    }
+
+    /// Why a right that was good when its request came is not any more; `nil`: it is. Asked whenever an answer took a while to find.
+    func problem(with access: Access) -> Problem? {
+        if case .nothing = access.basis { return nil }
+        if let expires = access.expires, expires <= world.now { return Authenticator.expired(expires) }
+        if access.keysVersion == version.load(ordering: .sequentiallyConsistent) { return nil }
+        let isGood = ring.withLock { keys in
+            switch access.basis {
+            case .nothing: true
+            case .noKeys: keys.isEmpty
+            case .key(let digest): keys.keys.contains { $0.digest == digest }
+            case .token: access.token.flatMap { token in keys.key(named: token.keyName).map { token.isSigned(by: $0.signing) } } ?? false
+            }
+        }
+        return isGood ? nil : Authenticator.unknown
     }
 
     /// A ticket is for one GET; of what, the rights that come with it say.

@@ -196,6 +196,7 @@ struct SafetyName {
     let text: String
 
     private static let bytesMax = 64
+    private static let reserved = ["agents", "hook", "schedule"]
 
     /// `nil` unless it is 1 to 64 of `[A-Za-z0-9._~@+-]`. No slash: that stands between the names of a token that was narrowed.
     init?(_ bytes: some Collection<UInt8>) {
@@ -205,12 +206,14 @@ struct SafetyName {
             })
         else { return nil }
         text = String(decoding: bytes, as: UTF8.self)
-        // With what is put behind it, it would read like an agent that writes.
-        guard text != "agents" else { return nil }
+        // With what is put behind it, it would read like an agent that writes, or like something else of the server's own.
+        guard !SafetyName.reserved.contains(text) else { return nil }
     }
 
     static func wrong(_ name: String) -> SafetyError {
-        SafetyError("the name is '\(name.prefix(80))'; expected 1 to \(bytesMax) characters of A-Z a-z 0-9 . _ ~ @ + -, and not 'agents'.")
+        SafetyError(
+            "the name is '\(name.prefix(80))'; expected 1 to \(bytesMax) characters of A-Z a-z 0-9 . _ ~ @ + -, and not \(reserved.map { "'\($0)'" }.joined(separator: " or "))."
+        )
     }
 }
 

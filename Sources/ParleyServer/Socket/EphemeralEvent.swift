@@ -8,6 +8,9 @@ struct EphemeralEvent {
     /// What one may measure as JSON.
     static let bytesMax = 4 << 10
 
+    /// What only the server says of an event: its sender, its time and the channel it came through.
+    static let stamped: Set<String> = ["by", "at", "channel", "offset"]
+
     private let members: [JSON.Member]
 
     /// - Throws: 400 `invalid_event` or 413 `event_too_large`.
@@ -24,7 +27,7 @@ struct EphemeralEvent {
             throw Problem(
                 status: 413, code: "event_too_large", detail: "event has \(count) bytes; expected at most \(EphemeralEvent.bytesMax).")
         }
-        self.members = members.filter { $0.name != "by" && $0.name != "at" }
+        self.members = members.filter { !EphemeralEvent.stamped.contains($0.name) }
     }
 
     /// The event as it is delivered: who sent it and when are the server's word.

@@ -44,8 +44,9 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
         guard !tail.isDeleted else { throw Problem(.gone(channel)) }
         session.context.channels.touched(channel)
         let offset = try SocketReader.place(start, in: channel, tail.head)
-        guard session.readers.hasRoom else { throw .overloaded("\(session.readers.count) readers follow streams already") }
+        let place = try session.place(for: name.text)
         let reader = SocketReader(channel, after: offset, view: view, self)
+        reader.place = place
         // The object was let go between finding and following it: the next look finds the one that took its place.
         guard session.readers.add(reader) else { return begin() }
         self.reader = reader
@@ -61,10 +62,12 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
     override func leave() {
         guard !isLeft else { return }
         super.leave()
-        if let reader { reader.leave() } else { session.channelCount -= 1 }
+        if let reader { reader.leave() } else { session.release(name.text) }
     }
 
     override func head(for reader: SocketReader) -> Bytes { messageHead }
+
+    override func heldName(of reader: SocketReader) -> String { name.text }
 
     override func ended(_ reader: SocketReader, _ reason: String, _ problem: Problem?) {
         forget()

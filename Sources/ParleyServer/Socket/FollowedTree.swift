@@ -39,7 +39,8 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
         super.init(reference, session)
     }
 
-    var channelCount: Int { members.count { !$0.isEnded } }
+    /// The channels of members that have not ended.
+    var channels: [String] { members.indices.filter { !members[$0].isEnded }.map { cursor.places[$0].channel } }
 
     func begin() { for index in members.indices { find(index) } }
 
@@ -81,8 +82,9 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
         let tail = channel.tail
         guard !tail.isDeleted else { return end(index, "deleted", nil) }
         let offset = try SocketReader.place(.after(Offset(cursor.places[index].offset)), in: channel, tail.head)
-        guard session.readers.hasRoom else { throw .overloaded("\(session.readers.count) readers follow streams already") }
+        let place = try session.place(for: cursor.places[index].channel)
         let reader = SocketReader(channel, after: offset, view: channel.isAgent ? view : .raw, index: index, self)
+        reader.place = place
         guard session.readers.add(reader) else { return find(index) }
         members[index].reader = reader
         reader.begin()
@@ -105,12 +107,11 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
                         "the tree of '\(cursor.places[0].channel)' has \(members.count) channels; expected at most \(TreeCursor.channelsMax). "
                         + "Follow '\(child)' by itself.")
             }
-            try session.requireRoom(for: 1)
+            try session.hold([child])
         } catch {
             refused.append((child, error))
             return
         }
-        session.channelCount += 1
         nameBytes += child.utf8.count + 16
         indices[child] = members.count
         newcomers.append(members.count)
@@ -127,6 +128,8 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
         for index in found { find(index) }
     }
 
+    override func heldName(of reader: SocketReader) -> String { cursor.places[reader.index].channel }
+
     override func ended(_ reader: SocketReader, _ reason: String, _ problem: Problem?) {
         members[reader.index].reader = nil
         end(reader.index, reason, problem, isCounted: false)
@@ -137,7 +140,7 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
         guard !isLeft, !members[index].isEnded else { return }
         members[index].isEnded = true
         members[index].isAwaited = false
-        if isCounted { session.channelCount -= 1 }
+        if isCounted { session.release(cursor.places[index].channel) }
         session.sendEnd(reference, channel: cursor.places[index].channel, reason, problem, [.init("cursor", .string(cursor.text))])
         guard members.allSatisfy(\.isEnded) else { return }
         forget()
@@ -153,8 +156,8 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
     override func leave() {
         guard !isLeft else { return }
         super.leave()
-        for member in members where !member.isEnded {
-            if let reader = member.reader { reader.leave() } else { session.channelCount -= 1 }
+        for (index, member) in members.enumerated() where !member.isEnded {
+            if let reader = member.reader { reader.leave() } else { session.release(cursor.places[index].channel) }
         }
     }
 

@@ -68,7 +68,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
     func leave() {
         guard isAttached else { return }
         readers.remove(self)
-        session.channelCount -= 1
+        session.release(subscription.heldName(of: self))
         // The page that is on its way finds nobody.
         if isReading { session.readEnded() }
     }

@@ -13,7 +13,7 @@ struct SocketRoute: Sendable {
         guard !context.isDraining else { throw .overloaded("the server is stopping") }
         let socket = try WebSocket.accept(
             exchange.request, exchange.responder, protocols: [SocketRoute.subprotocol],
-            messageBytesMax: context.configuration.socketMessageBytesMax)
+            messageBytesMax: context.configuration.socketMessageBytesMax, account: context.account(of: exchange))
         SocketSession(socket, exchange, context).begin()
     }
 }

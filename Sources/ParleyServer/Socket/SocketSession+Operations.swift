@@ -10,13 +10,13 @@ extension SocketSession {
             let name = try StreamName(channel)
             try access.require(.read, name.text)
             let subscription = FollowedChannel(try newReference(request.reference!), name, start, view, self)
-            try hold(subscription, channels: 1)
+            try hold(subscription, [name.text])
             subscription.begin()
         case .tree(let channel, let cursor, let view):
             let name = try StreamName(channel)
             try access.require(.read, name.text)
             let tree = FollowedTree(try newReference(request.reference!), try places(cursor, root: name), view, self)
-            try hold(tree, channels: tree.channelCount)
+            try hold(tree, tree.channels)
             tree.begin()
         case .unfollow: try unfollow(request.reference!)
         case .append(let channel, let body, let key): try append(request.reference!, try StreamName(channel), body, key)
@@ -34,19 +34,9 @@ extension SocketSession {
         return reference
     }
 
-    private func hold(_ subscription: SocketSubscription, channels count: Int) throws(Problem) {
-        try requireRoom(for: count)
-        channelCount += count
+    private func hold(_ subscription: SocketSubscription, _ channels: [String]) throws(Problem) {
+        try hold(channels)
         subscriptions[subscription.reference] = subscription
-    }
-
-    func requireRoom(for count: Int) throws(Problem) {
-        let most = context.configuration.socketChannelsMax
-        guard channelCount + count <= most else {
-            throw Problem(
-                status: 429, code: "too_many_channels",
-                detail: "this connection follows \(channelCount) channels; expected at most \(most). Unfollow some, or open another one.")
-        }
     }
 
     private func places(_ text: String?, root: StreamName) throws(Problem) -> [TreeCursor.Place] {
@@ -120,6 +110,7 @@ extension SocketSession {
             switch result {
             case .failure(let error): refuse(reference, Problem(error))
             case .success(let channel) where channel.tail.isDeleted: refuse(reference, Problem(.gone(channel)))
+            case .success where context.authenticator.problem(with: access) != nil: break  // The socket ends, and says so.
             case .success:
                 let bytes = event.json(by: access.name, at: context.channels.world.now)
                 let isDelivered = context.deliver(EphemeralDelivery(bytes, channel: name.text))

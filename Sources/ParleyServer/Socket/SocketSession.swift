@@ -16,8 +16,9 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     var access: Access { exchange.access }
     let readers: LoopReaders
     var subscriptions: [Int64: SocketSubscription] = [:]
-    /// Channels followed or about to be.
-    var channelCount = 0
+    /// Channels followed or about to be, each as often as it is.
+    private var channelCount = 0
+    private var held: [TextKey: HeldChannel] = [:]
     var ephemeralLimit: RateLimit
     private var parked: [SocketReader] = []
     /// Pages on their way from the log.
@@ -29,6 +30,15 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
 
     /// Two keep the pool busy; more would only hold pages in memory.
     private static let readsMax = 2
+
+    private struct HeldChannel {
+        var count = 0
+        /// The place that all its readers here share.
+        weak var place: ReaderPlace?
+    }
+
+    /// How often one socket may follow one channel: each time costs a reader, though not a place.
+    private static let repeatsMax = 16
 
     init(_ socket: WebSocket, _ exchange: Exchange, _ context: ServerContext) {
         self.socket = socket
@@ -130,9 +140,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         return nil
     }
 
-    private var account: String {
-        access.isShown ? access.account : RateLimiter.account(ofPeer: exchange.responder.peerAddress)
-    }
+    private lazy var account = context.account(of: exchange)
 
     func send(_ message: JSON) { socket.send(message.bytes) }
 
@@ -144,6 +152,46 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         message.append(contentsOf: problem.body)
         message.append(UInt8(ascii: "}"))
         socket.send(message)
+    }
+
+    // MARK: Channels
+
+    /// Counts channels that are to be followed.
+    ///
+    /// - Throws: 429 `too_many_channels`; nothing is counted then.
+    func hold(_ names: [String]) throws(Problem) {
+        let most = context.configuration.socketChannelsMax
+        guard channelCount + names.count <= most else {
+            throw Problem(
+                status: 429, code: "too_many_channels",
+                detail: "this connection follows \(channelCount) channels; expected at most \(most). Unfollow some, or open another one.")
+        }
+        if let name = names.first(where: { held[TextKey($0)]?.count ?? 0 >= SocketSession.repeatsMax }) {
+            throw Problem(
+                status: 429, code: "too_many_channels",
+                detail: "this connection follows '\(name)' \(SocketSession.repeatsMax) times already. Follow it once, and share what comes."
+            )
+        }
+        for name in names { held[TextKey(name), default: HeldChannel()].count += 1 }
+        channelCount += names.count
+    }
+
+    func release(_ name: String) {
+        guard let count = held[TextKey(name)]?.count else { return }
+        channelCount -= 1
+        if count > 1 { held[TextKey(name)]!.count = count - 1 } else { held[TextKey(name)] = nil }
+    }
+
+    /// The place of a reader of a channel that is held.
+    ///
+    /// - Throws: 401 when what the client showed is not good any more, 429 `too_many_readers`, 503 `overloaded`.
+    func place(for name: String) throws(Problem) -> ReaderPlace {
+        if let problem = context.authenticator.problem(with: access) { throw problem }
+        if let place = held[TextKey(name)]?.place { return place }
+        let place = try context.places.take(account)
+        guard readers.hasRoom else { throw .overloaded("\(readers.count) readers follow streams already") }
+        held[TextKey(name)]?.place = place
+        return place
     }
 
     // MARK: Readers
@@ -206,6 +254,9 @@ class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only
 
     /// What a message of `reader` begins with: `{"ref":1,`, and what the subscription adds.
     func head(for reader: SocketReader) -> Bytes { preconditionFailure("a kind of subscription says how its messages begin") }
+
+    /// The name under which the reader's channel is counted.
+    func heldName(of reader: SocketReader) -> String { reader.channel.name }
 
     /// The message has been queued.
     func sent() {}

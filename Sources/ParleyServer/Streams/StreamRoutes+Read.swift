@@ -27,8 +27,9 @@ extension StreamRoutes {
 
     private func wait(for minOffset: Offset, _ request: ReadRequest, _ channel: Channel, _ exchange: Exchange) {
         let readers = context.readers(on: exchange.loop)
-        guard readers.hasRoom else { return exchange.respond(.overloaded("\(readers.count) readers follow streams already")) }
+        guard let place = place(exchange, readers) else { return }
         let reader = TailReader(channel, until: minOffset.value, readers) { answer(request, channel, exchange) }
+        reader.place = place
         guard readers.add(reader) else { return exchange.respond(.overloaded("the stream is being let go of")) }
         reader.begin(exchange)
     }
@@ -72,7 +73,7 @@ extension StreamRoutes {
         guard exchange.responder.isOpen else { return }  // Gone while its stream was looked for.
         guard !context.isDraining else { return exchange.respond(.overloaded("the server is stopping")) }
         let readers = context.readers(on: exchange.loop)
-        guard readers.hasRoom else { return exchange.respond(.overloaded("\(readers.count) readers follow streams already")) }
+        guard let place = place(exchange, readers) else { return }
         let floor = StreamCursor.floor(client: request.cursor, context.channels.world)
         let expires = exchange.access.expires
         let reader: LiveReader =
@@ -80,12 +81,30 @@ extension StreamRoutes {
             ? SSEReader(
                 channel, after: offset, view: request.view, whenBehind: request.whenBehind, cursorFloor: floor, expires: expires, readers)
             : LongPollReader(channel, after: offset, view: request.view, cursorFloor: floor, expires: expires, readers)
+        reader.place = place
         guard readers.add(reader) else {
             // The object was let go between finding and following it: the next look finds the one that took its place.
+            // Once this one has given back its place.
             guard let name = try? StreamName(path: exchange.request.pathUTF8.dropFirst(StreamName.prefix.utf8.count)) else { return }
-            return context.withChannel(name, exchange) { start(request, $0, after: offset, exchange) }
+            return exchange.onLoop { context.withChannel(name, exchange) { start(request, $0, after: offset, exchange) } }
         }
         reader.begin(exchange)
+    }
+}
+
+extension StreamRoutes {
+    /// A reader's place, or `nil` after the answer why there is none: what was shown is not good any more, or others need the room.
+    private func place(_ exchange: Exchange, _ readers: LoopReaders) -> ReaderPlace? {
+        do throws(Problem) {
+            // The keys may have been replaced since the request came, and whoever read then has been told to come again.
+            if let problem = context.authenticator.problem(with: exchange.access) { throw problem }
+            let place = try context.places.take(context.account(of: exchange))
+            guard readers.hasRoom else { throw .overloaded("\(readers.count) readers follow streams already") }
+            return place
+        } catch {
+            exchange.respond(error)
+            return nil
+        }
     }
 }
 

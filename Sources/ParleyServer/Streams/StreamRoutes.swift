@@ -27,6 +27,19 @@ struct StreamRoutes: Sendable {
         }
     }
 
+    /// Refuses a request before its body comes, where its head tells that it would be refused: the body of a POST may turn out to be empty.
+    ///
+    /// - Parameter path: What stands behind ``StreamName/prefix``.
+    func authorizeBody(_ request: HTTPRequest, _ access: Access, path: ArraySlice<UInt8>) throws(Problem) {
+        let name = try StreamName(path: path)
+        if request.method == "POST", let agent = name.agent {
+            return try AgentAppend.authorizeSome(context, agent, access)
+        }
+        let mayOnlyClose = request.method == "POST" && AppendRequest.isClosing(request) && request.head.contentLength == nil
+        try access.require(mayOnlyClose ? .stop : .append, name.text)
+        try refuseReserved(name)
+    }
+
     /// What a method does to a channel. What is said to an agent is looked at entry by entry: see ``AgentAppend``.
     private func authorize(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
         switch exchange.request.method {

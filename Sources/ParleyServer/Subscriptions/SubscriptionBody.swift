@@ -180,6 +180,7 @@ struct SubscriptionProblem: Error {
 
 extension Exchange {
     func respond(_ problem: SubscriptionProblem) {
+        refusals?.count(problem.code)
         let members: [JSON.Member] = [.init("code", .string(problem.code)), .init("message", .string(problem.message))]
         respond(problem.status, problem.headers, json: ["error": .object(members + problem.extra)])
     }

@@ -148,8 +148,14 @@ struct SubscriptionCall: Sendable {
 
     // MARK: Answers
 
+    /// Whether the client has shown no right to know which subscriptions there are.
+    private var mayNotKnow: Bool { exchange.access.mayNothing && context.authenticator.hasKeys }
+
     private func answer(_ result: Result<SubscriptionAnswer, ChannelError>) {
         switch result {
+        case .failure(let error) where error.code == "SUBSCRIPTION_NOT_FOUND" && mayNotKnow:
+            // As of one that there is, with a token that is none of its.
+            exchange.respond(SubscriptionProblem(401, "TOKEN_INVALID", SubscriptionTokens.wrong(id)))
         case .failure(let error): exchange.respond(SubscriptionProblem(error))
         case .success(.created(let subscription)): answer(201, subscription)
         case .success(.confirmed(let subscription)): answer(200, subscription)
