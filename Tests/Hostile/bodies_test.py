@@ -30,7 +30,12 @@ class HostileBodies(unittest.TestCase):
         self.assertEqual(self.ask("PUT", "/v1/stream/a", KEY, kind="text/plain")[0], 201)
         self.pid = self.node.process.pid
         self.held = []
-        self.addCleanup(lambda: [held.close() for held in self.held])
+        self.addCleanup(self.let_go)
+
+    def let_go(self):
+        for held in self.held:
+            held.close()
+        self.held = []
 
     def ask(self, method, path, key=None, body=b"", kind="application/json"):
         connection = http.client.HTTPConnection("127.0.0.1", self.node.port, timeout=10)
@@ -103,6 +108,8 @@ class HostileBodies(unittest.TestCase):
                 self.serves(KEY)
                 self.grown(before, STRANGERS_MAX, f"{CONNECTIONS} unfinished bodies to {path} without a key")
                 self.assertLessEqual(set(self.answers(sockets)), {"401", "413", ""})
+                self.let_go()
+                self.node.close()
 
     def test_bodies_with_a_key_share_what_there_is(self):
         self.start()
@@ -148,6 +155,7 @@ class HostileBodies(unittest.TestCase):
                 self.connect().sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 15_000)
             except OSError:
                 pass
+        self.ask("GET", "/healthz")  # Behind all that have just come.
         self.serves(KEY)
         self.grown(before, 160 * MEGABYTE, f"{len(self.held)} unfinished heads")
 
