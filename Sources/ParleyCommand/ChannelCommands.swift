@@ -36,7 +36,9 @@ enum RunCommand: Command {
             if isOurs || isRefused, !json { view.show(entry) }
             guard
                 isRefused
-                    || isOurs && (["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled", "agent.parked"].contains(type))
+                    || isOurs
+                        && (["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled", "agent.parked"]
+                            .contains(type))
             else { return true }
             outcome.withLock { $0 = type }
             return false

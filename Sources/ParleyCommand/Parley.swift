@@ -27,7 +27,8 @@ enum ParleyProgram {
 
     static let commands: [any (Command & Sendable).Type] = [
         ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, SteerCommand.self, InterruptCommand.self,
-        CancelCommand.self, ResumeCommand.self, ApproveCommand.self, DenyCommand.self, SignalCommand.self, ListCommand.self, StatusCommand.self,
+        CancelCommand.self, ResumeCommand.self, ApproveCommand.self, DenyCommand.self, SignalCommand.self, ListCommand.self,
+        StatusCommand.self,
         TraceCommand.self, AuditCommand.self, TokenCommand.self,
         CreateCommand.self, AppendCommand.self, ForkCommand.self, DeleteCommand.self,
     ]

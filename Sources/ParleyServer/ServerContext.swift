@@ -42,7 +42,8 @@ final class ServerContext: Sendable {
         let unfitText = UnfitText()
         let readers = loops.map {
             let readers = LoopReaders(
-                loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText, authenticator: authenticator)
+                loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText, authenticator: authenticator
+            )
             return (ObjectIdentifier($0), readers)
         }
         readersByLoop = Dictionary(uniqueKeysWithValues: readers)
