@@ -21,6 +21,13 @@ mutations=(
     "last text not held back|Sources/ParleyAgents/ModelAttempt.swift|s/^        state.held = entry\$/        if let entry { append([entry]) }; state.held = nil/|no crash leaves the whole text in the log"
     "a retry forgets what had joined|Sources/ParleyAgents/Activation+Steps.swift|/^ *isSteered(request.path, by: steers)\$/d|keeps what had joined its request for every attempt"
     "attempts counted by starts|Sources/ParleyAgents/Activation+Steps.swift|s/.zero : policy.pause(after: request.failures + 1, failure)/.zero : policy.pause(after: Int(number), failure)/|has its attempts counted by failures"
+    "input for an agent that was passivated is dropped|Sources/ParleyAgents/Activation.swift|s/self.runtime.wakeAgain(self.channel)/_ = self.runtime/|nothing that is durable is left lying"
+    "input beside the mark of a waiting turn is left|Sources/ParleyAgents/Activation+Leaving.swift|s/markWaiting(core) { \[self\] in/state.isBusy = true; markWaiting(core) { [self] in state.isBusy = false/; /^            perform {}\$/d|nothing that is durable is left lying"
+    "the mark of a waiting turn is not given back|Sources/ParleyAgents/Activation+Ending.swift|s/if wasMarked { state.isMarkedWaiting = true }/_ = wasMarked/|is taken up after a crash when its turn went on"
+    "a replay has another conversation|Sources/ParleyAgents/Activation.swift|s/Conversation(after: first - 1)/Conversation(after: journal.started - 1)/|nothing that is durable is left lying"
+    "what joined a turn is no part of the conversation|Sources/ParleyAgents/Conversation.swift|s/for part in turn.parts {/for part in turn.parts.prefix(0) {/|nothing that is durable is left lying"
+    "a sleep ends over an interrupt|Sources/ParleyAgents/Activation+Ending.swift|s/appendEnd(core, path, entries, yieldsTo: yieldsTo, considered: considered) {/appendEnd(core, path, entries, yieldsTo: [], considered: considered) {/|nothing that is durable is left lying"
+    "a follow goes by name|Sources/ParleyAgents/Activation+Follow.swift|s/incarnation: state.followed\[request.path\] ?? incarnation)/incarnation: (state.followed[request.path] ?? incarnation).flatMap { _ in nil as String? })/|nothing that is durable is left lying"
     "no row for an entry to be told of|Sources/ParleyChannels/Outbox.swift|s/stage.put(.outbox, OutboxRow.key(channel.id, offset), \[\])/_ = offset/|lose nothing, invent nothing, and keep their ids"
     "a row comes back for a deleted agent|Sources/ParleyWebhooks/WebhookDelivery.swift|/^ *guard wasThere else { return }\$/d|leaves no row behind"
     "sealed text of every step goes|Sources/ParleyChannels/Trim.swift|s/ && position.step == text.step//|of a step goes, and not that of another step or turn beside it"
@@ -44,8 +51,8 @@ say "building a copy"
 build || { tail -30 "$log" >&2; echo "error: the copy does not build as it is" >&2; exit 1; }
 
 say "the tests as they are"
-for mutation in "${mutations[@]}"; do
-    test=${mutation##*|}
+mapfile -t tests < <(printf '%s\n' "${mutations[@]##*|}" | sort -u)
+for test in "${tests[@]}"; do
     if ! run_test "$test" || ! grep -q 'Test run with [1-9]' "$log"; then
         tail -30 "$log" >&2
         echo "error: '$test' does not pass as it is, or there is no such test" >&2

@@ -67,7 +67,9 @@ extension Activation {
             case .failed(let failure): NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))
             }
         let remove = removal(core, [step])
-        appendRestingEnd(core, step.path, [entry]) { stage, channel, _ in
+        // Read behind the inbox: what may stop the step has been decided, or cannot stop it.
+        let considered = state.hasMoreToScan ? 0 : upToSeen
+        appendRestingEnd(core, step.path, [entry], considered: considered) { stage, channel, _ in
             remove(&stage, channel)
         } then: { [self] appended in
             over(core, [step])

@@ -8,19 +8,19 @@ package struct SimulationAgent: Sendable {
     /// Whether the program asks for another step than the one in the journal: as after an update that forgot the turns under way.
     let isBroken: Bool
     var policy = ConcurrentInput.queue
+    /// Whether an input without a program begins a turn of some kind.
+    var answersTexts = false
 
     /// Each policy has a kind of its own.
     static func kind(_ policy: ConcurrentInput) -> String { policy == .queue ? "sim" : "sim-\(policy.rawValue)" }
 
     package var erased: AnyAgent {
         AnyAgent(kind: SimulationAgent.kind(policy), policy: policy) { message, turn, state in
-            guard let data = message["data"], let program = data["program"]?.string.flatMap({ SimulationProgram($0) }),
-                let request = data["request"]?.string
-            else {
+            guard let (program, request, input) = asked(message) else {
                 throw StepFailure(code: "invalid_input", message: "no program", retryable: false)
             }
             let outputs = try await cleaningUp(program, turn) {
-                try await run(program.operations, Called(name: "\(request)@\(turn.random())", input: data.text), turn)
+                try await run(program.operations, Called(name: "\(request)@\(turn.random())", input: input), turn)
             }
             if program.fails { throw StepFailure(code: "told_to", message: "the program fails", retryable: false) }
             let turns = (state?["turns"]?.integer ?? 0) + 1
@@ -32,6 +32,19 @@ package struct SimulationAgent: Sendable {
     struct Called: Sendable {
         var name: String
         var input: String
+    }
+
+    /// The program that a message names, what the request is called, and what was said.
+    private func asked(_ message: JSON) -> (SimulationProgram, String, String)? {
+        if let data = message["data"] {
+            guard let program = data["program"]?.string.flatMap({ SimulationProgram($0) }), let request = data["request"]?.string
+            else { return nil }
+            return (program, request, data.text)
+        }
+        // A steer that came too late, or a redirection of nothing: a patient agent does something for whatever is said.
+        guard answersTexts, let text = message["text"]?.string else { return nil }
+        let seed = text.utf8.prefix(100).reduce(7) { $0 &* 31 &+ UInt64($1) }
+        return (SimulationProgram(seed: seed, palette: .all), "text", text)
     }
 
     private func cleaningUp(

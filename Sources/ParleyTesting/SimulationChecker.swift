@@ -34,6 +34,12 @@ package struct SimulationChecker {
         return checker.found
     }
 
+    /// What must hold when nothing is scheduled any more, although turns may wait: nothing that could be decided is left.
+    package var violationsAtRest: [SimulationViolation] {
+        history.entries.sorted { $0.key.name < $1.key.name }.filter { $0.key.name.hasPrefix("agents/") }
+            .flatMap { SimulationPromptness.leftLying($0.key, $0.value, history) }
+    }
+
     private mutating func violate(_ invariant: String, _ evidence: String) {
         found.append(SimulationViolation(invariant: invariant, evidence: evidence))
     }

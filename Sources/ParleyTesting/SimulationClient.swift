@@ -36,6 +36,8 @@ final class SimulationClient: Sendable {
         /// Whether the network delivers it twice.
         var isDoubled = false
         var condition: Condition?
+        /// How much there is to say.
+        var padding = 0
     }
 
     /// What must hold for an entry to count.
@@ -221,7 +223,7 @@ extension SimulationClient.Wish {
 
     private func members(_ approval: String) -> [(String, JSON?)] {
         switch action {
-        case .steer, .interrupt(redirects: true): [("text", .string("something else, says \(id)"))]
+        case .steer, .interrupt(redirects: true): [("text", .string("something else, says \(id)" + String(repeating: ".", count: padding)))]
         case .decide: [("approval", .string(approval))]
         case .signal(let name): [("name", .string(name))]
         default: []

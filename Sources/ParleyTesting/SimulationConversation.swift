@@ -59,8 +59,13 @@ struct SimulationConversation {
         }
     }
 
-    /// What was said in the turns before one, and what it must remember of it, in order.
+    /// What was said in the turns before one, and what it must remember of it, in order. What is too long may be forgotten.
     private func remembered(before turn: Turn) -> [String] {
+        let texts = said(before: turn)
+        return texts.reduce(0) { $0 + $1.utf8.count } > 100_000 ? [] : texts
+    }
+
+    private func said(before turn: Turn) -> [String] {
         turns.values.filter { $0.isRemembered && $0.ended ?? .max < turn.started }.sorted { $0.started < $1.started }
             .flatMap { $0.said.map(\.text) }
     }
@@ -87,9 +92,9 @@ struct SimulationConversation {
         var names: [String: UInt64] = [:]
         for start in entries where start.type == "turn.started" {
             guard let turn = start.turn, turn <= UInt64(entries.count),
-                let request = entries[Int(turn) - 1].body["data"]?["request"]?.string,
                 let seed = start.body["seed"]?.string.flatMap({ UInt64($0, radix: 16) })
             else { continue }
+            let request = entries[Int(turn) - 1].body["data"]?["request"]?.string ?? "text"
             var random = SplitMix64(seed: seed)
             names["\(request)@\(random.next())"] = turn
         }

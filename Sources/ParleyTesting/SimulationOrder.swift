@@ -72,17 +72,11 @@ struct SimulationOrder {
         return stop
     }
 
-    private func isStop(_ input: SimulationHistory.Entry) -> Bool {
-        switch input.type {
-        case "interrupt", "cancel": true
-        case "message": life.policy == "interrupt"
-        default: false
-        }
-    }
+    private func isStop(_ input: SimulationHistory.Entry) -> Bool { input.type == "interrupt" || input.type == "cancel" }
 
     /// Whether there was nothing to stop but the turn, whose end decides it: in its batch, or as the next message.
     private func isDecidedWith(_ end: SimulationHistory.Entry, at index: Int, _ stop: SimulationHistory.Entry) -> Bool {
-        if stop.type == "message" || stop.body["text"] != nil { return true }
+        if stop.body["text"] != nil { return true }
         guard let receipt = receipts[stop.offset] else { return false }
         return entries[(index + 1)...].prefix { $0.type == "receipt" }.contains { $0.offset == receipt.offset }
     }
@@ -103,6 +97,7 @@ struct SimulationOrder {
         let expires = request.body["expires_at"]?.string.flatMap { Timestamp($0) }
         let answers = rest.filter { ["approve", "deny"].contains($0.type) && $0.body["approval"] == request.body["approval"] }
         guard answers.allSatisfy(\.isUnconditional) else { return }
+        checkLate(answers, expires, rest)
         let winner = answers.first { answer in expires.map { answer.at ?? $0 < $0 } ?? true }
         guard let end = rest.first(where: { $0.turn == request.turn && $0.step == request.step && isEnd($0) }) else { return }
         let decided = rest.first { $0.type == "approval.decided" && $0.body["approval"] == request.body["approval"] }
@@ -120,10 +115,26 @@ struct SimulationOrder {
         violate("an approval is decided by the first answer", "\(winner.short) came first, and it is \((decided ?? end).short)")
     }
 
+    /// What comes when an approval has expired is told so.
+    private mutating func checkLate(
+        _ answers: [SimulationHistory.Entry], _ expires: Timestamp?, _ rest: ArraySlice<SimulationHistory.Entry>
+    ) {
+        guard let expires else { return }
+        for answer in answers {
+            guard let at = answer.at, at >= expires,
+                rest.contains(where: {
+                    $0.type == "approval.decided" && $0.body["approval"] == answer.body["approval"] && $0.body["decision"] == "expired"
+                }), let receipt = rest.first(where: { $0.type == "receipt" && $0.decides == answer.offset }),
+                receipt.body["reason"] == "already_decided"
+            else { continue }
+            violate("an approval that expired says so", "\(receipt.short) of \(answer.short)")
+        }
+    }
+
     /// Whether something stopped the turn before that answer came.
     private func isStopped(_ request: SimulationHistory.Entry, before answer: SimulationHistory.Entry) -> Bool {
         entries.contains { input in
-            input.offset < answer.offset && (isStop(input) || life.policy == "rollback" && input.type == "message")
+            input.offset < answer.offset && (isStop(input) || ["interrupt", "rollback"].contains(life.policy) && input.type == "message")
                 && input.offset != request.turn
         }
     }

@@ -27,7 +27,9 @@ struct SimulationPromptness {
     ) -> [SimulationViolation] {
         var state = SimulationAgentState()
         for entry in entries { state.take(entry) }
-        guard !state.isStalled else { return [] }
+        if state.isStalled, let stall = entries.last(where: { $0.type == "agent.stalled" }) {
+            return [SimulationViolation(invariant: "no turn stalls without a cause", evidence: "\(life): \(stall.short)")]
+        }
         var found = state.lying(life.policy).map {
             SimulationViolation(invariant: "no input is left lying", evidence: "\(life): all is quiet, and undecided is \($0.short)")
         }

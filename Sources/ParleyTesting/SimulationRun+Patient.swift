@@ -58,7 +58,9 @@ extension SimulationRun {
         schedule.heldOneIn = [2, 4, 16].randomElement(using: &random)!
         schedule.heldLongest = [20, 200, 2_500].randomElement(using: &random)!
         return try SimulationProcess(seed: random.next(), now: now, after: log, plan: plan, record: record, schedule: schedule) { world in
-            ConcurrentInput.allCases.map { SimulationAgent(world: world, record: record, isBroken: false, policy: $0).erased }
+            ConcurrentInput.allCases.map {
+                SimulationAgent(world: world, record: record, isBroken: false, policy: $0, answersTexts: true).erased
+            }
                 + SimulationMemory.agents
         }
     }
@@ -70,9 +72,7 @@ extension SimulationRun {
             guard !process.crash.isOver else { return }
             history = record.history
             history.entries = try SimulationRun.entries(process.log, scenario.channels)
-            for (life, entries) in history.entries.sorted(by: { $0.key.name < $1.key.name }) where life.name.hasPrefix("agents/") {
-                violations += SimulationPromptness.leftLying(life, entries, history)
-            }
+            violations += SimulationChecker(history).violationsAtRest
             guard violations.isEmpty, SimulationNudge.nudge(process, history.entries) else { return }
         }
         violations.append(

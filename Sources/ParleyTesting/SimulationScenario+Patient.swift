@@ -10,13 +10,6 @@ extension SimulationScenario {
             let policy = Bool.random(using: &random) ? ConcurrentInput.queue : ConcurrentInput.allCases.randomElement(using: &random)!
             wishes += talkers("agents/\(SimulationAgent.kind(policy))/a\(number)", &random)
         }
-        if Int.random(in: 0..<3, using: &random) == 0 {
-            let kind = SimulationMemory.kinds.randomElement(using: &random)!.kind
-            wishes.append(
-                (0..<5).map { number in
-                    late("agents/\(kind)/m", .remember(Bool.random(using: &random) ? "note \(number)" : nil), &random)
-                })
-        }
         for number in 0..<2 { wishes.append(followed(SimulationProgram.followed(number), &random)) }
         return wishes
     }
@@ -39,7 +32,14 @@ extension SimulationScenario {
         }
         var clients = (0..<Int.random(in: 1...2, using: &random)).map { _ in messages(Int.random(in: 1...3, using: &random), &random) }
         for _ in 0..<Int.random(in: 0...2, using: &random) {
-            clients.append((0..<Int.random(in: 1...6, using: &random)).map { _ in late(name, control(&random), &random) })
+            // Now and then more is said than an agent keeps in memory.
+            let padding = Int.random(in: 0..<30, using: &random) == 0 ? 90_000 : 0
+            clients.append(
+                (0..<Int.random(in: 1...6, using: &random)).map { _ in
+                    var wish = late(name, control(&random), &random)
+                    wish.padding = padding
+                    return wish
+                })
         }
         switch Int.random(in: 0..<10, using: &random) {
         case 0: clients[0].append(late(name, .close, &random))

@@ -120,6 +120,35 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
         #expect(rows == 0 && isWatched == false)
     }
 
+    @Test func `gives what there is although an interrupt waits that cannot stop it`() throws {
+        let (output, steps) = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let program = agent { _, turn in
+                try await turn.shielded { turn in
+                    var feed = try await turn.follow(source)
+                    var values: [JSON] = []
+                    while values.count < 2, let entry = try await feed.next() { values.append(entry.value) }
+                    return .array(values)
+                }
+            }
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [program])
+            node.publish(1)
+            node.send("go", to: name)
+            world.settle()
+            node.send(NewEntry(.interrupt, nil, ("by", "ann")), to: name)
+            world.settle()
+            node.publish(2)
+            var steps = 0
+            world.run(deadline: world.now.advanced(by: .seconds(60))) {
+                steps += 1
+                return steps > 10_000
+            }
+            return (try node.entries(name).first { $0["type"] == "turn.completed" }?["output"], steps)
+        }
+        #expect(output == [1, 2])
+        #expect(steps < 1_000)
+    }
+
     /// Dies at every commit, durable or not: each entry is given once, and nothing is missed that came while nobody was there.
     @Test(arguments: 0..<30, [SimulatedLog.Outcome.lost, .durableUnacknowledged])
     func `misses nothing and gives nothing twice when the process dies`(crashAt: Int, outcome: SimulatedLog.Outcome) throws {

@@ -76,4 +76,36 @@ private func leftUndecided(seed: UInt64, _ program: AnyAgent, first: [NewEntry],
         let interrupt = types.firstIndex(of: "interrupt")!
         if let slept = types.firstIndex(of: "step.completed") { #expect(slept < interrupt) }
     }
+
+    @Test(arguments: 0..<100 as Range<UInt64>)
+    func `is taken up after a crash when its turn went on because an approval expired over a late answer`(seed: UInt64) throws {
+        let last = try SimulatedNode.simulate {
+            var schedule = SimulatedSchedule()
+            schedule.firesTogether = true
+            let (world, log) = (SimulatedWorld(seed: seed, schedule: schedule), SimulatedLog())
+            let node = try SimulatedNode(world, log, agents: [Self.patient(world)])
+            node.send(Self.message, to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .milliseconds(900)))
+            // At the very instant at which it expires, while the turn is marked as waiting.
+            world.schedule(at: world.now.advanced(by: .milliseconds(100))) {
+                let approval = ("approval", JSON.string("\(Offset(1))/pay")) as (String, JSON?)
+                node.send(NewEntry(.approve, nil, ("by", "ann"), approval), to: "agents/probe/a")
+            }
+            world.run(deadline: world.now.advanced(by: .seconds(2)))
+            let later = SimulatedWorld(seed: seed, now: world.now)
+            let second = try SimulatedNode(later, log.reopen(), agents: [Self.patient(later)])
+            later.run(deadline: later.now.advanced(by: .seconds(60)))
+            return try second.entries("agents/probe/a").last
+        }
+        #expect(last?["type"] == "turn.completed")
+    }
+
+    /// Asks for approval for a second, and works for five whatever the answer.
+    private static func patient(_ world: SimulatedWorld) -> AnyAgent {
+        agent { _, turn in
+            _ = try? await turn.approval("pay", of: [1], expires: .seconds(1))
+            try await turn.step("work") { _ in await pause(world, .seconds(5)) }
+            return "done"
+        }
+    }
 }

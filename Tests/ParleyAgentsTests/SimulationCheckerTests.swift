@@ -199,13 +199,125 @@ private let doctorings = [
     },
 ]
 
+/// The same of runs in which turns wait for people.
+private let patientDoctorings = [
+    Doctoring(name: "a message waits for an hour", invariant: "input is decided within a bound") { history in
+        try history.edit(where: { $0.type == "receipt" && $0.body["of"] == $0.body["turn"] }) { entries, index in
+            entries[index].body = entries[index].body.with("at", "2026-01-01T23:00:00.000Z")
+        }
+    },
+    Doctoring(name: "a message is passed over", invariant: "messages are taken in their order") { history in
+        try history.edit(where: { $0.type == "receipt" && $0.body["of"] == $0.body["turn"] }) { entries, index in
+            entries[index].body = entries[index].body.with("type", "emit")
+        }
+    },
+    Doctoring(name: "a step ends over a cancel", invariant: "what stands first is decided first") { history in
+        try history.edit(where: { $0.type == "step.completed" && !$0.body.text.contains("shielded") }) { entries, index in
+            entries.add(["type": "cancel", "at": entries[index].body["at"] ?? .null], at: index)
+        }
+    },
+    Doctoring(name: "a cancel reaches what is shielded", invariant: "neither a cancel nor an interrupt reaches what is shielded") {
+        history in
+        try history.edit(where: { $0.type == "step.completed" && $0.body["step"]?.string?.hasPrefix("shielded") == true }) {
+            entries, index in
+            entries[index].body = entries[index].body.with("type", "step.failed").with("final", true).with("error", ["code": "cancelled"])
+        }
+    },
+    Doctoring(name: "an approval is decided against its answer", invariant: "an approval is decided by the first answer") { history in
+        try history.edit(where: { $0.type == "approval.decided" && $0.body["decision"] == "approved" }) { entries, index in
+            entries[index].body = entries[index].body.with("decision", "denied")
+        }
+    },
+    Doctoring(name: "an approval came late and is told otherwise", invariant: "an approval that expired says so") { history in
+        try history.edit(where: { $0.body["reason"] == "approval_expired" }) { entries, index in
+            entries[index].body = entries[index].body.with("reason", "already_decided")
+        }
+    },
+    Doctoring(name: "a turn sees another history", invariant: "a turn sees the same history each time that it runs") { history in
+        guard let first = history.recollections.first else { throw NothingToSpoil() }
+        history.recollections.append(SimulationHistory.Recollection(request: first.request, messages: first.messages + ["user: more"]))
+    },
+    Doctoring(name: "a turn sees no history", invariant: "what was said is heard") { history in
+        for index in history.recollections.indices { history.recollections[index].messages = [] }
+    },
+    Doctoring(name: "a model does not hear what joined", invariant: "what was said is heard") { history in
+        for index in history.modelCalls.indices { history.modelCalls[index].messages.removeAll { $0.contains("something else") } }
+    },
+    Doctoring(name: "something is not taken back", invariant: "what failed is taken back, the latest first") { history in
+        try history.edit(where: { $0.body["compensation"] == true }) { entries, index in
+            entries[index].body = entries[index].body.with("compensation", false)
+        }
+    },
+    Doctoring(name: "something is taken back though the turn completed", invariant: "what stands is not taken back") { history in
+        let isDone: @Sendable (Entry) -> Bool = { $0.type == "turn.completed" && $0.body["output"]?["outputs"] != [] }
+        try history.edit(where: isDone) { entries, end in
+            let turn = entries[end].body["turn"]
+            for index in entries.indices where entries[index].type == "step.started" && entries[index].body["turn"] == turn {
+                entries[index].body = entries[index].body.with("compensation", true)
+            }
+        }
+    },
+    Doctoring(name: "a follower reads what no stream has", invariant: "outputs are right") { history in
+        for stream in history.followed.keys {
+            for index in history.followed[stream]!.indices { history.followed[stream]![index].body = "something" }
+        }
+    },
+    Doctoring(name: "a turn stalls", invariant: "no turn stalls without a cause") { history in
+        try history.edit(where: { $0.type == "step.completed" }) { entries, index in
+            entries[index].body = entries[index].body.with("type", "agent.stalled")
+        }
+    },
+]
+
+/// Ends of logs at which nothing may rest.
+private let restless = [
+    Doctoring(name: "a message lies there", invariant: "no input is left lying") { history in
+        try history.edit(where: { $0.type == "message" }) { entries, index in entries.removeSubrange((index + 1)...) }
+    },
+    Doctoring(name: "a turn has begun and does nothing", invariant: "no turn stalls without a cause") { history in
+        try history.edit(where: { $0.type == "turn.started" }) { entries, index in entries.removeSubrange((index + 1)...) }
+    },
+    Doctoring(name: "an answer lies there", invariant: "no input is left lying") { history in
+        try history.edit(where: { $0.type == "approve" }) { entries, index in entries.removeSubrange((index + 1)...) }
+    },
+    Doctoring(name: "a signal lies there that a turn waits for", invariant: "no input is left lying") { history in
+        try history.edit(where: { $0.type == "step.started" && $0.body["kind"] == "wait" && $0.body["request"] == nil }) { entries, index in
+            let signal: JSON = ["type": "signal", "name": entries[index].body["name"] ?? .null]
+            entries.removeSubrange((index + 1)...)
+            entries.add(signal, at: index + 1)
+        }
+    },
+]
+
 /// Histories of runs that are sound: one with every kind of entry that is spoiled.
 private let sound: [SimulationHistory] = (try? SimulatedNode.simulate { try (0..<64).map { try SimulationRun(seed: $0).history } }) ?? []
+
+private let patient: [SimulationHistory] =
+    (try? SimulatedNode.simulate { try (0..<64).map { try SimulationRun(seed: $0, palette: .all).history } }) ?? []
 
 @Suite struct `The checker of histories` {
     @Test func `has nothing to say of sound histories`() {
         #expect(sound.count == 64)
         for history in sound { #expect(SimulationChecker(history).violations.isEmpty) }
+        #expect(patient.count == 64)
+        for history in patient {
+            #expect(SimulationChecker(history).violations.isEmpty)
+            #expect(SimulationChecker(history).violationsAtRest.isEmpty)
+        }
+    }
+
+    @Test(arguments: patientDoctorings) private func `reports a history of patient turns that was spoiled`(doctoring: Doctoring) throws {
+        for var history in patient where (try? doctoring.change(&history)) != nil {
+            if SimulationChecker(history).violations.contains(where: { $0.invariant == doctoring.invariant }) { return }
+        }
+        Issue.record("\(doctoring.name): no violation of '\(doctoring.invariant)' in \(patient.count) histories")
+    }
+
+    @Test(arguments: restless) private func `reports what is left when all is quiet`(doctoring: Doctoring) throws {
+        for var history in patient where (try? doctoring.change(&history)) != nil {
+            if SimulationChecker(history).violationsAtRest.contains(where: { $0.invariant == doctoring.invariant }) { return }
+        }
+        Issue.record("\(doctoring.name): no violation of '\(doctoring.invariant)' in \(patient.count) histories")
     }
 
     @Test(arguments: doctorings) private func `reports a history that was spoiled`(doctoring: Doctoring) throws {
