@@ -42,6 +42,9 @@ package final class Channel: @unchecked Sendable {
     /// A value of the log is cut where it passes this: one message is read by reading the whole value.
     static let valueBytes = 64 << 10
 
+    /// From how many entries on it pays to count their bytes first.
+    private static let reservedCountMin = 1_000
+
     /// How many bytes of recent commits a watched channel keeps in memory; a reader further behind reads from the log.
     static let recentBytesMax = 256 << 10
 
@@ -169,6 +172,8 @@ extension Channel {
     /// Stamps entries, gives them their offsets and adds their frames; text may be merged into the text before it, whose offset it then has.
     func stage(_ entries: [NewEntry], now: Timestamp, in stage: inout Stage) -> [UInt64] {
         let before = staged.frames.count
+        // Once, and not by doubling: a request of very many messages takes megabytes.
+        if entries.count > Channel.reservedCountMin { staged.frames.reserveCapacity(before + entries.reduce(0) { $0 + $1.byteCount }) }
         // They are put when the commit is complete, and count as soon as they are there.
         defer { stage.count(staged.frames.count - before) }
         return entries.map { self.stage($0, now: now) }
