@@ -17,7 +17,10 @@ internal import ParleyModels
 public func serve(_ agents: any Agent...) async throws {
     var configuration = try ServeOptions.parse(Array(CommandLine.arguments.dropFirst()))
     try configuration.complete(ProcessInfo.processInfo.environment)
-    try ServeOptions.run(configuration, agents: agents.map { erase($0) })
+    // On a thread of its own: the one that the program began on stays free for the main actor, which agents may use.
+    try await withCheckedThrowingContinuation { [configuration, agents = agents.map { erase($0) }] continuation in
+        _ = SystemThread(name: "node") { continuation.resume(with: Result { try ServeOptions.run(configuration, agents: agents) }) }
+    }
 }
 
 private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }

@@ -241,6 +241,8 @@ extension Activation {
         guard let step = core.openSteps.first(where: { $0.path == path && $0.kind == .approval }) else {
             // What ends it is on its way to the log, and may still yield: the log will say what this one is answered.
             if core.waiting(at: path)?.kind == .approval { return false }
+            // The program has not come to it again: it waits for something outside the turn.
+            if core.expects(path) { return false }
             return refuse(item, decisionInLog(of: item) ?? "unknown_approval")
         }
         if let reason = Activation.approvalRefusal(item, until: step.due, digest: step.digest) { return refuse(item, reason) }

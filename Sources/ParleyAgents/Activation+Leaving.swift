@@ -39,7 +39,7 @@ extension Activation {
     /// Whether nothing would be lost with the memory: all that was submitted is durable, and the turn, if there is one, only waits.
     private var canRest: Bool {
         !state.isBusy && state.isLoaded && state.halt?.status != .running && appendsInFlight.load(ordering: .relaxed) == 0
-            && (state.core == nil || state.core?.restingSteps != nil)
+            && (state.core == nil || state.core?.restingSteps != nil && !runtime.keepsInMemory(agent.kind))
     }
 
     /// Leaves memory, unless something has been delivered. What is delivered from here on reaches the next activation, see ``wake(upTo:)``.

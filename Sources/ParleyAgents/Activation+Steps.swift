@@ -71,6 +71,8 @@ extension Activation: TurnOwner {
 
     func caughtUp(_ core: TurnCore) { perform {} }
 
+    var whenParked: @Sendable () -> Void { { [runtime, kind = agent.kind] in runtime.parked(kind) } }
+
     // MARK: Attempts
 
     private func attemptStep(_ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, _ saved: SavedText) {
@@ -225,7 +227,7 @@ extension Activation: TurnOwner {
         let context = StepContext(
             idempotencyKey: idempotencyKey(core.turn, request.path), fence: core.epoch, attempt: Int(attempt))
         let run = { @Sendable [self] in
-            let task = Task(executorPreference: runtime.stepExecutor) { [self] in
+            let task = Task(executorPreference: stepExecutor) { [self] in
                 if Task.isCancelled { return }
                 runtime.bodyBegan()
                 defer { runtime.bodyEnded() }
@@ -324,7 +326,8 @@ extension Activation: TurnOwner {
     /// The timer service says that a timer is due. On the lane, the agent loaded.
     func fire(_ timer: DueTimer) {
         // Which turn it belongs to, and whether that waits for it still, is known once what is being written is, and the replay is over.
-        guard knowsItsTurn else { return state.deferredTimers.append(timer) }
+        let isExpected = core?.turn == timer.turn && core?.expects(timer.path) == true
+        guard knowsItsTurn, !isExpected else { return state.deferredTimers.append(timer) }
         if let core, core.turn == timer.turn, let request = core.waiting(at: timer.path), request.due == timer.due {
             cameDue(core, request, timer.due)
         } else if state.halt == nil {

@@ -9,6 +9,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     let channel: Channel
     let agent: AnyAgent
     let lane: Lane
+    let stepExecutor: StepExecutor
     var state = State()
     /// Every input up to here is in the inbox or decided. Written on the lane, read by whoever ends a step.
     let seen = Atomic<UInt64>(0)
@@ -71,7 +72,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         self.runtime = runtime
         self.channel = channel
         self.agent = agent
-        lane = Lane(id: channel.id.number << 6 | UInt64(channel.id.partition), world: runtime.world)
+        let number = channel.id.number << 6 | UInt64(channel.id.partition)
+        lane = Lane(id: number, world: runtime.world)
+        stepExecutor = StepExecutor(world: runtime.world, owner: number)
     }
 
     var channelName: String { channel.name }

@@ -12,7 +12,6 @@ package final class AgentRuntime: Sendable {
     package let build: String
     /// How long an agent stays in memory with nothing to do.
     package let idleAfter: Duration
-    let stepExecutor: StepExecutor
     /// Takes sealed text out of the log.
     let trims: TrimService
     var timers: TimerService { timerService.withLock { $0! } }
@@ -38,7 +37,6 @@ package final class AgentRuntime: Sendable {
         self.build = build
         self.idleAfter = idleAfter
         self.agents = Dictionary(agents.map { ($0.kind, $0) }, uniquingKeysWith: { $1 })
-        stepExecutor = StepExecutor(world: world)
         trims = TrimService(channels: channels, world: world, retention: textRetention)
         let timers = TimerService(log: channels.log, world: world) { [weak self] name, id, timer in self?.timerDue(name, id, timer) }
         timerService.withLock { $0 = timers }
@@ -153,6 +151,25 @@ package final class AgentRuntime: Sendable {
 
     /// How many bodies of steps run.
     package var runningBodies: Int { bodies.load(ordering: .relaxed) }
+
+    /// How many tasks of each kind's programs are left that neither go on nor end.
+    private let parked = Mutex<[String: Int]>([:])
+    private static let parkedMax = 256
+
+    /// A program of that kind went on calling when its turn had no right to run any more: a task of it is lost for as long as the process lives.
+    func parked(_ kind: String) {
+        let count = parked.withLock { parked in
+            parked[kind, default: 0] += 1
+            return parked[kind]!
+        }
+        guard count == 1 || count == AgentRuntime.parkedMax else { return }
+        Diagnostics.log(
+            .error, "a program goes on whatever its turn throws, and holds memory for ever: let Passivated and Fenced pass through",
+            ["kind": kind, "tasks": "\(count)"])
+    }
+
+    /// Whether turns of that kind that wait stay in memory: each that left took as much of it for ever.
+    func keepsInMemory(_ kind: String) -> Bool { parked.withLock { $0[kind, default: 0] >= AgentRuntime.parkedMax } }
 
     func bodyBegan() { bodies.add(1, ordering: .relaxed) }
     func bodyEnded() { bodies.subtract(1, ordering: .relaxed) }

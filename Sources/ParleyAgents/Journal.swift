@@ -17,6 +17,8 @@ package struct Journal: Sendable {
         package var at: Timestamp
         /// It is no step's: the turn was cancelled here, for this reason.
         package var cancellation: JSON?
+        /// How many steps had been started before it; for a cancellation.
+        var startsBefore = Int.max
     }
 
     /// A step that was begun and has no result.
@@ -64,8 +66,8 @@ package struct Journal: Sendable {
     package var haltedAt: UInt64?
     /// Compensations that the program had registered when it stalled, and that have not run.
     package var compensations: [String] = []
-    /// How many entries the program has published.
-    package var emits = 0
+    /// How many entries of each name the program has published.
+    package var emits: [String: Int] = [:]
 
     package init() {}
 
@@ -89,7 +91,9 @@ package struct Journal: Sendable {
             history = frame.body["history"]?.string.flatMap { Offset(token: $0)?.value }
         case .supervision where frame.body["action"] == "cancel":
             completions.append(
-                Completion(path: "", outcome: .failed(.cancelled), at: at, cancellation: frame.body["reason"] ?? .null))
+                Completion(
+                    path: "", outcome: .failed(.cancelled), at: at, cancellation: frame.body["reason"] ?? .null, startsBefore: starts.count)
+            )
         case .supervision where frame.body["action"] == "resume": resumed(crashed: frame.body["cause"] != "drain")
         case .agentStalled:
             haltedAt = offset
@@ -97,7 +101,7 @@ package struct Journal: Sendable {
         case .agentParked: haltedAt = offset
         case .agentResumed: (haltedAt, hasProgress, crashesInVain) = (nil, false, 0)
         case .emit:
-            emits += 1
+            emits[frame.body["name"]?.string ?? "", default: 0] += 1
             hasProgress = true
         case .stepStarted:
             let body = frame.body

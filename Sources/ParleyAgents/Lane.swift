@@ -10,7 +10,7 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
 
     private struct Queue {
         var jobs: [UnownedJob] = []
-        var deliveries: [@Sendable () -> Void] = []
+        var deliveries = Fifo<@Sendable () -> Void>()
         var isScheduled = false
     }
 
@@ -44,6 +44,11 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
         parts = rest + parts
     }
 
+    /// Delivers `work` as ``deliver(_:)`` does, some time later.
+    package func deliver(after pause: Duration, _ work: @escaping @Sendable () -> Void) {
+        world.schedule(at: world.now.advanced(by: pause)) { self.deliver(work) }
+    }
+
     /// Whether something waits to be delivered.
     package var hasDeliveries: Bool { queue.withLock { !$0.deliveries.isEmpty } }
 
@@ -56,27 +61,26 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
         if wakes { world.perform(lane: id) { self.run() } }
     }
 
+    /// After so many pieces of work other lanes have their turn.
+    private static let quantum = 512
+
     private func run() {
         thread.store(SystemThread.current, ordering: .relaxed)
         defer { thread.store(0, ordering: .relaxed) }
-        var deliveries: [@Sendable () -> Void] = []
-        var taken = 0
-        while true {
+        var left = Lane.quantum
+        while left > 0 {
             let jobs = takeJobs()
             for job in jobs { job.runSynchronously(on: asUnownedTaskExecutor()) }
+            left -= max(1, jobs.count)
             guard jobs.isEmpty else { continue }
-            if !parts.isEmpty {
+            if parts.isEmpty {
+                guard let delivery = takeDeliveryOrRest() else { return }
+                delivery()
+            } else {
                 parts.removeFirst()()
-                continue
             }
-            if taken < deliveries.count {
-                deliveries[taken]()
-                taken += 1
-                continue
-            }
-            (deliveries, taken) = (takeDeliveriesOrRest(), 0)
-            if deliveries.isEmpty { return }
         }
+        world.perform(lane: id) { self.run() }
     }
 
     private func takeJobs() -> [UnownedJob] {
@@ -86,27 +90,27 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
         }
     }
 
-    /// Everything to be delivered; when there is nothing and no job has come meanwhile, the lane rests until it is scheduled again.
-    private func takeDeliveriesOrRest() -> [@Sendable () -> Void] {
+    /// What is to be delivered next; when there is nothing and no job has come meanwhile, the lane rests until it is scheduled again.
+    private func takeDeliveryOrRest() -> (@Sendable () -> Void)? {
         queue.withLock { queue in
-            if queue.deliveries.isEmpty {
-                if queue.jobs.isEmpty { queue.isScheduled = false } else { return [{}] }
-            }
-            defer { queue.deliveries.removeAll() }
-            return queue.deliveries
+            if let delivery = queue.deliveries.popFirst() { return delivery }
+            guard queue.jobs.isEmpty else { return {} }
+            queue.isScheduled = false
+            return nil
         }
     }
 }
 
-/// Where the bodies of steps run: beside the turns, many at a time.
+/// Where the bodies of an agent's steps run: beside the turns, many at a time, on threads that they may block.
 final class StepExecutor: TaskExecutor {
     private let world: any World
-    private let count = Atomic<UInt64>(0)
+    private let owner: UInt64
 
-    init(world: any World) { self.world = world }
+    /// - Parameter owner: The agent's number: its bodies have their share of the threads.
+    init(world: any World, owner: UInt64) { (self.world, self.owner) = (world, owner) }
 
     func enqueue(_ job: consuming ExecutorJob) {
         let job = UnownedJob(job)
-        world.perform(lane: count.add(1, ordering: .relaxed).newValue) { job.runSynchronously(on: self.asUnownedTaskExecutor()) }
+        world.perform(blocking: .body, for: owner) { job.runSynchronously(on: self.asUnownedTaskExecutor()) }
     }
 }

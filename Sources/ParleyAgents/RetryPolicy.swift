@@ -29,9 +29,21 @@ public struct RetryPolicy: Sendable, Equatable {
     /// The pause after the failure number `count` (from 1) of a step; `nil`: no further attempt. Attempts that were cut off are no failures.
     func pause(after count: Int, _ failure: StepFailure) -> Duration? {
         guard failure.retryable, count < maximumAttempts else { return nil }
-        var pause = initialInterval
-        for _ in 1..<max(1, count) where pause < maximumInterval { pause = pause * backoffCoefficient }
-        return max(min(pause, maximumInterval), min(failure.retryAfter ?? .zero, RetryPolicy.longestPause))
+        return max(pause(after: count), min(failure.retryAfter ?? .zero, RetryPolicy.longestPause))
+    }
+
+    private func pause(after count: Int) -> Duration {
+        let longest = max(.zero, maximumInterval)
+        let coefficient = backoffCoefficient > 1 ? backoffCoefficient : 1
+        var pause = min(max(.zero, initialInterval), longest)
+        for _ in 1..<max(1, count) where pause > .zero && pause < longest {
+            // Compared before it is multiplied: a product may be longer than a duration can be.
+            guard pause / longest * coefficient < 1 else { return longest }
+            let next = pause * coefficient
+            guard next > pause else { break }
+            pause = next
+        }
+        return pause
     }
 }
 

@@ -15,7 +15,7 @@ package struct DueTimer: Sendable, Hashable {
     func key(_ channel: ChannelID) -> Bytes {
         var key = Bytes()
         key.append(bigEndian: channel.partition)
-        key.append(bigEndian: UInt64(due.milliseconds))
+        key.append(bigEndian: due.keyed)
         key.append(bigEndian: channel.number)
         key.append(id)
         return key
@@ -28,14 +28,14 @@ package struct DueTimer: Sendable, Hashable {
     init(turn: UInt64, path: String, due: Timestamp) {
         self.turn = turn
         self.path = path
-        self.due = due
+        self.due = due.clamped
     }
 
     init?(key: UnsafeRawBufferPointer) {
         guard key.count > 35, key[34] == UInt8(ascii: "/") else { return nil }
         guard let turn = Offset(token: String(decoding: UnsafeRawBufferPointer(rebasing: key[18..<34]), as: UTF8.self)) else { return nil }
         let path = String(decoding: UnsafeRawBufferPointer(rebasing: key[35...]), as: UTF8.self)
-        self.init(turn: turn.value, path: path, due: Timestamp(milliseconds: Int64(key.readBigEndian(at: 2, as: UInt64.self))))
+        self.init(turn: turn.value, path: path, due: Timestamp(milliseconds: Int64(clamping: key.readBigEndian(at: 2, as: UInt64.self))))
     }
 }
 
@@ -47,6 +47,23 @@ final class TimerService: Sendable {
     private struct State {
         /// Fired and not yet settled.
         var underWay: Set<Bytes> = []
+        /// The earliest instant for which a timer may be in the log that no pass has seen.
+        var earliest: Timestamp?
+        /// At most two: one that has much to do, and one that sees to what has come due since.
+        var passes: [Pass] = []
+        var ringsAgain = false
+        var isTickScheduled = false
+        var isStopped = false
+    }
+
+    /// A look at what is due, from one instant to another; it takes a rest when it has found much.
+    private struct Pass {
+        let from: Timestamp
+        let to: Timestamp
+        var partition: UInt16 = 0
+        /// Where to go on in the partition.
+        var lower: Bytes?
+        var next: Timestamp?
     }
 
     /// Whose timer it is: by name, and by the channel of that name that set it.
@@ -75,10 +92,16 @@ final class TimerService: Sendable {
         }
     }
 
-    func stop() { alarm.stop() }
+    func stop() {
+        state.withLock { $0.isStopped = true }
+        alarm.stop()
+    }
 
     /// A timer for `due` is in the log.
-    func set(_ due: Timestamp) { alarm.set(due) { [weak self] in self?.ring() } }
+    func set(_ due: Timestamp) {
+        state.withLock { $0.earliest = min($0.earliest ?? due, due) }
+        alarm.set(due) { [weak self] in self?.ring() }
+    }
 
     /// The row of a timer is gone.
     func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
@@ -97,37 +120,116 @@ final class TimerService: Sendable {
         for key in keys.sorted(by: { $0.lexicographicallyPrecedes($1) }) { remove(key, writer) }
     }
 
+    /// So many are fired at a time, with a pause after them: a hundred thousand that came due while the node was down, or at one
+    /// instant, would hold up everything else for as long as they take.
+    private static let atOnce = 16
+    private static let pause = Duration.milliseconds(5)
+    private static let passesMax = 2
+
     private func ring() {
-        do throws(LogError) {
-            let now = world.now
-            for partition in 0..<Placement.partitionCount { try fireDue(partition, now) }
-        } catch {
-            Diagnostics.log(.error, "timers cannot be read", ["reason": error.message])
+        let now = world.now
+        let later = state.withLock { state -> Timestamp? in
+            guard state.passes.count < TimerService.passesMax else {
+                state.ringsAgain = true
+                return nil
+            }
+            guard let from = state.earliest, from <= now else { return state.earliest }
+            state.earliest = nil
+            state.passes.append(Pass(from: from, to: now))
+            return nil
         }
+        if let later { set(later) }
+        tick()
     }
 
-    private func fireDue(_ partition: UInt16, _ now: Timestamp) throws(LogError) {
-        let (lower, upper) = TimerService.range(partition)
-        var due: [(name: String, id: ChannelID, timer: DueTimer)] = []
-        var next: Timestamp?
-        try log.scan(.timers, from: lower, to: upper, reversed: false) { key, value in
-            guard let timer = DueTimer(key: key) else { return true }
-            guard timer.due <= now else {
-                next = timer.due
-                return false
-            }
-            let isNew = state.withLock { $0.underWay.insert(Bytes(key)).inserted }
-            let id = ChannelID(partition: partition, number: key.readBigEndian(at: 10))
-            if isNew { due.append((String(decoding: value, as: UTF8.self), id, timer)) }
+    /// Goes on with each pass. On the timers' thread.
+    private func tick() {
+        var (passes, isStopped) = state.withLock { ($0.passes, $0.isStopped) }
+        guard !isStopped else { return }
+        let isOver = passes.indices.map { isFinished(&passes[$0]) }
+        let rest = zip(passes, isOver).filter { !$0.1 }.map(\.0)
+        let ringsAgain = state.withLock { state in
+            state.passes = rest
+            defer { if state.passes.count < TimerService.passesMax { state.ringsAgain = false } }
+            return state.ringsAgain && state.passes.count < TimerService.passesMax
+        }
+        for (pass, isOver) in zip(passes, isOver) where isOver { if let next = pass.next { set(next) } }
+        scheduleTick()
+        if ringsAgain { ring() }
+    }
+
+    /// Goes on with the pass; one that cannot read is made again soon.
+    private func isFinished(_ pass: inout Pass) -> Bool {
+        do throws(LogError) { return try goOn(&pass) } catch {
+            Diagnostics.log(.error, "timers cannot be read", ["reason": error.message])
+            let from = pass.from
+            state.withLock { $0.earliest = min($0.earliest ?? from, from) }
+            // A log that is closed says nothing any more.
+            if error.code != .closed { pass.next = world.now.advanced(by: .seconds(1)) }
             return true
         }
-        for entry in due { fire(entry.name, entry.id, entry.timer) }
-        if let next { set(next) }
     }
 
-    private static func range(_ partition: UInt16) -> (Bytes, Bytes) {
+    private func scheduleTick() {
+        let isNeeded = state.withLock { state in
+            guard !state.passes.isEmpty, !state.isTickScheduled else { return false }
+            state.isTickScheduled = true
+            return true
+        }
+        guard isNeeded else { return }
+        world.schedule(at: world.now.advanced(by: TimerService.pause)) { [weak self] in
+            self?.state.withLock { $0.isTickScheduled = false }
+            self?.tick()
+        }
+    }
+
+    /// Fires what the pass finds next.
+    /// - Returns: whether it is over.
+    private func goOn(_ pass: inout Pass) throws(LogError) -> Bool {
+        var left = TimerService.atOnce
+        while pass.partition < Placement.partitionCount {
+            let due = try find(&pass, left)
+            state.withLock { state in
+                for entry in due { state.underWay.insert(entry.timer.key(entry.id)) }
+            }
+            for entry in due { fire(entry.name, entry.id, entry.timer) }
+            left -= due.count
+            if left == 0 { return false }
+            pass.partition += 1
+            pass.lower = nil
+        }
+        return true
+    }
+
+    private typealias Due = (name: String, id: ChannelID, timer: DueTimer)
+
+    /// What is due in the pass's partition and not under way, at most so many.
+    private func find(_ pass: inout Pass, _ count: Int) throws(LogError) -> [Due] {
+        let (start, upper) = TimerService.range(pass.partition, from: pass.from)
+        let (partition, to) = (pass.partition, pass.to)
+        var (due, last, next) = ([Due](), Bytes?.none, pass.next)
+        try log.scan(.timers, from: pass.lower ?? start, to: upper, reversed: false) { key, value in
+            guard let timer = DueTimer(key: key) else { return true }
+            guard timer.due <= to else {
+                next = min(next ?? timer.due, timer.due)
+                return false
+            }
+            let isNew = state.withLock { !$0.underWay.contains(Bytes(key)) }
+            let id = ChannelID(partition: partition, number: key.readBigEndian(at: 10))
+            if isNew { due.append((String(decoding: value, as: UTF8.self), id, timer)) }
+            last = Bytes(key)
+            return due.count < count
+        }
+        pass.next = next
+        // The next key that there could be.
+        if due.count == count { pass.lower = last! + [0] }
+        return due
+    }
+
+    private static func range(_ partition: UInt16, from: Timestamp? = nil) -> (Bytes, Bytes) {
         var (lower, upper) = (Bytes(), Bytes())
         lower.append(bigEndian: partition)
+        if let from { lower.append(bigEndian: from.keyed) }
         upper.append(bigEndian: partition + 1)
         return (lower, upper)
     }

@@ -19,9 +19,11 @@ extension Turn {
     public func follow(
         _ channel: String, from start: FollowStart = .beginning, name: String = "follow", file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Followed {
-        guard channel != core.owner.channelName else {
-            throw TurnError(
+        guard channel != core.channelName else {
+            let error = TurnError(
                 "follows_itself", "the agent asked to follow its own channel '\(channel)', in which each entry would cause the next.")
+            try await core.refuse(error)
+            throw error
         }
         var (after, incarnation): (UInt64, String?) = (0, nil)
         switch start {
@@ -32,7 +34,7 @@ extension Turn {
             }
             after = offset.value
         case .end:
-            let owner = core.owner
+            let owner = try core.owner()
             let tail = try await step(name, file: file, line: line) { _ in try owner.tail(of: channel) }
             after = (tail["offset"] ?? tail).string.flatMap { Offset(token: $0) }?.value ?? 0
             incarnation = tail["incarnation"]?.string
@@ -82,9 +84,9 @@ public struct Followed: Sendable {
     /// - Throws: ``StepFailure`` `channel_not_found`, also when the channel was deleted, or `wait_timeout`.
     public mutating func next(timeout: Duration? = nil) async throws -> Entry? {
         if read.isEmpty && !hasEnded {
-            let until = timeout.map { turn.now.advanced(by: $0) }
+            let until = try await turn.instant(after: timeout)
             var request = StepRequest(
-                path: try turn.scope.next(name), kind: .wait, digest: SHA256.hex(Bytes("\(channel) \(Offset(after))".utf8)), source: source,
+                path: try await turn.path(name), kind: .wait, digest: SHA256.hex(Bytes("\(channel) \(Offset(after))".utf8)), source: source,
                 work: .follow(channel: channel, after: after, incarnation: incarnation, until: until))
             request.details = [JSON.Member("channel", .string(channel)), JSON.Member("after", .string(Offset(after).token))]
             let result = try await turn.perform(request)["result"] ?? .null

@@ -80,7 +80,7 @@ extension Turn {
     }
 
     private func run(_ tool: Tool, _ call: ToolCall, _ arguments: JSON, file: StaticString, line: UInt) async throws -> JSON {
-        let path = try scope.next(tool.name)
+        let path = try await path(tool.name)
         let channel = channel
         let work = StepRequest.Work.body(tool.contract, tool.retry) { step in
             try await tool.body(arguments, ToolContext(channel: channel, step: step))

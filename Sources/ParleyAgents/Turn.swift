@@ -31,7 +31,7 @@ public struct Turn: Sendable {
     }
 
     /// The agent's channel: its name is its address.
-    public var channel: String { core.owner.channelName }
+    public var channel: String { core.channelName }
 
     /// The turns before this one that were completed, oldest first, as far back as the agent's memory of the log reaches.
     public var history: [HistoryItem] { core.history }
@@ -61,7 +61,7 @@ public struct Turn: Sendable {
         line: UInt = #line,
         _ body: @escaping @Sendable (StepContext) async throws -> Value
     ) async throws -> Value {
-        let path = try scope.next(name)
+        let path = try await path(name)
         let work = StepRequest.Work.body(contract, retry) { context in try JSON(encoding: try await body(context)) }
         let body = try await perform(StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: work))
         return try (body["result"] ?? .null).decode(Value.self)
@@ -73,7 +73,7 @@ public struct Turn: Sendable {
         line: UInt = #line,
         _ body: @escaping @Sendable (StepContext) async throws -> Void
     ) async throws {
-        let path = try scope.next(name)
+        let path = try await path(name)
         let work = StepRequest.Work.body(contract, retry) { context in
             try await body(context)
             return .null
@@ -94,10 +94,10 @@ public struct Turn: Sendable {
         _ name: String, _ model: any Model, _ messages: [ModelMessage], tools: [Tool] = [], options: ModelOptions = ModelOptions(),
         retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Generation {
-        let path = try scope.next(name)
+        let path = try await path(name)
         let request = ModelRequest(
             messages: messages, tools: tools.map(\.definition), options: options,
-            idempotencyKey: core.owner.idempotencyKey(core.turn, path))
+            idempotencyKey: core.idempotencyKey(path))
         let step = StepRequest(
             path: path, kind: .model, digest: request.digest(model.name), source: "\(file):\(line)", work: .model(model, request, retry))
         let generation = Generation(journal: try await perform(step))
@@ -118,12 +118,12 @@ public struct Turn: Sendable {
     ///
     /// Due while the node was down, it ends once the node is up. Resolution: a millisecond.
     public func sleep(_ duration: Duration, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line) async throws {
-        try await sleep(until: now.advanced(by: duration), name: name, file: file, line: line)
+        try await sleep(until: try await instant(after: duration)!, name: name, file: file, line: line)
     }
 
     /// Waits until `instant`.
     public func sleep(until instant: Timestamp, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line) async throws {
-        let path = try scope.next(name)
+        let path = try await path(name)
         _ = try await perform(StepRequest(path: path, kind: .sleep, source: "\(file):\(line)", work: .sleep(until: instant)))
     }
 
@@ -136,9 +136,9 @@ public struct Turn: Sendable {
     public func wait(
         for signal: String, match: [String: JSON] = [:], timeout: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> JSON {
-        let path = try scope.next(signal)
+        let path = try await path(signal)
         let members = match.sorted { $0.key < $1.key }.map { JSON.Member($0.key, $0.value) }
-        let work = StepRequest.Work.wait(signal: signal, match: members, until: timeout.map { now.advanced(by: $0) })
+        let work = StepRequest.Work.wait(signal: signal, match: members, until: try await instant(after: timeout))
         return try await perform(StepRequest(path: path, kind: .wait, source: "\(file):\(line)", work: work))["result"] ?? .null
     }
 
@@ -159,10 +159,10 @@ public struct Turn: Sendable {
     func approval(
         _ action: String, at name: String, of arguments: JSON, expires: Duration?, file: StaticString, line: UInt
     ) async throws -> String {
-        let path = try scope.next(name)
+        let path = try await path(name)
         let request = StepRequest(
             path: path, kind: .approval, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)",
-            work: .approval(action: action, arguments: arguments, until: expires.map { now.advanced(by: $0) }))
+            work: .approval(action: action, arguments: arguments, until: try await instant(after: expires)))
         return try await perform(request)["result"]?["decided_by"]?.string ?? ""
     }
 
@@ -170,13 +170,28 @@ public struct Turn: Sendable {
     public func emit<Value: Encodable>(_ name: String, _ data: Value) throws {
         _ = try scope.claim(name)
         let entry = NewEntry(.emit, Position(turn: core.turn), ("name", .string(name)), ("data", try JSON(encoding: data)))
-        try core.emit(entry, isShielded: isShielded)
+        try core.emit(name, entry, isShielded: isShielded)
     }
 
     func perform(_ request: StepRequest) async throws -> JSON {
         var request = request
         request.isShielded = isShielded
-        return try await core.perform(request)
+        return try await core.perform(request, in: scope)
+    }
+
+    /// The path of the next step of that name, see ``Scope``.
+    func path(_ name: String) async throws -> String {
+        do { return try scope.next(name) } catch {
+            try await core.refuse(error)
+            throw error
+        }
+    }
+
+    /// When a wait of that length ends, by the turn's time.
+    func instant(after duration: Duration?) async throws -> Timestamp? {
+        guard let duration else { return nil }
+        do { try core.checkLane() } catch { try await core.refuse(error) }
+        return now.advanced(by: duration)
     }
 
     // MARK: Cancelled turns
@@ -188,7 +203,7 @@ public struct Turn: Sendable {
     public func shielded<Result: Sendable>(
         _ name: String = "shielded", _ body: @escaping @Sendable (Turn) async throws -> Result
     ) async throws -> Result {
-        var turn = child(try scope.next(name))
+        var turn = child(try await path(name))
         turn.isShielded = true
         return try await Task(executorPreference: core.lane) { [turn] in try await body(turn) }.value
     }
@@ -208,7 +223,7 @@ public struct Turn: Sendable {
         }
         var request = StepRequest(path: try scope.next(name), kind: .step, source: "\(file):\(line)", work: work)
         (request.isShielded, request.isCompensation) = (true, true)
-        core.compensate(request)
+        try core.compensate(request)
     }
 
     // MARK: Tasks
@@ -218,13 +233,13 @@ public struct Turn: Sendable {
     /// Call it before the task starts; the first task that uses the scope owns it.
     public func scope(_ name: String) throws -> Turn { child(try scope.next(name)) }
 
-    private func child(_ path: String) -> Turn { Turn(core: core, scope: Scope(prefix: path + "/"), isShielded: isShielded) }
+    private func child(_ path: String) -> Turn { Turn(core: core, scope: Scope(core, prefix: path + "/"), isShielded: isShielded) }
 
     /// Runs `body` for all items at once, each in a scope of its own, and returns the results in the order of the items.
     public func map<Item: Sendable, Result: Sendable>(
         _ name: String, _ items: [Item], _ body: @escaping @Sendable (Item, Turn) async throws -> Result
     ) async throws -> [Result] {
-        let prefix = try scope.next(name)
+        let prefix = try await path(name)
         return try await withThrowingTaskGroup(of: (Int, Result).self) { group in
             for (index, item) in items.enumerated() {
                 let turn = child("\(prefix)/\(index)")
@@ -234,34 +249,6 @@ public struct Turn: Sendable {
             for try await result in group { results.append(result) }
             return results.sorted { $0.0 < $1.0 }.map(\.1)
         }
-    }
-}
-
-/// The names that one task has given to its steps.
-final class Scope: @unchecked Sendable {  // Guard: the turn's lane.
-    private let prefix: String
-    private var owner: Int?
-    private var counts: [String: Int] = [:]
-
-    init(prefix: String) { self.prefix = prefix }
-
-    /// The path of the next step called `name`: the second and later ones are numbered.
-    func next(_ name: String) throws -> String {
-        let path = try claim(name)
-        let count = counts[name, default: 0] + 1
-        counts[name] = count
-        return count == 1 ? path : "\(path)#\(count)"
-    }
-
-    /// Checks the name, and that the calling task owns the scope.
-    func claim(_ name: String) throws -> String {
-        guard (1...128).contains(name.utf8.count), !name.utf8.contains(where: { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "#") }) else {
-            throw TurnError.invalidName(name)
-        }
-        let task = withUnsafeCurrentTask { $0.map(\.hashValue) ?? 0 }
-        if owner == nil { owner = task }
-        guard owner == task else { throw TurnError.concurrentScope(prefix + name) }
-        return prefix + name
     }
 }
 

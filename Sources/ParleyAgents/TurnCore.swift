@@ -7,30 +7,40 @@ internal import Synchronization
 ///
 /// Results reach the program in log order, one at a time, with the lane drained in between: on the first run because they are delivered as
 /// they commit, on a replay because they are released in the same order. So the program takes the same path, and asks for the same steps.
-package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touched on the lane only (`requireLane`); the rest is immutable.
-    let owner: any TurnOwner
+package final class TurnCore: @unchecked Sendable {  // Guard: `state`, `replay`, `end`: on the lane only; the rest is immutable.
+    let channelName: String
     let lane: Lane
     /// The offset of the turn's input.
     let turn: UInt64
     let epoch: UInt64
-    let history: [HistoryItem]
     private var state: State
+    private var replay: Replay
     private var end: (@Sendable (Outcome) -> Void)?
-    /// Steps whose end has been handed to the log: a step has one, whoever comes first.
-    private let ended = Mutex<Set<String>>([])
+    /// Steps whose end stands in the journal, or has been handed to the log: a step has one, whoever comes first.
+    private let ended: Mutex<Set<String>>
+    /// Whether the program has still to ask for something that the journal has.
+    private let isMissing: Atomic<Bool>
+    private let items: Mutex<[HistoryItem]>
+    private let whenParked: @Sendable () -> Void
+    /// How often the turn was used from outside its tasks.
+    private let strays = Atomic<Int>(0)
 
     private struct State {
-        var journal: Journal
-        /// How many of the journal's starts the program has asked for again.
-        var matched = 0
-        let emitsInJournal: Int
-        var emitted = 0
-        var isReplaying = true
+        /// `nil` once the program is left to itself, see ``TurnCore/leaveProgram()``.
+        var owner: (any TurnOwner)?
+        /// The program has come as far as the journal takes it, but for what it waits for outside the turn.
+        var isLive = false
+        var isReleasing = false
+        var emits: EmitCount
         var waits: [String: StepWait] = [:]
         /// How many of them follow another channel.
         var followCount = 0
         /// Steps asked for during the replay that the journal does not know.
-        var unstarted: [String] = []
+        var held: [String] = []
+        /// How many times the replay has been found waiting for something outside.
+        var outsideChecks = 0
+        var isOutsideCheckScheduled = false
+        var isRootCancelled = false
         var now: Timestamp
         var random: SplitMix64
         var fence: (any Error)?
@@ -40,6 +50,13 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         var phase = Phase.running
         var compensations: [StepRequest] = []
         var failedCompensations: [String] = []
+        /// How often the program was refused something since it was last given something.
+        var refusals = 0
+        /// Those who were refused too often, until something happens.
+        var paused: [UnsafeContinuation<Void, Never>] = []
+        var isAbandoned = false
+        /// A task of the program will never go on.
+        var hasParked = false
     }
 
     private typealias Outcome = Result<(output: JSON, state: JSON), any Error>
@@ -53,31 +70,37 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     }
 
     init(owner: any TurnOwner, lane: Lane, turn: UInt64, epoch: UInt64, journal: Journal, history: [HistoryItem]) {
-        self.owner = owner
+        channelName = owner.channelName
         self.lane = lane
         self.turn = turn
         self.epoch = epoch
-        self.history = history
-        state = State(journal: journal, emitsInJournal: journal.emits, now: journal.startedAt, random: SplitMix64(seed: journal.seed))
+        ended = Mutex(Set(journal.completions.lazy.filter { $0.cancellation == nil }.map(\.path)))
+        items = Mutex(history)
+        whenParked = owner.whenParked
+        isMissing = Atomic(!journal.starts.isEmpty)
+        replay = Replay(journal)
+        state = State(
+            owner: owner, emits: EmitCount(journal: journal.emits), now: journal.startedAt,
+            random: SplitMix64(seed: journal.seed))
     }
 
-    /// Runs the turn from its top. `end` is called on the lane when the program has returned or thrown, unless the turn was fenced.
+    /// Runs the turn from its top; call it in a delivery of the lane. `end` is called on the lane when the program has returned or thrown, unless
+    /// the turn was fenced.
     func start(
         _ program: @escaping @Sendable (Turn) async throws -> (output: JSON, state: JSON),
         end: @escaping @Sendable (Result<(output: JSON, state: JSON), any Error>) -> Void
     ) {
-        let turn = Turn(core: self, scope: Scope(prefix: ""))
+        let turn = Turn(core: self, scope: Scope(self, prefix: ""))
         self.end = end
         state.root = Task(executorPreference: lane) {
             do { self.ended(.success(try await program(turn))) } catch { self.ended(.failure(error)) }
         }
-        for completion in state.journal.completions { lane.deliver { self.release(completion) } }
-        lane.deliver { self.goLive() }
+        scheduleRelease()
     }
 
     /// The program has ended.
     private func ended(_ result: Outcome) {
-        guard state.fence == nil else { return }
+        guard state.fence == nil, case .running = state.phase else { return }
         state.phase = .ended(result)
         conclude()
     }
@@ -102,7 +125,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
 
     private func compensate(_ result: Outcome) async {
         while let request = state.compensations.popLast() {
-            do { _ = try await perform(request) } catch {
+            do { _ = try await perform(request, in: nil) } catch {
                 guard state.fence == nil else { return }
                 state.failedCompensations.append(request.path)
             }
@@ -116,8 +139,10 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         // Cancelled meanwhile, it is reported again when what there is to take back has been.
         if case .compensating = state.phase { return }
         guard state.fence == nil else { return }
-        if let missed = unmatchedStart {
-            stall(.mismatch(expected: missed, found: "the end of the turn"), at: nil)
+        // A program that has ended waits for nothing that could stand before it.
+        if let cancellation = replay.takeCancellation() { return give(cancellation) }
+        if state.cancellation == nil, let missed = replay.missed {
+            stall(.mismatch(expected: missed.text, found: "the end of the turn"), at: nil)
             return
         }
         end?(result)
@@ -127,11 +152,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
 
     /// The turn was cancelled, and that is durable: what is not shielded ends. On the lane.
     func cancelled(_ reason: JSON, at: Timestamp) {
-        guard state.fence == nil, state.cancellation == nil else { return }
-        state.cancellation = reason
-        state.now = max(state.now, at)
-        state.root?.cancel()
-        conclude()
+        deliver(Journal.Completion(path: "", outcome: .failed(.cancelled), at: at, cancellation: reason))
     }
 
     /// Why it was cancelled; `nil` unless it was.
@@ -143,12 +164,15 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     /// The compensations that have been registered and have not run.
     var registeredCompensations: [String] { state.compensations.map(\.path) }
 
-    func compensate(_ request: StepRequest) {
-        requireLane()
+    func compensate(_ request: StepRequest) throws {
+        try checkLane()
         state.compensations.append(request)
     }
 
     // MARK: What the program asks for
+
+    /// The turns before this one. Any thread.
+    var history: [HistoryItem] { items.withLock { $0 } }
 
     /// When the last entry that the program has consumed was committed.
     var now: Timestamp {
@@ -161,17 +185,25 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         return state.random.next()
     }
 
+    func idempotencyKey(_ path: String) -> String { "\(channelName)/\(Offset(turn))/\(path)" }
+
+    /// What the program's bodies may ask of the agent outside the turn.
+    func owner() throws -> any TurnOwner {
+        try checkLane()
+        guard let owner = state.owner, state.fence == nil else { throw state.fence ?? Fenced() }
+        return owner
+    }
+
     /// Has the step done, or its recorded result found; returns when it stands in the log and it is its turn.
-    func perform(_ request: StepRequest) async throws -> JSON {
-        requireLane()
-        try checkRunning(isShielded: request.isShielded)
-        let isKnown = try match(request)
+    func perform(_ request: StepRequest, in scope: Scope?) async throws -> JSON {
+        do { try check(request) } catch { try await refuse(error) }
+        let isKnown = try match(request, scope)
+        if !isKnown, state.waits.count >= TurnCore.stepsMax { try await refuse(TurnError.tooManySteps(request.path, TurnCore.stepsMax)) }
         return try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
                 state.waits[request.path] = StepWait(request: request, continuation: continuation)
                 if request.isFollow { state.followCount += 1 }
-                if isKnown { return }
-                if state.isReplaying { state.unstarted.append(request.path) } else { owner.begin(self, request, attempt: 1) }
+                begin(request, isKnown: isKnown)
             }
         } onCancel: {
             // Delivered, not done here: the step's end takes its place in the log, and so in every replay.
@@ -179,11 +211,15 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
+    /// How many steps of a turn may be under way at once.
+    static let stepsMax = 4_096
+
     /// The program has cancelled the task that waits for the step.
     private func cancelled(_ path: String) {
-        guard state.fence == nil, let wait = state.waits[path] else { return }
-        // In a replay the journal may have its end already; if not, it is cancelled once the replay is over.
-        if state.isReplaying { state.waits[path]!.isCancelled = true } else { owner.cancel(self, wait.request) }
+        guard state.fence == nil, let wait = state.waits[path], !hasEnd(path) else { return }
+        // What is not under way yet is cancelled once it is.
+        let isUnderWay = state.isLive && !state.held.contains(path)
+        if isUnderWay { state.owner?.cancel(self, wait.request) } else { state.waits[path]!.isCancelled = true }
     }
 
     /// Where the turn's own end is claimed: no step has an empty path.
@@ -192,7 +228,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
     /// Whether the caller is the one to write the step's end. Any thread.
     func claimEnd(_ path: String) -> Bool { ended.withLock { $0.insert(path).inserted } }
 
-    /// Whether the step's end has been handed to the log. Any thread.
+    /// Whether the step's end stands in the journal, or has been handed to the log. Any thread.
     func hasEnd(_ path: String) -> Bool { ended.withLock { $0.contains(path) } }
 
     /// The end that was claimed did not come to be: something else must be decided first.
@@ -200,21 +236,30 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
 
     /// The steps under way whose end has not been handed to the log, in the order of their paths; none during a replay.
     var openSteps: [StepRequest] {
-        guard !state.isReplaying, state.fence == nil else { return [] }
-        return state.waits.values.map(\.request).filter { !hasEnd($0.path) }.sorted { $0.path < $1.path }
+        guard state.isLive, state.fence == nil else { return [] }
+        let held = Set(state.held)
+        return state.waits.values.map(\.request).filter { !hasEnd($0.path) && !held.contains($0.path) }.sorted { $0.path < $1.path }
     }
 
     /// Those of them that follow another channel. Costs nothing when there are none: it is asked after everything that happens.
     var openFollows: [StepRequest] { state.followCount == 0 ? [] : openSteps.filter(\.isFollow) }
 
-    var isReplaying: Bool { state.isReplaying }
+    var isReplaying: Bool { !state.isLive }
 
-    /// Publishes an entry that needs no result. The program publishes in one order only, so the journal's count tells which are there.
-    func emit(_ entry: NewEntry, isShielded: Bool) throws {
-        requireLane()
+    /// Whether the journal has the step and the program has not come to it again: what is meant for it has to wait.
+    func expects(_ path: String) -> Bool { state.fence == nil && replay.misses(path) }
+
+    /// Publishes an entry that needs no result.
+    func emit(_ name: String, _ entry: NewEntry, isShielded: Bool) throws {
+        try checkLane()
         try checkRunning(isShielded: isShielded)
-        state.emitted += 1
-        if state.emitted > state.emitsInJournal { owner.append(self, [entry]) }
+        if try state.emits.add(name, bytes: entry.byteCount) { state.owner?.append(self, [entry]) }
+    }
+
+    private func check(_ request: StepRequest) throws {
+        try checkLane()
+        if state.isAbandoned, !request.isCompensation { throw state.fence ?? StepFailure.cancelled }
+        try checkRunning(isShielded: request.isShielded)
     }
 
     private func checkRunning(isShielded: Bool) throws {
@@ -222,65 +267,187 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         if state.cancellation != nil, !isShielded { throw StepFailure.cancelled }
     }
 
-    /// Compares what the program asks for with the next start the journal has. Starts come in one order only, so the first difference is
-    /// where the program and the journal part.
-    private func match(_ request: StepRequest) throws -> Bool {
+    private func match(_ request: StepRequest, _ scope: Scope?) throws -> Bool {
         if state.waits[request.path] != nil { preconditionFailure("step '\(request.path)' is under way twice") }
-        guard state.matched < state.journal.starts.count else { return false }
-        let recorded = state.journal.starts[state.matched]
-        let isSame =
-            recorded.path == request.path && recorded.kind == request.kind
-            && (recorded.digest == nil || request.digest == nil || recorded.digest == request.digest)
-        guard isSame else {
-            let error = TurnError.mismatch(expected: recorded.text, found: request.text)
+        let names = scope?.names
+        switch replay.match(request, isCancelled: state.cancellation != nil, isNamed: { names?.contains($0) ?? true }) {
+        case .new: return false
+        case .known:
+            if replay.missingCount == 0 { isMissing.store(false, ordering: .relaxed) }
+            return true
+        case .differs(let expected):
+            let error = TurnError.mismatch(expected: expected, found: request.text)
             stall(error, at: request.source)
             throw error
         }
-        state.matched += 1
-        return true
     }
 
-    private var unmatchedStart: String? {
-        state.matched < state.journal.starts.count ? state.journal.starts[state.matched].text : nil
+    private func begin(_ request: StepRequest, isKnown: Bool) {
+        if isKnown {
+            if let result = replay.takeSkipped(request.path) { return lane.deliver(parts: [{ self.give(result) }]) }
+            guard state.isLive else { return }
+            // The program has come to it late, from something outside the turn.
+            if let open = replay.takeOpen(request.path) { state.owner?.reopen(self, request, open) }
+            scheduleRelease()
+        } else if state.isLive, isCaughtUp {
+            state.owner?.begin(self, request, attempt: 1)
+        } else {
+            state.held.append(request.path)
+        }
+    }
+
+    /// Nothing that the journal has is to come any more.
+    private var isCaughtUp: Bool { replay.isOver || state.cancellation != nil && !replay.hasResults }
+
+    // MARK: Refusals
+
+    /// Throws `error`; a program that goes on asking whatever it is told does not get the thread back for it.
+    ///
+    /// After a thousand refusals in a row it waits until something else of the turn ends, and when there is nothing else, the turn has failed.
+    /// In a turn that has no right to run any more it is left where it is. Swift has no way to end a task that does not end itself: what
+    /// it holds is given up with the process.
+    func refuse(_ error: any Error) async throws {
+        guard lane.isCurrent else {
+            if strays.add(1, ordering: .relaxed).newValue >= TurnCore.refusalsMax { await TurnCore.suspendForEver() }
+            throw error
+        }
+        state.refusals += 1
+        if state.fence != nil || state.isAbandoned {
+            if state.isAbandoned || state.refusals >= TurnCore.fencedRefusalsMax { await park() }
+        } else if state.refusals >= TurnCore.refusalsMax {
+            if state.waits.isEmpty {
+                abandon(error)
+                await park()
+            } else {
+                await withUnsafeContinuation { state.paused.append($0) }
+            }
+        }
+        throw error
+    }
+
+    private static let refusalsMax = 1_000
+    /// More, since a program that comes to its end takes nothing with it.
+    private static let fencedRefusalsMax = 10_000
+
+    private func abandon(_ error: any Error) {
+        Diagnostics.log(
+            .error, "turn abandoned: its program was refused a thousand steps in a row and went on",
+            ["channel": channelName, "turn": Offset(turn).token, "reason": "\(error)"])
+        ended(.failure(error))
+        state.isAbandoned = true
+    }
+
+    private func park() async {
+        whenParked()
+        state.hasParked = true
+        if state.fence != nil { leaveProgram() }
+        await TurnCore.suspendForEver()
+    }
+
+    private static func suspendForEver() async { await withUnsafeContinuation { (_: UnsafeContinuation<Void, Never>) in } }
+
+    /// What a program that does not end holds is as little as possible.
+    private func leaveProgram() {
+        (state.owner, state.root, state.compensations) = (nil, nil, [])
+        items.withLock { $0 = [] }
+        replay = Replay(Journal())
     }
 
     // MARK: Replay
 
-    private func release(_ completion: Journal.Completion) {
-        guard state.fence == nil else { return }
-        if let reason = completion.cancellation { return cancelled(reason, at: completion.at) }
-        guard state.waits[completion.path] != nil else {
-            stall(.mismatch(expected: "the end of step '\(completion.path)'", found: "a program that does not wait for it"), at: nil)
-            return
-        }
-        resume(completion.path, completion.outcome, at: completion.at)
+    /// Has results given that the program waits for, once everything that can run now has run, before the next delivery. On the lane.
+    private func scheduleRelease() {
+        guard !state.isReleasing else { return }
+        state.isReleasing = true
+        lane.deliver(parts: [{ self.release() }])
     }
 
-    /// The replay has caught up with the log: what was open goes on, what is new begins.
-    private func goLive() {
+    private func release() {
+        state.isReleasing = false
         guard state.fence == nil else { return }
-        if let missed = unmatchedStart {
-            stall(.mismatch(expected: missed, found: "a program that does not ask for it"), at: nil)
-            return
+        if let completion = replay.next(isAskedFor: { state.waits[$0] != nil }) {
+            give(completion)
+            scheduleRelease()
+        } else if state.cancellation != nil, replay.skip() {
+            scheduleRelease()
+        } else {
+            settle()
         }
-        state.isReplaying = false
-        for start in state.journal.starts {
-            guard let open = state.journal.open[start.path], let wait = state.waits[start.path] else { continue }
-            if wait.isCancelled { owner.cancel(self, wait.request) } else { owner.reopen(self, wait.request, open) }
+    }
+
+    /// The program can go no further by what the journal has: what was open goes on, and once everything was asked for, what is new begins.
+    private func settle() {
+        if !state.isLive {
+            state.isLive = true
+            for path in replay.openPaths {
+                guard let wait = state.waits[path], let open = replay.takeOpen(path) else { continue }
+                if wait.isCancelled { state.owner?.cancel(self, wait.request) } else { state.owner?.reopen(self, wait.request, open) }
+            }
         }
-        for path in state.unstarted {
+        if isCaughtUp { beginHeld() } else { watchOutside() }
+        state.owner?.caughtUp(self)
+    }
+
+    private func beginHeld() {
+        let held = state.held
+        state.held = []
+        for path in held {
             guard let wait = state.waits[path] else { continue }
-            owner.begin(self, wait.request, attempt: 1)
-            if wait.isCancelled { owner.cancel(self, wait.request) }
+            if wait.isCancelled {
+                // It was never begun, and on the next replay it will not be either.
+                give(Journal.Completion(path: path, outcome: .failed(.cancelled), at: state.now))
+            } else {
+                state.owner?.begin(self, wait.request, attempt: 1)
+            }
         }
-        state.unstarted = []
-        state.journal = Journal()
-        state.matched = 0
-        owner.caughtUp(self)
+    }
+
+    /// No task has asked for a step that the journal has: one may wait for something outside the turn, which comes again. What is asked of a
+    /// cancelled turn is that such a wait ends.
+    private func watchOutside() {
+        guard !state.isOutsideCheckScheduled, state.outsideChecks < TurnCore.outsideChecksMax || replay.hasCancellation else { return }
+        state.isOutsideCheckScheduled = true
+        lane.deliver(after: TurnCore.outsideCheckInterval) { [weak self] in self?.checkOutside() }
+    }
+
+    private func checkOutside() {
+        state.isOutsideCheckScheduled = false
+        guard state.fence == nil, !isCaughtUp else { return }
+        state.outsideChecks += 1
+        if replay.hasCancellation {
+            // First whatever it waits for may end; then the turn does not wait for it any longer.
+            if state.isRootCancelled, let cancellation = replay.takeCancellation() {
+                give(cancellation)
+                scheduleRelease()
+            } else {
+                state.isRootCancelled = true
+                state.root?.cancel()
+            }
+        }
+        if state.outsideChecks == TurnCore.outsideChecksMax {
+            Diagnostics.log(
+                .warning, "the replay of a turn waits for its program, which waits for something outside the turn",
+                ["channel": channelName, "turn": Offset(turn).token, "next": replay.missed?.text ?? "-"])
+        }
+        watchOutside()
+    }
+
+    private static let outsideCheckInterval = Duration.seconds(10)
+    private static let outsideChecksMax = 6
+
+    /// No task can use the scope any more. Any thread.
+    func scopeEnded(_ scope: String, _ names: Scope.Names) {
+        guard isMissing.load(ordering: .relaxed) else { return }
+        lane.deliver {
+            guard self.state.fence == nil, self.state.cancellation == nil, !self.state.isAbandoned,
+                let missed = self.replay.missed(in: scope[...], isNamed: names.contains)
+            else { return }
+            self.stall(.mismatch(expected: missed.text, found: "the end of the task that would ask for it"), at: nil)
+        }
     }
 
     private func stall(_ error: TurnError, at source: String?) {
-        owner.stalled(self, error, at: source)
+        state.owner?.stalled(self, error, at: source)
         fence(error)
     }
 
@@ -288,21 +455,49 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
 
     /// Resumes the program with a result that is durable. On the lane.
     func resume(_ path: String, _ outcome: StepOutcome, at: Timestamp) {
-        guard let wait = state.waits.removeValue(forKey: path) else { return }
+        guard state.waits[path] != nil else { return }
+        deliver(Journal.Completion(path: path, outcome: outcome, at: at))
+    }
+
+    /// What has come to be is given at its place in the log: behind what the journal has.
+    private func deliver(_ completion: Journal.Completion) {
+        guard state.fence == nil else { return }
+        guard replay.hasResults || completion.cancellation != nil && !replay.isOver else { return give(completion) }
+        replay.add(completion)
+        scheduleRelease()
+    }
+
+    private func give(_ completion: Journal.Completion) {
+        if let reason = completion.cancellation {
+            guard state.cancellation == nil else { return }
+            state.cancellation = reason
+            state.now = max(state.now, completion.at)
+            state.root?.cancel()
+            return conclude()
+        }
+        guard let wait = state.waits.removeValue(forKey: completion.path) else { return }
         if wait.request.isFollow { state.followCount -= 1 }
-        state.now = max(state.now, at)
-        switch outcome {
+        state.now = max(state.now, completion.at)
+        state.refusals = 0
+        state.emits.progressed()
+        switch completion.outcome {
         case .completed(let body): wait.continuation.resume(returning: body)
         case .failed(let failure): wait.continuation.resume(throwing: failure.thrown)
         }
+        resumePaused()
+    }
+
+    private func resumePaused() {
+        for continuation in state.paused { continuation.resume() }
+        state.paused = []
     }
 
     /// The step the program waits for at `path`, unless the replay is still under way.
-    func waiting(at path: String) -> StepRequest? { state.isReplaying || state.fence != nil ? nil : state.waits[path]?.request }
+    func waiting(at path: String) -> StepRequest? { !state.isLive || state.fence != nil ? nil : state.waits[path]?.request }
 
     /// What the program waits for, when everything it waits for needs no memory: then it can be passivated.
     var restingSteps: [StepRequest]? {
-        guard !state.isReplaying, state.fence == nil, !state.waits.isEmpty else { return nil }
+        guard state.isLive, replay.isOver, state.fence == nil, !state.waits.isEmpty else { return nil }
         let requests = state.waits.values.map(\.request)
         // A wait whose end is on its way to the log is over: nobody would come to wake the turn again.
         return requests.allSatisfy { [.sleep, .wait, .approval].contains($0.kind) && !hasEnd($0.path) } ? requests : nil
@@ -317,16 +512,50 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` is touche
         // Sorted, so that a simulated run follows from its seed.
         for (_, wait) in state.waits.sorted(by: { $0.key < $1.key }) { wait.continuation.resume(throwing: error) }
         state.waits = [:]
+        resumePaused()
         state.root?.cancel()
         end = nil
+        // It holds what runs the turn, and is held by it.
+        state.owner = nil
+        if state.hasParked { leaveProgram() }
     }
 
-    func requireLane() {
-        precondition(
-            lane.isCurrent,
-            "turn.* was used outside the turn's own tasks. Start child tasks with a task group or turn.map, not with Task.detached or Task {}, and do outside work in a step."
-        )
+    private static let remedy =
+        "turn.* was used outside the turn's own tasks. Start child tasks with a task group or turn.map, not with Task.detached or Task {}, and do outside work in a step."
+
+    /// - Throws: ``TurnError`` `outside_turn` for a caller that does not run on the turn's lane.
+    func checkLane() throws { if !lane.isCurrent { throw TurnError("outside_turn", TurnCore.remedy) } }
+
+    private func requireLane() { precondition(lane.isCurrent, TurnCore.remedy) }
+}
+
+/// How much a program has published: in all, to tell what the journal has, and since it last waited for something, to bound it.
+struct EmitCount {
+    private let journal: [String: Int]
+    private var counts: [String: Int] = [:]
+    private var entries = 0
+    private var bytes = 0
+
+    init(journal: [String: Int]) { self.journal = journal }
+
+    /// Counts an entry of that name. A program that publishes without waiting for anything would fill the memory: the log is slower than it.
+    /// - Returns: whether it is new: entries of one name are published in one order.
+    mutating func add(_ name: String, bytes count: Int) throws -> Bool {
+        let number = counts[name, default: 0] + 1
+        let isNew = number > journal[name, default: 0]
+        if isNew, entries >= EmitCount.entriesMax || bytes >= EmitCount.bytesMax {
+            throw TurnError.tooManyEmits(EmitCount.entriesMax, EmitCount.bytesMax)
+        }
+        counts[name] = number
+        entries += 1
+        bytes += count
+        return isNew
     }
+
+    mutating func progressed() { (entries, bytes) = (0, 0) }
+
+    static let entriesMax = 10_000
+    static let bytesMax = 4 << 20
 }
 
 /// A step as the program asks for it.
@@ -357,11 +586,11 @@ struct StepRequest: Sendable {
         case follow(channel: String, after: UInt64, incarnation: String?, until: Timestamp?)
     }
 
-    /// When it ends by itself.
+    /// When it ends by itself, as its timer has it.
     var due: Timestamp? {
         switch work {
-        case .sleep(let instant): instant
-        case .wait(_, _, let instant), .approval(_, _, let instant), .follow(_, _, _, let instant): instant
+        case .sleep(let instant): instant.clamped
+        case .wait(_, _, let instant), .approval(_, _, let instant), .follow(_, _, _, let instant): instant?.clamped
         case .body, .model: nil
         }
     }
@@ -371,10 +600,6 @@ struct StepRequest: Sendable {
     /// What was asked for, as its start has it.
     var asked: JSON? { digest.map { .object((["sha256": .string($0)] as JSON).members! + details) } }
 
-    var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
-}
-
-extension Journal.Start {
     var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
 }
 
@@ -398,7 +623,9 @@ protocol TurnOwner: AnyObject, Sendable {
     /// Ends a step because the program no longer wants it. On the lane.
     func cancel(_ core: TurnCore, _ request: StepRequest)
     func append(_ core: TurnCore, _ entries: [NewEntry])
-    /// The replay is over. On the lane.
+    /// The program has come as far as the journal takes it; called again when it comes to a step late. On the lane.
     func caughtUp(_ core: TurnCore)
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?)
+    /// Called when a task of the program will never go on nor end, because it went on calling whatever it was told. Any thread.
+    var whenParked: @Sendable () -> Void { get }
 }

@@ -20,6 +20,17 @@ public struct TurnError: Error, Sendable, Equatable, CustomStringConvertible {
         TurnError("invalid_step_name", "the step name '\(name)' must be 1 to 128 bytes without '/' and '#'.")
     }
 
+    static func tooManySteps(_ path: String, _ bound: Int) -> TurnError {
+        TurnError(
+            "too_many_steps", "step '\(path)' would be one of more than \(bound) under way at once; give turn.map its items in batches.")
+    }
+
+    static func tooManyEmits(_ entries: Int, _ bytes: Int) -> TurnError {
+        TurnError(
+            "too_many_emits",
+            "more than \(entries) entries or \(bytes >> 20) MiB were published without waiting for anything; wait for a step in between.")
+    }
+
     static func mismatch(expected: String, found: String) -> TurnError {
         TurnError("journal_mismatch", "the journal has \(expected), the program asked for \(found).")
     }

@@ -29,7 +29,7 @@ final class DueRows: Sendable {
     /// What a row of the channel begins with.
     func key(_ due: Timestamp, _ id: ChannelID) -> Bytes {
         var key = mark.key(id.partition)
-        key.append(bigEndian: UInt64(max(0, due.milliseconds)))
+        key.append(bigEndian: due.keyed)
         key.append(bigEndian: id.number)
         return key
     }

@@ -141,7 +141,7 @@ extension NewEntry {
         if case .data(let bytes) = content {
             output.append(contentsOf: bytes)
         } else {
-            output.append(bigEndian: UInt64(at.milliseconds))
+            output.append(bigEndian: at.keyed)
             if let position {
                 flags |= Frame.Flag.position
                 output.append(bigEndian: position.turn)

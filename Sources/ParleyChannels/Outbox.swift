@@ -64,7 +64,7 @@ package struct OutboxRow: Sendable, Hashable {
         guard attempts > 0 else { return [] }
         var value = Bytes()
         value.append(bigEndian: attempts)
-        value.append(bigEndian: UInt64(due.milliseconds))
+        value.append(bigEndian: due.keyed)
         return value
     }
 

@@ -7,6 +7,20 @@ package struct SystemThread: @unchecked Sendable {  // Guard: the handle is writ
 
     /// Starts a thread that runs `body` once. The name (15 bytes at most) shows in `top -H` and in debuggers.
     package init(name: String, _ body: @escaping @Sendable () -> Void) {
+        let (thread, status) = SystemThread.create(name, body)
+        precondition(status == 0, "pthread_create failed with \(status)")
+        handle = thread
+    }
+
+    /// Starts a thread that nobody joins.
+    /// - Returns: whether the system has given one.
+    package static func startDetached(name: String, _ body: @escaping @Sendable () -> Void) -> Bool {
+        let (thread, status) = create(name, body)
+        if status == 0 { pthread_detach(thread) }
+        return status == 0
+    }
+
+    private static func create(_ name: String, _ body: @escaping @Sendable () -> Void) -> (thread: pthread_t, status: Int32) {
         let context = Unmanaged.passRetained(Body(name: name, body))  // Released once, by the thread itself.
         var thread = pthread_t()
         let status = pthread_create(
@@ -17,8 +31,8 @@ package struct SystemThread: @unchecked Sendable {  // Guard: the handle is writ
                 body.run()
                 return nil
             }, context.toOpaque())
-        precondition(status == 0, "pthread_create failed with \(status)")
-        handle = thread
+        if status != 0 { context.release() }
+        return (thread, status)
     }
 
     /// Waits for the thread to end. Call it once at most.
@@ -77,8 +91,10 @@ package final class Monitor<State>: @unchecked Sendable {  // Guard: `state` is 
         var deadline = timespec()
         if let timeout {
             clock_gettime(CLOCK_MONOTONIC, &deadline)
+            // A year is as good as for ever, and no clock overflows by it.
             let total =
-                Duration(secondsComponent: Int64(deadline.tv_sec), attosecondsComponent: Int64(deadline.tv_nsec) * 1_000_000_000) + timeout
+                Duration(secondsComponent: Int64(deadline.tv_sec), attosecondsComponent: Int64(deadline.tv_nsec) * 1_000_000_000)
+                + min(max(timeout, .zero), .seconds(366 * 86_400))
             deadline = timespec(tv_sec: Int(total.components.seconds), tv_nsec: Int(total.components.attoseconds / 1_000_000_000))
         }
         pthread_mutex_lock(mutex)

@@ -5,18 +5,20 @@ internal import Synchronization
 
 /// The world a server runs in: the system's clock and randomness, worker threads, one thread for timers.
 package final class SystemWorld: World {
-    private let workers: [Worker]
+    private let lanes: LanePool
+    private let bodies = BlockingPool(name: "body", threadsMax: 64, shareMax: 16)
+    private let reads = BlockingPool(name: "read", threadsMax: 4, shareMax: 4)
     private let timers = Timers()
     private let clock: @Sendable () -> Timestamp
 
     /// - Parameters:
-    ///   - threads: How many threads run what is given to ``perform(lane:_:)``; by default one a core.
+    ///   - threads: How many threads run what is given to ``perform(lane:_:)`` as long as none is blocked; by default one a core.
     ///   - clock: Tells the time, for tests that set it.
     package init(
         threads: Int = sysconf(Int32(_SC_NPROCESSORS_ONLN)), clock: (@Sendable () -> Timestamp)? = nil
     ) {
         self.clock = clock ?? { SystemWorld.time(CLOCK_REALTIME) }
-        workers = (0..<max(1, threads)).map { Worker(name: "worker-\($0)") }
+        lanes = LanePool(threads: max(1, threads))
         timers.start()
     }
 
@@ -31,35 +33,19 @@ package final class SystemWorld: World {
 
     package func random() -> UInt64 { UInt64.random(in: .min ... .max) }
 
-    package func perform(lane: UInt64, _ work: @escaping @Sendable () -> Void) {
-        workers[Int(lane % UInt64(workers.count))].perform(work)
+    package func perform(lane: UInt64, _ work: @escaping @Sendable () -> Void) { lanes.perform(lane: lane, work) }
+
+    package func perform(blocking use: BlockingUse, for owner: UInt64, _ work: @escaping @Sendable () -> Void) {
+        switch use {
+        case .body: bodies.perform(for: owner, work)
+        case .read: reads.perform(for: owner, work)
+        }
     }
 
     @discardableResult
     package func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void) -> any Scheduled {
         timers.schedule(at: instant, work, clock: self)
     }
-}
-
-/// A thread that runs pieces of work in the order given. A lane always meets the same one, which is what keeps it serial.
-private final class Worker: Sendable {
-    private let queue = Monitor<[@Sendable () -> Void]>([])
-
-    init(name: String) {
-        let queue = queue
-        _ = SystemThread(name: name) {
-            while true {
-                let batch = queue.wait { queue in
-                    if queue.isEmpty { return nil as [@Sendable () -> Void]? }
-                    defer { queue.removeAll(keepingCapacity: true) }
-                    return queue
-                }!
-                for work in batch { work() }
-            }
-        }
-    }
-
-    func perform(_ work: @escaping @Sendable () -> Void) { queue.withLock(signal: true) { $0.append(work) } }
 }
 
 private final class Timers: Sendable {

@@ -6,14 +6,32 @@ public struct Timestamp: Sendable, Hashable, Comparable, Codable {
 
     public static func < (a: Timestamp, b: Timestamp) -> Bool { a.milliseconds < b.milliseconds }
 
-    /// The instant `duration` later, rounded up to a millisecond, so that a wait is never shorter than asked for.
+    /// The first instant and the last one that text can name: years have four digits.
+    public static let earliest = Timestamp(milliseconds: -62_167_219_200_000)
+    public static let latest = Timestamp(milliseconds: 253_402_300_799_999)
+
+    /// The nearest instant that keys can name, too: from 1970 on. What is to be done earlier is due at once, what is to be done later, never.
+    public var clamped: Timestamp { min(max(self, Timestamp(milliseconds: 0)), .latest) }
+
+    /// Milliseconds since 1970, as keys have them.
+    package var keyed: UInt64 { UInt64(clamped.milliseconds) }
+
+    /// The instant `duration` later, rounded up to a millisecond, so that a wait is never shorter than asked for; the nearest one there is
+    /// when the sum lies outside of ``earliest`` and ``latest``.
     public func advanced(by duration: Duration) -> Timestamp {
         let (seconds, attoseconds) = duration.components
         let (part, remainder) = attoseconds.quotientAndRemainder(dividingBy: 1_000_000_000_000_000)
-        return Timestamp(milliseconds: milliseconds + seconds * 1_000 + part + (remainder > 0 ? 1 : 0))
+        let (whole, isTooLong) = seconds.multipliedReportingOverflow(by: 1_000)
+        let (sum, isTooFar) = milliseconds.addingReportingOverflow(whole)
+        let (end, isBeyond) = sum.addingReportingOverflow(part + (remainder > 0 ? 1 : 0))
+        guard !isTooLong, !isTooFar, !isBeyond else { return duration < .zero ? .earliest : .latest }
+        return min(max(Timestamp(milliseconds: end), .earliest), .latest)
     }
 
-    public func duration(to other: Timestamp) -> Duration { .milliseconds(other.milliseconds - milliseconds) }
+    public func duration(to other: Timestamp) -> Duration {
+        let (difference, overflows) = other.milliseconds.subtractingReportingOverflow(milliseconds)
+        return .milliseconds(overflows ? (other < self ? .min : .max) : difference)
+    }
 }
 
 extension Timestamp: CustomStringConvertible {
@@ -21,7 +39,9 @@ extension Timestamp: CustomStringConvertible {
     public var description: String { utf8.text }
 
     package var utf8: Bytes {
-        let (days, inDay) = milliseconds.flooredDivision(by: 86_400_000)
+        // Four digits of a year are all that the format has.
+        let instant = min(max(milliseconds, Timestamp.earliest.milliseconds), Timestamp.latest.milliseconds)
+        let (days, inDay) = instant.flooredDivision(by: 86_400_000)
         let (year, month, day) = Timestamp.civil(fromDays: days)
         var text = Bytes()
         text.reserveCapacity(24)

@@ -15,7 +15,22 @@ package protocol World: AnyObject, Sendable {
     func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void) -> any Scheduled
 
     /// Runs `work` soon, off the caller's stack. Pieces with the same `lane` run one at a time, in the order given.
+    ///
+    /// It is for work that does not block. What blocks its thread nevertheless holds up its own lane only.
     func perform(lane: UInt64, _ work: @escaping @Sendable () -> Void)
+
+    /// Runs `work` soon, on a thread that it may block, beside everything else.
+    ///
+    /// - Parameter owner: Whose work it is: the owners take turns, and none gets all threads.
+    func perform(blocking use: BlockingUse, for owner: UInt64, _ work: @escaping @Sendable () -> Void)
+}
+
+/// What blocks a thread: each use has threads of its own, so that none waits for another.
+package enum BlockingUse: Sendable, CaseIterable {
+    /// A look into the log, for somebody who waits for the answer.
+    case read
+    /// The body of a step: the author's own code.
+    case body
 }
 
 /// A piece of work that waits for its instant.

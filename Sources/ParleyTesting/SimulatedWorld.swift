@@ -15,6 +15,8 @@ package final class SimulatedWorld: World {
         var places: [UInt64: Int] = [:]
         var timers: [SimulatedTimer] = []
         var pumps: [@Sendable () -> Bool] = []
+        /// How many pieces of work were given that may block.
+        var blocking: UInt64 = 0
     }
 
     private struct HeldLane {
@@ -53,6 +55,15 @@ package final class SimulatedWorld: World {
                 state.lanes.append(HeldLane(id: lane, work: [work], from: held.map { state.now.advanced(by: $0) } ?? .distantPast))
             }
         }
+    }
+
+    /// Each piece has a lane of its own: many are under way at a time, and the seed decides which goes on.
+    package func perform(blocking use: BlockingUse, for owner: UInt64, _ work: @escaping @Sendable () -> Void) {
+        let number = state.withLock { state in
+            state.blocking += 1
+            return state.blocking
+        }
+        perform(lane: 1 << 63 | number, work)
     }
 
     @discardableResult

@@ -10,7 +10,7 @@ private let name = "agents/probe/a"
 
 /// Runs one message through processes that die at certain commits, until it is answered.
 /// - Returns: the entries of the channel.
-private func run(
+func run(
     seed: UInt64, crashes: [(commit: Int, outcome: SimulatedLog.Outcome)], _ agents: @escaping @Sendable (SimulatedWorld) -> [AnyAgent]
 ) throws -> [JSON] {
     try SimulatedNode.simulate {
@@ -35,7 +35,7 @@ private func run(
 }
 
 /// Where processes die in the run of a seed.
-private func crashes(_ seed: UInt64) -> [(commit: Int, outcome: SimulatedLog.Outcome)] {
+func crashes(_ seed: UInt64) -> [(commit: Int, outcome: SimulatedLog.Outcome)] {
     var random = SplitMix64(seed: seed)
     return (0..<3).map { _ in
         (Int.random(in: 0..<12, using: &random), [.notSubmitted, .lost, .durableUnacknowledged].randomElement(using: &random)!)

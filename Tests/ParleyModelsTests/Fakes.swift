@@ -124,6 +124,8 @@ final class ManualWorld: World {
 
     func perform(lane: UInt64, _ work: @escaping @Sendable () -> Void) { state.withLock { $0.ready.append(work) } }
 
+    func perform(blocking use: BlockingUse, for owner: UInt64, _ work: @escaping @Sendable () -> Void) { perform(lane: 0, work) }
+
     /// Runs one piece of work: what is ready, or the next timer with the clock moved to it. `false` when nothing is left.
     @discardableResult
     func step() -> Bool {

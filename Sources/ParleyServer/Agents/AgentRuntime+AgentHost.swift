@@ -40,11 +40,11 @@ extension AgentRuntime: AgentHost {
         return observer
     }
 
-    /// Runs `body` on a worker: it reads the log, which may block.
+    /// Runs `body` where reads may block, apart from the agents: what they do, and what their code does to a thread, delays no answer.
     private func read(
         _ what: String, _ body: @escaping @Sendable (AgentRuntime) throws(LogError) -> Void, failed: @escaping @Sendable () -> Void
     ) {
-        world.perform(lane: world.random()) { [self] in
+        world.perform(blocking: .read, for: 0) { [self] in
             do throws(LogError) { try body(self) } catch {
                 Diagnostics.log(.error, "agents cannot be read", ["what": what, "reason": error.message])
                 failed()

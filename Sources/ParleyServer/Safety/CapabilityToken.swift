@@ -150,7 +150,7 @@ extension CapabilityToken.Block {
         if let expires {
             guard expires.milliseconds >= 0 else { throw SafetyError("a token cannot end before 1970.") }
             var value = Bytes()
-            value.append(bigEndian: UInt64(expires.milliseconds))
+            value.append(bigEndian: expires.keyed)
             field(.expires, value)
         }
         guard grants.count <= CapabilityToken.grantsMax else {

@@ -10,6 +10,9 @@ import Parley
 /// | `gate` | a step that waits until the file `<STEPS_FILE>.<name>` is there |
 /// | `flaky` | a step whose first two attempts fail |
 /// | `dies` | a step that kills the process when it runs for the first time |
+/// | `block`, `stuck` | a step, or the turn itself, that blocks its thread until the file is there |
+/// | `nap`, `main` | the turn itself waits a moment; it does something on the main actor, and a step, too |
+/// | `spin` | waits for a signal again and again, whatever that throws |
 /// | `model`, `sleep`, `wait`, `approval`, `expiring` | what the turn has for that; an `expiring` approval is asked for one second |
 struct Controlled: Agent {
     static let kind = "controlled"
@@ -57,6 +60,16 @@ struct Controlled: Agent {
             try await turn.sleep(.seconds(30 * 86_400), name: name)
             return Gave(step: name, text: "slept")
         case "wait": return Gave(step: name, text: "\(try await turn.wait(for: name))")
+        case "stuck":
+            trace.block(until: name)
+            return Gave(step: name, text: "free")
+        case "nap":
+            try await Task.sleep(for: .milliseconds(50))
+            return Gave(step: name, text: "napped")
+        case "main":
+            let ownThread = await MainActor.run { "turn" }
+            return Gave(step: name, text: ownThread + " " + (try await turn.step(name) { _ in await MainActor.run { "body" } }))
+        case "spin": while true { if let data = try? await turn.wait(for: name) { return Gave(step: name, text: data.text) } }
         case "approval": return Gave(step: name, text: try await turn.approval(name, of: ["amount": 5]))
         case "expiring": return Gave(step: name, text: try await turn.approval(name, of: ["amount": 5], expires: .seconds(1)))
         default: return Gave(step: name, text: try await step(operation, name, turn))
@@ -70,6 +83,7 @@ struct Controlled: Agent {
             try trace.add(step.idempotencyKey)
             switch operation {
             case "hold": try await Task.sleep(for: .seconds(86_400))
+            case "block": trace.block(until: name)
             case "gate": while !trace.isOpen(name) { try await Task.sleep(for: .milliseconds(2)) }
             case "flaky" where step.attempt < 3: throw StepFailure(code: "flaky", message: "not yet", retryable: true)
             case "dies" where isFirst: kill(getpid(), SIGKILL)
@@ -98,6 +112,8 @@ struct Trace: Sendable {
         let text = (try? String(contentsOf: URL(filePath: file), encoding: .utf8)) ?? ""
         return text.split(separator: "\n").contains { $0 == key }
     }
+
+    func block(until gate: String) { while !isOpen(gate) { usleep(2_000) } }
 
     func isOpen(_ gate: String) -> Bool { access("\(file).\(gate)", F_OK) == 0 }
 }
