@@ -299,10 +299,12 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     ) {
         state.isBusy = true
         let end = entries.firstIndex { $0.kind.endsTurn }!
+        let saved = state.saved
         append(
             entries, epoch: .holds(core.epoch), decides: decides, yieldsTo: Activation.stopping, yieldsAfter: considered
         ) { stage, channel, offsets in
-            if let newState, newState != .object([]) { stage.put(.states, channel.id.key(offsets[end]), newState.bytes) }
+            // Only what differs: most agents have no state, and keep no row.
+            if let newState, newState != (saved ?? .object([])) { stage.put(.states, channel.id.key(offsets[end]), newState.bytes) }
             channel.move(to: .idle, turn: nil, in: &stage)
         } yield: { [self] in
             state.isBusy = false

@@ -51,7 +51,7 @@ public enum ConcurrentInput: String, Sendable, CaseIterable {
 }
 
 /// What an agent remembers from turn to turn. Give every property a default: a saved state is laid over the default one, so that a state
-/// saved before a property existed still decodes.
+/// saved before a property existed still decodes. An optional that was set to `nil` stays `nil`, whatever its default is.
 public protocol AgentState: Codable, Sendable {
     init()
 }
@@ -88,7 +88,7 @@ package struct AnyAgent: Sendable {
             let input = try AnyAgent.input(A.Input.self, from: message)
             var state = try AnyAgent.state(A.State.self, from: saved)
             let output = try await agent.receive(input, turn, &state)
-            return (try JSON(encoding: output), try JSON(encoding: state))
+            return (try JSON(encoding: output), try SavedState.encode(state))
         }
     }
 
@@ -100,16 +100,19 @@ package struct AnyAgent: Sendable {
         }
         do { return try data.decode(type) } catch {
             throw StepFailure(
-                code: "invalid_input", message: "the message's \(message["data"] == nil ? "text" : "data") is not a \(type): \(error)",
+                code: "invalid_input",
+                message: "the message's \(message["data"] == nil ? "text" : "data") is not a \(type): \(data.misfit(error))",
                 retryable: false)
         }
     }
 
     private static func state<State: AgentState>(_ type: State.Type, from saved: JSON?) throws -> State {
         guard let saved else { return State() }
-        do { return try saved.laid(over: JSON(encoding: State())).decode(type) } catch {
+        let completed = try SavedState.complete(saved, State())
+        do { return try completed.decode(type) } catch {
             throw StepFailure(
-                code: "state_mismatch", message: "the saved state does not decode as \(type): \(error). Give new properties a default.",
+                code: "state_mismatch",
+                message: "the saved state does not decode as \(type): \(completed.misfit(error)). Give new properties a default.",
                 retryable: false)
         }
     }
@@ -119,20 +122,18 @@ extension JSON {
     /// The value as Foundation's encoder writes it, members sorted by name: unsorted, their order would differ from process to process, and
     /// with it every digest.
     package init(encoding value: some Encodable) throws {
+        if let value = value as? JSON {
+            self = value
+            return
+        }
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
         self = try JSON.parse(Bytes(try encoder.encode(value)))
     }
 
-    package func decode<Value: Decodable>(_ type: Value.Type) throws -> Value { try JSONDecoder().decode(type, from: Data(bytes)) }
-
-    /// This value, with what its objects lack taken from `base`.
-    func laid(over base: JSON) -> JSON {
-        guard case .object(var members) = self, case .object(let defaults) = base else { return self }
-        for index in members.indices {
-            if let below = base[members[index].name] { members[index].value = members[index].value.laid(over: below) }
-        }
-        for member in defaults where self[member.name] == nil { members.append(member) }
-        return .object(members)
+    package func decode<Value: Decodable>(_ type: Value.Type) throws -> Value {
+        // Passed on as it came: Foundation's decoder would read its numbers anew.
+        if let value = self as? Value { return value }
+        return try JSONDecoder().decode(type, from: Data(bytes))
     }
 }

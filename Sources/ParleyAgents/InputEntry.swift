@@ -98,6 +98,8 @@ private struct Members {
             throw ChannelError("invalid_entry", "it is no object; expected e.g. {\"type\":\"message\",\"text\":\"Hello\"}.")
         }
         var scanner = JSONScanner(element)
+        // What one reader would take from the first and another from the last.
+        scanner.requiresUniqueNames = true
         do throws(JSONError) {
             try scanner.requireUTF8()
             try scanner.members { (name, scanner) throws(JSONError) in try self.take(name, &scanner, element) }

@@ -29,7 +29,7 @@ public struct Tool: Sendable {
 
     /// - Parameters:
     ///   - parameters: What the model is told of the arguments. What counts is whether they decode as `Arguments`; what does not decode is
-    ///     answered to the model, which may call again.
+    ///     answered to the model, which may call again. It is told the place; a ``StepFailure`` from `init(from:)` says more.
     ///   - body: What is done. What it throws is retried as a step's failures are, and is then the result that the model gets.
     public init<Arguments: Decodable & Sendable, Value: Encodable & Sendable>(
         _ name: String, _ description: String, parameters: JSON, approval: ToolApproval = .none, contract: StepContract = .atLeastOnce,
@@ -49,7 +49,8 @@ public struct Tool: Sendable {
 
     private static func decode<Arguments: Decodable & Sendable>(_ type: Arguments.Type, _ arguments: JSON) throws -> Arguments {
         do { return try arguments.decode(type) } catch {
-            throw StepFailure(code: "invalid_arguments", message: "the arguments do not fit the parameters: \(error)", retryable: false)
+            throw StepFailure(
+                code: "invalid_arguments", message: "the arguments do not fit the parameters: \(arguments.misfit(error))", retryable: false)
         }
     }
 }

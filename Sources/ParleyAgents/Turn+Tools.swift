@@ -58,11 +58,8 @@ extension Turn {
         guard let tool = tools.first(where: { $0.name == call.name }) else {
             return ToolResult(text: "error: there is no tool '\(call.name)'; there are: \(tools.map(\.name).joined(separator: ", "))")
         }
-        let text = call.arguments.isEmpty ? "{}" : call.arguments
-        guard let arguments = try? JSON.parse(Bytes(text.utf8)), arguments.members != nil else {
-            return ToolResult(text: "error: the arguments are not a JSON object")
-        }
         do {
+            let arguments = try ToolArguments.parse(call.arguments, isApproved: tool.approval != .none)
             try tool.check(arguments)
             if case .required(let expires) = tool.approval {
                 try await approval(tool.name, at: "approval", of: arguments, expires: expires, file: file, line: line)

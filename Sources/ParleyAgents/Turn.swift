@@ -64,7 +64,12 @@ public struct Turn: Sendable {
         let path = try await path(name)
         let work = StepRequest.Work.body(contract, retry) { context in try JSON(encoding: try await body(context)) }
         let body = try await perform(StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: work))
-        return try (body["result"] ?? .null).decode(Value.self)
+        let result = body["result"] ?? .null
+        do { return try result.decode(Value.self) } catch {
+            throw StepFailure(
+                code: "result_mismatch", message: "the result of step '\(path)' does not decode as \(Value.self): \(result.misfit(error))",
+                retryable: false)
+        }
     }
 
     /// Does `body` once, which gives nothing.
@@ -146,13 +151,16 @@ public struct Turn: Sendable {
     ///
     /// The answer is bound to the SHA-256 of the arguments' canonical JSON (RFC 8785), stands in the log with who gave it, and counts once.
     ///
-    /// - Throws: ``ApprovalDenied`` or, after `expires`, ``ApprovalExpired``.
+    /// - Throws: ``ApprovalDenied`` or, after `expires`, ``ApprovalExpired``; ``StepFailure`` `invalid_arguments` for a number that no double holds, such as
+    ///   an identifier of 64 bits: whoever approves could be shown another one. Give it as a string.
     /// - Returns: who approved.
     @discardableResult
     public func approval<Arguments: Encodable>(
         _ action: String, of arguments: Arguments, expires: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> String {
-        try await approval(action, at: action, of: try JSON(encoding: arguments), expires: expires, file: file, line: line)
+        let arguments = try JSON(encoding: arguments)
+        try ToolArguments.requireExactNumbers(arguments)
+        return try await approval(action, at: action, of: arguments, expires: expires, file: file, line: line)
     }
 
     @discardableResult

@@ -9,6 +9,7 @@ extension JSON {
     private func writeCanonical(to output: inout Bytes) {
         switch self {
         case .number(let value): output.append(JSON.canonical(value))
+        case .literal: output.append(JSON.canonical(double ?? 0))
         case .array(let values):
             output.append(UInt8(ascii: "["))
             for (index, value) in values.enumerated() {
@@ -17,11 +18,8 @@ extension JSON {
             }
             output.append(UInt8(ascii: "]"))
         case .object(let members):
-            // Of equal names the last one counts, as everywhere. Equal is what has the same bytes, whatever Unicode takes for equal.
-            var byName: [Bytes: Member] = [:]
-            for member in members { byName[Bytes(member.name.utf8)] = member }
             output.append(UInt8(ascii: "{"))
-            let sorted = byName.values.sorted { $0.name.utf16.lexicographicallyPrecedes($1.name.utf16) }
+            let sorted = JSON.unique(members).sorted { $0.name.utf16.lexicographicallyPrecedes($1.name.utf16) }
             for (index, member) in sorted.enumerated() {
                 if index > 0 { output.append(UInt8(ascii: ",")) }
                 JSON.write(string: member.name, to: &output)

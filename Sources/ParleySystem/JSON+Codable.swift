@@ -42,11 +42,11 @@ extension JSON: Codable {
         switch self {
         case .object(let members):
             var container = encoder.container(keyedBy: Name.self)
-            for member in members { try container.encode(member.value, forKey: Name(member.name)) }
+            for member in JSON.unique(members) { try container.encode(member.value, forKey: Name(member.name)) }
         case .array(let elements):
             var container = encoder.unkeyedContainer()
             for element in elements { try container.encode(element) }
-        case .null, .bool, .integer, .unsigned, .number, .string:
+        case .null, .bool, .integer, .unsigned, .number, .literal, .string:
             var container = encoder.singleValueContainer()
             try encode(scalarTo: &container)
         }
@@ -58,6 +58,7 @@ extension JSON: Codable {
         case .integer(let value): try container.encode(value)
         case .unsigned(let value): try container.encode(value)
         case .number(let value): try container.encode(value)
+        case .literal: if let integer { try container.encode(integer) } else { try container.encode(double) }
         case .string(let value): try container.encode(value)
         case .null, .array, .object: try container.encodeNil()
         }

@@ -1,16 +1,20 @@
-/// A JSON value (RFC 8259). Members keep their order; of equal names the last one counts.
-public enum JSON: Sendable, Equatable {
+/// A JSON value (RFC 8259). Members keep their order. Of members with the same name the last one counts, for every reader: parsing leaves one of
+/// them, at the place of the first, and so do writing, decoding and the canonical form. Names are the same when their bytes are.
+public enum JSON: Sendable {
     case null
     case bool(Bool)
     case integer(Int64)
     /// An integer above `Int64.max`, so that no digit of a 64-bit number is lost.
     case unsigned(UInt64)
     case number(Double)
+    /// The text of a number that none of the above would write in the same way: `1e2`, `-0`, `1e400`, 30 digits. Parsing keeps it, so that what is
+    /// shown and passed on are the bytes that came.
+    case literal(String)
     case string(String)
     case array([JSON])
     case object([Member])
 
-    public struct Member: Sendable, Equatable {
+    public struct Member: Sendable {
         public var name: String
         public var value: JSON
 
@@ -25,7 +29,7 @@ extension JSON {
     /// The member `name` of an object; `nil` when it is missing or this is no object. Cost: linear in the number of members.
     public subscript(name: String) -> JSON? {
         guard case .object(let members) = self else { return nil }
-        return members.last { $0.name == name }?.value
+        return members.last { $0.name.hasSameBytes(as: name) }?.value
     }
 
     public var string: String? { if case .string(let text) = self { text } else { nil } }
@@ -36,16 +40,24 @@ extension JSON {
         switch self {
         case .integer(let value): value
         case .number(let value): Int64(exactly: value)
+        case .literal(let text): JSONDecimal(text).integer
         default: nil
         }
     }
+    /// The nearest double; beyond what a double holds, the largest.
     public var double: Double? {
         switch self {
         case .integer(let value): Double(value)
         case .unsigned(let value): Double(value)
         case .number(let value): value
+        case .literal(let text): JSON.nearest(text)
         default: nil
         }
+    }
+
+    private static func nearest(_ text: String) -> Double {
+        let limit = Double.greatestFiniteMagnitude
+        return min(max(Double(text) ?? 0, -limit), limit)
     }
 
     /// The word a message uses for this value's kind.
@@ -53,7 +65,7 @@ extension JSON {
         switch self {
         case .null: "null"
         case .bool: "a boolean"
-        case .integer, .unsigned, .number: "a number"
+        case .integer, .unsigned, .number, .literal: "a number"
         case .string: "a string"
         case .array: "an array"
         case .object: "an object"
@@ -97,6 +109,7 @@ extension JSON {
         case .integer(let value): output.append(String(value))
         case .unsigned(let value): output.append(String(value))
         case .number(let value): output.append(value.isFinite ? "\(value)" : "null")
+        case .literal(let text): output.append(text)
         case .string(let text): JSON.write(string: text, to: &output)
         case .array(let values):
             output.append(UInt8(ascii: "["))
@@ -107,7 +120,7 @@ extension JSON {
             output.append(UInt8(ascii: "]"))
         case .object(let members):
             output.append(UInt8(ascii: "{"))
-            for (index, member) in members.enumerated() {
+            for (index, member) in JSON.unique(members).enumerated() {
                 if index > 0 { output.append(UInt8(ascii: ",")) }
                 JSON.write(string: member.name, to: &output)
                 output.append(UInt8(ascii: ":"))
@@ -154,8 +167,12 @@ extension JSON {
     /// Parses one JSON text.
     ///
     /// - Throws: ``JSONError`` naming the byte position: not JSON, trailing bytes, ill-formed UTF-8, or nested deeper than 256.
-    public static func parse(_ bytes: [UInt8]) throws(JSONError) -> JSON {
+    public static func parse(_ bytes: [UInt8]) throws(JSONError) -> JSON { try parse(bytes, uniqueNames: false) }
+
+    /// - Parameter uniqueNames: Refuses an object that has a name twice, also where only its escapes differ or only Unicode holds it to be the same.
+    package static func parse(_ bytes: Bytes, uniqueNames: Bool) throws(JSONError) -> JSON {
         var scanner = JSONScanner(bytes)
+        scanner.requiresUniqueNames = uniqueNames
         try scanner.requireUTF8()
         let value = try scanner.value()
         try scanner.end()

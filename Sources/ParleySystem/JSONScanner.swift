@@ -6,6 +6,9 @@ package struct JSONScanner {
     package private(set) var position = 0
     /// Where the name of the member being visited stands, with its quotes.
     package private(set) var nameRange = 0..<0
+    /// Whether an object that has a name twice is refused: also where only escapes differ, or only Unicode holds the names to be the same, because
+    /// what decodes into Swift types compares them so.
+    package var requiresUniqueNames = false
     private var depth = 0
     private static let depthMax = 256
 
@@ -34,7 +37,15 @@ package struct JSONScanner {
         switch bytes[position] {
         case UInt8(ascii: "{"):
             var found: [JSON.Member] = []
-            try members { (name, scanner) throws(JSONError) in found.append(JSON.Member(name, try scanner.value())) }
+            var names = JSON.MemberNames()
+            try members { (name, scanner) throws(JSONError) in
+                let value = try scanner.value()
+                if let place = names.place(of: name, in: found) {
+                    found[place].value = value
+                } else {
+                    found.append(JSON.Member(name, value))
+                }
+            }
             return .object(found)
         case UInt8(ascii: "["):
             var found: [JSON] = []
@@ -53,11 +64,11 @@ package struct JSONScanner {
         default:
             let range = try number()
             let text = bytes[range].withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
+            if text == "-0" { return .literal(text) }
             if let integer = Int64(text) { return .integer(integer) }
             if let integer = UInt64(text) { return .unsigned(integer) }
-            // What no double holds becomes the nearest one, so that a value can always be written again.
-            let limit = Double.greatestFiniteMagnitude
-            return .number(min(max(Double(text) ?? 0, -limit), limit))
+            if let number = Double(text), "\(number)" == text { return .number(number) }
+            return .literal(text)
         }
     }
 
@@ -107,12 +118,16 @@ package struct JSONScanner {
             position += 1
             return
         }
+        var names: Set<String> = []
         while true {
             guard next(is: "\"") else { throw fail("expected a member name in double quotes") }
             var name = ""
             let nameStart = position
-            if named { name = try string() } else { try skipString() }
+            if named || requiresUniqueNames { name = try string() } else { try skipString() }
             let nameEnd = position
+            if requiresUniqueNames, !names.insert(name).inserted {
+                throw fail("the member '\(name.prefix(64))' is given twice", at: nameStart)
+            }
             guard next(is: ":") else { throw fail("expected ':'") }
             position += 1
             nameRange = nameStart..<nameEnd

@@ -21,7 +21,9 @@ func fuzzJSON(_ input: Bytes) {
     } catch {}
     same(isSkipped, value != nil, "skipped, and read")
     same((try? MessageCutter.cut(input)) != nil, value != nil, "cut, and read")
-    if hasComparableShape(input) {
+    // Which of two members with one name counts is not agreed.
+    let hasUniqueNames = value == nil || (try? JSON.parse(input, uniqueNames: true)) != nil
+    if hasComparableShape(input), hasUniqueNames {
         let theirs = try? JSONSerialization.jsonObject(with: Data(input), options: .fragmentsAllowed)
         // Not the other way round: Foundation takes [1,].
         require(value == nil || theirs != nil, "this program reads what Foundation does not")
@@ -31,7 +33,10 @@ func fuzzJSON(_ input: Bytes) {
     let text = value.text
     guard let again = try? JSON.parse(text) else { contradiction("what was written is no JSON: \(text)") }
     same(again.text, text, "written twice")
+    same(again, value, "written, and read")
     checkCanonical(value)
+    checkOneReading(value)
+    if let unique = try? JSON.parse(input, uniqueNames: true) { same(unique, value, "read with unique names, and without") }
     if case .array(let elements) = value, let cut = try? MessageCutter.cut(input) {
         same(cut.map { try? JSON.parse($0).text }, elements.map(\.text), "messages, and elements")
     }
@@ -60,11 +65,12 @@ private func agree(_ value: JSON, _ theirs: Any) -> Bool {
     case (.null, is NSNull): true
     case (.bool(let value), let theirs as NSNumber): theirs.boolValue == value
     case (.string(let value), let theirs as String): value == theirs
-    case (.integer, let theirs as NSNumber), (.unsigned, let theirs as NSNumber), (.number, let theirs as NSNumber):
+    case (.integer, let theirs as NSNumber), (.unsigned, let theirs as NSNumber), (.number, let theirs as NSNumber),
+        (.literal, let theirs as NSNumber):
         value.double == theirs.doubleValue
     case (.array(let values), let theirs as [Any]): values.count == theirs.count && zip(values, theirs).allSatisfy { agree($0, $1) }
     case (.object(let members), let theirs as [String: Any]):
-        // Which of two members with one name counts is not agreed.
+        // Foundation takes names for one that only Unicode does.
         Set(members.map(\.name)).count < members.count
             || members.count == theirs.count
                 && members.allSatisfy { member in theirs[member.name].map { agree(member.value, $0) } ?? false }
@@ -78,6 +84,16 @@ private func checkCanonical(_ value: JSON) {
     guard let again = try? JSON.parse(canonical) else { contradiction("canonical JSON is none: \(canonical.text)") }
     same(again.canonical, canonical, "canonical twice")
     require(leaves(again) == leaves(value) || hasRepeatedNames(value), "canonical JSON lost something: \(canonical.text)")
+}
+
+/// Each member that can be asked for is the one that is written, and there is one of each name.
+private func checkOneReading(_ value: JSON) {
+    for element in value.array ?? [] { checkOneReading(element) }
+    for member in value.members ?? [] {
+        require(value[member.name] == member.value, "a member is read in two ways: \(member.name)")
+        checkOneReading(member.value)
+    }
+    require(!hasRepeatedNames(value), "a name stands twice in what was read")
 }
 
 private func leaves(_ value: JSON) -> Int {

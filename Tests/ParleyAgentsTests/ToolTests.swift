@@ -4,6 +4,7 @@ import ParleyLog
 import ParleyModels
 import ParleySystem
 import ParleyTesting
+import Synchronization
 import Testing
 
 private struct Note: Codable, Sendable { var text: String }
@@ -107,6 +108,55 @@ private struct Desk {
             #expect(result.1 == 0 && result.2 == runs)
             #expect(result.3 == output)
         }
+    }
+
+    @Test(arguments: [
+        (#"{"text":"evil","text":"safe"}"#, "'text' is given twice"), (#"{"text":"evil","t\u0065xt":"safe"}"#, "'text' is given twice"),
+        (#"{"text":"milk","more":{"a":1,"a":2}}"#, "'a' is given twice"),
+        (#"{"text":"milk","n":[12345678901234567890]}"#, "'n[0]' is 12345678901234567890"),
+        (#"{"text":"milk","n":1e400}"#, "'n' is 1e400"),
+    ])
+    func `arguments that can be read in two ways are a result with an error: nobody is asked, nothing runs`(
+        arguments: String, error: String
+    ) throws {
+        let (asked, ran, output) = try SimulatedNode.simulate {
+            let desk = try Desk(approval: .required(expires: nil))
+            desk.send(.message, ("text", .string("call: note \(arguments)")))
+            desk.run()
+            return (
+                try desk.entries("approval.requested").count, try desk.entries("step.started").filter { $0["kind"] == "tool" }.count,
+                try desk.entries("turn.completed").last?["output"]?.string
+            )
+        }
+        #expect(asked == 0 && ran == 0)
+        #expect(output?.contains(error) == true)
+    }
+
+    @Test func `repeated names run no tool that asks nobody either`() throws {
+        let (ran, output) = try SimulatedNode.simulate {
+            let desk = try Desk()
+            desk.send(.message, ("text", #"call: note {"text":"evil","text":"safe"}"#))
+            desk.run()
+            return (
+                try desk.entries("step.started").filter { $0["kind"] == "tool" }.count,
+                try desk.entries("turn.completed").last?["output"]?.string
+            )
+        }
+        #expect(ran == 0 && output?.contains("given twice") == true)
+    }
+
+    @Test(arguments: ["1.0", "1", "1e2", "-0", "1.50"])
+    func `what is approved shows the numbers that came, and hashes what they come to`(number: String) throws {
+        let request = try SimulatedNode.simulate {
+            let desk = try Desk(approval: .required(expires: nil))
+            desk.send(.message, ("text", .string(#"call: note {"text":"milk","n":\#(number)}"#)))
+            desk.run()
+            return try desk.entries("approval.requested").first!
+        }
+        #expect(request["args"]?.text == #"{"text":"milk","n":\#(number)}"#)
+        let value = Double(number)!
+        let canonical = #"{"n":\#(value == value.rounded() ? String(Int(value)) : String(value)),"text":"milk"}"#
+        #expect(request["args_sha256"]?.string == SHA256.hex(Bytes(canonical.utf8)))
     }
 
     @Test func `bad arguments are refused before anybody is asked`() throws {
@@ -230,5 +280,79 @@ private final class HangingModel: Model {
             sink.received(.finished(reason: "stop"))
         }
         return NoCall()
+    }
+}
+
+/// Arguments whose errors have other words each time, as those of a library have from version to version.
+private struct Moody: Decodable, Sendable {
+    static let said = Atomic<Int>(0)
+
+    init(from decoder: any Decoder) throws {
+        let count = Moody.said.add(1, ordering: .relaxed).newValue
+        throw DecodingError.dataCorrupted(.init(codingPath: decoder.codingPath, debugDescription: "for the \(count). time"))
+    }
+}
+
+@Suite struct `What a model is told of arguments that do not fit` {
+    @Test func `has the same words on every replay`() throws {
+        let entries = try SimulatedNode.simulate {
+            var (log, now) = (SimulatedLog(), Timestamp(milliseconds: 1_000_000))
+            for life in 0..<3 {
+                let world = SimulatedWorld(seed: 1, now: now)
+                var options = ScriptedModel.Options()
+                (options.tokens, options.rate) = (60, 50)
+                let model = ScriptedModel(options, world: world)
+                let tool = Tool("note", "Notes.", parameters: ["type": "object"]) { (_: Moody, _) in "" }
+                let node = try SimulatedNode(
+                    world, log,
+                    agents: [
+                        agent { text, turn in
+                            let answer = try await turn.respond("answer", model, [.user(text)], tools: [tool]).text
+                            try await turn.sleep(.seconds(1_000))
+                            return .string(answer)
+                        }
+                    ])
+                if life == 0 { node.send("call: note {}", to: "agents/probe/a") }
+                now = world.now.advanced(by: .seconds(100))
+                world.run(deadline: life == 2 ? now.advanced(by: .seconds(1_000)) : now)
+                if life == 2 { return try node.entries("agents/probe/a") }
+                log = log.reopen()
+            }
+            return []
+        }
+        #expect(entries.last?["type"] == "turn.completed")
+        #expect(entries.last?["output"]?.string?.contains("a value in it does not fit its type") == true)
+    }
+
+    private struct Order: Codable, Sendable {
+        var item: String
+        var count: Int8
+        var parts: [Note]
+    }
+
+    @Test(arguments: [
+        (#"{"count":1,"parts":[]}"#, "'item' is missing"), (#"{"item":1,"count":1,"parts":[]}"#, "'item' is a number that does not fit"),
+        (#"{"item":null,"count":1,"parts":[]}"#, "'item' is null; expected a string"),
+        (#"{"item":"a","count":1000,"parts":[]}"#, "a value in it does not fit its type"),
+        (#"{"item":"a","count":1.5,"parts":[]}"#, "a value in it does not fit its type"),
+        (#"{"item":"a","count":1,"parts":[{"text":"a"},{}]}"#, "'parts[1].text' is missing"),
+        (#"{"item":"a","count":1,"parts":{}}"#, "'parts' is an object; expected an array"),
+        (#"{"item":"a","count":"1","parts":[]}"#, "'count' is a string; expected a whole number"),
+    ])
+    func `names the place and what stands there`(arguments: String, words: String) throws {
+        let output = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            var options = ScriptedModel.Options()
+            (options.tokens, options.rate) = (60, 50)
+            let model = ScriptedModel(options, world: world)
+            let tool = Tool("order", "Orders.", parameters: ["type": "object"]) { (_: Order, _) in "" }
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [agent { text, turn in .string(try await turn.respond("answer", model, [.user(text)], tools: [tool]).text) }])
+            node.send("call: order \(arguments)", to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .seconds(100)))
+            return try node.entries("agents/probe/a").last?["output"]?.string
+        }
+        #expect(output?.contains(words) == true)
     }
 }

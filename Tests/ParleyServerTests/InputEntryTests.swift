@@ -40,6 +40,18 @@ import Testing
         }
     }
 
+    @Test(arguments: [
+        (#"{"type":"message","type":"cancel","text":"a"}"#, "type"), (#"{"type":"message","text":"evil","text":"safe"}"#, "text"),
+        (#"{"type":"message","text":"evil","t\u0065xt":"safe"}"#, "text"),
+        (#"{"type":"message","data":{"a":[{"path":1,"p\u0061th":2}]}}"#, "path"),
+        (#"{"type":"approve","approval":"1/x","approval":"1/y"}"#, "approval"), (#"{"type":"cancel","by":1,"by":2}"#, "by"),
+    ])
+    func `that have a member twice are refused, naming it`(_ text: String, _ name: String) {
+        #expect { try InputEntry(Bytes(text.utf8), principal: "me") } throws: { error in
+            (error as? ChannelError)?.code == "invalid_entry" && "\(error)".contains("'\(name)'")
+        }
+    }
+
     @Test func `members are kept as they came, in order, and stamps are not the client's`() throws {
         let text = #"{ "z" : 1.0 ,"offset":1, "\u0074ype":"message","at":2,"text":"\u00e4 / \/","by":[3], "a" : { "b" : [ ] } }"#
         let entry = try InputEntry.prepare(Bytes(text.utf8), principal: "a \"b\"")
