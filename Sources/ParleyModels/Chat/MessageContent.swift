@@ -17,7 +17,7 @@ struct MessageContent: Sendable {
         case .string(let text): self.text += text
         case .array(let parts): for part in parts { read(part) }
         case .object: read(part: content)
-        case .bool, .integer, .unsigned, .number: unknown = content.kindName
+        case .bool, .integer, .unsigned, .number, .literal: unknown = content.kindName
         }
     }
 
