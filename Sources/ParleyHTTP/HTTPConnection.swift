@@ -241,6 +241,7 @@ extension HTTPConnection {
         case .accepted(let account, let context, let bodyBytesMax):
             (parsing.account, parsing.admission) = (account, context)
             parsing.parser.bodyBytesMax = bodyBytesMax ?? parsing.parser.bodyBytesMax
+        case .ignored: parsing.parser.discardsBody = true
         case .refused(let problem, let headers): return refuse(problem, headers, parsing)
         }
         // A body that is too large gets its 413 instead, and one that is on its way needs no invitation.

@@ -40,6 +40,8 @@ package enum HTTPAdmission: Sendable {
     ///   - context: What the handler finds in ``HTTPRequest/admission`` when the body is there.
     ///   - bodyBytesMax: The most bytes that the body may have; `nil` for the server's usual limit.
     case accepted(account: String, context: (any Sendable)? = nil, bodyBytesMax: Int? = nil)
+    /// Its body is dropped as it comes; once it is complete, the handler gets the request without it.
+    case ignored
     /// It is answered at once, and its body is dropped.
     case refused(Problem, headers: [(name: String, value: String)])
 }

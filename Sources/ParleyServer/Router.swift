@@ -118,6 +118,8 @@ final class Router: HTTPHandler, Sendable {
             return .accepted(
                 account: account, context: Admission(access: access, corsHeaders: corsHeaders), bodyBytesMax: bodyBytesMax)
         } catch {
+            // What leads here by a wrong name is told so in its time, and until then as little as anybody.
+            if error.code == AccessPolicy.wrongHost { return .ignored }
             context.refusals.count(error.code)
             return .refused(error, headers: corsHeaders)
         }

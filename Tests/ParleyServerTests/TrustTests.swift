@@ -224,6 +224,16 @@ private func token(_ name: String, _ allow: String = "**:read") throws -> String
         }
     }
 
+    @Test func `of a request to a wrong host is dropped, and answered when it ends`() throws {
+        let server = try TestServer()
+        let client = try server.connect()
+        let fields = "Host: evil.example\r\nContent-Type: text/plain\r\nContent-Length: 3000000\r\n"
+        try client.send(Bytes("POST /v1/stream/a HTTP/1.1\r\n\(fields)\r\n".utf8) + Bytes(repeating: 0x61, count: 2_999_999))
+        #expect(try #require(try server.metric("parley_request_bytes")) < 10_000)
+        try client.send(Bytes("a".utf8))
+        #expect(try client.answer().code == "host_not_allowed")
+    }
+
     @Test func `is drained where it is short, and the connection serves the next request`() throws {
         let server = try keyed()
         let client = try server.connect()

@@ -19,6 +19,8 @@ struct AccessPolicy: Sendable {
         allowsAnyOrigin = configuration.allowedOrigins.contains("*")
     }
 
+    static let wrongHost = "host_not_allowed"
+
     /// Checks a request.
     /// - Returns: The header fields that let a page of another origin read the answer.
     /// - Throws: 403 `host_not_allowed` or `origin_not_allowed`.
@@ -28,7 +30,7 @@ struct AccessPolicy: Sendable {
         let authority = host.flatMap { Authority($0) }
         guard host == nil || allows(authority) else {
             throw Problem(
-                status: 403, code: "host_not_allowed",
+                status: 403, code: AccessPolicy.wrongHost,
                 detail:
                     "Host is '\(host ?? "")'; expected localhost, a loopback address or a configured host. Add the name to the allowed hosts."
             )
