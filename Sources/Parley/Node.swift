@@ -165,11 +165,19 @@ package final class Node: Sendable {
         let tools = BuiltInTools(folder: configuration.dataFolder + "/files", world: world)
         let (files, problems) = AgentFile.loadAll(folder)
         for problem in problems { report("\(problem)") }
-        return files.compactMap { file in
-            do { return DeclaredAgent(file, model: try providers.make(file.model, continues: file.continues), tools: tools).agent } catch {
+        let usualModel = providers.configuration.defaultModel
+        return files.map { file in
+            let model: any Model
+            do { model = try providers.make(file.model, continues: file.continues) } catch {
                 report("\(file.file): \(error)")
-                return nil
+                // Its turns fail and say why: left out, it would leave those that are open where they are, and the rest unanswered.
+                model = UnconfiguredModel(name: (file.model ?? usualModel)?.description ?? "", problem: "\(error)")
             }
+            return DeclaredAgent(file, model: model, tools: tools) { name, continues in
+                do { return try providers.make(try ModelSpec(name), continues: continues) } catch {
+                    return UnconfiguredModel(name: name, problem: "\(error)")
+                }
+            }.agent
         }
     }
 }

@@ -97,7 +97,10 @@ extension Activation: TurnOwner {
             ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
         let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
         append([entry] + receipts, epoch: .holds(core.epoch), decides: joined.map(\.offset)) { [self] stage, channel, offsets in
-            if attempt == 1, case .model = request.work { startedAt.withLock { $0[request.path] = offsets[0] } }
+            if attempt == 1, case .model(_, let asked, _) = request.work {
+                startedAt.withLock { $0[request.path] = offsets[0] }
+                core.requests.note(request.path, asked, at: offsets[0])
+            }
             for part in content { stage.put(.big, channel.id.key(part.digest), part.content) }
         } then: { [self] _ in
             then()
@@ -292,10 +295,15 @@ extension Activation: TurnOwner {
         let steered = steered(request.path)
         var call = modelRequest
         call.messages += Activation.messages(steered)
+        if !saved.text.isEmpty {
+            call.continuing = Bytes(saved.text.prefix(ModelAttempt.prefixCount(of: saved.text))).text
+            call.options.maxTokens = call.options.maxTokens.map { max(0, $0 - saved.pieces) }
+        }
+        let base = core.requests.base(of: modelRequest, at: request.path)
         started(
-            core, request, number, journal: call.journal(model.name, digest: request.digest),
+            core, request, number, journal: call.journal(model.name, digest: request.digest, base: base),
             continuesAt: saved.text.isEmpty ? nil : saved.text.count,
-            content: number == 1 ? modelRequest.contentByHash : [], joined: joined)
+            content: number == 1 ? modelRequest.content(beyond: base) : [], joined: joined)
         let attempt = ModelAttempt(position: position, saved: saved) { [self] entries, committed in
             append(entries, epoch: .holds(core.epoch), then: { _ in committed() })
         } end: { [self] end in
@@ -310,13 +318,8 @@ extension Activation: TurnOwner {
                 fail(core, request, attempt: number, failure, pause: pause, isPrefixRefused ? SavedText() : saved)
             }
         }
-        if !saved.text.isEmpty {
-            call.continuing = Bytes(saved.text.prefix(ModelAttempt.prefixCount(of: saved.text))).text
-            if let limit = call.options.maxTokens {
-                guard limit > saved.pieces else { return attempt.received(.finished(reason: "length")) }
-                call.options.maxTokens = limit - saved.pieces
-            }
-        }
+        // What it may still write was written before the process ended.
+        if !saved.text.isEmpty, call.options.maxTokens == 0 { return attempt.received(.finished(reason: "length")) }
         isUnderWay(request.path, attempt)
         attempt.start(model, call)
     }

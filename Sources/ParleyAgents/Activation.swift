@@ -194,11 +194,13 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
                     .turnStarted, Position(turn: item.offset), ("input", .string(Offset(item.offset).token)),
                     ("seed", .string(hexadecimal(Activation.bytes(seed)))),
                     ("epoch", .integer(Int64(epoch + 1))), ("node", .string(runtime.node)), ("build", .string(runtime.build)),
-                    ("history", .string(Offset(history).token))),
+                    ("history", .string(Offset(history).token)), ("definition", agent.definition.map { .string($0.sha256) })),
             ]
+        let definition = agent.definition
         append(entries, epoch: .takes(after: epoch), decides: [item.offset]) { stage, channel, _ in
             end?.removeRows(of: channel, in: &stage)
             channel.move(to: .running, turn: item.offset, in: &stage)
+            if let definition { stage.put(.big, channel.id.key(definition.digest), definition.content) }
         } then: { [self] appended in
             if let end { haltedTurnEnded(end, at: appended.offsets[end.entries.count - 1]) }
             state.isBusy = false
@@ -206,7 +208,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             var journal = Journal()
             (journal.seed, journal.startedAt) = (seed, appended.at)
             (journal.started, journal.history) = (appended.offsets.last!, history)
-            perform { try run(item.offset, input: item.body, journal) }
+            perform { try run(item.offset, input: item.body, journal, agent.receive) }
         }
     }
 
@@ -234,6 +236,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     /// Runs an open turn again: `entries` say why, and decide what asked for it.
     func recover(_ turn: UInt64, _ journal: Journal, _ entries: [NewEntry] = [], decides: [UInt64] = []) throws {
         let input = try runtime.channels.entry(channel, at: turn) { $0.body } ?? .null
+        let receive = try self.receive(of: journal)
         state.isBusy = true
         state.halt = nil
         let epoch = state.epoch
@@ -242,16 +245,16 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         } then: { [self] _ in
             state.isBusy = false
             state.epoch = epoch + 1
-            perform { try run(turn, input: input, journal) }
+            perform { try run(turn, input: input, journal, receive) }
         }
     }
 
-    private func run(_ turn: UInt64, input: JSON, _ journal: Journal) throws {
+    private func run(_ turn: UInt64, input: JSON, _ journal: Journal, _ receive: @escaping AnyAgent.Receive) throws {
         let history = try history(journal)
         let core = TurnCore(owner: self, lane: lane, turn: turn, epoch: state.epoch, journal: journal, history: history)
         state.core = core
-        let (agent, saved) = (agent, state.saved)
-        core.start({ turn in try await agent.receive(input, turn, saved) }, end: { [self] result in end(core, input, result) })
+        let saved = state.saved
+        core.start({ turn in try await receive(input, turn, saved) }, end: { [self] result in end(core, input, result) })
     }
 
     /// - Parameter considered: Highest inbox offset whose controls have been decided with the end of the program in view.

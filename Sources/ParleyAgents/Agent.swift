@@ -67,17 +67,25 @@ package struct AnyAgent: Sendable {
     package let policy: ConcurrentInput
     /// How much of the conversation a turn can use, in bytes of UTF-8.
     package let historyBytes: Int
+    package typealias Receive = @Sendable (_ input: JSON, _ turn: Turn, _ state: JSON?) async throws -> (output: JSON, state: JSON)
+
     /// Handles one input; gives the output and the new state.
-    package let receive: @Sendable (_ input: JSON, _ turn: Turn, _ state: JSON?) async throws -> (output: JSON, state: JSON)
+    package let receive: Receive
+    /// What `receive` goes by, if that is data: a turn that has begun keeps it.
+    package let definition: AgentDefinition?
+    /// The program of turns that began with another definition.
+    package let beganWith: (@Sendable (_ definition: JSON) -> Receive)?
 
     package init(
-        kind: String, policy: ConcurrentInput = .queue, historyBytes: Int = AnyAgent.historyBytesUsual,
-        receive: @escaping @Sendable (JSON, Turn, JSON?) async throws -> (output: JSON, state: JSON)
+        kind: String, policy: ConcurrentInput = .queue, historyBytes: Int = AnyAgent.historyBytesUsual, definition: AgentDefinition? = nil,
+        receive: @escaping Receive, beganWith: (@Sendable (_ definition: JSON) -> Receive)? = nil
     ) {
         self.kind = kind
         self.policy = policy
         self.historyBytes = historyBytes
+        self.definition = definition
         self.receive = receive
+        self.beganWith = beganWith
     }
 
     /// More than the context of most models holds.

@@ -9,6 +9,7 @@ package struct Journal: Sendable {
         package var kind: StepKind
         package var digest: String?
         package var at: Timestamp
+        package var offset: UInt64
     }
 
     package struct Completion: Sendable {
@@ -47,6 +48,8 @@ package struct Journal: Sendable {
     package var completions: [Completion] = []
     package var open: [String: OpenStep] = [:]
     package var seed: UInt64 = 0
+    /// The hash of the definition that the turn began with.
+    package var definition: String?
     package var startedAt = Timestamp(milliseconds: 0)
     /// The offset of `turn.started`.
     package var started: UInt64 = 0
@@ -89,6 +92,7 @@ package struct Journal: Sendable {
             startedAt = at
             started = offset
             history = frame.body["history"]?.string.flatMap { Offset(token: $0)?.value }
+            definition = frame.body["definition"]?.string
         case .supervision where frame.body["action"] == "cancel":
             completions.append(
                 Completion(
@@ -108,7 +112,7 @@ package struct Journal: Sendable {
             if position.attempt == 1 {
                 hasProgress = true
                 let kind = body["kind"]?.string.flatMap { StepKind(rawValue: $0) } ?? .step
-                starts.append(Start(path: path, kind: kind, digest: body["request"]?["sha256"]?.string, at: at))
+                starts.append(Start(path: path, kind: kind, digest: body["request"]?["sha256"]?.string, at: at, offset: offset))
                 open[path] = OpenStep(startedAt: offset)
                 open[path]?.followed = body["request"]?["incarnation"]?.string
             }

@@ -76,7 +76,7 @@ public struct ModelUsage: Sendable, Codable, Equatable {
 
 /// One request to a model.
 public struct ModelRequest: Sendable {
-    public var messages: [ModelMessage]
+    public var messages: [ModelMessage] { didSet { identified = nil } }
     /// What the model may call.
     public var tools: [ToolDefinition]
     public var options: ModelOptions
@@ -84,6 +84,8 @@ public struct ModelRequest: Sendable {
     public var continuing: String?
     /// The same over all attempts of a step.
     public var idempotencyKey: String?
+    /// What the messages are; `nil` unless ``identify()`` was called since they were set.
+    private(set) var identified: RequestParts?
 
     public init(
         messages: [ModelMessage], tools: [ToolDefinition] = [], options: ModelOptions = ModelOptions(), continuing: String? = nil,
@@ -95,21 +97,27 @@ public struct ModelRequest: Sendable {
         self.continuing = continuing
         self.idempotencyKey = idempotencyKey
     }
+
+    /// Finds out once what the messages are, for all that ask.
+    mutating func identify() { identified = RequestParts(messages) }
 }
 
 public struct ModelMessage: Sendable, Codable, Equatable {
     public enum Role: String, Sendable, Codable { case system, user, assistant, tool }
 
-    public var role: Role
-    public var text: String
+    public var role: Role { didSet { cache = MessageCache() } }
+    public var text: String { didSet { cache = MessageCache() } }
     /// What an assistant's message called.
-    public var toolCalls: [ToolCall] = []
+    public var toolCalls: [ToolCall] = [] { didSet { cache = MessageCache() } }
     /// Which call a tool's message is the result of.
-    public var toolCallID: String?
+    public var toolCallID: String? { didSet { cache = MessageCache() } }
     /// Members of an assistant's message that its endpoint wants to see again: reasoning, signatures.
-    public var returned: JSON?
+    public var returned: JSON? { didSet { cache = MessageCache() } }
     /// The offset of the entry of the agent's own channel that holds the text, when one does: then the journal refers to it by that.
     package var source: String?
+    private(set) var cache = MessageCache()
+
+    private enum CodingKeys: String, CodingKey { case role, text, toolCalls, toolCallID, returned, source }
 
     public init(_ role: Role, _ text: String) {
         self.role = role

@@ -1,8 +1,22 @@
+internal import Glibc
 internal import ParleySystem
 
 extension ModelRequest {
-    /// What makes two requests the same: model, messages and options.
+    /// What makes two requests the same: model, messages, tools and options. It hashes the messages' hashes, not their texts, so that a conversation of
+    /// a thousand calls does not cost the square of its length.
     func digest(_ model: String) -> String {
+        var bytes = Bytes("2 ".utf8)
+        bytes.append(model)
+        bytes.append(0)
+        bytes.append(contentsOf: parts.identities)
+        if !tools.isEmpty { bytes.append(contentsOf: SHA256.digest(toolsContent)) }
+        bytes.append(0)
+        bytes.append(contentsOf: ((try? JSON(encoding: options)) ?? .null).bytes)
+        return SHA256.hex(bytes)
+    }
+
+    /// The digest as it stands in journals that were written before ``digest(_:)`` was what it is.
+    func earlierDigest(_ model: String) -> String {
         var bytes = Bytes(model.utf8)
         for message in messages {
             bytes.append(0)
@@ -20,42 +34,99 @@ extension ModelRequest {
         return SHA256.hex(bytes)
     }
 
+    var parts: RequestParts { identified ?? RequestParts(messages) }
+
     /// The request as `step.started` has it: its digest, and its parts by the hash of their content, or by the offsets in this channel that
-    /// they were taken from. The content itself is not repeated.
+    /// they were taken from. The content itself is not repeated, nor are the parts that it shares with the request of an earlier call.
     ///
-    /// - Parameter digest: That of the request as the program made it, without what joined it: a replay compares it.
-    func journal(_ model: String, digest: String?) -> JSON {
-        let parts = messages.map { message in
+    /// - Parameters:
+    ///   - digest: That of the request as the program made it, without what joined it: a replay compares it.
+    ///   - base: The call whose parts come first.
+    func journal(_ model: String, digest: String?, base: RequestLedger.Base?) -> JSON {
+        let parts = messages.dropFirst(base?.keep ?? 0).map { message in
             JSON.compact(
                 ("role", .string(message.role.rawValue)),
-                ("sha256", message.source == nil ? .string(SHA256.hex(message.content)) : nil),
-                ("offset", message.source.map { .string($0) }))
+                ("sha256", message.source == nil ? .string(hexadecimal(message.contentDigest)) : nil),
+                ("offset", message.source.map { .string($0) }), ("json", message.source == nil && message.hasForm ? true : nil))
         }
         return JSON.compact(
-            ("sha256", digest.map { .string($0) }), ("model", .string(model)), ("parts", .array(parts)),
+            ("sha256", digest.map { .string($0) }), ("model", .string(model)), ("base", base.map { .string($0.token) }),
+            ("keep", base.map { .integer(Int64($0.keep)) }), ("parts", .array(parts)),
             ("tools", tools.isEmpty ? nil : .string(SHA256.hex(toolsContent))),
             ("options", (try? JSON(encoding: options)).flatMap { $0 == .object([]) ? nil : $0 }))
     }
 
-    /// The content that the journal refers to by hash and that stands nowhere else in the channel.
-    var contentByHash: [(digest: Bytes, content: Bytes)] {
-        let contents = messages.filter { $0.source == nil }.map(\.content) + (tools.isEmpty ? [] : [toolsContent])
-        return contents.map { (SHA256.digest($0), $0) }
+    /// The content that the journal refers to by hash and that stands nowhere else in the channel, but for that of the base.
+    func content(beyond base: RequestLedger.Base?) -> [(digest: Bytes, content: Bytes)] {
+        var contents = messages.dropFirst(base?.keep ?? 0).filter { $0.source == nil }.map { ($0.contentDigest, $0.content) }
+        if !tools.isEmpty {
+            let tools = toolsContent
+            let digest = SHA256.digest(tools)
+            if digest != base?.tools { contents.append((digest, tools)) }
+        }
+        return contents
     }
+
+    /// The digest of the tools; `nil` without any.
+    var toolsDigest: Bytes? { tools.isEmpty ? nil : SHA256.digest(toolsContent) }
 
     private var toolsContent: Bytes { ((try? JSON(encoding: tools)) ?? .null).canonical }
 }
 
+/// The messages of a request by what they are: two requests are compared, and hashed, without their texts.
+struct RequestParts: Sendable {
+    /// Role, form and SHA-256 of the content of each message, one after another.
+    private(set) var identities = Bytes()
+
+    private static let stride = 34
+
+    init(_ messages: [ModelMessage]) {
+        identities.reserveCapacity(messages.count * RequestParts.stride)
+        for message in messages { identities.append(contentsOf: message.identity) }
+    }
+
+    /// How many messages both begin with.
+    func commonCount(with other: RequestParts) -> Int {
+        let count = min(identities.count, other.identities.count) / RequestParts.stride
+        return identities.withUnsafeBytes { own in
+            other.identities.withUnsafeBytes { other in
+                func begin(with count: Int) -> Bool {
+                    count == 0 || memcmp(own.baseAddress!, other.baseAddress!, count * RequestParts.stride) == 0
+                }
+                // As a rule one continues the other; else the place where they part is searched for.
+                if begin(with: count) { return count }
+                var (same, different) = (0, count)
+                while different - same > 1 {
+                    let middle = (same + different) / 2
+                    if begin(with: middle) { same = middle } else { different = middle }
+                }
+                return same
+            }
+        }
+    }
+}
+
 extension ModelMessage {
     /// Whether it is more than a text.
-    fileprivate var hasForm: Bool { !toolCalls.isEmpty || toolCallID != nil || returned != nil }
+    var hasForm: Bool { !toolCalls.isEmpty || toolCallID != nil || returned != nil }
 
     /// What the journal keeps of it: the text, or a JSON object where there is more than that.
-    fileprivate var content: Bytes {
+    var content: Bytes {
         guard hasForm else { return Bytes(text.utf8) }
         let calls = toolCalls.isEmpty ? nil : try? JSON(encoding: toolCalls)
         return JSON.compact(
             ("text", .string(text)), ("tool_calls", calls), ("tool_call_id", toolCallID.map { .string($0) }), ("returned", returned)
         ).canonical
+    }
+
+    /// The SHA-256 of its content.
+    var contentDigest: Bytes { Bytes(identity[2...]) }
+
+    /// Role, form and the SHA-256 of the content.
+    var identity: Bytes {
+        cache.identity {
+            let roles: [Role] = [.system, .user, .assistant, .tool]
+            return [UInt8(roles.firstIndex(of: role)! + 1), hasForm ? 1 : 0] + SHA256.digest(content)
+        }
     }
 }

@@ -63,7 +63,8 @@ struct Replay {
         }
         let isSame =
             recorded.path == request.path && recorded.kind == request.kind
-            && (recorded.digest == nil || request.digest == nil || recorded.digest == request.digest)
+            && (recorded.digest == nil || request.digest == nil || recorded.digest == request.digest
+                || recorded.digest == request.earlierDigest)
         guard isSame else { return isCancelled && recorded.path != request.path ? .new : .differs(expected: recorded.text) }
         take(in: scope)
         return .known
@@ -98,7 +99,13 @@ struct Replay {
     var missed: Journal.Start? { starts.values.lazy.compactMap(\.first).min { $0.number < $1.number }?.start }
 
     /// Whether the program has still to ask for the step.
-    func misses(_ path: String) -> Bool { starts[Replay.scope(of: path)]?.contains { $0.start.path == path } ?? false }
+    func misses(_ path: String) -> Bool { recorded(path) != nil }
+
+    /// A start that the program has not asked for.
+    func recorded(_ path: String) -> Journal.Start? { starts[Replay.scope(of: path)]?.first { $0.start.path == path }?.start }
+
+    /// When a step that was left open ends by itself.
+    func due(of path: String) -> Timestamp? { open[path]?.due }
 
     private static func scope(of path: String) -> Substring {
         path.utf8.lastIndex(of: UInt8(ascii: "/")).map { path[...$0] } ?? ""

@@ -15,17 +15,17 @@ public import ParleySystem
 public struct Tool: Sendable {
     /// What the model calls it: 1 to 64 of `A-Z a-z 0-9 _ -`, which is what model servers take.
     public let name: String
-    public let description: String
+    public private(set) var description: String
     /// A JSON Schema of an object: its arguments.
-    public let parameters: JSON
+    public private(set) var parameters: JSON
     /// Whether a person must agree to each call, with exactly its arguments.
     public var approval: ToolApproval
     /// What is promised of its effect outside.
     public var contract: StepContract
     public var retry: RetryPolicy
     /// Says of arguments that cannot be right why, before anybody is asked to approve them.
-    let check: @Sendable (JSON) throws -> Void
-    let body: @Sendable (JSON, ToolContext) async throws -> JSON
+    private(set) var check: @Sendable (JSON) throws -> Void
+    private(set) var body: @Sendable (JSON, ToolContext) async throws -> JSON
 
     /// - Parameters:
     ///   - parameters: What the model is told of the arguments. What counts is whether they decode as `Arguments`; what does not decode is
@@ -45,7 +45,25 @@ public struct Tool: Sendable {
         self.body = { arguments, context in try JSON(encoding: try await body(try Tool.decode(Arguments.self, arguments), context)) }
     }
 
-    var definition: ToolDefinition { ToolDefinition(name: name, description: description, parameters: parameters) }
+    /// The tool as a turn was told of it that began before it was described otherwise.
+    package func described(by definition: ToolDefinition) -> Tool {
+        var tool = self
+        (tool.description, tool.parameters) = (definition.description, definition.parameters)
+        return tool
+    }
+
+    /// A tool that the agent does not have any more, in a turn that was told of it: each call's result is `tool_removed`.
+    package static func removed(_ definition: ToolDefinition) -> Tool {
+        var tool = Tool(definition.name, definition.description, parameters: definition.parameters) { (_: JSON, _) in JSON.null }
+        tool.body = { _, _ in
+            throw StepFailure(
+                code: "tool_removed", message: "tool_removed: the tool '\(definition.name)' was taken from the agent meanwhile",
+                retryable: false)
+        }
+        return tool
+    }
+
+    package var definition: ToolDefinition { ToolDefinition(name: name, description: description, parameters: parameters) }
 
     private static func decode<Arguments: Decodable & Sendable>(_ type: Arguments.Type, _ arguments: JSON) throws -> Arguments {
         do { return try arguments.decode(type) } catch {

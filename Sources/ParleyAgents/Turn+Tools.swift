@@ -59,10 +59,11 @@ extension Turn {
             return ToolResult(text: "error: there is no tool '\(call.name)'; there are: \(tools.map(\.name).joined(separator: ", "))")
         }
         do {
-            let arguments = try ToolArguments.parse(call.arguments, isApproved: tool.approval != .none)
+            let asks = asksApproval(tool)
+            let arguments = try ToolArguments.parse(call.arguments, isApproved: asks)
             try tool.check(arguments)
-            if case .required(let expires) = tool.approval {
-                try await approval(tool.name, at: "approval", of: arguments, expires: expires, file: file, line: line)
+            if asks {
+                try await approval(tool.name, at: "approval", of: arguments, until: approvalEnd(tool), file: file, line: line)
             }
             return ToolResult(text: try await run(tool, call, arguments, file: file, line: line).plainText)
         } catch let interruption as Interrupted {
@@ -74,6 +75,18 @@ extension Turn {
         } catch let failure as StepFailure where failure.code != StepFailure.cancelled.code {
             return ToolResult(text: "error: \(failure.message)")
         }
+    }
+
+    /// Whether a person is asked. The rule of now counts, also for a turn that began under another one; but what a replay has done already is done
+    /// again as it was.
+    private func asksApproval(_ tool: Tool) -> Bool {
+        if core.recordedKind(scope.path("approval")) == .approval { return true }
+        return tool.approval != .none && core.recordedKind(scope.path(tool.name)) != .tool
+    }
+
+    private func approvalEnd(_ tool: Tool) -> Timestamp? {
+        guard case .required(let expires) = tool.approval else { return core.recordedDue(scope.path("approval")) }
+        return expires.map { now.advanced(by: $0) }
     }
 
     private func run(_ tool: Tool, _ call: ToolCall, _ arguments: JSON, file: StaticString, line: UInt) async throws -> JSON {

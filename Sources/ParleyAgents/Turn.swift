@@ -100,9 +100,10 @@ public struct Turn: Sendable {
         retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Generation {
         let path = try await path(name)
-        let request = ModelRequest(
+        var request = ModelRequest(
             messages: messages, tools: tools.map(\.definition), options: options,
             idempotencyKey: core.idempotencyKey(path))
+        request.identify()
         let step = StepRequest(
             path: path, kind: .model, digest: request.digest(model.name), source: "\(file):\(line)", work: .model(model, request, retry))
         let generation = Generation(journal: try await perform(step))
@@ -160,17 +161,18 @@ public struct Turn: Sendable {
     ) async throws -> String {
         let arguments = try JSON(encoding: arguments)
         try ToolArguments.requireExactNumbers(arguments)
-        return try await approval(action, at: action, of: arguments, expires: expires, file: file, line: line)
+        return try await approval(
+            action, at: action, of: arguments, until: try await instant(after: expires), file: file, line: line)
     }
 
     @discardableResult
     func approval(
-        _ action: String, at name: String, of arguments: JSON, expires: Duration?, file: StaticString, line: UInt
+        _ action: String, at name: String, of arguments: JSON, until: Timestamp?, file: StaticString, line: UInt
     ) async throws -> String {
         let path = try await path(name)
         let request = StepRequest(
             path: path, kind: .approval, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)",
-            work: .approval(action: action, arguments: arguments, until: try await instant(after: expires)))
+            work: .approval(action: action, arguments: arguments, until: until))
         return try await perform(request)["result"]?["decided_by"]?.string ?? ""
     }
 

@@ -13,6 +13,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state`, `replay`
     /// The offset of the turn's input.
     let turn: UInt64
     let epoch: UInt64
+    /// What models were asked, so that the next request says only what it adds.
+    let requests = RequestLedger()
     private var state: State
     private var replay: Replay
     private var end: (@Sendable (Outcome) -> Void)?
@@ -270,10 +272,12 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state`, `replay`
     private func match(_ request: StepRequest, _ scope: Scope?) throws -> Bool {
         if state.waits[request.path] != nil { preconditionFailure("step '\(request.path)' is under way twice") }
         let names = scope?.names
+        let recorded = replay.recorded(request.path)
         switch replay.match(request, isCancelled: state.cancellation != nil, isNamed: { names?.contains($0) ?? true }) {
         case .new: return false
         case .known:
             if replay.missingCount == 0 { isMissing.store(false, ordering: .relaxed) }
+            if case .model(_, let asked, _) = request.work, let recorded { requests.note(request.path, asked, at: recorded.offset) }
             return true
         case .differs(let expected):
             let error = TurnError.mismatch(expected: expected, found: request.text)
@@ -281,6 +285,13 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state`, `replay`
             throw error
         }
     }
+
+    /// What kind of step the journal has at `path` that the program has not asked for yet: what was done already stays as it was done, whatever the
+    /// rules are now.
+    func recordedKind(_ path: String) -> StepKind? { replay.recorded(path)?.kind }
+
+    /// When an open step of the journal ends by itself.
+    func recordedDue(_ path: String) -> Timestamp? { replay.due(of: path) }
 
     private func begin(_ request: StepRequest, isKnown: Bool) {
         if isKnown {
@@ -593,6 +604,12 @@ struct StepRequest: Sendable {
         case .wait(_, _, let instant), .approval(_, _, let instant), .follow(_, _, _, let instant): instant?.clamped
         case .body, .model: nil
         }
+    }
+
+    /// The digest of a model's request as earlier versions computed it.
+    var earlierDigest: String? {
+        guard case .model(let model, let request, _) = work else { return nil }
+        return request.earlierDigest(model.name)
     }
 
     var isFollow: Bool { if case .follow = work { true } else { false } }

@@ -14,7 +14,7 @@ extension Problem {
         switch code {
         case "invalid_entry", "unknown_entry_type", "producer_epoch_sequence", "invalid_fork_offset": 400
         case "producer_fenced": 403
-        case "channel_not_found", "turn_not_found", "fork_source_not_found": 404
+        case "channel_not_found", "turn_not_found", "step_not_found", "fork_source_not_found": 404
         case "fork_source_gone", "fork_too_deep", "content_type_mismatch", "sequence_conflict", "producer_gap", "channel_closed",
             "channel_exists":
             409

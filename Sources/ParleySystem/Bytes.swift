@@ -21,6 +21,13 @@ extension [UInt8] {
     @inlinable
     package mutating func append(_ text: String) { append(contentsOf: text.utf8) }
 
+    /// The bytes that a text of hexadecimal digits stands for; `nil` when it is none.
+    package init?(hexadecimal text: String) {
+        let digits = text.utf8.map { Character(UnicodeScalar($0)).hexDigitValue }
+        guard digits.count.isMultiple(of: 2), digits.allSatisfy({ $0 != nil }) else { return nil }
+        self = stride(from: 0, to: digits.count, by: 2).map { UInt8(digits[$0]! << 4 | digits[$0 + 1]!) }
+    }
+
     /// The bytes as text; ill-formed UTF-8 is repaired with U+FFFD.
     package var text: String { String(decoding: self, as: UTF8.self) }
 }

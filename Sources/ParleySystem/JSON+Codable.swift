@@ -1,5 +1,5 @@
-/// A JSON value inside a Codable type. Decoding goes through the decoder's own model of numbers, so an object's members come in its order,
-/// and an integer beyond 64 bits as a floating-point number.
+/// A JSON value inside a Codable type. Decoding goes through the decoder's own model of values, so an object's members come sorted by name (the
+/// decoder's order is another one in each process), and an integer beyond 64 bits as a floating-point number.
 extension JSON: Codable {
     private struct Name: CodingKey {
         let stringValue: String
@@ -12,7 +12,8 @@ extension JSON: Codable {
 
     public init(from decoder: any Decoder) throws {
         if let container = try? decoder.container(keyedBy: Name.self) {
-            self = .object(try container.allKeys.map { Member($0.stringValue, try container.decode(JSON.self, forKey: $0)) })
+            let names = container.allKeys.sorted { $0.stringValue.utf8.lexicographicallyPrecedes($1.stringValue.utf8) }
+            self = .object(try names.map { Member($0.stringValue, try container.decode(JSON.self, forKey: $0)) })
         } else if var container = try? decoder.unkeyedContainer() {
             var elements: [JSON] = []
             while !container.isAtEnd { elements.append(try container.decode(JSON.self)) }

@@ -3,14 +3,14 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What the log holds of an agent's past, at `/v1/agents/<kind>/<id>/trace` and `.../audit`.
+/// What the log holds of an agent's past, at `/v1/agents/<kind>/<id>/trace`, `.../audit` and `.../request`.
 ///
 /// It is read on the read pool, and needs no agent in memory, nor its kind.
 struct AgentRecords: Sendable {
     let context: ServerContext
 
     enum Record: String, Sendable {
-        case trace, audit
+        case trace, audit, request
     }
 
     /// The agent and what is asked of it; `nil` when the path is none of these.
@@ -32,6 +32,12 @@ struct AgentRecords: Sendable {
         case .audit:
             let query = try AuditQuery(exchange.request)
             answer(agent, exchange) { channels, channel throws(ChannelError) in try AgentAudit(channels, channel).answer(query) }
+        case .request:
+            guard let step = try exchange.request.offset("step") else {
+                throw .bad(
+                    "invalid_step", "step is missing; expected the offset of a model call's step.started: an attempt of the trace has it.")
+            }
+            answer(agent, exchange) { channels, channel throws(ChannelError) in try AgentRequest(channels, channel).answer(step) }
         }
     }
 
