@@ -365,7 +365,9 @@ extension SimulatedWeek {
         var (pieces, cursor) = ([Bytes](), start)
         while true {
             let page = try process.channels.page(channel, after: cursor, view: .raw, bytesMax: bytesMax)
-            if !page.isEmpty { pieces.append(channel.isJSON ? Bytes(page.body.dropFirst().dropLast()) : page.body) }
+            // Between the messages of a long page there is a line break; within one there is none.
+            let lines = { Bytes(page.body.dropFirst().dropLast()).filter { $0 != UInt8(ascii: "\n") } }
+            if !page.isEmpty { pieces.append(channel.isJSON ? lines() : page.body) }
             if page.isUpToDate { break }
             guard page.next > cursor else { throw ChannelError("stuck", "a page after \(cursor) leads nowhere") }
             cursor = page.next
