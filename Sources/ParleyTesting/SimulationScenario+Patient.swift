@@ -10,6 +10,13 @@ extension SimulationScenario {
             let policy = Bool.random(using: &random) ? ConcurrentInput.queue : ConcurrentInput.allCases.randomElement(using: &random)!
             wishes += talkers("agents/\(SimulationAgent.kind(policy))/a\(number)", &random)
         }
+        if Int.random(in: 0..<3, using: &random) == 0 {
+            let kind = SimulationMemory.kinds.randomElement(using: &random)!.kind
+            wishes.append(
+                (0..<5).map { number in
+                    late("agents/\(kind)/m", .remember(Bool.random(using: &random) ? "note \(number)" : nil), &random)
+                })
+        }
         for number in 0..<2 { wishes.append(followed(SimulationProgram.followed(number), &random)) }
         return wishes
     }

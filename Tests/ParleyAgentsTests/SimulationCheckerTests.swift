@@ -257,6 +257,11 @@ private let patientDoctorings = [
             }
         }
     },
+    Doctoring(name: "an agent remembers what it should not", invariant: "state is what the last completed turn left") { history in
+        try history.edit(where: { $0.body["output"]?["saw"] != nil }) { entries, index in
+            entries[index].body = entries[index].body.with("output", ["saw": "something"])
+        }
+    },
     Doctoring(name: "a follower reads what no stream has", invariant: "outputs are right") { history in
         for stream in history.followed.keys {
             for index in history.followed[stream]!.indices { history.followed[stream]![index].body = "something" }
