@@ -66,18 +66,26 @@ extension AgentRuntime {
         kind: String?, state: String?, limit: Int, after: String?, where isShown: (String) -> Bool = { _ in true }
     ) throws(LogError) -> JSON {
         let statuses = state.map { state in AgentStatus.allCases.filter { $0.name == state } } ?? AgentStatus.allCases
-        var agents: [JSON] = []
+        var agents: [(row: [JSON.Member], name: String, isHalted: Bool)] = []
         var next: String?
         try AgentIndex.list(channels.log, statuses, after: after) { name, status in
             guard let agent = AgentName(channel: name), kind == nil || agent.kind == kind, isShown(name) else { return true }
             guard agents.count < limit else {
-                next = agents.last?["agent"]?.string
+                next = agents.last?.name
                 return false
             }
-            agents.append(["agent": .string(name), "kind": .string(agent.kind), "id": .string(agent.id), "state": .string(status.name)])
+            let row = [("agent", name), ("kind", agent.kind), ("id", agent.id), ("state", status.name)]
+            agents.append((row.map { JSON.Member($0, .string($1)) }, name, status == .stalled || status == .parked))
             return true
         }
-        return JSON.compact(("agents", .array(agents)), ("next", next.map { .string($0) }))
+        for index in agents.indices where agents[index].isHalted { agents[index].row += try reason(of: agents[index].name) }
+        return JSON.compact(("agents", .array(agents.map { .object($0.row) })), ("next", next.map { .string($0) }))
+    }
+
+    /// Why an agent needs a person, and since when. Cost: reads back to where it stopped.
+    private func reason(of name: String) throws(LogError) -> [JSON.Member] {
+        guard let channel = try channels.find(name), let halt = try lastHalt(channel) else { return [] }
+        return [JSON.Member("reason", halt.body["reason"] ?? .null), JSON.Member("since", .string(halt.at.description))]
     }
 
     /// What became of the input at `offset`: the entry that ended its turn, or the receipt that says it began none; `nil` while it is open.

@@ -123,10 +123,11 @@ enum ListCommand: Command {
             let answer = try client.request("GET", "/v1/agents?limit=500\(filters)\(after)")
             guard answer.status == 200, let page = answer.json else { throw FollowError(answer.problem) }
             for agent in page["agents"]?.array ?? [] {
+                let reason = agent["reason"]?.string.map { "\t\($0)" } ?? ""
                 Terminal.output(
                     arguments.has("json")
                         ? "\(json: agent)\n"
-                        : "\(agent["kind"]?.string ?? "")/\(agent["id"]?.string ?? "")\t\(agent["state"]?.string ?? "")\n")
+                        : "\(agent["kind"]?.string ?? "")/\(agent["id"]?.string ?? "")\t\(agent["state"]?.string ?? "")\(reason)\n")
             }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty

@@ -84,11 +84,13 @@ private struct Stalled {
     }
 
     @Test func `a message waits, and status says why and what helps`() throws {
-        let status = try SimulatedNode.simulate {
+        let (status, listed) = try SimulatedNode.simulate {
             let stage = try Stalled()
             _ = try stage.send(.message, ("text", "waits"))
-            return try stage.node.runtime.status(of: Stalled.name)!
+            let list = try stage.node.runtime.list(kind: nil, state: "stalled", limit: 10, after: nil)
+            return (try stage.node.runtime.status(of: Stalled.name)!, list["agents"]?.array)
         }
+        #expect(listed?.count == 1 && listed?[0]["reason"] == "journal_mismatch" && listed?[0]["since"] == status["since"])
         #expect(status["state"] == "stalled" && status["reason"] == "journal_mismatch")
         #expect(status["queued"]?["reason"] == "stalled" && status["queued"]?["ahead"] == 1)
         #expect(status["remedy"]?.string?.contains("'resume'") == true && status["remedy"]?.string?.contains("'cancel'") == true)
