@@ -1,5 +1,4 @@
 internal import CJemalloc
-internal import Glibc
 
 /// The process's allocator: jemalloc, in place of the C library's from the first allocation on.
 ///
@@ -20,7 +19,7 @@ package enum Heap {
     /// times, took four times as long as ten of 1 MB, most of it in the kernel.
     package static func givesBackSoon() {
         write("arenas.dirty_decay_ms", 1_000)  // Of arenas that are still to come.
-        free(malloc(largeBytes))  // Makes the arena of large pieces.
+        dallocx(mallocx(largeBytes, 0), 0)  // Makes the arena of large pieces. The compiler would leave out malloc and free.
         for arena in 0..<read("arenas.narenas", UInt32(0)) where read("arena.\(arena).initialized", false) {
             write("arena.\(arena).dirty_decay_ms", 1_000)
             write("arena.\(arena).oversize_threshold", Int.max)
