@@ -16,8 +16,8 @@ private func leftUndecided(seed: UInt64, _ program: AnyAgent, first: [NewEntry],
             append.submit()
         }
         for entry in first { send(entry) }
-        // As long as an idle agent stays in memory, give or take what a commit takes.
-        try process.run(until: process.world.now.advanced(by: .milliseconds(1_990 + Int(seed % 40))), steps: 10_000)
+        // The second look finds that the agent has been idle long enough, give or take what commits take.
+        try process.run(until: process.world.now.advanced(by: .milliseconds(3_985 + Int(seed % 60))), steps: 10_000)
         var random = SplitMix64(seed: seed)
         for _ in 0..<random.next() % 12 { process.world.doOne() }
         send(last)
@@ -58,20 +58,32 @@ private func leftUndecided(seed: UInt64, _ program: AnyAgent, first: [NewEntry],
     @Test(arguments: 0..<400 as Range<UInt64>)
     func `is interrupted before a sleep ends that an interrupt stands before`(seed: UInt64) throws {
         let types = try SimulatedNode.simulate {
-            let world = SimulatedWorld(seed: seed)
-            let program = agent { _, turn in
-                try await turn.sleep(.milliseconds(50))
-                return "slept"
+            let process = try SimulationProcess(seed: seed, now: Timestamp(milliseconds: 0)) { _ in
+                [
+                    agent { _, turn in
+                        try await turn.sleep(.milliseconds(50))
+                        return "slept"
+                    }
+                ]
             }
-            let node = try SimulatedNode(world, SimulatedLog(), agents: [program])
-            node.send("x", to: "agents/probe/a")
-            world.run(deadline: world.now.advanced(by: .milliseconds(49)))
-            var random = SplitMix64(seed: seed)
-            world.step(clock: .milliseconds(1))
-            if seed % 2 == 0 { for _ in 0..<random.next() % 4 { world.doOne() } }
-            node.send(NewEntry(.interrupt, nil, ("by", "ann")), to: "agents/probe/a")
-            world.run(deadline: world.now.advanced(by: .seconds(60)))
-            return try node.entries("agents/probe/a").map { $0["type"]!.string! }
+            func send(_ entry: NewEntry) {
+                let append = Append(process.channels, to: "agents/probe/a", [entry]) { _ in }
+                append.creates = ChannelRow(
+                    name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: process.world.now)
+                append.isInput = true
+                append.submit()
+            }
+            send(Self.message)
+            try process.run(until: process.world.now.advanced(by: .milliseconds(45 + Int(seed % 32))), steps: 10_000)
+            send(NewEntry(.interrupt, nil, ("by", "ann")))
+            try process.run(until: process.world.now.advanced(by: .seconds(60)), steps: 10_000)
+            let channel = try #require(try process.channels.find("agents/probe/a"))
+            var types: [String] = []
+            try process.channels.walk(channel, after: 0, upTo: channel.tail.head) { _, frame in
+                types.append(frame.kind.name)
+                return true
+            }
+            return types
         }
         let interrupt = types.firstIndex(of: "interrupt")!
         if let slept = types.firstIndex(of: "step.completed") { #expect(slept < interrupt) }
