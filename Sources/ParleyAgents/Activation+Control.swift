@@ -22,6 +22,9 @@ extension Activation {
 
     /// Decides the first entry, in log order, that can be decided.
     private func decideNext(_ core: TurnCore) -> Bool {
+        state.hasMoreToScan = false
+        // It is asked after everything that happens, and the open steps of a turn may be thousands.
+        guard inbox.mayMatter(to: agent.policy) else { return false }
         let open = core.openSteps
         for offset in candidates(open) {
             guard let entry = inbox[offset], condition(entry) == .holds, mayDecide(core, entry, open), let item = item(offset) else {
@@ -45,7 +48,6 @@ extension Activation {
             }
         }
         var end = UInt64.max
-        state.hasMoreToScan = false
         for step in open {
             guard case .wait(let name, let match, _) = step.work else { continue }
             var scan = state.scans[step.path] ?? SignalScan()

@@ -25,8 +25,6 @@ struct Inbox: Sendable {
     /// Rises with each change.
     private(set) var version = 0
 
-    var isEmpty: Bool { entries.isEmpty }
-    var count: Int { entries.count }
     /// All offsets, in log order.
     var offsets: [UInt64] { entries.keys.sorted() }
     /// The first that begins a turn or is decided between turns.
@@ -34,6 +32,11 @@ struct Inbox: Sendable {
     var firstClose: Entry? { controls.all.lazy.compactMap { entries[$0] }.first { $0.kind == .close } }
 
     subscript(offset: UInt64) -> Entry? { entries[offset] }
+
+    /// Whether something in it can have an effect on a turn while that runs. Messages and steers that only queue have none.
+    func mayMatter(to policy: ConcurrentInput) -> Bool {
+        !controls.isEmpty || !signals.isEmpty || ![.queue, .steer].contains(policy) && !messages.isEmpty
+    }
 
     /// Signals of that name, in log order.
     func signals(_ name: String) -> OffsetList { signals[InboxRow.digest(name: name)] ?? OffsetList() }
