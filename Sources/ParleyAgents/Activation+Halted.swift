@@ -135,16 +135,12 @@ extension Activation {
     private func end(_ halt: Halt, _ item: InboxItem) throws {
         let journal = try Journal(runtime.channels, channel, turn: halt.turn)
         var end = HaltedEnd(halt.turn, journal, item, channel)
-        remove(item)
+        // A close stays in the inbox: the agent ends with the turn, and what waits is answered then.
+        let isDecided = item.kind != .close
+        if isDecided { remove(item) }
         // With a text it begins the next turn.
         if item.kind == .interrupt, item.body["text"] != nil { return try begin(item, after: end) }
-        // The agent ends with the turn; what waits is answered then.
-        let isDecided = item.kind != .close
-        if isDecided {
-            end.entries.insert(Activation.receipt(item.offset, item.body, "applied", turn: halt.turn), at: 0)
-        } else {
-            state.inbox.insert(Inbox.Entry(offset: item.offset, row: InboxRow(item.kind, body: item.body, byteCount: 0)))
-        }
+        if isDecided { end.entries.insert(Activation.receipt(item.offset, item.body, "applied", turn: halt.turn), at: 0) }
         isBusy = true
         append(end.entries, epoch: .holds(epoch), decides: isDecided ? [item.offset] : []) { [end] stage, channel, _ in
             end.removeRows(of: channel, in: &stage)
