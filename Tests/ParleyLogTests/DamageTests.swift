@@ -144,17 +144,7 @@ import Testing
     /// A file may have grown by a write whose blocks had not all been written when the power went.
     @Test func `a last record with sectors that were never written is cut off, whichever they are`() throws {
         for last: UInt64 in 5..<15 {
-            try FileManager.default.removeItem(atPath: folder.path)
-            var start = 0
-            do {
-                let log = try open()
-                try write(log, 0..<last)
-                start = try read(files(".log").last!).count
-                try write(log, last..<last + 1)
-                log.close()
-            }
-            let file = try #require(files(".log").last)
-            let byteCount = try read(file).count
+            let (file, start, byteCount) = try logEnding(with: last)
             // All sectors that were not there before the last write; the one where it begins is written in any case, but may be as it was.
             let sectors = Array(stride(from: (start + 511) / 512 * 512, to: byteCount, by: 512))
             try onCopies(Self.isLong ? 200 : 6) { random in
@@ -174,6 +164,18 @@ import Testing
         }
     }
 
+    /// Makes a log of `last` commits and one more: its file, where the record of that begins, and where it ends.
+    private func logEnding(with last: UInt64) throws -> (file: String, start: Int, byteCount: Int) {
+        try FileManager.default.removeItem(atPath: folder.path)
+        let log = try open()
+        try write(log, 0..<last)
+        let start = try read(files(".log").last!).count
+        try write(log, last..<last + 1)
+        log.close()
+        let file = try #require(files(".log").last)
+        return (file, start, try read(file).count)
+    }
+
     /// Opens with what was committed before the last record, and goes on.
     private func expectCut(_ count: UInt64, _ what: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
         let log = try open()
@@ -186,17 +188,7 @@ import Testing
     /// The room of a file may have been taken before it was written to.
     @Test func `a last record that was written up to any byte is cut off, however many zeros follow`() throws {
         for last: UInt64 in 5..<13 {
-            try FileManager.default.removeItem(atPath: folder.path)
-            var start = 0
-            do {
-                let log = try open()
-                try write(log, 0..<last)
-                start = try read(files(".log").last!).count
-                try write(log, last..<last + 1)
-                log.close()
-            }
-            let file = try #require(files(".log").last)
-            let byteCount = try read(file).count
+            let (file, start, byteCount) = try logEnding(with: last)
             try onCopies(Self.isLong ? 200 : 8) { random in
                 // Mostly within the header, or near one of the ends.
                 let written = [Int.random(in: 0...16, using: &random), Int.random(in: 0..<byteCount - start, using: &random)]

@@ -23,6 +23,14 @@ private func token(_ name: String, _ allow: String = "**:read") throws -> String
     return try CapabilityToken(keyName: key.name, key: key.signing, .init(name: name, expires: end, grants: [try Grant(allow)])).text
 }
 
+/// Has a server make a channel that the next one on this log finds on the disk; its path.
+private func keep(in log: GatedLog) throws -> String {
+    let server = try keyed(on: log)
+    let path = server.path("kept")
+    #expect(try server.request("PUT", path, [bearer(secret), json], "[1]").status == 201)
+    return path
+}
+
 @Suite struct `A right that ends while its answer is looked for` {
     private let others = try! {
         var ring = KeyRing()
@@ -33,12 +41,7 @@ private func token(_ name: String, _ allow: String = "**:read") throws -> String
     @Test(arguments: ["live=sse", "live=long-poll", ""])
     func `gets nothing any more`(_ mode: String) throws {
         let log = GatedLog()
-        let path: String
-        do {
-            let first = try keyed(on: log)
-            path = first.path("kept")
-            #expect(try first.request("PUT", path, [bearer(secret), json], "[1]").status == 201)
-        }
+        let path = try keep(in: log)
         // To this server the channel is one on the disk.
         let server = try keyed(on: log)
         let client = try server.connect()
@@ -54,12 +57,7 @@ private func token(_ name: String, _ allow: String = "**:read") throws -> String
 
     @Test func `goes on with a key that is still one`() throws {
         let log = GatedLog()
-        let path: String
-        do {
-            let first = try keyed(on: log)
-            path = first.path("kept")
-            #expect(try first.request("PUT", path, [bearer(secret), json], "[1]").status == 201)
-        }
+        let path = try keep(in: log)
         let server = try keyed(on: log)
         let client = try server.connect()
         log.hold()
@@ -74,12 +72,7 @@ private func token(_ name: String, _ allow: String = "**:read") throws -> String
 
     @Test func `on a socket follows nothing any more`() throws {
         let log = GatedLog()
-        let path: String
-        do {
-            let first = try keyed(on: log)
-            path = first.path("kept")
-            #expect(try first.request("PUT", path, [bearer(secret), json], "[1]").status == 201)
-        }
+        let path = try keep(in: log)
         let server = try keyed(on: log)
         let socket = try SocketClient(server, headers: [bearer(secret)])
         log.hold()
