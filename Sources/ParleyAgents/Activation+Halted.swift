@@ -170,9 +170,11 @@ struct HaltedEnd: Sendable {
         timers = Activation.timers(turn, journal, Array(journal.open.keys))
         follows = journal.open.keys.sorted().map { AgentIndex.followKey(channel.id, "\(Offset(turn))/\($0)") }
         let position = Position(turn: turn)
-        let isInterrupt = item.kind == .interrupt
-        let reason: JSON? = item.kind == .close ? "closing" : item.body["reason"]
-        if !isInterrupt {
+        // A turn that had been cancelled before it stopped stays that, whatever ends it.
+        let earlier = journal.cancellation
+        let isInterrupt = item.kind == .interrupt && earlier == nil
+        let reason: JSON? = earlier ?? (item.kind == .close ? "closing" : item.body["reason"])
+        if !isInterrupt, earlier == nil {
             entries.append(NewEntry(.supervision, position, ("cause", "cancel"), ("action", "cancel"), ("reason", reason)))
         }
         let failure = isInterrupt ? StepFailure.interrupted() : StepFailure.cancelled
@@ -185,7 +187,7 @@ struct HaltedEnd: Sendable {
             isInterrupt
                 ? NewEntry(.turnInterrupted, position, ("output", .string(journal.partial)))
                 : NewEntry(
-                    .turnCancelled, position, ("reason", reason), ("compensations_skipped", skipped.isEmpty ? nil : .array(skipped))))
+                    .turnCancelled, position, ("reason", reason == .null ? nil : reason), ("compensations_skipped", skipped.isEmpty ? nil : .array(skipped))))
     }
 
     /// Deletes the rows by which its waiting steps are found.
@@ -246,6 +248,9 @@ extension Journal {
 
     /// The crash that has just happened.
     var crash: ProcessEnd { .crash(inVain: hasProgress ? 0 : crashesInVain + 1) }
+
+    /// Why the turn was cancelled; `nil` unless it was.
+    var cancellation: JSON? { completions.lazy.compactMap(\.cancellation).first }
 
     /// What a model was writing.
     var partial: String { starts.last { open[$0.path]?.text.text.isEmpty == false }.flatMap { open[$0.path]?.text.text.text } ?? "" }

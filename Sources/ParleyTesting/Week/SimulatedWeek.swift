@@ -200,6 +200,7 @@ extension SimulatedWeek {
     private func resume() {
         for subscriber in subscribers { subscriber.resume() }
         for client in agentClients { client.resume(process) }
+        SimulationRun.resumeParked(process)
         act()
         stepClock()
     }
