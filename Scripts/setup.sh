@@ -9,12 +9,12 @@ fail() {
     exit 1
 }
 
+is_installed() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
+
 # Debian packages, by name: only those that are missing are fetched.
 need_packages() {
     local missing=() package
-    for package in "$@"; do
-        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
-    done
+    for package in "$@"; do is_installed "$package" || missing+=("$package"); done
     [ ${#missing[@]} -eq 0 ] && return
     local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
@@ -77,6 +77,16 @@ need_browser() {
         "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
         cp "$wanted" "$venv/.browser"
     fi
+}
+
+# The proxies that docs/deployment.md configures. Debian starts what it installs; those that were not there before are stopped again.
+need_proxies() {
+    local missing=() package
+    for package in nginx-light haproxy caddy; do is_installed "$package" || missing+=("$package"); done
+    need_packages nginx-light haproxy caddy systemd openssl curl procps iproute2
+    for package in "${missing[@]}"; do
+        systemctl disable --quiet --now "${package%-light}" 2>/dev/null || true
+    done
 }
 
 # Starts the local model on a free port; sets model_pid and model_url.

@@ -188,9 +188,12 @@ extension WebhookDelivery {
         let counters = counters
         return [
             Measure("parley_webhook_delivered_total", .counter, "Entries delivered to the webhook.", Double(counters.delivered)),
-            Measure("parley_webhook_failed_attempts_total", .counter, "Attempts to deliver that failed.", Double(counters.failedAttempts)),
-            Measure("parley_webhook_given_up_total", .counter, "Entries whose delivery was given up.", Double(counters.givenUp)),
-            Measure("parley_webhook_pending", .gauge, "Entries that wait to be delivered.", Double(counters.pending)),
+            Measure(
+                "parley_webhook_failed_attempts_total", .counter, "Failed attempts to deliver an entry to the webhook.",
+                Double(counters.failedAttempts)),
+            Measure(
+                "parley_webhook_given_up_total", .counter, "Entries that the webhook did not accept in time.", Double(counters.givenUp)),
+            Measure("parley_webhook_pending", .gauge, "Entries waiting for delivery to the webhook.", Double(counters.pending)),
         ]
     }
 }

@@ -36,37 +36,37 @@ struct Metrics {
     /// How live readers keep up.
     mutating func add(_ parking: [ParkingCounters]) {
         func sum(_ value: (ParkingCounters) -> Int) -> Double { Double(parking.reduce(0) { $0 + value($1) }) }
-        add("parley_readers_parked", .gauge, "Live readers with more unsent than they may have.", sum { $0.parked.now })
-        add("parley_readers_parked_total", .counter, "Times that a live reader was parked.", sum { $0.parked.total })
-        add("parley_readers_settled_total", .counter, "Live readers that went over to the settled view.", sum { $0.parked.settled })
+        add("parley_readers_parked", .gauge, "Live readers parked because they exceed their limit of unsent bytes.", sum { $0.parked.now })
+        add("parley_readers_parked_total", .counter, "Times a live reader was parked.", sum { $0.parked.total })
+        add("parley_readers_settled_total", .counter, "Live readers that switched to the settled view after falling behind.", sum { $0.parked.settled })
         add(
-            "parley_readers_unsent_bytes", .gauge, "Bytes that wait for live readers, a second ago at most.",
+            "parley_readers_unsent_bytes", .gauge, "Bytes queued for live readers, sampled once a second.",
             sum { $0.unsentBytes.load(ordering: .relaxed) })
     }
 
     /// What subscriptions have done since the start, and how much waits.
     mutating func add(_ counters: SubscriptionCounters) {
         func add(_ name: String, _ kind: Measure.Kind, _ help: String, _ value: Int) { self.add(name, kind, help, Double(value)) }
-        add("parley_subscriptions", .gauge, "Subscriptions.", counters.subscriptions)
+        add("parley_subscriptions", .gauge, "Existing subscriptions.", counters.subscriptions)
         add(
             "parley_subscription_streams_pending", .gauge,
-            "Streams that may have something new behind a cursor; of each subscription \(SubscriptionCounters.pendingMax) at most.",
+            "Streams that may have entries beyond a cursor, at most \(SubscriptionCounters.pendingMax) for each subscription.",
             counters.pendingStreams)
-        add("parley_subscription_wakes_total", .counter, "Wakes.", counters.wakes)
-        add("parley_subscription_retries_total", .counter, "Wakes after one that failed.", counters.retries)
-        add("parley_subscription_delivered_total", .counter, "Wakes that a webhook has taken.", counters.delivered)
-        add("parley_subscription_failed_attempts_total", .counter, "Wakes that did not reach a webhook.", counters.failed)
-        add("parley_subscription_claims_total", .counter, "Wakes that a worker has claimed.", counters.claims)
-        add("parley_subscription_leases_expired_total", .counter, "Leases that ended by themselves.", counters.leasesExpired)
+        add("parley_subscription_wakes_total", .counter, "Wakes issued.", counters.wakes)
+        add("parley_subscription_retries_total", .counter, "Wakes issued after a failed one.", counters.retries)
+        add("parley_subscription_delivered_total", .counter, "Wakes delivered to a webhook.", counters.delivered)
+        add("parley_subscription_failed_attempts_total", .counter, "Failed attempts to deliver a wake.", counters.failed)
+        add("parley_subscription_claims_total", .counter, "Wakes claimed by a worker.", counters.claims)
+        add("parley_subscription_leases_expired_total", .counter, "Leases that expired.", counters.leasesExpired)
     }
 
     /// What the writer of the log has done.
     mutating func add(_ writer: GroupCommit) {
         let counters = writer.counters
-        add("parley_commits_total", .counter, "Commits, each one sync.", Double(counters.commits))
-        add("parley_submissions_total", .counter, "Submissions settled by commits.", Double(counters.submissions))
-        add("parley_commit_bytes_total", .counter, "Bytes committed.", Double(counters.bytes))
-        add("parley_commit_seconds_total", .counter, "Seconds spent committing.", Double(counters.commitNanoseconds) / 1e9)
-        add("parley_submissions_queued", .gauge, "Submissions not yet settled.", Double(writer.queued))
+        add("parley_commits_total", .counter, "Commits to the log, each with one sync.", Double(counters.commits))
+        add("parley_submissions_total", .counter, "Submissions settled by a commit.", Double(counters.submissions))
+        add("parley_commit_bytes_total", .counter, "Bytes written by commits.", Double(counters.bytes))
+        add("parley_commit_seconds_total", .counter, "Seconds spent in commits.", Double(counters.commitNanoseconds) / 1e9)
+        add("parley_submissions_queued", .gauge, "Submissions waiting for a commit.", Double(writer.queued))
     }
 }

@@ -211,16 +211,15 @@ final class Router: HTTPHandler, Sendable {
         var metrics = Metrics()
         metrics.add(context.channels.writer)
         for measure in context.measures() { metrics.add(measure) }
-        metrics.add("parley_heap_allocated_bytes", .gauge, "Memory that the program holds.", Double(Heap.allocatedBytes))
-        metrics.add("parley_heap_resident_bytes", .gauge, "Memory that the allocator has in use.", Double(Heap.residentBytes))
+        metrics.add("parley_heap_allocated_bytes", .gauge, "Heap memory allocated by the program.", Double(Heap.allocatedBytes))
+        metrics.add("parley_heap_resident_bytes", .gauge, "Heap memory resident in the allocator.", Double(Heap.residentBytes))
         metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
-        metrics.add("parley_request_bytes", .gauge, "Bytes that requests hold until they are answered.", Double(context.requestBytes))
-        metrics.add("parley_readers", .gauge, "Live readers.", Double(context.readerCount))
+        metrics.add("parley_request_bytes", .gauge, "Bytes held by requests in flight.", Double(context.requestBytes))
+        metrics.add("parley_readers", .gauge, "Live readers connected.", Double(context.readerCount))
         metrics.add(context.allReaders.map(\.parking))
         if let subscriptions = context.subscriptions?.subscriptions { metrics.add(subscriptions.counters) }
-        metrics.add(
-            "parley_agents_in_memory", .gauge, "Agents in memory; the others cost disk only.", Double(context.agents?.activeCount ?? 0))
-        metrics.add("parley_refused_total", .counter, "What was refused, by the code of the answer.", context.refusals.all)
+        metrics.add("parley_agents_in_memory", .gauge, "Agents in memory.", Double(context.agents?.activeCount ?? 0))
+        metrics.add("parley_refused_total", .counter, "Refused requests, by error code.", context.refusals.all)
         return metrics.text
     }
 
