@@ -58,7 +58,7 @@ package final class Node: Sendable {
         runtime = AgentRuntime(
             channels: channels, world: world, agents: declared.filter { !written.contains($0.kind) } + agents,
             node: "\(ProcessInfo.processInfo.hostName)", build: Node.build, idleAfter: configuration.idleTime,
-            textRetention: configuration.textRetention)
+            activeMax: configuration.agentsInMemoryMax ?? AgentRuntime.activeMax, textRetention: configuration.textRetention)
         var serving = ServerConfiguration()
         serving.http.host = configuration.host
         serving.http.port = configuration.port

@@ -32,7 +32,7 @@ package enum ServeOptions {
         ["listen", "data", "agents", "drain", "idle", "text-retention", "webhook", "webhook-events"] + safetyNames
     private static let safetyNames = [
         "keys", "tls-cert", "tls-key", "cors-origin", "rate", "max-connections", "max-channels", "max-request-memory",
-        "max-readers-per-account",
+        "max-readers-per-account", "max-agents-in-memory",
     ]
     /// Without one.
     package static let flags = ["webhook-allow-private"]
@@ -80,6 +80,7 @@ package enum ServeOptions {
         case "max-channels": configuration.channelsMax = try ServeConfiguration.count(value, name)
         case "max-request-memory": configuration.requestMemory = try ServeConfiguration.count(value, name, max: 1 << 20)
         case "max-readers-per-account": configuration.readersPerAccountMax = try ServeConfiguration.count(value, name)
+        case "max-agents-in-memory": configuration.agentsInMemoryMax = try ServeConfiguration.count(value, name)
         case "text-retention": configuration.textRetention = try ServeConfiguration.seconds(value, name)
         case "webhook": configuration.webhookURL = value
         case "webhook-events": configuration.webhookEvents = value

@@ -41,6 +41,8 @@ package struct ServeConfiguration: Sendable {
     /// MiB that requests may hold together.
     package var requestMemory: Int?
     package var readersPerAccountMax: Int?
+    /// How many agents are in memory at most; others with something to do wait for room.
+    package var agentsInMemoryMax: Int?
 
     package init() {}
 

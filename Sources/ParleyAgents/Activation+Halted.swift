@@ -29,11 +29,13 @@ extension Activation {
     }
 
     private func resume(_ turn: UInt64, _ journal: Journal, after end: ProcessEnd) throws {
+        var journal = journal
+        if case .crash = end { journal.workSinceCrash = max(1, journal.workSinceCrash) }
         switch end.remedy(journal) {
         case .resume(after: .zero): try recover(turn, journal, [Activation.resumption(turn, journal, end)])
         case .resume(after: let pause):
             halt(Halt(turn: turn, status: .running))
-            runtime.world.schedule(at: runtime.world.now.advanced(by: pause)) { [self] in
+            runtime.world.schedule(at: runtime.world.now.advanced(by: pause)) { [self, journal] in
                 lane.deliver { [self] in
                     perform {
                         // Cancelled meanwhile, there is nothing left to resume.
@@ -55,11 +57,15 @@ extension Activation {
     private func park(_ turn: UInt64, _ journal: Journal, _ reason: ParkReason) {
         isBusy = true
         halt(Halt(turn: turn, status: .parked))
+        appendPark(turn, epoch: epoch, restarts: journal.restarts, reason)
+    }
+
+    private func appendPark(_ turn: UInt64, epoch: UInt64, restarts: Int, _ reason: ParkReason) {
         Diagnostics.log(.error, "agent parked", ["channel": channel.name, "reason": reason.rawValue])
         let position = Position(turn: turn)
         let entries = [
             NewEntry(
-                .supervision, position, ("cause", "crash"), ("action", "park"), ("restarts", .integer(Int64(journal.restarts))),
+                .supervision, position, ("cause", "crash"), ("action", "park"), ("restarts", .integer(Int64(restarts))),
                 ("reason", .string(reason.rawValue))),
             NewEntry(
                 .agentParked, position, ("reason", .string(reason.rawValue)), ("message", .string(reason.message)),
@@ -69,9 +75,29 @@ extension Activation {
             channel.move(to: .parked, turn: turn, in: &stage)
         } then: { [self] _ in
             isBusy = false
+            abandonProgram()
             runtime.turnEnded(channel.name, turn)
             perform {}
         }
+    }
+
+    // MARK: Too much work
+
+    /// Counts what a turn that has crashed before writes: a process that ends once a minute would pay for it for ever.
+    func worked(_ entries: [NewEntry]) {
+        guard state.workSinceCrash > 0 else { return }
+        state.workSinceCrash += entries.count { $0.kind == .text || $0.kind == .stepCompleted }
+    }
+
+    func parkIfOverworked() {
+        guard state.workSinceCrash > Journal.workMax, let core, isCurrent(core), !isBusy, !isCancelling else { return }
+        (isBusy, state.workSinceCrash) = (true, 0)
+        halt(Halt(turn: core.turn, status: .parked))
+        stopSteps()
+        core.fence(Fenced())
+        // Unreadable, the log says so to whoever appends next.
+        let journal = try? Journal(runtime.channels, channel, turn: core.turn)
+        appendPark(core.turn, epoch: core.epoch, restarts: journal?.restarts ?? 0, .work)
     }
 
     /// What a person can do for an agent that is parked or stalled.
@@ -99,13 +125,14 @@ extension Activation {
 
     private func resume(_ halt: Halt, _ item: InboxItem) throws {
         remove(item)
-        let journal = try Journal(runtime.channels, channel, turn: halt.turn)
+        var journal = try Journal(runtime.channels, channel, turn: halt.turn)
         let entries = [
             Activation.receipt(item.offset, item.body, "applied", turn: halt.turn),
             NewEntry(
                 .agentResumed, Position(turn: halt.turn), ("of", journal.haltedAt.map { .string(Offset($0).token) }),
                 ("entry", .string(Offset(item.offset).token))),
         ]
+        journal.resumed()
         try recover(halt.turn, journal, entries, decides: [item.offset])
     }
 
@@ -237,7 +264,7 @@ enum ParkReason: String {
         switch self {
         case .crash: "the process ended three times in a row while this turn ran, without anything new in its journal"
         case .poison: "the process ended three times in a row while this turn ran, before any of its steps had ended"
-        case .work: "the turn has written more than \(Journal.workMax) texts and results since it first crashed, and crashed again"
+        case .work: "the turn has written more than \(Journal.workMax) texts and results since it first crashed"
         }
     }
 }

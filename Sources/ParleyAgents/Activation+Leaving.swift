@@ -15,19 +15,35 @@ extension Activation {
     }
 
     func scheduleIdleCheck() {
+        if runtime.directory.isCrowded, state.core == nil, canRest { makeRoomSoon() }
         guard !state.isIdleCheckScheduled, !state.isGone else { return }
         state.isIdleCheckScheduled = true
         runtime.world.schedule(at: runtime.world.now.advanced(by: runtime.idleAfter)) { [self] in
-            lane.deliver { self.checkIdle() }
+            lane.deliver {
+                self.state.isIdleCheckScheduled = false
+                self.restIfIdle()
+            }
+        }
+    }
+
+    /// Others wait for room: leaves now if it can. Any thread.
+    func makeRoom() { lane.deliver { self.restIfIdle() } }
+
+    /// The same from the lane, at most one at a time: whatever is delivered keeps the agent in memory.
+    private func makeRoomSoon() {
+        guard !state.isMakingRoom else { return }
+        state.isMakingRoom = true
+        lane.deliver { [self] in
+            state.isMakingRoom = false
+            restIfIdle()
         }
     }
 
     /// Passivates the agent when nothing has happened for a while and nothing needs it: no turn, or one that only waits.
-    private func checkIdle() {
-        state.isIdleCheckScheduled = false
+    private func restIfIdle() {
         guard !state.isGone else { return }
         let quietFor = state.lastActive.duration(to: runtime.world.now)
-        guard quietFor >= runtime.idleAfter, canRest else { return scheduleIdleCheck() }
+        guard runtime.directory.isCrowded || quietFor >= runtime.idleAfter, canRest else { return scheduleIdleCheck() }
         guard let core = state.core else { return rest() }
         markWaiting(core) { [self] in
             // What came while the mark was written is decided first. If that decides something, the agent stays.
@@ -55,7 +71,7 @@ extension Activation {
         runtime.world.schedule(at: runtime.world.now.advanced(by: Activation.waitingMarkDelay)) { [self] in
             lane.deliver {
                 guard self.isCurrent(core), !self.state.isMarkedWaiting, !self.state.isBusy, core.restingSteps != nil else { return }
-                self.markWaiting(core) {}
+                self.markWaiting(core) { if self.runtime.directory.isCrowded { self.restIfIdle() } }
             }
         }
     }

@@ -42,6 +42,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var isBusy = false
         /// Why no program runs although a turn is open.
         var halt: Halt?
+        /// How much the turn has done since it first crashed; 0: it never did.
+        var workSinceCrash = 0
         /// That the turn is cancelled has been handed to the log.
         var isCancelling = false
         var isGone = false
@@ -49,6 +51,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         var conversation: Conversation?
         var lastActive = Timestamp(milliseconds: 0)
         var isIdleCheckScheduled = false
+        /// It is about to see whether it can leave at once.
+        var isMakingRoom = false
         /// Timers that were due at a moment when it was not known what they mean.
         var deferredTimers: [DueTimer] = []
         var modelCalls: [String: ModelAttempt] = [:]
@@ -82,8 +86,17 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
 
     // MARK: What comes from outside
 
+    /// Does what it is called for, on the lane. Any thread.
+    func take(_ call: AgentDirectory.Call) {
+        switch call {
+        case .takeInput(let offset, _): wake(upTo: offset)
+        case .wake: wake(upTo: 0)
+        case .fire(let timer, _): timerFired(timer)
+        }
+    }
+
     /// New input is durable, or there may be some. Any thread.
-    func wake(upTo offset: UInt64) {
+    private func wake(upTo offset: UInt64) {
         lane.deliver {
             // Passivated since: the input needs another activation.
             if self.state.isGone {
@@ -95,7 +108,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     }
 
     /// A timer is due. Any thread.
-    func timerFired(_ timer: DueTimer) {
+    private func timerFired(_ timer: DueTimer) {
         lane.deliver {
             // Gone since: whoever is there now must know of it, or nobody would remove its row.
             if self.state.isGone {
@@ -253,6 +266,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         let history = try history(journal)
         let core = TurnCore(owner: self, lane: lane, turn: turn, epoch: state.epoch, journal: journal, history: history)
         state.core = core
+        state.workSinceCrash = journal.workSinceCrash
         let saved = state.saved
         core.start({ turn in try await receive(input, turn, saved) }, end: { [self] result in end(core, input, result) })
     }
@@ -440,7 +454,10 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
             lane.deliver { [self] in
                 appendsInFlight.subtract(1, ordering: .relaxed)
                 switch result {
-                case .success(let appended): then(appended)
+                case .success(let appended):
+                    worked(entries)
+                    then(appended)
+                    parkIfOverworked()
                 case .failure(let error) where error.code == ChannelError.undecided: yields(yield)
                 case .failure(let error): refused(error)
                 }

@@ -20,7 +20,7 @@ package final class AgentRuntime: Sendable {
     private let agents: [String: AnyAgent]
     private let timerService = Mutex<TimerService?>(nil)
     private let followService = Mutex<FollowService?>(nil)
-    private let activations = Mutex<[String: Activation]>([:])
+    let directory: AgentDirectory
     private let draining = Atomic<Bool>(false)
     private let drained = Atomic<Bool>(false)
     private let bodies = Atomic<Int>(0)
@@ -29,8 +29,10 @@ package final class AgentRuntime: Sendable {
 
     package init(
         channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "",
-        idleAfter: Duration = .seconds(30), textRetention: Duration = .seconds(3_600)
+        idleAfter: Duration = .seconds(30), activeMax: Int = AgentRuntime.activeMax,
+        waitingMax: Int = AgentRuntime.waitingMax, textRetention: Duration = .seconds(3_600)
     ) {
+        directory = AgentDirectory(countMax: activeMax, waitingMax: waitingMax)
         self.channels = channels
         self.world = world
         self.node = node
@@ -49,10 +51,19 @@ package final class AgentRuntime: Sendable {
 
     package var isDraining: Bool { draining.load(ordering: .relaxed) }
 
-    /// How many agents are in memory.
-    package var activeCount: Int { activations.withLock { $0.count } }
+    /// How many agents are in memory at most, unless it is said otherwise.
+    package static let activeMax = 10_000
 
-    func isActive(_ channel: String) -> Bool { activations.withLock { $0[channel] != nil } }
+    /// How many names of agents that wait for room are remembered; of more the log is asked.
+    package static let waitingMax = 100_000
+
+    /// How many agents are in memory.
+    package var activeCount: Int { directory.count }
+
+    /// How many agents have something to do and wait for room in memory.
+    package var waitingCount: Int { directory.waitingCount }
+
+    func isActive(_ channel: String) -> Bool { directory.activation(channel) != nil }
 
     // MARK: Starting
 
@@ -73,7 +84,7 @@ package final class AgentRuntime: Sendable {
         var seen: Set<String> = []
         for (index, name) in unfinished.filter({ seen.insert($0).inserted }).enumerated() {
             world.schedule(at: world.now.advanced(by: .milliseconds(2) * (index / AgentRuntime.recoveriesAtOnce))) { [weak self] in
-                self?.activate(name) { $0.wake(upTo: 0) }
+                self?.call(name, .wake)
             }
         }
         try timers.start()
@@ -81,7 +92,7 @@ package final class AgentRuntime: Sendable {
         try trims.start()
     }
 
-    private func wake(_ name: String) { activate(name) { $0.wake(upTo: 0) } }
+    private func wake(_ name: String) { call(name, .wake) }
 
     /// Input reached an activation of `channel` that had been passivated: the next one takes it.
     func wakeAgain(_ channel: Channel) {
@@ -98,18 +109,19 @@ package final class AgentRuntime: Sendable {
 
     private static let recoveriesAtOnce = 8
 
-    /// The channels with input that nobody has decided.
+    /// The channels with input that has not been decided: the first of them, if there are very many.
     private func undecided() throws(LogError) -> [String] {
         var ids: [ChannelID] = []
-        for partition in 0..<Placement.partitionCount {
+        for partition in 0..<Placement.partitionCount where ids.count < directory.waitingMax {
             let lower = ChannelID(partition: partition, number: 0).key
             let upper = ChannelID(partition: partition, number: .max).key
             try channels.log.scan(.inbox, from: lower, to: upper, reversed: false) { key, _ in
                 let id = ChannelID(partition: partition, number: key.readBigEndian(at: 2))
                 if ids.last != id { ids.append(id) }
-                return true
+                return ids.count < directory.waitingMax
             }
         }
+        if ids.count >= directory.waitingMax { directory.noteDropped() }
         var names: [String] = []
         for id in ids {
             if let row = try channels.log.get(.channels, id.key).flatMap({ ChannelRow($0) }) { names.append(row.name) }
@@ -146,7 +158,7 @@ package final class AgentRuntime: Sendable {
         draining.store(true, ordering: .relaxed)
         timers.stop()
         trims.stop()
-        for activation in activations.withLock({ Array($0.values) }) { activation.drain() }
+        for activation in directory.activations { activation.drain() }
     }
 
     /// How many bodies of steps run.
@@ -176,61 +188,58 @@ package final class AgentRuntime: Sendable {
 
     // MARK: Activations
 
-    private func activate(_ name: String, _ body: (Activation) -> Void) {
-        guard !isDraining, let agent = agents[AgentName(channel: name)?.kind ?? ""] else { return }
+    /// Has the agent of that name do something, in memory or once there is room for it.
+    private func call(_ name: String, _ call: AgentDirectory.Call) {
+        guard !isDraining, let agent = agents[AgentName(channel: name)?.kind ?? ""], let channel = find(name, for: call) else {
+            return directory.giveUp(name)
+        }
+        switch directory.deliver(call, to: channel, { Activation(runtime: self, channel: channel, agent: agent) }) {
+        case .delivered: break
+        case .isCrowded: for activation in directory.activations { activation.makeRoom() }
+        case .isStale: self.call(name, call)
+        }
+    }
+
+    /// The channel that the call is for; `nil` when there is none any more.
+    private func find(_ name: String, for call: AgentDirectory.Call) -> Channel? {
         let channel: Channel?
         do throws(LogError) { channel = try channels.find(name) } catch {
             Diagnostics.log(.error, "agent cannot be activated", ["channel": name, "reason": error.message])
-            return
+            return nil
         }
-        guard let channel else { return }
-        // Under the lock: an activation that is about to leave sees that something was delivered, and stays.
-        let isTaken = activations.withLock { activations in
-            // The agent of that name that is in memory may be one that was deleted and has not left yet.
-            if let known = activations[name], known.channel.id == channel.id {
-                body(known)
-                return true
-            }
-            guard channel.pin() else { return false }
-            activations[name]?.channel.unpin()
-            let activation = Activation(runtime: self, channel: channel, agent: agent)
-            activations[name] = activation
-            body(activation)
-            return true
+        // Whose timer it was has been deleted, and may have a successor of that name.
+        if case .fire(let timer, let id) = call, channel?.id != id {
+            timers.remove(timer.key(id), channels.writer)
+            return nil
         }
-        // Let go of since it was found: there is another object by now.
-        if !isTaken { activate(name, body) }
+        return channel
     }
 
     func forget(_ activation: Activation) {
-        activations.withLock { release(activation, &$0) }
-    }
-
-    private func release(_ activation: Activation, _ activations: inout [String: Activation]) {
-        guard activations[activation.channel.name] === activation else { return }
-        activations[activation.channel.name] = nil
-        activation.channel.unpin()
+        directory.forget(activation)
+        admit()
     }
 
     /// Lets go of an activation unless something has been delivered to it meanwhile.
     func forget(_ activation: Activation, unlessNeeded: Bool) -> Bool {
-        activations.withLock { activations in
-            guard !activation.lane.hasDeliveries else { return false }
-            release(activation, &activations)
-            return true
-        }
+        guard directory.forget(activation, unlessNeeded: true) else { return false }
+        admit()
+        return true
     }
 
-    func timerDue(_ name: String, _ id: ChannelID, _ timer: DueTimer) {
-        let channel: Channel?
-        do throws(LogError) { channel = try channels.find(name) } catch {
-            Diagnostics.log(.error, "timer cannot be fired", ["channel": name, "reason": error.message])
-            return
+    /// Gives the room that there is to those who wait for it.
+    private func admit() {
+        while let (name, calls) = directory.admitNext() {
+            for call in calls { self.call(name, call) }
         }
-        // Whose timer it was has been deleted, and may have a successor of that name.
-        guard channel?.id == id else { return timers.remove(timer.key(id), channels.writer) }
-        activate(name) { $0.timerFired(timer) }
+        guard !isDraining, directory.takeDropped() else { return }
+        do throws(LogError) { for name in try undecided() { wake(name) } } catch {
+            Diagnostics.log(.error, "what waits cannot be read", ["reason": error.message])
+        }
+        timers.lookAgain()
     }
+
+    func timerDue(_ name: String, _ id: ChannelID, _ timer: DueTimer) { call(name, .fire(timer, of: id)) }
 
     // MARK: Who waits for a turn
 
@@ -270,14 +279,14 @@ package final class AgentRuntime: Sendable {
 
 extension AgentRuntime: InputObserver {
     package func inputCommitted(_ channel: Channel, offsets: ClosedRange<UInt64>) {
-        activate(channel.name) { $0.wake(upTo: offsets.upperBound) }
+        call(channel.name, .takeInput(upTo: offsets.upperBound, of: channel.id))
     }
 
     package func channelDeleted(_ channel: Channel) {
         timers.channelDeleted(channel.id, channels.writer)
         follows.endAll(of: channel.name)
         // In memory may be its successor already.
-        if let activation = activations.withLock({ $0[channel.name] }), activation.channel.id == channel.id { activation.deleted() }
+        if let activation = directory.activation(channel.name), activation.channel.id == channel.id { activation.deleted() }
     }
 }
 

@@ -103,7 +103,7 @@ package struct Journal: Sendable {
             haltedAt = offset
             compensations = frame.body["compensations"]?.array?.compactMap(\.string) ?? []
         case .agentParked: haltedAt = offset
-        case .agentResumed: (haltedAt, hasProgress, crashesInVain) = (nil, false, 0)
+        case .agentResumed: resumed()
         case .emit:
             emits[frame.body["name"]?.string ?? "", default: 0] += 1
             hasProgress = true
@@ -135,6 +135,9 @@ package struct Journal: Sendable {
         default: break
         }
     }
+
+    /// A person has the turn run again: it may do, and crash, as much once more.
+    mutating func resumed() { (haltedAt, hasProgress, crashesInVain, workSinceCrash) = (nil, false, 0, min(1, workSinceCrash)) }
 
     private mutating func resumed(crashed: Bool) {
         restarts += 1

@@ -180,18 +180,24 @@ final class ModelAttempt: ModelSink, Sendable {
             if delta.isEmpty { state.repeatable.removeFirst(same) } else { state.repeatable = [] }
         }
         guard !delta.isEmpty else { return nil }
-        let text = TextDelta(index: UInt64(state.saved.text.count), continuesAt: state.isFirst ? continuesAt : nil, delta: delta)
-        state.isFirst = false
+        let text = piece(delta, pieces: 1, &state)
         state.saved.text.append(contentsOf: delta)
         state.saved.pieces += 1
         return text
+    }
+
+    /// The next piece; an attempt's first one says from where it continues the attempt before.
+    private func piece(_ delta: Bytes, pieces: UInt32, _ state: inout State) -> TextDelta {
+        defer { state.isFirst = false }
+        return TextDelta(
+            index: UInt64(state.saved.text.count), continuesAt: state.isFirst ? continuesAt : nil, pieces: pieces, delta: delta)
     }
 
     /// A call of a tool has begun: a text that it follows is not to be gone on with after a crash, which an empty piece says.
     private func endText(_ state: inout State) {
         guard !state.saved.text.isEmpty, !state.saved.isTextOver else { return }
         state.saved.isTextOver = true
-        hold(TextDelta(index: UInt64(state.saved.text.count), pieces: 0, delta: []), &state)
+        hold(piece([], pieces: 0, &state), &state)
         hold(nil, &state)
     }
 

@@ -103,6 +103,12 @@ final class TimerService: Sendable {
         alarm.set(due) { [weak self] in self?.ring() }
     }
 
+    /// Fires again what is due and has not been settled: whoever was to be told of it may not have been.
+    func lookAgain() {
+        state.withLock { $0.underWay = [] }
+        set(Timestamp(milliseconds: 0))
+    }
+
     /// The row of a timer is gone.
     func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
 

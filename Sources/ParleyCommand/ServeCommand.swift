@@ -9,6 +9,7 @@ enum ServeCommand: Command {
                             [--text-retention <seconds>] [--webhook <url>] [--webhook-events <types>] [--webhook-allow-private]
                             [--keys <file>] [--tls-cert <file> --tls-key <file>] [--cors-origin <origin>] [--rate <number>]
                             [--max-connections <n>] [--max-channels <n>] [--max-request-memory <MiB>] [--max-readers-per-account <n>]
+                            [--max-agents-in-memory <n>]
         """
     static let help = """
         \(usage)
@@ -31,6 +32,8 @@ enum ServeCommand: Command {
                                   what requests may hold in memory together until they are answered; default 64
           --max-readers-per-account <n>
                                   live readers of one key, token or address; default half of all there may be
+          --max-agents-in-memory <n>
+                                  agents in memory at a time; others that have something to do wait for room; default 10000
           --drain <seconds>       how long a stop waits for steps under way; default 10
           --idle <seconds>        how long an agent with nothing to do stays in memory; default 30
           --text-retention <seconds>

@@ -219,6 +219,9 @@ final class Router: HTTPHandler, Sendable {
         metrics.add(context.allReaders.map(\.parking))
         if let subscriptions = context.subscriptions?.subscriptions { metrics.add(subscriptions.counters) }
         metrics.add("parley_agents_in_memory", .gauge, "Agents in memory.", Double(context.agents?.activeCount ?? 0))
+        metrics.add(
+            "parley_agents_waiting_for_memory", .gauge, "Agents with work to do that wait for room in memory.",
+            Double(context.agents?.waitingCount ?? 0))
         metrics.add("parley_refused_total", .counter, "Refused requests, by error code.", context.refusals.all)
         return metrics.text
     }

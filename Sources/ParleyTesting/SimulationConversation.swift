@@ -18,7 +18,9 @@ struct SimulationConversation {
         /// The step it joined, or whose place it took.
         var step: String
         var at: Timestamp
+        /// It joined a call; what is neither that nor the input took the place of an answer.
         var isSteer: Bool
+        var isInput: Bool
     }
 
     private let life: SimulationHistory.Life
@@ -47,9 +49,10 @@ struct SimulationConversation {
         switch entry.type {
         case "receipt" where entry.body["state"] == "applied":
             guard let of = entry.decides, of > 0, of <= UInt64(entries.count), let text = entries[Int(of) - 1].said else { return }
-            let isSteer = entries[Int(of) - 1].type == "steer" || of != turn && life.policy == "steer"
+            let kind = entries[Int(of) - 1].type
+            let isSteer = kind == "steer" || kind == "message" && life.policy == "steer"
             turns[turn, default: Turn(input: turn)].said.append(
-                Said(text: text, step: entry.step, at: entry.at ?? Timestamp(milliseconds: 0), isSteer: isSteer && of != turn))
+                Said(text: text, step: entry.step, at: entry.at ?? Timestamp(milliseconds: 0), isSteer: isSteer, isInput: of == turn))
         case "turn.started": turns[turn, default: Turn(input: turn)].started = entry.offset
         case "turn.completed", "turn.interrupted":
             turns[turn]?.ended = entry.offset
@@ -115,7 +118,9 @@ struct SimulationConversation {
             // What joined is part of every call that came later, and of the one whose answer stands.
             let isLast = call.isFinished && texts["\(number) \(step)"]?.body["text"]?.string == call.continuing + call.generated
             let joined = turn.said.filter { said in
-                said.isSteer && (said.step == step ? isLast || call.at > said.at : precedes(said.step, step) && call.at > said.at)
+                guard !said.isInput else { return false }
+                guard said.step == step else { return precedes(said.step, step) && call.at > said.at }
+                return said.isSteer && (isLast || call.at > said.at)
             }
             let past = step.contains("respond") ? remembered(before: turn) : []
             check(call.messages, have: past + joined.map(\.text), "the call of \(call.key) at \(call.at)")

@@ -27,6 +27,7 @@ package final class SimulationProcess: Sendable {
     /// - Parameters:
     ///   - previous: The log that the process before has left.
     ///   - schedule: How promptly threads run; one that holds them also has what they do interleaved with each commit.
+    ///   - activeMax: How many agents are in memory at most.
     ///   - retention: How long sealed text stays; without it for ever, so that a checker can count every entry that there was.
     ///   - keys: What tokens are made with: the same in each life of a server.
     ///   - receiver: Makes the network in which the webhooks of subscriptions are.
@@ -34,7 +35,7 @@ package final class SimulationProcess: Sendable {
     package init(
         seed: UInt64, now: Timestamp, after previous: SimulatedLog? = nil, plan: SimulationCrash.Plan? = nil,
         record: SimulationRecord = SimulationRecord(), schedule: SimulatedSchedule = SimulatedSchedule(),
-        retention: Duration = .seconds(1_000_000_000),
+        activeMax: Int = AgentRuntime.activeMax, retention: Duration = .seconds(1_000_000_000),
         keys: SigningKeys = SigningKeys(), receiver: ((SimulatedWorld) -> any OutgoingTransport)? = nil,
         agents: (SimulatedWorld) -> [AnyAgent]
     ) throws(LogError) {
@@ -49,7 +50,7 @@ package final class SimulationProcess: Sendable {
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: world)
         runtime = AgentRuntime(
-            channels: channels, world: world, agents: agents(world), node: "simulated", idleAfter: .seconds(2),
+            channels: channels, world: world, agents: agents(world), node: "simulated", idleAfter: .seconds(2), activeMax: activeMax,
             textRetention: retention)
         subscriptions = Subscriptions(channels, tokenKey: keys.tokenKey)
         delivery = receiver.map { [subscriptions, world] receiver in

@@ -57,7 +57,10 @@ extension SimulationRun {
         schedule.firesTogether = true
         schedule.heldOneIn = [2, 4, 16].randomElement(using: &random)!
         schedule.heldLongest = [20, 200, 2_500].randomElement(using: &random)!
-        return try SimulationProcess(seed: random.next(), now: now, after: log, plan: plan, record: record, schedule: schedule) { world in
+        let activeMax = [1, 2, 100].randomElement(using: &random)!
+        return try SimulationProcess(
+            seed: random.next(), now: now, after: log, plan: plan, record: record, schedule: schedule, activeMax: activeMax
+        ) { world in
             ConcurrentInput.allCases.map {
                 SimulationAgent(world: world, record: record, isBroken: false, policy: $0, answersTexts: true).erased
             }

@@ -9,9 +9,9 @@ import Testing
 private let name = "agents/probe/a"
 
 extension SimulatedNode {
-    fileprivate func delete(_ channel: String) { DeleteChannel(channels, channel) { _ in }.submit() }
+    func delete(_ channel: String) { DeleteChannel(channels, channel) { _ in }.submit() }
 
-    fileprivate func create(_ channel: String) {
+    func create(_ channel: String) {
         CreateChannel(channels, ChannelRow(name: channel, contentType: ContentType.json, isAgent: true, created: world.now), []) { _ in }
             .submit()
     }

@@ -73,6 +73,37 @@ private struct Stalled {
         #expect(with.types.contains("turn.interrupted") && with.types.last == "turn.completed")
     }
 
+    @Test func `a turn that was cancelled before it stalled stays cancelled, also by an interrupt`() throws {
+        let (entries, ends) = try SimulatedNode.simulate {
+            // The process dies as soon as the cancel is durable, while the program still has something to finish.
+            let first = SimulatedWorld(seed: 5)
+            let node = try SimulatedNode(
+                first, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        _ = try? await turn.wait(for: "never")
+                        return try await turn.shielded { turn in try await turn.wait(for: "also never") }
+                    }
+                ])
+            node.send("x", to: Stalled.name)
+            first.run(deadline: first.now.advanced(by: .seconds(1)))
+            node.send(NewEntry(.cancel, nil, ("by", "ann"), ("reason", "changed my mind")), to: Stalled.name)
+            first.run(deadline: first.now.advanced(by: .seconds(1)))
+            let world = SimulatedWorld(seed: 6, now: first.now)
+            let after = try SimulatedNode(
+                world, node.log.reopen(), agents: [agent { _, turn in .integer(Int64(try await turn.step("new") { _ in 1 })) }])
+            after.send(NewEntry(.signal, nil, ("by", "ann"), ("name", "other")), to: Stalled.name)
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            after.send(NewEntry(.interrupt, nil, ("by", "ann")), to: Stalled.name)
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            let entries = try after.entries(Stalled.name)
+            return (entries, entries.filter { $0["type"]?.string?.hasPrefix("turn.") == true && $0["type"] != "turn.started" })
+        }
+        #expect(entries.contains { $0["type"] == "agent.stalled" })
+        #expect(ends.map { $0["type"] } == ["turn.cancelled"] && ends[0]["reason"] == "changed my mind")
+        #expect(entries.count { $0["type"] == "supervision" && $0["action"] == "cancel" } == 1)
+    }
+
     @Test func `close ends the agent, and what waits is refused`() throws {
         let (message, closed, state) = try SimulatedNode.simulate {
             let stage = try Stalled()
@@ -285,6 +316,56 @@ private struct Stalled {
         }
         #expect(pauses.dropFirst().allSatisfy { $0 < .milliseconds(500) }, "\(pauses)")
         #expect(!types.contains("agent.parked"))
+    }
+
+    @Test func `is out of the reach of further crashes once it only waits`() throws {
+        let (state, parks) = try SimulatedNode.simulate {
+            var (log, now) = (SimulatedLog(), Timestamp(milliseconds: 0))
+            for life in 0..<8 {
+                let world = SimulatedWorld(seed: UInt64(life), now: now)
+                let node = try SimulatedNode(
+                    world, life == 0 ? log : log.reopen(), agents: [agent { _, turn in try await turn.wait(for: "go") }])
+                if life == 0 { node.send("x", to: "agents/probe/a") }
+                // The first process dies before the log says that the turn waits, the others some time later.
+                world.run(deadline: world.now.advanced(by: life == 0 ? .milliseconds(50) : .seconds(8)))
+                (log, now) = (node.log, world.now)
+            }
+            let world = SimulatedWorld(seed: 9, now: now)
+            let node = try SimulatedNode(world, log.reopen(), agents: [agent { _, turn in try await turn.wait(for: "go") }])
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            return (
+                try node.runtime.status(of: "agents/probe/a")?["state"],
+                try node.entries("agents/probe/a").count { $0["type"] == "agent.parked" }
+            )
+        }
+        #expect(state == "waiting")
+        #expect(parks == 0)
+    }
+
+    @Test func `that does very much after it has crashed is parked while it does it, and resumed for as much again`() throws {
+        let (parked, stepsBefore, resumed, stepsAfter) = try SimulatedNode.simulate {
+            let endless = agent { _, turn in
+                for number in 0..<100_000 { _ = try await turn.step("s\(number)") { _ in number } }
+                return .null
+            }
+            let first = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(first, SimulatedLog(), agents: [endless])
+            node.send("x", to: "agents/probe/a")
+            func steps(_ node: SimulatedNode) throws -> Int { try node.entries("agents/probe/a").count { $0["type"] == "step.completed" } }
+            first.run(deadline: first.now.advanced(by: .seconds(60))) { ((try? steps(node)) ?? 0) >= 5 }
+            let before = try steps(node)
+            let world = SimulatedWorld(seed: 2, now: first.now)
+            let second = try SimulatedNode(world, node.log.reopen(), agents: [endless])
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            let (status, done) = (try second.runtime.status(of: "agents/probe/a")!, try steps(second) - before)
+            second.send(NewEntry(.resume, nil, ("by", "ann")), to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            return (status, done, try second.runtime.status(of: "agents/probe/a")!, try steps(second) - before)
+        }
+        #expect(parked["state"] == "parked" && parked["reason"] == "work")
+        #expect(stepsBefore >= 1_000 && stepsBefore < 1_010)
+        #expect(resumed["state"] == "parked" && resumed["reason"] == "work")
+        #expect(stepsAfter >= 2_000 && stepsAfter < 2_020)
     }
 
     @Test func `is not blamed for the end of a process that drained`() throws {

@@ -47,6 +47,20 @@ import Testing
     }
 }
 
+@Suite struct `A model's answer that is continued` {
+    @Test func `says with its first piece where it continues, also when that is the call of a tool`() throws {
+        let texts = Mutex<[TextDelta]>([])
+        var saved = SavedText()
+        saved.add(TextDelta(index: 0, delta: Bytes("half a line".utf8)))
+        let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 2), saved: saved) { entries, _ in
+            texts.withLock { $0 += entries.compactMap(\.textDelta) }
+        } end: { _ in
+        }
+        attempt.received(.toolCall(index: 0, id: "c", name: "look", arguments: "{}"))
+        #expect(texts.withLock { $0 } == [TextDelta(index: 11, continuesAt: 11, pieces: 0, delta: [])])
+    }
+}
+
 extension NewEntry {
     fileprivate var textDelta: TextDelta? { if case .text(let delta) = content { delta } else { nil } }
 }

@@ -113,6 +113,7 @@ final class GatedLog: CommitLog {
 final class TestAgents: AgentHost {
     let kinds = ["assistant", "echo"]
     let activeCount = 0
+    let waitingCount = 0
     let waiting = Mutex<[String: @Sendable (JSON) -> Void]>([:])
     let withdrawn = Atomic(0)
     private let channels: Channels

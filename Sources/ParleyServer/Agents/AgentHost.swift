@@ -9,6 +9,9 @@ package protocol AgentHost: AnyObject, Sendable {
     /// How many agents are in memory.
     var activeCount: Int { get }
 
+    /// How many agents have something to do and wait for room in memory.
+    var waitingCount: Int { get }
+
     /// What an agent does, for `GET /v1/agents/<kind>/<id>`; `nil`: no such agent. `answer` is called once, on any thread.
     func status(of channelName: String, _ answer: @escaping @Sendable (JSON?) -> Void)
 

@@ -1,0 +1,156 @@
+internal import ParleyChannels
+internal import ParleySystem
+internal import Synchronization
+
+/// Which agents are in memory, and which wait for room there: at most so many are in memory, and the rest are admitted by name, first come, first
+/// served.
+///
+/// A place in the queue can be lost without losing anything else: what an agent has to do is durable, the queue only says who has something.
+final class AgentDirectory: Sendable {
+    /// What an agent has to do.
+    enum Call: Sendable {
+        /// Take its inbox up to that offset of its channel.
+        case takeInput(upTo: UInt64, of: ChannelID)
+        /// Take up what there is: an open turn, its inbox, what it follows.
+        case wake
+        case fire(DueTimer, of: ChannelID)
+    }
+
+    enum Answer {
+        case delivered
+        /// It waits for room, the first to do so.
+        case isCrowded
+        /// The channel was let go of since it was found; find it again.
+        case isStale
+    }
+
+    private struct State {
+        var activations: [String: Activation] = [:]
+        /// Names with a place and no activation yet.
+        var admitted: Set<String> = []
+        var waiting: [String: [Call]] = [:]
+        var order = Fifo<String>()
+        /// Calls were dropped because too many names wait.
+        var hasDropped = false
+    }
+
+    private let countMax: Int
+    let waitingMax: Int
+    private let state = Mutex(State())
+    private let crowded = Atomic<Bool>(false)
+
+    /// - Parameters:
+    ///   - countMax: How many agents are in memory at most; at least 1.
+    ///   - waitingMax: How many names are remembered at most. Calls to others that the log can tell of are dropped, see ``takeDropped()``.
+    init(countMax: Int, waitingMax: Int) {
+        self.countMax = max(1, countMax)
+        self.waitingMax = waitingMax
+    }
+
+    var count: Int { state.withLock { $0.activations.count } }
+    var waitingCount: Int { state.withLock { $0.waiting.count } }
+    /// Whether agents wait for room: then those with nothing to do leave at once. Any thread; costs nothing.
+    var isCrowded: Bool { crowded.load(ordering: .relaxed) }
+    var activations: [Activation] { state.withLock { Array($0.activations.values) } }
+    func activation(_ name: String) -> Activation? { state.withLock { $0.activations[name] } }
+
+    /// Hands `call` to the agent of `channel`, or has it wait.
+    ///
+    /// Under the lock: an activation that is about to leave sees that something was delivered, and stays.
+    func deliver(_ call: Call, to channel: Channel, _ make: () -> Activation) -> Answer {
+        state.withLock { state in
+            let name = channel.name
+            // The agent of that name that is in memory may be one that was deleted and has not left yet.
+            if let known = state.activations[name], known.channel.id == channel.id {
+                known.take(call.addressed(to: channel.id))
+                return .delivered
+            }
+            guard hasPlace(name, state) else { return wait(name, call, &state) }
+            guard channel.pin() else { return .isStale }
+            state.activations[name]?.channel.unpin()
+            state.admitted.remove(name)
+            let activation = make()
+            state.activations[name] = activation
+            activation.take(call.addressed(to: channel.id))
+            return .delivered
+        }
+    }
+
+    private func hasPlace(_ name: String, _ state: State) -> Bool {
+        if state.admitted.contains(name) || state.activations[name] != nil { return true }
+        return state.order.isEmpty && state.activations.count + state.admitted.count < countMax
+    }
+
+    private func wait(_ name: String, _ call: Call, _ state: inout State) -> Answer {
+        let isFirst = state.order.isEmpty
+        if state.waiting[name] == nil {
+            if state.waiting.count >= waitingMax, call.isInLog {
+                state.hasDropped = true
+                return .delivered
+            }
+            state.order.append(name)
+        }
+        let later = call.later
+        if !(state.waiting[name]?.contains { later.isCovered(by: $0) } ?? false) { state.waiting[name, default: []].append(later) }
+        crowded.store(true, ordering: .relaxed)
+        return isFirst ? .isCrowded : .delivered
+    }
+
+    /// The next name for which there is room, with what it has to do: deliver that, or ``giveUp(_:)``.
+    func admitNext() -> (name: String, calls: [Call])? {
+        state.withLock { state in
+            guard state.activations.count + state.admitted.count < countMax, let name = state.order.popFirst() else { return nil }
+            let calls = state.waiting.removeValue(forKey: name) ?? []
+            if state.waiting.isEmpty { crowded.store(false, ordering: .relaxed) }
+            state.admitted.insert(name)
+            return (name, calls)
+        }
+    }
+
+    /// More has something to do than was remembered.
+    func noteDropped() { state.withLock { $0.hasDropped = true } }
+
+    /// A name that was admitted has no agent any more.
+    func giveUp(_ name: String) { _ = state.withLock { $0.admitted.remove(name) } }
+
+    /// Whether calls were dropped, once everything that was remembered has been admitted: then the log has to be asked who has something to do.
+    func takeDropped() -> Bool {
+        state.withLock { state in
+            guard state.hasDropped, state.waiting.isEmpty else { return false }
+            state.hasDropped = false
+            return true
+        }
+    }
+
+    /// Lets go of an activation.
+    ///
+    /// - Parameter unlessNeeded: Not if something has been delivered to it meanwhile.
+    /// - Returns: whether it has been let go of.
+    @discardableResult
+    func forget(_ activation: Activation, unlessNeeded: Bool = false) -> Bool {
+        state.withLock { state in
+            if unlessNeeded, activation.lane.hasDeliveries { return false }
+            guard state.activations[activation.channel.name] === activation else { return true }
+            state.activations[activation.channel.name] = nil
+            activation.channel.unpin()
+            return true
+        }
+    }
+}
+
+extension AgentDirectory.Call {
+    /// Whether the log can tell of it later: there is a row of the inbox or of the timers.
+    fileprivate var isInLog: Bool { if case .wake = self { false } else { true } }
+
+    /// The same for whatever agent has the name by then: one that comes into memory takes its whole inbox.
+    fileprivate var later: Self { if case .takeInput = self { .wake } else { self } }
+
+    /// The same for the agent of that channel, which may be a successor: an offset counts in its own channel only.
+    fileprivate func addressed(to id: ChannelID) -> Self {
+        if case .takeInput(_, let meant) = self, meant != id { .wake } else { self }
+    }
+
+    fileprivate func isCovered(by other: Self) -> Bool {
+        if case (.wake, .wake) = (self, other) { true } else { false }
+    }
+}
