@@ -38,7 +38,9 @@ struct Metrics {
         func sum(_ value: (ParkingCounters) -> Int) -> Double { Double(parking.reduce(0) { $0 + value($1) }) }
         add("parley_readers_parked", .gauge, "Live readers parked because they exceed their limit of unsent bytes.", sum { $0.parked.now })
         add("parley_readers_parked_total", .counter, "Times a live reader was parked.", sum { $0.parked.total })
-        add("parley_readers_settled_total", .counter, "Live readers that switched to the settled view after falling behind.", sum { $0.parked.settled })
+        add(
+            "parley_readers_settled_total", .counter, "Live readers that switched to the settled view after falling behind.",
+            sum { $0.parked.settled })
         add(
             "parley_readers_unsent_bytes", .gauge, "Bytes queued for live readers, sampled once a second.",
             sum { $0.unsentBytes.load(ordering: .relaxed) })

@@ -24,10 +24,13 @@ class SamplesTest(unittest.TestCase):
         self.assertEqual([place for document in documents() for place in indented(document)], [])
 
     def test_every_link_leads_somewhere(self):
+        wrong = []
         for document in documents():
-            for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"", document.read_text()):
-                path = document.parent / (target[0] or target[1])
-                self.assertTrue(path.exists(), f"{document.relative_to(ROOT)} links to {path}, which is not there")
+            for target, anchor, image in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)|<img src=\"([^\"]+)\"", document.read_text()):
+                path = document.parent / (target or image) if target or image else document
+                if not path.exists() or (anchor and anchor not in anchors(path)):
+                    wrong.append(f"{document.relative_to(ROOT)}: {target or image}#{anchor}")
+        self.assertEqual(wrong, [])
 
     def run_document(self, document):
         found = samples(document)
@@ -94,6 +97,12 @@ class SamplesTest(unittest.TestCase):
             process, output = self.left
             self.assertEqual(process.wait(120), 0, output.read_text())
             self.assertRegex(output.read_text(), options["finish"])
+
+
+def anchors(document):
+    """What a document's headings are called in links, as code hosts and editors make it."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def needs_sandbox(sample):
