@@ -4,7 +4,7 @@
 #
 #   Tests/Fuzz/run.sh [seconds [target...]]       about so many seconds in all, 45 by default; all targets, or those named
 #   Tests/Fuzz/run.sh --reproduce <target> <input>
-#   Tests/Fuzz/run.sh --keep [target...]          adds to Corpus what 'seconds' have found (.build/fuzz/corpus), as few inputs as say the same
+#   Tests/Fuzz/run.sh --keep [target...]          merges Corpus and what was found (.build/fuzz/corpus) to the inputs that are needed for their coverage
 #
 # Prints the seed of each target; status 1 when one has failed, with the path of the input and how to run it again.
 set -euo pipefail
@@ -19,9 +19,11 @@ export SWIFT_BACKTRACE=enable=no ASAN_OPTIONS=detect_leaks=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 PARLEY_FUZZ=1 swift build -c release --product parley-fuzz --scratch-path "$build" --sanitize fuzzer --sanitize address \
-    -Xswiftc -enable-testing >"$log" 2>&1 || { grep -E 'error:' "$log" | head -20 || tail -5 "$log"; echo "error: the fuzzer does not build"; exit 1; }
+    -Xswiftc -sanitize=fuzzer,address -Xswiftc -enable-testing >"$log" 2>&1 || { grep -E 'error:' "$log" | head -20 || tail -5 "$log"; echo "error: the fuzzer does not build"; exit 1; }
 fuzz() { PARLEY_FUZZ=$1 "$build/release/parley-fuzz" "${@:2}"; }
 every_target=$(ls "$here/Corpus")
+# Of two options `-sanitize` the compiler obeys the last, and the package manager's order changes from build to build: then nothing is counted.
+fuzz json -runs=0 2>&1 | grep 'cov:' >/dev/null || { echo "error: the fuzzer is built without coverage"; exit 1; }
 
 if [ "${1:-}" = --reproduce ]; then
     fuzz "$2" "$3" 2>&1 | grep -vE '^(INFO|Running)' | head -40
@@ -34,8 +36,11 @@ limits=(-timeout=10 -rss_limit_mb=1024 -max_len=1024 -dict="$here/dictionary.txt
 if [ "${1:-}" = --keep ]; then
     shift
     for target in $([ $# -gt 0 ] && echo "$@" || echo "$every_target"); do
+        merged=$(mktemp -d)
         mkdir -p "$here/Corpus/$target" "$build/corpus/$target"
-        fuzz "$target" -set_cover_merge=1 -max_len=256 "$here/Corpus/$target" "$build/corpus/$target" >"$log" 2>&1 || tail -3 "$log"
+        fuzz "$target" -set_cover_merge=1 -max_len=1024 "$merged" "$here/Corpus/$target" "$build/corpus/$target" >"$log" 2>&1 || tail -3 "$log"
+        [ -n "$(ls "$merged")" ] || { echo "error: the merge of $target is empty"; exit 1; }
+        rm -f "$here/Corpus/$target"/* && mv "$merged"/* "$here/Corpus/$target/" && rmdir "$merged"
         echo "$target: $(ls "$here/Corpus/$target" | wc -l) inputs, $(du -sb "$here/Corpus/$target" | cut -f1) bytes"
     done
     exit
