@@ -105,7 +105,7 @@ extension SigningKeys {
         }
         let lines = try read(file).split(whereSeparator: \.isNewline)
         guard let key = lines.first.flatMap({ Base64.decode($0) }), key.count == 32 else {
-            throw LogError(.damaged, "'\(file)' is not the Base64 of 32 bytes. Remove it: wakes under way then begin anew")
+            throw LogError(.damaged, "'\(file)' is not the Base64 of 32 bytes. Remove it; wakes in flight then start over")
         }
         return key
     }

@@ -83,7 +83,8 @@ private struct WebhookURL {
         origin = parts.origin
         var problems: [String] = []
         if parts.hasCredentials {
-            problems.append("--webhook has a user name or a password, which would be sent; the signature says who calls. Leave them out.")
+            problems.append(
+                "--webhook contains a user name or password, which would be sent. Remove it: the signature identifies the sender.")
         }
         if parts.hasFragment { problems.append("--webhook has a fragment (#), which is never sent. Leave it out.") }
         if !allowsPrivate {

@@ -11,6 +11,8 @@ import unittest
 from samples import ROOT, SHOWN, documents, indented, samples
 from sandbox import BIN, Sandbox
 
+# Phrases that readers stumble over, and the word to use instead is in docs/glossary.md: resume, in flight, recreated, compensated.
+TICS = re.compile(r"\b(goes on|go on with|whoever|under way|taken back|made anew|he or she|says of it|one's own|beside that)\b", re.I)
 SWIFT = ["swiftc", "-typecheck", "-swift-version", "6", "-enable-upcoming-feature", "NonisolatedNonsendingByDefault", "-I", str(BIN / "Modules")]
 # The modules of C libraries that Parley's modules name.
 for folder in sorted((ROOT / "Sources").glob("C*/")):
@@ -30,6 +32,14 @@ class SamplesTest(unittest.TestCase):
                 path = document.parent / (target or image) if target or image else document
                 if not path.exists() or (anchor and anchor not in anchors(path)):
                     wrong.append(f"{document.relative_to(ROOT)}: {target or image}#{anchor}")
+        self.assertEqual(wrong, [])
+
+    def test_documents_are_in_plain_english(self):
+        wrong = []
+        for document in documents():
+            for number, line in enumerate(document.read_text().splitlines(), 1):
+                if found := TICS.search(line):
+                    wrong.append(f"{document.relative_to(ROOT)}:{number}: '{found[0]}'")
         self.assertEqual(wrong, [])
 
     def run_document(self, document):

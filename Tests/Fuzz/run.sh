@@ -4,7 +4,7 @@
 #
 #   Tests/Fuzz/run.sh [seconds [target...]]       about so many seconds in all, 45 by default; all targets, or those named
 #   Tests/Fuzz/run.sh --reproduce <target> <input>
-#   Tests/Fuzz/run.sh --keep [target...]          merges Corpus and what was found (.build/fuzz/corpus) to the inputs that are needed for their coverage
+#   Tests/Fuzz/run.sh --keep [target...]          merges Corpus and new finds (.build/fuzz/corpus) to the fewest inputs that cover the same edges
 #
 # Prints the seed of each target; status 1 when one has failed, with the path of the input and how to run it again.
 set -euo pipefail
@@ -38,7 +38,7 @@ if [ "${1:-}" = --keep ]; then
     for target in $([ $# -gt 0 ] && echo "$@" || echo "$every_target"); do
         merged=$(mktemp -d)
         mkdir -p "$here/Corpus/$target" "$build/corpus/$target"
-        fuzz "$target" -set_cover_merge=1 -max_len=1024 "$merged" "$here/Corpus/$target" "$build/corpus/$target" >"$log" 2>&1 || tail -3 "$log"
+        fuzz "$target" -set_cover_merge=1 -use_counters=0 -max_len=1024 "$merged" "$here/Corpus/$target" "$build/corpus/$target" >"$log" 2>&1 || tail -3 "$log"
         [ -n "$(ls "$merged")" ] || { echo "error: the merge of $target is empty"; exit 1; }
         rm -f "$here/Corpus/$target"/* && mv "$merged"/* "$here/Corpus/$target/" && rmdir "$merged"
         echo "$target: $(ls "$here/Corpus/$target" | wc -l) inputs, $(du -sb "$here/Corpus/$target" | cut -f1) bytes"

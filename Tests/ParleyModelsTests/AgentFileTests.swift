@@ -121,7 +121,7 @@ import Testing
         ),
         (
             "tools: current_time\napprove: write_file",
-            "agents/writer.md:3: approve \"write_file\" is none of the agent's tools; accepted: all, current_time. Remedy: add it to `tools`, or leave it out here."
+            "agents/writer.md:3: approve \"write_file\" is not one of the agent's tools; accepted: all, current_time. Remedy: add it to `tools`, or leave it out here."
         ),
         (
             "concurrent: parallel",

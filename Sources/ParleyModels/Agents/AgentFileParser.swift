@@ -87,7 +87,7 @@ struct AgentFileParser {
         }
         if let line = seen["approve"], let name = agent.approve.first(where: { !agent.tools.contains($0) }) {
             report(
-                line, "approve", name, "is none of the agent's tools", accepted: (["all"] + agent.tools).joined(separator: ", "),
+                line, "approve", name, "is not one of the agent's tools", accepted: (["all"] + agent.tools).joined(separator: ", "),
                 "add it to `tools`, or leave it out here.")
         }
     }

@@ -27,7 +27,8 @@ package struct ChannelPattern: Hashable, Sendable {
             }
             guard segment == ChannelPattern.one || segment == ChannelPattern.many || !segment.contains(UInt8(ascii: "*")) else {
                 throw SafetyError(
-                    "the channel pattern '\(text)' has a '*' beside other characters; expected '*' for one whole segment or '**' for many.")
+                    "the channel pattern '\(text)' has a '*' next to other characters; expected '*' for one whole segment or '**' for one or more."
+                )
             }
         }
         self.text = text

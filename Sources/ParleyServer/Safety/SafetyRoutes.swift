@@ -27,7 +27,7 @@ struct SafetyRoutes: Sendable {
             throw Problem(
                 status: 409, code: "no_keys",
                 detail:
-                    "this server has no keys: nobody needs a token, and there is nothing to sign one with. Start it with PARLEY_KEYS or --keys."
+                    "this server has no keys, so it needs no tokens and cannot sign any. To use tokens, start it with PARLEY_KEYS or --keys."
             )
         }
         let body = try SafetyRoutes.object(exchange, SafetyRoutes.tokenFields)

@@ -42,7 +42,7 @@ extension SocketSession {
     private func places(_ text: String?, root: StreamName) throws(Problem) -> [TreeCursor.Place] {
         guard let text else { return [TreeCursor.Place(channel: root.text, offset: 0)] }
         guard let cursor = TreeCursor(text) else {
-            throw .bad("invalid_cursor", "cursor is none of this server's; expected one as it was given, or none to read from the start.")
+            throw .bad("invalid_cursor", "cursor is not from this server; expected one that it gave out, or none to read from the start.")
         }
         guard cursor.places[0].channel == root.text else {
             throw .bad("invalid_cursor", "cursor is one of '\(cursor.places[0].channel)'; expected one of channel '\(root.text)'.")

@@ -95,7 +95,7 @@ struct CreateRequest {
         guard let offset = Offset(token: text) else {
             throw .bad(
                 "invalid_fork_offset",
-                "Stream-Fork-Offset is '\(text.prefix(64))', no offset of this server's; expected a Stream-Next-Offset as it was given.")
+                "Stream-Fork-Offset is '\(text.prefix(64))', not an offset of this server; expected a Stream-Next-Offset that it gave out.")
         }
         return offset.value
     }

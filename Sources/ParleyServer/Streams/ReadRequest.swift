@@ -53,7 +53,8 @@ struct ReadRequest: Sendable {
             guard let offset = Offset(token: item.value) else {
                 throw .bad(
                     "invalid_min_offset",
-                    "min_offset is '\(item.value.prefix(64))', no offset of this server's; expected a Stream-Next-Offset as it was given.")
+                    "min_offset is '\(item.value.prefix(64))', not an offset of this server; expected a Stream-Next-Offset that it gave out."
+                )
             }
             return offset
         }
@@ -85,7 +86,8 @@ struct ReadRequest: Sendable {
             guard let offset = Offset(token: text) else {
                 throw .bad(
                     "invalid_offset",
-                    "offset is '\(text.prefix(64))', no offset of this server's; expected -1, now or a Stream-Next-Offset as it was given.")
+                    "offset is '\(text.prefix(64))', not an offset of this server; expected -1, now or a Stream-Next-Offset that it gave out."
+                )
             }
             return .after(offset)
         }

@@ -99,7 +99,7 @@ struct SubscriptionBody {
                 throw .invalid(#"acks has \#(value.text.prefix(200)); expected {"stream": …, "offset": …}."#)
             }
             guard let offset = Offset(token: text) else {
-                throw SubscriptionProblem(409, "INVALID_OFFSET", "'\(text.prefix(64))' is no offset of this server's.")
+                throw SubscriptionProblem(409, "INVALID_OFFSET", "'\(text.prefix(64))' is not an offset of this server.")
             }
             acks.append(SubscriptionAck(stream: try SubscriptionBody.name(stream).text, offset: offset.value))
         }
