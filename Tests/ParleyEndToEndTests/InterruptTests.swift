@@ -45,7 +45,8 @@ import Testing
         }
         let counts = extra.withLock { $0.sorted() }
         print("tokens generated after the answer to the interrupt: \(counts) (PARLEY_SEED=\(KillMoment.seed))")
-        #expect(counts.count == 25 && counts.last! <= 5)
+        // How soon it stops is for the benchmarks; that it stops long before the end of the answer is for this one.
+        #expect(counts.count == 25 && counts.last! < 250)
     }
 
     /// What was written is a beginning of what was generated, and the step's result is what readers saw.

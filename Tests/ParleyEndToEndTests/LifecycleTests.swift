@@ -7,6 +7,10 @@ import Testing
     @Test func `told to stop in the middle of a turn, it ends in time, tells its readers, and goes on at the next start`() async throws {
         try await OwnThread.run {
             let (upstream, node) = try makeNode(tokens: 300, rate: 300)
+            // However long the stop takes to come, the answer is in its middle.
+            var halting = upstream.behaviour
+            halting.fault = .stalls(afterTokens: 150)
+            upstream.next(halting)
             _ = try node.request("PUT", "/v1/stream/agents/writer/one", [("Content-Type", "application/json")])
             let readers = ["raw", "settled"].map { EndToEndReader(of: "writer/one", view: $0) }
             for reader in readers { reader.attach(to: node) }
