@@ -40,7 +40,6 @@ class FirstHour:
         self.environment["PARLEY_URL"] = self.url
         self.server = None
         self.begin = time.monotonic()
-        self.times = []
 
     # Steps, in the order of the documents.
 
@@ -48,10 +47,8 @@ class FirstHour:
         self.step("clone", lambda: self.command(["git", "clone", "--quiet", str(ROOT), str(self.clone)], self.folder))
         self.step("./run, until it serves", lambda: self.serve("./run"))
         self.step("the first answer", lambda: self.parley("run", "assistant/me", "Tell me about the sea."))
-        total = time.monotonic() - self.begin
-        self.note("from nothing to the first answer", total)
-        if total > FIRST_ANSWER:
-            raise AssertionError(f"the first answer came after {total:.0f} s; expected {FIRST_ANSWER} s at most")
+        first_answer = time.monotonic() - self.begin
+        self.note("from nothing to the first answer", first_answer)
         self.step("kill -9 in the middle of an answer, ./run again, the answer is whole", self.kill_and_resume)
         self.stop()
         self.step("restart with the scripted model", lambda: self.serve("./run", PARLEY_MODEL="scripted:"))
@@ -62,6 +59,8 @@ class FirstHour:
         self.stop()
         self.step("an agent in a Swift package of one's own, built", self.build_package)
         self.step("its first turn, with an approval", self.use_package)
+        if first_answer > FIRST_ANSWER:
+            sys.exit(f"the first answer came after {first_answer:.0f} s; expected {FIRST_ANSWER} s at most on a machine that does nothing else")
 
     def kill_and_resume(self):
         talk = self.start([str(self.clone / "parley"), "run", "assistant/me", "Tell me about the mountains, at length."], self.clone)
@@ -145,7 +144,8 @@ class FirstHour:
         self.note(name, time.monotonic() - begin)
 
     def note(self, name, seconds):
-        print(f"{seconds:7.1f} s  {name}", flush=True)
+        # What else the machine does shows in the load: this alone keeps it at two or three.
+        print(f"{seconds:7.1f} s  (load {os.getloadavg()[0]:4.1f})  {name}", flush=True)
 
     def blocks(self, document, word):
         """The commands of a document that name `word`, for this server."""
