@@ -34,4 +34,7 @@ static inline SSL_CTX *parley_tls_context(void) {
     return context;
 }
 
+// Whether what failed last was a request without TLS: the client spoke HTTP to the port.
+static inline int parley_tls_got_http(void) { return ERR_GET_REASON(ERR_peek_error()) == SSL_R_HTTP_REQUEST; }
+
 static inline int parley_bio_pending(BIO *bio) { return (int)BIO_ctrl_pending(bio); }

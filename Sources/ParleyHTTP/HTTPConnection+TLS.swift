@@ -23,6 +23,11 @@ extension HTTPConnection {
                 if !tls.wire.isEmpty { scheduleFlush() }
                 return
             case .ended: return receivedEnd()
+            case .isPlain:
+                tls.wire = OutputQueue()
+                tls.wire.append(HTTPConnection.answerToPlain)
+                sendRest(tls)
+                return close()
             case .failed:
                 sendRest(tls)  // The alert that says why.
                 return close()
@@ -30,6 +35,15 @@ extension HTTPConnection {
         }
         if !isClosed, !tls.wire.isEmpty { scheduleFlush() }
     }
+
+    /// What a client is answered, without TLS, that sent a request without TLS.
+    private static let answerToPlain: Bytes = {
+        let body =
+            #"{"status":400,"code":"tls_required","title":"Bad Request","detail":"this port speaks TLS; use https:// instead of http://."}"#
+        let head =
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nContent-Length: \(body.utf8.count)\r\nConnection: close"
+        return Bytes("\(head)\r\n\r\n\(body)".utf8)
+    }()
 
     /// As ``unseal(_:)``, later: the connection may have gone.
     func unsealRest(_ tls: TLSSession) { if !isClosed { unseal(tls) } }

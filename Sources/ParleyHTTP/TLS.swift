@@ -76,6 +76,8 @@ final class TLSSession {
         case needsMore
         /// The peer has said that nothing more comes.
         case ended
+        /// The peer speaks HTTP without TLS.
+        case isPlain
         case failed
     }
 
@@ -115,6 +117,7 @@ final class TLSSession {
         return switch SSL_get_error(ssl, count) {
         case SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE: .needsMore
         case SSL_ERROR_ZERO_RETURN: .ended
+        case _ where parley_tls_got_http() != 0: .isPlain
         default: .failed
         }
     }
