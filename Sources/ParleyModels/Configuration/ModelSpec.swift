@@ -20,8 +20,10 @@ package struct ModelSpec: Sendable, Equatable, CustomStringConvertible {
 
     /// Parses `text` and checks what can be checked without asking anybody.
     package init(_ text: String) throws(SettingError) {
+        // It has one model only, so its name says everything.
+        let text = text == Provider.scripted.rawValue ? text + ":" : text
         guard let colon = text.firstIndex(of: ":") else {
-            let example = text == Provider.scripted.rawValue ? "scripted:" : "openai:\(text.isEmpty ? ModelSpec.exampleModel : text)"
+            let example = "openai:\(text.isEmpty ? ModelSpec.exampleModel : text)"
             throw SettingError(SettingProblem("has no provider", accepted: ModelSpec.accepted, remedy: "try \"\(example)\"."))
         }
         guard let provider = Provider(rawValue: String(text[..<colon])) else {
