@@ -102,7 +102,7 @@ extension DataFolder {
     }
 
     /// Creates a folder where it is missing, with those above it, and makes their names durable.
-    private static func create(_ path: String) throws(LogError) {
+    static func create(_ path: String) throws(LogError) {
         switch reasonAgainst(path) {
         case 0: return
         case ENOENT: if parent(path) != path { try create(parent(path)) }
@@ -162,7 +162,7 @@ extension DataFolder {
     }
 
     /// Writes a small file that is afterwards there as a whole or not at all, whenever the power goes.
-    private static func write(_ text: String, to name: String, in folder: String) throws(LogError) {
+    static func write(_ text: String, to name: String, in folder: String) throws(LogError) {
         let (new, file) = ("\(folder)/\(name).new", "\(folder)/\(name)")
         let fd = open(new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
         guard fd >= 0 else { throw LogError(.inaccessible, "cannot create '\(new)'", errno) }
@@ -175,7 +175,7 @@ extension DataFolder {
         try syncFolder(folder)
     }
 
-    private static func syncFolder(_ path: String) throws(LogError) {
+    static func syncFolder(_ path: String) throws(LogError) {
         let fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard fd >= 0 else { throw LogError(.inaccessible, "cannot open the folder '\(path)'", errno) }
         defer { close(fd) }
@@ -185,7 +185,7 @@ extension DataFolder {
 
 extension LogError {
     /// Of a failed system call, with the system's reason.
-    fileprivate init(_ code: Code, _ said: String, _ reason: CInt) {
+    init(_ code: Code, _ said: String, _ reason: CInt) {
         let remedy =
             switch reason {
             case EACCES, EPERM: ". Give it to the user parley runs as, or name another folder with --data"

@@ -100,6 +100,21 @@ package final class RocksLog: CommitLog {
         }
     }
 
+    /// Copies the data folder to `path`, which must not exist or be empty, while it is in use. Blocks; call it off the writer and off event loops.
+    ///
+    /// The copy holds everything acknowledged before the call. It can be opened as a data folder once this returns, and not before: `FORMAT` is
+    /// written last.
+    ///
+    /// - Throws: ``LogError`` with code `data_folder_inaccessible` or `log_write_failed`; an unfinished copy stays where it is.
+    package func backUp(to path: String) throws(LogError) {
+        guard let (database, folder) = state.withLock({ $0 }) else { throw LogError(.closed, "the log '\(self.path)' has been closed") }
+        let backup = try FolderBackup(of: folder.path, to: path)
+        do { try database.checkpoint(to: "\(path)/log") } catch { throw LogError(backingUp: path, error.text) }
+        // After the log: a file that the log tells of is there, and at least as new.
+        try backup.copyRest()
+        try backup.finish()
+    }
+
     /// The database, kept alive by the caller while it uses it.
     private var open: RocksDatabase {
         get throws(LogError) {
@@ -195,6 +210,11 @@ extension LogError {
                 "Nothing acknowledged is lost; check the disk and start again"
             }
         self.init(.writeFailed, "cannot write to '\(path)': \(text). \(next)")
+    }
+
+    init(backingUp path: String, _ text: String) {
+        let remedy = LogError.isFull(text) ? "Free some space on that disk and back up into a new folder" : "Back up into another folder"
+        self.init(.writeFailed, "cannot back up to '\(path)': \(text). \(remedy)")
     }
 
     init(reading family: Family, _ path: String, _ text: String) {
