@@ -21,8 +21,10 @@ package final class Node: Sendable {
     private let server: Server
     private let models: EventLoop
     private let signals: SignalWatcher
-    /// Hears SIGHUP, if there is something to read anew.
-    private let reloads: SignalWatcher?
+    /// Hears SIGHUP.
+    private let reloads: SignalWatcher
+    private let folderWatcher: FolderWatcher?
+    private let declared: DeclaredAgents
     /// Why the node cannot go on; set by the writer.
     private let failure = Monitor<String?>(nil)
 
@@ -42,7 +44,16 @@ package final class Node: Sendable {
         let authorities = try ServeConfiguration.authorityFile(environment)
         // One for each kind of call: none takes up another's connections.
         let transport = { [models] in CurlTransport(models, authorityFile: authorities) }
-        let declared = try Node.declaredAgents(configuration, environment, transport: transport(), world: world, report: report)
+        let declared = try DeclaredAgents(
+            folder: configuration.agentsFolder, files: configuration.dataFolder + "/files", environment, transport: transport(),
+            world: world)
+        self.declared = declared
+        for problem in declared.load() { report(problem) }
+        if declared.folder == nil, agents.isEmpty {
+            report(
+                "parley: there are no agents: there is no folder \(DeclaredAgents.usualFolder). Make it with a file <kind>.md, or name another with --agents."
+            )
+        }
         let folder = try DataFolder(configuration.dataFolder)
         log = try RocksLog(folder)
         let keys = try SigningKeys.load(folder.signingKeysPath)
@@ -55,10 +66,12 @@ package final class Node: Sendable {
             Subscriptions(channels, tokenKey: keys.tokenKey), keys: keys, allowsLoopback: configuration.isLoopbackOnly, world: world,
             transport: transport())
         let written = Set(agents.map(\.kind))
+        let services = NodeServices(declared, written: written.sorted(), log: log)
         runtime = AgentRuntime(
-            channels: channels, world: world, agents: declared.filter { !written.contains($0.kind) } + agents,
+            channels: channels, world: world, agents: declared.kinds.map(\.agent).filter { !written.contains($0.kind) } + agents,
             node: "\(ProcessInfo.processInfo.hostName)", build: Node.build, idleAfter: configuration.idleTime,
-            activeMax: configuration.agentsInMemoryMax ?? AgentRuntime.activeMax, textRetention: configuration.textRetention)
+            activeMax: configuration.agentsInMemoryMax ?? AgentRuntime.activeMax, textRetention: configuration.textRetention,
+            observers: services.observers)
         var serving = ServerConfiguration()
         serving.http.host = configuration.host
         serving.http.port = configuration.port
@@ -74,15 +87,20 @@ package final class Node: Sendable {
             }
         }
         if let count = configuration.channelsMax { try channels.limitCount(to: count) }
-        server = Server(channels: channels, agents: runtime, subscriptions: subscriptions, configuration: serving) {
+        server = Server(channels: channels, agents: runtime, node: services, subscriptions: subscriptions, configuration: serving) {
             webhooks?.measures ?? []
         }
         models.start()
         // Before anybody can know that the node is up, and stop it.
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
-        reloads = configuration.canReload ? Node.reloading(server, configuration, environment, on: models) : nil
+        let readFiles = { @Sendable [runtime] in Node.readFiles(declared, runtime, except: written) }
+        reloads = SignalWatcher(models, signals: [SIGHUP]) { [server] _ in
+            if configuration.canReload { Node.readKeys(server, configuration, environment) }
+            readFiles()
+        }
+        folderWatcher = configuration.watchesAgents ? Node.watching(declared, on: models, readFiles) : nil
         signals.waitUntilListening()
-        reloads?.waitUntilListening()
+        reloads.waitUntilListening()
         try webhooks?.prepare()
         try subscriptions.subscriptions.prepare()
         writer.start()
@@ -99,13 +117,17 @@ package final class Node: Sendable {
     /// The kinds of agents there are.
     package var kinds: [String] { runtime.kinds }
 
+    /// The agents that files declare, with the model and the tools of each.
+    var declaredKinds: [DeclaredAgents.Kind] { declared.kinds }
+
     /// Waits for SIGTERM or SIGINT, then drains: no new work, what is under way reaches the log, readers are told to resume elsewhere or later.
     ///
     /// - Returns: `nil` after a signal, or why the node had to stop: then nothing acknowledged is lost, but nothing more could be promised.
     package func runUntilStopped() -> String? {
         let reason = failure.wait { $0 }!
         signals.cancel()
-        reloads?.cancel()
+        reloads.cancel()
+        folderWatcher?.cancel()
         stop()
         return reason.isEmpty ? nil : reason
     }
@@ -129,17 +151,42 @@ package final class Node: Sendable {
         log.close()
     }
 
-    /// Reads keys and certificate anew on SIGHUP; when one of them is wrong, nothing changes.
-    private static func reloading(
-        _ server: Server, _ configuration: ServeConfiguration, _ environment: [String: String], on loop: EventLoop
-    ) -> SignalWatcher {
-        SignalWatcher(loop, signals: [SIGHUP]) { _ in
-            do {
-                try server.reload(try configuration.readKeys(environment))
-                Diagnostics.log(.info, "keys and certificate were read anew")
-            } catch {
-                Diagnostics.log(.error, "keys and certificate stay as they were", ["reason": "\(error)"])
-            }
+    /// Reads keys and certificate again; when one of them is wrong, nothing changes.
+    private static func readKeys(_ server: Server, _ configuration: ServeConfiguration, _ environment: [String: String]) {
+        do {
+            try server.reload(try configuration.readKeys(environment))
+            Diagnostics.log(.info, "keys and certificate were read anew")
+        } catch {
+            Diagnostics.log(.error, "keys and certificate stay as they were", ["reason": "\(error)"])
+        }
+    }
+
+    /// Reads the agent files again; those with mistakes stay as they were.
+    private static func readFiles(_ declared: DeclaredAgents, _ runtime: AgentRuntime, except written: Set<String>) {
+        guard declared.folder != nil else { return }
+        let (all, problems) = declared.reload()
+        let changed = all.filter { !written.contains($0.file.kind) }
+        for problem in problems {
+            Diagnostics.log(.error, "an agent file is wrong; what was read of it before counts", ["reason": problem])
+        }
+        do throws(LogError) { try runtime.declare(changed.map(\.agent)) } catch {
+            Diagnostics.log(.error, "unfinished work of new agents cannot be read; restart the server", ["reason": error.message])
+        }
+        let names = changed.map(\.file.kind).joined(separator: ", ")
+        Diagnostics.log(.info, "agent files were read", ["changed": names.isEmpty ? "none" : names])
+    }
+
+    private static func watching(_ declared: DeclaredAgents, on loop: EventLoop, _ changed: @escaping @Sendable () -> Void)
+        -> FolderWatcher?
+    {
+        declared.folder.map { folder in
+            FolderWatcher(
+                loop, folder: folder,
+                started: { isWatched in
+                    if !isWatched {
+                        Diagnostics.log(.error, "the agents folder cannot be watched; send SIGHUP instead", ["folder": folder])
+                    }
+                }, changed)
         }
     }
 
@@ -151,35 +198,6 @@ package final class Node: Sendable {
         guard stat("/proc/self/exe", &status) == 0 else { return "" }
         return "\(status.st_size)-\(status.st_mtim.tv_sec)"
     }()
-
-    private static func declaredAgents(
-        _ configuration: ServeConfiguration, _ environment: [String: String], transport: any OutgoingTransport, world: any World,
-        report: (String) -> Void
-    ) throws -> [AnyAgent] {
-        let providers: ModelProviders
-        do { providers = ModelProviders(try ModelConfiguration(environment: environment), transport: transport, world: world) } catch {
-            throw ConfigurationError("\(error)")
-        }
-        let usual = "./agents"
-        guard let folder = configuration.agentsFolder ?? (FileManager.default.fileExists(atPath: usual) ? usual : nil) else { return [] }
-        let tools = BuiltInTools(folder: configuration.dataFolder + "/files", world: world)
-        let (files, problems) = AgentFile.loadAll(folder)
-        for problem in problems { report("\(problem)") }
-        let usualModel = providers.configuration.defaultModel
-        return files.map { file in
-            let model: any Model
-            do { model = try providers.make(file.model, continues: file.continues) } catch {
-                report("\(file.file): \(error)")
-                // Its turns fail and say why: left out, it would leave those that are open where they are, and the rest unanswered.
-                model = UnconfiguredModel(name: (file.model ?? usualModel)?.description ?? "", problem: "\(error)")
-            }
-            return DeclaredAgent(file, model: model, tools: tools) { name, continues in
-                do { return try providers.make(try ModelSpec(name), continues: continues) } catch {
-                    return UnconfiguredModel(name: name, problem: "\(error)")
-                }
-            }.agent
-        }
-    }
 }
 
 extension WebhookDelivery {

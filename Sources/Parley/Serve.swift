@@ -1,13 +1,15 @@
 @_exported public import ParleyAgents
 @_exported public import ParleySystem
 internal import FoundationEssentials
-internal import ParleyHTTP
-internal import ParleyModels
+internal import Glibc
 
 /// Runs a node with these agents until it is told to stop (SIGTERM, SIGINT), and then drains.
 ///
-/// Reads the command line: `--listen 127.0.0.1:4437`, `--data ./parley-data`, `--agents ./agents` (agents declared in Markdown come beside
-/// these), `--keys`, `--tls-cert` (see docs/safety.md), `--drain 10`, `--webhook https://...` (see docs/webhooks.md). Ends the process with status 1 when the node cannot start or go on, 2 for a wrong option; standard error says why.
+/// Reads the command line: `--listen 127.0.0.1:4437`, `--data ./parley-data`, `--agents ./agents` (agents declared in Markdown are served beside
+/// these), and the other options that `--help` lists.
+///
+/// Does not throw what keeps the node from starting or running: it says so in one line on standard error and ends the process, with status 2 for
+/// wrong options, else 1.
 ///
 /// ```swift
 /// @main struct App {
@@ -15,11 +17,44 @@ internal import ParleyModels
 /// }
 /// ```
 public func serve(_ agents: any Agent...) async throws {
-    var configuration = try ServeOptions.parse(Array(CommandLine.arguments.dropFirst()))
-    try configuration.complete(ProcessInfo.processInfo.environment)
+    let configuration = ServeProgram.configuration()
     // On a thread of its own: the one that the program began on stays free for the main actor, which agents may use.
-    try await withCheckedThrowingContinuation { [configuration, agents = agents.map { erase($0) }] continuation in
-        _ = SystemThread(name: "node") { continuation.resume(with: Result { try ServeOptions.run(configuration, agents: agents) }) }
+    let failure: (any Error)? = await withCheckedContinuation { [agents = agents.map { erase($0) }] continuation in
+        _ = SystemThread(name: "node") {
+            do {
+                try ConfiguredModel.requireUsable()
+                try ServeOptions.run(configuration, agents: agents)
+                continuation.resume(returning: nil)
+            } catch {
+                continuation.resume(returning: error)
+            }
+        }
+    }
+    if let failure { ServeProgram.end("\(failure)", 1) }
+}
+
+/// What an app is as a command line: its arguments are those of `parley serve`.
+private enum ServeProgram {
+    private static var name: String { CommandLine.arguments.first?.split(separator: "/").last.map(String.init) ?? "parley" }
+
+    static func configuration() -> ServeConfiguration {
+        let words = Array(CommandLine.arguments.dropFirst())
+        if words.contains("--help") || words.contains("-h") {
+            print("usage: \(name) [options]\n\nServes this program's agents until it is stopped (SIGTERM, Ctrl-C).\n\n\(ServeOptions.help)")
+            exit(0)
+        }
+        do throws(ConfigurationError) {
+            var configuration = try ServeOptions.parse(words)
+            try configuration.complete(ProcessInfo.processInfo.environment)
+            return configuration
+        } catch {
+            end("\(error) `\(name) --help` lists the options.", 2)
+        }
+    }
+
+    static func end(_ reason: String, _ status: Int32) -> Never {
+        Diagnostics.say("\(name): \(reason)")
+        exit(status)
     }
 }
 
@@ -35,7 +70,42 @@ package enum ServeOptions {
         "max-readers-per-account", "max-agents-in-memory",
     ]
     /// Without one.
-    package static let flags = ["webhook-allow-private"]
+    package static let flags = ["watch-agents", "webhook-allow-private"]
+
+    /// What each does.
+    package static let help = """
+          --listen <host>:<port>  default 127.0.0.1:4437; port 0 for any free one; another address than loopback needs keys
+          --data <folder>         everything the node remembers; default ./parley-data
+          --agents <folder>       agents declared in Markdown, <kind>.md each; default ./agents. SIGHUP reads changed and new files
+          --watch-agents          read changed and new files at once
+          --keys <file>           <name>:<secret> per line, mode 600: every request then needs a key, or a token signed by one. PARLEY_KEYS
+                                  (<name>:<secret>,...) adds to them
+          --tls-cert <file>, --tls-key <file>
+                                  serve HTTPS with this certificate (PEM, followed by its chain) and key. SIGHUP reads them, and --keys, again
+          --cors-origin <origin>  also allow pages of this origin, e.g. https://app.example.com; several with commas
+          --rate <number>         requests per second for each key, token or address; default unlimited
+          --max-connections <n>   default 20000
+          --max-channels <n>      default unlimited
+          --max-request-memory <MiB>
+                                  memory for all requests in flight; default 64
+          --max-readers-per-account <n>
+                                  live readers of one key, token or address; default half of all
+          --max-agents-in-memory <n>
+                                  further agents with work to do wait for room; default 10000
+          --drain <seconds>       how long a stop waits for running steps; default 10
+          --idle <seconds>        how long an agent with nothing to do stays in memory; default 30
+          --text-retention <seconds>
+                                  how long the pieces of a complete answer stay in the raw log; default 3600
+          --webhook <url>         notify this receiver when an agent waits for a person (also PARLEY_WEBHOOK_URL); https, with
+                                  PARLEY_WEBHOOK_SECRET=whsec_<base64>: echo "whsec_$(openssl rand -base64 32)"
+          --webhook-events <types>
+                                  entries to notify of; default approval.requested,agent.parked,agent.stalled. Any type that agents write but text
+          --webhook-allow-private allow a receiver on this machine or in its network, and without TLS
+
+        The model comes from PARLEY_MODEL (<provider>:<model>, e.g. openai:gpt-5-mini, or scripted), OPENAI_BASE_URL, OPENAI_API_KEY and
+        PARLEY_MODEL_CONTINUES (prefix, no or auto). PARLEY_MODEL_FIRST_BYTE is how many seconds a model may take until its answer begins
+        (default 600), PARLEY_MODEL_CALLS how many calls run at a time (default 256).
+        """
 
     /// - Throws: ``ConfigurationError`` naming the option, the value and what is accepted.
     package static func parse(
@@ -82,6 +152,7 @@ package enum ServeOptions {
         case "max-readers-per-account": configuration.readersPerAccountMax = try ServeConfiguration.count(value, name)
         case "max-agents-in-memory": configuration.agentsInMemoryMax = try ServeConfiguration.count(value, name)
         case "text-retention": configuration.textRetention = try ServeConfiguration.seconds(value, name)
+        case "watch-agents": configuration.watchesAgents = true
         case "webhook": configuration.webhookURL = value
         case "webhook-events": configuration.webhookEvents = value
         case "webhook-allow-private": configuration.webhookAllowsPrivate = true
@@ -100,33 +171,7 @@ package enum ServeOptions {
     package static func run(_ configuration: ServeConfiguration, agents: [AnyAgent]) throws {
         Heap.givesBackSoon()
         let node = try Node(configuration, environment: ProcessInfo.processInfo.environment, agents: agents) { Diagnostics.say($0) }
-        let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
-        Diagnostics.say(
-            "parley: serving \(configuration.tlsCertificate == nil ? "http" : "https")://\(host):\(node.port) from \(configuration.dataFolder); agents: \(node.kinds.joined(separator: ", "))"
-        )
+        Diagnostics.say(Banner(configuration, node).text)
         if let reason = node.runUntilStopped() { throw ConfigurationError("stopped: \(reason)") }
     }
-}
-
-/// A model by its spec, with the keys and addresses of the environment.
-public struct ConfiguredModel: Model {
-    private let model: any Model
-
-    /// - Parameter spec: `<provider>:<model>`; without it `PARLEY_MODEL`.
-    /// - Throws: what is wrong with the configuration, naming the variable and the remedy.
-    public init(_ spec: String? = nil) throws {
-        model = try ConfiguredModel.providers.get().make(try spec.map { try ModelSpec($0) })
-    }
-
-    private static let providers = Result {
-        let loop = EventLoop(name: "models")
-        loop.start()
-        let configuration = try ModelConfiguration(environment: ProcessInfo.processInfo.environment)
-        return ModelProviders(configuration, transport: CurlTransport(loop), world: SystemWorld(threads: 1))
-    }
-
-    public var name: String { model.name }
-    public var continues: Continuation { model.continues }
-    public func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall { model.start(request, sink) }
-    public func probeContinuation(_ answer: @escaping @Sendable (Bool) -> Void) { model.probeContinuation(answer) }
 }

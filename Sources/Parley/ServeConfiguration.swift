@@ -13,6 +13,8 @@ package struct ServeConfiguration: Sendable {
     package var dataFolder = "./parley-data"
     /// The folder with the agents declared in Markdown; `nil`: `./agents`, if there is one.
     package var agentsFolder: String?
+    /// Whether changes to files of that folder count at once, without SIGHUP.
+    package var watchesAgents = false
     /// How long a stop waits for what is under way.
     package var drainTime = Duration.seconds(10)
     /// How long an agent with nothing to do stays in memory.
@@ -75,7 +77,7 @@ package struct ServeConfiguration: Sendable {
 
     private var isLoopback: Bool { ["127.0.0.1", "::1", "localhost"].contains(host) }
 
-    /// Whether there is something that can be read anew while the node runs.
+    /// Whether there are keys or a certificate that can be read again while the node runs.
     package var canReload: Bool { !keyFiles.isEmpty || tlsCertificate != nil }
 
     /// Takes the keys of a file, too.

@@ -4,10 +4,11 @@ internal import ParleySystem
 internal import Synchronization
 
 /// An agent in memory: takes its inbox entry by entry, runs a turn for each message, and leaves when there is nothing to do.
-final class Activation: @unchecked Sendable {  // Guard: `state` is touched on the lane only; the rest is immutable.
+final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are touched on the lane only; the rest is immutable.
     let runtime: AgentRuntime
     let channel: Channel
-    let agent: AnyAgent
+    /// As it was declared when the last turn began, or when it came into memory.
+    private(set) var agent: AnyAgent
     let lane: Lane
     let stepExecutor: StepExecutor
     var state = State()
@@ -196,6 +197,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
     ///
     /// - Parameter end: The end of the turn before it, when the entry ends that as well: one batch, so that its receipt is true of both.
     func begin(_ item: InboxItem, after end: HaltedEnd? = nil) throws {
+        agent = runtime.agent(of: agent.kind) ?? agent
         let history = try conversation(before: channel.tail.head + 1).first ?? item.offset
         state.isBusy = true
         let seed = runtime.world.random()
@@ -292,7 +294,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` is touched on t
         case .success(let (output, _)): entries = [NewEntry(.turnCompleted, position, ("output", output))]
         case .failure(let error as Interrupted):
             entries = [NewEntry(.turnInterrupted, position, ("output", .string(error.partial)))]
-        case .failure(let error): entries = [NewEntry(.turnFailed, position, ("error", StepFailure(error).journal))]
+        case .failure(let error):
+            runtime.observers.turnFailed(channel.name, StepFailure(error))
+            entries = [NewEntry(.turnFailed, position, ("error", StepFailure(error).journal))]
         }
         // An interrupt finds nothing left to interrupt; with a text it becomes the next message.
         let late = inbox.controls.all.compactMap { inbox[$0] }.filter {

@@ -17,7 +17,9 @@ package final class AgentRuntime: Sendable {
     var timers: TimerService { timerService.withLock { $0! } }
     var follows: FollowService { followService.withLock { $0! } }
 
-    private let agents: [String: AnyAgent]
+    private let agents: Mutex<[String: AnyAgent]>
+    /// What the node is told of.
+    package let observers: AgentObservers
     private let timerService = Mutex<TimerService?>(nil)
     private let followService = Mutex<FollowService?>(nil)
     let directory: AgentDirectory
@@ -30,7 +32,8 @@ package final class AgentRuntime: Sendable {
     package init(
         channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "",
         idleAfter: Duration = .seconds(30), activeMax: Int = AgentRuntime.activeMax,
-        waitingMax: Int = AgentRuntime.waitingMax, textRetention: Duration = .seconds(3_600)
+        waitingMax: Int = AgentRuntime.waitingMax, textRetention: Duration = .seconds(3_600),
+        observers: AgentObservers = AgentObservers()
     ) {
         directory = AgentDirectory(countMax: activeMax, waitingMax: waitingMax)
         self.channels = channels
@@ -38,7 +41,8 @@ package final class AgentRuntime: Sendable {
         self.node = node
         self.build = build
         self.idleAfter = idleAfter
-        self.agents = Dictionary(agents.map { ($0.kind, $0) }, uniquingKeysWith: { $1 })
+        self.observers = observers
+        self.agents = Mutex(Dictionary(agents.map { ($0.kind, $0) }, uniquingKeysWith: { $1 }))
         trims = TrimService(channels: channels, world: world, retention: textRetention)
         let timers = TimerService(log: channels.log, world: world) { [weak self] name, id, timer in self?.timerDue(name, id, timer) }
         timerService.withLock { $0 = timers }
@@ -47,7 +51,20 @@ package final class AgentRuntime: Sendable {
     }
 
     /// The kinds of agents there are, sorted.
-    package var kinds: [String] { agents.keys.sorted() }
+    package var kinds: [String] { agents.withLock { $0.keys.sorted() } }
+
+    /// The agent of a kind as it is declared now.
+    func agent(of kind: String) -> AnyAgent? { agents.withLock { $0[kind] } }
+
+    /// Adds kinds, and replaces those that are declared otherwise now. A turn keeps the definition that it began with; the next one has the new.
+    package func declare(_ declared: [AnyAgent]) throws(LogError) {
+        let new = agents.withLock { agents in
+            let new = declared.map(\.kind).filter { agents[$0] == nil }
+            for agent in declared { agents[agent.kind] = agent }
+            return Set(new)
+        }
+        if !new.isEmpty { try takeUp { new.contains($0) } }
+    }
 
     package var isDraining: Bool { draining.load(ordering: .relaxed) }
 
@@ -73,6 +90,14 @@ package final class AgentRuntime: Sendable {
     package func start() throws(LogError) {
         channels.observeInput(self)
         try takeDrainMark()
+        try takeUp { _ in true }
+        try timers.start()
+        try follows.start()
+        try trims.start()
+    }
+
+    /// Takes up what is unfinished of agents of some kinds.
+    private func takeUp(_ isMeant: (_ kind: String) -> Bool) throws(LogError) {
         var unfinished: [String] = []
         try AgentIndex.scan(channels.log, [.running, .stalled]) { name, status in
             if status == .stalled { stalledAtStart.withLock { _ = $0.insert(name) } }
@@ -82,14 +107,12 @@ package final class AgentRuntime: Sendable {
         unfinished += try undecided()
         // One after another with a pause, so that a thousand turns that were cut off do not all call their model in the same millisecond.
         var seen: Set<String> = []
-        for (index, name) in unfinished.filter({ seen.insert($0).inserted }).enumerated() {
+        let meant = unfinished.filter { isMeant(AgentName(channel: $0)?.kind ?? "") && seen.insert($0).inserted }
+        for (index, name) in meant.enumerated() {
             world.schedule(at: world.now.advanced(by: .milliseconds(2) * (index / AgentRuntime.recoveriesAtOnce))) { [weak self] in
                 self?.call(name, .wake)
             }
         }
-        try timers.start()
-        try follows.start()
-        try trims.start()
     }
 
     private func wake(_ name: String) { call(name, .wake) }
@@ -190,7 +213,7 @@ package final class AgentRuntime: Sendable {
 
     /// Has the agent of that name do something, in memory or once there is room for it.
     private func call(_ name: String, _ call: AgentDirectory.Call) {
-        guard !isDraining, let agent = agents[AgentName(channel: name)?.kind ?? ""], let channel = find(name, for: call) else {
+        guard !isDraining, let agent = agent(of: AgentName(channel: name)?.kind ?? ""), let channel = find(name, for: call) else {
             return directory.giveUp(name)
         }
         switch directory.deliver(call, to: channel, { Activation(runtime: self, channel: channel, agent: agent) }) {
@@ -288,6 +311,16 @@ extension AgentRuntime: InputObserver {
         // In memory may be its successor already.
         if let activation = directory.activation(channel.name), activation.channel.id == channel.id { activation.deleted() }
     }
+}
+
+/// Receives what happens to agents and is not in their channels, or is of interest beside them.
+package struct AgentObservers: Sendable {
+    /// A turn of the agent with this channel has failed. Called on the agent's serial executor; must not block.
+    package var turnFailed: @Sendable (_ channel: String, _ failure: StepFailure) -> Void = { _, _ in }
+    /// The agent with this channel was removed, durably. Called where reads may block, before the removal is answered.
+    package var removed: @Sendable (_ channel: String) -> Void = { _ in }
+
+    package init() {}
 }
 
 /// Rows that belong to no channel.

@@ -6,44 +6,70 @@ internal import Synchronization
 enum RunCommand: Command {
     static let name = "run"
     static let summary = "send a message to an agent and watch the answer"
-    static let usage = "usage: parley run <kind>/<id> \"text\" [--key <idempotency key>] [--json] [--server <url>]"
+    static let usage = """
+        usage: parley run <kind>/<id> "text" | - | @<file> [--key <idempotency key>] [--json] [--server <url>]
+               parley run <kind>/<id> --data <json> | - | @<file> [...]
+        """
     static let help = """
         \(usage)
 
-        Sends a message and shows what the agent does with it, until the turn ends. The connection, and the server, may go away meanwhile:
-        the command goes on where it was. Exit status 1 when the turn fails.
+        Sends a message and shows what the agent does, until the turn ends. If the connection is lost or the server restarts, the command
+        reconnects and continues where it was. Ctrl-C stops watching, not the agent. Exit status 1 if the turn does not complete.
 
-          --key <text>   send it once: a repeat with the same key attaches to the first
-          --json         one entry of the channel a line, as JSON
-          --server <url> default PARLEY_URL, then http://127.0.0.1:4437
+        \(MessageBody.help)
+          --key <text>    send the message once: a repeat with the same key attaches to the first
+          --json          print the channel's entries, one JSON object per line
+          --server <url>  default PARLEY_URL, then http://127.0.0.1:4437
         """
-    static let options: [CommandOption] = [.value("key"), .flag("json"), .value("server")]
+    static let options: [CommandOption] = [.value("data"), .value("key"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
-        let text = try MessageArgument.text(arguments)
+        let message = try MessageBody.read(arguments)
         let client = try Client(arguments)
-        let offset = try MessageArgument.send(text, to: channel, client, key: arguments["key"])
-        let view = TurnView()
+        let offset = try MessageArgument.send(message, to: channel, client, key: arguments["key"])
+        let (view, json) = (TurnView(), arguments.has("json"))
+        let leaving = goesOn(channel, offset, arguments)
+        client.onInterrupt { json ? Terminal.error(leaving) : view.say(leaving) }
         let outcome = Mutex<String?>(nil)
-        let json = arguments.has("json")
-        try Follower(client, channel: channel, from: offset, view: "settled") { entry in
-            if json { Terminal.output("\(json: entry)\n") }
-            let isOurs = entry["turn"]?.string == offset
-            let type = entry["type"]?.string ?? ""
-            // Its receipt comes before the turn: a message that is refused starts none.
-            let isRefused = type == "receipt" && entry["of"]?.string == offset && entry["state"]?.string != "applied"
-            if isOurs || isRefused, !json { view.show(entry) }
-            guard
-                isRefused
-                    || isOurs
-                        && (["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled", "agent.parked"]
-                            .contains(type))
-            else { return true }
-            outcome.withLock { $0 = type }
+        let follower = Follower(
+            client, channel: channel, from: offset, view: "settled", isReached: true, say: { json ? Terminal.error($0) : view.say($0) }
+        ) { entry in
+            let isOurs = entry["turn"]?.string == offset || isRefusal(entry, of: offset)
+            if json { Terminal.output("\(json: entry)\n") } else if isOurs { view.show(entry) }
+            guard isOurs, ends(entry) else { return true }
+            outcome.withLock { $0 = entry["type"]?.string }
             return false
-        }.run()
+        }
+        do { try follower.run() } catch let error as Client.Unreachable {
+            Terminal.error(leaving)
+            throw error
+        }
         return outcome.withLock { $0 } == "turn.completed" ? .done : .failed
+    }
+
+    /// What is said when the command ends before the turn.
+    private static func goesOn(_ channel: String, _ offset: String, _ arguments: Arguments) -> TerminalText {
+        let agent = String(channel.dropFirst("agents/".count))
+        let server = arguments["server"].map { " --server \($0)" } ?? ""
+        return """
+            parley: the agent continues without this command.
+              watch it again  parley tail \(agent) --from \(offset)\(server)
+              stop it         parley cancel \(agent)\(server)
+            """
+    }
+
+    /// Whether it is the receipt of a message that begins no turn.
+    private static func isRefusal(_ entry: JSON, of offset: String) -> Bool {
+        entry["type"] == "receipt" && entry["of"]?.string == offset && entry["state"] != "applied"
+    }
+
+    private static let ends: Set = [
+        "receipt", "turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled", "agent.parked",
+    ]
+
+    private static func ends(_ entry: JSON) -> Bool {
+        entry["type"]?.string.map { ends.contains($0) } == true && !(entry["type"] == "receipt" && entry["state"] == "applied")
     }
 }
 
@@ -65,15 +91,17 @@ enum TailCommand: Command {
     static let options: [CommandOption] = [.value("from"), .flag("raw"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
+        let channel = try ChannelArgument.any(arguments.require(0, "the channel"))
         try arguments.requireAtMost(1)
         try arguments.check("from", ["-1", "now"])
         let isAgent = channel.hasPrefix("agents/")
         let client = try Client(arguments)
         let json = arguments.has("json") || arguments.has("raw") || !isAgent
         let view = TurnView()
-        try Follower(client, channel: channel, from: arguments["from"] ?? "-1", view: isAgent && !arguments.has("raw") ? "settled" : nil) {
-            entry in
+        try Follower(
+            client, channel: channel, from: arguments["from"] ?? "-1", view: isAgent && !arguments.has("raw") ? "settled" : nil,
+            say: { json ? Terminal.error($0) : view.say($0) }
+        ) { entry in
             if json { Terminal.output("\(json: entry)\n") } else { view.show(entry) }
             return true
         }.run()
@@ -85,18 +113,25 @@ enum TailCommand: Command {
 enum SendCommand: Command {
     static let name = "send"
     static let summary = "send a message to an agent without waiting for the answer"
-    static let usage = "usage: parley send <kind>/<id> \"text\" [--key <idempotency key>] [--server <url>]"
+    static let usage = """
+        usage: parley send <kind>/<id> "text" | - | @<file> [--key <idempotency key>] [--server <url>]
+               parley send <kind>/<id> --data <json> | - | @<file> [...]
+        """
     static let help = """
         \(usage)
 
         Prints the offset of the message once it is durable; `parley tail <kind>/<id> --from <offset>` shows what follows.
+
+        \(MessageBody.help)
+          --key <text>    send the message once, however often the command is repeated with that key
+          --server <url>  default PARLEY_URL, then http://127.0.0.1:4437
         """
-    static let options: [CommandOption] = [.value("key"), .value("server")]
+    static let options: [CommandOption] = [.value("data"), .value("key"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
-        let text = try MessageArgument.text(arguments)
-        Terminal.output("\(try MessageArgument.send(text, to: channel, Client(arguments), key: arguments["key"]))\n")
+        let message = try MessageBody.read(arguments)
+        Terminal.output("\(try MessageArgument.send(message, to: channel, Client(arguments), key: arguments["key"]))\n")
         return .done
     }
 }
@@ -178,49 +213,5 @@ enum StatusCommand: Command {
             }
         }
         return .done
-    }
-}
-
-/// How channels are named on the command line.
-enum ChannelArgument {
-    /// `<kind>/<id>` of an agent; its channel.
-    static func agent(_ text: String) throws(UsageError) -> String {
-        let parts = text.split(separator: "/", omittingEmptySubsequences: false)
-        if parts.count == 3, parts[0] == "agents" { return text }
-        guard parts.count == 2, !parts.contains("") else {
-            throw UsageError("'\(text)' is no agent; expected <kind>/<id>, e.g. assistant/me.")
-        }
-        return "agents/" + text
-    }
-
-    /// Two segments are an agent's, anything else is a channel's whole name, as is what begins with a slash.
-    static func any(_ text: String) -> String {
-        if text.hasPrefix("/") { return String(text.dropFirst()) }
-        return text.split(separator: "/", omittingEmptySubsequences: false).count == 2 ? "agents/" + text : text
-    }
-}
-
-/// The message that `run` and `send` send.
-enum MessageArgument {
-    static func text(_ arguments: Arguments) throws(UsageError) -> String {
-        let words = arguments.positional.dropFirst()
-        guard !words.isEmpty else { throw UsageError("the text is missing.") }
-        return words.joined(separator: " ")
-    }
-
-    /// Sends the message, once however often it has to be tried, and returns its offset.
-    static func send(_ text: String, to channel: String, _ client: Client, key: String?) throws -> String {
-        try append(["type": "message", "text": .string(text)], to: channel, client, key: key)
-    }
-
-    /// Appends an entry, once however often it has to be tried, and returns its offset.
-    static func append(_ body: JSON, to channel: String, _ client: Client, key: String?) throws -> String {
-        let key = key ?? Client.newIdempotencyKey()
-        let answer = try client.requestPatiently(
-            "POST", "/v1/" + channel, headers: [("Content-Type", "application/json"), ("Idempotency-Key", key)], body: body.bytes)
-        guard answer.status == 202, let offset = answer.json?["entries"]?.array?.first?["offset"]?.string else {
-            throw FollowError(answer.problem)
-        }
-        return offset
     }
 }

@@ -1,3 +1,4 @@
+internal import Glibc
 internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
@@ -33,42 +34,59 @@ final class Client: Sendable {
         var json: JSON? { try? JSON.parse(body) }
 
         /// The problem that the server reported, in one line.
-        var problem: String {
-            guard let json else { return "the server answered \(status)" }
-            let text = json["detail"]?.string ?? json["title"]?.string ?? "the server answered \(status)"
-            return json["code"]?.string.map { "\(text) (\($0))" } ?? text
-        }
+        var problem: String { json.map { ServerProblem($0, status).text } ?? "the server answered \(status)" }
     }
 
     private var authorization: [(name: String, value: String)] { bearer.map { [("Authorization", "Bearer \($0)")] } ?? [] }
 
     /// One request and its whole answer.
-    func request(_ method: String, _ path: String, headers: [(name: String, value: String)] = [], body: Bytes = []) throws -> Answer {
+    /// - Parameter patience: How long the server may take until it answers.
+    func request(
+        _ method: String, _ path: String, headers: [(name: String, value: String)] = [], body: Bytes = [],
+        patience: Duration = .seconds(120)
+    ) throws -> Answer {
         var request = OutgoingRequest(method: method, url: baseURL + path, headers: headers + authorization, body: body)
         request.connectTimeout = .seconds(5)
+        request.firstByteTimeout = patience
         let call = WholeCall()
         _ = transport.start(request, call)
         return try named { try call.wait() }
     }
 
-    /// Says of a server that is not there what to do about it.
+    /// Adds the remedy to an error of the connection.
     private func named<Value>(_ body: () throws -> Value) throws -> Value {
-        do { return try body() } catch let error as OutgoingError where error.code == "upstream_unreachable" {
-            if baseURL.hasPrefix("https://"), error.reason.contains("SSL") || error.reason.contains("certificate") {
-                throw FollowError(
-                    "the server at \(baseURL) is not trusted: \(error.reason). PARLEY_CA_FILE names a PEM file with whom to trust besides.")
-            }
-            throw FollowError(
-                "no server answers at \(baseURL). Start one with `parley serve`, or name another with --server or PARLEY_URL.")
-        }
+        do { return try body() } catch let error as OutgoingError { throw named(error) }
     }
 
-    /// As ``request(_:_:headers:body:)``; tries again for a while when nobody answers, which is safe for what carries an idempotency key.
+    private func named(_ error: OutgoingError) -> any Error {
+        guard error.code == "upstream_unreachable" else {
+            return FollowError("the connection to the server at \(baseURL) broke: \(error.reason).")
+        }
+        if error.reason.contains("wrong version number") {
+            return FollowError("the server at \(baseURL) does not speak TLS: name it with http:// instead of https://.")
+        }
+        if baseURL.hasPrefix("https://"), error.reason.contains("SSL") || error.reason.contains("certificate") {
+            return FollowError(
+                "the certificate of \(baseURL) is not trusted: \(error.reason). PARLEY_CA_FILE names a PEM file of further authorities.")
+        }
+        return Unreachable(
+            description: "no server answers at \(baseURL). Start one with `parley serve`, or name another with --server or PARLEY_URL.")
+    }
+
+    /// The server could not be connected to, so it has not seen the request.
+    struct Unreachable: Error, CustomStringConvertible {
+        let description: String
+    }
+
+    /// As ``request(_:_:headers:body:)``, but retries for a while when the connection breaks before the answer, which is safe for requests with
+    /// an idempotency key. Fails at once when no server is there.
     func requestPatiently(_ method: String, _ path: String, headers: [(name: String, value: String)], body: Bytes) throws -> Answer {
         var pause = Duration.milliseconds(100)
+        var wasReached = false
         while true {
             do { return try request(method, path, headers: headers, body: body) } catch {
-                guard pause < .seconds(5) else { throw error }
+                wasReached = wasReached || !(error is Unreachable)
+                guard wasReached, pause < .seconds(5) else { throw error }
                 Pause.wait(pause)
                 pause *= 2
             }
@@ -77,6 +95,17 @@ final class Client: Sendable {
 
     /// An `Idempotency-Key` that nobody else has.
     static func newIdempotencyKey() -> String { hexadecimal((0..<16).map { _ in UInt8.random(in: .min ... .max) }) }
+
+    /// Calls `interrupted` on Ctrl-C, and then ends the process by that signal.
+    func onInterrupt(_ interrupted: @escaping @Sendable () -> Void) {
+        let watcher = SignalWatcher(loop, signals: [SIGINT]) { _ in
+            interrupted()
+            // By the signal and not by a status: a shell that runs a loop of commands ends the loop, too.
+            signal(SIGINT, SIG_DFL)
+            kill(getpid(), SIGINT)
+        }
+        watcher.waitUntilListening()
+    }
 
     /// Streams one answer; gives the pieces of its body to `take` until it ends or `take` returns false.
     func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Int, Bytes) -> Bool) throws {

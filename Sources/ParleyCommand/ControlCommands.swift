@@ -9,7 +9,7 @@ enum SteerCommand: Command {
     static let help = """
         \(usage)
 
-        With no turn under way, or when no call comes any more, it becomes the next message.
+        If no turn is running, or the turn ends before its next model call, it becomes the next message; the command says which.
 
         \(ControlEntry.conditions)
         """
@@ -46,6 +46,26 @@ enum CancelCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let reason = arguments.positional.count > 1 ? try MessageArgument.text(arguments) : nil
         return try ControlEntry.send("cancel", [("reason", reason.map { .string($0) })], arguments)
+    }
+}
+
+/// `parley close <kind>/<id>`: ends the agent for good.
+enum CloseCommand: Command {
+    static let name = "close"
+    static let summary = "end an agent after its current turn"
+    static let usage = "usage: parley close <kind>/<id> [--if-turn <offset>] [--key <idempotency key>] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        Messages that are still queued are rejected, and the channel ends; it can still be read. To remove it: parley delete.
+
+        \(ControlEntry.conditions)
+        """
+    static let options = ControlEntry.options
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        try arguments.requireAtMost(1)
+        return try ControlEntry.send("close", [], arguments)
     }
 }
 
@@ -133,16 +153,20 @@ enum ControlEntry {
         Terminal.output("\(offset)\n")
         // A signal, and an interrupt that finds nothing to stop, may wait for long: what is decided is said, the rest is in the log.
         let receipt = try Receipt.wait(for: offset, in: channel, client, seconds: 5)
+        Terminal.error(verdict(on: type, offset, receipt))
+        return receipt == nil || receipt?["state"] == "applied" ? .done : .failed
+    }
+
+    /// What became of the entry, in words.
+    private static func verdict(on type: String, _ offset: String, _ receipt: JSON?) -> TerminalText {
         switch receipt?["state"]?.string {
-        case nil:
-            Terminal.error("kept until the agent comes to it")
-            return .done
-        case "applied":
-            Terminal.error("applied\(line: receipt?["step"]?.string.map { " (\($0))" } ?? "")")
-            return .done
-        case let state?:
-            Terminal.error("\(state): \(receipt?["reason"]?.string ?? "")")
-            return .failed
+        case nil where type == "steer":
+            "kept for the next call of the model; if none comes before the turn ends, it becomes the next message"
+        case nil: "kept until the agent comes to it"
+        // A turn is named by its message: this entry has become one.
+        case "applied" where receipt?["turn"]?.string == offset: "no turn could take it: it became the next message, and began a turn"
+        case "applied": "applied\(line: receipt?["step"]?.string.map { " (\($0))" } ?? "")"
+        case let state?: "\(state): \(receipt?["reason"]?.string ?? "")"
         }
     }
 }
@@ -211,13 +235,15 @@ enum ApprovalChoice {
 enum Receipt {
     /// - Returns: `nil` when it has not been decided after `seconds`.
     static func wait(for offset: String, in channel: String, _ client: Client, seconds: Int) throws -> JSON? {
+        var next = offset
         for _ in 0..<(seconds * 10) {
-            let answer = try client.request("GET", "/v1/stream/\(channel)?offset=\(offset)&view=raw")
-            guard answer.status == 200 else { throw FollowError(answer.problem) }
-            if let receipt = answer.json?.array?.first(where: { $0["type"]?.string == "receipt" && $0["of"]?.string == offset }) {
-                return receipt
-            }
-            Pause.wait(.milliseconds(100))
+            let answer = try client.request("GET", "/v1/stream/\(channel)?offset=\(next)&view=raw")
+            // Whoever may only append is not told what became of it.
+            if answer.status == 403 { return nil }
+            guard answer.status == 200, let entries = answer.json?.array else { throw FollowError(answer.problem) }
+            if let receipt = entries.first(where: { $0["type"] == "receipt" && $0["of"]?.string == offset }) { return receipt }
+            next = answer.header("Stream-Next-Offset") ?? next
+            if entries.isEmpty { Pause.wait(.milliseconds(100)) }
         }
         return nil
     }

@@ -8,6 +8,10 @@ final class Follower: Sendable {
         var offset: String
         var isEnded = false
         var isLeft = false
+        /// The server has answered.
+        var wasReached: Bool
+        /// The loss of the connection has been said, and its return has not.
+        var isLost = false
         var problem: Bytes = []
         var failures = 0
         var events = ServerSentEventParser()
@@ -19,23 +23,31 @@ final class Follower: Sendable {
     private let path: String
     private let view: String?
     private let state: Mutex<State>
+    private let say: @Sendable (TerminalText) -> Void
     private let take: @Sendable (JSON) -> Bool
 
     /// - Parameters:
-    ///   - offset: Where to begin: an offset, `-1` for the start, `now` for the tail.
-    ///   - take: Gets each entry; returns false to stop following.
-    init(_ client: Client, channel: String, from offset: String, view: String?, _ take: @escaping @Sendable (JSON) -> Bool) {
+    ///   - offset: Where to begin: an offset, `-1` for the start, `now` for the end offset.
+    ///   - isReached: Whether the server has answered before. Without it a server that is not there is an error at once.
+    ///   - say: Receives what is to be said of the connection.
+    ///   - take: Receives each entry; returns false to stop following.
+    init(
+        _ client: Client, channel: String, from offset: String, view: String?, isReached: Bool = false,
+        say: @escaping @Sendable (TerminalText) -> Void = { Terminal.error($0) }, _ take: @escaping @Sendable (JSON) -> Bool
+    ) {
         self.client = client
         path = "/v1/stream/" + PercentEncoding.encode(channel, keeping: "/")
         self.view = view
-        self.take = take
-        state = Mutex(State(offset: offset))
+        (self.say, self.take) = (say, take)
+        state = Mutex(State(offset: offset, wasReached: isReached))
     }
 
-    /// Follows until the channel ends or `take` has had enough.
+    private static let patience = Duration.seconds(60)
+
+    /// Follows until the channel ends or `take` returns false.
     ///
-    /// - Throws: when the server refuses (no such channel, say), or cannot be reached for longer than `patience`.
-    func run(patience: Duration = .seconds(60)) throws {
+    /// - Throws: when the server refuses (no such channel, say), does not answer at first, or cannot be reached for a minute later.
+    func run() throws {
         var waited = Duration.zero
         var pause = Duration.milliseconds(100)
         while true {
@@ -52,8 +64,11 @@ final class Follower: Sendable {
             }
             if state.offset != before { (waited, pause) = (.zero, .milliseconds(100)) }
             if failure == nil { continue }
-            guard waited < patience else { throw failure! }
-            if waited == .zero && Terminal.isInteractive { Terminal.error("parley: the connection broke; going on from where it was…") }
+            guard state.wasReached, waited < Follower.patience else { throw failure! }
+            if !state.isLost {
+                say("parley: the connection to \(client.baseURL) is lost; retrying for a minute")
+                self.state.withLock { $0.isLost = true }
+            }
             Pause.wait(pause)
             waited += pause
             pause = min(pause * 2, .seconds(2))
@@ -68,6 +83,8 @@ final class Follower: Sendable {
                     state.problem += bytes
                     return true
                 }
+                if state.isLost { say("parley: connected again; nothing was missed") }
+                (state.wasReached, state.isLost) = (true, false)
                 var goesOn = true
                 do {
                     var events: [ServerSentEvent] = []

@@ -10,12 +10,8 @@ enum ParleyProgram {
         case nil:
             Terminal.error(TerminalText(trusted: help))
             status = .usage
-        case "--help", "-h", "help":
-            Terminal.output(TerminalText(trusted: help + "\n"))
-            status = .done
-        case "--version":
-            Terminal.output("parley \(version)\n")
-            status = .done
+        case "--help", "-h": status = await run("help", [])
+        case "--version": status = await run("version", [])
         case let name?:
             arguments.removeFirst()
             status = await run(name, arguments)
@@ -26,18 +22,17 @@ enum ParleyProgram {
     static let version = Release.version
 
     static let commands: [any (Command & Sendable).Type] = [
-        ServeCommand.self, RunCommand.self, TailCommand.self, SendCommand.self, SteerCommand.self, InterruptCommand.self,
-        CancelCommand.self, ResumeCommand.self, ApproveCommand.self, DenyCommand.self, SignalCommand.self, ListCommand.self,
-        StatusCommand.self,
-        TraceCommand.self, AuditCommand.self, TokenCommand.self,
+        ServeCommand.self, AgentsCommand.self, BackupCommand.self,
+        RunCommand.self, TailCommand.self, SendCommand.self, SteerCommand.self, InterruptCommand.self, CancelCommand.self,
+        ResumeCommand.self, CloseCommand.self, ApproveCommand.self, DenyCommand.self, SignalCommand.self,
+        ListCommand.self, StatusCommand.self, StateCommand.self, TraceCommand.self, AuditCommand.self, TokenCommand.self,
         CreateCommand.self, AppendCommand.self, ForkCommand.self, DeleteCommand.self,
+        HelpCommand.self, CompletionCommand.self, VersionCommand.self,
     ]
 
     private static func run(_ name: String, _ arguments: [String]) async -> ExitStatus {
         guard let command = commands.first(where: { $0.name == name }) else {
-            let meant = Spelling.closest(to: name, in: commands.map { $0.name })
-            Terminal.error(
-                "parley: unknown command '\(name)'.\(line: meant.map { " Did you mean '\($0)'?" } ?? "") `parley --help` lists them.")
+            Terminal.error("parley: \(line: unknown(name))")
             return .usage
         }
         if arguments.contains("--help") || arguments.contains("-h") {
@@ -55,7 +50,12 @@ enum ParleyProgram {
         }
     }
 
-    private static var help: String {
+    static func unknown(_ name: String) -> String {
+        let meant = Spelling.closest(to: name, in: commands.map { $0.name })
+        return "unknown command '\(name)'.\(meant.map { " Did you mean '\($0)'?" } ?? "") `parley help` lists them."
+    }
+
+    static var help: String {
         let width = commands.map { $0.name.count }.max() ?? 0
         let lines = commands.map { "  \($0.name)\(String(repeating: " ", count: width - $0.name.count + 2))\($0.summary)" }
         return """
@@ -65,10 +65,13 @@ enum ParleyProgram {
 
             \(lines.joined(separator: "\n"))
 
-            `parley <command> --help` says more. PARLEY_URL names the server (default http://127.0.0.1:4437).
-            PARLEY_TOKEN is the key or token to show, where the server wants one; --token-file <file> has it in a file instead.
-            PARLEY_CA_FILE (PEM) says whose certificates to trust, where the system does not know the server's.
-            Data goes to standard output, the rest to standard error. Exit status: 0 done, 1 failed, 2 usage.
+            `parley help <command>` says more. An agent is named <kind>/<id>, any other channel /<name>.
+
+              PARLEY_URL      the server; --server <url> overrides it; default http://127.0.0.1:4437
+              PARLEY_TOKEN    the key or token to present, if the server requires one; --token-file <file> reads it from a file
+              PARLEY_CA_FILE  certificate authorities to trust besides the system's (PEM)
+
+            Data goes to standard output, everything else to standard error. Exit status: 0 done, 1 failed, 2 usage.
             """
     }
 }
@@ -106,7 +109,7 @@ struct Arguments {
     private var values: [String: [String]] = [:]
 
     /// What every command takes.
-    private static let common: [CommandOption] = [.value("token-file")]
+    static let common: [CommandOption] = [.value("token-file")]
 
     init(_ words: [String], for command: any Command.Type) throws(UsageError) {
         var rest = words[...]

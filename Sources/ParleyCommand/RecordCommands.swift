@@ -63,7 +63,29 @@ enum AuditCommand: Command {
     }
 }
 
-/// What both ask of the server.
+/// `parley state <kind>/<id>`: shows what an agent remembers.
+enum StateCommand: Command {
+    static let name = "state"
+    static let summary = "print an agent's saved state as JSON"
+    static let usage = "usage: parley state <kind>/<id> [--json] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        Prints the state that an agent in Swift has saved with its last completed turn; null if it has saved none. Agents in Markdown have no
+        state: their conversation is the channel.
+
+          --json  the server's answer as it is: the state, and the offset where it was saved
+        """
+    static let options: [CommandOption] = [.flag("json"), .value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let answer = try RecordQuery.ask("state", [], arguments)
+        if !arguments.has("json") { Terminal.output("\(json: answer["state"] ?? .null)\n") }
+        return .done
+    }
+}
+
+/// What they ask of the server.
 private enum RecordQuery {
     /// Asks, and with `--json` prints the answer.
     static func ask(_ record: String, _ parameters: [String], _ arguments: Arguments) throws -> JSON {

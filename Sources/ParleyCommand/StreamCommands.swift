@@ -21,7 +21,7 @@ enum CreateCommand: Command {
     static let options: [CommandOption] = [.value("type"), .value("ttl"), .value("expires-at"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
+        let channel = try ChannelArgument.any(arguments.require(0, "the channel"))
         try arguments.requireAtMost(1)
         let headers = try [("Content-Type", arguments["type"] ?? "application/json")] + StreamRequest.lifetime(arguments)
         Terminal.output("\(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]))\n")
@@ -49,7 +49,7 @@ enum AppendCommand: Command {
     static let options: [CommandOption] = [.value("type"), .value("if-tail"), .value("key"), .flag("close"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
+        let channel = try ChannelArgument.any(arguments.require(0, "the channel"))
         let words = arguments.positional.dropFirst()
         let body = words.isEmpty ? [] : words == ["-"] ? try StreamRequest.standardInput() : Bytes(words.joined(separator: " ").utf8)
         guard !body.isEmpty || arguments.has("close") else { throw UsageError("the data is missing.") }
@@ -79,8 +79,8 @@ enum ForkCommand: Command {
     static let options: [CommandOption] = [.value("offset"), .value("ttl"), .value("expires-at"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        let source = ChannelArgument.any(try arguments.require(0, "the channel"))
-        let channel = ChannelArgument.any(try arguments.require(1, "the new channel"))
+        let source = try ChannelArgument.any(arguments.require(0, "the channel"))
+        let channel = try ChannelArgument.any(arguments.require(1, "the new channel"))
         try arguments.requireAtMost(2)
         try arguments.check("offset", ["-1"])
         var headers = try [("Stream-Forked-From", StreamRequest.path(source))] + StreamRequest.lifetime(arguments)
@@ -95,14 +95,23 @@ enum DeleteCommand: Command {
     static let name = "delete"
     static let summary = "delete a channel, or an agent with all it has"
     static let usage = "usage: parley delete <kind>/<id> | /<channel> [--server <url>]"
-    static let help = usage
+    static let help = """
+        \(usage)
+
+        Of an agent everything goes: its turn is cancelled, and its channel, its saved state and its files are removed. A message does not bring
+        it back; `parley create <kind>/<id>` starts it anew.
+        """
     static let options: [CommandOption] = [.value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        let channel = ChannelArgument.any(try arguments.require(0, "the channel"))
+        let channel = try ChannelArgument.any(arguments.require(0, "the channel"))
         try arguments.requireAtMost(1)
         let answer = try Client(arguments).request("DELETE", StreamRequest.path(channel))
         guard answer.status == 204 else { throw FollowError(answer.problem) }
+        if channel.hasPrefix("agents/") {
+            let agent = String(channel.dropFirst("agents/".count))
+            Terminal.error("deleted, with its files. Messages to it are refused until `parley create \(agent)` starts it anew.")
+        }
         return .done
     }
 }
@@ -134,12 +143,15 @@ enum StreamRequest {
         return answer.header("Stream-Next-Offset") ?? ""
     }
 
-    static func standardInput() throws -> Bytes {
+    static func standardInput() throws -> Bytes { try contents(STDIN_FILENO, "standard input") }
+
+    /// Everything up to the end of an open file.
+    static func contents(_ descriptor: Int32, _ name: String) throws -> Bytes {
         var (bytes, buffer) = (Bytes(), Bytes(repeating: 0, count: 64 << 10))
         while true {
-            let count = read(STDIN_FILENO, &buffer, buffer.count)
+            let count = read(descriptor, &buffer, buffer.count)
             if count < 0, errno == EINTR { continue }
-            guard count >= 0 else { throw FollowError("standard input cannot be read: \(String(cString: strerror(errno)))") }
+            guard count >= 0 else { throw FollowError("\(name) cannot be read: \(String(cString: strerror(errno)))") }
             guard count > 0 else { return bytes }
             bytes += buffer[..<count]
         }

@@ -33,7 +33,8 @@ enum TokenCommand: Command {
           --allow <grant>       channels by pattern (* one segment, ** one or more) and what may be done there:
                                 read, append, steer, approve, stop, admin. May be given several times.
                                 agents/assistant/*:read,steer
-          --name <name>         who holds it: the `by` of what is appended with it. A token made of another has both names: ann/phone
+          --name <name>         who holds it: the `by` of what is appended with it. A key needs it; a token made of another has both names:
+                                ann/phone
           --expires <duration>  30s, 15m, 1h, 7d; or an instant, 2030-01-31T12:00:00Z; default 1h
           --keys <file>         sign it here with the first key of this file, without the server
           --server <url>        default PARLEY_URL, then http://127.0.0.1:4437
@@ -78,7 +79,10 @@ enum TokenCommand: Command {
     }
 
     private static func requireWhole(_ block: CapabilityToken.Block) throws(UsageError) {
-        guard block.name != nil, !block.grants.isEmpty else { throw UsageError("a new token needs --name and --allow.") }
+        guard block.name != nil else {
+            throw UsageError("a token made of a key needs --name <name>: who holds it, the `by` of what they append.")
+        }
+        guard !block.grants.isEmpty else { throw UsageError("a token made of a key needs --allow '<pattern>:<verb>,...': what it allows.") }
     }
 
     private static func issued(_ block: CapabilityToken.Block, _ client: Client) throws -> String {

@@ -19,6 +19,9 @@ final class TurnView: Sendable {
 
     func show(_ entry: JSON) { state.withLock { show(entry, &$0) } }
 
+    /// Says something that is no entry.
+    func say(_ text: TerminalText) { state.withLock { note(text, &$0) } }
+
     private func show(_ entry: JSON, _ state: inout State) {
         switch entry["type"]?.string {
         case "message": note("> \(TurnView.prose(entry, ["text", "data"]) ?? "")", &state)
@@ -124,7 +127,10 @@ final class TurnView: Sendable {
         state.printed = whole
         endLine(&state)
         let recovered = entry["recovered_tokens"]?.integer ?? 0
-        if recovered > 0 { note("  went on from \(recovered) saved tokens", &state) }
+        if recovered > 0 { note("  resumed from \(recovered) saved tokens", &state) }
+        if entry["finish_reason"] == "length" {
+            note("  the answer was cut: it has reached max_tokens. Raise max_tokens in the agent's file for longer ones.", &state)
+        }
     }
 
     private func say(_ text: String, _ state: inout State) {

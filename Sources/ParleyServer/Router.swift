@@ -14,6 +14,7 @@ final class Router: HTTPHandler, Sendable {
     private let safety: SafetyRoutes
     private let sockets: SocketRoute
     private let client: ClientRoute
+    private let node: NodeRoutes
 
     init(_ context: ServerContext) {
         self.context = context
@@ -25,6 +26,7 @@ final class Router: HTTPHandler, Sendable {
         safety = SafetyRoutes(context: context)
         sockets = SocketRoute(context: context)
         client = ClientRoute()
+        node = NodeRoutes(context)
     }
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
@@ -197,6 +199,8 @@ final class Router: HTTPHandler, Sendable {
             exchange.respond(200, [("Content-Type", "text/plain; version=0.0.4"), ("Cache-Control", "no-store")], metrics)
         case "/v1/tokens": try safety.issueToken(exchange)
         case "/v1/tickets": try safety.issueTicket(exchange)
+        case NodeRoutes.kindsPath: try node.kinds(exchange)
+        case NodeRoutes.backupPath: try node.backUp(exchange)
         default:
             throw Problem(
                 status: 404, code: "route_not_found",

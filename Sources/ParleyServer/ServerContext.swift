@@ -9,6 +9,7 @@ internal import Synchronization
 final class ServerContext: Sendable {
     let channels: Channels
     let agents: (any AgentHost)?
+    let node: (any NodeHost)?
     let subscriptions: SubscriptionDelivery?
     let configuration: ServerConfiguration
     let reads: ReadPool
@@ -24,12 +25,12 @@ final class ServerContext: Sendable {
     private let requestByteCounter = Mutex<@Sendable () -> Int>({ 0 })
 
     init(
-        channels: Channels, agents: (any AgentHost)?, subscriptions: SubscriptionDelivery?, configuration: ServerConfiguration,
-        loops: [EventLoop],
+        channels: Channels, agents: (any AgentHost)?, node: (any NodeHost)?, subscriptions: SubscriptionDelivery?,
+        configuration: ServerConfiguration, loops: [EventLoop],
         measures: @escaping @Sendable () -> [Measure]
     ) {
         self.channels = channels
-        self.agents = agents
+        (self.agents, self.node) = (agents, node)
         self.subscriptions = subscriptions
         self.configuration = configuration
         self.measures = measures

@@ -40,6 +40,13 @@ import Testing
             let refused = try Self.run("parley", ["send", "writer/me", "hello", "--server", node.url], narrow)
             #expect(refused.exit == .status(1))
             #expect(refused.error.contains("'append'"), "\(refused.error)")
+            #expect(refused.error.contains("parley token --allow 'agents/writer/me:append'"), "\(refused.error)")
+            let without = try parley("ls", environment: ["PARLEY_URL": node.url])
+            #expect(without.exit == .status(1) && without.error.contains("Set PARLEY_TOKEN"), "\(without.error)")
+            let nameless = try Self.run("parley", ["token", "--allow", "**:read", "--server", node.url], Self.secret)
+            #expect(nameless.exit == .status(2) && nameless.error.contains("made of a key needs --name"), "\(nameless.error)")
+            let elsewhere = try parley("ls", "--server", node.url.replacing("http://", with: "https://"))
+            #expect(elsewhere.error.contains("does not speak TLS"), "\(elsewhere.error)")
             for output in [refused.error, try node.process.output.error] {
                 #expect(!output.contains(Self.secret) && !output.contains(token.suffix(20)) && !output.contains(narrow.suffix(20)))
             }
@@ -59,6 +66,8 @@ import Testing
             try process.wait("the node to serve") { $0.error.contains("serving https://") ? true : nil }
             let url = "https://localhost:\(node.port)"
             var trust = ["PARLEY_TOKEN": Self.secret, "PARLEY_CA_FILE": certificate, "PARLEY_URL": url]
+            let plain = try parley("ls", "--server", url.replacing("https://", with: "http://"), environment: trust)
+            #expect(plain.exit == .status(1) && plain.error.contains("https:// instead of http://"), "\(plain.error)")
             #expect(try parley("send", "writer/me", "hello", environment: trust).exit == .status(0))
             #expect(try parley("ls", environment: trust).standard.contains("writer/me"))
             let token = try Self.text(try parley("token", "--allow", "**:read", "--name", "ann", environment: trust))

@@ -1,3 +1,4 @@
+internal import FoundationEssentials
 internal import Glibc
 internal import ParleyAgents
 internal import ParleySystem
@@ -12,18 +13,10 @@ struct AgentFiles: Sendable {
 
     /// Writes a file, whole or not at all: a reader sees the old content or the new. Written again, it is the same.
     ///
-    /// - Throws: `StepFailure` `invalid_path`, `file_too_large` or `file_not_written`; the model is told why.
+    /// - Throws: `StepFailure` `file_not_written`, or as ``check(_:bytes:)``; the model is told why.
     func write(_ bytes: Bytes, to path: String, for channel: String) throws {
-        guard bytes.count <= AgentFiles.fileBytesMax else {
-            throw failure("file_too_large", "the text has \(bytes.count) bytes; the limit is \(AgentFiles.fileBytesMax)")
-        }
-        let segments = path.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
-        guard segments.count <= AgentFiles.segmentsMax, segments.allSatisfy(AgentFiles.isSegment) else {
-            throw failure(
-                "invalid_path",
-                "'\(path)' is no path of at most \(AgentFiles.segmentsMax) names of A-Z a-z 0-9 . _ - and space that do not begin with a dot"
-            )
-        }
+        try AgentFiles.check(path, bytes: bytes.count)
+        let segments = AgentFiles.segments(path)
         guard let agent = AgentName(channel: channel) else { preconditionFailure("'\(channel)' is no agent's channel") }
         // Step by step and without following links: a link that somebody put there leads nowhere.
         var directory = try makeFolder()
@@ -37,6 +30,25 @@ struct AgentFiles: Sendable {
         try replace(segments.last!, in: directory, bytes, path)
     }
 
+    /// Finds what is wrong with a file before anybody is asked to approve it.
+    /// - Throws: `StepFailure` `invalid_path` or `file_too_large`.
+    static func check(_ path: String, bytes: Int) throws(StepFailure) {
+        guard bytes <= AgentFiles.fileBytesMax else {
+            throw failure("file_too_large", "the text has \(bytes) bytes; the limit is \(AgentFiles.fileBytesMax)")
+        }
+        let segments = segments(path)
+        guard segments.count <= AgentFiles.segmentsMax, segments.allSatisfy(AgentFiles.isSegment) else {
+            throw failure(
+                "invalid_path",
+                "'\(path)' is no path of at most \(AgentFiles.segmentsMax) names of A-Z a-z 0-9 . _ - and space that do not begin with a dot"
+            )
+        }
+    }
+
+    private static func segments(_ path: String) -> [String] {
+        path.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
+    }
+
     private static func isSegment(_ text: String) -> Bool {
         (1...segmentBytesMax).contains(text.utf8.count) && !text.hasPrefix(".")
             && text.utf8.allSatisfy { byte in
@@ -45,6 +57,18 @@ struct AgentFiles: Sendable {
                 default: false
                 }
             }
+    }
+
+    /// Removes the agent's folder with everything in it, following no link.
+    /// - Throws: `StepFailure` `files_not_removed`.
+    func remove(for channel: String) throws {
+        guard let agent = AgentName(channel: channel) else { return }
+        let path = "\(folder)/kind-\(agent.kind)/id-\(agent.id)"
+        // Below the folder of its kind, by a name that holds no slash: nothing of another agent's is reached. Links are removed, not followed.
+        guard access(path, F_OK) == 0 else { return }
+        do { try FileManager.default.removeItem(atPath: path) } catch {
+            throw AgentFiles.failure("files_not_removed", "'\(path)' cannot be removed: \(error)")
+        }
     }
 
     private func makeFolder() throws -> Int32 {
@@ -78,7 +102,11 @@ struct AgentFiles: Sendable {
         }
     }
 
-    private func failure(_ code: String, _ message: String) -> StepFailure { StepFailure(code: code, message: message, retryable: false) }
+    private static func failure(_ code: String, _ message: String) -> StepFailure {
+        StepFailure(code: code, message: message, retryable: false)
+    }
 
-    private func system(_ what: String) -> StepFailure { failure("file_not_written", "\(what): \(String(cString: strerror(errno)))") }
+    private func system(_ what: String) -> StepFailure {
+        AgentFiles.failure("file_not_written", "\(what): \(String(cString: strerror(errno)))")
+    }
 }

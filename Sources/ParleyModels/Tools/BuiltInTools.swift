@@ -26,6 +26,10 @@ package struct BuiltInTools: Sendable {
         }
     }
 
+    /// Removes the files of the agent with this channel.
+    /// - Throws: `StepFailure` with the system's reason.
+    package func removeFiles(of channel: String) throws { try files.remove(for: channel) }
+
     private struct NoArguments: Decodable, Sendable {}
 
     private var currentTime: Tool {
@@ -35,9 +39,18 @@ package struct BuiltInTools: Sendable {
         }
     }
 
+    /// Decoded before a person is asked: what could not be written is refused here, and the model is told.
     private struct File: Decodable, Sendable {
         var path: String
         var text: String
+
+        private enum CodingKeys: String, CodingKey { case path, text }
+
+        init(from decoder: any Decoder) throws {
+            let values = try decoder.container(keyedBy: CodingKeys.self)
+            (path, text) = (try values.decode(String.self, forKey: .path), try values.decode(String.self, forKey: .text))
+            try AgentFiles.check(path, bytes: text.utf8.count)
+        }
     }
 
     private var writeFile: Tool {

@@ -1,16 +1,17 @@
 internal import ParleyAgents
 internal import ParleyChannels
 internal import ParleyHTTP
+internal import ParleyLog
 internal import ParleySystem
 
-/// What the log holds of an agent's past, at `/v1/agents/<kind>/<id>/trace`, `.../audit` and `.../request`.
+/// What the log holds of an agent, at `/v1/agents/<kind>/<id>/trace`, `.../audit`, `.../request` and `.../state`.
 ///
 /// It is read on the read pool, and needs no agent in memory, nor its kind.
 struct AgentRecords: Sendable {
     let context: ServerContext
 
     enum Record: String, Sendable {
-        case trace, audit, request
+        case trace, audit, request, state
     }
 
     /// The agent and what is asked of it; `nil` when the path is none of these.
@@ -38,6 +39,20 @@ struct AgentRecords: Sendable {
                     "invalid_step", "step is missing; expected the offset of a model call's step.started: an attempt of the trace has it.")
             }
             answer(agent, exchange) { channels, channel throws(ChannelError) in try AgentRequest(channels, channel).answer(step) }
+        case .state: answer(agent, exchange) { channels, channel throws(ChannelError) in try AgentRecords.state(channels, channel) }
+        }
+    }
+
+    /// `{agent, state, offset}`: what the last completed turn that changed it has saved, with the offset of its end; `null` for an agent without state.
+    private static func state(_ channels: Channels, _ channel: Channel) throws(ChannelError) -> JSON {
+        do throws(LogError) {
+            let row = try channels.log.first(.states, from: channel.id.key, to: channel.id.keyEnd, reversed: true)
+            return [
+                "agent": .string(channel.name), "state": row.flatMap { try? JSON.parse($0.value) } ?? .null,
+                "offset": row.map { .string(Offset($0.key.readBigEndian(at: 10)).token) } ?? .null,
+            ]
+        } catch {
+            throw ChannelError(error)
         }
     }
 

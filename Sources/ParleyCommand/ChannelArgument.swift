@@ -1,0 +1,29 @@
+internal import Parley
+
+/// How channels are named on the command line. Names are checked here: a wrong one must not become a different URL.
+enum ChannelArgument {
+    /// `<kind>/<id>` of an agent, also with `agents/` before it; its channel.
+    static func agent(_ text: String) throws(UsageError) -> String {
+        var parts = text.split(separator: "/", omittingEmptySubsequences: false)[...]
+        if parts.count == 3, parts.first == "agents" { parts = parts.dropFirst() }
+        guard parts.count == 2, let name = AgentName(kind: parts.first!, id: parts.last!) else {
+            throw UsageError("'\(text)' is no agent; expected <kind>/<id>, each 1 to 128 of A-Z a-z 0-9 . _ ~ -, e.g. assistant/me.")
+        }
+        return name.channel
+    }
+
+    /// Two segments are an agent's name; anything else, and whatever begins with a slash, is a channel's whole name.
+    static func any(_ text: String) throws(UsageError) -> String {
+        let name = text.hasPrefix("/") ? String(text.dropFirst()) : text
+        let segments = name.split(separator: "/", omittingEmptySubsequences: false)
+        if segments.first == "agents" || !text.hasPrefix("/") && segments.count == 2 { return try agent(name) }
+        guard segments.allSatisfy({ !["", ".", ".."].contains($0) }), name.utf8.count <= 1_024,
+            name.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F })
+        else {
+            throw UsageError(
+                "'\(text)' is no channel; expected up to 1024 bytes without control characters, in segments that are neither empty nor . nor .., e.g. /orders/42."
+            )
+        }
+        return name
+    }
+}

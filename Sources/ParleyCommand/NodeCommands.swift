@@ -1,0 +1,80 @@
+internal import FoundationEssentials
+internal import Parley
+internal import ParleySystem
+
+/// `parley agents`: lists the kinds of agents; `parley agents check`: finds mistakes in their files.
+enum AgentsCommand: Command {
+    static let name = "agents"
+    static let summary = "list the kinds of agents with file, model and tools, or check agent files"
+    static let usage = "usage: parley agents [--json] [--server <url>] | parley agents check [<folder>] [--json]"
+    static let help = """
+        \(usage)
+
+        Lists the kinds that the server has: kind, model, tools (* asks a person first), file. `parley ls` lists the agents themselves.
+
+        `check` reads the files of a folder, by default ./agents, as `parley serve` would, without a server. Each mistake is a line with file,
+        line, field and remedy on standard error; exit status 1 if there is one.
+        """
+    static let options: [CommandOption] = [.flag("json"), .value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        guard let word = arguments.positional.first else { return try list(arguments) }
+        guard word == "check" else { throw UsageError("'\(word)' was not expected; expected check, or nothing.") }
+        try arguments.requireAtMost(2)
+        let folder = arguments.positional.dropFirst().first
+        let (kinds, problems) = try AgentCheck.run(folder: folder, Terminal.allEnvironment)
+        show(kinds, arguments)
+        for problem in problems { Terminal.error("\(line: problem)") }
+        return problems.isEmpty ? .done : .failed
+    }
+
+    private static func list(_ arguments: Arguments) throws -> ExitStatus {
+        let answer = try Client(arguments).request("GET", "/v1/kinds")
+        guard answer.status == 200, let kinds = answer.json?["kinds"]?.array else { throw FollowError(answer.problem) }
+        show(kinds, arguments)
+        return .done
+    }
+
+    private static func show(_ kinds: [JSON], _ arguments: Arguments) {
+        if arguments.has("json") { return kinds.forEach { Terminal.output("\(json: $0)\n") } }
+        Terminal.output(TerminalText(lines: Columns.lines(kinds.map(row))))
+    }
+
+    private static func row(_ kind: JSON) -> [String] {
+        let asks = Set((kind["approve"]?.array ?? []).compactMap(\.string))
+        let tools = (kind["tools"]?.array ?? []).compactMap(\.string).map { asks.contains($0) ? $0 + "*" : $0 }
+        let isSwift = kind["source"] == "swift"
+        return [
+            kind["kind"]?.string ?? "", kind["model"]?.string ?? "-", tools.isEmpty ? "-" : tools.joined(separator: ","),
+            isSwift ? "(Swift)" : kind["file"]?.string ?? "",
+        ]
+    }
+}
+
+/// `parley backup <folder>`: copies a running node's data.
+enum BackupCommand: Command {
+    static let name = "backup"
+    static let summary = "copy all data of a running node into a new folder"
+    static let usage = "usage: parley backup <folder> [--server <url>]"
+    static let help = """
+        \(usage)
+
+        Makes a consistent copy while the node runs: everything acknowledged before is in it, with agents' files and signing keys. The folder is
+        on the server's machine, and must be new or empty. `parley serve --data <folder>` opens it; turns that were running then continue there,
+        so open it only in place of the node that it was copied from. Needs a key, or a token that allows **:admin.
+        """
+    static let options: [CommandOption] = [.value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let word = try arguments.require(0, "the folder")
+        try arguments.requireAtMost(1)
+        let folder = word.hasPrefix("/") ? word : FileManager.default.currentDirectoryPath + "/" + word
+        let body: JSON = ["folder": .string(folder)]
+        let answer = try Client(arguments).request(
+            "POST", "/v1/backup", headers: [("Content-Type", "application/json")], body: body.bytes, patience: .seconds(86_400))
+        guard answer.status == 201 else { throw FollowError(answer.problem) }
+        Terminal.output("\(folder)\n")
+        Terminal.error("the copy is complete; `parley serve --data \(word)` opens it")
+        return .done
+    }
+}

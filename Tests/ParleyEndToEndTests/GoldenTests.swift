@@ -1,0 +1,96 @@
+import Foundation
+import ParleySystem
+import ParleyTesting
+import Testing
+
+/// What the program says, word for word, in files that a reviewer reads: `Golden/*.txt`. `PARLEY_GOLDEN=write swift test --filter Golden` writes
+/// them anew.
+@Suite struct `Golden texts of the command line` {
+    private static let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "Golden")
+
+    /// Compares `text` with the file, or writes the file.
+    private static func check(_ name: String, _ text: String) throws {
+        let file = folder.appending(path: name + ".txt")
+        if ProcessInfo.processInfo.environment["PARLEY_GOLDEN"] == "write" {
+            try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+            try Data(text.utf8).write(to: file)
+        }
+        let golden = try String(contentsOf: file, encoding: .utf8)
+        #expect(text == golden, "Golden/\(name).txt differs; if the new text is right, run with PARLEY_GOLDEN=write")
+    }
+
+    private static func commands() throws -> [String] {
+        let lines = try parley("help").standard.split(separator: "\n", omittingEmptySubsequences: false)
+        return lines.drop { !$0.hasPrefix("usage:") }.dropFirst(2).prefix { !$0.isEmpty }.compactMap { line in
+            line.split(separator: " ").first.map(String.init)
+        }
+    }
+
+    @Test func `help, of the program and of each command, asked for in either way`() async throws {
+        try await OwnThread.run {
+            let commands = try Self.commands()
+            #expect(commands.count > 20 && commands.contains("serve"), "\(commands)")
+            var all = try parley("help").standard
+            #expect(try parley("--help").standard == all)
+            for command in commands {
+                let help = try parley("help", command)
+                #expect(help.exit == .status(0) && help.error.isEmpty)
+                #expect(try parley(command, "--help").standard == help.standard)
+                all += "\n$ parley help \(command)\n" + help.standard
+            }
+            try Self.check("help", all)
+        }
+    }
+
+    /// Everything that is refused before a server is asked.
+    private static let mistakes = [
+        "tial writer/one", "help tial", "serve --lisen x", "serve --listen", "serve --listen here", "serve --listen 0.0.0.0:80",
+        "serve --drain soon",
+        "serve everything", "serve --webhook-events message", "run", "run writer hi", "run writer/one", "run writer/one hi --data 1",
+        "run writer/one --data {", "run writer/one @/nowhere", "run writer/o?ne hi", "run writer/one hi --server nowhere",
+        "run writer/one hi --jsn",
+        "run writer/one hi --json=yes", "run writer/one hi --key=", "tail", "tail /a//b", "tail /x --from yesterday", "ls orders",
+        "append /orders/1",
+        "append /x 1 --if-tail 1", "fork /orders/1", "create /x --ttl soon", "close writer/one now", "state writer", "signal writer/one",
+        "signal writer/one go {", "agents chekc", "agents check /nowhere", "completion tcsh", "token --allow agents/**",
+        "token --allow **:read",
+        "token --name ann", "token --expires never --name ann --allow **:read", "backup",
+    ]
+
+    @Test func `mistakes`() async throws {
+        try await OwnThread.run {
+            var all = ""
+            for line in Self.mistakes {
+                let process = try ChildProcess(Products.path("parley"), line.split(separator: " ").map(String.init))
+                let exit = try process.waitForExit("parley \(line)")
+                #expect(
+                    exit == .status(line == "agents check /nowhere" ? 1 : 2) && process.output.standard.isEmpty,
+                    "\(line): \(process.output)")
+                all += "$ parley \(line)\n\(process.output.error)\n"
+            }
+            try Self.check("mistakes", all)
+        }
+    }
+
+    @Test func `completion for three shells`() async throws {
+        try await OwnThread.run {
+            for shell in ["bash", "zsh", "fish"] { try Self.check("completion-\(shell)", try parley("completion", shell).standard) }
+        }
+    }
+
+    @Test func `the completion of bash completes commands and their options`() async throws {
+        try await OwnThread.run {
+            func completed(_ words: String) throws -> [String] {
+                let script = """
+                    source <("$0" completion bash)
+                    COMP_WORDS=(parley \(words)); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _parley; printf '%s\\n' "${COMPREPLY[@]}"
+                    """
+                let bash = try ChildProcess("/bin/bash", ["-c", script, Products.path("parley")])
+                #expect(try bash.waitForExit("bash") == .status(0), "\(bash.output.error)")
+                return bash.output.standard.split(separator: "\n").map(String.init)
+            }
+            let found = try ["ta", "run writer/one --js", "completion f"].map(completed)
+            #expect(found == [["tail"], ["--json"], ["fish"]])
+        }
+    }
+}

@@ -1,0 +1,180 @@
+import Foundation
+import ParleySystem
+import ParleyTesting
+import Testing
+
+/// What `run`, `send` and the controls say and do at a terminal.
+@Suite struct `Talking from the command line` {
+    private static func scripted(_ options: String = "rate=0", agent: String = "") throws -> EndToEndNode {
+        let node = try EndToEndNode(
+            agents: [
+                "writer.md": "---\nkind: writer\n\(agent)---\nWrite.\n",
+                "clerk.md": "---\nkind: clerk\ntools: [write_file]\n---\nNote.\n",
+            ],
+            environment: ["PARLEY_MODEL": "scripted:\(options)"])
+        try node.start()
+        return node
+    }
+
+    /// Runs a line of a shell in which `$parley` is the program.
+    private static func shell(_ line: String, _ node: EndToEndNode) throws -> ChildProcess.Output {
+        let process = try ChildProcess(
+            "/bin/sh", ["-c", "cd '\(node.folder)' && \(line)"], environment: ["PARLEY_URL": node.url, "parley": Products.path("parley")])
+        try process.waitForExit(line)
+        return process.output
+    }
+
+    @Test func `text and data come as words, from standard input and from files`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            #expect(try Self.shell("printf 'say: from\\n  input\\n' | $parley run writer/one -", node).standard == "from\n  input\n")
+            #expect(try Self.shell("printf 'say: from a file\\n' > text && $parley run writer/one @text", node).standard == "from a file\n")
+            for line in [
+                "$parley send writer/two --data '{\"a\": 1}'", "echo '{\"a\": 1}' | $parley send writer/two --data -",
+                "echo '{\"a\": 1}' > input.json && $parley send writer/two --data @input.json",
+            ] {
+                let sent = try Self.shell(line, node)
+                #expect(sent.exit == .status(0), "\(line): \(sent.error)")
+            }
+            let messages = try node.entries("writer/two").filter { $0["type"] == "message" }
+            #expect(messages.count == 3 && messages.allSatisfy { $0["data"] == ["a": 1] && $0["text"] == nil }, "\(messages)")
+        }
+    }
+
+    @Test func `an agent in Swift takes data, and shows its state`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode("steps-agent", environment: ["PARLEY_MODEL": "scripted"])
+            try node.start()
+            let server = ["PARLEY_URL": node.url]
+            #expect(try parley("run", "stepper/one", "Go.", environment: server).exit == .status(0))
+            #expect(try parley("state", "stepper/one", environment: server).standard == "{\"turns\":1}\n")
+            #expect(try parley("run", "stepper/one", "Go.", environment: server).exit == .status(0))
+            let state = try JSON.parse(Bytes(try parley("state", "stepper/one", "--json", environment: server).standard.utf8))
+            let end = try node.entries("stepper/one").last { $0["type"] == "turn.completed" }
+            #expect(state == ["agent": "agents/stepper/one", "state": ["turns": 2], "offset": end?["offset"] ?? .null])
+            #expect(try parley("run", "controlled/one", "--data", #"{"operations": []}"#, environment: server).exit == .status(0))
+            #expect(try parley("state", "controlled/one", environment: server).standard == "null\n")
+            let kinds = try parley("agents", environment: server).standard
+            #expect(kinds.contains("stepper") && kinds.contains("(Swift)"), "\(kinds)")
+        }
+    }
+
+    @Test func `an empty text is refused before anything is sent`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            for line in ["run writer/one ''", "send writer/one '  '", "steer writer/one ''", "run writer/one - < /dev/null"] {
+                let output = try Self.shell("$parley \(line)", node)
+                #expect(output.exit == .status(2) && output.error.contains("the text is empty"), "\(line): \(output.error)")
+            }
+            #expect(try node.request("GET", "/v1/agents/writer/one").status == 404)
+        }
+    }
+
+    @Test func `every command fails at once and alike when no server is there`() async throws {
+        try await OwnThread.run {
+            let url = "http://127.0.0.1:\(FreePort.take())"
+            let lines = [
+                "run writer/one hi", "send writer/one hi", "tail writer/one", "tail /x", "steer writer/one hi", "interrupt writer/one",
+                "cancel writer/one", "resume writer/one", "close writer/one", "approve writer/one", "deny writer/one",
+                "signal writer/one go", "ls",
+                "ls /", "status writer/one", "state writer/one", "trace writer/one", "audit writer/one", "agents", "backup /nowhere",
+                "create /x",
+                "append /x 1", "fork /x /y", "delete /x", "token --allow **:read --name ann",
+            ]
+            for line in lines {
+                let words = line.split(separator: " ").map(String.init)
+                let process = try ChildProcess(Products.path("parley"), words, environment: ["PARLEY_URL": url])
+                // One that follows and retries takes a minute.
+                #expect(try process.waitForExit("parley \(line) to fail at once", timeout: .seconds(40)) == .status(1))
+                let expected =
+                    "parley \(words[0]): no server answers at \(url). Start one with `parley serve`, or name another with --server or PARLEY_URL.\n"
+                #expect(process.output.error == expected && process.output.standard.isEmpty)
+            }
+        }
+    }
+
+    @Test func `tail says when the connection is lost and when it is back`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            _ = try node.send("say: one", to: "writer/one")
+            let tail = try ChildProcess(Products.path("parley"), ["tail", "writer/one"], environment: ["PARLEY_URL": node.url])
+            try tail.wait("the first answer") { $0.standard.contains("one") ? true : nil }
+            try node.kill()
+            try tail.wait("the loss to be said") { $0.error.contains("the connection to \(node.url) is lost") ? true : nil }
+            try node.start()
+            try tail.wait("the return to be said") { $0.error.contains("connected again") ? true : nil }
+            _ = try node.send("say: two", to: "writer/one")
+            try tail.wait("the second answer") { $0.standard.contains("two") ? true : nil }
+            let error = tail.output.error
+            #expect(
+                error.components(separatedBy: "is lost").count == 2 && error.components(separatedBy: "connected again").count == 2,
+                "\(error)")
+        }
+    }
+
+    @Test func `Ctrl-C in run says that the agent continues and how to stop it, and the agent does`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted("tokens=60,rate=20")
+            let run = try ChildProcess(Products.path("parley"), ["run", "writer/one", "Write."], environment: ["PARLEY_URL": node.url])
+            try run.wait("the beginning of the answer") { $0.standard.isEmpty ? nil : true }
+            run.send(SIGINT)
+            #expect(try run.waitForExit("run to end") == .signal(SIGINT))
+            let error = run.output.error
+            #expect(
+                error.contains("parley tail writer/one --from 0000000000000001") && error.contains("parley cancel writer/one"), "\(error)")
+            let tail = try ChildProcess(Products.path("parley"), ["tail", "writer/one", "--json"], environment: ["PARLEY_URL": node.url])
+            try tail.wait("the turn to complete") { $0.standard.contains("\"turn.completed\"") ? true : nil }
+        }
+    }
+
+    @Test func `run says that an answer was cut at max_tokens`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted(agent: "max_tokens: 5\n")
+            let cut = try parley("run", "writer/one", "Write.", "--server", node.url)
+            #expect(cut.exit == .status(0) && cut.error.contains("cut: it has reached max_tokens"), "\(cut)")
+            #expect(try parley("run", "writer/one", "say: hi", "--server", node.url).error.isEmpty)
+        }
+    }
+
+    @Test func `steer says when it has become the next message`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            let steer = try parley("steer", "writer/one", "say: hi", "--server", node.url)
+            #expect(steer.exit == .status(0) && steer.error.contains("became the next message"), "\(steer)")
+        }
+    }
+
+    @Test func `close ends an agent, delete removes it with its files and says how to start anew`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            let server = ["PARLEY_URL": node.url]
+            let call = "call: write_file {\"path\": \"note.md\", \"text\": \"The sea.\"}"
+            let run = try ChildProcess(Products.path("parley"), ["run", "clerk/one", call], environment: server)
+            try run.wait("the approval to be asked for") { $0.error.contains("asks for approval") ? true : nil }
+            #expect(try parley("approve", "clerk/one", environment: server).exit == .status(0))
+            #expect(try run.waitForExit("run to end") == .status(0))
+            let folder = node.dataFolder + "/files/kind-clerk/id-one"
+            #expect(try String(contentsOfFile: folder + "/note.md", encoding: .utf8) == "The sea.")
+
+            #expect(try parley("close", "clerk/one", environment: server).error == "applied\n")
+            #expect(try parley("send", "clerk/one", "hi", environment: server).error.contains("channel_closed"))
+            let deleted = try parley("delete", "clerk/one", environment: server)
+            #expect(deleted.exit == .status(0) && deleted.error.contains("`parley create clerk/one`"), "\(deleted.error)")
+            #expect(!FileManager.default.fileExists(atPath: folder))
+            let late = try parley("send", "clerk/one", "hi", environment: server)
+            #expect(late.exit == .status(1) && late.error.contains("parley create"), "\(late.error)")
+            #expect(try parley("create", "clerk/one", environment: server).exit == .status(0))
+            #expect(try parley("send", "clerk/one", "hi", environment: server).exit == .status(0))
+        }
+    }
+
+    @Test func `arguments that cannot be carried out are refused before anybody is asked`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            let call = "call: write_file {\"path\": \"../note.md\", \"text\": \"The sea.\"}"
+            let run = try parley("run", "clerk/one", call, "--server", node.url)
+            #expect(run.exit == .status(0) && run.standard.contains("'../note.md' is no path"), "\(run)")
+            #expect(try node.entries("clerk/one").allSatisfy { $0["type"] != "approval.requested" })
+        }
+    }
+}

@@ -1,0 +1,135 @@
+import Foundation
+import ParleySystem
+import ParleyTesting
+import Testing
+
+/// How a node starts, what it says, and how it takes up changed agent files.
+@Suite struct `Serving` {
+    private static let writer = "---\nkind: writer\n---\nWrite.\n"
+
+    private static func scripted(_ agents: [String: String] = ["writer.md": writer]) throws -> EndToEndNode {
+        try EndToEndNode(agents: agents, environment: ["PARLEY_MODEL": "scripted"])
+    }
+
+    private static func write(_ text: String, _ name: String, _ node: EndToEndNode) throws {
+        try Data(text.utf8).write(to: URL(filePath: "\(node.agentsFolder)/\(name)"))
+    }
+
+    @Test func `says where it listens and commands that work, once it listens`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted(["writer.md": Self.writer, "clerk.md": "---\ntools: [write_file]\n---\nNote.\n"])
+            // Port 0: the address is known only then.
+            let process = try node.launch(options: ["--listen", "127.0.0.1:0"])
+            let said = try process.wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
+            let url = try #require(said.firstMatch(of: /export PARLEY_URL=(http:\/\/127\.0\.0\.1:[0-9]+)/)?.output.1)
+            #expect(said.contains("serving \(url) from") && said.contains("Console    \(url)/"))
+            let commands = said.split(separator: "\n").compactMap { $0.firstMatch(of: /(parley run .*)/).map { String($0.output.1) } }
+            #expect(commands.count == 2, "\(said)")
+            for command in commands {
+                let run = try ChildProcess(
+                    "/bin/sh", ["-c", command.replacing("parley ", with: "$parley ", maxReplacements: 1)],
+                    environment: ["parley": Products.path("parley"), "PARLEY_URL": String(url)])
+                if command.contains("write_file") {
+                    try run.wait("the approval") { $0.error.contains("asks for approval") ? true : nil }
+                    #expect(try parley("approve", "clerk/me", "--server", String(url)).exit == .status(0))
+                }
+                #expect(try run.waitForExit("\(command)") == .status(0), "\(run.output.error)")
+            }
+        }
+    }
+
+    @Test func `says that there is no agents folder`() async throws {
+        try await OwnThread.run {
+            let folder = try TemporaryFolder.make()
+            defer { try? FileManager.default.removeItem(atPath: folder) }
+            let process = try ChildProcess(
+                "/bin/sh", ["-c", "cd '\(folder)' && exec '\(Products.path("parley"))' serve --listen 127.0.0.1:0"], environment: [:])
+            let said = try process.wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
+            #expect(said.contains("there is no folder ./agents") && said.contains("--agents"), "\(said)")
+        }
+    }
+
+    @Test func `a program with agents in Swift ends in one line with the remedy, whatever is wrong`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode("steps-agent", environment: ["PARLEY_MODEL": "scripted"])
+            try node.start()
+            func end(_ options: [String], _ environment: [String: String]) throws -> (exit: ChildProcess.Exit, error: String, out: String) {
+                let process = try ChildProcess(Products.path("steps-agent"), options, environment: environment)
+                let exit = try process.waitForExit("steps-agent \(options)")
+                return (exit, process.output.error, process.output.standard)
+            }
+            let other = ["--listen", "127.0.0.1:0", "--data", node.folder + "/other"]
+            for (options, environment, status, says) in [
+                (["--data", node.dataFolder], ["PARLEY_MODEL": "scripted"], 1, "--data"),
+                (other, [:], 1, "PARLEY_MODEL is not set"),
+                (other, ["PARLEY_MODEL": "sripted"], 1, "PARLEY_MODEL \"sripted\""),
+                (["--lisen", "x"], ["PARLEY_MODEL": "scripted"], 2, "unknown option '--lisen'"),
+                (
+                    ["--listen", "127.0.0.1:\(node.port)", "--data", node.folder + "/other"], ["PARLEY_MODEL": "scripted"], 1,
+                    "\(node.port)"
+                ),
+            ] as [([String], [String: String], Int32, String)] {
+                let ended = try end(options, environment)
+                #expect(ended.exit == .status(status) && ended.out.isEmpty, "\(options): \(ended)")
+                #expect(ended.error.hasPrefix("steps-agent: ") && ended.error.contains(says), "\(ended.error)")
+                #expect(ended.error.split(separator: "\n").count == 1, "\(ended.error)")
+            }
+            let help = try end(["--help"], [:])
+            #expect(
+                help.exit == .status(0) && help.out.contains("usage: steps-agent") && help.out.contains("--listen") && help.error.isEmpty)
+        }
+    }
+
+    @Test func `turns that fail are logged once for each agent and cause`() async throws {
+        try await OwnThread.run {
+            let (upstream, node) = try makeNode(tokens: 1, rate: 0)
+            upstream.behaviour.fault = .status(401)
+            for agent in ["writer/one", "writer/one", "writer/two"] {
+                #expect(try parley("run", agent, "Write.", "--server", node.url).exit == .status(1))
+            }
+            let lines = try node.process.output.error.split(separator: "\n").filter { $0.contains("a turn failed") }
+            #expect(lines.count == 2 && lines.allSatisfy { $0.contains("code=model_unauthorized") }, "\(lines)")
+            #expect(lines[0].contains("agent=writer/one") && lines[1].contains("agent=writer/two"))
+        }
+    }
+
+    @Test(arguments: ["SIGHUP", "--watch-agents"])
+    func `takes up changed and new agent files, and keeps what was right of those with mistakes`(_ way: String) async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted(["writer.md": "---\nmax_tokens: 3\n---\nWrite.\n"])
+            try node.start(options: way == "SIGHUP" ? [] : [way])
+            let server = ["PARLEY_URL": node.url]
+            let short = try parley("run", "writer/one", "Write.", environment: server).standard
+            #expect(try parley("run", "poet/one", "Write.", environment: server).error.contains("unknown_agent_kind"))
+
+            try Self.write("---\nmax_tokens: 9\n---\nWrite.\n", "writer.md", node)
+            try Self.write(Self.writer.replacing("writer", with: "poet"), "poet.md", node)
+            if way == "SIGHUP" { try node.process.send(SIGHUP) }
+            try node.process.wait("both to be read") { $0.error.contains("poet") && $0.error.contains("writer") ? true : nil }
+            // The agent is in memory, and its next turn has the new definition.
+            #expect(try parley("run", "writer/one", "Write.", environment: server).standard.count > short.count)
+            #expect(try parley("run", "poet/one", "say: a poem", environment: server).standard == "a poem\n")
+
+            try Self.write("---\nmax_tokens: many\n---\nWrite.\n", "writer.md", node)
+            if way == "SIGHUP" { try node.process.send(SIGHUP) }
+            try node.process.wait("the mistake to be logged") { $0.error.contains("max_tokens \\\"many\\\" is not a number") ? true : nil }
+            #expect(try parley("run", "writer/one", "Write.", environment: server).standard.count > short.count)
+            let kinds = try parley("agents", environment: server).standard.split(separator: "\n")
+            #expect(kinds.count == 2 && kinds[0].hasPrefix("poet ") && kinds[1].hasPrefix("writer "), "\(kinds)")
+        }
+    }
+
+    @Test func `agents check finds mistakes without a server`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted(["writer.md": Self.writer, "clerk.md": "---\ntools: [write_file]\n---\nNote.\n"])
+            let model = ["PARLEY_MODEL": "scripted"]
+            let good = try parley("agents", "check", node.agentsFolder, environment: model)
+            #expect(good.exit == .status(0) && good.error.isEmpty && good.standard.contains("write_file*"), "\(good)")
+            try Self.write("---\nmodle: scripted\n---\nNote.\n", "clerk.md", node)
+            let bad = try parley("agents", "check", node.agentsFolder, environment: model)
+            #expect(bad.exit == .status(1) && bad.error.contains("clerk.md:2: modle") && bad.standard.hasPrefix("writer "), "\(bad)")
+            let without = try parley("agents", "check", node.agentsFolder)
+            #expect(without.exit == .status(1) && without.error.contains("PARLEY_MODEL is not set"))
+        }
+    }
+}
