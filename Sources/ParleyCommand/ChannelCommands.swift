@@ -81,11 +81,12 @@ enum TailCommand: Command {
     static let help = """
         \(usage)
 
-        Follows an agent (assistant/me) or any JSON channel (/orders/42) until it ends. The connection may break: it goes on.
+        Follows an agent (assistant/me) or any JSON channel (/orders/42) until it ends. If the connection is lost, the command reconnects and
+        continues without gap or duplicate.
 
-          --from <offset> an offset, "-1" for the start (default), "now" for what comes from now on
-          --raw           every entry as it stands in the log; without it text that was sealed or superseded is left out
-          --json          one entry a line, as JSON (always for channels that are no agent's)
+          --from <offset> an offset, "-1" for the start (default), "now" for new entries only
+          --raw           every entry of the log; without it, sealed and superseded pieces of text are left out
+          --json          one entry per line, as JSON; always so for plain channels
           --server <url>  default PARLEY_URL, then http://127.0.0.1:4437
         """
     static let options: [CommandOption] = [.value("from"), .flag("raw"), .flag("json"), .value("server")]
@@ -139,12 +140,17 @@ enum SendCommand: Command {
 /// `parley ls`: lists agents, or channels.
 enum ListCommand: Command {
     static let name = "ls"
-    static let summary = "list agents and what they do, or channels by name"
+    static let summary = "list agents with their states, or channels by name"
     static let usage = "usage: parley ls [--kind <kind>] [--state <state>] [--json] [--server <url>] | parley ls /[<beginning of names>]"
     static let help = """
         \(usage)
 
-        States: idle running waiting parked stalled closed. With a slash it lists channels, agents' among them: name, tail, content type.
+        Lists agents: name, state, and the reason if the agent is parked or stalled. With a slash it lists channels instead, those of agents
+        included: name, end offset, content type.
+
+          --kind <kind>    only agents of this kind
+          --state <state>  only agents in this state: idle, running, waiting, parked, stalled or closed
+          --json           one agent or channel per line, as JSON
         """
     static let options: [CommandOption] = [.value("kind"), .value("state"), .flag("json"), .value("server")]
 
@@ -196,7 +202,13 @@ enum StatusCommand: Command {
     static let name = "status"
     static let summary = "say what an agent is doing and what it waits for"
     static let usage = "usage: parley status <kind>/<id> [--json] [--server <url>]"
-    static let help = usage
+    static let help = """
+        \(usage)
+
+        Shows the state, the turn that is running and what it waits for; for an agent that is parked or stalled, also the reason and the remedy.
+
+          --json  the server's answer as it is
+        """
     static let options: [CommandOption] = [.flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {

@@ -5,7 +5,10 @@ internal import ParleySystem
 enum SteerCommand: Command {
     static let name = "steer"
     static let summary = "say something that joins the turn before its next model call"
-    static let usage = "usage: parley steer <kind>/<id> \"text\" [--if-turn <offset>] [--key <idempotency key>] [--server <url>]"
+    static let usage = """
+        usage: parley steer <kind>/<id> "text" | - | @<file> [--if-turn <offset>] [--key <idempotency key>] [--server <url>]
+               parley steer <kind>/<id> --data <json> | - | @<file> [...]
+        """
     static let help = """
         \(usage)
 
@@ -13,20 +16,28 @@ enum SteerCommand: Command {
 
         \(ControlEntry.conditions)
         """
-    static let options = ControlEntry.options
+    static let options = ControlEntry.options + [.value("data")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        try ControlEntry.send("steer", [("text", .string(try MessageArgument.text(arguments)))], arguments)
+        let message = try MessageBody.read(arguments)
+        return try ControlEntry.send("steer", [(message.name, message.value)], arguments)
     }
 }
 
 /// `parley interrupt <kind>/<id> ["text"]`: stops what the turn does now.
 enum InterruptCommand: Command {
     static let name = "interrupt"
-    static let summary = "stop what an agent does now, and keep what it wrote"
+    static let summary = "stop the current step of a turn, keep what was written, and optionally redirect it"
     static let usage =
         "usage: parley interrupt <kind>/<id> [\"what to do instead\"] [--if-turn <offset>] [--key <idempotency key>] [--server <url>]"
-    static let help = "\(usage)\n\n\(ControlEntry.conditions)"
+    static let help = """
+        \(usage)
+
+        Stops what the turn's step runs: a model call, a tool, a sleep, a wait or an approval. With a text the turn continues with that; if no
+        turn is running, the text becomes the next message. To end the turn: parley cancel.
+
+        \(ControlEntry.conditions)
+        """
     static let options = ControlEntry.options
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
@@ -38,9 +49,15 @@ enum InterruptCommand: Command {
 /// `parley cancel <kind>/<id>`: ends the turn.
 enum CancelCommand: Command {
     static let name = "cancel"
-    static let summary = "cancel the turn and everything under way in it"
+    static let summary = "cancel the turn and everything that runs in it"
     static let usage = "usage: parley cancel <kind>/<id> [\"reason\"] [--if-turn <offset>] [--key <idempotency key>] [--server <url>]"
-    static let help = "\(usage)\n\n\(ControlEntry.conditions)"
+    static let help = """
+        \(usage)
+
+        Ends the turn. What its steps registered to undo them runs before it ends. The next message starts a new turn.
+
+        \(ControlEntry.conditions)
+        """
     static let options = ControlEntry.options
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
@@ -72,12 +89,13 @@ enum CloseCommand: Command {
 /// `parley resume <kind>/<id>`: has a parked or stalled agent try again.
 enum ResumeCommand: Command {
     static let name = "resume"
-    static let summary = "have a parked or stalled agent try its turn again"
+    static let summary = "retry the turn of a parked or stalled agent"
     static let usage = "usage: parley resume <kind>/<id> [\"reason\"] [--if-turn <offset>] [--key <idempotency key>] [--server <url>]"
     static let help = """
         \(usage)
 
-        The turn is replayed with the program of now: what its steps have recorded is not done again. To end the turn instead: parley cancel.
+        Replays the turn with the current program. Completed steps return their recorded results and do not run again. To end the turn
+        instead: parley cancel.
 
         \(ControlEntry.conditions)
         """
@@ -116,7 +134,13 @@ enum SignalCommand: Command {
     static let name = "signal"
     static let summary = "send a signal, which is kept until the agent waits for it"
     static let usage = "usage: parley signal <kind>/<id> <name> [<data as JSON>] [--key <idempotency key>] [--server <url>]"
-    static let help = usage
+    static let help = """
+        \(usage)
+
+        Wakes a turn that waits for a signal of this name. Without one, the signal is kept until a turn waits for it.
+
+        \(ControlEntry.conditions)
+        """
     static let options = ControlEntry.options
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
@@ -134,9 +158,9 @@ enum ControlEntry {
     static let options: [CommandOption] = [.value("if-turn"), .value("if-offset"), .value("key"), .value("server")]
 
     static let conditions = """
-          --if-turn <offset>      only if that turn (the offset of its message) still runs
-          --if-offset <offset>    only if nothing has come into the channel after that entry
-          --key <key>             makes a repeat harmless
+          --if-turn <offset>    only if this turn is running (a turn is named by the offset of its message)
+          --if-offset <offset>  only if the channel has no entry after this one
+          --key <key>           idempotency key: a repeat with the same key does nothing
         """
 
     /// Waits for the receipt and says what it says; one that says no makes the exit status 1.
@@ -179,10 +203,11 @@ enum ApprovalChoice {
         """
         \(usage)
 
-        Without <approval>, the one that is open; with several open it lists them. `parley tail` shows what exactly is asked for.
+        Decides the open approval, and prints what it is for. If several are open, it lists them; name one. The decision is bound to the digest
+        of the arguments that were printed.
 
-          --args-sha256 <digest>  decide only if the arguments are these
-          --reason <text>         stands in the log beside who decided
+          --args-sha256 <digest>  decide only if the arguments have this digest
+          --reason <text>         kept in the log with the decision
         """
     }
 

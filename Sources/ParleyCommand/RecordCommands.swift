@@ -10,12 +10,12 @@ enum TraceCommand: Command {
     static let help = """
         \(usage)
 
-        Each line is a step: how long it took, when within its turn (in a terminal), and what is worth knowing of it. What people said
-        stands below the step that it met.
+        Prints a line for each step: its duration, its place within the turn (in a terminal), and details. What people sent is shown below the
+        step that it reached.
 
-          --turn <offset>   one turn: the offset of the message that began it
-          --limit <n>       how many turns, the newest; default 20
-          --before <offset> the turns before those: what the last page named
+          --turn <offset>   only this turn: the offset of its message
+          --limit <n>       the newest <n> turns; default 20
+          --before <offset> the page before: the offset that the last page printed
           --json            the server's answer as it is
         """
     static let options: [CommandOption] = [.value("turn"), .value("limit"), .value("before"), .flag("json"), .value("server")]
@@ -32,7 +32,7 @@ enum TraceCommand: Command {
 /// `parley audit <kind>/<id>`: says who did what.
 enum AuditCommand: Command {
     static let name = "audit"
-    static let summary = "say who did what to an agent, and what became of each approval"
+    static let summary = "list what people sent to an agent, and what became of each approval"
     static let usage = """
         usage: parley audit <kind>/<id> [--by <principal>] [--type <type>,...] [--since <instant>] [--until <instant>]
                             [--limit <n>] [--before <offset>] [--json] [--server <url>]
@@ -40,15 +40,15 @@ enum AuditCommand: Command {
     static let help = """
         \(usage)
 
-        Every entry that somebody sent, with what was decided on it, and every approval as one line: who asked for what, who decided, and
-        whether it was then done.
+        Prints a line for each entry that was sent to the agent, with its receipt, and a line for each approval: what was requested, who
+        decided, and what was executed.
 
-          --by <principal>  what he or she sent, and the approvals decided by him or her
+          --by <principal>  only what this principal sent or decided
           --type <type>     message, steer, interrupt, cancel, approve, deny, signal, close or approval; several with commas
           --since <instant> e.g. 2026-01-31T09:30:00Z
           --until <instant>
-          --limit <n>       how many, the newest; default 100
-          --before <offset> those before: what the last page named
+          --limit <n>       the newest <n> records; default 100
+          --before <offset> the page before: the offset that the last page printed
           --json            the server's answer as it is
         """
     static let options: [CommandOption] =

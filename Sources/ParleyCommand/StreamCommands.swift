@@ -11,12 +11,12 @@ enum CreateCommand: Command {
     static let help = """
         \(usage)
 
-        A name of two segments is an agent's (assistant/me), with a slash before it a plain channel's (/orders/42). Prints the channel's tail.
-        Once more, with the same properties, it changes nothing.
+        Creates an idle agent (assistant/me) or a plain channel (/orders/42), and prints its end offset. If it exists with the same properties,
+        nothing changes. A deleted agent is started anew.
 
           --type <content type>  default application/json
-          --ttl <seconds>        it is removed so long after it was last read or written
-          --expires-at <time>    it is removed then, e.g. 2030-01-31T12:00:00Z
+          --ttl <seconds>        remove it this long after it was last read or written
+          --expires-at <time>    remove it at this instant, e.g. 2030-01-31T12:00:00Z
         """
     static let options: [CommandOption] = [.value("type"), .value("ttl"), .value("expires-at"), .value("server")]
 
@@ -38,13 +38,13 @@ enum AppendCommand: Command {
     static let help = """
         \(usage)
 
-        Appends JSON (an array is one message an element) or, with another --type, the data as it is; "-" reads it from standard input. Prints
-        the channel's tail once it is durable. (To talk to an agent: send, steer, ...)
+        Appends JSON (each element of an array is one message) or, with another --type, the data as it is; - reads it from standard input.
+        Prints the end offset once it is durable. To talk to an agent, use send, steer and the like.
 
           --type <content type>  the channel's; default application/json
-          --if-tail <offset>     only if nobody has appended since: the tail must be there
-          --key <key>            appends once, however often it is tried
-          --close                nothing can be appended after it
+          --if-tail <offset>     only if this is the end offset: nothing was appended since
+          --key <key>            idempotency key: a repeat with the same key appends nothing
+          --close                close the channel: nothing can be appended afterwards
         """
     static let options: [CommandOption] = [.value("type"), .value("if-tail"), .value("key"), .flag("close"), .value("server")]
 
@@ -67,14 +67,18 @@ enum AppendCommand: Command {
 /// `parley fork <channel> <new channel>`: makes a channel that begins with another's entries.
 enum ForkCommand: Command {
     static let name = "fork"
-    static let summary = "make a channel that shares another's entries up to an offset, and goes on by itself"
+    static let summary = "make a channel that begins with another's entries"
     static let usage =
         "usage: parley fork <channel> <new channel> [--offset <offset>] [--ttl <seconds> | --expires-at <time>] [--server <url>]"
     static let help = """
         \(usage)
 
-        Of an agent's channel it makes a plain one: a snapshot to read. Without --offset the fork begins at the tail. It has the source's
-        lifetime, unless it is given its own. Prints the fork's tail.
+        Creates a channel that shares the source's entries up to an offset, and prints its end offset. A fork of an agent's channel is a plain
+        channel: a snapshot to read.
+
+          --offset <offset>    where the fork leaves the source; default its end offset
+          --ttl <seconds>, --expires-at <time>
+                               when the fork is removed; default as the source
         """
     static let options: [CommandOption] = [.value("offset"), .value("ttl"), .value("expires-at"), .value("server")]
 
@@ -98,8 +102,8 @@ enum DeleteCommand: Command {
     static let help = """
         \(usage)
 
-        Of an agent everything goes: its turn is cancelled, and its channel, its saved state and its files are removed. A message does not bring
-        it back; `parley create <kind>/<id>` starts it anew.
+        Removes an agent with its channel, saved state and files; a running turn is cancelled. Messages to it are then refused until
+        `parley create <kind>/<id>` starts it anew.
         """
     static let options: [CommandOption] = [.value("server")]
 

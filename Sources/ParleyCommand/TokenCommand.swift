@@ -21,21 +21,19 @@ enum Bearer {
 /// `parley token`: makes a token that allows less than what one has.
 enum TokenCommand: Command {
     static let name = "token"
-    static let summary = "make a token that allows others a part of what you may do"
+    static let summary = "make a token with some of your own rights"
     static let usage =
         "usage: parley token --allow '<pattern>:<verb>,...' [--allow ...] [--name <name>] [--expires <duration>] [--server <url>]"
     static let help = """
         \(usage)
 
-        Prints a token. PARLEY_TOKEN (or --token-file) is what it is made of: a key, then the server signs it; or a token, then it is narrowed
-        here, without the server: what is made of a token never allows more than that one.
+        Prints a token made from PARLEY_TOKEN (or --token-file). From a key, the server signs it. From a token, it is narrowed here, without the
+        server, and never allows more than that token.
 
-          --allow <grant>       channels by pattern (* one segment, ** one or more) and what may be done there:
-                                read, append, steer, approve, stop, admin. May be given several times.
-                                agents/assistant/*:read,steer
-          --name <name>         who holds it: the `by` of what is appended with it. A key needs it; a token made of another has both names:
-                                ann/phone
-          --expires <duration>  30s, 15m, 1h, 7d; or an instant, 2030-01-31T12:00:00Z; default 1h
+          --allow <grant>       a channel pattern (* is one segment, ** one or more) and the verbs allowed there: read, append, steer, approve,
+                                stop, admin; e.g. agents/assistant/*:read,steer. Repeatable
+          --name <name>         the holder, and the `by` of what they append. Required with a key; a narrowed token has both names: ann/phone
+          --expires <duration>  30s, 15m, 1h or 7d, or an instant such as 2030-01-31T12:00:00Z; default 1h
           --keys <file>         sign it here with the first key of this file, without the server
           --server <url>        default PARLEY_URL, then http://127.0.0.1:4437
 
@@ -80,9 +78,11 @@ enum TokenCommand: Command {
 
     private static func requireWhole(_ block: CapabilityToken.Block) throws(UsageError) {
         guard block.name != nil else {
-            throw UsageError("a token made of a key needs --name <name>: who holds it, the `by` of what they append.")
+            throw UsageError("a token made from a key needs --name <name>: its holder, and the `by` of what they append.")
         }
-        guard !block.grants.isEmpty else { throw UsageError("a token made of a key needs --allow '<pattern>:<verb>,...': what it allows.") }
+        guard !block.grants.isEmpty else {
+            throw UsageError("a token made from a key needs --allow '<pattern>:<verb>,...': what it allows.")
+        }
     }
 
     private static func issued(_ block: CapabilityToken.Block, _ client: Client) throws -> String {

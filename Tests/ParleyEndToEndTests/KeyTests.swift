@@ -44,7 +44,7 @@ import Testing
             let without = try parley("ls", environment: ["PARLEY_URL": node.url])
             #expect(without.exit == .status(1) && without.error.contains("Set PARLEY_TOKEN"), "\(without.error)")
             let nameless = try Self.run("parley", ["token", "--allow", "**:read", "--server", node.url], Self.secret)
-            #expect(nameless.exit == .status(2) && nameless.error.contains("made of a key needs --name"), "\(nameless.error)")
+            #expect(nameless.exit == .status(2) && nameless.error.contains("made from a key needs --name"), "\(nameless.error)")
             let elsewhere = try parley("ls", "--server", node.url.replacing("http://", with: "https://"))
             #expect(elsewhere.error.contains("does not speak TLS"), "\(elsewhere.error)")
             for output in [refused.error, try node.process.output.error] {

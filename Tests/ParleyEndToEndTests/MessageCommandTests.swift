@@ -139,6 +139,8 @@ import Testing
     @Test func `steer says when it has become the next message`() async throws {
         try await OwnThread.run {
             let node = try Self.scripted()
+            let data = try parley("steer", "writer/two", "--data", #"{"a": 1}"#, "--server", node.url)
+            #expect(try data.exit == .status(0) && node.entries("writer/two").first?["data"] == ["a": 1], "\(data)")
             let steer = try parley("steer", "writer/one", "say: hi", "--server", node.url)
             #expect(steer.exit == .status(0) && steer.error.contains("became the next message"), "\(steer)")
         }
