@@ -51,7 +51,7 @@ class FirstHour:
         self.note("from nothing to the first answer", first_answer)
         self.step("kill -9 in the middle of an answer, ./run again, the answer is whole", self.kill_and_resume)
         self.stop()
-        self.step("restart with the scripted model", lambda: self.serve("./run", PARLEY_MODEL="scripted:"))
+        self.step("restart with the scripted model", lambda: self.serve("./run", PARLEY_MODEL="scripted"))
         self.step("approve a tool's call", self.approve)
         self.step("a web page in the browser", self.browse)
         self.step("a follower in Python, over a restart", self.follow)
@@ -83,7 +83,7 @@ class FirstHour:
         from console import start_browser
 
         self.stop()
-        self.serve("./run --public Examples/Chat", PARLEY_MODEL="scripted:")
+        self.serve("./run --public Examples/Chat", PARLEY_MODEL="scripted")
         driver = start_browser()
         try:
             driver.get(f"{self.url}/chat.html")
@@ -104,7 +104,7 @@ class FirstHour:
             self.parley("run", "assistant/you", "say: one")
             wait_for("the first answer to be followed", lambda: '"output": "one"' in output.read_text())
             self.stop()
-            self.serve("./run", PARLEY_MODEL="scripted:")
+            self.serve("./run", PARLEY_MODEL="scripted")
             self.parley("run", "assistant/you", "say: two")
             wait_for("the second answer to be followed", lambda: '"output": "two"' in output.read_text())
         finally:
@@ -117,7 +117,7 @@ class FirstHour:
         self.parley("backup", "copy")
         self.parley("run", "assistant/you", "say: after the backup")
         self.stop()
-        self.serve("./run --data copy", PARLEY_MODEL="scripted:")
+        self.serve("./run --data copy", PARLEY_MODEL="scripted")
         outputs = [entry["output"] for entry in self.entries("assistant/you", "turn.completed")]
         assert outputs == ["one", "two"], outputs
 
@@ -130,7 +130,7 @@ class FirstHour:
         self.command(["swift", "build", "--product", "guestbook"], self.folder / "guestbook")
 
     def use_package(self):
-        self.serve("swift run guestbook", self.folder / "guestbook", PARLEY_MODEL="scripted:")
+        self.serve("swift run guestbook", self.folder / "guestbook", PARLEY_MODEL="scripted")
         for block in self.blocks("docs/quickstart-swift.md", "guestbook/front-desk"):
             self.shell(block, self.folder / "guestbook")
         done = wait_for("the turn to end", lambda: self.entries("guestbook/front-desk", "turn.completed"))

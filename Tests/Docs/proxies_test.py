@@ -15,7 +15,7 @@ cat /etc/ssl/private/parley.crt /etc/ssl/private/parley.key >/etc/ssl/private/pa
 chmod 644 /etc/ssl/private/parley.*
 printf '127.0.0.1 localhost parley.example.com\\n' >hosts
 mount --bind hosts /etc/hosts
-export PARLEY_KEYS=main:0123456789abcdef0123456789abcdef PARLEY_MODEL=scripted:
+export PARLEY_KEYS=main:0123456789abcdef0123456789abcdef PARLEY_MODEL=scripted
 """
 START = {
     "nginx.conf": "mount -t tmpfs none /var/log/nginx; mount -t tmpfs none /etc/nginx/sites-enabled\n"

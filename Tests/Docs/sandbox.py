@@ -17,7 +17,7 @@ BIN = pathlib.Path(os.environ.get("PARLEY_BIN", ROOT / ".build" / "debug"))
 
 # `./run` as the samples use it: without the build and the download, which first_hour.py runs as they are.
 RUN = """#!/bin/sh
-PARLEY_MODEL=${PARLEY_MODEL:-scripted:} exec ./parley serve "$@"
+PARLEY_MODEL=${PARLEY_MODEL:-scripted} exec ./parley serve "$@"
 """
 
 
