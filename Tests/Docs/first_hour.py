@@ -132,6 +132,8 @@ class FirstHour:
     def use_package(self):
         self.serve("swift run guestbook", self.folder / "guestbook", PARLEY_MODEL="scripted")
         for block in self.blocks("docs/quickstart-swift.md", "guestbook/front-desk"):
+            if "approve" in block:
+                wait_for("the agent to ask", lambda: self.entries("guestbook/front-desk", "approval.requested"))
             self.shell(block, self.folder / "guestbook")
         done = wait_for("the turn to end", lambda: self.entries("guestbook/front-desk", "turn.completed"))
         assert "You are guest number 1." in done[0]["output"], done
