@@ -31,21 +31,20 @@ enum RunCommand: Command {
         let (view, json) = (TurnView(), arguments.has("json"))
         let leaving = goesOn(channel, offset, arguments)
         client.onInterrupt { json ? Terminal.error(leaving) : view.say(leaving) }
-        let outcome = Mutex<String?>(nil)
+        let watched = Mutex(WatchedMessage(offset))
         let follower = Follower(
             client, channel: channel, from: offset, view: "settled", isReached: true, say: { json ? Terminal.error($0) : view.say($0) }
         ) { entry in
-            let isOurs = entry["turn"]?.string == offset || isRefusal(entry, of: offset)
+            let (isOurs, joined) = watched.withLock { ($0.take(entry), $0.hasJustJoined(entry)) }
             if json { Terminal.output("\(json: entry)\n") } else if isOurs { view.show(entry) }
-            guard isOurs, ends(entry) else { return true }
-            outcome.withLock { $0 = entry["type"]?.string }
-            return false
+            if joined { json ? () : view.say("  the message joined the turn that was running") }
+            return watched.withLock { $0.outcome == nil }
         }
         do { try follower.run() } catch let error as Client.Unreachable {
             Terminal.error(leaving)
             throw error
         }
-        return outcome.withLock { $0 } == "turn.completed" ? .done : .failed
+        return watched.withLock { $0.outcome } == "turn.completed" ? .done : .failed
     }
 
     /// What is said when the command ends before the turn.
@@ -58,19 +57,38 @@ enum RunCommand: Command {
               stop it         parley cancel \(agent)\(server)
             """
     }
+}
 
-    /// Whether it is the receipt of a message that begins no turn.
-    private static func isRefusal(_ entry: JSON, of offset: String) -> Bool {
-        entry["type"] == "receipt" && entry["of"]?.string == offset && entry["state"] != "applied"
-    }
+/// A message, and what becomes of it: a turn of its own, a place in a turn that was running, or a refusal.
+private struct WatchedMessage {
+    private let offset: String
+    /// The turn that it began or joined.
+    private var turn: String
+    /// The type of the entry that ended it.
+    private(set) var outcome: String?
+
+    init(_ offset: String) { (self.offset, turn) = (offset, offset) }
 
     private static let ends: Set = [
-        "receipt", "turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled", "agent.parked",
+        "turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled", "agent.stalled", "agent.parked",
     ]
 
-    private static func ends(_ entry: JSON) -> Bool {
-        entry["type"]?.string.map { ends.contains($0) } == true && !(entry["type"] == "receipt" && entry["state"] == "applied")
+    /// - Returns: whether the entry is about the message.
+    mutating func take(_ entry: JSON) -> Bool {
+        let type = entry["type"]?.string ?? ""
+        if type == "receipt" {
+            guard entry["of"]?.string == offset else { return false }
+            // It comes before the turn: a message that is refused begins none.
+            if entry["state"] == "applied" { turn = entry["turn"]?.string ?? turn } else { outcome = type }
+            return true
+        }
+        guard entry["turn"]?.string == turn else { return false }
+        if WatchedMessage.ends.contains(type) { outcome = type }
+        return true
     }
+
+    /// Whether the entry says that the message joined another's turn.
+    func hasJustJoined(_ entry: JSON) -> Bool { entry["of"]?.string == offset && turn != offset }
 }
 
 /// `parley tail <channel>`: follows a channel.

@@ -136,6 +136,28 @@ import Testing
         }
     }
 
+    @Test func `run ends with the turn that its message joined`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(
+                agents: ["clerk.md": "---\ntools: [write_file]\nconcurrent: steer\n---\nNote.\n"],
+                environment: ["PARLEY_MODEL": "scripted:rate=0"])
+            try node.start()
+            let server = ["PARLEY_URL": node.url]
+            let call = "call: write_file {\"path\": \"note.md\", \"text\": \"The sea.\"}"
+            let first = try ChildProcess(Products.path("parley"), ["run", "clerk/one", call], environment: server)
+            try first.wait("the approval to be asked for") { $0.error.contains("asks for approval") ? true : nil }
+            let second = try ChildProcess(Products.path("parley"), ["run", "clerk/one", "say: joined"], environment: server)
+            let tail = try ChildProcess(Products.path("parley"), ["tail", "clerk/one", "--json"], environment: server)
+            try tail.wait("the second message") { $0.standard.contains("say: joined") ? true : nil }
+            #expect(try parley("approve", "clerk/one", environment: server).exit == .status(0))
+            #expect(try first.waitForExit("the first run to end") == .status(0))
+            #expect(try second.waitForExit("the second run to end") == .status(0))
+            #expect(
+                second.output.error.contains("joined the turn that was running") && second.output.standard == "joined\n", "\(second.output)"
+            )
+        }
+    }
+
     @Test func `steer says when it has become the next message`() async throws {
         try await OwnThread.run {
             let node = try Self.scripted()
