@@ -41,6 +41,11 @@ import Testing
             #expect(refused.exit == .status(1))
             #expect(refused.error.contains("'append'"), "\(refused.error)")
             #expect(refused.error.contains("parley token --allow 'agents/writer/me:append'"), "\(refused.error)")
+            for words in [["backup", node.folder + "/copy"], ["agents"]] {
+                let output = try Self.run("parley", words + ["--server", node.url], token)
+                #expect(output.exit == .status(1) && output.error.contains("**:admin"), "\(output.error)")
+            }
+            #expect(!FileManager.default.fileExists(atPath: node.folder + "/copy"))
             let without = try parley("ls", environment: ["PARLEY_URL": node.url])
             #expect(without.exit == .status(1) && without.error.contains("Set PARLEY_TOKEN"), "\(without.error)")
             let nameless = try Self.run("parley", ["token", "--allow", "**:read", "--server", node.url], Self.secret)

@@ -7,6 +7,8 @@ import Testing
 @Suite struct `Serving` {
     private static let writer = "---\nkind: writer\n---\nWrite.\n"
 
+    private static let poet = writer.replacing("writer", with: "poet")
+
     private static func scripted(_ agents: [String: String] = ["writer.md": writer]) throws -> EndToEndNode {
         try EndToEndNode(agents: agents, environment: ["PARLEY_MODEL": "scripted"])
     }
@@ -103,7 +105,7 @@ import Testing
             #expect(try parley("run", "poet/one", "Write.", environment: server).error.contains("unknown_agent_kind"))
 
             try Self.write("---\nmax_tokens: 9\n---\nWrite.\n", "writer.md", node)
-            try Self.write(Self.writer.replacing("writer", with: "poet"), "poet.md", node)
+            try Self.write(Self.poet, "poet.md", node)
             if way == "SIGHUP" { try node.process.send(SIGHUP) }
             try node.process.wait("both to be read") { $0.error.contains("poet") && $0.error.contains("writer") ? true : nil }
             // The agent is in memory, and its next turn has the new definition.
@@ -116,6 +118,22 @@ import Testing
             #expect(try parley("run", "writer/one", "Write.", environment: server).standard.count > short.count)
             let kinds = try parley("agents", environment: server).standard.split(separator: "\n")
             #expect(kinds.count == 2 && kinds[0].hasPrefix("poet ") && kinds[1].hasPrefix("writer "), "\(kinds)")
+        }
+    }
+
+    @Test func `takes up unfinished work of a kind whose file comes back`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(agents: ["poet.md": Self.poet], environment: ["PARLEY_MODEL": "scripted:tokens=100,rate=50"])
+            try node.start()
+            let run = try ChildProcess(Products.path("parley"), ["run", "poet/one", "Write."], environment: ["PARLEY_URL": node.url])
+            try run.wait("the beginning of the answer") { $0.standard.isEmpty ? nil : true }
+            try node.kill()
+            try FileManager.default.removeItem(atPath: node.agentsFolder + "/poet.md")
+            try node.start()
+            #expect(try node.request("GET", "/v1/kinds").json == ["kinds": []])
+            try Self.write(Self.poet, "poet.md", node)
+            try node.process.send(SIGHUP)
+            #expect(try run.waitForExit("run to end with the turn") == .status(0), "\(run.output.error)")
         }
     }
 
