@@ -223,7 +223,7 @@ class FirstHour:
 
     def start(self, words, folder, stdout=subprocess.PIPE):
         return subprocess.Popen(
-            words, cwd=folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.STDOUT, text=True)
+            words, cwd=folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.DEVNULL, text=True)
 
     def close(self, keep):
         if self.server and self.server.poll() is None:
