@@ -86,6 +86,11 @@ package final class Node: Sendable {
                 throw ConfigurationError(error.message)
             }
         }
+        if let folder = configuration.publicFolder {
+            do throws(PublicFolderError) { serving.publicFolder = try PublicFolder(folder) } catch {
+                throw ConfigurationError("\(error)")
+            }
+        }
         if let count = configuration.channelsMax { try channels.limitCount(to: count) }
         server = Server(channels: channels, agents: runtime, node: services, subscriptions: subscriptions, configuration: serving) {
             webhooks?.measures ?? []

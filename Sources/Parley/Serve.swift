@@ -64,7 +64,7 @@ private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }
 package enum ServeOptions {
     /// With a value.
     package static let names =
-        ["listen", "data", "agents", "drain", "idle", "text-retention", "webhook", "webhook-events"] + safetyNames
+        ["listen", "data", "agents", "drain", "idle", "text-retention", "webhook", "webhook-events", "public"] + safetyNames
     private static let safetyNames = [
         "keys", "tls-cert", "tls-key", "cors-origin", "rate", "max-connections", "max-channels", "max-request-memory",
         "max-readers-per-account", "max-agents-in-memory",
@@ -78,6 +78,8 @@ package enum ServeOptions {
           --data <folder>         everything the node remembers; default ./parley-data
           --agents <folder>       agents declared in Markdown, <kind>.md each; default ./agents. SIGHUP reads changed and new files
           --watch-agents          read changed and new files at once
+          --public <folder>       web pages for everyone, at their paths: /chat.html is <folder>/chat.html. Neither links nor names with a
+                                  leading dot are served; / and /v1 stay the server's
           --keys <file>           <name>:<secret> per line, mode 600: every request then needs a key, or a token signed by one. PARLEY_KEYS
                                   (<name>:<secret>,...) adds to them
           --tls-cert <file>, --tls-key <file>
@@ -153,6 +155,7 @@ package enum ServeOptions {
         case "max-agents-in-memory": configuration.agentsInMemoryMax = try ServeConfiguration.count(value, name)
         case "text-retention": configuration.textRetention = try ServeConfiguration.seconds(value, name)
         case "watch-agents": configuration.watchesAgents = true
+        case "public": configuration.publicFolder = value
         case "webhook": configuration.webhookURL = value
         case "webhook-events": configuration.webhookEvents = value
         case "webhook-allow-private": configuration.webhookAllowsPrivate = true

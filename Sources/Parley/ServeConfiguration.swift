@@ -15,6 +15,8 @@ package struct ServeConfiguration: Sendable {
     package var agentsFolder: String?
     /// Whether changes to files of that folder count at once, without SIGHUP.
     package var watchesAgents = false
+    /// The folder of web pages that anybody may have; `nil`: none.
+    package var publicFolder: String?
     /// How long a stop waits for what is under way.
     package var drainTime = Duration.seconds(10)
     /// How long an agent with nothing to do stays in memory.

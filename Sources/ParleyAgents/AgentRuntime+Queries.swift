@@ -61,25 +61,29 @@ extension AgentRuntime {
         return ["reason": .string(row.status.name), "since": .string(at.description), "ahead": .integer(count)]
     }
 
-    /// The agents, ordered by partition and then by age whatever they do, in pages: `{agents: [{agent, state}], next}`. Reads the log.
-    package func list(
-        kind: String?, state: String?, limit: Int, after: String?, where isShown: (String) -> Bool = { _ in true }
-    ) throws(LogError) -> JSON {
-        let statuses = state.map { state in AgentStatus.allCases.filter { $0.name == state } } ?? AgentStatus.allCases
-        var agents: [(row: [JSON.Member], name: String, isHalted: Bool)] = []
+    /// The agents, ordered by partition and then by age whatever they do, in pages: `{agents: [{agent, state}], next, counts}`. Reads the log.
+    package func list(_ query: AgentListQuery) throws(LogError) -> JSON {
+        let statuses = query.state.map { state in AgentStatus.allCases.filter { $0.name == state } } ?? AgentStatus.allCases
+        var agents: [(row: [JSON.Member], name: String, status: AgentStatus)] = []
         var next: String?
-        try AgentIndex.list(channels.log, statuses, after: after) { name, status in
-            guard let agent = AgentName(channel: name), kind == nil || agent.kind == kind, isShown(name) else { return true }
-            guard agents.count < limit else {
+        try AgentIndex.list(channels.log, statuses, after: query.after) { name, status in
+            guard let agent = AgentName(channel: name), query.shows(name) else { return true }
+            guard agents.count < query.limit else {
                 next = agents.last?.name
                 return false
             }
             let row = [("agent", name), ("kind", agent.kind), ("id", agent.id), ("state", status.name)]
-            agents.append((row.map { JSON.Member($0, .string($1)) }, name, status == .stalled || status == .parked))
+            agents.append((row.map { JSON.Member($0, .string($1)) }, name, status))
             return true
         }
-        for index in agents.indices where agents[index].isHalted { agents[index].row += try reason(of: agents[index].name) }
-        return JSON.compact(("agents", .array(agents.map { .object($0.row) })), ("next", next.map { .string($0) }))
+        for index in agents.indices {
+            let (name, status) = (agents[index].name, agents[index].status)
+            if status == .stalled || status == .parked { agents[index].row += try reason(of: name) }
+            if query.hasDetails { agents[index].row += try details(of: name, status) }
+        }
+        return JSON.compact(
+            ("agents", .array(agents.map { .object($0.row) })), ("next", next.map { .string($0) }),
+            ("counts", query.hasCounts ? try counts(query) : nil))
     }
 
     /// Why an agent needs a person, and since when. Cost: reads back to where it stopped.

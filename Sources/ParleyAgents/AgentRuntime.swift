@@ -66,6 +66,8 @@ package final class AgentRuntime: Sendable {
         if !new.isEmpty { try takeUp { new.contains($0) } }
     }
 
+    func agent(ofKind kind: String) -> AnyAgent? { agents.withLock { $0[kind] } }
+
     package var isDraining: Bool { draining.load(ordering: .relaxed) }
 
     /// How many agents are in memory at most, unless it is said otherwise.

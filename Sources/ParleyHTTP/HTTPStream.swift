@@ -15,7 +15,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     package let loop: EventLoop
     /// `onDrain` is called when the queue falls to this after having been above it.
-    private static let lowWaterBytes = 16 << 10
+    package static let lowWaterBytes = 16 << 10
     /// Called on the loop when the peer has taken enough for more to be written.
     package var onDrain: (() -> Void)?
     /// Called once on the loop if the peer goes away, or the server gives up, before `finish()`.

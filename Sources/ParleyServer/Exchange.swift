@@ -1,3 +1,4 @@
+internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
@@ -54,6 +55,14 @@ enum ContentTypeText {
 }
 
 extension HTTPRequest {
+    /// Whether the client has what carries this `ETag`.
+    func hasTag(_ tag: String) -> Bool {
+        headers("If-None-Match").joined(separator: ",").split(separator: ",").contains { candidate in
+            let text = String(candidate).trimmingSpaces
+            return text == "*" || text == tag || text == "W/" + tag
+        }
+    }
+
     /// How many of a list are asked for: the query's `limit`.
     /// - Throws: 400 `invalid_limit` for what is not 1 to `max`.
     func limit(_ standard: Int, max: Int) throws(Problem) -> Int {

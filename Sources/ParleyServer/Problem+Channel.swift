@@ -14,7 +14,7 @@ extension Problem {
         switch code {
         case "invalid_entry", "unknown_entry_type", "producer_epoch_sequence", "invalid_fork_offset": 400
         case "producer_fenced": 403
-        case "channel_not_found", "turn_not_found", "step_not_found", "fork_source_not_found": 404
+        case "channel_not_found", "unknown_agent_kind", "turn_not_found", "step_not_found", "fork_source_not_found": 404
         case "fork_source_gone", "fork_too_deep", "content_type_mismatch", "sequence_conflict", "producer_gap", "channel_closed",
             "channel_exists":
             409
@@ -66,5 +66,15 @@ extension Problem {
         Problem(
             status: 405, code: "method_not_allowed", detail: "\(method) does not apply here; expected \(allow).",
             headers: [("Allow", allow)])
+    }
+}
+
+extension ChannelError {
+    /// An agent whose kind this server does not have.
+    static func unknownKind(_ kind: String, of kinds: [String]) -> ChannelError {
+        ChannelError(
+            "unknown_agent_kind",
+            "there is no agent kind '\(kind)'; \(kinds.isEmpty ? "this server has none" : "expected one of \(kinds.joined(separator: ", "))").",
+            [("kinds", .array(kinds.map { .string($0) }))])
     }
 }

@@ -15,6 +15,7 @@ final class Router: HTTPHandler, Sendable {
     private let sockets: SocketRoute
     private let client: ClientRoute
     private let node: NodeRoutes
+    private let files: PublicRoute?
 
     init(_ context: ServerContext) {
         self.context = context
@@ -27,6 +28,7 @@ final class Router: HTTPHandler, Sendable {
         sockets = SocketRoute(context: context)
         client = ClientRoute()
         node = NodeRoutes(context)
+        files = context.configuration.publicFolder.map { PublicRoute(context: context, folder: $0) }
     }
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
@@ -80,6 +82,10 @@ final class Router: HTTPHandler, Sendable {
     private func access(_ request: HTTPRequest, peer: () -> String) throws(Problem) -> Access {
         let path = request.pathUTF8
         if Router.isOpen(path) { return .none }
+        if isFile(request) {
+            try context.rates?.take(RateLimiter.account(ofPeer: peer()), request.loop.now)
+            return .none
+        }
         guard let rates = context.rates else { return try isOfWake(path) ? .none : context.authenticator.access(request) }
         do throws(Problem) {
             let access = isOfWake(path) ? Access.none : try context.authenticator.access(request)
@@ -164,7 +170,13 @@ final class Router: HTTPHandler, Sendable {
         ClientRoute.scriptPath, ClientRoute.typesPath,
     ]
 
+    /// Whether a request is for a file of the public folder, which needs no right.
+    private func isFile(_ request: HTTPRequest) -> Bool {
+        files != nil && (request.method == "GET" || request.method == "HEAD") && PublicRoute.isPublic(request.pathUTF8)
+    }
+
     private func route(_ exchange: Exchange) throws(Problem) {
+        if let files, isFile(exchange.request) { return files.answer(exchange) }
         let path = exchange.request.pathUTF8
         if path.starts(with: SubscriptionRoutes.prefix.utf8) {
             if !SubscriptionRoutes.isOpen(path) { try requireEverything(exchange.access, "__ds/**") }

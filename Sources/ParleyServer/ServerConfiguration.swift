@@ -8,6 +8,8 @@ package struct ServerConfiguration: Sendable {
     package var allowedHosts: Set<String> = []
     /// Origins, such as `https://app.example.com`, whose pages may use this server beside its own; `*` for any.
     package var allowedOrigins: Set<String> = []
+    /// The folder whose files anybody may have; `nil`: none.
+    package var publicFolder: PublicFolder?
     /// Who may do what; without keys everybody may do everything.
     package var keys = KeyRing()
     /// Who sends what comes while there are no keys: the `by` of entries.

@@ -1,3 +1,4 @@
+internal import ParleyAgents
 internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleyLog
@@ -97,8 +98,8 @@ final class ServerContext: Sendable {
         if let channel = channels.resident(name.text) {
             return channel.isSoftDeleted ? exchange.respond(Problem(ChannelError.gone(name.text))) : body(channel)
         }
-        read(for: exchange) { [channels] () throws(ChannelError) in
-            try ServerContext.find(name, in: channels)
+        read(for: exchange) { [self] () throws(ChannelError) in
+            try find(name)
         } then: {
             body($0)
         }
@@ -109,15 +110,15 @@ final class ServerContext: Sendable {
         if let channel = channels.resident(name.text) {
             return then(channel.isSoftDeleted ? .failure(ChannelError.gone(name.text)) : .success(channel))
         }
-        let isTaken = reads.run { [channels] in
+        let isTaken = reads.run { [self] in
             let result: Result<Channel, ChannelError>
-            do throws(ChannelError) { result = .success(try ServerContext.find(name, in: channels)) } catch { result = .failure(error) }
+            do throws(ChannelError) { result = .success(try find(name)) } catch { result = .failure(error) }
             loop.execute { then(result) }
         }
         if !isTaken { then(.failure(ChannelError("overloaded", "too many reads wait for the log. Try again later."))) }
     }
 
-    private static func find(_ name: StreamName, in channels: Channels) throws(ChannelError) -> Channel {
+    private func find(_ name: StreamName) throws(ChannelError) -> Channel {
         let (channel, isDeleted): (Channel?, Bool)
         do throws(LogError) {
             channel = try channels.find(name.text)
@@ -125,9 +126,15 @@ final class ServerContext: Sendable {
         } catch {
             throw ChannelError(error)
         }
-        guard let channel else { throw isDeleted ? .deleted(name.text) : .notFound(name.text) }
+        guard let channel else { throw isDeleted ? .deleted(name.text) : missing(name) }
         guard !channel.isSoftDeleted else { throw .gone(name.text) }
         return channel
+    }
+
+    /// Why there is no such channel: of a kind that there is not, nobody can make one.
+    private func missing(_ name: StreamName) -> ChannelError {
+        guard let kind = name.agent?.kind, let kinds = agents?.kinds, !kinds.contains(kind) else { return .notFound(name.text) }
+        return .unknownKind(kind, of: kinds)
     }
 
     /// Gives an event to everybody who follows its channel, on every loop.

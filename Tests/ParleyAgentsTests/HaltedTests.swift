@@ -118,7 +118,9 @@ private struct Stalled {
         let (status, listed) = try SimulatedNode.simulate {
             let stage = try Stalled()
             _ = try stage.send(.message, ("text", "waits"))
-            let list = try stage.node.runtime.list(kind: nil, state: "stalled", limit: 10, after: nil)
+            var query = AgentListQuery()
+            query.state = "stalled"
+            let list = try stage.node.runtime.list(query)
             return (try stage.node.runtime.status(of: Stalled.name)!, list["agents"]?.array)
         }
         #expect(listed?.count == 1 && listed?[0]["reason"] == "journal_mismatch" && listed?[0]["since"] == status["since"])

@@ -126,19 +126,20 @@ final class TestAgents: AgentHost {
         answer(channel.map { ["name": .string($0.name), "state": "idle", "tail": .string(Offset($0.tail.head).token)] })
     }
 
-    func list(
-        kind: String?, state: String?, limit: Int, after: String?, where isShown: @escaping @Sendable (String) -> Bool,
-        answer: @escaping @Sendable (JSON) -> Void
-    ) {
+    func list(_ query: AgentListQuery, answer: @escaping @Sendable (JSON) -> Void) {
         var found: [JSON] = []
         try? AgentIndex.scan(channels.log, AgentStatus.allCases) { name, status in
-            if kind.map({ name.hasPrefix("agents/\($0)/") }) ?? true, state.map({ $0 == status.name }) ?? true, isShown(name) {
+            if query.kind.map({ name.hasPrefix("agents/\($0)/") }) ?? true, query.state.map({ $0 == status.name }) ?? true,
+                query.isShown(name)
+            {
                 found.append(["agent": .string(name), "state": .string(status.name)])
             }
-            return found.count < limit
+            return found.count < query.limit
         }
         answer(["agents": .array(found)])
     }
+
+    func definition(of channel: Channel) -> JSON { ["agent": .string(channel.name), "known": true] }
 
     func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
         DeleteChannel(channels, channelName, ifTail: ifTail, completion: done).submit()

@@ -1,4 +1,6 @@
+package import ParleyAgents
 package import ParleyChannels
+package import ParleyLog
 package import ParleySystem
 
 /// What runs the agents, as the routes see it.
@@ -15,10 +17,11 @@ package protocol AgentHost: AnyObject, Sendable {
     /// What an agent does, for `GET /v1/agents/<kind>/<id>`; `nil`: no such agent. `answer` is called once, on any thread.
     func status(of channelName: String, _ answer: @escaping @Sendable (JSON?) -> Void)
 
-    /// A page of agents: those after the name `after` for which `isShown` holds, at most `limit`. `answer` is called once; both on any thread.
-    func list(
-        kind: String?, state: String?, limit: Int, after: String?, where isShown: @escaping @Sendable (String) -> Bool,
-        answer: @escaping @Sendable (JSON) -> Void)
+    /// A page of agents. `answer` is called once, on any thread.
+    func list(_ query: AgentListQuery, answer: @escaping @Sendable (JSON) -> Void)
+
+    /// What decides what the agent's turns ask for, as far as it is data. Reads the log: any thread but a loop's.
+    func definition(of channel: Channel) throws(LogError) -> JSON
 
     /// Cancels what runs and removes the agent with its channel. `done` is called once, when that is durable.
     ///

@@ -4,14 +4,14 @@ internal import ParleyHTTP
 internal import ParleyLog
 internal import ParleySystem
 
-/// What the log holds of an agent, at `/v1/agents/<kind>/<id>/trace`, `.../audit`, `.../request` and `.../state`.
+/// What the log holds of an agent, at `/v1/agents/<kind>/<id>/trace`, `.../audit`, `.../request`, `.../state` and `.../definition`.
 ///
 /// It is read on the read pool, and needs no agent in memory, nor its kind.
 struct AgentRecords: Sendable {
     let context: ServerContext
 
     enum Record: String, Sendable {
-        case trace, audit, request, state
+        case trace, audit, request, state, definition
     }
 
     /// The agent and what is asked of it; `nil` when the path is none of these.
@@ -40,6 +40,11 @@ struct AgentRecords: Sendable {
             }
             answer(agent, exchange) { channels, channel throws(ChannelError) in try AgentRequest(channels, channel).answer(step) }
         case .state: answer(agent, exchange) { channels, channel throws(ChannelError) in try AgentRecords.state(channels, channel) }
+        case .definition:
+            let agents = context.agents
+            answer(agent, exchange) { _, channel throws(ChannelError) in
+                do throws(LogError) { return try agents?.definition(of: channel) ?? .null } catch { throw ChannelError(error) }
+            }
         }
     }
 

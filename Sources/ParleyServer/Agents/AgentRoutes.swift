@@ -71,10 +71,22 @@ struct AgentRoutes: Sendable {
         }
         guard let agents = context.agents else { return exchange.respond(200, json: ["agents": []]) }
         let access = exchange.access
-        agents.list(kind: request.queryValue("kind"), state: state, limit: limit, after: request.queryValue("after")) { name in
-            access.may(.read, name)
-        } answer: { [context] found in
+        var query = AgentListQuery()
+        (query.kind, query.state, query.limit) = (request.queryValue("kind"), state, limit)
+        query.after = request.queryValue("after")
+        query.hasDetails = try AgentRoutes.flag("details", request)
+        query.hasCounts = try AgentRoutes.flag("counts", request)
+        query.isShown = { access.may(.read, $0) }
+        agents.list(query) { [context] found in
             context.answer(exchange) { exchange.respond(200, json: found) }
+        }
+    }
+
+    private static func flag(_ name: String, _ request: HTTPRequest) throws(Problem) -> Bool {
+        switch request.queryValue(name) {
+        case nil, "false": return false
+        case "true": return true
+        case let text?: throw .bad("invalid_flag", "\(name) is '\(text.prefix(32))'; expected true or false.")
         }
     }
 

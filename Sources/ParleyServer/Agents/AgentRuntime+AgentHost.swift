@@ -12,12 +12,9 @@ extension AgentRuntime: AgentHost {
         }
     }
 
-    package func list(
-        kind: String?, state: String?, limit: Int, after: String?, where isShown: @escaping @Sendable (String) -> Bool,
-        answer: @escaping @Sendable (JSON) -> Void
-    ) {
+    package func list(_ query: AgentListQuery, answer: @escaping @Sendable (JSON) -> Void) {
         read("list") { runtime throws(LogError) in
-            answer(try runtime.list(kind: kind, state: state, limit: limit, after: after, where: isShown))
+            answer(try runtime.list(query))
         } failed: {
             answer(["agents": []])
         }

@@ -1,4 +1,3 @@
-internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
@@ -28,8 +27,7 @@ struct ClientRoute: Sendable {
         let headers: [HeaderField] = [
             ("Content-Type", document.contentType), ("ETag", document.tag), ("Cache-Control", "public, no-cache"),
         ]
-        let known = exchange.request.header("If-None-Match")?.split(separator: ",").contains { String($0).trimmingSpaces == document.tag }
-        if known == true { return exchange.respond(304, headers) }
+        if exchange.request.hasTag(document.tag) { return exchange.respond(304, headers) }
         exchange.respond(200, headers, document.body)
     }
 }

@@ -43,7 +43,10 @@ struct ReadRequest: Sendable {
             start = try ReadRequest.start(offset)
         } else {
             guard mode == .catchUp else {
-                throw .bad("missing_offset", "live=\(mode.rawValue) needs an offset; expected -1, now or a Stream-Next-Offset.")
+                throw .bad(
+                    "missing_offset",
+                    "offset is missing, and live=\(mode.rawValue) needs one. Send offset=-1 to read from the start, offset=now for what comes from here on, or the Stream-Next-Offset of an earlier answer: \(request.path)?offset=-1&live=\(mode.rawValue)"
+                )
             }
             start = .after(.start)
         }

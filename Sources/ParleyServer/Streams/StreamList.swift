@@ -17,9 +17,12 @@ struct StreamList: Sendable {
         let (prefix, after) = (request.queryValue("prefix") ?? "", request.queryValue("after"))
         let limit = try request.limit(StreamList.limitDefault, max: StreamList.limitMax)
         let access = exchange.access
+        let hidesAgents = request.queryValue("agents") == "false"
         context.read(for: exchange) { [channels = context.channels] () throws(ChannelError) in
             do throws(LogError) {
-                return try channels.list(prefix: prefix, after: after, limit: limit) { access.may(.read, $0) }
+                return try channels.list(prefix: prefix, after: after, limit: limit) {
+                    access.may(.read, $0) && !(hidesAgents && $0.utf8.starts(with: "agents/".utf8))
+                }
             } catch { throw ChannelError(error) }
         } then: { found in
             let streams = found.channels.map { channel in

@@ -179,11 +179,7 @@ struct StreamRoutes: Sendable {
     func requireKind(_ agent: AgentName) throws(Problem) {
         let kinds = context.agents?.kinds ?? []
         guard !kinds.contains(agent.kind) else { return }
-        throw Problem(
-            status: 404, code: "unknown_agent_kind",
-            detail:
-                "there is no agent kind '\(agent.kind)'; \(kinds.isEmpty ? "this server has none" : "expected one of \(kinds.joined(separator: ", "))").",
-            extra: [.init("kinds", .array(kinds.map { .string($0) }))])
+        throw Problem(.unknownKind(agent.kind, of: kinds))
     }
 }
 
