@@ -4,7 +4,7 @@ import json
 import unittest
 
 from console import start_browser
-from node import Node, wait_for
+from node import ROOT, Node, wait_for
 
 FOLLOW = """
 const [agent, options] = arguments;
@@ -165,6 +165,43 @@ class ClientTest(unittest.TestCase):
         events = wait_for("the event", lambda: self.seen()["events"])
         self.assertEqual((events[0]["type"], events[0]["channel"]), ("typing", "agents/assistant/typing"))
         self.assertFalse(any(entry["type"] == "typing" for entry in self.node.entries("assistant/typing")))
+
+    def test_an_agent_is_followed_before_its_first_message(self):
+        for blocked in [False, True]:
+            with self.subTest(blocked=blocked):
+                agent = f"assistant/early-{blocked}"
+                self.browser.execute_script(FOLLOW, agent, {"blocked": blocked})
+                # As the README has it the other way round: from this page, and from elsewhere.
+                wait_for("it to have asked", lambda: self.browser.execute_script("return performance.getEntriesByType('resource').length") or not blocked)
+                if blocked:
+                    self.browser.execute_script("parley.send(arguments[0], 'say: Hello.')", agent)
+                else:
+                    self.send(agent, "say: Hello.")
+                wait_for("the end of the turn", lambda: self.seen().get("done"))
+                self.assertIsNone(self.seen().get("failure"))
+                self.check(agent, self.seen()["entries"])
+
+    def test_what_nobody_could_ever_make_is_not_waited_for(self):
+        for blocked in [False, True]:
+            self.browser.execute_script(FOLLOW, "assistants/me", {"blocked": blocked})
+            failure = wait_for("the refusal", lambda: self.seen().get("failure"))
+            self.assertIn("there is no agent kind 'assistants'; expected one of assistant, clerk", failure)
+
+    def test_the_chat_page_of_the_examples_talks_and_survives_a_kill(self):
+        self.node.kill()
+        self.node.options += ["--public", str(ROOT / "Examples" / "Chat")]
+        self.node.start()
+        self.browser.get(f"{self.node.url}/chat.html")
+        answers = lambda: self.browser.execute_script("return [...document.querySelectorAll('.answer')].map(node => node.textContent)")
+        self.browser.find_element("css selector", "#text").send_keys("Tell me about the sea.\n")
+        wait_for("some of the answer", lambda: answers() and len(answers()[0]) > 40)
+        self.node.kill()
+        self.node.start()
+        said = self.node.ended("assistant/me", "step.completed")["text"]
+        wait_for("the answer", lambda: answers() == [said])
+        self.assertEqual(self.browser.execute_script("return document.querySelector('.me').textContent"), "Tell me about the sea.")
+        self.browser.refresh()
+        wait_for("the same after a reload", lambda: answers() == [said])
 
     # MARK: What is refused, and what ends
 

@@ -54,6 +54,11 @@ export interface FollowOptions {
   offset?: string | null | undefined;
   /** Of an agent's channel: `settled` leaves out what was superseded and folds receipts. Default `raw`. */
   view?: "raw" | "settled";
+  /**
+   * Whether a channel that is not there yet is waited for, instead of thrown as `channel_not_found`. By default an agent is, from `-1` and
+   * `now` on.
+   */
+  wait?: boolean;
   onEphemeral?: (event: Ephemeral) => void;
   signal?: AbortSignal;
 }

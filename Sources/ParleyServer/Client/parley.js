@@ -34,6 +34,8 @@ const socketFailuresMax = 2;
 const socketRetryMs = 300_000;
 /** A server that asks for more patience is asked again all the same. */
 const retryAfterMaxMs = 60_000;
+/** A channel that is not there yet is looked for at least every 1.6 s. */
+const awaitedAttempts = 3;
 /** Entries received and not yet taken: behind that the stream waits. */
 const queuedMax = 4_096;
 
@@ -44,6 +46,8 @@ export class Parley {
   #socketRetryAt = 0;
   /** Waiters to be woken when the device is back. */
   #waiting = new Set();
+  /** Which channels are waited for, by what is to be called when something is appended to them from here. */
+  #awaited = new Map();
   #wake = () => { for (const wake of [...this.#waiting]) wake(); };
 
   /** @param {import("./parley.d.ts").ParleyOptions} [options] */
@@ -69,7 +73,7 @@ export class Parley {
   // Following
 
   /**
-   * Follows a channel, entry by entry, until it ends, is unfollowed, or the server refuses.
+   * Follows a channel, entry by entry, until it ends, is unfollowed, or the server refuses. An agent may be followed before its first message.
    * @param {string} channel
    * @param {import("./parley.d.ts").FollowOptions} [options]
    */
@@ -100,8 +104,11 @@ export class Parley {
       try {
         // The same bytes both ways, so that the key counts for both.
         const link = this.link();
-        if (link) return await link.ask({ op: "append", channel, entries: list, key }, signal);
-        return await this.#post(channel, JSON.stringify(list), key, signal);
+        const appended = await (link
+          ? link.ask({ op: "append", channel, entries: list, key }, signal)
+          : this.#post(channel, JSON.stringify(list), key, signal));
+        for (const [wake, awaited] of this.#awaited) if (awaited === channel) wake();
+        return appended;
       } catch (error) {
         if (signal?.aborted) throw signal.reason;
         if (isFinal(error) || Date.now() > until) throw error;
@@ -249,6 +256,16 @@ export class Parley {
     });
   }
 
+  /** Waits for a channel that is not there yet: until something is appended to it from here, or it is time to look again. */
+  async awaitChannel(channel, attempt, signal) {
+    const control = new AbortController(), wake = () => control.abort();
+    this.#awaited.set(wake, channel);
+    signal.addEventListener("abort", wake);
+    await this.pause(Math.min(attempt, awaitedAttempts), control.signal).catch(() => {});
+    signal.removeEventListener("abort", wake);
+    this.#awaited.delete(wake);
+  }
+
   /** Calls `wake` when the device comes back; returns what takes that back. */
   onWake(wake) {
     this.#waiting.add(wake);
@@ -272,10 +289,14 @@ class Follow {
   #failed = new Map();
   #isAgent;
 
-  constructor(parley, { signal, onEphemeral, ...options }) {
+  /** A channel that is not there yet is waited for. */
+  #waits;
+
+  constructor(parley, { signal, onEphemeral, wait, ...options }) {
     this.#parley = parley;
     this.#options = options;
     this.#isAgent = options.op === "follow" && options.channel.startsWith("agents/");
+    this.#waits = wait ?? (this.#isAgent && ["-1", "now"].includes(options.offset));
     /** Where a reader that has seen all entries taken so far goes on. */
     this.offset = options.offset;
     /** The same for a tree. */
@@ -351,6 +372,10 @@ class Follow {
         if (this.#hasFollowed && this.#options.op === "follow" && deletedCodes.includes(error.code)) {
           this.reason = "deleted";
           break;
+        }
+        if (this.#waits && !this.#hasFollowed && error.code === "channel_not_found") {
+          await this.#parley.awaitChannel(this.#options.channel, attempt++, this.#abort.signal);
+          continue;
         }
         if (isFinal(error)) {
           this.#failure = error;
