@@ -19,6 +19,13 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String
     .testTarget(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: settings)
 }
 
+/// The parts of the console, which the server puts together: see `PageRoute`.
+let page =
+    ["page.html", "page.css"].map { "Page/" + $0 }
+    + [
+        "values", "markdown", "rows", "activity", "conversation", "steps", "log", "records", "follower", "saying", "agents", "home", "page",
+    ].map { "Page/\($0).js" }
+
 let package = Package(
     name: "parley",
     products: [
@@ -44,7 +51,7 @@ let package = Package(
         module(
             "ParleyServer",
             ["ParleyModels", "ParleyAgents", "ParleyWebhooks", "ParleyChannels", "ParleyLog", "ParleyHTTP", "ParleySystem"],
-            resources: [.embedInCode("Page/page.html"), .embedInCode("Client/parley.js"), .embedInCode("Client/parley.d.ts")]),
+            resources: (page + ["Client/parley.js", "Client/parley.d.ts"]).map { .embedInCode($0) }),
         module("Parley", ["ParleyServer", "ParleyModels", "ParleyAgents", "ParleyWebhooks"]),
         .executableTarget(
             name: "ParleyCommand", dependencies: ["Parley", "ParleyServer", "ParleyHTTP", "ParleySystem"], swiftSettings: settings),

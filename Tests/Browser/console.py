@@ -1,6 +1,9 @@
 """The console in a headless Chromium: what a person sees there and does."""
 
+import importlib.util
+import json
 import os
+import pathlib
 
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -8,6 +11,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from node import wait_for
+
+# The script that PyPI's axe-playwright-python carries; found without importing that, which would want Playwright.
+AXE = (pathlib.Path(importlib.util.find_spec("axe_playwright_python").submodule_search_locations[0]) / "axe.min.js").read_text()
+
+# What an answer shows, paragraph by paragraph as its source has it.
+SAID = "(node => node.children.length ? [...node.children].map(block => block.textContent).join('\\n\\n') : node.textContent)"
 
 
 def start_browser():
@@ -32,12 +41,13 @@ class Console:
         self.driver = driver
         self.url = url
 
-    def open(self, agent="", raw=False):
+    def open(self, agent="", raw=False, view="", expect=("live", "new")):
+        view = "raw" if raw else view
         # Another document first: a change of the hash alone would not load the page again.
         self.driver.get("about:blank")
-        self.driver.get(f"{self.url}/#{agent}{'?view=raw' if raw else ''}")
+        self.driver.get(f"{self.url}/#{agent}{'?view=' + view if view else ''}")
         if agent:
-            self.wait_link("live", "new")
+            self.wait_link(*expect)
         return self
 
     # What is seen.
@@ -65,7 +75,21 @@ class Console:
 
     @property
     def answers(self):
-        return self.texts("#rows .answer > .said")
+        return self.script(f"return [...document.querySelectorAll('#rows .answer > .said')].filter(node => node.checkVisibility()).map({SAID})")
+
+    @property
+    def entries(self):
+        """The entries that the log shows, those of folded rows included."""
+        shown = self.script("return [...document.querySelectorAll('#rows > .raw')].flatMap(row => row.pieces ?? [row.json])")
+        return [json.loads(entry) for entry in shown]
+
+    def violations(self):
+        """What axe finds wrong for people who use a keyboard, a screen reader or larger contrast: rule, element and what it says."""
+        if not self.script("return 'axe' in window"):
+            # By the driver: the page's policy runs no script but its own.
+            self.script(AXE)
+        found = self.driver.execute_async_script("axe.run({ resultTypes: ['violations'] }).then(arguments[0])")
+        return [f"{rule['id']}: {node['html'][:160]} ({node['failureSummary'][:300]})" for rule in found["violations"] for node in rule["nodes"]]
 
     @property
     def state(self):

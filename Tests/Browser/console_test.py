@@ -6,9 +6,10 @@ PARLEY_BIN names another folder with the executables than .build/debug.
 """
 
 import json
+import subprocess
 import unittest
 
-from console import Console, Keys, contrast, start_browser
+from console import SAID, Console, Keys, contrast, start_browser
 from node import Node, converged_text, wait_for
 
 # An answer that takes some seconds, one that does not end before the test ends it, and one that is there at once.
@@ -16,14 +17,48 @@ ANSWERS = "scripted:tokens=250,rate=40"
 ENDLESS = "scripted:tokens=20000,rate=20"
 AT_ONCE = "scripted:tokens=60,rate=0"
 
+MARKDOWN = """# Tides
+
+The **sea** rises *twice* a day, ***both*** ways; see [NOAA](https://example.org/tides) or https://example.org/x, and snake_case_names.
+
+- spring
+  - at new moon
+- neap
+
+1. one
+2. two
+
+| moon | tide |
+|---|--:|
+| new | high \\| low |
+
+```python
+a *b*
+
+  c
+```
+
+> quoted"""
+
+HOSTILE = [
+    "<script>harmed = 1</script>", "<img src=x onerror='harmed = 1'>", "<b onmouseover=harmed=1>bold</b> <iframe src=javascript:harmed=1>",
+    "[a](javascript:harmed=1) [b](JaVaScRiPt:harmed=1) [c](data:text/html,<script>harmed=1</script>) [d]( javascript:harmed=1)",
+    "[e](vbscript:x) [f](java\tscript:harmed=1) [g](//evil.example) [h](/v1/agents) <javascript:harmed=1> <https://evil.example/\"onclick=harmed=1>",
+    "![x](https://evil.example/pixel.png) ![x](javascript:harmed=1)", "[https://bank.example](https://evil.example/)",
+    "```html onclick=harmed=1\n<script>harmed = 1</script>\n```", "`<script>harmed = 1</script>`",
+    "| <img src=x onerror=harmed=1> | b |\n|---|---|\n| <script>harmed=1</script> | [x](javascript:harmed=1) |",
+    "> > > > > > > > > > <script>harmed = 1</script>", "- - - - - - - - - - <script>harmed = 1</script>",
+    "\u202ehttps://evil.example/\u202c", "[a](https://user:pass@evil.example/) <mailto:a@b.example?subject=<script>>", "https://evil.example/<script>harmed=1</script>",
+]
+
 # Keeps every text that the last answer ever showed.
-WATCH = """
+WATCH = f"""
 window.shown = [];
-new MutationObserver(() => {
+new MutationObserver(() => {{
   const answers = document.querySelectorAll("#rows .answer > .said");
-  const text = answers.length ? answers[answers.length - 1].textContent : "";
+  const text = answers.length ? {SAID}(answers[answers.length - 1]) : "";
   if (text !== window.shown[window.shown.length - 1]) window.shown.push(text);
-}).observe(document.querySelector("#rows"), { childList: true, characterData: true, subtree: true });
+}}).observe(document.querySelector("#rows"), {{ childList: true, characterData: true, subtree: true }});
 """
 
 
@@ -154,7 +189,7 @@ class ConsoleTest(unittest.TestCase):
         self.failed_requests_are_expected = True
         node, console = self.begin()
         console.click("#raw")
-        wait_for("some entries", lambda: console.count("#rows .raw") > 20)
+        wait_for("some entries", lambda: len(console.entries) > 20)
         node.kill()
         console.wait_link("reconnecting")
         node.start()
@@ -163,7 +198,7 @@ class ConsoleTest(unittest.TestCase):
         console.click("#cancel")
         console.wait_state("idle")
         self.assertEqual(
-            [int(offset, 16) for offset in console.texts("#rows .raw .at")], [int(entry["offset"], 16) for entry in node.entries("assistant/me")])
+            [entry["offset"] for entry in console.entries], [entry["offset"] for entry in node.entries("assistant/me")])
 
     def grown(self, console):
         """Waits until the answer has become longer, and gives what is shown."""
@@ -179,7 +214,7 @@ class ConsoleTest(unittest.TestCase):
         return said
 
     def test_the_log_shows_every_entry_and_stays_after_a_reload(self):
-        node, console = self.serve(model=AT_ONCE)
+        node, console = self.serve(model="scripted:tokens=40,rate=200")
         node.append("assistant/me", type="message", text="Tell me about the sea.")
         node.ended("assistant/me", "turn.completed")
         console.open("assistant/me")
@@ -187,12 +222,21 @@ class ConsoleTest(unittest.TestCase):
         self.assertTrue(self.driver.current_url.endswith("#assistant/me?view=raw"))
         for _ in range(2):
             entries = node.entries("assistant/me")
-            wait_for("all entries", lambda: console.count("#rows .raw") == len(entries))
-            self.assertEqual(console.texts("#rows .raw b"), [entry["type"] for entry in entries])
+            wait_for("all entries", lambda: len(console.entries) == len(entries))
+            self.assertEqual(console.entries, entries)
             self.driver.refresh()
             console.wait_link("live")
-        console.click("#rows .raw:last-child summary")
-        shown = wait_for("the entry in full", lambda: console.text("#rows .raw[open] pre"))
+        # The pieces of a step's text are one row, which opens.
+        pieces = [entry for entry in entries if entry["type"] == "text"]
+        self.assertEqual(console.count("#rows > .raw"), len(entries) - len(pieces) + 1)
+        self.assertEqual(console.text("#rows > .run b"), f"text ×{len(pieces)}")
+        console.click("#rows > .run summary")
+        wait_for("each piece", lambda: console.count("#rows .pieces .raw") == len(pieces))
+        console.click("#rows .pieces .raw:last-child summary")
+        self.assertEqual(json.loads(console.text("#rows .pieces .raw[open] pre")), pieces[-1])
+        console.click("#rows > .run > summary")
+        console.click("#rows > .raw:last-child summary")
+        shown = wait_for("the entry in full", lambda: console.text("#rows > .raw[open] > pre"))
         self.assertEqual(json.loads(shown), entries[-1])
         console.find("#match").send_keys("Receipt")
         wait_for("the receipts alone", lambda: console.texts("#rows .raw b") == ["receipt"])
@@ -291,11 +335,39 @@ class ConsoleTest(unittest.TestCase):
         wait_for("the failure", lambda: "The turn failed" in console.text(".banner"))
         self.assertIn(node.entries("assistant/me", "turn.failed")[0]["error"]["message"], console.text(".banner"))
         self.assertIn("model_refused", console.text(".banner"))
-        console.open("assistants/me")
-        console.write("Hello?" + Keys.ENTER)
+        # And can be tried again, with the same words.
+        console.click(".banner .retry")
+        wait_for("the second failure", lambda: console.count(".banner") == 2)
+        self.assertEqual([entry["text"] for entry in node.entries("assistant/me", "message")], ["fail: model_refused"] * 2)
+
+    def test_what_was_written_is_not_lost_when_it_is_refused(self):
         self.failed_requests_are_expected = True
-        wait_for("what is wrong", lambda: "assistant" in console.text("#problem"))
-        self.assertEqual(console.script("return document.querySelector('#text').value"), "Hello?", "what was written is not lost")
+        node, console = self.serve(model=AT_ONCE)
+        node.append("assistant/me", type="close")
+        console.open("assistant/me", expect=["ended", "live"])
+        # The page has not heard yet that it ended.
+        console.script("follower.activity.isClosed = false; showControls()")
+        console.write("Hello?" + Keys.ENTER)
+        wait_for("what is wrong", lambda: "Not sent" in console.text("#problem"))
+        self.assertEqual(console.script("return document.querySelector('#text').value"), "Hello?")
+
+    def test_what_is_not_there_says_so_and_invites_nobody(self):
+        node, console = self.serve(model=AT_ONCE)
+        console.open("assistants/me", expect=["not there"])
+        self.assertIn("assistants", console.text(".empty strong"))
+        self.assertIn("assistant, clerk", console.text(".empty"))
+        self.assertEqual(console.count("#compose, #tabs"), 0)
+        console.search("assistants/you")
+        wait_for("the search to say so", lambda: console.texts("#list small") == ["no such kind"])
+        console.click(".empty a")
+        wait_for("the agent of a kind that there is", lambda: console.text("h1") == "assistant/me")
+        console.open("/orders/43", expect=["not there"])
+        self.assertIn("No channel /orders/43", console.text(".empty strong"))
+        self.assertEqual(console.count("#compose"), 0)
+        # It shows as soon as it is there.
+        node.request("PUT", "/v1/stream/orders/43")
+        console.wait_link("live")
+        console.find("#compose")
 
     def test_a_stalled_agent_says_why_and_what_to_do(self):
         self.failed_requests_are_expected = True
@@ -312,13 +384,18 @@ class ConsoleTest(unittest.TestCase):
         wait_for("what the agent is doing", lambda: stall["message"] in console.text("#status .what"))
         # What needs the program is not offered; what goes without it is.
         wait_for("the ways out", lambda: console.count("#resume, #cancel") == 2)
-        self.assertEqual(console.count("#steer, #interrupt"), 0)
+        self.assertEqual(console.count("#steer, #interrupt, #text, #send"), 0)
 
     # MARK: Approving
 
     def test_an_approval_shows_the_exact_arguments_and_counts_once(self):
         # What is not seen, and what turns text round, must be seen.
         node, console, asked = self.ask("Notes\u200b for \u202eeveryone")
+        # Texts as texts, and all of it exactly.
+        self.assertIn("Notes\\u200b for \\u202eeveryone", console.texts(".approval .as-text"))
+        self.assertIn(asked["args"]["body"], console.texts(".approval .as-text"))
+        self.assertEqual(console.texts(".approval .as-text mark"), ["\\u200b", "\\u202e"])
+        console.click(".approval .exact summary")
         shown = console.text(".approval .args")
         self.assertEqual(json.loads(shown), asked["args"])
         self.assertIn("Notes\\u200b for \\u202eeveryone", shown)
@@ -348,7 +425,7 @@ class ConsoleTest(unittest.TestCase):
         arguments = {"path": "today.md", "text": "Water the plants.", "size": 9007199254740991}
         call = f"call: write_file {json.dumps(arguments)}"
         console.send(call)
-        console.find(".approval[data-decision=open]")
+        console.click(".approval[data-decision=open] .exact summary")
         self.assertEqual(json.loads(console.text(".approval .args")), arguments)
         self.assertEqual(console.texts(".step code"), ["write_file"])
         wait_for("the call to be asked for", lambda: console.texts(".step .took") == ["asked for"])
@@ -400,12 +477,16 @@ class ConsoleTest(unittest.TestCase):
         wait_for("the states", lambda: {name: node.status(name)["state"] for name in expected} == expected)
         console.open()
         names = lambda: console.texts("#list .name")
-        wait_for("all agents", lambda: names() == ["assistant/anna", "assistant/berta", "assistant/done", "publisher/notes"])
-        self.assertEqual(console.texts("#list small"), ["idle", "idle", "closed", "waiting"])
-        for state in ["waiting", "closed", "parked", "idle"]:
+        wait_for("all agents", lambda: sorted(names()) == ["assistant/anna", "assistant/berta", "assistant/done", "publisher/notes"])
+        self.assertEqual(dict(zip(names(), console.texts("#list small"))), expected)
+        self.assertEqual(console.texts("#chips button"), ["all4", "idle2", "waiting1", "closed1"], "what there is, with how many")
+        # The one that did something last comes first.
+        node.append("assistant/anna", type="signal", name="tick")
+        wait_for("the newest to be first", lambda: names()[0] == "assistant/anna")
+        for state in ["waiting", "closed", "idle"]:
             console.click(f"#chips button[value={state}]")
-            wait_for(f"those that are {state}", lambda: names() == [name for name in expected if expected[name] == state])
-        self.assertEqual(console.texts("#chips [aria-pressed=true]"), ["idle"])
+            wait_for(f"those that are {state}", lambda: sorted(names()) == [name for name in expected if expected[name] == state])
+        self.assertEqual(console.texts("#chips [aria-pressed=true]"), ["idle2"])
         console.search("BERT")
         wait_for("the one that is sought", lambda: names() == ["assistant/berta"])
         console.press(Keys.ENTER)
@@ -440,8 +521,10 @@ class ConsoleTest(unittest.TestCase):
         node, console = self.serve()
         for name in ["assistant/a", "assistant/b", "assistant/c"]:
             node.append(name, type="message", text="say: Hello.")
-        console.open("assistant/a")
-        wait_for("the list", lambda: console.count("#list a") == 3)
+            node.ended(name, "turn.completed")
+        # Newest first.
+        console.open("assistant/c")
+        wait_for("the list", lambda: console.texts("#list .name") == ["assistant/c", "assistant/b", "assistant/a"])
         console.wait_state("idle")
         console.press(Keys.ESCAPE)
         self.assertNotEqual(console.focused, "text", "out of the field, keys are shortcuts")
@@ -528,7 +611,7 @@ class ConsoleTest(unittest.TestCase):
             console.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
             for selector in [
                 ".mine .said", ".mine .meta", ".receipt", ".step .brief", ".answer .said", ".approval h2", ".approval .until",
-                ".approval .args", ".approval .digest", ".approve", ".deny", "#list .name", "#list small", "#chips button", "#send",
+                ".approval .as-text", ".approval dt small", ".approval .digest", ".approve", ".deny", "#list .name", "#list small", "#chips button", "#send",
                 "#cancel", "#status b", "#status .what", "#link",
             ]:
                 text, behind = console.colours(selector)
@@ -548,6 +631,217 @@ class ConsoleTest(unittest.TestCase):
               .map(node => node.outerHTML)
             """)
         self.assertEqual(nameless, [])
+
+    def test_nothing_stands_in_the_way_of_keyboards_and_screen_readers(self):
+        node, console, _ = self.ask(model=ENDLESS)
+        node.append("assistant/me", type="message", text=f"say: {MARKDOWN}")
+        node.append("assistant/fails", type="message", text="fail: model_refused")
+        node.request("PUT", "/v1/stream/orders/42")
+        node.request("POST", "/v1/stream/orders/42", [{"state": "paid"}])
+        for width, mobile in [(1280, False), (390, True)]:
+            console.device(width, 860, mobile=mobile)
+            for scheme in ["light", "dark"]:
+                console.media(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
+                for agent, view, shown in [
+                    ("", "", ".home .card"), ("publisher/notes", "", ".approval"), ("publisher/notes", "raw", ".raw"),
+                    ("publisher/notes", "trace", ".fall"), ("publisher/notes", "audit", ".audit"), ("assistant/me", "about", ".about"),
+                    ("assistant/me", "", ".answer h2"), ("assistant/fails", "", ".banner"), ("/orders/42", "", ".raw"),
+                ]:
+                    console.open(agent, view=view)
+                    console.find(f"#rows {shown}")
+                    self.assertEqual(console.violations(), [], f"{agent or 'home'} {view}, {scheme}, {width} pixels wide")
+        console.device(1280, 860)
+        console.open("assistant/me", view="about")
+        console.click(".delete")
+        console.find("#remove[open]")
+        self.assertEqual(console.violations(), [], "the question before an agent is deleted")
+
+    # MARK: Home, and what else there is of an agent
+
+    def test_home_shows_what_waits_for_a_person_what_failed_and_what_there_is(self):
+        node, console, _ = self.ask(model=AT_ONCE)
+        node.append("assistant/fails", type="message", text="fail: model_refused")
+        node.ended("assistant/fails", "turn.failed")
+        node.request("PUT", "/v1/stream/orders/42")
+        console.open()
+        sections = lambda: {title.rstrip("0123456789"): title for title in console.texts(".home h2")}
+        wait_for("all sections", lambda: {"Waits for you", "Failed", "Kinds of agents", "Channels without an agent"} <= set(sections()))
+        self.assertEqual(sections()["Waits for you"], "Waits for you1")
+        self.assertIn("Approve publish?", console.text("a.card[data-state=waiting] .says"))
+        self.assertIn("model_refused", console.text("a.card.failed .says"))
+        self.assertIn("/orders/42", console.texts(".home .name"))
+        self.assertIn("clerk", console.texts(".home .kind .name"))
+        self.assertIn("current_time, write_file", " ".join(console.texts(".home .kind .says")))
+        console.click("a.card[data-state=waiting]")
+        console.click(".approval .approve")
+        wait_for("the decision", lambda: console.text(".approval .verdict").startswith("Approved"))
+        console.click("#home")
+        wait_for("nothing to wait any more", lambda: "Nothing waits" in console.text(".home .note"))
+        console.click(".home button[aria-label='New clerk']")
+        wait_for("a new one of that kind", lambda: console.text("h1").startswith("clerk/"))
+        console.wait_link("new")
+
+    def test_the_trace_shows_when_what_ran(self):
+        node, console, asked = self.ask(model=AT_ONCE)
+        node.append("publisher/notes", type="approve", approval=asked["approval"])
+        node.ended("publisher/notes", "turn.completed")
+        console.click("#trace")
+        trace = json.loads(node.request("GET", "/v1/agents/publisher/notes/trace")[1])["turns"][0]
+        wait_for("its state", lambda: console.text(".trace .is") == "completed")
+        names = []
+        def collect(steps):
+            for step in steps:
+                names.append(step["step"].split("/")[-1])
+                collect(step.get("steps", []))
+        collect(trace["steps"])
+        self.assertEqual(console.texts(".fall .label code"), names)
+        places = console.script(
+            "return [...document.querySelectorAll('details.fall .bar')].map(bar => [parseFloat(bar.style.left), parseFloat(bar.style.width)])")
+        self.assertEqual(places, sorted(places, key=lambda place: place[0]), "later steps begin further right")
+        self.assertTrue(all(0 <= left and left + width <= 101 for left, width in places), places)
+        console.click("details.fall[data-key$=' publish'] summary")
+        self.assertIn("approved, by anonymous", console.text(".fall[open] dl"))
+        self.assertIn("approve", console.text(".fall.control"))
+
+    def test_the_audit_shows_who_did_what_newest_first(self):
+        node, console, asked = self.ask(model=AT_ONCE)
+        node.append("publisher/notes", type="approve", approval=asked["approval"], args_sha256="0" * 64)
+        node.append("publisher/notes", type="approve", approval=asked["approval"])
+        node.ended("publisher/notes", "turn.completed")
+        console.click("#audit")
+        wait_for("all records", lambda: console.count(".audit") == 4)
+        self.assertEqual(console.texts(".audit b"), ["approve", "approve", "approval", "message"])
+        self.assertEqual(console.texts(".audit .is")[1], "rejected: arguments_changed")
+        console.click(".audit summary")
+        self.assertEqual(json.loads(console.text(".audit[open] pre"))["type"], "approve")
+
+    def test_the_agent_s_tab_shows_its_definition_and_deletes_it(self):
+        self.failed_requests_are_expected = True
+        node, console = self.serve(model=AT_ONCE)
+        console.open("clerk/anna")
+        console.send("say: Hello.")
+        console.wait_answer(lambda text: text == "Hello.", "the answer")
+        console.click("#about")
+        wait_for("the instructions", lambda: console.text(".about .boxed") == "You keep notes.")
+        self.assertIn("current_time, write_file", console.text(".about .facts:has(dt:nth-of-type(2))") + " ".join(console.texts(".about dd")))
+        console.click(".delete")
+        console.click("#removeNot")
+        self.assertEqual(node.status("clerk/anna")["state"], "idle")
+        console.click(".delete")
+        console.click("#removeNow")
+        console.wait_link("deleted")
+        self.assertIn("deleted", console.text(".empty strong"))
+        self.assertEqual(node.request("GET", "/v1/agents/clerk/anna")[0], 410)
+        self.assertEqual(console.count("#compose"), 0)
+        console.click("#settled")
+        console.click(".empty .anew")
+        console.wait_link("live")
+        console.send("say: Hello again.")
+        console.wait_answer(lambda text: text == "Hello again.", "the answer of the new one")
+
+    def test_the_state_that_a_program_saved_shows(self):
+        node, console = self.serve("steps-agent", AT_ONCE)
+        node.append("stepper/one", type="message", data={"steps": 1})
+        console.open("stepper/one", view="about")
+        console.find(".about")
+        saved = json.loads(node.request("GET", "/v1/agents/stepper/one/state")[1]).get("state")
+        self.assertIn("in Swift" if not saved else list(saved)[0], " ".join(console.texts(".about")))
+
+    def test_plain_channels_are_followed_and_appended_to(self):
+        node, console = self.serve(model=AT_ONCE)
+        node.request("PUT", "/v1/stream/orders/4%202")
+        node.request("POST", "/v1/stream/orders/4%202", [{"state": "paid"}, 12345678901234567890])
+        console.open()
+        console.click(".home a.card[data-key='/orders/4 2']")
+        wait_for("what is there", lambda: console.texts("#rows .raw .brief") == ['{"state":"paid"}', "12345678901234567890"])
+        console.send('[{"state": "sent"}, 0.10]')
+        wait_for("what was appended", lambda: console.texts("#rows .raw .brief")[2:] == ['{"state":"sent"}', "0.10"])
+        console.write("{no json" + Keys.ENTER)
+        wait_for("the refusal", lambda: "no JSON" in console.text("#problem"))
+        self.assertEqual(console.script("return document.querySelector('#text').value"), "{no json")
+        self.driver.refresh()
+        wait_for("all of it after a reload", lambda: console.count("#rows .raw") == 4)
+        node.request("POST", "/v1/stream/orders/4%202", None, {"Stream-Closed": "true"})
+        console.wait_link("ended")
+        self.assertFalse(console.find("#send").is_enabled())
+
+    # MARK: Saying more
+
+    def test_a_message_may_be_data_and_is_sent_as_it_was_written(self):
+        node, console = self.serve("steps-agent", AT_ONCE)
+        console.open("stepper/one")
+        console.click("#json")
+        console.write("{" + Keys.ENTER)
+        wait_for("the refusal", lambda: "no JSON" in console.text("#problem"))
+        self.assertEqual(node.entries("stepper/one"), [])
+        console.script("document.querySelector('#text').value = ''")
+        console.send('{"steps": 3, "exact": 12345678901234567890}')
+        wait_for("the message", lambda: node.entries("stepper/one", "message"))
+        self.assertEqual(node.entries("stepper/one", "message")[0]["data"], {"steps": 3, "exact": 12345678901234567890})
+
+    def test_what_is_written_is_copied_as_a_command(self):
+        node, console = self.serve(model=AT_ONCE)
+        self.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+        console.open("assistant/me")
+        console.write("say: It's $HOME `ls` \\ \"quoted\"")
+        console.click("#asCurl")
+        wait_for("it to be copied", lambda: console.text("#asCurl") == "Copied")
+        command = self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        wait_for("the message", lambda: node.entries("assistant/me", "message"))
+        self.assertEqual(node.entries("assistant/me", "message")[0]["text"], "say: It's $HOME `ls` \\ \"quoted\"")
+
+    # MARK: Markdown
+
+    def test_answers_are_markdown_and_their_source_is_a_click_away(self):
+        node, console = self.serve(model=AT_ONCE)
+        console.open("assistant/me")
+        node.append("assistant/me", type="message", text=f"say: {MARKDOWN}")
+        node.ended("assistant/me", "turn.completed")
+        wait_for("the end", lambda: console.count(".answer .source-of"))
+        for selector, texts in {
+            ".prose h2": ["Tides"], ".prose strong": ["sea", "both"], ".prose em": ["twice", "both"], ".prose > ul > li": ["spring\nat new moon", "neap"],
+            ".prose ol li": ["one", "two"], ".prose th": ["moon", "tide"], ".prose td": ["new", "high | low"], ".prose pre": ["a *b*\n\n  c"],
+            ".prose blockquote": ["quoted"], ".prose a": ["NOAA", "https://example.org/x"],
+        }.items():
+            self.assertEqual([text.strip() for text in console.script(
+                "return [...document.querySelectorAll(arguments[0])].map(node => node.innerText)", selector)], texts, selector)
+        console.click(".source-of")
+        self.assertEqual(console.text(".answer .prose pre"), MARKDOWN)
+        console.click(".source-of")
+        self.assertEqual(console.count(".answer .prose h2"), 1)
+
+    def test_markdown_made_to_harm_is_text(self):
+        node, console = self.serve(model=AT_ONCE)
+        console.open("assistant/me")
+        for hostile in HOSTILE:
+            count = len(console.answers)
+            console.script("window.harmed = undefined")
+            node.append("assistant/me", type="message", text=f"say: {hostile}")
+            wait_for("the answer", lambda: len(console.answers) > count and console.count(".answer .source-of") > count)
+            self.assertIsNone(console.script("return window.harmed ?? null"), hostile)
+        made = set(console.script("return [...document.querySelectorAll('.prose *')].map(node => node.tagName.toLowerCase())"))
+        self.assertLessEqual(made, {
+            "p", "a", "span", "small", "code", "pre", "div", "strong", "em", "del", "ul", "ol", "li", "blockquote", "h2", "h3", "h4", "h5", "h6", "hr",
+            "table", "thead", "tbody", "tr", "th", "td"})
+        links = console.script("return [...document.querySelectorAll('.prose a')].map(link => [link.href, link.rel, link.target])")
+        self.assertTrue(links)
+        for href, rel, target in links:
+            self.assertRegex(href, "^(https?://|mailto:)")
+            self.assertEqual((rel, target), ("noopener noreferrer nofollow", "_blank"))
+        self.assertIn("(evil.example)", console.texts(".prose .place")[0].strip())
+        attributes = set(console.script("return [...document.querySelectorAll('.prose *')].flatMap(node => node.getAttributeNames())"))
+        self.assertLessEqual(attributes, {"href", "rel", "target", "title", "class", "tabindex", "role", "aria-label", "scope", "start"})
+
+    def test_a_long_answer_is_laid_out_in_time_however_it_is_written(self):
+        _, console = self.serve(model=AT_ONCE)
+        console.open("assistant/me")
+        for unit in ["[", "*", "`", "![](", "<", "**a", "_a_ ", "> ", "- ", "# ", "| ", "|-", "https://", "\\", "~~", " ", "1. a\n", "|a|b|\n|-|-|\n", "```\n"]:
+            spent = console.script(
+                "const begin = performance.now(); markdown.render(arguments[0].repeat(Math.ceil(60000 / arguments[0].length)) + 'x');"
+                "return performance.now() - begin", unit)
+            self.assertLess(spent, 3_000, f"{unit!r} repeated")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ struct PageRoute: Sendable {
     private let headers: [HeaderField]
 
     init() {
-        document = PackageResources.page_html
+        let script = PageRoute.script
+        document = Bytes(
+            PackageResources.page_html.text.replacing("/*page.css*/", with: PackageResources.page_css.text)
+                .replacing("/*scripts*/", with: script).utf8)
         let policy = [
             "default-src 'none'", "style-src 'unsafe-inline'", "script-src 'sha256-\(PageRoute.scriptDigest(document))'",
             "connect-src 'self'",
@@ -17,6 +20,16 @@ struct PageRoute: Sendable {
             ("Content-Type", "text/html; charset=utf-8"), ("Cache-Control", "no-cache"),
             ("Content-Security-Policy", policy.joined(separator: "; ")), ("Referrer-Policy", "no-referrer"),
         ]
+    }
+
+    /// The parts of the page's one script, in the order in which they stand there: what a part runs at once needs those before it.
+    private static var script: String {
+        [
+            PackageResources.values_js, PackageResources.markdown_js, PackageResources.rows_js, PackageResources.activity_js,
+            PackageResources.conversation_js, PackageResources.steps_js, PackageResources.log_js, PackageResources.records_js,
+            PackageResources.follower_js, PackageResources.saying_js, PackageResources.agents_js, PackageResources.home_js,
+            PackageResources.page_js,
+        ].map(\.text).joined(separator: "\n")
     }
 
     func answer(_ exchange: Exchange) { exchange.respond(200, headers, document) }
