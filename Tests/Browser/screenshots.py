@@ -95,7 +95,7 @@ def phone(console, scheme):
 
 
 def show_approval(console):
-    console.script("document.querySelector('.approval').scrollIntoView(); document.querySelector('#log').scrollTop -= 20")
+    console.script("document.querySelector('.approval').scrollIntoView({ block: innerWidth < 600 ? 'end' : 'start' }); document.querySelector('#log').scrollTop += innerWidth < 600 ? 12 : -20")
 
 
 def take_page(console, name, agent, view, shown):
