@@ -308,7 +308,7 @@ extension Activation: TurnOwner {
             core, request, number, journal: call.journal(model.name, digest: request.digest, base: base),
             continuesAt: saved.text.isEmpty ? nil : saved.text.count,
             content: number == 1 ? modelRequest.content(beyond: base) : [], joined: joined)
-        let attempt = ModelAttempt(position: position, saved: saved) { [self] entries, committed in
+        let attempt = ModelAttempt(position: position, saved: saved, world: runtime.world) { [self] entries, committed in
             append(entries, epoch: .holds(core.epoch), then: { _ in committed() })
         } end: { [self] end in
             switch end {

@@ -6,7 +6,8 @@ internal import Synchronization
 ///
 /// The newest piece of text is held back until the next event, so that the last one, the upstream's finish and the step's result can be one
 /// batch: otherwise a crash between them would leave a text that is complete but looks cut off, and a model asked to go on from there
-/// adds what was never part of the answer.
+/// adds what was never part of the answer. It is held for ``holdMax`` at most: the finish comes right behind the last piece, and a slow model's
+/// piece is to be read, and saved, long before the next one.
 ///
 /// It belongs to no thread: events come from the transport's, each under the lock, and are handed to the writer in order.
 final class ModelAttempt: ModelSink, Sendable {
@@ -24,6 +25,9 @@ final class ModelAttempt: ModelSink, Sendable {
         var repeatable: Bytes
         var isFirst = true
         var held: TextDelta?
+        var heldSince: Timestamp
+        /// Lets go of the piece that is held.
+        var release: (any Scheduled)?
         /// How many entries have been handed over and are not durable yet.
         var uncommittedCount = 0
         var reasoningCount = 0
@@ -43,6 +47,7 @@ final class ModelAttempt: ModelSink, Sendable {
     }
 
     private let position: Position
+    private let world: any World
     private let continuesAt: UInt64?
     private let state: Mutex<State>
     private let append: @Sendable ([NewEntry], _ committed: @escaping @Sendable () -> Void) -> Void
@@ -53,13 +58,16 @@ final class ModelAttempt: ModelSink, Sendable {
     ///   - append: Takes entries that are to be committed now, and tells when they are.
     ///   - end: Called once, unless the attempt is stopped.
     init(
-        position: Position, saved: SavedText, append: @escaping @Sendable ([NewEntry], _ committed: @escaping @Sendable () -> Void) -> Void,
+        position: Position, saved: SavedText, world: any World,
+        append: @escaping @Sendable ([NewEntry], _ committed: @escaping @Sendable () -> Void) -> Void,
         end: @escaping @Sendable (End) -> Void
     ) {
-        self.position = position
+        (self.position, self.world) = (position, world)
         continuesAt = saved.text.isEmpty ? nil : UInt64(saved.text.count)
         state = Mutex(
-            State(saved: saved, recovered: saved.pieces, repeatable: Bytes(saved.text[ModelAttempt.prefixCount(of: saved.text)...])))
+            State(
+                saved: saved, recovered: saved.pieces, repeatable: Bytes(saved.text[ModelAttempt.prefixCount(of: saved.text)...]),
+                heldSince: world.now))
         self.append = append
         self.end = end
     }
@@ -168,7 +176,32 @@ final class ModelAttempt: ModelSink, Sendable {
             append([NewEntry(text: held, at: position)]) { [weak self] in self?.state.withLock { $0.uncommittedCount -= 1 } }
         }
         state.held = delta
+        if delta != nil { releaseLater(&state) }
         Failpoint.pass("model.delta")
+    }
+
+    /// How long a piece is held at most.
+    static let holdMax = Duration.milliseconds(150)
+
+    /// One timer at a time: when it rings it looks how long the piece that is held then has been held.
+    private func releaseLater(_ state: inout State) {
+        state.heldSince = world.now
+        if state.release == nil { setRelease(after: ModelAttempt.holdMax, &state) }
+    }
+
+    private func setRelease(after wait: Duration, _ state: inout State) {
+        state.release = world.schedule(at: world.now.advanced(by: wait)) { [weak self] in self?.state.withLock { self?.release(&$0) } }
+    }
+
+    private func release(_ state: inout State) {
+        state.release = nil
+        guard state.held != nil, !state.isOver else { return }
+        let left = ModelAttempt.holdMax - state.heldSince.duration(to: world.now)
+        // While the writer does not keep up, what comes is put together still. A clock that was set back holds nothing for longer.
+        if left > .zero || state.uncommittedCount >= ModelAttempt.uncommittedMax {
+            return setRelease(after: left > .zero ? min(left, ModelAttempt.holdMax) : ModelAttempt.holdMax, &state)
+        }
+        hold(nil, &state)
     }
 
     private func add(_ delta: Bytes, _ state: inout State) -> TextDelta? {

@@ -188,7 +188,8 @@ extension CurlCall {
     /// Takes a line of a head: of the answer itself, of a `1xx` before it or of trailers behind it.
     private func received(line: UnsafeRawBufferPointer) -> Bool {
         guard !isCancelled else { return false }
-        lastActivity = transport.loop.now
+        // A head that trickles is not yet an answer, and does not hold up the time within which that has to begin.
+        if hasBody { lastActivity = transport.loop.now }
         guard !hasHead else { return true }
         let text = String(decoding: line, as: UTF8.self).filter { !$0.isNewline }
         if text.hasPrefix("HTTP/") {
@@ -224,10 +225,15 @@ extension CurlCall {
         let message = "\(url): \(reason)"
         switch result {
         case CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "invalid_url", message: message, reason: reason)
+        // Our own callback refuses nothing that is still wanted: what could not be written could not be decoded.
+        case CURLE_BAD_CONTENT_ENCODING, CURLE_WRITE_ERROR:
+            return OutgoingError(code: "upstream_encoding", message: message, reason: reason)
+        // A header line, or the whole head, is longer than libcurl takes; versions before 8.6 call that a lack of memory.
+        case _ where !hasHead && (result == CURLE_OUT_OF_MEMORY || result.rawValue == 100 || reason.contains("Too large response headers")):
+            return OutgoingError(code: "upstream_head_too_large", message: message, reason: reason)
         case CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_RECV_ERROR, CURLE_SEND_ERROR, CURLE_HTTP2, CURLE_HTTP2_STREAM,
-            CURLE_WEIRD_SERVER_REPLY, CURLE_WRITE_ERROR:
+            CURLE_WEIRD_SERVER_REPLY:
             return OutgoingError(code: "upstream_closed", message: message, reason: reason)
-        case CURLE_BAD_CONTENT_ENCODING: return OutgoingError(code: "upstream_encoding", message: message, reason: reason)
         default:
             // Resolving, connecting (in time) and TLS: the request was not sent.
             return OutgoingError(code: hasHead ? "upstream_closed" : "upstream_unreachable", message: message, reason: reason)

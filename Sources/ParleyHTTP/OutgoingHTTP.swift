@@ -52,7 +52,7 @@ package protocol OutgoingTransport: AnyObject, Sendable {
 /// Why a call failed below HTTP.
 package struct OutgoingError: Error, Sendable, CustomStringConvertible {
     /// `upstream_unreachable`, `upstream_timeout`, `upstream_closed` (ended before its end), `upstream_encoding` (compressed in a way that cannot be
-    /// undone), `address_refused` (by the request's
+    /// undone), `upstream_head_too_large` (longer headers than libcurl takes), `address_refused` (by the request's
     /// ``AddressPolicy``) or `invalid_url`.
     package var code: String
     package var message: String

@@ -18,7 +18,8 @@ package struct ServerSentEvent: Sendable, Equatable {
 /// It works on bytes, so a read may end anywhere: between CR and LF, inside a field name or inside a UTF-8 scalar. Comments and the
 /// fields `id` and `retry` are read over, because no upstream of ours is resumed by them.
 ///
-/// Beyond the standard it hears what model servers say beside it: a field `error` (an event of that name), and lines of bare JSON (data).
+/// Beyond the standard it hears what model servers say beside it: a field `error` (an event of that name), and lines of bare JSON or of a page (data).
+/// Lines that are no fields at all, such as the words of a proxy, are kept for whoever looks for the reason of a stream's end.
 package struct ServerSentEventParser: Sendable {
     /// What one line, and the data of one event, may measure. An upstream that sends more is broken or hostile.
     package let bytesMax: Int
@@ -28,8 +29,12 @@ package struct ServerSentEventParser: Sendable {
     private var data: Bytes?
     private var skipsLineFeed = false
     private var isFirstLine = true
-    /// The event's data is bare JSON, without field names.
+    /// The event's data is bare, without field names.
     private var isBare = false
+
+    /// The first lines that are no fields.
+    package private(set) var strayText = Bytes()
+    private static let strayBytesMax = 4_096
 
     package init(bytesMax: Int = 1 << 20) { self.bytesMax = bytesMax }
 
@@ -82,7 +87,7 @@ package struct ServerSentEventParser: Sendable {
         guard !line.isEmpty else { return dispatch(visit) }
         guard line[0] != UInt8(ascii: ":") else { return }
         // No field has such a name. What is bare may go over several lines.
-        if isBare || line[0] == UInt8(ascii: "{") {
+        if isBare || line[0] == UInt8(ascii: "{") || line[0] == UInt8(ascii: "<") {
             isBare = true
             return try append(line[...])
         }
@@ -97,6 +102,8 @@ package struct ServerSentEventParser: Sendable {
             try append(value)
         } else if line[..<colon].elementsEqual("event".utf8) {
             name = String(decoding: value, as: UTF8.self)
+        } else if line[..<colon].contains(UInt8(ascii: " ")) || colon == line.count {
+            strayText += (strayText.isEmpty ? [] : [0x20]) + line.prefix(max(0, ServerSentEventParser.strayBytesMax - strayText.count))
         }
     }
 

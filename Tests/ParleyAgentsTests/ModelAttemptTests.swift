@@ -1,5 +1,6 @@
 import ParleyChannels
 import ParleySystem
+import ParleyTesting
 import Synchronization
 import Testing
 
@@ -23,7 +24,7 @@ import Testing
     @Test(arguments: [true, false]) func `waits with a bounded number of entries, and loses nothing of its text`(reasons: Bool) throws {
         let writer = Writer()
         let ends = Mutex<[ModelAttempt.End]>([])
-        let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 1), saved: SavedText()) { entries, committed in
+        let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 1), saved: SavedText(), world: SimulatedWorld(seed: 1)) { entries, committed in
             let deltas = entries.compactMap(\.textDelta)
             writer.entries.withLock { $0 += deltas }
             writer.waiting.withLock { $0.append(committed) }
@@ -47,12 +48,73 @@ import Testing
     }
 }
 
+@Suite struct `The newest piece of an answer` {
+    /// An attempt, with what it has appended and how it ended.
+    private final class Stage: Sendable {
+        let world = SimulatedWorld(seed: 1)
+        let shown = Mutex("")
+        let end = Mutex<ModelAttempt.End?>(nil)
+
+        func attempt() -> ModelAttempt {
+            ModelAttempt(position: Position(turn: 1, step: "g", attempt: 1), saved: SavedText(), world: world) { entries, committed in
+                self.shown.withLock { shown in shown += entries.compactMap { $0.textDelta?.delta.text }.joined() }
+                self.world.perform(lane: 1, committed)
+            } end: { end in
+                self.end.withLock { $0 = end }
+            }
+        }
+
+        var last: TextDelta? { end.withLock { if case .finished(_, let last)? = $0 { last?.textDelta } else { nil } } }
+
+        /// Lets `work` happen so much later, and stops at its end.
+        func after(_ milliseconds: Int, _ work: @escaping @Sendable () -> Void) {
+            world.schedule(at: world.now.advanced(by: .milliseconds(milliseconds)), work)
+        }
+    }
+
+    @Test func `is shown and saved soon, though nothing follows it`() {
+        let stage = Stage()
+        let attempt = stage.attempt()
+        let seen = Mutex<[String]>([])
+        attempt.received(.text("Hello "))
+        stage.after(100) { seen.withLock { seen in seen.append(stage.shown.withLock { $0 }) } }
+        stage.after(200) {
+            seen.withLock { seen in seen.append(stage.shown.withLock { $0 }) }
+            attempt.received(.reasoning("hm"))
+        }
+        stage.after(60_000) { attempt.received(.finished(reason: "stop")) }
+        stage.world.run()
+        #expect(seen.withLock { $0 } == ["", "Hello "])
+        #expect(stage.shown.withLock { $0 } == "Hello hm" && stage.last == nil)
+    }
+
+    @Test func `is one batch with the end of the answer when that comes right behind it`() {
+        let stage = Stage()
+        let attempt = stage.attempt()
+        attempt.received(.text("Hello "))
+        stage.after(140) { attempt.received(.text("world")) }
+        // Held for its own time, not for the rest of that of the piece before it.
+        stage.after(280) { attempt.received(.finished(reason: "stop")) }
+        stage.world.run()
+        #expect(stage.shown.withLock { $0 } == "Hello " && stage.last?.delta.text == "world")
+    }
+
+    @Test func `is not appended behind the end`() {
+        let stage = Stage()
+        let attempt = stage.attempt()
+        attempt.received(.text("Hello"))
+        _ = attempt.interrupt()
+        stage.world.run()
+        #expect(stage.shown.withLock { $0 } == "")
+    }
+}
+
 @Suite struct `A model's answer that is continued` {
     @Test func `says with its first piece where it continues, also when that is the call of a tool`() throws {
         let texts = Mutex<[TextDelta]>([])
         var saved = SavedText()
         saved.add(TextDelta(index: 0, delta: Bytes("half a line".utf8)))
-        let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 2), saved: saved) { entries, _ in
+        let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 2), saved: saved, world: SimulatedWorld(seed: 1)) { entries, _ in
             texts.withLock { $0 += entries.compactMap(\.textDelta) }
         } end: { _ in
         }

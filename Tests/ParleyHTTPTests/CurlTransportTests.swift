@@ -219,6 +219,26 @@ final class Recorder: OutgoingCallDelegate {
         #expect(try stuck.end() == [.head(200), .body("late"), .ended("upstream_timeout")])
     }
 
+    @Test func `does not take a head that trickles for the answer's begin`() throws {
+        let server = try TricklingServer()
+        let loops = EventLoopGroup(count: 1, name: "client")
+        defer { loops.stop() }
+        var request = OutgoingRequest(url: "http://127.0.0.1:\(server.port)/")
+        (request.idleTimeout, request.firstByteTimeout) = (.seconds(20), .milliseconds(500))
+        let recorder = Recorder()
+        _ = CurlTransport(loops.next()).start(request, recorder)
+        #expect(try recorder.end() == [.ended("upstream_timeout")])
+    }
+
+    @Test func `tells a head that is too large from other ends`() throws {
+        let server = try TestServer { _, responder in
+            responder.respond(status: 200, headers: [("X-Large", String(repeating: "a", count: 150_000))])
+        }
+        let recorder = Recorder()
+        _ = CurlTransport(server.group.next()).start(OutgoingRequest(url: url(server, "/")), recorder)
+        #expect(try recorder.end() == [.ended("upstream_head_too_large")])
+    }
+
     @Test func `hands over a compressed answer as it came, or as what it was where that is wanted`() throws {
         let zipped = Base64.decode(gzipped)!
         let server = try TestServer { request, responder in
@@ -288,4 +308,36 @@ final class Recorder: OutgoingCallDelegate {
         loop.stop()
         #expect(recorder.events.all == [.head(200), .ended("upstream_closed")])
     }
+}
+
+/// Answers one connection with a head that never ends: a field every 50 ms.
+private final class TricklingServer: Sendable {
+    let port: UInt16
+    private let descriptor: Int32
+
+    init() throws {
+        let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        var count = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let isListening = withUnsafeMutablePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(listener, $0, count) == 0 && listen(listener, 1) == 0 && getsockname(listener, $0, &count) == 0
+            }
+        }
+        guard isListening else { throw TestFailure("cannot listen: errno \(errno)") }
+        (descriptor, port) = (listener, UInt16(bigEndian: address.sin_port))
+        _ = SystemThread.startDetached(name: "trickle") {
+            let client = accept(listener, nil, nil)
+            var line = "HTTP/1.1 200 OK\r\n"
+            while client >= 0, line.withCString({ send(client, $0, strlen($0), Int32(MSG_NOSIGNAL)) }) > 0 {
+                usleep(50_000)
+                line = "X-A: b\r\n"
+            }
+            close(client)
+        }
+    }
+
+    deinit { close(descriptor) }
 }

@@ -94,6 +94,34 @@ import Testing
         #expect(sink.failure?.code == "model_timeout" && sink.failure?.retryable == true && sink.text == "Hal")
     }
 
+    @Test func `until its answer begins is not the time that a slow model's next piece has`() {
+        let (transport, world, sink) = (FakeTransport(), ManualWorld(), RecordingSink())
+        let model = ChatCompletionsModel.test(transport, world: world) { $0.firstByteTimeout = .seconds(3) }
+        _ = model.start(ModelRequest(messages: [.user("Hello")]), sink)
+        let call = transport.calls[0]
+        call.head()
+        let began = world.now
+        for (second, text) in [(2, "slow "), (62, "and "), (122, "steady")] {
+            world.schedule(at: began.advanced(by: .seconds(second))) { call.send(delta(text)) }
+        }
+        world.schedule(at: began.advanced(by: .seconds(180))) { call.send(finishing() + done) }
+        world.run()
+        #expect(sink.text == "slow and steady" && sink.finish == "stop")
+    }
+
+    @Test func `until its answer begins is counted without signs of life`() {
+        let (transport, world, sink) = (FakeTransport(), ManualWorld(), RecordingSink())
+        let model = ChatCompletionsModel.test(transport, world: world) { $0.firstByteTimeout = .seconds(3) }
+        _ = model.start(ModelRequest(messages: [.user("Hello")]), sink)
+        let call = transport.calls[0]
+        call.head()
+        let began = world.now
+        for second in 1...60 { world.schedule(at: began.advanced(by: .seconds(second))) { call.send(": ping\n\n") } }
+        world.schedule(at: began.advanced(by: .seconds(4))) { #expect(call.isCancelled) }
+        world.run()
+        #expect(sink.failure?.code == "model_timeout")
+    }
+
     @Test func `goes on as long as the answer does, behind a reason to finish as well`() {
         let (transport, world, sink) = (FakeTransport(), ManualWorld(), RecordingSink())
         _ = ChatCompletionsModel.test(transport, world: world).start(ModelRequest(messages: [.user("Hello")]), sink)

@@ -44,7 +44,7 @@ import Testing
     }
 
     @Test(arguments: [
-        (401, "http://model.test:8080/v1 refused the credentials (401). Remedy: set OPENAI_API_KEY to a key that may use 'm1'."),
+        (401, "http://model.test:8080/v1 refused the credentials (401): no such thing. Remedy: set OPENAI_API_KEY to a key that may use 'm1'."),
         (
             404,
             "http://model.test:8080/v1 has no model 'm1', or no Chat Completions (404): no such thing. Remedy: check PARLEY_MODEL and OPENAI_BASE_URL."
@@ -76,7 +76,7 @@ import Testing
         #expect(try fail(400, body.replacing("WORDS", with: "bad temperature")).message.hasSuffix("(400): bad temperature"))
     }
 
-    @Test(arguments: ["", "<html>oops</html>", "[1]", "{\"error\":7}"]) func `does without words where there are none`(body: String) throws
+    @Test(arguments: ["", "<html><br></html>", "[1]", "{\"error\":7}"]) func `does without words where there are none`(body: String) throws
     {
         #expect(try fail(400, body).message == "http://model.test:8080/v1 refused the request (400)")
     }
@@ -96,8 +96,25 @@ import Testing
     }
 
     @Test(arguments: [
+        ("you sent: \(prompt), which is bad", "you sent: [...], which is bad"),
+        ("near 'recipe of my grandmother'", "near '[...]'"), ("key \(ChatCompletionsModel.testKey) is wrong", "key [...] is wrong"),
+        ("key \(ChatCompletionsModel.testKey.prefix(12))... is wrong", "key [...]... is wrong"), ("\(prompt)", nil),
+        ("recipes are bad", "recipes are bad"),
+    ])
+    func `has a mark for what quotes the conversation or the key, and the rest of the words`(words: String, left: String?) throws {
+        let message = try fail(400, #"{"error":{"message":"\#(words)"}}"#).message
+        #expect(message == "http://model.test:8080/v1 refused the request (400)" + (left.map { ": " + $0 } ?? ""))
+    }
+
+    @Test func `has no part of a key that its words are cut in`() throws {
+        let words = String(repeating: "x", count: 290) + ChatCompletionsModel.testKey
+        #expect(try !fail(400, #"{"error":{"message":"\#(words)"}}"#).message.contains("sk-"))
+    }
+
+    @Test(arguments: [
         ("upstream_unreachable", "model_unreachable", true), ("upstream_timeout", "model_timeout", true),
         ("upstream_closed", "upstream_closed", true), ("upstream_encoding", "model_invalid_response", false),
+        ("upstream_head_too_large", "model_invalid_response", false),
         ("invalid_url", "model_unreachable", false),
     ])
     func `below HTTP names the base URL without its credentials`(given: String, code: String, retryable: Bool) throws {

@@ -120,6 +120,74 @@ import Testing
             ])
     }
 
+    /// Refuses a role behind another one, in words.
+    static func refusing(_ role: String, behind other: String, _ status: Int, _ words: String) -> FakeTransport {
+        FakeTransport { call in
+            let roles = (call.body["messages"]?.array ?? []).map { $0["role"]!.string! }
+            if zip(roles, roles.dropFirst()).contains(where: { $0 == other && $1 == role }) {
+                call.head(status, [])
+                call.send(words)
+            } else {
+                call.head()
+                call.send(delta("Hi") + finishing() + done)
+            }
+            call.end()
+        }
+    }
+
+    @Test(arguments: [
+        (
+            400,
+            #"{"object":"error","message":"Unexpected role 'user' after role 'tool'","type":"invalid_request_message_order","code":"3230"}"#
+        ),
+        (500, #"{"error":{"message":"Conversation roles must alternate user/assistant/user/assistant/...","type":"server_error"}}"#),
+    ])
+    func `has a word of the assistant between a result and a user's message, once those were refused`(status: Int, words: String) {
+        let transport = Self.refusing("user", behind: "tool", status, words)
+        let model = ChatCompletionsModel.test(transport)
+        let call = ToolCall(id: "a", name: "look", arguments: "{}")
+        let request = ModelRequest(messages: [.user("go"), .assistant("", calls: [call]), .result("done", of: call), .user("be brief")])
+        for _ in 0..<2 {
+            let sink = RecordingSink()
+            _ = model.start(request, sink)
+            #expect(sink.finish == "stop")
+        }
+        let sent = transport.calls.map { ($0.body["messages"]?.array ?? []).map { "\($0["role"]!.string!) \($0["content"]?.string ?? "-")" } }
+        #expect(sent.map(\.count) == [4, 5, 5])
+        #expect(sent.last == ["user go", "assistant -", "tool done", "assistant OK.", "user be brief"])
+    }
+
+    @Test func `is sent once where a conversation is refused that has no user behind a result`() {
+        let transport = Self.refusing("user", behind: "assistant", 400, #"{"error":{"message":"Unexpected role 'user'"}}"#)
+        let sink = RecordingSink()
+        _ = ChatCompletionsModel.test(transport).start(ModelRequest(messages: [.user("a"), .assistant("b"), .user("c")]), sink)
+        #expect(sink.failure?.code == "model_bad_request" && transport.calls.count == 1)
+    }
+
+    @Test(arguments: [
+        ("look", "look"), ("functions.look:0 ☃", "functions_look_0____"), ("evil\u{1B}[2J\n", "evil__2J_"), ("", "unnamed"),
+        (String(repeating: "n", count: 5_000), String(repeating: "n", count: 64)),
+    ])
+    func `names a tool that a model made up in a form that all take`(name: String, sent: String) {
+        let call = ToolCall(id: "a", name: name, arguments: "{}")
+        let body = send(ModelRequest(messages: [.user("go"), .assistant("", calls: [call]), .result("there is none", of: call)])).body
+        #expect(body["messages"]?.array?[1]["tool_calls"]?.array?.first?["function"]?["name"]?.string == sent)
+    }
+
+    @Test(arguments: [
+        ("functions.look:0", true), ("a/b#c", true), (String(repeating: "i", count: 64), true), (String(repeating: "i", count: 65), false),
+        ("a \"x\"", false), ("é", false), ("call_1__thought__" + String(repeating: "s", count: 900), true),
+    ])
+    func `sends ids back as they came, or shorter ones that stay a pair`(id: String, isKept: Bool) throws {
+        let calls = [ToolCall(id: id, name: "look", arguments: "{}"), ToolCall(id: "b", name: "look", arguments: "{}")]
+        let request = ModelRequest(messages: [.user("go"), .assistant("", calls: calls)] + calls.map { .result("done", of: $0) })
+        let messages = try #require(send(request).body["messages"]?.array)
+        let sent = try #require(messages[1]["tool_calls"]?.array).map { $0["id"]!.string! }
+        #expect(messages.dropFirst(2).map { $0["tool_call_id"]!.string! } == sent)
+        #expect(isKept ? sent[0] == id : sent[0].utf8.count == 9 && sent[0].allSatisfy { $0.isLetter || $0.isNumber })
+        #expect(send(request).body["messages"]?.array == messages)
+    }
+
     @Test func `is not sent again for messages in a row when the server is only busy`() {
         let transport = FakeTransport { call in
             call.head(503, [])

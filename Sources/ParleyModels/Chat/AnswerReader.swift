@@ -14,10 +14,13 @@ struct AnswerReader: Sendable {
     private var finish: (reason: FinishReason, word: String)?
     /// Something was said behind the reason to finish.
     private var hasGoneOn = false
+    /// The reason came in a chunk of its own, behind something said: the answer is over, and what is said behind that is not of it.
+    private var isSettled = false
     private var text = Bytes()
     /// What the model said instead of an answer.
     private var declined = ""
     private var returned = ReturnedMembers()
+    private var split = SplitCharacters()
     private var sawDelta = false
     /// `message` has what there is so far, and not what is new.
     private var isCumulative = false
@@ -37,6 +40,9 @@ struct AnswerReader: Sendable {
     /// What an answer with calls wants to see again with them.
     var returnedMembers: JSON? { toolCalls.isEmpty ? nil : returned.members }
 
+    /// Half a character that stands alone at the end of the text.
+    var rest: String? { split.hasHalfOfText ? "\u{FFFD}" : nil }
+
     /// The end of an answer whose connection has ended; `nil` when it was cut.
     func closed() -> ModelEvent? { finish != nil && !hasGoneOn ? end() : nil }
 
@@ -46,11 +52,11 @@ struct AnswerReader: Sendable {
     mutating func read(_ event: ServerSentEvent, _ output: inout [ModelEvent]) -> ModelEvent? {
         if event.isDone { return finish == nil ? .failed(failures.closed) : end() }
         let isError = event.name.lowercased() == "error"
-        guard let value = LenientJSON.parse(event.data) else {
+        guard let value = split.read(event.data) else {
             // A whole answer is not given up for what follows it.
             guard finish == nil || hasGoneOn else { return nil }
             if isError { return .failed(fail(UpstreamError(.string(event.data.text)))) }
-            return lines(event.data, &output)
+            return event.data.first == UInt8(ascii: "{") ? lines(event.data, &output) : .failed(unreadable(event.data))
         }
         if isError, closed() == nil { return .failed(fail(UpstreamError(answer: value) ?? UpstreamError(value))) }
         return read(value, &output)
@@ -59,11 +65,18 @@ struct AnswerReader: Sendable {
     /// Some servers forget the empty line between two chunks.
     private mutating func lines(_ data: Bytes, _ output: inout [ModelEvent]) -> ModelEvent? {
         let lines = data.split(separator: UInt8(ascii: "\n")).map { Bytes($0) }
-        guard lines.count > 1 else { return .failed(failures.invalidEvent("is not a JSON object")) }
+        guard lines.count > 1 else { return .failed(unreadable(data)) }
         for line in lines {
             if let end = read(ServerSentEvent(data: line), &output) { return end }
         }
         return nil
+    }
+
+    /// What is no JSON is often a proxy's page or its words; the beginning of a chunk is not worth quoting.
+    private func unreadable(_ data: Bytes) -> StepFailure {
+        if LenientJSON.isTooDeep(data) { return failures.invalidEvent("is nested deeper than is read", retryable: false) }
+        let isCut = data.first.map { [UInt8(ascii: "{"), UInt8(ascii: "["), UInt8(ascii: "\"")].contains($0) } ?? true
+        return failures.invalidEvent("is not a JSON object", saying: isCut ? "" : PageText.isPage(data) ? PageText.words(data) : data.text)
     }
 
     /// Reads a chunk, or an answer in one piece.
@@ -71,12 +84,12 @@ struct AnswerReader: Sendable {
         if let error = UpstreamError(answer: chunk) { return closed() ?? .failed(fail(error)) }
         guard chunk.members != nil else { return closed() ?? .failed(failures.invalidEvent("is not a JSON object")) }
         let choice = chunk["choices"]?.array?.first { ($0["index"]?.integer ?? 0) == 0 }
-        let failure = choice.flatMap { read(choice: $0, &output) }
+        let failure = choice.flatMap { read(choice: $0, &output, isIncomplete: chunk["incomplete_details"]?["reason"]) }
         if failure == nil, let usage = ModelUsage(chunk: chunk, choice: choice) { output.append(.usage(usage)) }
         return failure.map { .failed($0) }
     }
 
-    private mutating func read(choice: JSON, _ output: inout [ModelEvent]) -> StepFailure? {
+    private mutating func read(choice: JSON, _ output: inout [ModelEvent], isIncomplete: JSON?) -> StepFailure? {
         let delta = choice["delta"].flatMap { $0.members?.isEmpty == false ? $0 : nil }
         let message = choice["message"].flatMap { $0.members == nil ? nil : $0 }
         for place in [choice, delta, message].compactMap({ $0 }) {
@@ -91,12 +104,19 @@ struct AnswerReader: Sendable {
         } else if let text = choice["text"]?.string, !text.isEmpty {
             events.append(.text(text))
         }
+        let reason = AnswerReader.word(choice["finish_reason"] ?? .null)
+        if isSettled && reason == nil { events.removeAll(where: \.isSaid) }
+        // Gateways that give a reason with each piece mean the last one.
+        if reason != nil && events.contains(where: \.isPiece) { isSettled = false }
+        isSettled = isSettled || reason != nil && !events.contains(where: \.isPiece) && !(text.isEmpty && toolCalls.isEmpty)
         for event in events {
             if let failure = bounds.count(event) { return failure }
             note(event)
         }
         output += events
-        return read(reason: choice["finish_reason"] ?? .null)
+        guard let reason else { return nil }
+        let details = [choice["native_finish_reason"], choice["finish_details"]?["type"], isIncomplete].compactMap { $0?.string }
+        return end(by: AnswerReader.worst(reason, details))
     }
 
     private mutating func fail(_ error: UpstreamError) -> StepFailure {
@@ -104,15 +124,23 @@ struct AnswerReader: Sendable {
         return failures.inStream(error)
     }
 
-    private mutating func read(reason: JSON) -> StepFailure? {
+    private static func word(_ reason: JSON) -> String? {
         switch reason {
-        case .null, .bool(false), .string(""), .string("null"): return nil
-        default:
-            let word = reason.string ?? reason.text
-            (finish, hasGoneOn) = ((FinishReason(word), word), false)
-            progress += 1
-            return failures.ended(FinishReason(word), word: word)
+        case .null, .bool(false), .string(""), .string("null"): nil
+        default: reason.string ?? reason.text
         }
+    }
+
+    /// Gateways put `stop` for what the engine behind them called a broken call or a limit; its own word is beside it.
+    private static func worst(_ word: String, _ details: [String]) -> String {
+        guard FinishReason(word) == .stop else { return word }
+        return details.first { $0.lowercased().contains("malformed") || FinishReason($0) == .length } ?? word
+    }
+
+    private mutating func end(by word: String) -> StepFailure? {
+        (finish, hasGoneOn) = ((FinishReason(word), word), false)
+        progress += 1
+        return failures.ended(FinishReason(word), word: word)
     }
 
     private mutating func note(_ event: ModelEvent) {
@@ -154,6 +182,10 @@ struct AnswerReader: Sendable {
     /// behind the pieces.
     private mutating func read(message: JSON, _ events: inout [ModelEvent]) -> StepFailure? {
         let earlier = text
+        var message = message
+        if sawDelta, toolCalls.isRepeated(by: AnswerReader.calls(in: message)) {
+            message = .object(message.members!.filter { !["tool_calls", "function_call"].contains($0.name) })
+        }
         if let failure = read(delta: message, &events) { return failure }
         guard !earlier.isEmpty, let index = events.firstIndex(where: { if case .text = $0 { true } else { false } }),
             case .text(let said) = events[index]
@@ -196,6 +228,18 @@ struct AnswerReader: Sendable {
         if isBlank && toolCalls.isEmpty && !isContinuing { return .failed(failures.empty(isCut: finish.reason == .length)) }
         return .finished(reason: finish.reason.standard ?? finish.word)
     }
+}
+
+extension ModelEvent {
+    /// It is a piece of text or reasoning.
+    fileprivate var isSaid: Bool {
+        switch self {
+        case .text, .reasoning: true
+        default: false
+        }
+    }
+
+    fileprivate var isPiece: Bool { if case .toolCall = self { true } else { isSaid } }
 }
 
 extension ServerSentEvent {

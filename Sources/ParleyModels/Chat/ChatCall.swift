@@ -12,8 +12,10 @@ final class ChatCall: ModelCall {
         var transport: any OutgoingTransport
         var world: any World
         var slots: CallSlots
-        /// How long the endpoint may send nothing of the answer, however many signs of life.
+        /// How long it may take until the answer begins, however many signs of life there are.
         var patience: Duration
+        /// How long an answer that has begun may go on with nothing but signs of life.
+        var silence: Duration
         /// How long is waited for what may follow the end of an answer.
         var grace: Duration
         /// The request as the endpoint takes it, by what is known of that now.
@@ -187,18 +189,18 @@ final class ChatCall: ModelCall {
     private func look() {
         let now = endpoint.world.now
         let (isOver, isFinishing, progress, left) = state.withLock { state in
-            let patience = state.stream.isFinishing ? endpoint.grace : endpoint.patience
+            let patience = state.stream.isFinishing ? endpoint.grace : state.progress > 0 ? endpoint.silence : endpoint.patience
             return (state.isOver, state.stream.isFinishing, state.progress, patience - state.progressAt.duration(to: now))
         }
         if isOver { return close() }
         // A clock that was set back makes it wait no longer than the whole time.
-        guard left <= .zero else { return setAlarm(after: min(left, endpoint.patience)) }
+        guard left <= .zero else { return setAlarm(after: min(left, max(endpoint.patience, endpoint.silence))) }
         state.withLock { $0.endsByAlarm = true }
         // What has come since then is heard, and waited behind once more.
         deliver { $0.progress != progress ? [] : isFinishing ? $0.endGrace() : $0.stall() }
         guard state.withLock({ !$0.isOver && !$0.stream.isDone }) else { return }
         state.withLock { $0.endsByAlarm = false }
-        setAlarm(after: isFinishing ? endpoint.grace : endpoint.patience)
+        setAlarm(after: isFinishing ? endpoint.grace : endpoint.silence)
     }
 
     // MARK: Over

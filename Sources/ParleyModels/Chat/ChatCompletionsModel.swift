@@ -93,7 +93,8 @@ public final class ChatCompletionsModel: Model {
         let isContinuing = request.continuing.map { !$0.isEmpty } ?? false
         let (habits, key) = (habits, key)
         let endpoint = ChatCall.Endpoint(
-            transport: transport, world: world, slots: slots, patience: configuration.firstByteTimeout, grace: configuration.graceTimeout,
+            transport: transport, world: world, slots: slots, patience: configuration.firstByteTimeout,
+            silence: max(configuration.firstByteTimeout, configuration.idleTimeout), grace: configuration.graceTimeout,
             request: { [self] in outgoing(request, continuationFields: continuationFields) },
             stream: { ChatStream(failures, tools: request.tools.map(\.name), isContinuing: isContinuing) },
             adapts: { refusal, failure in

@@ -67,11 +67,12 @@ package struct ChatFailures: Sendable {
                 "\(baseURL) was silent for too long. Remedy: a model that needs longer for its first word gets it by \(names.firstByte).",
                 retryable: true)
         case "upstream_closed": return closed
-        case "upstream_encoding":
+        case "upstream_encoding": return encoding
+        case "upstream_head_too_large":
             return failure(
                 "model_invalid_response",
-                "\(baseURL) sent an answer whose Content-Encoding cannot be undone. Remedy: turn compression off there.",
-                retryable: false)
+                "\(baseURL) sent an answer whose headers are longer than is read (100 KB for one, 300 KB together). Remedy: have the proxy "
+                    + "in front of it send fewer.", retryable: false)
         case "invalid_url":
             return failure(
                 "model_unreachable", "cannot use the address \(baseURL). Remedy: check \(names.baseURL).", retryable: false)
@@ -83,8 +84,23 @@ package struct ChatFailures: Sendable {
         }
     }
 
-    var closed: StepFailure {
-        failure("upstream_closed", "\(baseURL) closed the stream before the end of the answer.", retryable: true)
+    var closed: StepFailure { closed(saying: "") }
+
+    /// - Parameter words: What stood in the stream beside events.
+    func closed(saying words: String) -> StepFailure {
+        let said = redaction.clean(words).map { ": \($0)" } ?? "."
+        return failure("upstream_closed", "\(baseURL) closed the stream before the end of the answer\(said)", retryable: true)
+    }
+
+    var encoding: StepFailure {
+        failure(
+            "model_invalid_response", "\(baseURL) sent an answer whose Content-Encoding cannot be undone. Remedy: turn compression off there.",
+            retryable: false)
+    }
+
+    /// The failure for an upstream that sends and sends, and nothing of an answer.
+    func flooded(bytes: Int) -> StepFailure {
+        failure("model_invalid_response", "\(baseURL) sent \(bytes >> 20) MiB with nothing of the answer in them.", retryable: false)
     }
 
     /// The failure for an upstream that keeps the connection and says nothing of the answer.
@@ -97,16 +113,17 @@ package struct ChatFailures: Sendable {
     }
 
     /// The failure for a 200 that is no event stream: most often a base URL that leads to something else.
-    func notAStream(contentType: String) -> StepFailure {
+    func notAStream(contentType: String, saying words: String = "") -> StepFailure {
         let type = redaction.clean(contentType) ?? "another type"
         return failure(
             "model_invalid_response",
-            "\(baseURL) answered \(type) instead of text/event-stream. Remedy: check \(names.baseURL); it usually ends in /v1.",
+            "\(baseURL) answered \(type) instead of text/event-stream\(stated(words)) Remedy: check \(names.baseURL); it usually ends in /v1.",
             retryable: false)
     }
 
-    func invalidEvent(_ problem: String, retryable: Bool = true) -> StepFailure {
-        failure("model_invalid_response", "\(baseURL) sent an event that \(problem).", retryable: retryable)
+    func invalidEvent(_ problem: String, saying words: String = "", retryable: Bool = true) -> StepFailure {
+        let said = redaction.clean(words).map { ": \($0)" } ?? "."
+        return failure("model_invalid_response", "\(baseURL) sent an event that \(problem)\(said)", retryable: retryable)
     }
 
     /// The failure for an answer that ended for another reason than being whole; `nil` when it is whole, or cut at its limit.
@@ -141,34 +158,49 @@ package struct ChatFailures: Sendable {
             : failure("model_empty_answer", "\(baseURL) called the answer complete, with no text and no call in it.", retryable: true)
     }
 
+    /// The upstream's words as the end of a sentence, behind which ours go on.
+    private func stated(_ words: String) -> String {
+        guard let said = redaction.clean(words) else { return "." }
+        return ": " + said + (said.hasSuffix(".") || said.hasSuffix("…") ? "" : ".")
+    }
+
+    private func unauthorized(_ status: Int, _ error: UpstreamError) -> StepFailure {
+        let words = stated(error.message)
+        return failure(
+            "model_unauthorized",
+            error.hasOtherCauseThanKey
+                ? "\(baseURL) refused access (\(status))\(words)"
+                : "\(baseURL) refused the credentials (\(status))\(words) Remedy: set \(names.apiKey) to a key that may use '\(model)'.",
+            retryable: false)
+    }
+
     private func answer(_ status: Int, _ error: UpstreamError, retryAfter: Duration?) -> StepFailure {
         let said = redaction.clean(error.message).map { ": \($0)" } ?? ""
         switch (status, error.meaning) {
         case (_, .quota), (402, _):
             return failure(
                 "model_quota_exhausted",
-                "the quota at \(baseURL) is used up (\(status))\(said). Remedy: raise it there, or set another key in \(names.apiKey).",
+                "the quota at \(baseURL) is used up (\(status))\(stated(error.message)) Remedy: raise it there, or set another key in \(names.apiKey).",
                 retryable: false)
         case (429, _), (400...499, .rateLimited):
             return failure("model_rate_limited", "\(baseURL) asks for fewer calls (\(status))\(said)", retryable: true, after: retryAfter)
-        case (401, _), (403, .unauthorized), (403, .other), (403, .badRequest), (500...599, .unauthorized):
-            // The upstream's words are left out: some quote the key.
+        case (400...403, .overloaded):
             return failure(
-                "model_unauthorized",
-                "\(baseURL) refused the credentials (\(status)). Remedy: set \(names.apiKey) to a key that may use '\(model)'.",
-                retryable: false)
+                "model_unavailable", "\(baseURL) is not able to answer now (\(status))\(said)", retryable: true, after: retryAfter)
+        case (401, _), (403, .unauthorized), (403, .other), (403, .badRequest), (500...599, .unauthorized):
+            return unauthorized(status, error)
         case (_, .contextExceeded):
             return failure(
                 "context_exceeded",
-                "the request is longer than '\(model)' takes (\(status))\(said). Remedy: shorten the conversation (context: in the agent's file).",
+                "the request is longer than '\(model)' takes (\(status))\(stated(error.message)) Remedy: shorten the conversation (context: in the agent's file).",
                 retryable: false)
         case (_, .filtered):
             return failure(
                 "model_content_filtered", "\(baseURL) refused the request by its content filter (\(status))\(said)", retryable: false)
-        case (404, _), (500...599, .notFound):
+        case (404, _), (403, .notFound), (500...599, .notFound):
             return failure(
                 "model_not_found",
-                "\(baseURL) has no model '\(model)', or no Chat Completions (\(status))\(said). Remedy: check \(names.model) and \(names.baseURL).",
+                "\(baseURL) has no model '\(model)', or no Chat Completions (\(status))\(stated(error.message)) Remedy: check \(names.model) and \(names.baseURL).",
                 retryable: false)
         case (408, _): return failure("model_timeout", "\(baseURL) gave up waiting (408)\(said)", retryable: true, after: retryAfter)
         case (409, _), (420, _), (423, _), (424, _), (425, _), (498, _), (499, _), (400...499, .overloaded):
@@ -186,41 +218,5 @@ package struct ChatFailures: Sendable {
 
     private func failure(_ code: String, _ message: String, retryable: Bool, after: Duration? = nil) -> StepFailure {
         StepFailure(code: code, message: message, retryable: retryable, retryAfter: after)
-    }
-}
-
-/// Keeps the key and the conversation out of what an upstream's error is quoted with.
-struct Redaction: Sendable {
-    /// The conversation and the key, as far as they must not be quoted.
-    let secrets: [String]
-
-    private static let charactersMax = 300
-    /// As many bytes in a row that also stand in a secret count as quoting it. Shorter runs are common words.
-    private static let windowBytes = 16
-
-    init(apiKey: String?, messages: [ModelMessage], continuing: String?) {
-        secrets = [apiKey, continuing].compactMap { $0 } + messages.flatMap { [$0.text] + $0.toolCalls.map(\.arguments) }
-    }
-
-    /// `text` in one line of at most 300 characters; `nil` when nothing is left or it quotes a secret.
-    func clean(_ text: String) -> String? {
-        let line = String(text.map { $0.isNewline || $0 == "\t" ? " " : $0 }.prefix(Redaction.charactersMax + 1))
-        let words = line.drop { $0 == " " }
-        guard !words.isEmpty, !quotes(Bytes(line.utf8)) else { return nil }
-        return line.count > Redaction.charactersMax ? String(line.prefix(Redaction.charactersMax - 1)) + "…" : String(words)
-    }
-
-    private func quotes(_ text: Bytes) -> Bool {
-        func windows(_ bytes: Bytes, of size: Int) -> some Sequence<ArraySlice<UInt8>> {
-            (0..<max(0, bytes.count - size + 1)).lazy.map { bytes[$0..<$0 + size] }
-        }
-        let known = Set(windows(text, of: Redaction.windowBytes))
-        return secrets.contains { secret in
-            let secret = Bytes(secret.utf8)
-            guard secret.count >= Redaction.windowBytes else {
-                return secret.count >= 8 && windows(text, of: secret.count).contains { $0.elementsEqual(secret) }
-            }
-            return windows(secret, of: Redaction.windowBytes).contains(where: known.contains)
-        }
     }
 }

@@ -5,7 +5,8 @@ internal import ParleySystem
 ///
 /// Those refuse an assistant's message with an empty text and poison each later turn with it; arguments that are no JSON; calls without an id, or
 /// without a result right behind them. So a conversation is told without what says nothing, and with what must be there. Where two messages of one
-/// party in a row are refused, they are one.
+/// party in a row are refused, they are one. Names and ids that a model has made up, and that its own endpoint refuses to see again, are sent in a form
+/// that all take.
 struct ChatRequest {
     var configuration: ChatCompletionsModel.Configuration
     var continuationFields: Bool
@@ -24,8 +25,8 @@ struct ChatRequest {
             ("stream", true),
             ("stream_options", habits.contains(.refusesStreamOptions) ? nil : ["include_usage": true]),
             (tokensField, options.maxTokens.map { .integer(Int64($0)) }),
-            ("temperature", options.temperature.map(JSON.number)),
-            ("seed", options.seed.map { .integer(Int64($0)) }),
+            ("temperature", habits.contains(.refusesTemperature) ? nil : options.temperature.map(JSON.number)),
+            ("seed", habits.contains(.refusesSeed) ? nil : options.seed.map { .integer(Int64($0)) }),
             ("stop", options.stop.map { .array($0.map(JSON.string)) }),
             ("continue_final_message", hasFields ? true : nil),
             ("add_generation_prompt", hasFields ? false : nil))
@@ -47,14 +48,33 @@ struct ChatRequest {
     // MARK: The conversation
 
     private func messages(_ conversation: [ModelMessage]) -> [JSON] {
-        let said = ChatRequest.paired(conversation).filter { !$0.saysNothing }
-        return (habits.contains(.refusesRows) ? ChatRequest.merged(said) : said).map(message)
+        var said = ChatRequest.said(conversation)
+        if habits.contains(.refusesRows) { said = ChatRequest.merged(said) }
+        if habits.contains(.refusesUserAfterResult) { said = ChatRequest.bridged(said) }
+        return said.map(message)
     }
+
+    private static func said(_ conversation: [ModelMessage]) -> [ModelMessage] { paired(conversation).filter { !$0.saysNothing } }
 
     /// Whether one party says two things in a row.
     static func hasRows(_ conversation: [ModelMessage]) -> Bool {
-        let said = paired(conversation).filter { !$0.saysNothing }
+        let said = said(conversation)
         return merged(said).count < said.count
+    }
+
+    /// Whether a user speaks right behind the result of a call.
+    static func hasUserAfterResult(_ conversation: [ModelMessage]) -> Bool {
+        let said = said(conversation)
+        return bridged(said).count > said.count
+    }
+
+    /// With a word of the assistant between the result of a call and a user's message. Other clients of such endpoints do the same. The user's words
+    /// could go to the end of the result instead, but models are taught not to obey what stands in one.
+    static func bridged(_ conversation: [ModelMessage]) -> [ModelMessage] {
+        conversation.reduce(into: []) { output, message in
+            if message.role == .user, output.last?.role == .tool { output.append(.assistant("OK.")) }
+            output.append(message)
+        }
     }
 
     /// Each assistant's calls with an id and a result of their own right behind them.
@@ -111,7 +131,7 @@ struct ChatRequest {
         let calls = message.toolCalls.map(call)
         var body = JSON.compact(
             ("role", .string(message.role.rawValue)), ("content", content),
-            ("tool_calls", calls.isEmpty ? nil : .array(calls)), ("tool_call_id", message.toolCallID.map(JSON.string)))
+            ("tool_calls", calls.isEmpty ? nil : .array(calls)), ("tool_call_id", message.toolCallID.map { .string(ChatRequest.sendable(id: $0)) }))
         if !calls.isEmpty { body = returning(message.returned, with: body) }
         return body
     }
@@ -119,11 +139,33 @@ struct ChatRequest {
     private func call(_ call: ToolCall) -> JSON {
         let arguments = try? JSON.parse(call.arguments)
         var returned = call.returned?.members ?? []
-        var function: JSON = ["name": .string(call.name), "arguments": .string(arguments?.members == nil ? "{}" : call.arguments)]
+        var function: JSON = ["name": .string(ChatRequest.sendable(name: call.name)), "arguments": .string(arguments?.members == nil ? "{}" : call.arguments)]
         if let index = returned.firstIndex(where: { $0.name == "function" }) {
             function = returning(returned.remove(at: index).value, with: function)
         }
-        return returning(.object(returned), with: ["id": .string(call.id), "type": "function", "function": function])
+        return returning(.object(returned), with: ["id": .string(ChatRequest.sendable(id: call.id)), "type": "function", "function": function])
+    }
+
+    private static func isPlain(_ byte: UInt8) -> Bool {
+        switch byte {
+        case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, UInt8(ascii: "_"), UInt8(ascii: "-"): true
+        default: false
+        }
+    }
+
+    /// The name of a tool that a model made up, as it may be sent: at most 64 letters, digits, `_` and `-`.
+    static func sendable(name: String) -> String {
+        let plain = Bytes(name.utf8.prefix(64).map { isPlain($0) ? $0 : UInt8(ascii: "_") }).text
+        return plain.isEmpty ? "unnamed" : plain
+    }
+
+    /// An id as it may be sent: itself, or one that follows from it, so that a call and its result stay a pair.
+    ///
+    /// Ids have 64 bytes at most, without spaces and quotation marks. LiteLLM's are longer when they carry Gemini's signature, which must come back.
+    static func sendable(id: String) -> String {
+        let isShort = id.utf8.count <= 64 || id.contains("__thought__")
+        let isClean = id.utf8.allSatisfy { (0x21...0x7E).contains($0) && $0 != UInt8(ascii: "\"") && $0 != UInt8(ascii: "\\") }
+        return isShort && isClean ? id : "c" + SHA256.hex(Bytes(id.utf8)).prefix(8)
     }
 
     /// `object` with the members that the endpoint wants to see again.

@@ -25,6 +25,10 @@ struct ChatStream: Sendable {
     private var reader: AnswerReader
 
     private var httpError: UpstreamError?
+    /// The answer's head names a compression.
+    private var isCompressed = false
+    /// How many bytes have come since something of the answer last did.
+    private var idleBytes = 0
     /// How many bytes have come since the answer named the reason for its end; 0 until then.
     private var bytesAfterFinish = 0
 
@@ -32,6 +36,8 @@ struct ChatStream: Sendable {
     private static let refusalBytesMax = 64 << 10
     /// What an answer in one piece may measure.
     private static let wholeBytesMax = 16 << 20
+    /// How much of signs of life, or of an error's body, is listened to.
+    private static let idleBytesMax = 16 << 20
     /// How much is waited for behind the end of an answer: usage has come by then, or never will.
     private static let bytesAfterFinishMax = 64 << 10
 
@@ -56,11 +62,23 @@ struct ChatStream: Sendable {
 
     mutating func head(status: Int, headers: [(name: String, value: String)]) {
         let type = headers.last { $0.name.lowercased() == "content-type" }?.value.lowercased()
+        let coding = headers.last { $0.name.lowercased() == "content-encoding" }?.value.lowercased() ?? "identity"
+        isCompressed = !["", "identity"].contains(coding)
         let isAnswer = (200...203).contains(status)
         phase = isAnswer ? .opening(contentType: type, body: []) : .refusal(status: status, headers: headers, body: [])
     }
 
     mutating func body(_ bytes: UnsafeRawBufferPointer) -> [ModelEvent] {
+        let before = progress
+        var output = take(bytes)
+        idleBytes = progress == before ? idleBytes + bytes.count : 0
+        guard idleBytes > ChatStream.idleBytesMax, !isDone else { return output }
+        if case .refusal = phase { return output + end(nil, now: Timestamp(milliseconds: 0)) }
+        finish(reader.closed() ?? .failed(failures.flooded(bytes: ChatStream.idleBytesMax)), &output)
+        return output
+    }
+
+    private mutating func take(_ bytes: UnsafeRawBufferPointer) -> [ModelEvent] {
         switch phase {
         case .head, .done: return []
         case .refusal(let status, let headers, var body):
@@ -87,7 +105,10 @@ struct ChatStream: Sendable {
         if case .opening(let contentType, let body) = phase, !body.isEmpty { output += open(contentType, body, isOver: true) }
         switch phase {
         case .done: break
-        case .head, .opening: finish(.failed(error.map(failures.transport) ?? failures.closed), &output)
+        case .head, .opening:
+            // Nothing came out of it, and nothing will come out of it the next time.
+            let isUndone = isCompressed && error == nil
+            finish(.failed(isUndone ? failures.encoding : error.map(failures.transport) ?? failures.closed), &output)
         case .refusal(let status, let headers, let body):
             finish(.failed(refused(status: status, headers: headers, body: body, now: now)), &output)
         case .whole(let body): output += whole(body, error)
@@ -95,7 +116,7 @@ struct ChatStream: Sendable {
             if error == nil, let last = try? parser.end(), isWhole(last) { read(last, &output) }
             guard !isDone else { break }
             // The reason to finish is the end of the answer. What may be missing then is the usage, which is not worth a second call.
-            finish(reader.closed() ?? .failed(error.map(failures.transport) ?? failures.closed), &output)
+            finish(reader.closed() ?? .failed(error.map(failures.transport) ?? failures.closed(saying: parser.strayText.text)), &output)
         }
         return output
     }
@@ -125,7 +146,7 @@ struct ChatStream: Sendable {
         case UInt8(ascii: "{")?, UInt8(ascii: "[")?: phase = .whole(Bytes(text))
         case UInt8(ascii: "<")?:
             // A page, whatever it is labelled.
-            phase = .refusal(status: 200, headers: [("content-type", isLabelled ? "text/html" : contentType ?? "")], body: [])
+            phase = .refusal(status: 200, headers: [("content-type", isLabelled ? "text/html" : contentType ?? "")], body: body)
         case _ where ChatStream.fields.contains { text.starts(with: $0) } || isLabelled && !text.isEmpty:
             phase = .events
             return body.withUnsafeBytes { events($0) }
@@ -142,8 +163,8 @@ struct ChatStream: Sendable {
     private static let fieldBytesMax = 6
 
     private mutating func refused(status: Int, headers: [(name: String, value: String)], body: Bytes, now: Timestamp) -> StepFailure {
-        if status == 200 { return failures.notAStream(contentType: headers.last?.value ?? "") }
         let error = ChatStream.error(in: body)
+        if status == 200 { return failures.notAStream(contentType: headers.last?.value ?? "", saying: error.message) }
         httpError = error
         return failures.http(status: status, headers: headers, error: error, now: now)
     }
@@ -158,8 +179,7 @@ struct ChatStream: Sendable {
         }
         let text = events.first?.data ?? body
         if let object = LenientJSON.parse(text) { return UpstreamError(refusal: object) }
-        let isPage = text.first { ![0x20, 0x09, 0x0A, 0x0D].contains($0) } == UInt8(ascii: "<")
-        return UpstreamError(refusal: isPage ? .null : .string(text.text))
+        return UpstreamError(refusal: .string(PageText.isPage(text) ? PageText.words(text) : text.text))
     }
 
     // MARK: One JSON text
@@ -209,6 +229,7 @@ struct ChatStream: Sendable {
     /// Whether an event that the connection's end cut off came through in full.
     private func isWhole(_ event: ServerSentEvent) -> Bool {
         event.name == "error" || event.isDone || LenientJSON.parse(event.data) != nil
+            || event.data.first.map { ![UInt8(ascii: "{"), UInt8(ascii: "[")].contains($0) } ?? false
             || event.data.split(separator: UInt8(ascii: "\n")).allSatisfy { LenientJSON.parse(Bytes($0)) != nil }
     }
 
@@ -222,7 +243,10 @@ struct ChatStream: Sendable {
 
     private mutating func finish(_ event: ModelEvent, _ output: inout [ModelEvent]) {
         phase = .done
-        if case .finished = event, let members = reader.returnedMembers { output.append(.returned(call: nil, members)) }
+        if case .finished = event {
+            if let rest = reader.rest { output.append(.text(rest)) }
+            if let members = reader.returnedMembers { output.append(.returned(call: nil, members)) }
+        }
         output.append(event)
     }
 }

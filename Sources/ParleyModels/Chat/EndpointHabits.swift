@@ -8,10 +8,16 @@ package enum EndpointHabit: Sendable, Hashable {
     case refusesStreamOptions
     /// The name of the field that bounds the answer.
     case wantsOtherTokensField
+    /// `temperature`, or any but its own.
+    case refusesTemperature
+    /// `seed`.
+    case refusesSeed
     /// Members of its own answers, sent back.
     case refusesReturned
     /// Two messages of one party in a row.
     case refusesRows
+    /// A user's message right behind the result of a call.
+    case refusesUserAfterResult
     /// The beginning of an answer to go on from.
     case refusesPrefix
 }
@@ -47,6 +53,11 @@ extension EndpointHabit {
             "additional properties", "additionalproperties", "unsupported parameter", "not permitted", "unsupported_parameter",
             "unexpected field",
             "unknown name", "not supported", "unsupported", "not allowed", "does not support", "invalid parameter", "unexpected property")
+        let names = Set(words.split { !($0.isLetter || $0.isNumber || $0 == "_") })
+        // A value out of bounds is its author's to mend.
+        let isValueRefused =
+            (isTooMany || says("only the default", "may only be", "can only be", "is allowed for this model", "is deprecated", "cannot both be"))
+            && !says("between", "less than", "greater than", "at most", "at least", "range")
         let returned = request.returnedNames
         let fields: [(habit: EndpointHabit, isSent: Bool, isNamed: Bool)] = [
             (.refusesStreamOptions, true, says("stream_options", "include_usage")),
@@ -54,6 +65,8 @@ extension EndpointHabit {
                 .wantsOtherTokensField, request.options.maxTokens != nil,
                 isTooMany && says("max_tokens", "max_completion_tokens")
             ),
+            (.refusesTemperature, request.options.temperature != nil, isValueRefused && names.contains("temperature")),
+            (.refusesSeed, request.options.seed != nil, isValueRefused && names.contains("seed")),
             (
                 .refusesReturned, !returned.isEmpty,
                 returned.contains { words.contains($0.lowercased()) } && !says("missing", "must be passed", "is required")
@@ -61,10 +74,19 @@ extension EndpointHabit {
         ]
         let open = fields.filter { $0.isSent && !known.contains($0.habit) }
         if let named = open.first(where: \.isNamed) { return named.habit }
-        if failure.code == "model_bad_request", !known.contains(.refusesRows), ChatRequest.hasRows(request.messages) { return .refusesRows }
+        if failure.code == "model_bad_request", let habit = order(in: words, of: request, known: known) { return habit }
         let namesAnother = says("temperature", "seed", "'stop'", "tools", "tool_choice", "model", "continue_final_message", "prefill")
         guard isTooMany, !fields.contains(where: \.isNamed), !namesAnother else { return nil }
-        return open.first { $0.habit != .wantsOtherTokensField }?.habit
+        return open.first { [.refusesStreamOptions, .refusesReturned].contains($0.habit) }?.habit
+    }
+
+    /// What a refusal says of the order in which the parties speak.
+    private static func order(in words: String, of request: ModelRequest, known: Set<EndpointHabit>) -> EndpointHabit? {
+        func says(_ parts: String...) -> Bool { parts.contains { words.contains($0) } }
+        let isAfterResult = !known.contains(.refusesUserAfterResult) && ChatRequest.hasUserAfterResult(request.messages)
+        if isAfterResult, says("after role 'tool'", "after role tool", "after tool") { return .refusesUserAfterResult }
+        if !known.contains(.refusesRows), ChatRequest.hasRows(request.messages) { return .refusesRows }
+        return isAfterResult && says("role", "alternate", "message_order") && !says("last role", "last message") ? .refusesUserAfterResult : nil
     }
 
     /// Whether a refusal of a request that goes on from a text is one of that text.

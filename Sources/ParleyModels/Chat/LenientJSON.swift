@@ -7,6 +7,12 @@ enum LenientJSON {
         return mended(bytes).flatMap { try? JSON.parse($0) }
     }
 
+    /// Whether `bytes` is refused for its depth, which it has the next time, too.
+    static func isTooDeep(_ bytes: Bytes) -> Bool {
+        do { _ = try JSON.parse(mended(bytes) ?? bytes) } catch { return error.problem.hasPrefix("nested deeper") }
+        return false
+    }
+
     /// `bytes` with `null` for numbers that JSON does not have, and escapes for control characters; `nil` where there are none.
     private static func mended(_ bytes: Bytes) -> Bytes? {
         var (output, isInString, isEscaped, isMended) = (Bytes(), false, false, false)

@@ -62,6 +62,14 @@ struct ToolCallMerger: Sendable {
     /// Whether a call has come to its end without a name.
     var lacksName: Bool { calls.contains { $0.name == nil } }
 
+    /// Whether `calls` say once more, in the same order, what all calls have said so far; their ids may be others.
+    func isRepeated(by calls: [JSON]) -> Bool {
+        guard !calls.isEmpty, calls.count == self.calls.count else { return false }
+        return zip(self.calls, calls.map(Piece.init)).allSatisfy { known, piece in
+            known.name == piece.name && known.arguments.isSame(as: piece.arguments)
+        }
+    }
+
     /// The events for `delta.tool_calls`.
     mutating func merge(_ pieces: [JSON]) -> [ModelEvent] {
         let pieces = pieces.filter { $0.members != nil }.map(Piece.init)

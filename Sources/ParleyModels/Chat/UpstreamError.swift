@@ -4,7 +4,7 @@ internal import ParleySystem
 /// What an endpoint says went wrong, wherever it says it.
 ///
 /// Read are `{"error": {…}}`, `{"error": "…"}`, an array of such, `{"object": "error", …}`, `{"detail": …}`, `{"errors": […]}`,
-/// `{"base_resp": {…}}`, and bare `{"code", "message"}`.
+/// `{"fault": {…}}`, `{"base_resp": {…}}`, and bare `{"code", "message"}`.
 struct UpstreamError: Sendable, Equatable {
     /// The status that it names, if it names one.
     var status: Int?
@@ -45,6 +45,7 @@ struct UpstreamError: Sendable, Equatable {
         if let elements = body.array { return elements.lazy.compactMap(error).first }
         guard body.members != nil else { return nil }
         if let error = body["error"], says(error) { return error }
+        if let fault = body["fault"], says(fault) { return fault }
         if let error = body["errors"]?.array?.first, says(error) { return error }
         if let response = body["base_resp"], let code = response["status_code"]?.integer, code != 0 {
             return .compact(("message", response["status_msg"]), ("code", .integer(code)))
@@ -87,7 +88,7 @@ struct UpstreamError: Sendable, Equatable {
             }
             return words.isEmpty ? nil : words.joined(separator: "; ")
         case .object:
-            for name in ["message", "msg", "detail", "error", "status_msg", "error_message", "errors", "raw", "title", "reason"] {
+            for name in ["message", "msg", "detail", "error", "status_msg", "error_message", "faultstring", "errors", "raw", "title", "reason"] {
                 if let member = value[name], let said = words(member, depth: depth + 1) { return unwrapped(said, depth) }
             }
             return nil
@@ -138,7 +139,16 @@ extension UpstreamError {
         if kindHas("overloaded", "capacity", "unavailable", "engine_busy", "server_busy", "model_loading", "not_ready") {
             return .overloaded
         }
-        if kindHas("content_filter", "content_policy", "responsibleai", "moderation", "data_inspection") { return .filtered }
+        if says("throttlingexception", "too many requests", "rate limit exceeded", "rate limit reached") { return .rateLimited }
+        let isOverloaded =
+            says("is overloaded", "currently overloaded", "server overloaded", "at capacity", "temporarily unavailable")
+            || words.hasPrefix("overloaded")
+        if isOverloaded { return .overloaded }
+        if kindHas("content_filter", "content_policy", "responsibleai", "moderation", "data_inspection")
+            || says("requires moderation", "was flagged", "content management policy")
+        {
+            return .filtered
+        }
         if kindHas("invalid_api_key", "authentication", "permission", "unauthorized", "forbidden") { return .unauthorized }
         if kindHas("model_not_found", "not_found", "notfound", "does_not_exist") { return .notFound }
         // A template that refuses a conversation is told as the server's own error, and refuses it again.
@@ -148,5 +158,16 @@ extension UpstreamError {
             return .badRequest
         }
         return .other
+    }
+}
+
+extension UpstreamError {
+    /// A refusal of access gives a cause that another key of the same account does not mend.
+    var hasOtherCauseThanKey: Bool {
+        let words = (message + " " + kind).lowercased()
+        return [
+            "deactivated", "suspended", "banned", "country", "region", "territory", "your location", "ip address", "ip_not_", "allowlist",
+            "whitelist", "must be verified", "member of an organization",
+        ].contains { words.contains($0) }
     }
 }
