@@ -1,0 +1,374 @@
+internal import ParleyChannels
+internal import ParleySystem
+
+/// One run of one turn as a value: matches what the program asks for with what the journal has, and says what is to be done about it.
+///
+/// Results reach the program in log order, one at a time, with everything that can run having run in between: on the first run because they are
+/// given as they commit, on a replay because they are released in the same order. So the program takes the same path, and asks for the
+/// same steps.
+///
+/// It has no clock, lock or continuation. ``TurnCore`` carries out its actions, in their order.
+struct TurnMachine {
+    /// How a program ended.
+    typealias Outcome = Result<(output: JSON, state: JSON), any Error>
+
+    enum Action {
+        /// Start a step that the journal does not have.
+        case begin(StepRequest)
+        /// Continue a step that was begun before a crash.
+        case reopen(StepRequest, Journal.OpenStep)
+        /// End a step because the program no longer wants it.
+        case cancel(StepRequest)
+        /// Resume the program where it waits for the step.
+        case give(path: String, StepOutcome)
+        /// Call ``TurnMachine/give(_:)`` before the next delivery, once everything that can run has run.
+        case giveNext(Journal.Completion)
+        /// Call ``TurnMachine/release()`` before the next delivery, once everything that can run has run.
+        case release
+        /// The program has come as far as the journal takes it.
+        case caughtUp
+        /// Call ``TurnMachine/checkOutside()`` some time later.
+        case checkOutsideLater
+        /// Say that the replay waits for something outside the turn; the start that it waits for.
+        case warnOfOutside(String)
+        /// Cancel the program's task.
+        case cancelProgram
+        /// Run the compensations, one after another.
+        case compensate
+        /// Call ``TurnMachine/report()`` as a delivery of its own.
+        case report
+        /// Write the end of the turn.
+        case end(Outcome)
+        /// The program is not the one that the journal is of.
+        case stall(TurnError)
+    }
+
+    private struct Wait {
+        let request: StepRequest
+        /// Cancelled by the program before it was under way.
+        var isCancelled = false
+    }
+
+    private enum Phase {
+        case running
+        case ended(Outcome)
+        case compensating(Outcome)
+        case compensated(Outcome)
+    }
+
+    private var replay: Replay
+    private var waits: [String: Wait] = [:]
+    /// Steps asked for during the replay that the journal does not have, in their order.
+    private var held: [String] = []
+    /// The program has come as far as the journal takes it, but for what it waits for outside the turn.
+    private(set) var isLive = false
+    private var isReleasing = false
+    private var outside = OutsideWatch()
+    private var phase = Phase.running
+    /// Why the turn was cancelled, once it was.
+    private(set) var cancellation: JSON?
+    private(set) var compensations = Compensations()
+    /// When the last entry that the program has consumed was committed.
+    private(set) var now: Timestamp
+    private var random: SplitMix64
+    private var emits: EmitCount
+
+    /// - Parameter now: When the turn began, unless the journal says it.
+    init(_ journal: Journal, at now: Timestamp? = nil) {
+        replay = Replay(journal)
+        self.now = now ?? journal.startedAt
+        random = SplitMix64(seed: journal.seed)
+        emits = EmitCount(journal: journal.emits)
+    }
+}
+
+/// What a turn is to take back should it fail or be cancelled.
+struct Compensations {
+    /// Registered and not run, oldest first.
+    fileprivate(set) var registered: [StepRequest] = []
+    /// The paths of those that failed for good.
+    fileprivate(set) var failed: [String] = []
+}
+
+/// How long a replay has waited for something outside its turn.
+private struct OutsideWatch {
+    var checks = 0
+    var isScheduled = false
+    /// The program's task was cancelled, so that what it waits for ends.
+    var hasCancelledProgram = false
+
+    static let checksMax = 6
+}
+
+// MARK: - What the program asks for
+
+extension TurnMachine {
+    /// How many steps the program waits for.
+    var waitCount: Int { waits.count }
+
+    func isWaiting(for path: String) -> Bool { waits[path] != nil }
+
+    /// Compares what the program asks for with what the journal has. Call it once for each step, before ``ask(_:isKnown:)``.
+    mutating func match(_ request: StepRequest, isNamed: (Substring) -> Bool) -> Replay.Match {
+        replay.match(request, isCancelled: cancellation != nil, isNamed: isNamed)
+    }
+
+    /// The program waits for a step.
+    /// - Parameter isKnown: The journal has it.
+    mutating func ask(_ request: StepRequest, isKnown: Bool) -> [Action] {
+        waits[request.path] = Wait(request: request)
+        guard isKnown else {
+            if isLive, isCaughtUp { return [.begin(request)] }
+            held.append(request.path)
+            return []
+        }
+        if let result = replay.takeSkipped(request.path) { return [.giveNext(result)] }
+        guard isLive else { return [] }
+        // The program has come to it late, from something outside the turn.
+        let open = replay.takeOpen(request.path)
+        return (open.map { [.reopen(request, $0)] } ?? []) + releaseSoon()
+    }
+
+    /// The program has cancelled the task that waits for the step.
+    mutating func cancel(_ path: String) -> [Action] {
+        guard let wait = waits[path] else { return [] }
+        // What is not under way yet is cancelled once it is.
+        guard isLive, !held.contains(path) else {
+            waits[path]!.isCancelled = true
+            return []
+        }
+        return [.cancel(wait.request)]
+    }
+
+    /// The program waits for nothing any more: it was thrown out of everything.
+    mutating func forgetWaits() { (waits, held) = ([:], []) }
+
+    mutating func nextRandom() -> UInt64 { random.next() }
+
+    /// Whether an entry that the program publishes is new to the journal.
+    mutating func emit(_ name: String, bytes: Int) throws -> Bool { try emits.add(name, bytes: bytes) }
+
+    mutating func compensate(_ request: StepRequest) { compensations.registered.append(request) }
+
+    /// The program has ended.
+    mutating func ended(_ result: Outcome) -> [Action] {
+        guard case .running = phase else { return [] }
+        phase = .ended(result)
+        return conclude()
+    }
+
+    /// No task can use the scope any more.
+    func scopeEnded(_ scope: String, isNamed: (Substring) -> Bool) -> [Action] {
+        guard cancellation == nil, let missed = replay.missed(in: scope[...], isNamed: isNamed) else { return [] }
+        return [.stall(.mismatch(expected: missed.text, found: "the end of the task that would ask for it"))]
+    }
+}
+
+// MARK: - What the journal has
+
+extension TurnMachine {
+    /// Whether the program has still to ask for something that the journal has.
+    var isMissingStarts: Bool { replay.missingCount > 0 }
+
+    /// Whether the journal has the step and the program has not asked for it.
+    func expects(_ path: String) -> Bool { replay.misses(path) }
+
+    /// What the journal has of a step that the program has not asked for.
+    func recorded(_ path: String) -> Journal.Start? { replay.recorded(path) }
+
+    /// When an open step of the journal ends by itself.
+    func recordedDue(_ path: String) -> Timestamp? { replay.due(of: path) }
+
+    /// Nothing that the journal has is to come any more.
+    private var isCaughtUp: Bool { replay.isOver || cancellation != nil && !replay.hasResults }
+
+    /// Has results given that the program waits for.
+    mutating func releaseSoon() -> [Action] {
+        guard !isReleasing else { return [] }
+        isReleasing = true
+        return [.release]
+    }
+
+    mutating func release() -> [Action] {
+        isReleasing = false
+        if let completion = replay.next(isAskedFor: { waits[$0] != nil }) { return give(completion) + releaseSoon() }
+        if cancellation != nil, replay.skip() { return releaseSoon() }
+        return settle()
+    }
+
+    /// The program can go no further by what the journal has: what was open is continued, and once everything was asked for, what is new begins.
+    private mutating func settle() -> [Action] {
+        var actions: [Action] = []
+        if !isLive {
+            isLive = true
+            for path in replay.openPaths {
+                guard let wait = waits[path], let open = replay.takeOpen(path) else { continue }
+                actions.append(wait.isCancelled ? .cancel(wait.request) : .reopen(wait.request, open))
+            }
+        }
+        actions += isCaughtUp ? beginHeld() : watchOutside()
+        return actions + [.caughtUp]
+    }
+
+    private mutating func beginHeld() -> [Action] {
+        let paths = held
+        held = []
+        var actions: [Action] = []
+        for path in paths {
+            guard let wait = waits[path] else { continue }
+            // Cancelled, it was never begun, and on the next replay it will not be either.
+            actions += wait.isCancelled ? give(Journal.Completion(path: path, outcome: .failed(.cancelled), at: now)) : [.begin(wait.request)]
+        }
+        return actions
+    }
+
+    /// No task has asked for a step that the journal has: one may wait for something outside the turn, which comes again. What is asked of a
+    /// cancelled turn is that such a wait ends.
+    private mutating func watchOutside() -> [Action] {
+        guard !outside.isScheduled, outside.checks < OutsideWatch.checksMax || replay.hasCancellation else { return [] }
+        outside.isScheduled = true
+        return [.checkOutsideLater]
+    }
+
+    mutating func checkOutside() -> [Action] {
+        outside.isScheduled = false
+        guard !isCaughtUp else { return [] }
+        outside.checks += 1
+        var actions: [Action] = []
+        if replay.hasCancellation {
+            // First whatever it waits for may end; then the turn does not wait for it any longer.
+            if outside.hasCancelledProgram, let cancellation = replay.takeCancellation() {
+                actions += give(cancellation) + releaseSoon()
+            } else {
+                outside.hasCancelledProgram = true
+                actions.append(.cancelProgram)
+            }
+        }
+        if outside.checks == OutsideWatch.checksMax { actions.append(.warnOfOutside(replay.missed?.text ?? "-")) }
+        return actions + watchOutside()
+    }
+}
+
+// MARK: - Results
+
+extension TurnMachine {
+    /// A step has ended, and that is durable.
+    mutating func resume(_ path: String, _ outcome: StepOutcome, at: Timestamp) -> [Action] {
+        guard waits[path] != nil else { return [] }
+        return deliver(Journal.Completion(path: path, outcome: outcome, at: at))
+    }
+
+    /// The turn was cancelled, and that is durable.
+    mutating func cancelled(_ reason: JSON, at: Timestamp) -> [Action] {
+        deliver(Journal.Completion(path: "", outcome: .failed(.cancelled), at: at, cancellation: reason))
+    }
+
+    /// What has come to be is given at its place in the log: behind what the journal has.
+    private mutating func deliver(_ completion: Journal.Completion) -> [Action] {
+        guard replay.hasResults || completion.cancellation != nil && !replay.isOver else { return give(completion) }
+        replay.add(completion)
+        return releaseSoon()
+    }
+
+    mutating func give(_ completion: Journal.Completion) -> [Action] {
+        if let reason = completion.cancellation {
+            guard cancellation == nil else { return [] }
+            cancellation = reason
+            now = max(now, completion.at)
+            return [.cancelProgram] + conclude()
+        }
+        guard waits.removeValue(forKey: completion.path) != nil else { return [] }
+        now = max(now, completion.at)
+        emits.progressed()
+        return [.give(path: completion.path, completion.outcome)]
+    }
+
+    /// The step the program waits for at `path`, unless the replay is still under way.
+    func waiting(at path: String) -> StepRequest? { isLive ? waits[path]?.request : nil }
+
+    /// The steps under way, in no order; none during a replay.
+    var underWay: [StepRequest] {
+        guard isLive else { return [] }
+        let held = Set(held)
+        return waits.values.lazy.map(\.request).filter { !held.contains($0.path) }
+    }
+
+    /// What the program waits for, if the journal has nothing more to give; `nil` otherwise, and while it waits for nothing.
+    var waitedFor: [StepRequest]? { isLive && replay.isOver && !waits.isEmpty ? waits.values.map(\.request) : nil }
+}
+
+// MARK: - The end
+
+extension TurnMachine {
+    /// Ends the turn, or first takes back what it did: at the same place in the log on the first run and on a replay.
+    private mutating func conclude() -> [Action] {
+        switch phase {
+        case .ended(let result) where mustCompensate(result):
+            phase = .compensating(result)
+            return [.compensate]
+        case .ended, .compensated: return [.report]
+        case .running, .compensating: return []
+        }
+    }
+
+    private func mustCompensate(_ result: Outcome) -> Bool {
+        guard !compensations.registered.isEmpty else { return false }
+        if case .failure(let error) = result, !(error is Interrupted) { return true }
+        return cancellation != nil
+    }
+
+    /// The next step that takes something back.
+    mutating func nextCompensation() -> StepRequest? { compensations.registered.popLast() }
+
+    mutating func compensationFailed(_ path: String) { compensations.failed.append(path) }
+
+    /// All of them have been run.
+    mutating func compensated() -> [Action] {
+        guard case .compensating(let result) = phase else { return [] }
+        phase = .compensated(result)
+        return conclude()
+    }
+
+    mutating func report() -> [Action] {
+        switch phase {
+        // Cancelled meanwhile, it is reported again when what there is to take back has been.
+        case .running, .compensating: return []
+        case .ended(let result), .compensated(let result):
+            // A program that has ended waits for nothing that could stand before it.
+            if let cancellation = replay.takeCancellation() { return give(cancellation) }
+            if cancellation == nil, let missed = replay.missed {
+                return [.stall(.mismatch(expected: missed.text, found: "the end of the turn"))]
+            }
+            return [.end(result)]
+        }
+    }
+}
+
+/// How much a program has published: in all, to tell what the journal has, and since it last waited for something, to bound it.
+private struct EmitCount {
+    private let journal: [String: Int]
+    private var counts: [String: Int] = [:]
+    private var entries = 0
+    private var bytes = 0
+
+    init(journal: [String: Int]) { self.journal = journal }
+
+    /// Counts an entry of that name. A program that publishes without waiting for anything would fill the memory: the log is slower than it.
+    /// - Returns: whether it is new: entries of one name are published in one order.
+    mutating func add(_ name: String, bytes count: Int) throws -> Bool {
+        let number = counts[name, default: 0] + 1
+        let isNew = number > journal[name, default: 0]
+        if isNew, entries >= EmitCount.entriesMax || bytes >= EmitCount.bytesMax {
+            throw TurnError.tooManyEmits(EmitCount.entriesMax, EmitCount.bytesMax)
+        }
+        counts[name] = number
+        entries += 1
+        bytes += count
+        return isNew
+    }
+
+    mutating func progressed() { (entries, bytes) = (0, 0) }
+
+    private static let entriesMax = 10_000
+    private static let bytesMax = 4 << 20
+}
