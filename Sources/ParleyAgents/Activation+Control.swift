@@ -52,7 +52,7 @@ extension Activation {
             guard case .wait(let name, let match, _) = step.work else { continue }
             var scan = state.scans[step.path] ?? SignalScan()
             let found = scan.next(inbox, name) { [self] entry in
-                guard condition(entry) == .holds else { return nil }
+                guard condition(entry) == .holds else { return false }
                 guard !match.isEmpty else { return true }
                 let data = item(entry.offset)?.body["data"] ?? .null
                 return match.allSatisfy { data[$0.name] == $0.value }
@@ -118,13 +118,16 @@ extension Activation {
     func condition(_ entry: Inbox.Entry) -> Condition {
         if entry.isMisplaced { return .failed("stale_offset") }
         guard let wanted = entry.row.turn else { return .holds }
-        if wanted == core?.turn { return .holds }
+        if wanted == openTurn { return .holds }
         // Its message is there, and waits for its turn.
         if inbox[wanted] != nil { return .notYet }
         // A message is also for a reader that has just seen the end of that turn.
-        if entry.kind == .message, core == nil, wanted == lastTurn { return .holds }
-        return .failed(entry.kind == .steer || core == nil && entry.kind != .message ? "turn_ended" : "stale_turn")
+        if entry.kind == .message, openTurn == nil, wanted == lastTurn { return .holds }
+        return .failed(entry.kind == .steer || openTurn == nil && entry.kind != .message ? "turn_ended" : "stale_turn")
     }
+
+    /// The turn that has begun and not ended, whether or not its program runs.
+    var openTurn: UInt64? { core?.turn ?? state.halt?.turn }
 
     func reject(_ item: InboxItem, _ reason: String, as state: String = "rejected") {
         append(

@@ -20,7 +20,7 @@ extension Activation {
         rows: @escaping @Sendable (inout Stage, Channel, [UInt64]) -> Void, again: (@Sendable () -> Void)? = nil,
         then: @escaping @Sendable (Appended) -> Void
     ) {
-        guard core.claimEnd(path) else { return }
+        guard core.mayWrite, core.claimEnd(path) else { return }
         append(
             entries, epoch: .holds(core.epoch), yieldsTo: yieldsTo, yieldsAfter: considered, rows: rows,
             yield: { [self] in

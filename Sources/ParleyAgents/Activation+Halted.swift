@@ -16,14 +16,16 @@ extension Activation {
     // MARK: Resuming after a process
 
     /// Decides what becomes of a turn that an earlier process, or an earlier activation, left open.
-    func takeUp(_ turn: UInt64, _ status: AgentStatus) throws {
+    /// - Parameter hasStopped: It was an activation of this process, which could not read the log.
+    func takeUp(_ turn: UInt64, _ status: AgentStatus, hasStopped: Bool) throws {
         let journal = try Journal(runtime.channels, channel, turn: turn)
         switch status {
         // A turn that was passivated comes back as a matter of course.
         case .waiting: try recover(turn, journal)
         case .parked: halt(Halt(turn: turn, status: .parked))
         case .stalled where !runtime.retriesStalled(channel.name): halt(Halt(turn: turn, status: .stalled))
-        case .stalled: try resume(turn, journal, after: .crash(inVain: 0))
+        case .stalled: try resume(turn, journal, after: .stall)
+        case _ where hasStopped: try resume(turn, journal, after: .failedRead)
         default: try resume(turn, journal, after: runtime.hasDrained ? .drain : journal.crash)
         }
     }
@@ -71,9 +73,11 @@ extension Activation {
                 .agentParked, position, ("reason", .string(reason.rawValue)), ("message", .string(reason.message)),
                 ("remedy", .string(Activation.wayOut))),
         ]
-        append(entries, epoch: .holds(epoch)) { stage, channel, _ in
+        // Of a new epoch, so that nothing of the program comes behind it.
+        append(entries, epoch: .takes(after: epoch)) { stage, channel, _ in
             channel.move(to: .parked, turn: turn, in: &stage)
         } then: { [self] _ in
+            state.epoch = epoch + 1
             isBusy = false
             abandonProgram()
             runtime.turnEnded(channel.name, turn)
@@ -84,9 +88,14 @@ extension Activation {
     // MARK: Too much work
 
     /// Counts what a turn that has crashed before writes: a process that ends once a minute would pay for it for ever.
-    func worked(_ entries: [NewEntry]) {
+    func worked(_ entries: [NewEntry], _ appended: Appended) {
         guard state.workSinceCrash > 0 else { return }
-        state.workSinceCrash += entries.count { $0.kind == .text || $0.kind == .stepCompleted }
+        // Pieces of text that were put together share an offset, also those of several appends.
+        for (entry, offset) in zip(entries, appended.offsets) where offset > state.workAt {
+            guard entry.kind == .text || entry.kind == .stepCompleted else { continue }
+            state.workAt = offset
+            state.workSinceCrash += 1
+        }
     }
 
     func parkIfOverworked() {
@@ -214,7 +223,8 @@ struct HaltedEnd: Sendable {
             isInterrupt
                 ? NewEntry(.turnInterrupted, position, ("output", .string(journal.partial)))
                 : NewEntry(
-                    .turnCancelled, position, ("reason", reason == .null ? nil : reason), ("compensations_skipped", skipped.isEmpty ? nil : .array(skipped))))
+                    .turnCancelled, position, ("reason", reason == .null ? nil : reason),
+                    ("compensations_skipped", skipped.isEmpty ? nil : .array(skipped))))
     }
 
     /// Deletes the rows by which its waiting steps are found.
@@ -224,10 +234,14 @@ struct HaltedEnd: Sendable {
     }
 }
 
-/// How the process before ended, as far as a turn that was open is concerned.
+/// What kept an open turn from running, as far as it is concerned.
 enum ProcessEnd {
-    /// It was told to stop: nobody counts that.
+    /// The process was told to stop: that is not counted.
     case drain
+    /// The turn stalled, and the process is another: its program may have been mended.
+    case stall
+    /// The log could not be read for a while.
+    case failedRead
     /// - Parameter inVain: How often in a row, this time included, the turn had committed nothing since it was last started or resumed.
     case crash(inVain: Int)
 
@@ -239,6 +253,8 @@ enum ProcessEnd {
     var cause: String {
         switch self {
         case .drain: "drain"
+        case .stall: "stall"
+        case .failedRead: "failed_read"
         case .crash: "crash"
         }
     }

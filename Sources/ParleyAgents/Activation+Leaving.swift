@@ -55,8 +55,11 @@ extension Activation {
     /// Whether nothing would be lost with the memory: all that was submitted is durable, and the turn, if there is one, only waits.
     private var canRest: Bool {
         !state.isBusy && state.isLoaded && state.halt?.status != .running && appendsInFlight.load(ordering: .relaxed) == 0
-            && (state.core == nil || state.core?.restingSteps != nil && !runtime.keepsInMemory(agent.kind))
+            && (state.core == nil || isResting && !runtime.keepsInMemory(agent.kind))
     }
+
+    /// Whether the turn only waits, and its log says for what: while the process drains, steps that were asked for have not begun.
+    private var isResting: Bool { state.core?.restingSteps != nil && !runtime.isDraining }
 
     /// Leaves memory, unless something has been delivered. What is delivered from here on reaches the next activation, see ``wake(upTo:)``.
     private func rest() {
@@ -67,10 +70,12 @@ extension Activation {
 
     /// Has whoever looks know soon that the turn only waits; not for a pause of a moment, which would cost two more commits.
     func scheduleWaitingMark(_ core: TurnCore) {
-        guard !state.isMarkedWaiting else { return }
+        guard !state.isMarkedWaiting, !state.isMarkScheduled else { return }
+        state.isMarkScheduled = true
         runtime.world.schedule(at: runtime.world.now.advanced(by: Activation.waitingMarkDelay)) { [self] in
             lane.deliver {
-                guard self.isCurrent(core), !self.state.isMarkedWaiting, !self.state.isBusy, core.restingSteps != nil else { return }
+                self.state.isMarkScheduled = false
+                guard self.isCurrent(core), !self.state.isMarkedWaiting, !self.state.isBusy, self.isResting else { return }
                 self.markWaiting(core) { if self.runtime.directory.isCrowded { self.restIfIdle() } }
             }
         }
@@ -89,10 +94,13 @@ extension Activation {
         }
     }
 
-    /// What to write with the end of a sleep: a turn that was marked as waiting, and whose timer is gone, is one to recover.
+    /// What to write with whatever has the turn run again: a turn that is marked as waiting is taken up after a crash only when something comes
+    /// for it.
     func takeWaitingMark(_ core: TurnCore) -> @Sendable (inout Stage, Channel) -> Void {
-        guard state.isMarkedWaiting else { return { _, _ in } }
+        guard state.isMarkedWaiting else { return Activation.noMark }
         state.isMarkedWaiting = false
         return { stage, channel in channel.move(to: .running, turn: core.turn, in: &stage) }
     }
+
+    static let noMark: @Sendable (inout Stage, Channel) -> Void = { _, _ in }
 }

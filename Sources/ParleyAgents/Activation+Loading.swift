@@ -16,7 +16,8 @@ extension Activation {
         state.saved = try last.map { try JSON.parse($0.value) }
         try readLastEnd(upTo: head)
         state.isLoaded = true
-        if let turn = row.turn { try takeUp(turn, row.status) }
+        let hasStopped = runtime.hasStopped(channel.name)
+        if let turn = row.turn { try takeUp(turn, row.status, hasStopped: hasStopped) }
     }
 
     private func readInbox(upTo head: UInt64, after: UInt64 = 0) throws {

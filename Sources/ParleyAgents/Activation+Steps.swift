@@ -60,9 +60,12 @@ extension Activation: TurnOwner {
                 "start the program that began the turn, then send 'resume'; or end the turn with 'cancel', which runs no program"
             ))
         let turn = core.turn
-        append([entry], epoch: .holds(core.epoch)) { stage, channel, _ in
+        // Of a new epoch, so that nothing of the program comes behind it.
+        let epoch = state.epoch
+        append([entry], epoch: .takes(after: epoch)) { stage, channel, _ in
             channel.move(to: .stalled, turn: turn, in: &stage)
         } then: { [self] _ in
+            state.epoch = epoch + 1
             abandonProgram()
             runtime.turnEnded(channel.name, turn)
             perform {}
@@ -100,7 +103,9 @@ extension Activation: TurnOwner {
             ("compensation", request.isCompensation ? true : nil),
             ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
         let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
+        let mark = takeWaitingMark(core)
         append([entry] + receipts, epoch: .holds(core.epoch), decides: joined.map(\.offset)) { [self] stage, channel, offsets in
+            mark(&stage, channel)
             if attempt == 1, case .model(_, let asked, _) = request.work {
                 startedAt.withLock { $0[request.path] = offsets[0] }
                 core.requests.note(request.path, asked, at: offsets[0])
@@ -196,7 +201,7 @@ extension Activation: TurnOwner {
             ("final", .bool(retryAt == nil)),
             ("retry_at", retryAt.map { .string($0.description) }))
         guard let retryAt, let pause else { return failForGood(core, request, entry, failure, isAsked: attempt == 0) }
-        guard !core.hasEnd(request.path) else { return }
+        guard !core.hasEnd(request.path), core.mayWrite else { return }
         append(
             [entry], epoch: .holds(core.epoch),
             then: { [self] _ in
@@ -216,8 +221,11 @@ extension Activation: TurnOwner {
     /// - Parameter isAsked: The program no longer wants the step; nothing that came before it can change that.
     private func failForGood(_ core: TurnCore, _ request: StepRequest, _ entry: NewEntry, _ failure: StepFailure, isAsked: Bool) {
         let remove = removal(core, [request])
+        // Only what the program gives up can end beside a mark: this is called on the lane then.
+        let mark = isAsked ? takeWaitingMark(core) : Activation.noMark
         appendEnd(core, request.path, [entry], yieldsTo: isAsked ? [] : Activation.stopping) { stage, channel, _ in
             remove(&stage, channel)
+            mark(&stage, channel)
         } then: { [self] appended in
             isOver(request.path)
             over(core, [request])

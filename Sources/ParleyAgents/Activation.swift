@@ -39,12 +39,15 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         var core: TurnCore?
         /// The log says, or is about to, that the turn only waits.
         var isMarkedWaiting = false
+        var isMarkScheduled = false
         /// A turn or a closing is being written; nothing else may begin.
         var isBusy = false
         /// Why no program runs although a turn is open.
         var halt: Halt?
         /// How much the turn has done since it first crashed; 0: it never did.
         var workSinceCrash = 0
+        /// Where the last of that stands.
+        var workAt: UInt64 = 0
         /// That the turn is cancelled has been handed to the log.
         var isCancelling = false
         var isGone = false
@@ -151,6 +154,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
 
     /// The log cannot be read: this agent stops, and is tried again later, because what is in its inbox has been acknowledged.
     func stopped(_ error: any Error) {
+        runtime.noteStopped(channel.name)
         leave()
         // A log that is closed says so once, and the process ends with it.
         if (error as? LogError)?.code == .closed { return }
@@ -333,13 +337,12 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
             react()
             if !state.isBusy { again() }
         } then: { [self] appended in
-            (state.isBusy, state.isCancelling) = (false, false)
+            state.isBusy = false
             core.fence(Fenced())
             stopSteps()
-            state.core = nil
+            forgetTurn()
             (state.lastEnd, state.lastTurn) = (appended.offsets[end], core.turn)
             if let newState { state.saved = newState }
-            (state.scans, state.hasMoreToScan) = ([:], false)
             for offset in decides { state.inbox.remove(offset) }
             runtime.turnEnded(channel.name, core.turn)
             for offset in decides { runtime.turnEnded(channel.name, offset) }
@@ -400,10 +403,10 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
 
     /// Entries whose condition can no longer hold, as they are to be decided, some at a time. Cost: none while nothing has changed.
     func failedConditions() -> [(item: InboxItem, outcome: String, reason: String)] {
-        let now = (turn: core?.turn, version: inbox.version)
+        let now = (turn: openTurn, version: inbox.version)
         if let held = state.conditionsHeld, held == now { return [] }
         var failed: [(item: InboxItem, outcome: String, reason: String)] = []
-        for offset in inbox.conditional.all {
+        for offset in [AnySequence(inbox.misplaced.all), AnySequence(inbox.wantingOthers(than: openTurn))].joined() {
             guard let entry = inbox[offset], case .failed(let reason) = condition(entry) else { continue }
             guard failed.count < Activation.decidedAtOnce else { return failed }
             guard let item = item(offset) else { return [] }
@@ -459,11 +462,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
                 appendsInFlight.subtract(1, ordering: .relaxed)
                 switch result {
                 case .success(let appended):
-                    worked(entries)
+                    worked(entries, appended)
                     then(appended)
                     parkIfOverworked()
                 case .failure(let error) where error.code == ChannelError.undecided: yields(yield)
-                case .failure(let error): refused(error)
+                case .failure(let error): refused(error, epoch)
                 }
             }
         }
@@ -488,8 +491,12 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         }
     }
 
-    private func refused(_ error: ChannelError) {
+    private func refused(_ error: ChannelError, _ claimed: EpochClaim) {
         guard !state.isGone else { return }
+        // What is left of a turn that was halted meanwhile is of no use, and no sign that somebody else owns the agent.
+        if case .holds(let claimed) = claimed, claimed != state.epoch { return }
+        // What could not be read may be readable soon.
+        if error.code == LogError.Code.damaged.text { return stopped(error) }
         // The log going down is said once, by the server.
         if error.code != LogError.Code.closed.text {
             Diagnostics.log(.warning, "agent fenced", ["channel": channel.name, "code": error.code])
@@ -554,11 +561,20 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
     /// The program runs no more, and what it had begun is of no use.
     func abandonProgram() {
         stopSteps()
-        state.core = nil
+        forgetTurn()
+    }
+
+    /// Nothing of one turn is for the next.
+    private func forgetTurn() {
+        (state.core, state.isCancelling, state.isMarkedWaiting, state.workSinceCrash) = (nil, false, false, 0)
+        (state.scans, state.hasMoreToScan) = ([:], false)
+        (state.steered, state.partials, state.followed) = ([:], [:], [:])
+        startedAt.withLock { $0 = [:] }
     }
 
     /// The turn has ended without its program.
     func haltedTurnEnded(_ end: HaltedEnd, at offset: UInt64) {
+        forgetTurn()
         (state.isBusy, state.halt) = (false, nil)
         (state.lastEnd, state.lastTurn) = (offset, end.turn)
         for timer in end.timers { runtime.timers.settled(timer.key(channel.id)) }

@@ -32,6 +32,8 @@ final class AgentDirectory: Sendable {
         var order = Fifo<String>()
         /// Calls were dropped because too many names wait.
         var hasDropped = false
+        /// Where the pass over what was dropped has come to; `nil`: there is none.
+        var pass: ChannelID?
     }
 
     private let countMax: Int
@@ -41,7 +43,7 @@ final class AgentDirectory: Sendable {
 
     /// - Parameters:
     ///   - countMax: How many agents are in memory at most; at least 1.
-    ///   - waitingMax: How many names are remembered at most. Calls to others that the log can tell of are dropped, see ``takeDropped()``.
+    ///   - waitingMax: How many names are remembered at most. Calls to others that the log can tell of are dropped, see ``takePass()``.
     init(countMax: Int, waitingMax: Int) {
         self.countMax = max(1, countMax)
         self.waitingMax = waitingMax
@@ -107,20 +109,26 @@ final class AgentDirectory: Sendable {
         }
     }
 
-    /// More has something to do than was remembered.
-    func noteDropped() { state.withLock { $0.hasDropped = true } }
-
     /// A name that was admitted has no agent any more.
     func giveUp(_ name: String) { _ = state.withLock { $0.admitted.remove(name) } }
 
-    /// Whether calls were dropped, once everything that was remembered has been admitted: then the log has to be asked who has something to do.
-    func takeDropped() -> Bool {
+    /// From which channel on the log has to be asked who has something to do: calls were dropped, and all that was remembered has been admitted.
+    ///
+    /// Each pass is over all channels, and what is dropped meanwhile begins another one: those that can do nothing yet must not hide the rest.
+    func takePass() -> ChannelID? {
         state.withLock { state in
-            guard state.hasDropped, state.waiting.isEmpty else { return false }
-            state.hasDropped = false
-            return true
+            guard state.waiting.isEmpty else { return nil }
+            if let place = state.pass {
+                state.pass = nil
+                return place
+            }
+            defer { state.hasDropped = false }
+            return state.hasDropped ? .first : nil
         }
     }
+
+    /// The pass is not over: the next page begins at `place`.
+    func continuePass(at place: ChannelID) { state.withLock { $0.pass = place } }
 
     /// Lets go of an activation.
     ///
@@ -136,6 +144,11 @@ final class AgentDirectory: Sendable {
             return true
         }
     }
+}
+
+extension ChannelID {
+    /// No channel comes before it.
+    static let first = ChannelID(partition: 0, number: 0)
 }
 
 extension AgentDirectory.Call {

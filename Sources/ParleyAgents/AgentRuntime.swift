@@ -28,6 +28,7 @@ package final class AgentRuntime: Sendable {
     private let bodies = Atomic<Int>(0)
     private let turnObservers = Mutex<[String: [TurnObserver]]>([:])
     private let stalledAtStart = Mutex<Set<String>>([])
+    private let stopped = Mutex<Set<String>>([])
 
     package init(
         channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "",
@@ -106,7 +107,7 @@ package final class AgentRuntime: Sendable {
             unfinished.append(name)
             return true
         }
-        unfinished += try undecided()
+        unfinished += try undecided(from: .first)
         // One after another with a pause, so that a thousand turns that were cut off do not all call their model in the same millisecond.
         var seen: Set<String> = []
         let meant = unfinished.filter { isMeant(AgentName(channel: $0)?.kind ?? "") && seen.insert($0).inserted }
@@ -134,19 +135,25 @@ package final class AgentRuntime: Sendable {
 
     private static let recoveriesAtOnce = 8
 
-    /// The channels with input that has not been decided: the first of them, if there are very many.
-    private func undecided() throws(LogError) -> [String] {
+    /// The channels with input that has not been decided, from `start` on; when there are very many, the directory knows where to continue.
+    private func undecided(from start: ChannelID) throws(LogError) -> [String] {
         var ids: [ChannelID] = []
-        for partition in 0..<Placement.partitionCount where ids.count < directory.waitingMax {
-            let lower = ChannelID(partition: partition, number: 0).key
+        var next: ChannelID?
+        for partition in start.partition..<Placement.partitionCount where next == nil {
+            let lower = ChannelID(partition: partition, number: partition == start.partition ? start.number : 0).key
             let upper = ChannelID(partition: partition, number: .max).key
             try channels.log.scan(.inbox, from: lower, to: upper, reversed: false) { key, _ in
                 let id = ChannelID(partition: partition, number: key.readBigEndian(at: 2))
-                if ids.last != id { ids.append(id) }
-                return ids.count < directory.waitingMax
+                guard ids.last != id else { return true }
+                guard ids.count < directory.waitingMax else {
+                    next = id
+                    return false
+                }
+                ids.append(id)
+                return true
             }
         }
-        if ids.count >= directory.waitingMax { directory.noteDropped() }
+        if let next { directory.continuePass(at: next) }
         var names: [String] = []
         for id in ids {
             if let row = try channels.log.get(.channels, id.key).flatMap({ ChannelRow($0) }) { names.append(row.name) }
@@ -156,6 +163,12 @@ package final class AgentRuntime: Sendable {
 
     /// A program that stalled may have been mended: each process tries once.
     func retriesStalled(_ name: String) -> Bool { stalledAtStart.withLock { $0.remove(name) != nil } }
+
+    /// The agent left memory with its turn open, because the log could not be read.
+    func noteStopped(_ name: String) { stopped.withLock { _ = $0.insert(name) } }
+
+    /// Whether the agent's turn is open because of that, and not because the process before ended.
+    func hasStopped(_ name: String) -> Bool { stopped.withLock { $0.remove(name) != nil } }
 
     /// Whether the process before ended in an orderly way: then no open turn is to blame for its end.
     var hasDrained: Bool { drained.load(ordering: .relaxed) }
@@ -230,6 +243,7 @@ package final class AgentRuntime: Sendable {
         let channel: Channel?
         do throws(LogError) { channel = try channels.find(name) } catch {
             Diagnostics.log(.error, "agent cannot be activated", ["channel": name, "reason": error.message])
+            world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in self?.call(name, call) }
             return nil
         }
         // Whose timer it was has been deleted, and may have a successor of that name.
@@ -257,11 +271,21 @@ package final class AgentRuntime: Sendable {
         while let (name, calls) = directory.admitNext() {
             for call in calls { self.call(name, call) }
         }
-        guard !isDraining, directory.takeDropped() else { return }
-        do throws(LogError) { for name in try undecided() { wake(name) } } catch {
+        while !isDraining, let start = directory.takePass() { wakeUndecided(from: start) }
+    }
+
+    /// Asks the log who has something to do, a page at a time, when that could not be remembered.
+    private func wakeUndecided(from start: ChannelID) {
+        if start == .first { timers.lookAgain() }
+        do throws(LogError) {
+            for name in try undecided(from: start) { wake(name) }
+        } catch {
             Diagnostics.log(.error, "what waits cannot be read", ["reason": error.message])
+            world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in
+                self?.directory.continuePass(at: start)
+                self?.admit()
+            }
         }
-        timers.lookAgain()
     }
 
     func timerDue(_ name: String, _ id: ChannelID, _ timer: DueTimer) { call(name, .fire(timer, of: id)) }

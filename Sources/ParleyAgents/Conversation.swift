@@ -128,7 +128,10 @@ struct Conversation: Sendable {
     }
 
     /// The conversation of a turn that began with `first`, as its `turn.started` has it.
-    func from(_ first: UInt64) -> [HistoryItem] { Array(items.drop { $0.offsets.lowerBound < first }) }
+    func from(_ first: UInt64) -> [HistoryItem] {
+        // Inputs are answered in an order of their own: an interrupt comes before messages that wait.
+        Array(items.drop { $0.offsets.lowerBound != first })
+    }
 
     /// The last turns before `offset` that have about `bytes`, or a little more.
     static func reading(

@@ -10,7 +10,6 @@ struct Inbox: Sendable {
         var isMisplaced = false
 
         var kind: EntryKind { row.kind }
-        var isConditional: Bool { row.turn != nil || row.hasOffset }
     }
 
     private var entries: [UInt64: Entry] = [:]
@@ -19,7 +18,10 @@ struct Inbox: Sendable {
     private(set) var controls = OffsetList()
     private(set) var messages = OffsetList()
     private(set) var steers = OffsetList()
-    private(set) var conditional = OffsetList()
+    /// Those whose `if_offset` asks for another position.
+    private(set) var misplaced = OffsetList()
+    /// Those with an `if_turn`, by the turn that they ask for.
+    private var wanting: [UInt64: OffsetList] = [:]
     /// By the digest of their names.
     private var signals: [Bytes: OffsetList] = [:]
     /// Rises with each change.
@@ -38,6 +40,11 @@ struct Inbox: Sendable {
         !controls.isEmpty || !signals.isEmpty || ![.queue, .steer].contains(policy) && !messages.isEmpty
     }
 
+    /// Those that ask for a turn which is not `turn`, and whose message is not here: in log order for each turn that they ask for.
+    func wantingOthers(than turn: UInt64?) -> some Sequence<UInt64> {
+        wanting.keys.filter { $0 != turn && entries[$0] == nil }.sorted().lazy.flatMap { wanting[$0]!.all }
+    }
+
     /// Signals of that name, in log order.
     func signals(_ name: String) -> OffsetList { signals[InboxRow.digest(name: name)] ?? OffsetList() }
 
@@ -47,7 +54,8 @@ struct Inbox: Sendable {
         // Signals of one name share the bytes of its digest.
         if let known = signals.index(forKey: entry.row.name) { entry.row.name = signals[known].key }
         entries[entry.offset] = entry
-        if entry.isConditional { conditional.insert(entry.offset) }
+        if entry.isMisplaced { misplaced.insert(entry.offset) }
+        if let turn = entry.row.turn { wanting[turn, default: OffsetList()].insert(entry.offset) }
         guard entry.kind != .signal else { return signals[entry.row.name, default: OffsetList()].insert(entry.offset) }
         turnable.insert(entry.offset)
         switch entry.kind {
@@ -60,7 +68,11 @@ struct Inbox: Sendable {
     mutating func remove(_ offset: UInt64) {
         guard let entry = entries.removeValue(forKey: offset) else { return }
         version += 1
-        conditional.remove(offset)
+        misplaced.remove(offset)
+        if let turn = entry.row.turn {
+            wanting[turn]?.remove(offset)
+            if wanting[turn]?.isEmpty == true { wanting[turn] = nil }
+        }
         guard entry.kind != .signal else {
             signals[entry.row.name]?.remove(offset)
             if signals[entry.row.name]?.isEmpty == true { signals[entry.row.name] = nil }

@@ -5,41 +5,27 @@ struct SignalScan: Sendable {
     /// How many signals are looked at before others have their turn.
     private static let atOnce = 1_000
 
-    /// Signals without a condition have been looked at up to here.
+    /// Signals have been looked at up to here: whether one counts for the turn under way does not change while that runs.
     private var seen: UInt64 = 0
-    /// Signals with a condition that held, and with other data.
-    private var mismatched: Set<UInt64> = []
     /// Where the last look stopped before it was through; `nil`: it was through.
     private(set) var stop: UInt64?
 
     /// The first signal called `name` that matches.
     ///
-    /// - Parameter matches: `nil` for a signal that does not count now.
-    mutating func next(_ inbox: Inbox, _ name: String, _ matches: (Inbox.Entry) -> Bool?) -> UInt64? {
+    /// - Parameter matches: Whether a signal counts for the turn, and has what is waited for.
+    mutating func next(_ inbox: Inbox, _ name: String, _ matches: (Inbox.Entry) -> Bool) -> UInt64? {
         let signals = inbox.signals(name)
         stop = nil
-        let conditional = inbox.conditional.all.first { offset in
-            guard let entry = inbox[offset], entry.kind == .signal, !mismatched.contains(offset),
-                entry.row.name == InboxRow.digest(name: name),
-                let isMatch = matches(entry)
-            else { return false }
-            if !isMatch { mismatched.insert(offset) }
-            return isMatch
-        }
         var looked = 0
-        var place = seen
-        while let offset = signals.first(after: place) {
-            place = offset
-            if let conditional, offset >= conditional { return conditional }
-            guard let entry = inbox[offset], !entry.isConditional else { continue }
+        while let offset = signals.first(after: seen) {
             guard looked < SignalScan.atOnce else {
                 stop = seen
                 return nil
             }
             looked += 1
-            if matches(entry) == true { return offset }
+            if let entry = inbox[offset], matches(entry) { return offset }
             seen = offset
         }
-        return conditional
+        return nil
     }
 }

@@ -213,9 +213,10 @@ public struct Turn: Sendable {
     public func shielded<Result: Sendable>(
         _ name: String = "shielded", _ body: @escaping @Sendable (Turn) async throws -> Result
     ) async throws -> Result {
-        var turn = child(try await path(name))
+        let path = try await path(name)
+        var turn = child(path)
         turn.isShielded = true
-        return try await Task(executorPreference: core.lane) { [turn] in try await body(turn) }.value
+        return try await Task(executorPreference: core.lane) { [turn] in try await core.child(path) { try await body(turn) } }.value
     }
 
     /// Has `body` run should the turn fail or be cancelled: the way back from what it has done until then.
@@ -252,8 +253,9 @@ public struct Turn: Sendable {
         let prefix = try await path(name)
         return try await withThrowingTaskGroup(of: (Int, Result).self) { group in
             for (index, item) in items.enumerated() {
-                let turn = child("\(prefix)/\(index)")
-                group.addTask { (index, try await body(item, turn)) }
+                let path = "\(prefix)/\(index)"
+                let turn = child(path)
+                group.addTask { (index, try await core.child(path) { try await body(item, turn) }) }
             }
             var results: [(Int, Result)] = []
             for try await result in group { results.append(result) }

@@ -22,6 +22,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
     private let whenParked: @Sendable () -> Void
     /// How often the turn was used from outside its tasks.
     private let strays = Atomic<Int>(0)
+    private let hasRight = Atomic<Bool>(true)
 
     private struct State {
         /// `nil` once the program is left to itself, see ``TurnCore/leaveProgram()``.
@@ -205,7 +206,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
     static let stepsMax = 4_096
 
     /// The program has cancelled the task that waits for the step.
-    private func cancelled(_ path: String) { if !hasEnd(path) { carryOut { $0.cancel(path) } } }
+    private func cancelled(_ path: String) { carryOut { $0.cancel(path) } }
 
     /// Publishes an entry that needs no result.
     func emit(_ name: String, _ entry: NewEntry, isShielded: Bool) throws {
@@ -240,6 +241,13 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
             stall(error, at: request.source)
             throw error
         }
+    }
+
+    /// Runs a child task's body. While it waits for something outside the turn, the turn stays in memory.
+    func child<Result: Sendable>(_ path: String, _ body: () async throws -> Result) async throws -> Result {
+        if lane.isCurrent { state.machine.childBegan(path) }
+        defer { if lane.isCurrent { state.machine.childEnded(path) } }
+        return try await body()
     }
 
     /// No task can use the scope any more. Any thread.
@@ -296,7 +304,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
 
     /// What the program waits for, when everything it waits for needs no memory: then it can be passivated.
     var restingSteps: [StepRequest]? {
-        guard state.fence == nil, let requests = state.machine.waitedFor else { return nil }
+        guard state.fence == nil, let requests = state.machine.waitedFor, !state.machine.waitsOutside else { return nil }
         // A wait whose end is on its way to the log is over: nobody would come to wake the turn again.
         return requests.allSatisfy { [.sleep, .wait, .approval].contains($0.kind) && !hasEnd($0.path) } ? requests : nil
     }
@@ -305,10 +313,14 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
 
     var isFenced: Bool { state.fence != nil }
 
+    /// The same from any thread: whether what its steps give may still be written.
+    var mayWrite: Bool { hasRight.load(ordering: .relaxed) }
+
     /// Ends the turn's right to run: every wait and every later use throws `error`, and nothing more is appended.
     func fence(_ error: any Error) {
         guard state.fence == nil else { return }
         state.fence = error
+        hasRight.store(false, ordering: .relaxed)
         // Sorted, so that a simulated run follows from its seed.
         for (_, continuation) in state.continuations.sorted(by: { $0.key < $1.key }) { continuation.resume(throwing: error) }
         state.continuations = [:]

@@ -84,4 +84,63 @@ import Testing
         }
         #expect(output == "done")
     }
+
+    @Test func `agents that keep signals do not hide those with something to do`() throws {
+        let open = try SimulatedNode.simulate {
+            let first = SimulatedWorld(seed: 1)
+            let log = SimulatedLog()
+            let before = try SimulatedNode(first, log, agents: [])
+            for number in 0..<10 {
+                before.send(NewEntry(.signal, nil, ("by", "ann"), ("name", "go")), to: "agents/probe/s\(number)")
+                before.send("x", to: "agents/probe/m\(number)")
+            }
+            first.run(deadline: first.now.advanced(by: .seconds(1)))
+            let world = SimulatedWorld(seed: 2, now: first.now)
+            let node = try SimulatedNode(world, log.reopen(), agents: [agent { _, _ in "done" }], activeMax: 2, waitingMax: 3)
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            return try (0..<10).filter { try node.entries("agents/probe/m\($0)").last?["output"] != "done" }
+        }
+        #expect(open.isEmpty)
+    }
+
+    @Test(arguments: 0..<60 as Range<UInt64>)
+    func `names that are deleted and made anew while they wait for room are admitted`(seed: UInt64) throws {
+        let (open, waiting, timers) = try SimulatedNode.simulate {
+            var random = SplitMix64(seed: seed)
+            let world = SimulatedWorld(seed: seed)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        try await turn.sleep(.milliseconds(700))
+                        _ = try await turn.step("work") { _ in await pause(world, .milliseconds(50)) }
+                        return "done"
+                    }
+                ], activeMax: Int.random(in: 1...2, using: &random), waitingMax: Int.random(in: 1...4, using: &random))
+            let names = (0..<6).map { "agents/probe/a\($0)" }
+            for _ in 0..<60 {
+                let name = names.randomElement(using: &random)!
+                switch Int.random(in: 0..<4, using: &random) {
+                case 0:
+                    node.delete(name)
+                    node.create(name)
+                default: node.send("x", to: name)
+                }
+                for _ in 0..<Int.random(in: 0..<30, using: &random) { world.doOne() }
+                if Bool.random(using: &random) {
+                    world.run(deadline: world.now.advanced(by: .milliseconds(Int.random(in: 1..<400, using: &random))))
+                }
+            }
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            var open: [String] = []
+            for name in names {
+                let entries = try node.entries(name)
+                let messages = entries.count { $0["type"] == "message" }
+                let done = entries.count { $0["type"] == "turn.completed" }
+                if messages != done { open.append("\(name) \(done)/\(messages) \(try node.runtime.status(of: name)?.text ?? "")") }
+            }
+            return (open, node.runtime.waitingCount, try node.rows(.timers))
+        }
+        #expect(open.isEmpty && waiting == 0 && timers == 0, "\(open) \(waiting) \(timers)")
+    }
 }

@@ -144,21 +144,44 @@ import Testing
     }
 
     @Test func `what is delivered during a replay comes behind what the journal has`() {
-        var stage = Stage(Self.journal(starts: ["a", "b"], ends: ["a"]))
+        var stage = Stage(Self.journal(starts: ["s/a", "b"], ends: ["s/a"]))
         _ = stage.ask("b")
         #expect(stage.replay() == ["reopen b", "checkOutsideLater", "caughtUp"])
         #expect(stage.handle { $0.resume("b", .completed(2), at: Self.start) } == ["release"])
-        _ = stage.ask("a")
-        #expect(stage.replay() == ["give a", "give b", "caughtUp"])
+        _ = stage.ask("s/a")
+        #expect(stage.replay() == ["give s/a", "give b", "caughtUp"])
     }
 
-    @Test func `a step cancelled during the replay is cancelled when it is continued, and a new one never begins`() {
+    @Test func `a step cancelled during the replay is cancelled once it is continued or begun: its end stands in the log`() {
         var stage = Stage(Self.journal(starts: ["a"]))
         _ = stage.ask("a")
         _ = stage.ask("b")
         #expect(stage.handle { $0.cancel("a") } == [])
         #expect(stage.handle { $0.cancel("b") } == [])
-        #expect(stage.replay() == ["cancel a", "give b", "caughtUp"])
+        #expect(stage.replay() == ["cancel a", "begin b", "cancel b", "caughtUp"])
+    }
+
+    @Test func `a wait that the program gave up ends on a replay when it gives it up again`() {
+        var journal = Self.journal(starts: ["a", "b"])
+        journal.open["a"] = nil
+        journal.completions = [.init(path: "a", outcome: .failed(.cancelled), at: Self.start, isGivenUp: true)]
+        var stage = Stage(journal)
+        _ = stage.ask("a")
+        #expect(stage.replay() == ["checkOutsideLater", "caughtUp"])
+        #expect(stage.handle { $0.cancel("a") } == ["release"])
+        #expect(stage.replay() == ["give a", "caughtUp"])
+    }
+
+    @Test func `a child that waits for something outside is told from one that waits for a step`() {
+        var stage = Self.fresh()
+        stage.machine.childBegan("m/0")
+        stage.machine.childBegan("m/1")
+        _ = stage.ask("m/0/a")
+        #expect(stage.machine.waitsOutside)
+        _ = stage.ask("m/1/n/0/b")
+        #expect(!stage.machine.waitsOutside, "it waits for its own child")
+        stage.machine.childEnded("m/1")
+        #expect(!stage.machine.waitsOutside)
     }
 
     // MARK: Being cancelled

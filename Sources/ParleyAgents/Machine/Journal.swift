@@ -16,6 +16,8 @@ package struct Journal: Sendable {
         package var path: String
         package var outcome: StepOutcome
         package var at: Timestamp
+        /// The program had cancelled the task that waited for the step.
+        var isGivenUp = false
         /// It is no step's: the turn was cancelled here, for this reason.
         package var cancellation: JSON?
         /// How many steps had been started before it; for a cancellation.
@@ -98,7 +100,8 @@ package struct Journal: Sendable {
                 Completion(
                     path: "", outcome: .failed(.cancelled), at: at, cancellation: frame.body["reason"] ?? .null, startsBefore: starts.count)
             )
-        case .supervision where frame.body["action"] == "resume": resumed(crashed: frame.body["cause"] != "drain")
+        case .supervision where frame.body["action"] == "resume":
+            resumed(crashed: !["drain", "stall", "failed_read"].contains(frame.body["cause"]?.string))
         case .agentStalled:
             haltedAt = offset
             compensations = frame.body["compensations"]?.array?.compactMap(\.string) ?? []
@@ -129,7 +132,10 @@ package struct Journal: Sendable {
             open[path]?.retryAt = frame.body["retry_at"]?.string.flatMap { Timestamp($0) }
             if frame.body["error"]?["code"]?.string != StepFailure.prefixRefusedCode { open[path]?.failures += 1 }
         case .stepFailed:
-            close(path, .failed(StepFailure(journal: frame.body["error"] ?? .null)), at)
+            let failure = StepFailure(journal: frame.body["error"] ?? .null)
+            // Of no attempt, and of no turn that was cancelled.
+            let isGivenUp = position.attempt == 0 && failure.code == StepFailure.cancelled.code && cancellation == nil
+            close(path, .failed(failure), at, isGivenUp: isGivenUp)
         case .stepCompleted:
             close(path, .completed(frame.body), at)
         default: break
@@ -154,12 +160,12 @@ package struct Journal: Sendable {
         if workSinceCrash > 0 { workSinceCrash += 1 }
     }
 
-    private mutating func close(_ path: String, _ outcome: StepOutcome, _ at: Timestamp) {
+    private mutating func close(_ path: String, _ outcome: StepOutcome, _ at: Timestamp, isGivenUp: Bool = false) {
         worked()
         hasEndedStep = true
         compensations.removeAll { $0 == path }
         open[path] = nil
-        completions.append(Completion(path: path, outcome: outcome, at: at))
+        completions.append(Completion(path: path, outcome: outcome, at: at, isGivenUp: isGivenUp))
     }
 }
 

@@ -132,13 +132,16 @@ struct Replay {
 
     /// The next result, if it is one that the program waits for already. A cancellation comes once everything was asked for that stands before
     /// it, e.g. what the program was to take back.
-    mutating func next(isAskedFor: (String) -> Bool) -> Journal.Completion? {
+    mutating func next(isReady: (Journal.Completion) -> Bool) -> Journal.Completion? {
         guard let first = results.first else { return nil }
-        guard first.cancellation != nil else { return isAskedFor(first.path) ? results.popFirst() : nil }
+        guard first.cancellation != nil else { return isReady(first) ? results.popFirst() : nil }
         guard starts.values.allSatisfy({ $0.first.map { $0.number >= first.startsBefore } ?? true }) else { return nil }
         cancellations -= 1
         return results.popFirst()
     }
+
+    /// Whether the next results say that the program gave up the step.
+    func isGivenUp(_ path: String) -> Bool { results.contains { $0.path == path && $0.isGivenUp } }
 
     /// The next cancellation, whatever stands before it: for a program that does not come to that.
     mutating func takeCancellation() -> Journal.Completion? {

@@ -68,6 +68,8 @@ struct TurnMachine {
     /// Why the turn was cancelled, once it was.
     private(set) var cancellation: JSON?
     private(set) var compensations = Compensations()
+    /// The paths of child tasks that run.
+    private var children: Set<String> = []
     /// When the last entry that the program has consumed was committed.
     private(set) var now: Timestamp
     private var random: SplitMix64
@@ -132,10 +134,10 @@ extension TurnMachine {
     /// The program has cancelled the task that waits for the step.
     mutating func cancel(_ path: String) -> [Action] {
         guard let wait = waits[path] else { return [] }
-        // What is not under way yet is cancelled once it is.
-        guard isLive, !held.contains(path) else {
+        // What is not under way yet is cancelled once it is; what the journal says was given up is given up now.
+        guard isLive, !held.contains(path), !replay.isGivenUp(path) else {
             waits[path]!.isCancelled = true
-            return []
+            return replay.isGivenUp(path) ? releaseSoon() : []
         }
         return [.cancel(wait.request)]
     }
@@ -191,9 +193,15 @@ extension TurnMachine {
 
     mutating func release() -> [Action] {
         isReleasing = false
-        if let completion = replay.next(isAskedFor: { waits[$0] != nil }) { return give(completion) + releaseSoon() }
+        if let completion = replay.next(isReady: { [waits] in TurnMachine.isReady($0, waits) }) { return give(completion) + releaseSoon() }
         if cancellation != nil, replay.skip() { return releaseSoon() }
         return settle()
+    }
+
+    /// Whether the program waits for a result; for one that says that it gave up the step, whether it has done so again.
+    private static func isReady(_ completion: Journal.Completion, _ waits: [String: Wait]) -> Bool {
+        guard let wait = waits[completion.path] else { return false }
+        return wait.isCancelled || !completion.isGivenUp
     }
 
     /// The program can go no further by what the journal has: what was open is continued, and once everything was asked for, what is new begins.
@@ -216,8 +224,15 @@ extension TurnMachine {
         var actions: [Action] = []
         for path in paths {
             guard let wait = waits[path] else { continue }
-            // Cancelled, it was never begun, and on the next replay it will not be either.
-            actions += wait.isCancelled ? give(Journal.Completion(path: path, outcome: .failed(.cancelled), at: now)) : [.begin(wait.request)]
+            guard wait.isCancelled else {
+                actions.append(.begin(wait.request))
+                continue
+            }
+            // Its end stands in the log, so that every replay has it there; but nothing begins any more in a turn that is cancelled.
+            actions +=
+                cancellation == nil
+                ? [.begin(wait.request), .cancel(wait.request)]
+                : give(Journal.Completion(path: path, outcome: .failed(.cancelled), at: now))
         }
         return actions
     }
@@ -291,6 +306,20 @@ extension TurnMachine {
         guard isLive else { return [] }
         let held = Set(held)
         return waits.values.lazy.map(\.request).filter { !held.contains($0.path) }
+    }
+
+    mutating func childBegan(_ path: String) { children.insert(path) }
+    mutating func childEnded(_ path: String) { children.remove(path) }
+
+    /// Whether a child task waits for something that is no step: it waits for none, and none of its own children does.
+    var waitsOutside: Bool {
+        guard !children.isEmpty else { return false }
+        var inside: Set<Substring> = []
+        for path in waits.keys {
+            var rest = path[...]
+            while let slash = rest.lastIndex(of: "/"), inside.insert(rest[..<slash]).inserted { rest = rest[..<slash] }
+        }
+        return children.contains { !inside.contains($0[...]) }
     }
 
     /// What the program waits for, if the journal has nothing more to give; `nil` otherwise, and while it waits for nothing.

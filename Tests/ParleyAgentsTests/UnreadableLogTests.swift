@@ -1,0 +1,238 @@
+import ParleyChannels
+import ParleyLog
+import ParleySystem
+import ParleyTesting
+import Synchronization
+import Testing
+
+@testable import ParleyAgents
+
+private let name = "agents/probe/a"
+
+@Suite struct `A log that cannot be read for a moment` {
+    @Test(arguments: 1..<6)
+    func `a wake whose agent's name cannot be read at that moment is not lost`(number: Int) throws {
+        let output = try SimulatedNode.simulate {
+            let first = SimulatedWorld(seed: 1)
+            let log = SimulatedLog()
+            let before = try SimulatedNode(first, log, agents: [])
+            before.send("x", to: name)
+            first.run(deadline: first.now.advanced(by: .seconds(1)))
+            let world = SimulatedWorld(seed: 2, now: first.now)
+            let count = Mutex(0)
+            let node = try SimulatedNode(
+                world,
+                log.reopen(readError: { family, _ in
+                    guard family == .names || family == .channels else { return nil }
+                    return count.withLock { count in
+                        count += 1
+                        return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
+                    }
+                }), agents: [agent { _, _ in "done" }])
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            return try node.entries(name).last?["output"]
+        }
+        #expect(output == "done")
+    }
+
+    /// A timer whose agent's name cannot be read at that moment.
+    @Test(arguments: 0..<4)
+    func `a timer whose agent cannot be found at that moment is not lost`(number: Int) throws {
+        let output = try SimulatedNode.simulate {
+            let program = agent { _, turn in
+                try await turn.sleep(.seconds(600))
+                return "done"
+            }
+            let first = SimulatedWorld(seed: 1)
+            let before = try SimulatedNode(first, SimulatedLog(), agents: [program])
+            before.send("x", to: name)
+            first.run(deadline: first.now.advanced(by: .seconds(100)))
+            let world = SimulatedWorld(seed: 2, now: first.now)
+            let count = Mutex(0)
+            let node = try SimulatedNode(
+                world,
+                before.log.reopen(readError: { family, _ in
+                    guard family == .names || family == .channels else { return nil }
+                    return count.withLock { count in
+                        count += 1
+                        return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
+                    }
+                }), agents: [program])
+            world.run(deadline: world.now.advanced(by: .seconds(100_000)))
+            count.withLock { $0 = 1_000 }
+            return try node.entries(name).last?["output"]
+        }
+        #expect(output == "done")
+    }
+
+    @Test(arguments: 0..<60)
+    func `a read that fails once costs no input`(number: Int) throws {
+        let (output, entries) = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 2)
+            let count = Mutex(-1)
+            let log = SimulatedLog(readError: { family, _ in
+                guard family != .names else { return nil }
+                return count.withLock { count in
+                    guard count >= 0 else { return nil }
+                    count += 1
+                    return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
+                }
+            })
+            let node = try SimulatedNode(
+                world, log,
+                agents: [
+                    agent { _, turn in
+                        _ = try await turn.step("a") { _ in await pause(world, .milliseconds(10)) }
+                        try await turn.sleep(.milliseconds(10))
+                        _ = try await turn.step("b") { _ in await pause(world, .milliseconds(10)) }
+                        return "done"
+                    }
+                ])
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .milliseconds(5)))
+            count.withLock { $0 = 0 }
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            count.withLock { $0 = -1 }
+            return (try node.entries(name).last?["output"], try node.entries(name))
+        }
+        #expect(output == "done", "\(short(entries).suffix(6))")
+    }
+
+    @Test(arguments: 0..<12)
+    func `a read of the writer's that fails once costs no turn`(number: Int) throws {
+        let (output, entries) = try SimulatedNode.simulate {
+            @Sendable func program(_ world: SimulatedWorld) -> AnyAgent {
+                agent { _, turn in
+                    _ = try await turn.step("a") { _ in await pause(world, .milliseconds(100)) }
+                    try await turn.sleep(.milliseconds(10))
+                    return "done"
+                }
+            }
+            let first = SimulatedWorld(seed: 1)
+            let before = try SimulatedNode(first, SimulatedLog(), agents: [program(first)])
+            before.send("x", to: name)
+            first.run(deadline: first.now.advanced(by: .milliseconds(50)))
+            let world = SimulatedWorld(seed: 2, now: first.now)
+            let count = Mutex(0)
+            let armed = Mutex(false)
+            let node = try SimulatedNode(
+                world,
+                before.log.reopen(readError: { family, _ in
+                    guard armed.withLock({ $0 }) else { return nil }
+                    return count.withLock { count in
+                        count += 1
+                        return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
+                    }
+                }), agents: [program(world)])
+            armed.withLock { $0 = true }
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            armed.withLock { $0 = false }
+            return (try node.entries(name).last?["output"], try node.entries(name))
+        }
+        #expect(output == "done", "\(short(entries).suffix(6))")
+    }
+
+    @Test(arguments: 0..<8)
+    func `a look of the writer's at the inbox that fails once costs no turn`(number: Int) throws {
+        let (output, entries) = try SimulatedNode.simulate {
+            @Sendable func program(_ world: SimulatedWorld) -> AnyAgent {
+                agent { _, turn in
+                    _ = try await turn.step("a") { _ in await pause(world, .milliseconds(100)) }
+                    try await turn.sleep(.milliseconds(10))
+                    return "done"
+                }
+            }
+            let first = SimulatedWorld(seed: 1)
+            let before = try SimulatedNode(first, SimulatedLog(), agents: [program(first)])
+            before.send("x", to: name)
+            first.run(deadline: first.now.advanced(by: .milliseconds(50)))
+            let world = SimulatedWorld(seed: 2, now: first.now)
+            let count = Mutex(0)
+            let armed = Mutex(false)
+            let node = try SimulatedNode(
+                world,
+                before.log.reopen(readError: { family, _ in
+                    guard armed.withLock({ $0 }), family == .inbox else { return nil }
+                    return count.withLock { count in
+                        count += 1
+                        return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
+                    }
+                }), agents: [program(world)])
+            armed.withLock { $0 = true }
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            armed.withLock { $0 = false }
+            return (try node.entries(name).last?["output"], try node.entries(name))
+        }
+        #expect(output == "done", "\(short(entries).suffix(6))")
+    }
+
+    @Test func `reads that fail are no ends of the process`() throws {
+        let entries = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 2)
+            let fails = Mutex(false)
+            let log = SimulatedLog(readError: { family, _ in
+                guard family == .inbox else { return nil }
+                return fails.withLock { fails in
+                    defer { fails = false }
+                    return fails ? LogError(.damaged, "unreadable for a moment") : nil
+                }
+            })
+            let node = try SimulatedNode(
+                world, log,
+                agents: [
+                    agent { text, turn in
+                        try await turn.step("long") { _ in await pause(world, .seconds(200)) }
+                        return "done"
+                    }
+                ])
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(5)))
+            for number in 0..<5 {
+                node.send("y\(number)", to: name)
+                while world.doOne() { if (try? node.entries(name).last?["text"]?.string) == "y\(number)" { break } }
+                fails.withLock { $0 = true }
+                world.run(deadline: world.now.advanced(by: .seconds(20)))
+                fails.withLock { $0 = false }
+            }
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            return try node.entries(name)
+        }
+        #expect(!entries.contains { $0["type"] == "supervision" && $0["cause"] == "crash" }, "\(short(entries).suffix(12))")
+        #expect(!entries.contains { $0["type"] == "agent.parked" })
+    }
+
+    @Test(arguments: 0..<100 as Range<UInt64>)
+    func `reads that fail now and then cost no input and decide none twice`(seed: UInt64) throws {
+        let (entries, state) = try SimulatedNode.simulate {
+            let random = Mutex(SplitMix64(seed: seed))
+            let fails = Mutex(false)
+            let world = SimulatedWorld(seed: seed)
+            let log = SimulatedLog(readError: { family, _ in
+                guard family == .log || family == .states, fails.withLock({ $0 }) else { return nil }
+                return random.withLock { $0.next() % 12 == 0 } ? LogError(.damaged, "unreadable for a moment") : nil
+            })
+            let node = try SimulatedNode(
+                world, log,
+                agents: [
+                    agent { text, turn in
+                        _ = try await turn.step("a") { _ in await pause(world, .milliseconds(30)) }
+                        return "done"
+                    }
+                ])
+            for number in 0..<12 {
+                node.send("y\(number)", to: name)
+                if number % 3 == 0 { node.send(NewEntry(.approve, nil, ("by", "ann"), ("approval", "x/y")), to: name) }
+                for _ in 0..<3 { world.doOne() }
+                fails.withLock { $0 = true }
+                world.run(deadline: world.now.advanced(by: .milliseconds(Int(random.withLock { $0.next() } % 60))))
+                if number % 4 == 3 { world.run(deadline: world.now.advanced(by: .seconds(11))) }
+                fails.withLock { $0 = false }
+            }
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            return (try node.entries(name), try node.runtime.status(of: name)?["state"]?.string)
+        }
+        let inputs = entries.filter { ["message", "approve"].contains($0["type"]?.string) }
+        let wrong = inputs.filter { input in entries.count { $0["type"] == "receipt" && $0["of"] == input["offset"] } != 1 }
+        #expect(wrong.isEmpty && state == "idle", "\(state ?? "-") wrong \(wrong.map { $0["offset"]!.text }) \(short(entries).suffix(20))")
+    }
+}
