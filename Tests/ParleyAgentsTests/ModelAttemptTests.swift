@@ -24,7 +24,8 @@ import Testing
     @Test(arguments: [true, false]) func `waits with a bounded number of entries, and loses nothing of its text`(reasons: Bool) throws {
         let writer = Writer()
         let ends = Mutex<[ModelAttempt.End]>([])
-        let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 1), saved: SavedText(), world: SimulatedWorld(seed: 1)) { entries, committed in
+        let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 1), saved: SavedText(), world: SimulatedWorld(seed: 1)) {
+            entries, committed in
             let deltas = entries.compactMap(\.textDelta)
             writer.entries.withLock { $0 += deltas }
             writer.waiting.withLock { $0.append(committed) }
@@ -114,7 +115,8 @@ import Testing
         let texts = Mutex<[TextDelta]>([])
         var saved = SavedText()
         saved.add(TextDelta(index: 0, delta: Bytes("half a line".utf8)))
-        let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 2), saved: saved, world: SimulatedWorld(seed: 1)) { entries, _ in
+        let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 2), saved: saved, world: SimulatedWorld(seed: 1)) {
+            entries, _ in
             texts.withLock { $0 += entries.compactMap(\.textDelta) }
         } end: { _ in
         }

@@ -44,7 +44,10 @@ import Testing
     }
 
     @Test(arguments: [
-        (401, "http://model.test:8080/v1 refused the credentials (401): no such thing. Remedy: set OPENAI_API_KEY to a key that may use 'm1'."),
+        (
+            401,
+            "http://model.test:8080/v1 refused the credentials (401): no such thing. Remedy: set OPENAI_API_KEY to a key that may use 'm1'."
+        ),
         (
             404,
             "http://model.test:8080/v1 has no model 'm1', or no Chat Completions (404): no such thing. Remedy: check PARLEY_MODEL and OPENAI_BASE_URL."

@@ -152,7 +152,9 @@ import Testing
             _ = model.start(request, sink)
             #expect(sink.finish == "stop")
         }
-        let sent = transport.calls.map { ($0.body["messages"]?.array ?? []).map { "\($0["role"]!.string!) \($0["content"]?.string ?? "-")" } }
+        let sent = transport.calls.map {
+            ($0.body["messages"]?.array ?? []).map { "\($0["role"]!.string!) \($0["content"]?.string ?? "-")" }
+        }
         #expect(sent.map(\.count) == [4, 5, 5])
         #expect(sent.last == ["user go", "assistant -", "tool done", "assistant OK.", "user be brief"])
     }

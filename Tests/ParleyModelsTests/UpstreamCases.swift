@@ -127,7 +127,9 @@ struct UpstreamCase: Sendable, CustomTestStringConvertible {
     }
 
     /// Not those that are about what libcurl makes of bytes.
-    @Test(arguments: UpstreamCase.all.filter { $0.row["wire"] == nil }) func `is heard as what it is, however its bytes are cut`(example: UpstreamCase) {
+    @Test(arguments: UpstreamCase.all.filter { $0.row["wire"] == nil }) func `is heard as what it is, however its bytes are cut`(
+        example: UpstreamCase
+    ) {
         let size = example.answers[0].body.count
         for cut in Set([0, 1, 6, 7, 100, size - 1]) where cut >= 0 && cut <= size {
             let transport = FakeTransport()

@@ -94,7 +94,8 @@ package struct ChatFailures: Sendable {
 
     var encoding: StepFailure {
         failure(
-            "model_invalid_response", "\(baseURL) sent an answer whose Content-Encoding cannot be undone. Remedy: turn compression off there.",
+            "model_invalid_response",
+            "\(baseURL) sent an answer whose Content-Encoding cannot be undone. Remedy: turn compression off there.",
             retryable: false)
     }
 

@@ -131,7 +131,8 @@ struct ChatRequest {
         let calls = message.toolCalls.map(call)
         var body = JSON.compact(
             ("role", .string(message.role.rawValue)), ("content", content),
-            ("tool_calls", calls.isEmpty ? nil : .array(calls)), ("tool_call_id", message.toolCallID.map { .string(ChatRequest.sendable(id: $0)) }))
+            ("tool_calls", calls.isEmpty ? nil : .array(calls)),
+            ("tool_call_id", message.toolCallID.map { .string(ChatRequest.sendable(id: $0)) }))
         if !calls.isEmpty { body = returning(message.returned, with: body) }
         return body
     }
@@ -139,11 +140,14 @@ struct ChatRequest {
     private func call(_ call: ToolCall) -> JSON {
         let arguments = try? JSON.parse(call.arguments)
         var returned = call.returned?.members ?? []
-        var function: JSON = ["name": .string(ChatRequest.sendable(name: call.name)), "arguments": .string(arguments?.members == nil ? "{}" : call.arguments)]
+        var function: JSON = [
+            "name": .string(ChatRequest.sendable(name: call.name)), "arguments": .string(arguments?.members == nil ? "{}" : call.arguments),
+        ]
         if let index = returned.firstIndex(where: { $0.name == "function" }) {
             function = returning(returned.remove(at: index).value, with: function)
         }
-        return returning(.object(returned), with: ["id": .string(ChatRequest.sendable(id: call.id)), "type": "function", "function": function])
+        return returning(
+            .object(returned), with: ["id": .string(ChatRequest.sendable(id: call.id)), "type": "function", "function": function])
     }
 
     private static func isPlain(_ byte: UInt8) -> Bool {

@@ -106,9 +106,7 @@ struct ChatStream: Sendable {
         switch phase {
         case .done: break
         case .head, .opening:
-            // Nothing came out of it, and nothing will come out of it the next time.
-            let isUndone = isCompressed && error == nil
-            finish(.failed(isUndone ? failures.encoding : error.map(failures.transport) ?? failures.closed), &output)
+            finish(.failed(isUndone(error) ? failures.encoding : error.map(failures.transport) ?? failures.closed), &output)
         case .refusal(let status, let headers, let body):
             finish(.failed(refused(status: status, headers: headers, body: body, now: now)), &output)
         case .whole(let body): output += whole(body, error)
@@ -116,10 +114,16 @@ struct ChatStream: Sendable {
             if error == nil, let last = try? parser.end(), isWhole(last) { read(last, &output) }
             guard !isDone else { break }
             // The reason to finish is the end of the answer. What may be missing then is the usage, which is not worth a second call.
-            finish(reader.closed() ?? .failed(error.map(failures.transport) ?? failures.closed(saying: parser.strayText.text)), &output)
+            let words = parser.strayText.text
+            let isUndone = isUndone(error) && !words.isEmpty
+            let failure = isUndone ? failures.encoding : error.map(failures.transport) ?? failures.closed(saying: words)
+            finish(reader.closed() ?? .failed(failure), &output)
         }
         return output
     }
+
+    /// Nothing of an answer came out of what was compressed, and nothing will come out of it the next time.
+    private func isUndone(_ error: OutgoingError?) -> Bool { isCompressed && error == nil && progress == 0 }
 
     /// The time for what may follow the end of an answer is over.
     mutating func endGrace() -> [ModelEvent] {

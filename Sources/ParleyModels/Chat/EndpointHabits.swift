@@ -56,7 +56,8 @@ extension EndpointHabit {
         let names = Set(words.split { !($0.isLetter || $0.isNumber || $0 == "_") })
         // A value out of bounds is its author's to mend.
         let isValueRefused =
-            (isTooMany || says("only the default", "may only be", "can only be", "is allowed for this model", "is deprecated", "cannot both be"))
+            (isTooMany
+                || says("only the default", "may only be", "can only be", "is allowed for this model", "is deprecated", "cannot both be"))
             && !says("between", "less than", "greater than", "at most", "at least", "range")
         let returned = request.returnedNames
         let fields: [(habit: EndpointHabit, isSent: Bool, isNamed: Bool)] = [
@@ -86,7 +87,8 @@ extension EndpointHabit {
         let isAfterResult = !known.contains(.refusesUserAfterResult) && ChatRequest.hasUserAfterResult(request.messages)
         if isAfterResult, says("after role 'tool'", "after role tool", "after tool") { return .refusesUserAfterResult }
         if !known.contains(.refusesRows), ChatRequest.hasRows(request.messages) { return .refusesRows }
-        return isAfterResult && says("role", "alternate", "message_order") && !says("last role", "last message") ? .refusesUserAfterResult : nil
+        return isAfterResult && says("role", "alternate", "message_order") && !says("last role", "last message")
+            ? .refusesUserAfterResult : nil
     }
 
     /// Whether a refusal of a request that goes on from a text is one of that text.

@@ -32,8 +32,8 @@ struct Redaction: Sendable {
 
     private func redacted(_ text: Bytes) -> Bytes {
         var isSecret = [Bool](repeating: false, count: text.count)
-        Redaction.mark(&isSecret, where: text, quotes: [apiKey], window: Redaction.keyWindowBytes, shortest: 1)
-        Redaction.mark(&isSecret, where: text, quotes: secrets, window: Redaction.windowBytes, shortest: 8)
+        Redaction.mark(&isSecret, where: text, quotes: [apiKey], window: Redaction.keyWindowBytes)
+        Redaction.mark(&isSecret, where: text, quotes: secrets, window: Redaction.windowBytes)
         guard isSecret.contains(true) else { return text }
         var output = Bytes()
         for index in text.indices {
@@ -45,21 +45,39 @@ struct Redaction: Sendable {
         return output
     }
 
-    /// Marks what of `text` stands in one of `secrets`: runs of `window` bytes, or a secret that is shorter, but not shorter than `shortest`, as a whole.
-    private static func mark(_ isSecret: inout [Bool], where text: Bytes, quotes secrets: [Bytes], window: Int, shortest: Int) {
-        func places(of size: Int) -> [ArraySlice<UInt8>: [Int]] {
-            Dictionary((0..<max(0, text.count - size + 1)).map { (text[$0..<$0 + size], [$0]) }, uniquingKeysWith: +)
-        }
-        let known = places(of: window)
-        for secret in secrets where secret.count >= shortest {
+    /// Marks what of `text` stands in one of `secrets`: runs of `window` bytes, or a secret that is shorter as a whole. What has less than eight bytes is
+    /// none: it is a word like another.
+    private static func mark(_ isSecret: inout [Bool], where text: Bytes, quotes secrets: [Bytes], window: Int) {
+        let known = Runs(of: window, in: text)
+        for secret in secrets where secret.count >= 8 {
             let size = min(window, secret.count)
-            let places = size == window ? known : places(of: size)
-            guard !places.isEmpty else { continue }
-            for start in 0...(secret.count - size) {
-                for place in places[secret[start..<start + size]] ?? [] {
+            let runs = size == window ? known : Runs(of: size, in: text)
+            for start in 0...(secret.count - size) where runs.mayHave(secret, at: start) {
+                for place in runs.places[secret[start..<start + size]] ?? [] {
                     for index in place..<place + size { isSecret[index] = true }
                 }
             }
+        }
+    }
+
+    /// Where each run of so many bytes stands in a text.
+    private struct Runs {
+        private(set) var places: [ArraySlice<UInt8>: [Int]] = [:]
+        /// A look at four bytes rules most places of a long conversation out.
+        private var beginnings = [Bool](repeating: false, count: 1 << 16)
+
+        init(of size: Int, in text: Bytes) {
+            for start in 0..<max(0, text.count - size + 1) {
+                places[text[start..<start + size], default: []].append(start)
+                beginnings[Runs.beginning(text, start)] = true
+            }
+        }
+
+        func mayHave(_ secret: Bytes, at start: Int) -> Bool { beginnings[Runs.beginning(secret, start)] }
+
+        private static func beginning(_ bytes: Bytes, _ start: Int) -> Int {
+            let word = (0..<4).reduce(UInt32(0)) { $0 << 8 | UInt32(bytes[start + $1]) }
+            return Int(word &* 0x9E37_79B1 >> 16)
         }
     }
 }

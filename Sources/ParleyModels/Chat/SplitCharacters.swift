@@ -40,7 +40,9 @@ struct SplitCharacters: Sendable {
         guard !text.isEmpty else { return text }
         var half = waiting.removeValue(forKey: place)
         // What is told as a whole each time comes from its beginning, and not behind the half.
-        if half != nil, place.contains("/message/"), text.unicodeScalars.first.flatMap(unit).map(SplitCharacters.isFirst) ?? true { half = nil }
+        if half != nil, place.contains("/message/"), text.unicodeScalars.first.flatMap(unit).map(SplitCharacters.isFirst) ?? true {
+            half = nil
+        }
         var output = String.UnicodeScalarView()
         for scalar in text.unicodeScalars {
             let unit = unit(scalar)

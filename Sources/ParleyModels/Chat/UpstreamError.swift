@@ -88,7 +88,9 @@ struct UpstreamError: Sendable, Equatable {
             }
             return words.isEmpty ? nil : words.joined(separator: "; ")
         case .object:
-            for name in ["message", "msg", "detail", "error", "status_msg", "error_message", "faultstring", "errors", "raw", "title", "reason"] {
+            for name in [
+                "message", "msg", "detail", "error", "status_msg", "error_message", "faultstring", "errors", "raw", "title", "reason",
+            ] {
                 if let member = value[name], let said = words(member, depth: depth + 1) { return unwrapped(said, depth) }
             }
             return nil
