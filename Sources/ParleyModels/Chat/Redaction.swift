@@ -77,7 +77,7 @@ struct Redaction: Sendable {
 
         private static func beginning(_ bytes: Bytes, _ start: Int) -> Int {
             let word = (0..<4).reduce(UInt32(0)) { $0 << 8 | UInt32(bytes[start + $1]) }
-            return Int(word &* 0x9E37_79B1 >> 16)
+            return Int((word &* 0x9E37_79B1) >> 16)
         }
     }
 }
