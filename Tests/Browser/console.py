@@ -6,6 +6,7 @@ import os
 import pathlib
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -32,6 +33,16 @@ def start_browser():
     driver.set_page_load_timeout(60)
     driver.set_script_timeout(30)
     return driver
+
+
+def replaced_is_missing(find):
+    """What has been replaced by its like since it was found is looked for again: lists are made anew when they change."""
+    def look():
+        try:
+            return find()
+        except StaleElementReferenceException:
+            return None
+    return look
 
 
 class Console:
@@ -70,8 +81,8 @@ class Console:
         return len(self.texts(selector))
 
     def find(self, selector):
-        return wait_for(f"{selector} to be shown", lambda: next(
-            (node for node in self.driver.find_elements(By.CSS_SELECTOR, selector) if node.is_displayed()), None))
+        return wait_for(f"{selector} to be shown", replaced_is_missing(lambda: next(
+            (node for node in self.driver.find_elements(By.CSS_SELECTOR, selector) if node.is_displayed()), None)))
 
     @property
     def answers(self):
@@ -128,7 +139,7 @@ class Console:
                 return False
             node.click()
             return True
-        wait_for(f"{selector} to be enabled", attempt)
+        wait_for(f"{selector} to be enabled", replaced_is_missing(attempt))
 
     def write(self, text):
         field = self.find("#text")

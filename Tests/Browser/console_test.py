@@ -255,6 +255,21 @@ class ConsoleTest(unittest.TestCase):
             self.assertEqual(console.script("return document.querySelector('#rows').childElementCount"), 3_000)
             self.assertIn("Older entries", console.text("#earlier"))
 
+    def test_pages_that_were_left_hold_no_connection(self):
+        node, console = self.serve(model=AT_ONCE)
+        node.append("assistant/me", type="message", text="say: Hello.")
+        readers = lambda: [line for line in node.request("GET", "/metrics")[1].decode().splitlines() if line.startswith("parley_readers ")]
+        # A browser has six connections for a server, and keeps pages that were left to come back to them.
+        for _ in range(7):
+            console.open("assistant/me")
+            console.wait_answer(lambda text: text == "Hello.", "the answer")
+            # Sooner than the server ends a stream that nobody reads.
+            wait_for("one reader", lambda: readers() == ["parley_readers 1"], timeout=25)
+        self.driver.back()
+        self.driver.back()
+        console.wait_link("live")
+        console.wait_answer(lambda text: text == "Hello.", "the answer on the page that was come back to")
+
     # MARK: Talking to a turn
 
     def test_steer_and_interrupt_show_what_became_of_them(self):

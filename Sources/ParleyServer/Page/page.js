@@ -180,6 +180,9 @@ function escape(event) {
 
 addEventListener("hashchange", open);
 addEventListener("online", () => follower?.nudge());
+// A page that the browser keeps to come back to would keep its connection, of which there are six for all pages of a server.
+addEventListener("pagehide", () => follower?.stop());
+addEventListener("pageshow", event => { if (event.persisted) open(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) { agents.refresh(); follower?.nudge(); } });
 // What depends on the time of day: how long, and how long still.
 setInterval(() => {
