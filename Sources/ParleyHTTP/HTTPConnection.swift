@@ -16,6 +16,8 @@ final class HTTPConnection {
     var isUncounted = false
     /// Whether it is one of the listener's idle connections.
     var isListedIdle = false
+    /// Whether it has had its share of this tick, and reads on in the next one.
+    private var hasReadItsShare = false
     var closesAfterFlush = false
     /// Where the listener keeps it.
     var slot = -1
@@ -111,7 +113,7 @@ final class HTTPConnection {
 
 extension HTTPConnection {
     private func updateReading() {
-        let shouldRead = !isClosed && takesInput
+        let shouldRead = !isClosed && takesInput && !hasReadItsShare
         guard shouldRead != isReading else { return }
         isReading = shouldRead
         let stream = UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_stream_t.self)
@@ -130,12 +132,25 @@ extension HTTPConnection {
                 if count > 0 {
                     let bytes = UnsafeRawBufferPointer(start: buffer!.pointee.base, count: count)
                     if let tls = connection.tls { connection.receivedSealed(bytes, tls) } else { connection.received(bytes) }
+                    if count == connection.listener.readBuffer.len { connection.letOthersRead() }
                 } else if count == Int(UV_EOF.rawValue) {
                     connection.receivedEnd()
                 } else if count < 0 {
                     connection.close()
                 }
             })
+    }
+
+    /// Reads on in the next tick. Left alone, libuv fills the buffer 32 times from one socket before it looks at another: all others would wait
+    /// for 2 MB to be parsed, of each peer that sends without a pause.
+    private func letOthersRead() {
+        guard isReading else { return }
+        hasReadItsShare = true
+        updateReading()
+        loop.atEndOfTick { [self] in
+            hasReadItsShare = false
+            updateReading()
+        }
     }
 
     /// Whether what comes in is of use now.

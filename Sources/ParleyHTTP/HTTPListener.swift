@@ -42,7 +42,6 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var nextComplaint: Int64 = 0
     private var dateBytes = Bytes()
 
-    private static let readBytes = 64 << 10
     /// How often it is said that connections cannot be accepted.
     private static let complaintMilliseconds: Int64 = 1_000
     /// Connections beyond the limit while others are being closed for them.
@@ -61,7 +60,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         self.configuration = configuration
         self.handler = handler
         self.open = open
-        readBuffer = uv_buf_init(UnsafeMutablePointer<CChar>.allocate(capacity: HTTPListener.readBytes), UInt32(HTTPListener.readBytes))
+        readBuffer = uv_buf_init(.allocate(capacity: configuration.readBytes), UInt32(configuration.readBytes))
         plainBuffer = .allocate(byteCount: configuration.tls == nil ? 0 : HTTPListener.plainBytes, alignment: 1)
         handshakeMilliseconds = configuration.handshakeTimeout.milliseconds
         headMilliseconds = configuration.headTimeout.milliseconds

@@ -25,6 +25,8 @@ package struct HTTPServerConfiguration: Sendable {
     package var patience = Duration.seconds(1)
     /// A peer that takes no byte of what waits for it is given up after this time.
     package var writeTimeout = Duration.seconds(120)
+    /// What one connection may bring before the others of its loop have their turn.
+    package var readBytes = 64 << 10
     /// The kernel's send buffer per connection: what a slow reader can make it hold.
     package var sendBufferBytes = 128 << 10
 

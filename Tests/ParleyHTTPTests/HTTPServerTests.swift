@@ -63,6 +63,34 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         for index in 0..<100 { #expect(try client.answer().text == "/\(index)") }
     }
 
+    @Test func `reads from a connection that brings much no more than its share before the others have their turn`() throws {
+        let (entered, released, order) = (Monitor(false), Monitor(false), Arrivals<String>())
+        let server = try TestServer { configuration in
+            configuration.readBytes = 1 << 10
+        } handle: { request, responder in
+            order.add(request.path)
+            if request.path == "/hold" {
+                entered.withLock(signalAll: true) { $0 = true }
+                _ = released.wait(timeout: .seconds(10)) { $0 ? true : nil }
+            }
+            responder.respond(status: 200, body: [])
+        }
+        let (greedy, other) = (try server.connect(), try server.connect())
+        for client in [greedy, other] {
+            try client.send(get("/first"))
+            _ = try client.answer()
+        }
+        // All of it waits in the sockets when the loop goes on, the other's behind the greedy one's.
+        try greedy.send(get("/hold"))
+        _ = entered.wait(timeout: .seconds(10)) { $0 ? true : nil }
+        try greedy.send(String(repeating: get("/greedy"), count: 400))
+        try other.send(get("/other"))
+        released.withLock(signalAll: true) { $0 = true }
+        let paths = try order.wait("requests") { $0.count == 404 }
+        let before = try #require(paths.firstIndex(of: "/other")) - 3
+        #expect(before <= 2 << 10 / get("/greedy").utf8.count, "\(before) requests of the other connection came first")
+    }
+
     @Test func `makes few answers at a time that may be large`() throws {
         let waiting = Monitor<[HTTPResponder]>([])
         let server = try TestServer { _, responder in waiting.withLock(signal: true) { $0.append(responder) } }
