@@ -312,10 +312,11 @@ extension Activation: TurnOwner {
             call.options.maxTokens = call.options.maxTokens.map { max(0, $0 - saved.pieces) }
         }
         let base = core.requests.base(of: modelRequest, at: request.path)
+        let listing = RequestListing(call.messages.dropFirst(base?.keep ?? 0), history: core.history)
         started(
-            core, request, number, journal: call.journal(model.name, digest: request.digest, base: base),
+            core, request, number, journal: call.journal(model.name, digest: request.digest, base: base, listing),
             continuesAt: saved.text.isEmpty ? nil : saved.text.count,
-            content: number == 1 ? modelRequest.content(beyond: base) : [], joined: joined)
+            content: number == 1 ? modelRequest.content(beyond: base, listing) : [], joined: joined)
         let attempt = ModelAttempt(position: position, saved: saved, world: runtime.world) { [self] entries, committed in
             append(entries, epoch: .holds(core.epoch), then: { _ in committed() })
         } end: { [self] end in

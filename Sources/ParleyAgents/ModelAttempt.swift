@@ -82,7 +82,7 @@ final class ModelAttempt: ModelSink, Sendable {
     func start(_ model: any Model, _ request: ModelRequest) {
         let call = model.start(request, self)
         let isOver = state.withLock { state in
-            state.call = call
+            if !state.isOver { state.call = call }
             return state.isOver
         }
         if isOver { call.cancel() }
@@ -93,7 +93,7 @@ final class ModelAttempt: ModelSink, Sendable {
         let call = state.withLock { state in
             if keepingLast && !state.isOver { hold(nil, &state) }
             state.isOver = true
-            return state.call
+            return state.call.take()
         }
         call?.cancel()
     }
@@ -103,7 +103,7 @@ final class ModelAttempt: ModelSink, Sendable {
         let (call, members, last) = state.withLock { state in
             state.isOver = true
             state.toolCalls = []
-            return (state.call, result("interrupted", state), state.held.map { NewEntry(text: $0, at: position) })
+            return (state.call.take(), result("interrupted", state), state.held.map { NewEntry(text: $0, at: position) })
         }
         call?.cancel()
         return (members, last)
@@ -111,13 +111,15 @@ final class ModelAttempt: ModelSink, Sendable {
 
     func received(_ event: ModelEvent) {
         // Entries are handed over under the lock, so that they reach the writer in order; the writer only queues them.
-        let (ended, call): (End?, (any ModelCall)?) = state.withLock { state in
-            guard !state.isOver else { return (nil, nil) }
-            guard let failure = state.bounds.count(event) else { return (take(event, &state), nil) }
-            return (take(.failed(failure), &state), state.call)
+        let (ended, isTooMuch, call): (End?, Bool, (any ModelCall)?) = state.withLock { state in
+            guard !state.isOver else { return (nil, false, nil) }
+            let failure = state.bounds.count(event)
+            let ended = take(failure.map { .failed($0) } ?? event, &state)
+            // Attempt and call hold each other, and the turn with them, until there is nothing more to hear.
+            return (ended, failure != nil, ended == nil ? nil : state.call.take())
         }
         // Beyond a bound the upstream would go on.
-        call?.cancel()
+        if isTooMuch { call?.cancel() }
         if let ended { end(ended) }
     }
 

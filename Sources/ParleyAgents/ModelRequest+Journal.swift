@@ -42,23 +42,18 @@ extension ModelRequest {
     /// - Parameters:
     ///   - digest: That of the request as the program made it, without what joined it: a replay compares it.
     ///   - base: The call whose parts come first.
-    func journal(_ model: String, digest: String?, base: RequestLedger.Base?) -> JSON {
-        let parts = messages.dropFirst(base?.keep ?? 0).map { message in
-            JSON.compact(
-                ("role", .string(message.role.rawValue)),
-                ("sha256", message.source == nil ? .string(hexadecimal(message.contentDigest)) : nil),
-                ("offset", message.source.map { .string($0) }), ("json", message.source == nil && message.hasForm ? true : nil))
-        }
-        return JSON.compact(
+    ///   - listing: The parts beyond that.
+    func journal(_ model: String, digest: String?, base: RequestLedger.Base?, _ listing: RequestListing) -> JSON {
+        JSON.compact(
             ("sha256", digest.map { .string($0) }), ("model", .string(model)), ("base", base.map { .string($0.token) }),
-            ("keep", base.map { .integer(Int64($0.keep)) }), ("parts", .array(parts)),
+            ("keep", base.map { .integer(Int64($0.keep)) }), ("parts", .array(listing.parts)),
             ("tools", tools.isEmpty ? nil : .string(SHA256.hex(toolsContent))),
             ("options", (try? JSON(encoding: options)).flatMap { $0 == .object([]) ? nil : $0 }))
     }
 
     /// The content that the journal refers to by hash and that stands nowhere else in the channel, but for that of the base.
-    func content(beyond base: RequestLedger.Base?) -> [(digest: Bytes, content: Bytes)] {
-        var contents = messages.dropFirst(base?.keep ?? 0).filter { $0.source == nil }.map { ($0.contentDigest, $0.content) }
+    func content(beyond base: RequestLedger.Base?, _ listing: RequestListing) -> [(digest: Bytes, content: Bytes)] {
+        var contents = listing.stored.map { ($0.contentDigest, $0.content) }
         if !tools.isEmpty {
             let tools = toolsContent
             let digest = SHA256.digest(tools)
@@ -71,6 +66,32 @@ extension ModelRequest {
     var toolsDigest: Bytes? { tools.isEmpty ? nil : SHA256.digest(toolsContent) }
 
     private var toolsContent: Bytes { ((try? JSON(encoding: tools)) ?? .null).canonical }
+}
+
+/// What the journal says of a request's messages.
+struct RequestListing {
+    /// Turns of the conversation are told by two offsets, and anything else message by message: the log grows by what is new in a turn, and not by
+    /// all that was said before it.
+    private(set) var parts: [JSON] = []
+    /// The messages that stand nowhere else in the channel.
+    private(set) var stored: [ModelMessage] = []
+
+    /// - Parameters:
+    ///   - messages: Those that no earlier call of the turn has told of.
+    ///   - history: The conversation that the turn began with.
+    init(_ messages: ArraySlice<ModelMessage>, history: [HistoryItem]) {
+        var rest = messages
+        while let message = rest.first {
+            if let turns = EarlierTurns(beginning: rest, in: history) {
+                parts.append(turns.part)
+                rest = rest.dropFirst(turns.messageCount)
+            } else {
+                parts.append(message.part)
+                if message.source == nil { stored.append(message) }
+                rest = rest.dropFirst()
+            }
+        }
+    }
 }
 
 /// The messages of a request by what they are: two requests are compared, and hashed, without their texts.
@@ -109,6 +130,13 @@ struct RequestParts: Sendable {
 extension ModelMessage {
     /// Whether it is more than a text.
     var hasForm: Bool { !toolCalls.isEmpty || toolCallID != nil || returned != nil }
+
+    /// How a request's journal tells of it.
+    fileprivate var part: JSON {
+        JSON.compact(
+            ("role", .string(role.rawValue)), ("sha256", source == nil ? .string(hexadecimal(contentDigest)) : nil),
+            ("offset", source.map { .string($0) }), ("json", source == nil && hasForm ? true : nil))
+    }
 
     /// What the journal keeps of it: the text, or a JSON object where there is more than that.
     var content: Bytes {

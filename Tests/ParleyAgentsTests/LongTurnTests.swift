@@ -11,7 +11,7 @@ import Testing
 private let name = "agents/probe/a"
 
 /// Passes calls on to a scripted model, and remembers what it was asked.
-private final class RecordingModel: Model {
+final class RecordingModel: Model {
     struct Seen: Sendable {
         var key: String
         var messages: [JSON]
@@ -47,7 +47,7 @@ private final class RecordingModel: Model {
 }
 
 /// Says the same each time, without a look at what it is asked.
-private struct QuickModel: Model {
+struct QuickModel: Model {
     let name = "quick"
     let continues = Continuation.no
     let world: SimulatedWorld
@@ -67,7 +67,7 @@ private struct QuickModel: Model {
     }
 }
 
-private func scripted(_ world: SimulatedWorld, rate: Int = 0) -> ScriptedModel {
+func scripted(_ world: SimulatedWorld, rate: Int = 0) -> ScriptedModel {
     var options = ScriptedModel.Options()
     (options.tokens, options.rate) = (8, rate)
     return ScriptedModel(options, name: "scripted:", world: world)
@@ -88,6 +88,26 @@ private func talker(_ model: any Model, count: Int, saying bytes: Int, maxTokens
         }
         return .integer(Int64(conversation.count))
     }
+}
+
+/// The calls that the requests of a journal do not show as they were made.
+func notShown(_ seen: [RecordingModel.Seen], _ requests: [(key: String, answer: JSON)]) -> [RecordingModel.Seen] {
+    var rest = seen
+    for (key, answer) in requests {
+        let shown = answer["messages"]!.array!.map { message in
+            JSON.compact(
+                ("role", message["role"]), ("text", message["text"]), ("tool_calls", message["tool_calls"]),
+                ("tool_call_id", message["tool_call_id"]))
+        }
+        let (continuing, limit) = (answer["continuing"]?.string, answer["options"]?["max_tokens"]?.integer)
+        let place = rest.firstIndex { seen in
+            guard seen.key == key, seen.continuing == continuing, seen.maxTokens.map({ Int64($0) }) == limit else { return false }
+            return seen.messages == shown
+        }
+        // A start that was durable when its process ended may not have got to its model.
+        if let place { rest.remove(at: place) }
+    }
+    return rest
 }
 
 @Suite struct `A long turn` {
@@ -184,21 +204,7 @@ private func talker(_ model: any Model, count: Int, saying bytes: Int, maxTokens
         }
         #expect(checked.last?["type"] == "turn.completed")
         #expect(checked.shown.count >= checked.seen.count && checked.seen.count > count && checked.based > count)
-        var rest = checked.seen
-        for (key, answer) in checked.shown {
-            let shown = answer["messages"]!.array!.map { message in
-                JSON.compact(
-                    ("role", message["role"]), ("text", message["text"]), ("tool_calls", message["tool_calls"]),
-                    ("tool_call_id", message["tool_call_id"]))
-            }
-            let (continuing, limit) = (answer["continuing"]?.string, answer["options"]?["max_tokens"]?.integer)
-            let place = rest.firstIndex { seen in
-                guard seen.key == key, seen.continuing == continuing, seen.maxTokens.map({ Int64($0) }) == limit else { return false }
-                return seen.messages == shown
-            }
-            // A start that was durable when its process ended may not have got to its model.
-            if let place { rest.remove(at: place) }
-        }
+        let rest = notShown(checked.seen, checked.shown)
         #expect(rest.isEmpty, "not shown as they were made: \(rest.map(\.key))")
         #expect(checked.shown.contains { $0.answer["continuing"] != nil })
     }

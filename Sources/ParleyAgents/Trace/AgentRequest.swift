@@ -28,7 +28,8 @@ package struct AgentRequest {
     ///
     /// - Parameter offset: Of the `step.started` of the attempt, as traces have it.
     /// - Throws: ``ChannelError`` with code `step_not_found`, or that of the log that cannot be read.
-    /// - Complexity: O(calls that it builds on + messages); a call that goes on from a prefix reads its turn up to there.
+    /// - Complexity: O(calls that it builds on + messages + the log between the turns that it shows); a call that goes on from a prefix reads its turn
+    ///   up to there.
     package func answer(_ offset: UInt64) throws(ChannelError) -> JSON {
         do throws(LogError) {
             if let call = try call(at: offset) { return try answer(call) }
@@ -70,7 +71,8 @@ package struct AgentRequest {
         var groups: [ArraySlice<JSON>] = []
         var next: Call? = call
         while let current = next {
-            let own = current.request["parts"]?.array ?? []
+            var own: [JSON] = []
+            for part in current.request["parts"]?.array ?? [] { own += try expanded(part) }
             // Of the requests below only what is kept counts, by the one that keeps the least.
             let below = Int(current.request["keep"]?.integer ?? 0)
             groups.append(own.prefix(max(0, keep - below)))
@@ -84,7 +86,18 @@ package struct AgentRequest {
         return groups.reversed().flatMap { $0 }
     }
 
+    /// A part for each message.
+    private func expanded(_ part: JSON) throws(LogError) -> [JSON] {
+        guard let turns = EarlierTurns(part: part) else { return [part] }
+        guard let messages = try turns.messages(channels, channel) else { return [["missing": true, "from": part["from"]!, "to": part["to"]!]] }
+        return messages.map { message in
+            JSON.compact(
+                ("role", .string(message.role.rawValue)), ("text", .string(message.text)), ("offset", message.source.map { .string($0) }))
+        }
+    }
+
     private func message(_ part: JSON) throws(LogError) -> JSON {
+        if part["text"] != nil || part["missing"] != nil { return part }
         let role = part["role"] ?? .null
         if let token = part["offset"]?.string {
             let text = try Offset(token: token).flatMap { offset throws(LogError) in try self.text(at: offset.value) }

@@ -121,13 +121,10 @@ private struct DeclaredProgram: Sendable {
     /// The newest turns that fit into `room` characters, whole ones only, oldest first.
     private func conversation(_ history: [HistoryItem], room: Int) -> [ModelMessage] {
         var room = room
-        var messages: [ModelMessage] = []
-        for item in history.reversed() {
-            let turn = item.messages
+        let turns = history.reversed().lazy.map(\.messages).prefix { turn in
             room -= turn.reduce(0) { $0 + $1.text.unicodeScalars.count }
-            guard room >= 0 else { break }
-            messages = turn + messages
+            return room >= 0
         }
-        return messages
+        return turns.reversed().flatMap { $0 }
     }
 }
