@@ -238,7 +238,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
             ?? Conversation.reading(runtime.channels, channel, before: offset, bytes: agent.historyBytes)
         try conversation.extend(runtime.channels, channel, upTo: offset - 1)
         conversation.trim(to: agent.historyBytes)
-        state.conversation = conversation
+        state.conversation = runtime.conversations.keep(conversation)
         return conversation
     }
 
@@ -248,7 +248,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         guard let first = journal.history else { return try conversation(before: journal.started).items }
         var conversation = state.conversation ?? Conversation(after: first - 1)
         try conversation.extend(runtime.channels, channel, upTo: journal.started - 1)
-        state.conversation = conversation
+        state.conversation = runtime.conversations.keep(conversation)
         return conversation.from(first)
     }
 

@@ -23,6 +23,8 @@ package final class AgentRuntime: Sendable {
     private let timerService = Mutex<TimerService?>(nil)
     private let followService = Mutex<FollowService?>(nil)
     let directory: AgentDirectory
+    /// What agents keep in memory of their conversations.
+    let conversations: ConversationBudget
     private let draining = Atomic<Bool>(false)
     private let drained = Atomic<Bool>(false)
     private let bodies = Atomic<Int>(0)
@@ -34,8 +36,9 @@ package final class AgentRuntime: Sendable {
         channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "",
         idleAfter: Duration = .seconds(30), activeMax: Int = AgentRuntime.activeMax,
         waitingMax: Int = AgentRuntime.waitingMax, textRetention: Duration = .seconds(3_600),
-        observers: AgentObservers = AgentObservers()
+        conversations: ConversationBudget = ConversationBudget(), observers: AgentObservers = AgentObservers()
     ) {
+        self.conversations = conversations
         directory = AgentDirectory(countMax: activeMax, waitingMax: waitingMax)
         self.channels = channels
         self.world = world

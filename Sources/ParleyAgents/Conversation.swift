@@ -1,6 +1,7 @@
 internal import ParleyChannels
 internal import ParleyLog
 internal import ParleySystem
+internal import Synchronization
 
 /// The turns before a turn, as a model's conversation has them: one function of the log between two offsets.
 ///
@@ -13,6 +14,8 @@ struct Conversation: Sendable {
     private(set) var upTo: UInt64
     private var byteCount = 0
     private var open: OpenTurn?
+    /// What it has of the room for conversations, once it is kept.
+    private var share: ConversationBudget.Share?
 
     private struct OpenTurn {
         var turn: UInt64
@@ -155,6 +158,44 @@ struct Conversation: Sendable {
         try conversation.extend(channels, channel, upTo: offset - 1)
         conversation.trim(to: bytes)
         return conversation
+    }
+}
+
+/// How much agents keep of their conversations from turn to turn, all together. What finds no room is read from the log again at the next turn.
+package final class ConversationBudget: Sendable {
+    private let bytesMax: Int
+    private let used = Atomic<Int>(0)
+
+    package init(bytesMax: Int = 64 << 20) { self.bytesMax = bytesMax }
+
+    var usedBytes: Int { used.load(ordering: .relaxed) }
+
+    /// The bytes of one conversation, as long as it is kept.
+    fileprivate final class Share: Sendable {
+        private let budget: ConversationBudget
+        private let bytes = Atomic<Int>(0)
+
+        init(_ budget: ConversationBudget) { self.budget = budget }
+
+        deinit { budget.used.subtract(bytes.load(ordering: .relaxed), ordering: .relaxed) }
+
+        /// - Returns: whether there is room for so many.
+        func resize(to count: Int) -> Bool {
+            let before = bytes.exchange(count, ordering: .relaxed)
+            return budget.used.add(count - before, ordering: .relaxed).newValue <= budget.bytesMax
+        }
+    }
+
+    /// The conversation, if there is room for it.
+    func keep(_ conversation: Conversation) -> Conversation? { conversation.kept(by: self) }
+}
+
+extension Conversation {
+    fileprivate func kept(by budget: ConversationBudget) -> Conversation? {
+        var kept = self
+        let share = share ?? ConversationBudget.Share(budget)
+        kept.share = share
+        return share.resize(to: byteCount) ? kept : nil
     }
 }
 

@@ -27,6 +27,10 @@ struct Inbox: Sendable {
     /// Rises with each change.
     private(set) var version = 0
 
+    init() {}
+
+    private init(version: Int) { self.version = version }
+
     /// All offsets, in log order.
     var offsets: [UInt64] { entries.keys.sorted() }
     /// The first that begins a turn or is decided between turns.
@@ -68,6 +72,8 @@ struct Inbox: Sendable {
     mutating func remove(_ offset: UInt64) {
         guard let entry = entries.removeValue(forKey: offset) else { return }
         version += 1
+        // Tables that have become empty keep their size.
+        defer { if entries.isEmpty { self = Inbox(version: version) } }
         misplaced.remove(offset)
         if let turn = entry.row.turn {
             wanting[turn]?.remove(offset)

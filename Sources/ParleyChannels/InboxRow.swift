@@ -161,6 +161,8 @@ struct UndecidedEntries {
     }
 
     mutating func remove(_ offset: UInt64) {
+        // An agent that has decided everything keeps no tables for it: there are many of them.
+        defer { if count == 0, controls == 0 { self = UndecidedEntries() } }
         if let size = sizes.removeValue(forKey: offset) {
             count -= 1
             bytes -= Int(size)

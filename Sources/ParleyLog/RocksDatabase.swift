@@ -136,6 +136,15 @@ final class RocksDatabase: @unchecked Sendable {  // Guard: RocksDB is thread-sa
         }
     }
 
+    /// What is in memory of the newest writes, in all families.
+    var memtableBytes: Int {
+        families.reduce(0) { sum, family in
+            var bytes: UInt64 = 0
+            rocksdb_property_int_cf(handle, family, "rocksdb.cur-size-all-mem-tables", &bytes)
+            return sum + Int(bytes)
+        }
+    }
+
     /// RocksDB's statistics as text; `nil` unless ``RocksOptions`` asked for them.
     var statistics: String? {
         guard let text = rocksdb_options_statistics_get_string(options.main) else { return nil }

@@ -15,13 +15,16 @@ package final class SimulatedNode: Sendable {
     /// Starts a node on `log`. Agents take up what was left.
     package init(
         _ world: SimulatedWorld, _ log: SimulatedLog, agents: [AnyAgent], limits: GroupCommit.Limits = GroupCommit.Limits(),
-        activeMax: Int = AgentRuntime.activeMax, waitingMax: Int = AgentRuntime.waitingMax
+        activeMax: Int = AgentRuntime.activeMax, waitingMax: Int = AgentRuntime.waitingMax,
+        conversations: ConversationBudget = ConversationBudget()
     ) throws(LogError) {
         self.world = world
         self.log = log
         writer = GroupCommit(log: log, limits: limits)
         channels = Channels(log: log, writer: writer, world: world)
-        runtime = AgentRuntime(channels: channels, world: world, agents: agents, node: "simulated", activeMax: activeMax, waitingMax: waitingMax)
+        runtime = AgentRuntime(
+            channels: channels, world: world, agents: agents, node: "simulated", activeMax: activeMax, waitingMax: waitingMax,
+            conversations: conversations)
         let writer = writer
         world.drive { writer.pump() }
         try runtime.start()

@@ -108,6 +108,26 @@ private final class Held<Object: AnyObject & Sendable>: Sendable {
         #expect(afterwards.1 >= 40 && afterwards == (0, afterwards.1, 0))
     }
 
+    @Test(arguments: [0, 1_500, 1 << 20])
+    func `are the same where there is no room to keep them, and what is kept is given back`(bytesMax: Int) throws {
+        let (seen, most, rest) = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let model = RecordingModel(scripted(world))
+            let budget = ConversationBudget(bytesMax: bytesMax)
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [companion(model)], conversations: budget)
+            var most = 0
+            for number in 0..<12 {
+                for agent in ["a", "b"] { node.send("say: word \(number)", to: "agents/probe/\(agent)") }
+                world.run(deadline: world.now.advanced(by: .seconds(1)))
+                most = max(most, budget.usedBytes)
+            }
+            world.run(deadline: world.now.advanced(by: .seconds(300)))
+            return (model.seen.withLock { $0.map(\.messages.count) }, most, budget.usedBytes)
+        }
+        #expect(seen.sorted() == (0..<24).map { 2 + $0 / 2 * 2 })
+        #expect(most <= bytesMax && (most > 0 || bytesMax == 0) && rest == 0, "\(most) bytes, \(rest) in the end")
+    }
+
     @Test func `are told by their offsets also when inputs queued, joined and interrupted`() throws {
         let (ranges, seen, shown) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)

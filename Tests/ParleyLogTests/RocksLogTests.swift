@@ -56,6 +56,20 @@ import Testing
         }
     }
 
+    // MARK: Memory
+
+    @Test func `what is in memory of the newest writes is bounded over all families`() throws {
+        let log = try open()
+        defer { log.close() }
+        let piece = Bytes(repeating: 7, count: 1 << 20)
+        var most = 0
+        for offset: UInt64 in 0..<40 {
+            try log.write { batch in for family in [Family.channels, .log, .states, .inbox] { batch.put(family, key(1, 1, offset), piece) } }
+            most = max(most, try log.memtableBytes)
+        }
+        #expect(most > 32 << 20 && most < 128 << 20, "\(most >> 20) MB of 160 were in memory")
+    }
+
     // MARK: Table files
 
     @Test func `a scan finds what lies in table files, also when it begins or ends at a channel that is not there`() throws {
