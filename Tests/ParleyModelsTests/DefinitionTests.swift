@@ -15,6 +15,8 @@ private final class NamedModel: Model {
     let name: String
     let continues = Continuation.prefix
     let systems = Mutex<[String]>([])
+    /// How many messages each call had.
+    let counts = Mutex<[Int]>([])
     private let model: ScriptedModel
 
     init(_ name: String, _ world: SimulatedWorld) {
@@ -26,11 +28,30 @@ private final class NamedModel: Model {
 
     func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
         systems.withLock { $0.append(request.messages.first?.text ?? "") }
+        counts.withLock { $0.append(request.messages.count) }
         return model.start(request, sink)
     }
 }
 
 @Suite struct `A turn of a declared agent` {
+    @Test func `has as many of the turns before it as fit into its context, whole ones only`() throws {
+        let counts = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let model = NamedModel("scripted:", world)
+            var file = AgentFile(kind: "clerk", instructions: "Be brief.", file: "clerk.md")
+            file.contextCharacters = 100
+            let declared = DeclaredAgent(file, model: model, tools: BuiltInTools(folder: "/nowhere", world: world))
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [declared.agent])
+            for _ in 0..<7 {
+                // 15 characters, answered with 10.
+                node.send("say: 0123456789", to: name)
+                world.run(deadline: world.now.advanced(by: .seconds(10)))
+            }
+            return model.counts.withLock { $0 }
+        }
+        #expect(counts == [2, 4, 6, 8, 8, 8, 8])
+    }
+
     /// One process: the file that it finds, the model that it is configured with, and what is sent to it.
     private struct Life: Sendable {
         var model = "scripted:old"

@@ -121,9 +121,12 @@ private struct DeclaredProgram: Sendable {
     /// The newest turns that fit into `room` characters, whole ones only, oldest first.
     private func conversation(_ history: [HistoryItem], room: Int) -> [ModelMessage] {
         var room = room
-        let turns = history.reversed().lazy.map(\.messages).prefix { turn in
+        var turns: [[ModelMessage]] = []
+        for item in history.reversed() {
+            let turn = item.messages
             room -= turn.reduce(0) { $0 + $1.text.unicodeScalars.count }
-            return room >= 0
+            guard room >= 0 else { break }
+            turns.append(turn)
         }
         return turns.reversed().flatMap { $0 }
     }
