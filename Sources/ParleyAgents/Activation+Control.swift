@@ -362,7 +362,7 @@ extension Activation {
             if let timer { runtime.timers.set(timer.due) }
             if let follow, isCurrent(core) { runtime.follows.begin(follow) }
             perform {}
-            scheduleWaitingMark(core)
+            scheduleWaitingMark()
         }
     }
 

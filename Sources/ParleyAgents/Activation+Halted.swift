@@ -67,7 +67,7 @@ extension Activation {
         let position = Position(turn: turn)
         let entries = [
             NewEntry(
-                .supervision, position, ("cause", "crash"), ("action", "park"), ("restarts", .integer(Int64(restarts))),
+                .supervision, position, ("cause", reason == .work ? "work" : "crash"), ("action", "park"), ("restarts", .integer(Int64(restarts))),
                 ("reason", .string(reason.rawValue))),
             NewEntry(
                 .agentParked, position, ("reason", .string(reason.rawValue)), ("message", .string(reason.message)),

@@ -69,13 +69,16 @@ extension Activation {
     }
 
     /// Has whoever looks know soon that the turn only waits; not for a pause of a moment, which would cost two more commits.
-    func scheduleWaitingMark(_ core: TurnCore) {
+    func scheduleWaitingMark() {
         guard !state.isMarkedWaiting, !state.isMarkScheduled else { return }
         state.isMarkScheduled = true
         runtime.world.schedule(at: runtime.world.now.advanced(by: Activation.waitingMarkDelay)) { [self] in
             lane.deliver {
                 self.state.isMarkScheduled = false
-                guard self.isCurrent(core), !self.state.isMarkedWaiting, !self.state.isBusy, self.isResting else { return }
+                // Of whatever turn there is by now.
+                guard let core = self.core, self.isCurrent(core), !self.state.isMarkedWaiting, !self.state.isBusy, self.isResting else {
+                    return
+                }
                 self.markWaiting(core) { if self.runtime.directory.isCrowded { self.restIfIdle() } }
             }
         }

@@ -75,7 +75,7 @@ extension Activation: TurnOwner {
     func caughtUp(_ core: TurnCore) {
         perform {}
         // Taken up again only to wait, it is soon out of the reach of further crashes.
-        if core.restingSteps != nil { scheduleWaitingMark(core) }
+        if core.restingSteps != nil { scheduleWaitingMark() }
     }
 
     var whenParked: @Sendable () -> Void { { [runtime, kind = agent.kind] in runtime.parked(kind) } }

@@ -20,7 +20,7 @@ PIECE = b"x" * (64 << 10)
 # What a flood without a key may cost, and the whole node with any flood.
 STRANGERS_MAX, ALL_MAX = 40 * MEGABYTE, 200 * MEGABYTE
 # What a flood with a key may cost: the memory for requests, and as much again for what the allocator keeps.
-BUDGET_MAX = 150 * MEGABYTE
+BUDGET_MAX = 130 * MEGABYTE
 
 
 class HostileBodies(unittest.TestCase):
@@ -94,9 +94,10 @@ class HostileBodies(unittest.TestCase):
             self.assertEqual(self.ask("POST", "/v1/stream/a", key, b"small", "text/plain")[0], 204)
 
     def grown(self, before, most, what):
-        used = memory(self.pid) - before
-        print(f"{what}: {used >> 10} KiB more", file=sys.stderr)
-        self.assertLess(used, most)
+        peak = memory(self.pid) - before
+        # What was refused is free at once, and the allocator gives its pages back some seconds later.
+        wait_for(f"{what} to take less than {most >> 20} MiB", lambda: memory(self.pid) - before < most, 20)
+        print(f"{what}: {peak >> 10} KiB more, {memory(self.pid) - before >> 10} KiB after a while", file=sys.stderr)
         self.assertLess(memory(self.pid), ALL_MAX)
 
     def test_bodies_without_a_key_cost_nothing(self):

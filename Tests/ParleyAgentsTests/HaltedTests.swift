@@ -345,7 +345,7 @@ private struct Stalled {
     }
 
     @Test func `that does very much after it has crashed is parked while it does it, and resumed for as much again`() throws {
-        let (parked, stepsBefore, resumed, stepsAfter) = try SimulatedNode.simulate {
+        let (parked, stepsBefore, resumed, stepsAfter, cause) = try SimulatedNode.simulate {
             let endless = agent { _, turn in
                 for number in 0..<100_000 { _ = try await turn.step("s\(number)") { _ in number } }
                 return .null
@@ -362,9 +362,10 @@ private struct Stalled {
             let (status, done) = (try second.runtime.status(of: "agents/probe/a")!, try steps(second) - before)
             second.send(NewEntry(.resume, nil, ("by", "ann")), to: "agents/probe/a")
             world.run(deadline: world.now.advanced(by: .seconds(60)))
-            return (status, done, try second.runtime.status(of: "agents/probe/a")!, try steps(second) - before)
+            let cause = try second.entries("agents/probe/a").last { $0["type"] == "supervision" }?["cause"]
+            return (status, done, try second.runtime.status(of: "agents/probe/a")!, try steps(second) - before, cause)
         }
-        #expect(parked["state"] == "parked" && parked["reason"] == "work")
+        #expect(parked["state"] == "parked" && parked["reason"] == "work" && cause == "work")
         #expect(stepsBefore >= 1_000 && stepsBefore < 1_010)
         #expect(resumed["state"] == "parked" && resumed["reason"] == "work")
         #expect(stepsAfter >= 2_000 && stepsAfter < 2_020)

@@ -186,6 +186,30 @@ private let name = "agents/probe/a"
         #expect(entries.last?["output"] == "timed out", "\(short(entries))")
     }
 
+    @Test func `a turn that begins to wait right behind another is said to wait as well`() throws {
+        let states = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { text, turn in
+                        if text == "short" {
+                            try await turn.sleep(.milliseconds(100))
+                            return "short"
+                        }
+                        return try await turn.wait(for: "never")
+                    }
+                ])
+            node.send("short", to: name)
+            node.send("long", to: name)
+            world.run(deadline: world.now.advanced(by: .milliseconds(150)))
+            let early = try node.runtime.status(of: name)?["state"]?.string
+            world.run(deadline: world.now.advanced(by: .milliseconds(500)))
+            return [early, try node.runtime.status(of: name)?["state"]?.string]
+        }
+        #expect(states == ["running", "waiting"])
+    }
+
     @Test func `a sleep that a drain kept from beginning is slept after it`() throws {
         let (state, entries) = try SimulatedNode.simulate {
             @Sendable func program(_ world: SimulatedWorld) -> AnyAgent {
