@@ -67,7 +67,8 @@ extension Activation {
         let position = Position(turn: turn)
         let entries = [
             NewEntry(
-                .supervision, position, ("cause", reason == .work ? "work" : "crash"), ("action", "park"), ("restarts", .integer(Int64(restarts))),
+                .supervision, position, ("cause", reason == .work ? "work" : "crash"), ("action", "park"),
+                ("restarts", .integer(Int64(restarts))),
                 ("reason", .string(reason.rawValue))),
             NewEntry(
                 .agentParked, position, ("reason", .string(reason.rawValue)), ("message", .string(reason.message)),
@@ -258,6 +259,9 @@ enum ProcessEnd {
         case .crash: "crash"
         }
     }
+
+    /// Whether an entry with this cause tells of a crash: earlier versions had a word of their own for it.
+    static func isCrash(_ cause: String?) -> Bool { ![ProcessEnd.drain, .stall, .failedRead].contains { $0.cause == cause } }
 
     /// A turn that ends its process every time must not do so for ever.
     func remedy(_ journal: Journal) -> Remedy {

@@ -201,7 +201,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
     ///
     /// - Parameter end: The end of the turn before it, when the entry ends that as well: one batch, so that its receipt is true of both.
     func begin(_ item: InboxItem, after end: HaltedEnd? = nil) throws {
-        agent = runtime.agent(of: agent.kind) ?? agent
+        agent = runtime.agent(ofKind: agent.kind) ?? agent
         let history = try conversation(before: channel.tail.head + 1).first ?? item.offset
         state.isBusy = true
         let seed = runtime.world.random()

@@ -98,7 +98,7 @@ final class AgentDirectory: Sendable {
         return isFirst ? .isCrowded : .delivered
     }
 
-    /// The next name for which there is room, with what it has to do: deliver that, or ``giveUp(_:)``.
+    /// The next name for which there is room, with what it has to do: deliver that, and then ``giveUp(_:)`` the place.
     func admitNext() -> (name: String, calls: [Call])? {
         state.withLock { state in
             guard state.activations.count + state.admitted.count < countMax, let name = state.order.popFirst() else { return nil }
@@ -109,7 +109,8 @@ final class AgentDirectory: Sendable {
         }
     }
 
-    /// A name that was admitted has no agent any more.
+    /// Frees the place of a name that was admitted, unless an activation has taken it: there may be no agent of that name any more. Only the loop that
+    /// admitted it calls this: another call for the same name may fail while the place is still needed.
     func giveUp(_ name: String) { _ = state.withLock { $0.admitted.remove(name) } }
 
     /// From which channel on the log has to be asked who has something to do: calls were dropped, and all that was remembered has been admitted.

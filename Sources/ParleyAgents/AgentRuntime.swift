@@ -58,7 +58,7 @@ package final class AgentRuntime: Sendable {
     package var kinds: [String] { agents.withLock { $0.keys.sorted() } }
 
     /// The agent of a kind as it is declared now.
-    func agent(of kind: String) -> AnyAgent? { agents.withLock { $0[kind] } }
+    func agent(ofKind kind: String) -> AnyAgent? { agents.withLock { $0[kind] } }
 
     /// Adds kinds, and replaces those that are declared otherwise now. A turn keeps the definition that it began with; the next one has the new.
     package func declare(_ declared: [AnyAgent]) throws(LogError) {
@@ -69,8 +69,6 @@ package final class AgentRuntime: Sendable {
         }
         if !new.isEmpty { try takeUp { new.contains($0) } }
     }
-
-    func agent(ofKind kind: String) -> AnyAgent? { agents.withLock { $0[kind] } }
 
     package var isDraining: Bool { draining.load(ordering: .relaxed) }
 
@@ -231,8 +229,8 @@ package final class AgentRuntime: Sendable {
 
     /// Has the agent of that name do something, in memory or once there is room for it.
     private func call(_ name: String, _ call: AgentDirectory.Call) {
-        guard !isDraining, let agent = agent(of: AgentName(channel: name)?.kind ?? ""), let channel = find(name, for: call) else {
-            return directory.giveUp(name)
+        guard !isDraining, let agent = agent(ofKind: AgentName(channel: name)?.kind ?? ""), let channel = find(name, for: call) else {
+            return
         }
         switch directory.deliver(call, to: channel, { Activation(runtime: self, channel: channel, agent: agent) }) {
         case .delivered: break
@@ -273,6 +271,7 @@ package final class AgentRuntime: Sendable {
     private func admit() {
         while let (name, calls) = directory.admitNext() {
             for call in calls { self.call(name, call) }
+            directory.giveUp(name)
         }
         while !isDraining, let start = directory.takePass() { wakeUndecided(from: start) }
     }

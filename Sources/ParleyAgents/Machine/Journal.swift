@@ -101,7 +101,7 @@ package struct Journal: Sendable {
                     path: "", outcome: .failed(.cancelled), at: at, cancellation: frame.body["reason"] ?? .null, startsBefore: starts.count)
             )
         case .supervision where frame.body["action"] == "resume":
-            resumed(crashed: !["drain", "stall", "failed_read"].contains(frame.body["cause"]?.string))
+            resumed(crashed: ProcessEnd.isCrash(frame.body["cause"]?.string))
         case .agentStalled:
             haltedAt = offset
             compensations = frame.body["compensations"]?.array?.compactMap(\.string) ?? []
