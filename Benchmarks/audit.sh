@@ -1,5 +1,5 @@
 # How long does it take to say who did what, in a channel of 100,000 entries: 13,000 payments, each asked for, decided and made?
-# The rare question is the dear one: it looks at every entry and finds one denial, or nobody.
+# The rare question is the dear one: it looks at every entry and finds one denial, or none.
 
 start_parley "$bin/parley-bench-agents"
 url=http://127.0.0.1:${parley%/*}
@@ -27,7 +27,7 @@ for number in $(seq $turns); do
     turn=$(printf '%016x' $((16#$before + 1)))
     echo "{\"type\": \"message\", \"data\": {\"count\": $each}}" | say_to_treasurer
     until_treasurer "pay/$((each - 1))/payment"
-    # In the middle one somebody says no, once.
+    # The middle one has a single denial.
     seq 0 $((each - 1)) | awk -v turn="$turn" -v no=$((number == turns / 2 + 1 ? each / 2 : -1)) '
         { entry = sprintf("{\"type\":\"%s\",\"approval\":\"%s/pay/%d/payment\"}", $1 == no ? "deny" : "approve", turn, $1) }
         { printf "%s%s", NR == 1 ? "[" : ",", entry } END { print "]" }' | say_to_treasurer

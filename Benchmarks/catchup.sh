@@ -1,4 +1,4 @@
-# How fast does a reader get a channel of 1 GB that he has not seen, with the data in the page cache and without, and what memory does that take?
+# How fast does a reader get a channel of 1 GB that it has not seen, with the data in the page cache and without, and what memory does that take?
 # Beside a process that does nothing but sendfile(2) of a file of that size, and beside Redis, which has everything in memory.
 
 print_parley

@@ -1,4 +1,4 @@
-# What do 1,000,000 channels cost that nobody uses: at the start, in memory, and when somebody reads one for the first time?
+# What do 1,000,000 unused channels cost: at the start, in memory, and when one is read for the first time?
 # Beside the same server without any, and beside one pread of 4 KiB from the same disk.
 
 print_parley

@@ -109,7 +109,7 @@ async def main():
     following = [asyncio.ensure_future(each.follow()) for each in readers]
     writing = [asyncio.ensure_future(each.write(time.monotonic() + PATIENCE)) for each in writers]
     await asyncio.sleep(SECONDS)
-    assert not any(task.done() for task in following + writing), "somebody has stopped before the signal"
+    assert not any(task.done() for task in following + writing), "a client has stopped before the signal"
 
     process = os.pidfd_open(PID)
     gone = asyncio.get_running_loop().create_future()

@@ -13,8 +13,7 @@ struct Report: Codable, Sendable {
 
 /// Answers several questions at the same time, waits a moment, and writes a summary: an agent in ordinary Swift.
 ///
-/// Kill the process anywhere: answers that were complete are not bought again, the one that was being written goes on, and the number
-/// of the report counts each report once.
+/// Kill the process at any moment: complete answers are not requested again, an unfinished one continues, and each report is counted once.
 struct Reporter: Agent {
     static let kind = "reporter"
 
@@ -28,11 +27,11 @@ struct Reporter: Agent {
         let answers = try await turn.map("research", assignment.questions) { question, turn in
             try await turn.generate("answer", model, .user("In one sentence, about \(assignment.subject): \(question)")).text
         }
-        // A wait of a second here, of a month in earnest: it needs neither memory nor this process.
+        // A second here, but it could be a month: a sleeping turn needs neither memory nor this process.
         try await turn.sleep(.seconds(1), name: "let it rest")
         let notes = answers.joined(separator: "\n")
         let summary = try await turn.generate("summary", model, .user("Summarise in two sentences:\n\(notes)"))
-        // Whatever acts on the world goes into a step, and hands on its key, so that a repeat after a crash is recognised.
+        // Effects go into steps, with the step's key, so that the other system recognises a repeat after a crash.
         let number = try await turn.step("number") { [reports = state.reports] _ in reports + 1 }
         state.reports = number
         return Report(text: summary.text, number: number)

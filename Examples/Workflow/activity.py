@@ -3,7 +3,7 @@
     activity.py <workflow id> [--steps 20] [--pace 0.5] [--server http://127.0.0.1:4437]
 
 It publishes what it does on the channel `workflows/<id>`, listens to people on `workflows/<id>/control`, and closes its channel when it is
-done. What it has published is all that it remembers: started again after kill -9 it reads its own channel and goes on from there.
+done. What it has published is all that it remembers: after kill -9 it reads its own channel and continues from there.
 """
 
 import argparse
@@ -18,11 +18,11 @@ JSON = "application/json"
 
 
 class Superseded(Exception):
-    """Another process has taken the activity over."""
+    """Another process has taken over the activity."""
 
 
 def patiently(request):
-    """Makes a request until the server answers. Whatever is sent this way may be sent again without harm."""
+    """Makes a request until the server answers. Everything sent this way is safe to repeat."""
     while True:
         try:
             return request()
@@ -35,7 +35,7 @@ def patiently(request):
 
 
 class Channel:
-    """One JSON channel, made if it is not there."""
+    """One JSON channel, created if it does not exist."""
 
     def __init__(self, client, url):
         self.url = url
@@ -46,7 +46,7 @@ class Channel:
             pass  # Closed: the activity was over before this process began.
 
     def read(self, offset="-1", live=False):
-        """What stands behind `offset` and where to read on; with `live`, waits until there is something."""
+        """The entries after `offset`, and where to continue; with `live`, waits for at least one."""
 
         def page():
             with self.handle.stream(offset=offset, live="long-poll" if live else False) as answer:
@@ -61,10 +61,10 @@ class Channel:
 
 
 class Journal:
-    """The activity's channel as its only writer sees it: each entry is published once, whatever happens in between.
+    """The activity's channel as its only writer sees it: each entry is published once, even after retries and crashes.
 
-    The server knows producer, epoch and sequence number of every entry: one that is sent again is recognised, and a process of an older
-    epoch is refused. An epoch begins with an entry that claims it. Only then the channel is read: no older process can add to it any more.
+    The server knows producer, epoch and sequence number of every entry: it recognises a repeated one and refuses a process with an older
+    epoch. An epoch begins with an entry that claims it. The channel is read only after that, when no older process can add to it any more.
     """
 
     def __init__(self, client, url, name):
@@ -82,7 +82,7 @@ class Journal:
         self.publish(claim)
         self.entries, _ = self.channel.read()
         if claim not in self.entries:
-            raise Superseded()  # Somebody claimed the same epoch in the same moment, and was first.
+            raise Superseded()  # Another process claimed the same epoch at the same moment, and was first.
 
     def last_epoch(self):
         return max((entry["epoch"] for entry in self.entries if entry["type"] == "claimed"), default=-1)
@@ -102,7 +102,7 @@ class Journal:
 
 
 class Activity:
-    """Imports so many batches of rows, one a step. Its state is what its entries add up to."""
+    """Imports batches of rows, one per step. Its state is the sum of its entries."""
 
     def __init__(self, client, server, name, steps, pace):
         self.journal = Journal(client, f"{server}/v1/stream/workflows/{name}", name)
@@ -116,7 +116,7 @@ class Activity:
         self.journal.claim()
         for entry in self.journal.entries:
             self.apply(entry)
-        # What was obeyed before is passed over: the channel says how many entries that were.
+        # Skips the commands that were obeyed before: the channel has their number.
         entries, self.control_offset = self.control.read()
         self.obey(entries[self.state["obeyed"] :])
         while self.state["step"] < self.state["of"] and not self.state["is_stopped"]:
@@ -126,18 +126,18 @@ class Activity:
         self.record({"type": "done", "imported": self.state["imported"], "is_stopped": self.state["is_stopped"]}, closes=True)
 
     def do_step(self):
-        # The work: what it does outside must bear being done again, because a kill may fall between it and the entry that records it.
+        # The work. Its effects must be safe to repeat, because a kill may come before the entry that records them.
         time.sleep(self.pace)
         self.record({"type": "progress", "step": self.state["step"] + 1, "of": self.state["of"], "rows": self.state["rows"]})
 
     def listen(self):
-        """Takes what people said since the last step; paused, waits for them."""
+        """Obeys the commands sent since the last step; waits for one while paused."""
         entries, self.control_offset = self.control.read(self.control_offset, live=self.state["is_paused"])
         self.obey(entries)
 
     def obey(self, entries):
         for said in entries:
-            # First it is on record what is obeyed, then it is.
+            # A command is recorded before it is obeyed.
             self.record({"type": "steered", "number": self.state["obeyed"] + 1, "said": said, "refused": self.refusal(said)})
 
     @staticmethod
@@ -155,7 +155,7 @@ class Activity:
         self.apply(entry)
 
     def apply(self, entry):
-        """The only way the state changes, whether an entry was just published or is read again."""
+        """The only place where the state changes, for new entries and for those read after a restart."""
         state = self.state
         if entry["type"] == "progress":
             state["step"], state["of"] = entry["step"], entry["of"]

@@ -181,7 +181,7 @@ class ClientTest(unittest.TestCase):
                 self.assertIsNone(self.seen().get("failure"))
                 self.check(agent, self.seen()["entries"])
 
-    def test_what_nobody_could_ever_make_is_not_waited_for(self):
+    def test_an_impossible_channel_is_not_waited_for(self):
         for blocked in [False, True]:
             self.browser.execute_script(FOLLOW, "assistants/me", {"blocked": blocked})
             failure = wait_for("the refusal", lambda: self.seen().get("failure"))
@@ -211,7 +211,7 @@ class ClientTest(unittest.TestCase):
         return told
 
     def require_key(self):
-        """Starts the node anew with a key, and gives that."""
+        """Restarts the node with a key, and returns the key."""
         secret = "0123456789abcdef0123456789abcdef"
         self.node.kill()
         self.node.environment["PARLEY_KEYS"] = f"ann:{secret}"

@@ -36,7 +36,7 @@ def start_browser():
 
 
 def replaced_is_missing(find):
-    """What has been replaced by its like since it was found is looked for again: lists are made anew when they change."""
+    """Looks again for an element that was replaced since it was found: lists are rebuilt when they change."""
     def look():
         try:
             return find()

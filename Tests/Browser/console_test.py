@@ -90,7 +90,7 @@ class ConsoleTest(unittest.TestCase):
         return node, console
 
     def begin(self, model=ENDLESS, agent="assistant/me"):
-        """A node with a turn under way that has been seen to write."""
+        """A node with a running turn whose first text has arrived."""
         node, console = self.serve(model=model)
         console.open(agent)
         console.send("Tell me about the sea.")
@@ -264,7 +264,7 @@ class ConsoleTest(unittest.TestCase):
         for _ in range(7):
             console.open("assistant/me")
             console.wait_answer(lambda text: text == "Hello.", "the answer")
-            # Sooner than the server ends a stream that nobody reads.
+            # Sooner than the server ends a stream without a reader.
             wait_for("one reader", lambda: readers() == ["parley_readers 1"], timeout=25)
         self.driver.back()
         self.driver.back()
@@ -288,7 +288,7 @@ class ConsoleTest(unittest.TestCase):
         partial = node.entries("assistant/me", "step.completed")[0]
         self.assertEqual(partial["redirection"], "Rather about lakes.")
         self.assertEqual(console.answers[0], partial["text"], "what was written is kept")
-        console.wait_answer(lambda text: len(text) > 20, "the answer that goes on", index=1)
+        console.wait_answer(lambda text: len(text) > 20, "the answer that continues", index=1)
         self.assertIn("interrupted", console.text("#rows .answer .meta"))
         # Without a text it ends the turn.
         console.click("#interrupt")
@@ -367,7 +367,7 @@ class ConsoleTest(unittest.TestCase):
         wait_for("what is wrong", lambda: "Not sent" in console.text("#problem"))
         self.assertEqual(console.script("return document.querySelector('#text').value"), "Hello?")
 
-    def test_what_is_not_there_says_so_and_invites_nobody(self):
+    def test_what_does_not_exist_says_so_and_offers_no_start(self):
         node, console = self.serve(model=AT_ONCE)
         console.open("assistants/me", expect=["not there"])
         self.assertIn("assistants", console.text(".empty strong"))
@@ -427,7 +427,7 @@ class ConsoleTest(unittest.TestCase):
         self.assertEqual([(entry["approval"], entry["args_sha256"]) for entry in sent], [(asked["approval"], asked["args_sha256"])])
         self.assertEqual(console.count(".approval .decide"), 0, "there is nothing left to decide")
         self.assertEqual(console.answers[-1], "Published, as anonymous approved.")
-        # Later, and for whoever comes second.
+        # After a reload, and for a second person.
         self.driver.refresh()
         console.wait_link("live")
         self.assertTrue(console.text(".approval .verdict").startswith("Approved by anonymous at "))

@@ -141,7 +141,7 @@ class Node:
 
 
 def free_port():
-    """A port below those that the kernel gives to outgoing connections, so that nobody takes it while the node is down."""
+    """A port below those that the kernel gives to outgoing connections, so that no other process takes it while the node is down."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:

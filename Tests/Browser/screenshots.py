@@ -41,7 +41,7 @@ def main():
         console.open("publisher/notes-2.4")
         console.send("Release notes for 2.4")
         console.find(".approval[data-decision=open]")
-        console.wait_answer(lambda text: len(text) > 200 and text.startswith("Hello"), "the announcement to be under way")
+        console.wait_answer(lambda text: len(text) > 200 and text.startswith("Hello"), "a part of the announcement")
         show_approval(console)
         take(driver, "console")
         desktop(console, "dark")

@@ -1,7 +1,7 @@
 """Clients that load a node until it is gone, remember what they sent and what they were told, and compare that with what they find afterwards.
 
-Each has its channels to itself and one request under way, so it knows exactly what may be there: everything that was acknowledged, in the order
-in which it was sent, and of what was under way when the node went either all or nothing. What was there once must be there for good.
+Each has its channels to itself and one request in flight, so it knows exactly what may be there: everything that was acknowledged, in the order
+in which it was sent, and either all or nothing of the request in flight when the node died. What was read once must stay.
 """
 
 import http.client
@@ -15,7 +15,7 @@ GONE = (OSError, http.client.HTTPException)
 
 
 class Refused(Exception):
-    """The node is there and cannot write: what was under way may be in the log, or not."""
+    """The node is there and cannot write: the request in flight may be in the log, or not."""
 
 
 class Client:
@@ -134,7 +134,7 @@ class Appender(Client):
         assert count in self.edges, f"{self.name}: {count} messages are there, the last batch in part"
         for known in self.random.sample(sorted(self.offsets), min(5, len(self.offsets))):
             assert self.entries(self.path, self.offsets[known]) == found[known:], f"{self.name}: offset {self.offsets[known]} has moved"
-        # The number of the next one is given anew, as if what was under way had never been sent.
+        # The next one is numbered as if the request in flight had never been sent.
         self.sent, self.acknowledged, self.edges = found, count, {edge for edge in self.edges if edge <= count}
         self.numbers = itertools.count(count)
 
@@ -177,7 +177,7 @@ class Producer(Appender):
 
 
 class Follower(Client):
-    """Follows an appender's stream by long-poll: nobody may ever have seen what is not there for good."""
+    """Follows an appender's stream by long-poll: no reader may ever see an entry that is later gone."""
 
     def __init__(self, appender):
         super().__init__(appender.node, f"follower of {appender.name}", 0)
@@ -284,7 +284,7 @@ class Talker(Client):
         for text, offset in self.accepted.items():
             assert messages.get(text) == offset, f"{self.agent}: '{text}' was accepted at {offset} and is at {messages.get(text)}"
         extra = set(messages) - set(self.accepted)
-        assert extra <= {self.pending}, f"{self.agent}: nobody was told of {extra}"
+        assert extra <= {self.pending}, f"{self.agent}: {extra} was never acknowledged"
         self.known.update(found)
 
     def settled(self):

@@ -35,7 +35,7 @@ class ClockTest(unittest.TestCase):
                 self.faults["clock_offset"] = offset * HOUR
                 if not restarts:
                     before = load.acknowledged
-                    # The claim of a lease may wait for the wall clock; whatever else is under way goes on.
+                    # The claim of a lease may wait for the wall clock; all other work continues.
                     wait_for(f"work after a step to {offset} h", lambda: load.acknowledged > before + 50)
                     node.kill()
                     load.end()

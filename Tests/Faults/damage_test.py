@@ -1,4 +1,4 @@
-"""Bits that change on the disk: reported with file and place, by whoever meets them, and never served."""
+"""Bits that change on the disk: reported with file and place by every part that reads them, and never served."""
 
 import json
 import random

@@ -37,7 +37,7 @@ class FailingDiskTest(unittest.TestCase):
         return load
 
     def expect_end(self, node, load, *words):
-        """The node ends by itself, with the reason and what to do about it, and nobody waits for an answer for ever."""
+        """The node ends by itself, with the reason and what to do about it, and no client waits for an answer for ever."""
         wait_for("the node to end", lambda: node.process.poll() is not None)
         load.end()
         self.assertEqual(node.process.returncode, 1, node.said[-2_000:])
@@ -116,7 +116,7 @@ class FailingDiskTest(unittest.TestCase):
         for _ in range(400):
             connections.append(socket.create_connection(("127.0.0.1", node.port), timeout=10))
         before = load.acknowledged
-        wait_for("work to go on", lambda: load.acknowledged > before + 200)
+        wait_for("work to continue", lambda: load.acknowledged > before + 200)
         for connection in connections:
             connection.close()
         wait_for("a new connection to be served", node.is_ready)

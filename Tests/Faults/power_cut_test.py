@@ -28,8 +28,8 @@ class PowerCutTest(unittest.TestCase):
             time.sleep(self.random.uniform(0, seconds / 2))
             self.disk.write_back()
         time.sleep(max(0, end - time.monotonic()))
-        # Killed first: a sync that is under way while ext4 is stopped may be answered as done (seen with a program of five lines). Nobody is told
-        # of one any more.
+        # Killed first: a sync in flight while ext4 is stopped may be answered as done (seen with a program of five lines). No client
+        # receives such an answer any more.
         self.node.process.kill()
         self.disk.cut()
         self.node.kill()

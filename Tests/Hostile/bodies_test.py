@@ -1,4 +1,4 @@
-"""Bodies that nobody waits for, and connections that ask for nothing more, beside clients that must stay served by the real executable."""
+"""Bodies that no route waits for, and connections that ask for nothing more, beside clients that must stay served by the real executable."""
 
 import http.client
 import json

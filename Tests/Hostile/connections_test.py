@@ -89,7 +89,7 @@ class HostileConnections(unittest.IsolatedAsyncioTestCase):
             writer.transport.abort()
 
     async def serves(self, times=20):
-        """A client that keeps its connection and ones that come anew are served, each at once."""
+        """A client that keeps its connection and new ones are served, each at once."""
         for number in range(times):
             status, _ = await asyncio.to_thread(self.request, "POST", "/v1/stream/a", "text/plain", f"{number},")
             self.assertEqual(status, 204)
@@ -102,7 +102,7 @@ class HostileConnections(unittest.IsolatedAsyncioTestCase):
         return int(found[1]) if found else 0
 
     async def test_many_that_never_finish(self):
-        """Heads and bodies that stop, or come byte by byte, cost what they hold, keep nobody out, and are answered in their time."""
+        """Heads and bodies that stop, or come byte by byte, cost what they hold, keep no other client out, and are answered in their time."""
         self.start()
         keeps = http.client.HTTPConnection("127.0.0.1", self.node.port, timeout=30)
 
@@ -143,7 +143,7 @@ class HostileConnections(unittest.IsolatedAsyncioTestCase):
             await asyncio.sleep(1)
 
     async def test_more_than_there_may_be(self):
-        """Beyond the limit who has sent nothing yet makes place, so that whoever asks is served; and nobody is left waiting."""
+        """Beyond the limit, connections that have sent nothing are closed first, so every request is served and no client is left waiting."""
         self.start("--max-connections", "200")
         connections = await self.open(600, HEAD)
         await asyncio.sleep(1.5)  # From a second on, one that asks nothing may be closed for another.

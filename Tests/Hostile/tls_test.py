@@ -158,7 +158,7 @@ class TLSTest(unittest.TestCase):
         body = wait_for("the delivery", lambda: next(iter(receiver.bodies), None))
         self.assertEqual((body["type"], body["agent"]), ("turn.completed", "assistant/a"))
 
-    def test_a_webhook_that_nobody_vouches_for(self):
+    def test_a_webhook_with_an_untrusted_certificate(self):
         """Without the file, or with another name in the certificate, nothing is sent; it is tried again."""
         for certificate, authority in [(self.certificate, None), (self.other, self.other.certificate)]:
             receiver = self.receive(certificate)

@@ -23,7 +23,7 @@ assert.equal(shown(text(1, 0, "The sea"), { type: "step.started", turn: "1", ste
 assert.equal(shown(text(1, 0, "draft"), completed("final")), "final", "the result replaces whatever was shown");
 assert.equal(shown(completed("final"), text(2, 0, "late")), "final", "and stays");
 assert.equal(shown(text(1, 0, "The "), text(1, 4, "sea"), text(1, 4, "sea")), "The sea", "what comes twice counts once");
-assert.equal(shown(text(1, 4, "sea"), text(1, 7, "side")), "seaside", "a reader who began late shows what he has");
+assert.equal(shown(text(1, 4, "sea"), text(1, 7, "side")), "seaside", "a reader that began late shows what it has");
 assert.equal(shown(text(1, 9, "x"), text(2, 4, "lake", { continues_at: 4 })), "lake", "also when all of it is replaced");
 assert.equal(shown(text(1, 0, "think", { part: "reasoning" }), text(1, 0, "say")), "say");
 assert.equal(shown({ type: "message", text: "hello" }, { type: "turn.started", turn: "1" }), "");
