@@ -1,10 +1,12 @@
 """Follows an agent, whatever happens to the server: follow.py [assistant/me] [http://127.0.0.1:4437] [offset]"""
 
-import json, sys, time
+import json, re, sys, time
 
 import httpx
 
 agent, server, offset = sys.argv[1:] + ["assistant/me", "http://127.0.0.1:4437", "-1"][len(sys.argv) - 1 :]
+if not re.fullmatch(r"[\w.~-]+/[\w.~-]+", agent, re.ASCII):
+    sys.exit(f"'{agent}' names no agent; expected <kind>/<id>, such as assistant/me")
 with httpx.Client(timeout=30) as client:  # A long poll is answered within 20 seconds.
     while True:
         try:

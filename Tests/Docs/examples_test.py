@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "Tests" / "Browser"))
 
 from node import Node, wait_for  # noqa: E402
+from samples import samples  # noqa: E402
 
 
 class ExamplesTest(unittest.TestCase):
@@ -47,6 +48,23 @@ class ExamplesTest(unittest.TestCase):
         self.assertEqual([json.loads(line)["offset"] for line in again.stdout][0], next(
             entry["offset"] for entry in json.loads(node.request("GET", f"/v1/stream/agents/assistant/sea?offset={offsets[3]}&view=settled")[1])))
 
+    def test_the_followers_end_when_the_name_is_wrong(self):
+        node = Node().start()
+        self.addCleanup(node.close)
+        for name, reason in [("asistant/me", "there is no agent kind 'asistant'; expected one of assistant, clerk"),
+                             ("assistant", "'assistant' names no agent; expected <kind>/<id>"),
+                             ("assistant/m?e", "'assistant/m?e' names no agent"), ("agents/assistant/me", "names no agent")]:
+            follower = self.follow(name, node.url)
+            self.assertEqual(follower.wait(60), 1, name)
+            self.assertIn(reason, follower.stderr.read())
+        program = next(sample for sample in samples(ROOT / "docs" / "quickstart-http.md") if sample.options.get("file") == "follow.py").text
+        self.assertIn("http://127.0.0.1:4437", program)
+        program = program.replace("http://127.0.0.1:4437", node.url)
+        for name in ["asistant/me", "assistant", "assistant/me"]:
+            found = subprocess.run([sys.executable, "-c", program, name], capture_output=True, text=True, timeout=60)
+            self.assertEqual(found.returncode, 1, name)
+            self.assertIn(f"agents/{name} (status=404)", found.stderr)
+
     def test_the_client_shows_what_a_live_read_without_an_offset_needs(self):
         from durable_streams import DurableStreamError, stream
 
@@ -57,7 +75,7 @@ class ExamplesTest(unittest.TestCase):
             with self.assertRaises(DurableStreamError) as raised:
                 stream(f"{node.url}/v1/stream/agents/assistant/me", live=live)
             self.assertIn("Send offset=-1 to read from the start", raised.exception.details)
-        follower = self.follow("nobody/me", node.url, "not-an-offset")
+        follower = self.follow("unknown/me", node.url, "not-an-offset")
         self.assertNotEqual(follower.wait(60), 0)
         self.assertIn("expected -1, now or a Stream-Next-Offset", follower.stderr.read())
 
