@@ -1,10 +1,13 @@
-"""The reference pages against the sources: every error code, metric, option and variable is documented, and nothing else is."""
+"""The reference pages against the sources: every command, error code, metric, option and variable is documented, and nothing else is."""
 
+import os
 import pathlib
 import re
+import subprocess
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("PARLEY_BIN", ROOT / ".build" / "debug"))
 SOURCES = {path: path.read_text() for path in sorted((ROOT / "Sources").glob("**/*.swift")) if "ParleyTesting" not in path.parts}
 ALL = "\n".join(SOURCES.values())
 
@@ -45,8 +48,20 @@ def entries(page):
     return {name for row in re.findall(r"^\| (`[^|]*) \|", (ROOT / "docs" / page).read_text(), re.M) for name in re.findall(r"`([^`]+)`", row)}
 
 
+def commands():
+    """The commands that `parley help` lists."""
+    text = subprocess.run([BIN / "parley", "help"], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^  ([a-z]+) {2,}", text, re.M))
+
+
 class ReferenceTest(unittest.TestCase):
     maxDiff = None
+
+    def test_every_command_has_an_example(self):
+        examples = re.findall(r"\./parley ([a-z]+)\b.* # \w", (ROOT / "docs" / "commands.md").read_text())
+        self.assertGreater(len(examples), 20)
+        self.assertEqual(sorted(commands() - set(examples)), [], "docs/commands.md lacks these commands")
+        self.assertEqual(sorted(set(examples) - commands()), [], "there are no such commands")
 
     def test_every_error_code_has_an_entry(self):
         self.assertEqual(sorted(codes() - entries("errors.md")), [], "docs/errors.md lacks these codes")

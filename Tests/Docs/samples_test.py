@@ -12,7 +12,9 @@ from samples import ROOT, SHOWN, documents, indented, samples
 from sandbox import BIN, Sandbox
 
 # Phrases that readers stumble over, and the word to use instead is in docs/glossary.md: resume, in flight, recreated, compensated.
-TICS = re.compile(r"\b(goes on|go on with|whoever|under way|taken back|made anew|he or she|says of it|one's own|beside that)\b", re.I)
+TICS = re.compile(r"\b(goes on|go on with|whoever|somebody|under way|taken back|made anew|he or she|says of it|one's own|beside that)\b", re.I)
+# A command that only works where Parley is installed: samples write `./parley`.
+BARE = re.compile(r"(?:^|[|;&(]|\$\(|=\S* )\s*parley (?=[a-z])")
 SWIFT = ["swiftc", "-typecheck", "-swift-version", "6", "-enable-upcoming-feature", "NonisolatedNonsendingByDefault", "-I", str(BIN / "Modules")]
 # The modules of C libraries that Parley's modules name.
 for folder in sorted((ROOT / "Sources").glob("C*/")):
@@ -41,6 +43,12 @@ class SamplesTest(unittest.TestCase):
                 if found := TICS.search(line):
                     wrong.append(f"{document.relative_to(ROOT)}:{number}: '{found[0]}'")
         self.assertEqual(wrong, [])
+
+    def test_samples_run_the_program_by_its_path(self):
+        wrong = []
+        for sample in [sample for document in documents() for sample in samples(document) if sample.language == "sh"]:
+            wrong += [f"{sample.place}: {line}" for line in sample.text.splitlines() if BARE.search(line)]
+        self.assertEqual(wrong, [], "write ./parley, as README.md explains")
 
     def run_document(self, document):
         found = samples(document)

@@ -1,7 +1,7 @@
 """A machine of its own for the samples of one document: processes, network and folders that nothing else sees.
 
 The samples name the port 4437 and end servers by name, as readers do. In namespaces of their own they can do both as printed, beside a server that
-somebody runs.
+is running already.
 """
 
 import os
@@ -15,9 +15,12 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("PARLEY_BIN", ROOT / ".build" / "debug"))
 
-# `./run` as the samples use it: without the build and the download, which first_hour.py runs as they are.
-RUN = """#!/bin/sh
-PARLEY_MODEL=${PARLEY_MODEL:-scripted} exec ./parley serve "$@"
+# `./run` as the samples use it: without the build and the download, which first_hour.py runs as they are. Without a model to download it
+# has the scripted one, at the pace that `./run` gives it.
+PACE = re.search(r"export PARLEY_MODEL=(scripted:\S+)", (ROOT / "run").read_text())[1]
+RUN = f"""#!/bin/sh
+case ${{PARLEY_MODEL:-scripted}} in scripted | scripted:) export PARLEY_MODEL={PACE} ;; esac
+exec ./parley serve "$@"
 """
 
 
@@ -62,8 +65,6 @@ class Sandbox:
         script.write_text(f"source .state\nset -euo pipefail -a\n{text}\nset +a\nexport -p >{self.folder}/.state\necho cd \"$PWD\" >>{self.folder}/.state\n")
         enter = ["nsenter", "--target", self.inside, "--net", "--pid", "--mount", *(["--user"] if os.getuid() else [])]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PARLEY_", "OPENAI_"))}
-        # What is installed is on the path of the reader, too, who has linked or copied it there.
-        environment["PATH"] = f"{self.folder}:{environment['PATH']}"
         with open(output, "wb") as file:
             process = subprocess.Popen(
                 [*enter, "--wd=" + str(self.folder), "bash", script.name], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
