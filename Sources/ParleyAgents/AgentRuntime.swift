@@ -86,6 +86,9 @@ package final class AgentRuntime: Sendable {
 
     func isActive(_ channel: String) -> Bool { directory.activation(channel) != nil }
 
+    /// Has every agent leave memory, with what its program holds, whatever it was about: for a process whose log has been closed.
+    package func abandon() { for activation in directory.activations { activation.deleted() } }
+
     // MARK: Starting
 
     /// Takes up what the last process left: turns that were cut off, input that nobody decided, timers that are due.

@@ -324,7 +324,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
         // Sorted, so that a simulated run follows from its seed.
         for (_, continuation) in state.continuations.sorted(by: { $0.key < $1.key }) { continuation.resume(throwing: error) }
         state.continuations = [:]
-        state.machine.forgetWaits()
+        state.machine.leaveProgram()
         resumePaused()
         state.root?.cancel()
         end = nil

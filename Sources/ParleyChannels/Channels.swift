@@ -64,8 +64,8 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         writer.beforeCommit { [unowned self] stage in self.flush(into: &stage) }  // The writer is stopped before the channels go.
     }
 
-    /// Has `observer` told of entries that wait for an agent's decision.
-    package func observeInput(_ observer: any InputObserver) { inputObserver.withLock { $0 = observer } }
+    /// Has `observer` told of entries that wait for an agent's decision; `nil`: nobody any more.
+    package func observeInput(_ observer: (any InputObserver)?) { inputObserver.withLock { $0 = observer } }
 
     /// Has `subscriptions` told of what is created and what changes. Called before the writer starts.
     func observe(_ subscriptions: Subscriptions) { self.subscriptions = subscriptions }

@@ -102,11 +102,14 @@ package final class SimulationProcess: Sendable {
     package func bury() {
         record.isAlive(false)
         log.close()
+        runtime.abandon()
         var taken = 0
         world.run(deadline: world.now.advanced(by: .seconds(600))) {
             taken += 1
             return taken > 100_000
         }
+        world.end()
+        channels.observeInput(nil)
     }
 }
 

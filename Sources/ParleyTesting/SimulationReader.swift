@@ -6,7 +6,7 @@ internal import Synchronization
 /// Follows a channel as a device does: from its cursor, live, away for a while, back again, through one process after another.
 final class SimulationReader: ChannelWatcher, Sendable {
     private struct State {
-        var process: SimulationProcess?
+        weak var process: SimulationProcess?  // Its channels hold the reader.
         var channel: Channel?
         /// The life the cursor belongs to.
         var life: SimulationHistory.Life?

@@ -247,6 +247,15 @@ import Testing
         #expect(stage.handle { $0.ended(.failure(Interrupted(partial: "", redirection: nil))) } == ["report"])
     }
 
+    @Test func `a program that is left keeps nothing that was to be run`() {
+        var stage = Self.fresh()
+        _ = stage.handle { $0.ask(Self.step("a"), isKnown: false) }
+        stage.machine.compensate(Self.step("undo"))
+        stage.machine.leaveProgram()
+        #expect(stage.machine.waitCount == 0)
+        #expect(stage.machine.compensations.registered.isEmpty)
+    }
+
     // MARK: What waits outside the turn
 
     @Test func `a replay that waits for something outside the turn is looked at again, and said at last`() {

@@ -142,8 +142,9 @@ extension TurnMachine {
         return [.cancel(wait.request)]
     }
 
-    /// The program waits for nothing any more: it was thrown out of everything.
-    mutating func forgetWaits() { (waits, held) = ([:], []) }
+    /// The program was thrown out of all that it waits for, and nothing of it runs any more. What it gave to be run is let go of: it may hold
+    /// the turn that holds it.
+    mutating func leaveProgram() { (waits, held, compensations.registered) = ([:], [], []) }
 
     mutating func nextRandom() -> UInt64 { random.next() }
 
