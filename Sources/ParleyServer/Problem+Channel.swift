@@ -1,3 +1,4 @@
+internal import ParleyAgents
 internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
@@ -14,7 +15,7 @@ extension Problem {
         switch code {
         case "invalid_entry", "unknown_entry_type", "producer_epoch_sequence", "invalid_fork_offset": 400
         case "producer_fenced": 403
-        case "channel_not_found", "unknown_agent_kind", "turn_not_found", "step_not_found", "fork_source_not_found": 404
+        case "channel_not_found", "unknown_agent", "unknown_agent_kind", "turn_not_found", "step_not_found", "fork_source_not_found": 404
         case "fork_source_gone", "fork_too_deep", "content_type_mismatch", "sequence_conflict", "producer_gap", "channel_closed",
             "channel_exists":
             409
@@ -70,6 +71,14 @@ extension Problem {
 }
 
 extension ChannelError {
+    /// An agent that was never named, and an entry that creates none.
+    static func unknownAgent(_ agent: AgentName, _ kind: EntryKind) -> ChannelError {
+        ChannelError(
+            "unknown_agent",
+            "there is no agent '\(agent.kind)/\(agent.id)', and a '\(kind.name)' creates none. Check the name, or create the agent: POST it a 'message', or PUT /v1/stream/\(agent.channel).",
+            [("agent", .string(agent.channel))])
+    }
+
     /// An agent whose kind this server does not have.
     static func unknownKind(_ kind: String, of kinds: [String]) -> ChannelError {
         ChannelError(
