@@ -78,6 +78,25 @@ import Testing
         }
     }
 
+    @Test func `the exact request of each call of a model is answered`() async throws {
+        try await OwnThread.run {
+            let (upstream, node) = try makeNode(tokens: 5, rate: 0)
+            for text in ["Write.", "And more."] { #expect(try parley("run", "writer/one", text, "--server", node.url).exit == .status(0)) }
+            let calls = try node.entries("writer/one").filter { $0["type"] == "step.started" && $0["kind"] == "model" }
+            #expect(calls.count == 2 && upstream.records.count == 2)
+            for (call, record) in zip(calls, upstream.records) {
+                let step = try #require(call["offset"]?.string)
+                let answer = try node.request("GET", "/v1/agents/writer/one/request?step=\(step)")
+                #expect(answer.status == 200 && answer.header("Cache-Control") == "private, no-store")
+                #expect(answer.json?["offset"]?.string == step && answer.json?["model"] == "openai:scripted")
+                let said = { (messages: JSON?) in
+                    (messages?.array ?? []).map { [$0["role"]?.string, ($0["content"] ?? $0["text"])?.string] }
+                }
+                #expect(said(answer.json?["messages"]) == said(record.body["messages"]), "\(answer.text)")
+            }
+        }
+    }
+
     @Test func `what the server refuses is said with its code, status 1`() async throws {
         try await OwnThread.run {
             let (_, node) = try makeNode(tokens: 1, rate: 0)
