@@ -110,7 +110,9 @@ extension HTTPServer {
 
     private func resolve() throws(HTTPServerError) -> Address {
         guard (0...65_535).contains(configuration.port) else {
-            throw HTTPServerError(code: "invalid_address", message: "port is \(configuration.port); expected 0 to 65535")
+            throw HTTPServerError(
+                code: "invalid_address", message: "port is \(configuration.port); expected 0 to 65535",
+                remedy: "Choose one with --listen <host>:<port>.")
         }
         var hints = addrinfo()
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
@@ -119,7 +121,9 @@ extension HTTPServer {
         let status = getaddrinfo(configuration.host, nil, &hints, &found)
         guard status == 0, let first = found else {
             let reason = String(cString: gai_strerror(status))
-            throw HTTPServerError(code: "invalid_address", message: "host '\(configuration.host)' is no address to listen on: \(reason)")
+            throw HTTPServerError(
+                code: "invalid_address", message: "host '\(configuration.host)' is no address to listen on: \(reason)",
+                remedy: "Choose an address of this machine with --listen <host>:<port>.")
         }
         defer { freeaddrinfo(found) }
         var address = Address()
@@ -163,7 +167,13 @@ extension HTTPServer {
     private func failure(_ error: Int32) -> HTTPServerError {
         let reason = "\(String(cString: strerror(error))) (\(String(cString: uv_err_name(-error))))"
         let host = configuration.host.contains(":") ? "[\(configuration.host)]" : configuration.host
-        return HTTPServerError(code: "cannot_listen", message: "cannot listen on \(host):\(configuration.port): \(reason)")
+        let remedy =
+            switch error {
+            case EADDRINUSE: "Stop the process that has the port, or choose another with --listen \(host):<port>; port 0 is any free one."
+            case EACCES: "Choose a port above 1023 with --listen \(host):<port>."
+            default: "Choose an address of this machine with --listen <host>:<port>."
+            }
+        return HTTPServerError(code: "cannot_listen", message: "cannot listen on \(host):\(configuration.port): \(reason)", remedy: remedy)
     }
 
     /// Every connection is a descriptor, and the usual soft limit of 1,024 is soon reached.

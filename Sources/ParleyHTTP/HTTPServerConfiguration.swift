@@ -80,5 +80,6 @@ package struct HTTPServerError: Error, Sendable, CustomStringConvertible {
     /// `invalid_address` or `cannot_listen`.
     package var code: String
     package var message: String
-    package var description: String { message }
+    package var remedy: String
+    package var description: String { "\(code): \(message). \(remedy)" }
 }

@@ -356,6 +356,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
             }
         }
         #expect(error?.message == "cannot listen on 127.0.0.1:\(server.port): Address already in use (EADDRINUSE)")
+        #expect(error?.description.hasPrefix("cannot_listen: ") == true && error?.remedy.contains("--listen 127.0.0.1:<port>") == true)
     }
 
     @Test func `goes with its loops when they stop first`() throws {
