@@ -12,8 +12,8 @@ final class DeclaredAgents: Sendable {
         let file: AgentFile
         let model: String
         let agent: AnyAgent
-        /// The tools for which a person is asked.
-        let approved: [String]
+        /// As `GET /v1/kinds` shows it.
+        let json: JSON
         /// Why its model cannot be used.
         let problem: String?
     }
@@ -23,9 +23,19 @@ final class DeclaredAgents: Sendable {
     /// Its files are used by the agents' tools.
     let tools: BuiltInTools
     private let providers: ModelProviders
-    private let loaded = Mutex<[String: Kind]>([:])
+    private let state = Mutex(State())
+
+    private struct State {
+        var kinds: [String: Kind] = [:]
+        /// What was wrong when the files were read the last time.
+        var problems: Set<String> = []
+        /// Kinds whose file was gone then.
+        var gone: Set<String> = []
+    }
 
     static let usualFolder = "./agents"
+    /// That folder, if there is one.
+    static var existingFolder: String? { FileManager.default.fileExists(atPath: usualFolder) ? usualFolder : nil }
 
     /// - Throws: ``ConfigurationError`` when the environment's models are wrong.
     init(
@@ -34,13 +44,12 @@ final class DeclaredAgents: Sendable {
         do { providers = ModelProviders(try ModelConfiguration(environment: environment), transport: transport, world: world) } catch {
             throw ConfigurationError("\(error)")
         }
-        let usual = DeclaredAgents.usualFolder
-        self.folder = folder ?? (FileManager.default.fileExists(atPath: usual) ? usual : nil)
+        self.folder = folder ?? DeclaredAgents.existingFolder
         tools = BuiltInTools(folder: files, world: world)
     }
 
     /// The kinds, by name.
-    var kinds: [Kind] { loaded.withLock { $0.values.sorted { $0.file.kind < $1.file.kind } } }
+    var kinds: [Kind] { state.withLock { $0.kinds.values.sorted { $0.file.kind < $1.file.kind } } }
 
     /// Reads all files at the start.
     ///
@@ -48,70 +57,80 @@ final class DeclaredAgents: Sendable {
     /// - Returns: what is wrong.
     func load() -> [String] {
         let (kinds, problems) = read()
-        loaded.withLock { $0 = Dictionary(kinds.map { ($0.file.kind, $0) }, uniquingKeysWith: { $1 }) }
-        return problems + kinds.compactMap(\.problem)
+        let all = problems.map(\.description) + kinds.compactMap(\.problem)
+        state.withLock { state in
+            state.kinds = Dictionary(kinds.map { ($0.file.kind, $0) }, uniquingKeysWith: { $1 })
+            state.problems = Set(all)
+        }
+        return all
+    }
+
+    /// What has changed in the folder since it was read the last time.
+    struct Changes {
+        /// New or different, and right.
+        var kinds: [Kind] = []
+        /// Mistakes that were not there before.
+        var problems: [String] = []
+        /// Kinds that stay until the next start although their file is gone.
+        var gone: [Kind] = []
+
+        var isEmpty: Bool { kinds.isEmpty && problems.isEmpty && gone.isEmpty }
     }
 
     /// Reads the files again. What is new or different, and right, counts from now on; of what is wrong or gone, what was read before does.
-    /// - Returns: what has changed, and what is wrong.
-    func reload() -> (changed: [Kind], problems: [String]) {
-        let (kinds, problems) = read()
-        return loaded.withLock { loaded in
-            let changed = kinds.filter {
-                $0.problem == nil && (loaded[$0.file.kind]?.file != $0.file || loaded[$0.file.kind]?.problem != nil)
+    func reload() -> Changes {
+        let (kinds, mistakes) = read()
+        let problems = mistakes.map(\.description) + kinds.compactMap(\.problem)
+        let there = Set(kinds.map(\.file.file) + mistakes.map(\.file))
+        return state.withLock { state in
+            var changes = Changes()
+            changes.kinds = kinds.filter { kind in
+                let known = state.kinds[kind.file.kind]
+                return kind.problem == nil && (known?.file != kind.file || known?.problem != nil)
             }
-            for kind in changed { loaded[kind.file.kind] = kind }
-            return (changed, problems + kinds.compactMap(\.problem))
+            for kind in changes.kinds { state.kinds[kind.file.kind] = kind }
+            changes.problems = problems.filter { !state.problems.contains($0) }
+            let gone = folder.map { folder in state.kinds.values.filter { !there.contains($0.file.file) && !there.contains(folder) } } ?? []
+            changes.gone = gone.filter { !state.gone.contains($0.file.kind) }.sorted { $0.file.kind < $1.file.kind }
+            (state.problems, state.gone) = (Set(problems), Set(gone.map(\.file.kind)))
+            return changes
         }
     }
 
-    private func read() -> (kinds: [Kind], problems: [String]) {
+    private func read() -> (kinds: [Kind], problems: [AgentFileProblem]) {
         guard let folder else { return ([], []) }
         let (files, problems) = AgentFile.loadAll(folder)
-        return (files.map(kind), problems.map(\.description))
+        return (files.map(kind), problems)
     }
 
     private func kind(_ file: AgentFile) -> Kind {
         var (model, problem): (any Model, String?)
-        do { (model, problem) = (try providers.make(file.model, continues: file.continues), nil) } catch {
+        do {
+            (model, problem) = (try providers.make(file.model, continues: file.continues, firstByteTimeout: file.firstTokenTimeout), nil)
+        } catch {
             let name = (file.model ?? providers.configuration.defaultModel)?.description ?? ""
             (model, problem) = (UnconfiguredModel(name: name, problem: "\(error)"), "\(file.file): \(error)")
         }
         let agent = DeclaredAgent(file, model: model, tools: tools) { [providers] name, continues in
-            do { return try providers.make(try ModelSpec(name), continues: continues) } catch {
+            do { return try providers.make(try ModelSpec(name), continues: continues, firstByteTimeout: file.firstTokenTimeout) } catch {
                 return UnconfiguredModel(name: name, problem: "\(error)")
             }
         }.agent
-        let approved = file.tools.filter { file.approve.contains($0) || tools.make($0).approval != .none }
-        return Kind(file: file, model: model.name, agent: agent, approved: approved, problem: problem)
+        return Kind(
+            file: file, model: model.name, agent: agent, json: file.json(model: model.name, tools: tools, problem: problem),
+            problem: problem)
     }
 }
 
-extension DeclaredAgents.Kind {
-    /// As `GET /v1/kinds` shows it.
-    var json: JSON {
+extension AgentFile {
+    /// The kind as `GET /v1/kinds` shows it.
+    ///
+    /// - Parameter problem: Why its model cannot be used.
+    func json(model: String, tools: BuiltInTools, problem: String? = nil) -> JSON {
         func names(_ list: [String]) -> JSON? { list.isEmpty ? nil : .array(list.map { .string($0) }) }
+        let approved = self.tools.filter { approve.contains($0) || tools.make($0).approval != .none }
         return JSON.compact(
-            ("kind", .string(file.kind)), ("source", "file"), ("file", .string(file.file)),
-            ("model", model.isEmpty ? nil : .string(model)), ("tools", names(file.tools)), ("approve", names(approved)),
-            ("problem", problem.map { .string($0) }))
-    }
-}
-
-/// What `parley agents check` does: reads agent files as a node would, without one.
-package enum AgentCheck {
-    /// - Returns: the kinds that are right, and a line for each mistake.
-    /// - Throws: ``ConfigurationError`` when there is no folder, or the environment's models are wrong.
-    package static func run(folder: String?, _ environment: [String: String]) throws(ConfigurationError) -> (
-        kinds: [JSON], problems: [String]
-    ) {
-        let loop = EventLoop(name: "models")
-        let world = SystemWorld(threads: 1)
-        let declared = try DeclaredAgents(folder: folder, files: "", environment, transport: CurlTransport(loop), world: world)
-        guard declared.folder != nil else {
-            throw ConfigurationError("there is no folder \(DeclaredAgents.usualFolder); name one: parley agents check <folder>.")
-        }
-        let problems = declared.load()
-        return (declared.kinds.filter { $0.problem == nil }.map(\.json), problems)
+            ("kind", .string(kind)), ("source", "file"), ("file", .string(file)), ("model", model.isEmpty ? nil : .string(model)),
+            ("tools", names(self.tools)), ("approve", names(approved)), ("problem", problem.map { .string($0) }))
     }
 }

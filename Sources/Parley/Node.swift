@@ -98,12 +98,12 @@ package final class Node: Sendable {
         models.start()
         // Before anybody can know that the node is up, and stop it.
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
-        let readFiles = { @Sendable [runtime] in Node.readFiles(declared, runtime, except: written) }
+        let readFiles = { @Sendable [runtime] isAsked in Node.readFiles(declared, runtime, except: written, isAsked: isAsked) }
         reloads = SignalWatcher(models, signals: [SIGHUP]) { [server] _ in
             if configuration.canReload { Node.readKeys(server, configuration, environment) }
-            readFiles()
+            readFiles(true)
         }
-        folderWatcher = configuration.watchesAgents ? Node.watching(declared, on: models, readFiles) : nil
+        folderWatcher = configuration.watchesAgents ? Node.watching(declared, on: models) { readFiles(false) } : nil
         signals.waitUntilListening()
         reloads.waitUntilListening()
         try webhooks?.prepare()
@@ -167,16 +167,24 @@ package final class Node: Sendable {
     }
 
     /// Reads the agent files again; those with mistakes stay as they were.
-    private static func readFiles(_ declared: DeclaredAgents, _ runtime: AgentRuntime, except written: Set<String>) {
+    ///
+    /// - Parameter isAsked: Whether it is said that nothing has changed.
+    private static func readFiles(_ declared: DeclaredAgents, _ runtime: AgentRuntime, except written: Set<String>, isAsked: Bool) {
         guard declared.folder != nil else { return }
-        let (all, problems) = declared.reload()
-        let changed = all.filter { !written.contains($0.file.kind) }
-        for problem in problems {
+        let changes = declared.reload()
+        let changed = changes.kinds.filter { !written.contains($0.file.kind) }
+        for problem in changes.problems {
             Diagnostics.log(.error, "an agent file is wrong; what was read of it before counts", ["reason": problem])
+        }
+        for kind in changes.gone {
+            // Its agents may have turns that wait; without the kind nothing could continue them.
+            Diagnostics.log(
+                .warning, "an agent file is gone; its kind stays until the next start", ["kind": kind.file.kind, "file": kind.file.file])
         }
         do throws(LogError) { try runtime.declare(changed.map(\.agent)) } catch {
             Diagnostics.log(.error, "unfinished work of new agents cannot be read; restart the server", ["reason": error.message])
         }
+        guard isAsked || !changed.isEmpty else { return }
         let names = changed.map(\.file.kind).joined(separator: ", ")
         Diagnostics.log(.info, "agent files were read", ["changed": names.isEmpty ? "none" : names])
     }

@@ -7,6 +7,11 @@ enum ChannelArgument {
         var parts = text.split(separator: "/", omittingEmptySubsequences: false)[...]
         if parts.count == 3, parts.first == "agents" { parts = parts.dropFirst() }
         guard parts.count == 2, let name = AgentName(kind: parts.first!, id: parts.last!) else {
+            if text.hasPrefix("/"), let channel = try? any(text) {
+                throw UsageError(
+                    "'\(text)' is a channel without an agent: read it with `parley tail /\(channel)`, write to it with `parley append /\(channel) <data>`."
+                )
+            }
             throw UsageError("'\(text)' is no agent; expected <kind>/<id>, each 1 to 128 of A-Z a-z 0-9 . _ ~ -, e.g. assistant/me.")
         }
         return name.channel

@@ -36,7 +36,13 @@ enum RunCommand: Command {
             client, channel: channel, from: offset, view: "settled", isReached: true, say: { json ? Terminal.error($0) : view.say($0) }
         ) { entry in
             let (isOurs, joined) = watched.withLock { ($0.take(entry), $0.hasJustJoined(entry)) }
-            if json { Terminal.output("\(json: entry)\n") } else if isOurs { view.show(entry) }
+            if json {
+                Terminal.output("\(json: entry)\n")
+            } else if isOurs, entry["type"] != "receipt" {
+                view.show(entry)
+            } else {
+                view.hear(entry)
+            }
             if joined { json ? () : view.say("  the message joined the turn that was running") }
             return watched.withLock { $0.outcome == nil }
         }
@@ -44,7 +50,12 @@ enum RunCommand: Command {
             Terminal.error(leaving)
             throw error
         }
-        return watched.withLock { $0.outcome } == "turn.completed" ? .done : .failed
+        let (outcome, refused) = watched.withLock { ($0.outcome, $0.refused) }
+        if let refused, !json {
+            let state = refused["state"]?.string ?? ""
+            view.say(Verdict.text(state, refused["reason"]?.string ?? "", Refusal.agent(channel)))
+        }
+        return outcome == "turn.completed" ? .done : .failed
     }
 
     /// What is said when the command ends before the turn.
@@ -66,6 +77,8 @@ private struct WatchedMessage {
     private var turn: String
     /// The type of the entry that ended it.
     private(set) var outcome: String?
+    /// The receipt that says no.
+    private(set) var refused: JSON?
 
     init(_ offset: String) { (self.offset, turn) = (offset, offset) }
 
@@ -79,7 +92,7 @@ private struct WatchedMessage {
         if type == "receipt" {
             guard entry["of"]?.string == offset else { return false }
             // It comes before the turn: a message that is refused begins none.
-            if entry["state"] == "applied" { turn = entry["turn"]?.string ?? turn } else { outcome = type }
+            if entry["state"] == "applied" { turn = entry["turn"]?.string ?? turn } else { (outcome, refused) = (type, entry) }
             return true
         }
         guard entry["turn"]?.string == turn else { return false }
@@ -163,8 +176,8 @@ enum ListCommand: Command {
     static let help = """
         \(usage)
 
-        Lists agents: name, state, and the reason if the agent is parked or stalled. With a slash it lists channels instead, those of agents
-        included: name, end offset, content type.
+        Lists agents by name: name, state, and the reason if the agent is parked or stalled. With a slash it lists channels instead, those of
+        agents included: name, end offset, content type.
 
           --kind <kind>    only agents of this kind
           --state <state>  only agents in this state: idle, running, waiting, parked, stalled or closed
@@ -177,19 +190,34 @@ enum ListCommand: Command {
         let client = try Client(arguments)
         if let prefix = arguments.positional.first { return try channels(prefix, arguments, client) }
         let filters = ["kind", "state"].compactMap { name in arguments[name].map { "&\(name)=\(PercentEncoding.encode($0))" } }.joined()
+        var agents: [(name: String, row: JSON)] = []
         var after = ""
         repeat {
             let answer = try client.request("GET", "/v1/agents?limit=500\(filters)\(after)")
-            guard answer.status == 200, let page = answer.json else { throw FollowError(answer.problem) }
-            for agent in page["agents"]?.array ?? [] {
-                let reason = agent["reason"]?.string.map { "\t\($0)" } ?? ""
-                Terminal.output(
-                    arguments.has("json")
-                        ? "\(json: agent)\n"
-                        : "\(agent["kind"]?.string ?? "")/\(agent["id"]?.string ?? "")\t\(agent["state"]?.string ?? "")\(reason)\n")
-            }
+            guard answer.status == 200, let page = answer.json else { throw client.refusal(answer) }
+            agents += (page["agents"]?.array ?? []).map { (Refusal.agent($0["agent"]?.string ?? ""), $0) }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty
+        for (name, agent) in agents.sorted(by: { $0.name < $1.name }) {
+            let reason = agent["reason"]?.string.map { "\t\($0)" } ?? ""
+            Terminal.output(arguments.has("json") ? "\(json: agent)\n" : "\(name)\t\(agent["state"]?.string ?? "")\(reason)\n")
+        }
+        return agents.isEmpty ? try sayWhyEmpty(arguments, client) : .done
+    }
+
+    /// A list of nothing may come from a mistyped kind.
+    private static func sayWhyEmpty(_ arguments: Arguments, _ client: Client) throws -> ExitStatus {
+        let answer = try client.request("GET", "/v1/kinds")
+        let kinds = (answer.json?["kinds"]?.array ?? []).compactMap { $0["kind"]?.string }
+        if let kind = arguments["kind"], answer.status == 200, !kinds.contains(kind) {
+            let meant = Spelling.closest(to: kind, in: kinds).map { " Did you mean '\($0)'?" } ?? ""
+            throw FollowError(
+                "there is no agent of the kind '\(kind)', and the server does not have that kind. It has: \(kinds.isEmpty ? "none" : kinds.joined(separator: ", ")).\(meant)"
+            )
+        }
+        let filters = ["kind", "state"].compactMap { name in arguments[name].map { "\(name) \($0)" } }.joined(separator: " and ")
+        Terminal.error(
+            filters.isEmpty ? "there are no agents yet; `parley run <kind>/<id> \"text\"` creates one" : "no agent has \(line: filters)")
         return .done
     }
 }
@@ -201,7 +229,7 @@ extension ListCommand {
         repeat {
             let query = "limit=1000&prefix=\(PercentEncoding.encode(String(prefix.dropFirst())))\(after)"
             let answer = try client.request("GET", "/v1/streams?\(query)")
-            guard answer.status == 200, let page = answer.json else { throw FollowError(answer.problem) }
+            guard answer.status == 200, let page = answer.json else { throw client.refusal(answer) }
             for channel in page["streams"]?.array ?? [] {
                 let columns = ["name", "tail_offset", "content_type"].map { channel[$0]?.string ?? "" }
                 let isClosed = channel["closed"]?.bool == true
@@ -230,18 +258,59 @@ enum StatusCommand: Command {
     static let options: [CommandOption] = [.flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        let name = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
+        let channel = try ControlEntry.channel(arguments)
         try arguments.requireAtMost(1)
-        let answer = try Client(arguments).request("GET", "/v1/" + name)
-        guard answer.status == 200, let status = answer.json else { throw FollowError(answer.problem) }
-        if arguments.has("json") {
-            Terminal.output("\(json: status)\n")
-        } else {
-            for member in status.members ?? [] {
-                let value: TerminalText = member.value.string.map { "\(line: $0)" } ?? TerminalText(json: member.value)
-                Terminal.output("\(member.name): \(value)\n")
-            }
-        }
+        let client = try Client(arguments)
+        let answer = try client.request("GET", "/v1/" + channel)
+        guard answer.status == 200, let status = answer.json else { throw client.refusal(answer, of: channel) }
+        Terminal.output(arguments.has("json") ? "\(json: status)\n" : TerminalText(lines: StatusView.lines(status)))
         return .done
+    }
+}
+
+/// What an agent does, for a person: a fact a line, and the commands that help.
+enum StatusView {
+    static func lines(_ status: JSON) -> [String] {
+        let agent = Refusal.agent(status["agent"]?.string ?? "")
+        var rows: [[String]] = [["agent:", agent], ["state:", state(status)]]
+        for (name, label) in [("reason", "reason:"), ("message", "message:"), ("remedy", "remedy:")] {
+            if let text = status[name]?.string { rows.append([label, Columns.prose(text)]) }
+        }
+        if let turn = status["turn"]?.string { rows.append(["turn:", turn + restarts(status)]) }
+        for wait in status["waiting_for"]?.array ?? [] { rows.append(["waits for:", text(ofWait: wait)]) }
+        for approval in approvals(status) { rows.append(["", "parley approve \(agent) \(approval)"]) }
+        if ["parked", "stalled"].contains(status["state"]?.string) {
+            rows += [["", "parley resume \(agent)   tries again"], ["", "parley cancel \(agent)   ends the turn"]]
+        }
+        if let queued = status["queued"] {
+            rows.append(["queued:", "\(queued["ahead"]?.integer ?? 0) behind this turn, the first since \(queued["since"]?.string ?? "")"])
+        }
+        if let undecided = status["undecided"]?.integer, undecided > 0 { rows.append(["undecided:", "\(undecided)"]) }
+        rows += [["created:", status["created"]?.string ?? ""], ["end offset:", status["tail_offset"]?.string ?? ""]]
+        return Columns.lines(rows)
+    }
+
+    /// The names of the approvals that wait for a decision.
+    static func approvals(_ status: JSON) -> [String] {
+        let turn = status["turn"]?.string ?? ""
+        return (status["waiting_for"]?.array ?? []).filter { $0["kind"] == "approval" }.map { "\(turn)/\($0["step"]?.string ?? "")" }
+    }
+
+    private static func state(_ status: JSON) -> String {
+        (status["state"]?.string ?? "") + (status["since"]?.string.map { " since \($0)" } ?? "")
+    }
+
+    private static func restarts(_ status: JSON) -> String {
+        guard let count = status["restarts"]?.integer, count > 0 else { return "" }
+        return ", \(count) restart\(count == 1 ? "" : "s")"
+    }
+
+    private static func text(ofWait wait: JSON) -> String {
+        var text = "\(wait["kind"]?.string ?? "") \(TerminalText.name(wait["step"]?.string ?? ""))"
+        if let attempt = wait["attempt"]?.integer, attempt > 1 { text += ", attempt \(attempt)" }
+        if let since = wait["since"]?.string { text += ", since \(since)" }
+        if let due = wait["due"]?.string { text += ", until \(due)" }
+        if let retry = wait["retry_at"]?.string { text += ", again at \(retry)" }
+        return text
     }
 }

@@ -32,9 +32,6 @@ final class Client: Sendable {
 
         func header(_ name: String) -> String? { headers.first { $0.name.lowercased() == name.lowercased() }?.value }
         var json: JSON? { try? JSON.parse(body) }
-
-        /// The problem that the server reported, in one line.
-        var problem: String { json.map { ServerProblem($0, status).text } ?? "the server answered \(status)" }
     }
 
     private var authorization: [(name: String, value: String)] { bearer.map { [("Authorization", "Bearer \($0)")] } ?? [] }
@@ -60,7 +57,7 @@ final class Client: Sendable {
 
     private func named(_ error: OutgoingError) -> any Error {
         guard error.code == "upstream_unreachable" else {
-            return FollowError("the connection to the server at \(baseURL) broke: \(error.reason).")
+            return Disconnected(description: "the connection to the server at \(baseURL) broke: \(error.reason).")
         }
         if error.reason.contains("wrong version number") {
             return FollowError("the server at \(baseURL) does not speak TLS: name it with http:// instead of https://.")
@@ -71,6 +68,11 @@ final class Client: Sendable {
         }
         return Unreachable(
             description: "no server answers at \(baseURL). Start one with `parley serve`, or name another with --server or PARLEY_URL.")
+    }
+
+    /// The connection broke before the answer, so nobody knows whether the server has seen the request.
+    struct Disconnected: Error, CustomStringConvertible {
+        let description: String
     }
 
     /// The server could not be connected to, so it has not seen the request.

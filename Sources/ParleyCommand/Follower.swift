@@ -12,6 +12,7 @@ final class Follower: Sendable {
         var wasReached: Bool
         /// The loss of the connection has been said, and its return has not.
         var isLost = false
+        var status = 0
         var problem: Bytes = []
         var failures = 0
         var events = ServerSentEventParser()
@@ -20,6 +21,7 @@ final class Follower: Sendable {
     }
 
     private let client: Client
+    private let channel: String
     private let path: String
     private let view: String?
     private let state: Mutex<State>
@@ -35,7 +37,7 @@ final class Follower: Sendable {
         _ client: Client, channel: String, from offset: String, view: String?, isReached: Bool = false,
         say: @escaping @Sendable (TerminalText) -> Void = { Terminal.error($0) }, _ take: @escaping @Sendable (JSON) -> Bool
     ) {
-        self.client = client
+        (self.client, self.channel) = (client, channel)
         path = "/v1/stream/" + PercentEncoding.encode(channel, keeping: "/")
         self.view = view
         (self.say, self.take) = (say, take)
@@ -60,7 +62,7 @@ final class Follower: Sendable {
             let state = state.withLock { $0 }
             if state.isEnded || state.isLeft { return }
             if !state.problem.isEmpty {
-                throw FollowError(Client.Answer(status: 0, headers: [], body: state.problem).problem)
+                throw client.refusal(Client.Answer(status: state.status, headers: [], body: state.problem), of: channel, isAny: true)
             }
             if state.offset != before { (waited, pause) = (.zero, .milliseconds(100)) }
             if failure == nil { continue }
@@ -80,6 +82,7 @@ final class Follower: Sendable {
         try client.stream(path + query, headers: [("Accept", "text/event-stream")]) { [self] status, bytes in
             state.withLock { state in
                 guard status == 200 else {
+                    state.status = status
                     state.problem += bytes
                     return true
                 }

@@ -60,7 +60,7 @@ enum MessageArgument {
         let answer = try client.requestPatiently(
             "POST", "/v1/" + channel, headers: [("Content-Type", "application/json"), ("Idempotency-Key", key)], body: body.bytes)
         guard answer.status == 202, let offset = answer.json?["entries"]?.array?.first?["offset"]?.string else {
-            throw FollowError(answer.problem)
+            throw client.refusal(answer, of: channel)
         }
         return offset
     }

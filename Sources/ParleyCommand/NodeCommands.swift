@@ -13,7 +13,10 @@ enum AgentsCommand: Command {
         Lists the kinds that the server has: kind, model, tools (* asks a person first), file. `parley ls` lists the agents themselves.
 
         `check` reads the files of a folder, by default ./agents, as `parley serve` would, without a server. Each mistake is a line with file,
-        line, field and remedy on standard error; exit status 1 if there is one.
+        line, field, value, accepted values and remedy on standard error; exit status 1 if there is one. What a file needs from the environment
+        at start, such as PARLEY_MODEL, is a notice.
+
+          --json  one object per line: of a kind; with check, of a file: file, kind, ok, problems (line, field, message), notices
         """
     static let options: [CommandOption] = [.flag("json"), .value("server")]
 
@@ -22,15 +25,22 @@ enum AgentsCommand: Command {
         guard word == "check" else { throw UsageError("'\(word)' was not expected; expected check, or nothing.") }
         try arguments.requireAtMost(2)
         let folder = arguments.positional.dropFirst().first
-        let (kinds, problems) = try AgentCheck.run(folder: folder, Terminal.allEnvironment)
-        show(kinds, arguments)
-        for problem in problems { Terminal.error("\(line: problem)") }
-        return problems.isEmpty ? .done : .failed
+        let check = try AgentCheck(folder: folder, Terminal.allEnvironment)
+        if arguments.has("json") {
+            for file in check.files { Terminal.output("\(json: file.json)\n") }
+        } else {
+            show(check.files.compactMap(\.kind), arguments)
+            for line in check.files.flatMap({ $0.problems + $0.notices }) { Terminal.error("\(line: line)") }
+        }
+        for problem in check.problems { Terminal.error("\(line: problem)") }
+        if check.files.isEmpty, check.problems.isEmpty { Terminal.error("there is no file <kind>.md in \(check.folder)") }
+        return check.isRight ? .done : .failed
     }
 
     private static func list(_ arguments: Arguments) throws -> ExitStatus {
-        let answer = try Client(arguments).request("GET", "/v1/kinds")
-        guard answer.status == 200, let kinds = answer.json?["kinds"]?.array else { throw FollowError(answer.problem) }
+        let client = try Client(arguments)
+        let answer = try client.request("GET", "/v1/kinds")
+        guard answer.status == 200, let kinds = answer.json?["kinds"]?.array else { throw client.refusal(answer) }
         show(kinds, arguments)
         return .done
     }
@@ -70,9 +80,10 @@ enum BackupCommand: Command {
         try arguments.requireAtMost(1)
         let folder = word.hasPrefix("/") ? word : FileManager.default.currentDirectoryPath + "/" + word
         let body: JSON = ["folder": .string(folder)]
-        let answer = try Client(arguments).request(
+        let client = try Client(arguments)
+        let answer = try client.request(
             "POST", "/v1/backup", headers: [("Content-Type", "application/json")], body: body.bytes, patience: .seconds(86_400))
-        guard answer.status == 201 else { throw FollowError(answer.problem) }
+        guard answer.status == 201 else { throw client.refusal(answer) }
         Terminal.output("\(folder)\n")
         Terminal.error("the copy is complete; `parley serve --data \(word)` opens it")
         return .done

@@ -42,7 +42,7 @@ enum ParleyProgram {
         do {
             return try await command.run(try Arguments(arguments, for: command))
         } catch let error as UsageError {
-            Terminal.error("parley \(name): \(line: error.message)\n" + TerminalText(trusted: command.usage))
+            Terminal.error("parley \(name): \(line: error.message)" + TerminalText(trusted: error.showsUsage ? "\n" + command.hint : ""))
             return .usage
         } catch {
             Terminal.error("parley \(name): \(line: "\(error)")")
@@ -119,6 +119,9 @@ struct Arguments {
                     positional += rest
                     return
                 }
+                if word.count == 2, word.first == "-", word.last!.isLetter {
+                    throw UsageError("unknown option '\(word)'; options have long names: \(Arguments.names(of: command)).")
+                }
                 positional.append(word)
                 continue
             }
@@ -127,7 +130,11 @@ struct Arguments {
             let options = command.options + Arguments.common
             guard let option = options.first(where: { $0.name == name }) else {
                 let meant = Spelling.closest(to: name, in: options.map(\.name))
-                throw UsageError("unknown option '--\(name)'." + (meant.map { " Did you mean '--\($0)'?" } ?? ""))
+                // A text, by mistake: no option has a blank in its name.
+                let isText = name.contains(where: \.isWhitespace)
+                throw UsageError(
+                    "unknown option '--\(name)'." + (meant.map { " Did you mean '--\($0)'?" } ?? "")
+                        + (isText ? " A text that begins with -- goes behind a word --." : ""))
             }
             if option.takesValue {
                 guard let value = parts.count > 1 ? String(parts[1]) : rest.popFirst() else {
@@ -139,6 +146,10 @@ struct Arguments {
                 values[name] = [""]
             }
         }
+    }
+
+    private static func names(of command: any Command.Type) -> String {
+        (command.options + common).map { "--\($0.name)" }.joined(separator: ", ")
     }
 
     /// The option's value; of several the last one.
@@ -164,9 +175,17 @@ struct Arguments {
     }
 }
 
+extension Command {
+    /// What follows a misuse: the usage, or where to find it when it is long.
+    static var hint: String { usage.split(separator: "\n").count <= 3 ? usage : "`parley help \(name)` lists the options." }
+}
+
 struct UsageError: Error {
     var message: String
-    init(_ message: String) { self.message = message }
+    /// Whether the way of calling the command would help.
+    var showsUsage = true
+
+    init(_ message: String, showsUsage: Bool = true) { (self.message, self.showsUsage) = (message, showsUsage) }
 }
 
 enum Spelling {

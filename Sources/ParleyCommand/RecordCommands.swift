@@ -92,8 +92,9 @@ private enum RecordQuery {
         let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
         try arguments.requireAtMost(1)
         let query = parameters.compactMap { name in arguments[name].map { "\(name)=\(PercentEncoding.encode($0))" } }
-        let answer = try Client(arguments).request("GET", "/v1/\(channel)/\(record)?" + query.joined(separator: "&"))
-        guard answer.status == 200, let json = answer.json else { throw FollowError(answer.problem) }
+        let client = try Client(arguments)
+        let answer = try client.request("GET", "/v1/\(channel)/\(record)?" + query.joined(separator: "&"))
+        guard answer.status == 200, let json = answer.json else { throw client.refusal(answer, of: channel) }
         if arguments.has("json") { Terminal.output("\(json: json)\n") }
         return json
     }

@@ -31,7 +31,7 @@ enum ServeCommand: Command {
             try configuration.complete(Terminal.allEnvironment)
             try ServeOptions.check(configuration)
         } catch {
-            throw UsageError(error.message)
+            throw UsageError(error.message, showsUsage: false)
         }
         try ServeOptions.run(configuration, agents: [])
         return .done

@@ -89,7 +89,7 @@ enum ForkCommand: Command {
         try arguments.check("offset", ["-1"])
         var headers = try [("Stream-Forked-From", StreamRequest.path(source))] + StreamRequest.lifetime(arguments)
         if let offset = arguments["offset"] { headers.append(("Stream-Fork-Offset", offset)) }
-        Terminal.output("\(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]))\n")
+        Terminal.output("\(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201], about: source))\n")
         return .done
     }
 }
@@ -110,11 +110,15 @@ enum DeleteCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try ChannelArgument.any(arguments.require(0, "the channel"))
         try arguments.requireAtMost(1)
-        let answer = try Client(arguments).request("DELETE", StreamRequest.path(channel))
-        guard answer.status == 204 else { throw FollowError(answer.problem) }
+        let client = try Client(arguments)
+        let answer = try client.request("DELETE", StreamRequest.path(channel))
+        guard answer.status == 204 else { throw client.refusal(answer, of: channel, isAny: true) }
         if channel.hasPrefix("agents/") {
-            let agent = String(channel.dropFirst("agents/".count))
-            Terminal.error("deleted, with its files. Messages to it are refused until `parley create \(agent)` starts it anew.")
+            let agent = Refusal.agent(channel)
+            Terminal.error(
+                "\(agent) was deleted, with its files. Messages to it are refused until `parley create \(agent)` starts it anew.")
+        } else {
+            Terminal.error("/\(channel) was deleted. `parley create /\(channel)` starts it anew.")
         }
         return .done
     }
@@ -133,17 +137,18 @@ enum StreamRequest {
         }
     }
 
+    /// - Parameter subject: The channel that a refusal is about, if not `channel`.
     /// - Returns: the tail that the server answers with.
     static func tail(
         _ method: String, _ channel: String, _ headers: [(String, String)], _ body: Bytes, _ client: Client, expecting statuses: [Int],
-        isPatient: Bool = false
+        isPatient: Bool = false, about subject: String? = nil
     ) throws -> String {
         let headers = headers.map { (name: $0.0, value: $0.1) }
         let answer =
             isPatient
             ? try client.requestPatiently(method, path(channel), headers: headers, body: body)
             : try client.request(method, path(channel), headers: headers, body: body)
-        guard statuses.contains(answer.status) else { throw FollowError(answer.problem) }
+        guard statuses.contains(answer.status) else { throw client.refusal(answer, of: subject ?? channel, isAny: true) }
         return answer.header("Stream-Next-Offset") ?? ""
     }
 

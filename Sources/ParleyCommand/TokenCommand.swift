@@ -22,8 +22,10 @@ enum Bearer {
 enum TokenCommand: Command {
     static let name = "token"
     static let summary = "make a token with some of your own rights"
-    static let usage =
-        "usage: parley token --allow '<pattern>:<verb>,...' [--allow ...] [--name <name>] [--expires <duration>] [--server <url>]"
+    static let usage = """
+        usage: parley token --allow '<pattern>:<verb>,...' [--allow ...] [--name <name>] [--expires <duration>]
+                            [--keys <file> | --token-file <file>] [--server <url>]
+        """
     static let help = """
         \(usage)
 
@@ -77,12 +79,11 @@ enum TokenCommand: Command {
     }
 
     private static func requireWhole(_ block: CapabilityToken.Block) throws(UsageError) {
-        guard block.name != nil else {
-            throw UsageError("a token made from a key needs --name <name>: its holder, and the `by` of what they append.")
-        }
-        guard !block.grants.isEmpty else {
-            throw UsageError("a token made from a key needs --allow '<pattern>:<verb>,...': what it allows.")
-        }
+        let missing = [
+            block.grants.isEmpty ? "--allow '<pattern>:<verb>,...', what it allows" : nil,
+            block.name == nil ? "--name <name>, its holder and the `by` of what they append" : nil,
+        ].compactMap { $0 }
+        guard missing.isEmpty else { throw UsageError("a token made from a key needs \(missing.joined(separator: "; and ")).") }
     }
 
     private static func issued(_ block: CapabilityToken.Block, _ client: Client) throws -> String {
@@ -91,7 +92,7 @@ enum TokenCommand: Command {
             "allow": .array(block.grants.map { .string($0.text) }),
         ]
         let answer = try client.request("POST", "/v1/tokens", headers: [("Content-Type", "application/json")], body: body.bytes)
-        guard answer.status == 201, let token = answer.json?["token"]?.string else { throw FollowError(answer.problem) }
+        guard answer.status == 201, let token = answer.json?["token"]?.string else { throw client.refusal(answer) }
         return token
     }
 

@@ -13,18 +13,47 @@ final class TurnView: Sendable {
         var isInLine = false
         /// The step whose approval was asked for last.
         var asked: String?
+        /// The message of the last step that failed for good.
+        var failure: String?
+        /// Senders of cancels and interrupts that are undecided, by offset.
+        var stops: [String: String] = [:]
+        /// Whose cancel or interrupt was applied last.
+        var stopper: String?
     }
 
     private let state = Mutex(State())
 
-    func show(_ entry: JSON) { state.withLock { show(entry, &$0) } }
+    func show(_ entry: JSON) {
+        state.withLock { state in
+            hear(entry, &state)
+            show(entry, &state)
+        }
+    }
+
+    /// Takes in an entry without showing it.
+    func hear(_ entry: JSON) { state.withLock { hear(entry, &$0) } }
 
     /// Says something that is no entry.
     func say(_ text: TerminalText) { state.withLock { note(text, &$0) } }
 
+    /// Finds out who stops the turn: the entry that ends it is the agent's own.
+    private func hear(_ entry: JSON, _ state: inout State) {
+        switch entry["type"]?.string {
+        case "cancel", "interrupt":
+            guard let by = entry["by"]?.string, let offset = entry["offset"]?.string else { return }
+            if entry["receipt"] == nil { state.stops[offset] = by } else if entry["receipt"]?["state"] == "applied" { state.stopper = by }
+        case "receipt":
+            guard let by = entry["of"]?.string.flatMap({ state.stops.removeValue(forKey: $0) }), entry["state"] == "applied" else { return }
+            state.stopper = by
+        default: break
+        }
+    }
+
     private func show(_ entry: JSON, _ state: inout State) {
         switch entry["type"]?.string {
-        case "message": note("> \(TurnView.prose(entry, ["text", "data"]) ?? "")", &state)
+        case "message": note("> \(TurnView.prose(entry, ["text", "data"]) ?? "")\(TurnView.refusal(entry["receipt"]))", &state)
+        case "receipt" where entry["state"] != "applied":
+            note("  the entry at \(entry["of"]?.string ?? ""):\(TurnView.refusal(entry))", &state)
         case "steer", "interrupt", "cancel", "approve", "deny", "signal", "close": said(entry, &state)
         case "step.started" where entry["kind"] == "tool":
             note("  \(entry["name"]?.string ?? "") \(TurnView.json(entry["request"]?["arguments"]))", &state)
@@ -32,11 +61,7 @@ final class TurnView: Sendable {
         case "text" where entry["part"]?.string == "text": text(entry, &state)
         case "step.completed" where entry["text"] != nil: completed(entry, &state)
         case "step.completed": note("  \(entry["step"]?.string ?? "") done", &state)
-        case "step.failed":
-            let final = entry["final"]?.bool == true
-            note(
-                "  \(entry["step"]?.string ?? "") failed: \(line: entry["error"]?["message"]?.string ?? "")"
-                    + (final ? "" : " (will be tried again)"), &state)
+        case "step.failed": failed(entry, &state)
         case "timer.set" where state.asked == entry["step"]?.string: break  // Said with what was asked.
         case "timer.set": note("  waits until \(entry["due"]?.string ?? "")", &state)
         case "supervision" where entry["action"] == "cancel": break
@@ -48,10 +73,14 @@ final class TurnView: Sendable {
             }
             endLine(&state)
             state = State()
-        case "turn.interrupted": note("interrupted", &state)
-        case "turn.cancelled": note("cancelled" + (entry["reason"]?.string.map { ": \(line: $0)" } ?? ""), &state)
+        case "turn.interrupted": stopped("interrupted", entry, &state)
+        case "turn.cancelled": stopped("cancelled", entry, &state)
         case "turn.failed":
-            note("failed: \(line: entry["error"]?["message"]?.string ?? "") (\(entry["error"]?["code"]?.string ?? ""))", &state)
+            let (message, code) = (entry["error"]?["message"]?.string ?? "", entry["error"]?["code"]?.string ?? "")
+            // Said already, of the step that made the turn fail.
+            let isKnown = message == state.failure
+            note("failed\(line: isKnown ? "" : ": " + message) (\(code))", &state)
+            state.failure = nil
         case "agent.stalled", "agent.parked":
             let what = entry["type"] == "agent.stalled" ? "stalled" : "parked"
             note("\(what): \(line: entry["message"]?.string ?? "") Remedy: \(line: entry["remedy"]?.string ?? "")", &state)
@@ -59,6 +88,28 @@ final class TurnView: Sendable {
         case "agent.closed": note("closed", &state)
         default: break
         }
+    }
+
+    private func failed(_ entry: JSON, _ state: inout State) {
+        let (step, message) = (entry["step"]?.string ?? "", entry["error"]?["message"]?.string ?? "")
+        let isFinal = entry["final"]?.bool == true
+        switch entry["error"]?["code"]?.string {
+        case let code? where ["cancelled", "interrupted"].contains(code): note("  \(step) \(code)", &state)
+        default: note("  \(step) failed: \(line: message)\(line: isFinal ? "" : " (will be tried again)")", &state)
+        }
+        if isFinal { state.failure = message }
+    }
+
+    /// Says that the turn was stopped, and by whom.
+    private func stopped(_ what: TerminalText, _ entry: JSON, _ state: inout State) {
+        let by: TerminalText = state.stopper.map { " by \($0)" } ?? ""
+        note(what + by + (entry["reason"]?.string.map { ": \(line: $0)" } ?? ""), &state)
+        state.stopper = nil
+    }
+
+    private static func refusal(_ receipt: JSON?) -> TerminalText {
+        guard let state = receipt?["state"]?.string, state != "applied" else { return "" }
+        return " (\(state): \(receipt?["reason"]?.string ?? ""))"
     }
 
     /// What a person did beside sending a message, with what became of it where the view has that.
@@ -69,10 +120,7 @@ final class TurnView: Sendable {
         } else {
             words += TurnView.prose(entry, ["text", "reason"]).map { [$0] } ?? []
         }
-        if let state = entry["receipt"]?["state"]?.string, state != "applied" {
-            words.append("(\(state): \(entry["receipt"]?["reason"]?.string ?? ""))")
-        }
-        note(words.reduce(">") { $0 + " " + $1 }, &state)
+        note(words.reduce(">") { $0 + " " + $1 } + TurnView.refusal(entry["receipt"]), &state)
     }
 
     /// What was written under the first of the names: each of its lines begins like the first.

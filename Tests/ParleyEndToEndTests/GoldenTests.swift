@@ -49,7 +49,8 @@ import Testing
         "serve everything", "serve --webhook-events message", "run", "run writer hi", "run writer/one", "run writer/one hi --data 1",
         "run writer/one --data {", "run writer/one @/nowhere", "run writer/o?ne hi", "run writer/one hi --server nowhere",
         "run writer/one hi --jsn",
-        "run writer/one hi --json=yes", "run writer/one hi --key=", "tail", "tail /a//b", "tail /x --from yesterday", "ls orders",
+        "run writer/one hi --json=yes", "run writer/one hi --key=", "run writer/one --hello", "ls -k writer", "steer", "cancel writer",
+        "token", "tail", "tail /a//b", "tail /x --from yesterday", "ls orders",
         "append /orders/1",
         "append /x 1 --if-tail 1", "fork /orders/1", "create /x --ttl soon", "close writer/one now", "state writer", "signal writer/one",
         "signal writer/one go {", "agents chekc", "agents check /nowhere", "completion tcsh", "token --allow agents/**",
@@ -69,6 +70,48 @@ import Testing
                 all += "$ parley \(line)\n\(process.output.error)\n"
             }
             try Self.check("mistakes", all)
+        }
+    }
+
+    /// What a server refuses, or answers with nothing: in order, on one server with the agents clerk/me, which waits for an approval, and
+    /// writer/done, which is closed.
+    private static let refusals = [
+        "status writer/nobody", "cancel writer/nobody", "interrupt writer/nobody", "close writer/nobody", "resume writer/nobody",
+        "approve writer/nobody", "deny writer/nobody 0000000000000001/x", "cancel clerk/em", "tail clerk/em", "trace clerk/em",
+        "run wirter/one hi", "run poet/one hi", "cancel poet/one", "tail orders/42", "tail /orders/42", "append /orders/42 1",
+        "fork /orders/42 /orders/43", "delete /orders/42", "status /orders/42", "ls --kind wirter", "ls --kind writer --state parked",
+        "ls --state happy",
+        "approve clerk/me bogus", "deny clerk/me 0000000000000001/bogus", "resume clerk/me", "trace clerk/me --turn 0000000000000009",
+        "cancel clerk/me --if-turn 0000000000000009", "cancel writer/idle", "approve writer/idle", "send writer/done hi",
+        "cancel writer/done",
+        "create /orders/1", "append /orders/1 1 --if-tail 0000000000000009", "delete /orders/1", "delete writer/done",
+        "send writer/done hi",
+        "token --allow **:read --name ann",
+    ]
+
+    @Test func `refusals of a server`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(
+                agents: ["writer.md": "---\n---\nWrite.\n", "clerk.md": "---\ntools: [write_file]\n---\nNote.\n"],
+                environment: ["PARLEY_MODEL": "scripted:rate=0"])
+            try node.start()
+            let server = ["PARLEY_URL": node.url]
+            let call = "call: write_file {\"path\": \"a.md\", \"text\": \"a\"}"
+            let run = try ChildProcess(Products.path("parley"), ["run", "clerk/me", call], environment: server)
+            try run.wait("the approval to be asked for") { $0.error.contains("asks for approval") ? true : nil }
+            #expect(try parley("run", "writer/done", "say: hi", environment: server).exit == .status(0))
+            #expect(try parley("close", "writer/done", environment: server).exit == .status(0))
+            #expect(try parley("create", "writer/idle", environment: server).exit == .status(0))
+            var all = ""
+            for line in Self.refusals {
+                let process = try ChildProcess(Products.path("parley"), line.split(separator: " ").map(String.init), environment: server)
+                try process.waitForExit("parley \(line)")
+                let said = process.output.error.split(separator: "\n", omittingEmptySubsequences: false).filter {
+                    !$0.hasPrefix("durable; waiting")
+                }
+                all += "$ parley \(line)\n\(said.joined(separator: "\n"))\n"
+            }
+            try Self.check("refusals", all.replacing(node.url, with: "http://127.0.0.1:4437"))
         }
     }
 

@@ -180,7 +180,7 @@ import Testing
             let folder = node.dataFolder + "/files/kind-clerk/id-one"
             #expect(try String(contentsOfFile: folder + "/note.md", encoding: .utf8) == "The sea.")
 
-            #expect(try parley("close", "clerk/one", environment: server).error == "applied\n")
+            #expect(try parley("close", "clerk/one", environment: server).error.hasSuffix("applied\n"))
             #expect(try parley("send", "clerk/one", "hi", environment: server).error.contains("channel_closed"))
             let deleted = try parley("delete", "clerk/one", environment: server)
             #expect(deleted.exit == .status(0) && deleted.error.contains("`parley create clerk/one`"), "\(deleted.error)")
@@ -189,6 +189,87 @@ import Testing
             #expect(late.exit == .status(1) && late.error.contains("parley create"), "\(late.error)")
             #expect(try parley("create", "clerk/one", environment: server).exit == .status(0))
             #expect(try parley("send", "clerk/one", "hi", environment: server).exit == .status(0))
+        }
+    }
+
+    @Test func `a run that is cancelled says by whom, and calls nothing a failure`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            let server = ["PARLEY_URL": node.url]
+            let call = "call: write_file {\"path\": \"note.md\", \"text\": \"The sea.\"}"
+            let run = try ChildProcess(Products.path("parley"), ["run", "clerk/one", call], environment: server)
+            try run.wait("the approval to be asked for") { $0.error.contains("asks for approval") ? true : nil }
+            let status = try parley("status", "clerk/one", environment: server).standard
+            #expect(status.contains("waits for:") && status.contains("parley approve clerk/one 0000000000000001/"), "\(status)")
+            #expect(try parley("cancel", "clerk/one", "never mind", environment: server).exit == .status(0))
+            #expect(try run.waitForExit("run to end") == .status(1))
+            #expect(
+                run.output.error.hasSuffix("cancelled by anonymous: never mind\n") && !run.output.error.contains("failed"),
+                "\(run.output.error)")
+        }
+    }
+
+    @Test func `a run that fails says why once`() async throws {
+        try await OwnThread.run {
+            let (upstream, node) = try makeNode(tokens: 10, rate: 0)
+            upstream.behaviour.fault = .status(401)
+            let error = try parley("run", "writer/one", "Write.", "--server", node.url).error
+            #expect(
+                error.components(separatedBy: "OPENAI_API_KEY").count == 2 && error.hasSuffix("failed (model_unauthorized)\n"), "\(error)")
+        }
+    }
+
+    @Test func `a run whose message is refused says why, and what to do`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted("tokens=60,rate=20", agent: "concurrent: reject\n")
+            let first = try ChildProcess(Products.path("parley"), ["run", "writer/one", "Write."], environment: ["PARLEY_URL": node.url])
+            try first.wait("the beginning of the answer") { $0.standard.isEmpty ? nil : true }
+            let second = try parley("run", "writer/one", "And more.", "--server", node.url)
+            #expect(
+                second.exit == .status(1) && second.error.contains("(busy)") && second.error.contains("`parley cancel writer/one`"),
+                "\(second)")
+        }
+    }
+
+    @Test func `a steer whose server dies says that it is kept, and how to follow it`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            let server = ["PARLEY_URL": node.url]
+            let call = "call: write_file {\"path\": \"note.md\", \"text\": \"The sea.\"}"
+            let run = try ChildProcess(Products.path("parley"), ["run", "clerk/one", call], environment: server)
+            try run.wait("the approval to be asked for") { $0.error.contains("asks for approval") ? true : nil }
+            let steer = try ChildProcess(Products.path("parley"), ["steer", "clerk/one", "Keep it short."], environment: server)
+            try steer.wait("the wait to be said") { $0.error.contains("durable; waiting up to 5 s") ? true : nil }
+            try node.kill()
+            #expect(try steer.waitForExit("steer to end") == .status(0))
+            let offset = steer.output.standard.trimmingCharacters(in: .newlines)
+            #expect(steer.output.error.contains("durable at offset \(offset)"), "\(steer.output.error)")
+            #expect(steer.output.error.contains("parley tail clerk/one --from \(offset)"), "\(steer.output.error)")
+            try node.start()
+            #expect(try node.entries("clerk/one").contains { $0["type"] == "steer" && $0["offset"]?.string == offset })
+        }
+    }
+
+    @Test func `agents are listed by name, and a kind that there is not is said`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            let server = ["PARLEY_URL": node.url]
+            let none = try parley("ls", environment: server)
+            #expect(none.exit == .status(0) && none.standard.isEmpty && none.error.contains("parley run <kind>/<id>"), "\(none)")
+            for agent in ["writer/two", "clerk/nine", "writer/one", "writer/ten", "clerk/eight"] {
+                #expect(try parley("create", agent, environment: server).exit == .status(0))
+            }
+            let names = { (output: String) in output.split(separator: "\n").map { $0.split(separator: "\t")[0] } }
+            #expect(
+                try names(parley("ls", environment: server).standard) == [
+                    "clerk/eight", "clerk/nine", "writer/one", "writer/ten", "writer/two",
+                ])
+            let bogus = try parley("ls", "--kind", "wirter", environment: server)
+            #expect(
+                bogus.exit == .status(1) && bogus.standard.isEmpty && bogus.error.contains("clerk, writer. Did you mean 'writer'?"),
+                "\(bogus)")
+            let parked = try parley("ls", "--kind", "writer", "--state", "parked", environment: server)
+            #expect(parked.exit == .status(0) && parked.error == "no agent has kind writer and state parked\n", "\(parked)")
         }
     }
 

@@ -146,8 +146,65 @@ import Testing
             try Self.write("---\nmodle: scripted\n---\nNote.\n", "clerk.md", node)
             let bad = try parley("agents", "check", node.agentsFolder, environment: model)
             #expect(bad.exit == .status(1) && bad.error.contains("clerk.md:2: modle") && bad.standard.hasPrefix("writer "), "\(bad)")
-            let without = try parley("agents", "check", node.agentsFolder)
-            #expect(without.exit == .status(1) && without.error.contains("PARLEY_MODEL is not set"))
+        }
+    }
+
+    @Test func `agents check says what a right file needs at start, with status 0`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted(["writer.md": Self.writer, "poet.md": "---\nmodel: openai:gpt-5-mini\n---\nRhyme.\n"])
+            let check = try parley("agents", "check", node.agentsFolder)
+            #expect(
+                check.exit == .status(0) && check.standard.contains("writer") && check.standard.contains("openai:gpt-5-mini"), "\(check)")
+            #expect(check.error.contains("writer.md: needs PARLEY_MODEL at start"), "\(check.error)")
+            #expect(check.error.contains("poet.md: needs OPENAI_API_KEY or OPENAI_BASE_URL at start"), "\(check.error)")
+            let ready = ["PARLEY_MODEL": "scripted", "OPENAI_API_KEY": "sk-1"]
+            #expect(try parley("agents", "check", node.agentsFolder, environment: ready).error.isEmpty)
+            // The server would not start.
+            let wrong = try parley("agents", "check", node.agentsFolder, environment: ["PARLEY_MODEL": "sripted"])
+            #expect(wrong.exit == .status(1) && wrong.error.contains("PARLEY_MODEL \"sripted\" has no provider"), "\(wrong.error)")
+        }
+    }
+
+    @Test func `agents check with json prints one object a file`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted(["writer.md": Self.writer, "clerk.md": "---\nmax_tokens: many\n---\n"])
+            let check = try parley("agents", "check", node.agentsFolder, "--json")
+            #expect(check.exit == .status(1) && check.error.isEmpty, "\(check.error)")
+            let files = try check.standard.split(separator: "\n").map { try JSON.parse(Bytes($0.utf8)) }
+            #expect(files.map { $0["kind"] } == ["clerk", "writer"] && files.map { $0["ok"] } == [false, true])
+            #expect(files.map { $0["file"]?.string } == ["clerk.md", "writer.md"].map { "\(node.agentsFolder)/\($0)" })
+            let problems = files[0]["problems"]?.array ?? []
+            #expect(problems.count == 2 && problems[0]["line"] == 2 && problems[0]["field"] == "max_tokens", "\(files[0])")
+            #expect(problems[0]["message"]?.string?.hasPrefix("max_tokens \"many\" is not a number") == true)
+            #expect(files[1]["problems"] == [] && files[1]["notices"]?.array?.count == 1)
+        }
+    }
+
+    @Test func `a change to the agents folder is logged once, and a file that goes leaves its kind`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted(["writer.md": Self.writer, "poet.md": Self.poet])
+            try node.start(options: ["--watch-agents"])
+            func logged(_ what: String) throws -> Int { try node.process.output.error.components(separatedBy: what).count - 1 }
+            try Self.write("---\nmax_tokens: many\n---\nWrite.\n", "writer.md", node)
+            try node.process.wait("the mistake to be logged") { $0.error.contains("max_tokens \\\"many\\\"") ? true : nil }
+            try FileManager.default.removeItem(atPath: node.agentsFolder + "/poet.md")
+            try node.process.wait("the loss to be logged") { $0.error.contains("its kind stays until the next start") ? true : nil }
+            try Self.write("---\n---\nNote.\n", "clerk.md", node)
+            try node.process.wait("the new file to be read") { $0.error.contains("changed=clerk") ? true : nil }
+            #expect(try logged("max_tokens \\\"many\\\"") == 1 && logged("its kind stays") == 1)
+            #expect(try parley("run", "poet/one", "say: a poem", "--server", node.url).standard == "a poem\n")
+        }
+    }
+
+    @Test func `a port that is taken is said in one line with the remedy`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            try node.start()
+            let second = try parley(
+                "serve", "--listen", "127.0.0.1:\(node.port)", "--data", node.folder + "/other", "--agents", node.agentsFolder,
+                environment: ["PARLEY_MODEL": "scripted"])
+            #expect(second.exit == .status(1) && second.error.split(separator: "\n").count == 1, "\(second.error)")
+            #expect(second.error.contains("cannot_listen: ") && second.error.contains("--listen 127.0.0.1:<port>"), "\(second.error)")
         }
     }
 }

@@ -25,6 +25,7 @@ import Testing
             input: text
             max_tokens: 800
             temperature: 0.3
+            first_token_timeout: 15m
             context: 9000
             tools: [current_time, write_file]
             approve: all
@@ -40,6 +41,7 @@ import Testing
         var expected = AgentFile(kind: "writer", instructions: "You write – briefly.\n\n---\nReally.", file: "agents/writer.md")
         expected.model = try ModelSpec("scripted:rate=0")
         (expected.continues, expected.maxTokens, expected.temperature, expected.contextCharacters) = (.no, 800, 0.3, 9000)
+        expected.firstTokenTimeout = .seconds(900)
         (expected.tools, expected.approve, expected.concurrent) = (["current_time", "write_file"], ["current_time", "write_file"], .steer)
         #expect(parse(text) == .agent(expected))
         #expect(parse("\u{FEFF}" + text.replacing("\n", with: "\r\n")) == .agent(expected))
@@ -54,7 +56,7 @@ import Testing
         #expect(parse(text) == .agent(AgentFile(kind: "writer", instructions: "Write.", file: "agents/writer.md")))
     }
 
-    static let fields = "kind, model, continues, input, max_tokens, temperature, context, tools, approve, concurrent"
+    static let fields = "kind, model, continues, input, max_tokens, temperature, first_token_timeout, context, tools, approve, concurrent"
 
     @Test(arguments: [
         (
@@ -98,6 +100,18 @@ import Testing
         (
             "temperature: nan",
             "agents/writer.md:2: temperature \"nan\" is out of range; accepted: a number from 0 to 2. Remedy: write `temperature: 0.3`, or leave the line out."
+        ),
+        (
+            "first_token_timeout: soon",
+            "agents/writer.md:2: first_token_timeout \"soon\" is not a duration from 1s to 24h; accepted: a whole number with s, m or h, from 1s to 24h. Remedy: write `first_token_timeout: 90s`, or leave the line out."
+        ),
+        (
+            "first_token_timeout: 25h",
+            "agents/writer.md:2: first_token_timeout \"25h\" is not a duration from 1s to 24h; accepted: a whole number with s, m or h, from 1s to 24h. Remedy: write `first_token_timeout: 90s`, or leave the line out."
+        ),
+        (
+            "first_token_timeout: 90",
+            "agents/writer.md:2: first_token_timeout \"90\" has no unit; accepted: a whole number with s, m or h, from 1s to 24h. Remedy: write `first_token_timeout: 90s`, or leave the line out."
         ),
         (
             "context: 12",

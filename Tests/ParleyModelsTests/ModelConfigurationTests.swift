@@ -147,4 +147,14 @@ import Testing
         let model = try providers.make(try ModelSpec(spec), continues: agent)
         #expect(model.continues == expected && model.name == spec)
     }
+
+    @Test func `the time to the first token is the agent's, else the configuration's, and errors name where it is set`() throws {
+        let providers = try providers(["OPENAI_API_KEY": "k", "PARLEY_MODEL_FIRST_BYTE": "30"])
+        func made(_ timeout: Duration?) throws -> ChatCompletionsModel.Configuration? {
+            (try providers.make(try ModelSpec("openai:m"), firstByteTimeout: timeout) as? ChatCompletionsModel)?.configuration
+        }
+        let (usual, own) = (try made(nil), try made(.seconds(5)))
+        #expect(usual?.firstByteTimeout == .seconds(30) && usual?.names.firstByte == "PARLEY_MODEL_FIRST_BYTE")
+        #expect(own?.firstByteTimeout == .seconds(5) && own?.names.firstByte.hasPrefix("first_token_timeout") == true)
+    }
 }

@@ -9,6 +9,7 @@ package import ParleyAgents
 ///     input: text              # what a message holds; text is all there is
 ///     max_tokens: 800          # how long one answer may get
 ///     temperature: 0.3
+///     first_token_timeout: 90s # how long the model may take until its answer begins
 ///     context: 24000           # how much of the conversation is sent
 ///     tools: [current_time, write_file]
 ///     approve: [current_time]  # tools that a person is asked about, beside those that always ask; or all
@@ -22,6 +23,8 @@ package struct AgentFile: Sendable, Equatable {
     package var continues: Continuation?
     package var maxTokens: Int?
     package var temperature: Double?
+    /// How long the model may take until its answer begins; `nil`: PARLEY_MODEL_FIRST_BYTE.
+    package var firstTokenTimeout: Duration?
     /// How much of the conversation goes into a call, in characters (Unicode scalars; English has about four to a token).
     ///
     /// Characters, because they can be counted without knowing the model's tokens. The newest messages are sent, whole ones only; the

@@ -7,7 +7,8 @@ struct AgentFileParser {
     private var approvesAll = false
 
     private static let fields = [
-        "kind", "model", "continues", "input", "max_tokens", "temperature", "context", "tools", "approve", "concurrent",
+        "kind", "model", "continues", "input", "max_tokens", "temperature", "first_token_timeout", "context", "tools", "approve",
+        "concurrent",
     ]
     /// Fields that a later version knows.
     private static let plannedFields = ["budget", "supervision", "memory"]
@@ -110,6 +111,7 @@ struct AgentFileParser {
             agent.concurrent = choice(pair, value, ConcurrentInput.allCases.map(\.rawValue)).flatMap(ConcurrentInput.init) ?? .queue
         case "max_tokens": agent.maxTokens = number(pair, value, 1...1_000_000)
         case "temperature": agent.temperature = number(pair, value, 0...2.0)
+        case "first_token_timeout": agent.firstTokenTimeout = duration(pair, value)
         default: agent.contextCharacters = number(pair, value, 100...10_000_000) ?? agent.contextCharacters
         }
     }
@@ -158,6 +160,19 @@ struct AgentFileParser {
         return nil
     }
 
+    /// `90s`, `15m` or `1h`: up to a day.
+    private mutating func duration(_ pair: YAML.Pair, _ value: String) -> Duration? {
+        let units = ["s": 1, "m": 60, "h": 3_600]
+        if let unit = units[String(value.suffix(1))], let count = Int(value.dropLast()), (1...86_400 / unit).contains(count) {
+            return .seconds(count * unit)
+        }
+        report(
+            pair.line, pair.name, value, Int(value) == nil ? "is not a duration from 1s to 24h" : "has no unit",
+            accepted: accepted(pair.name),
+            "write `\(pair.name): \(example(pair.name))`, or leave the line out.")
+        return nil
+    }
+
     private mutating func number<T: LosslessStringConvertible & Comparable>(_ pair: YAML.Pair, _ value: String, _ range: ClosedRange<T>)
         -> T?
     {
@@ -189,6 +204,7 @@ struct AgentFileParser {
         case "input": "text"
         case "max_tokens": "a whole number from 1 to 1000000"
         case "temperature": "a number from 0 to 2"
+        case "first_token_timeout": "a whole number with s, m or h, from 1s to 24h"
         case "tools": BuiltInTools.names.joined(separator: ", ")
         case "approve": "all, or names of the agent's tools"
         case "concurrent": ConcurrentInput.allCases.map(\.rawValue).joined(separator: ", ")
@@ -204,6 +220,7 @@ struct AgentFileParser {
         case "input": "text"
         case "max_tokens": "800"
         case "temperature": "0.3"
+        case "first_token_timeout": "90s"
         case "tools", "approve": "[\(BuiltInTools.names[0])]"
         case "concurrent": "steer"
         default: "\(AgentFile.contextCharactersDefault)"

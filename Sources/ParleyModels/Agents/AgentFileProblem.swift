@@ -15,8 +15,13 @@ package struct AgentFileProblem: Sendable, Equatable, CustomStringConvertible {
     /// `agents/a.md:4: temperature "hot" is not a number; accepted: 0 to 2. Remedy: write a number.`
     package var description: String {
         let place = line.map { "\(file):\($0)" } ?? file
+        return "\(place): \(message)"
+    }
+
+    /// The same without the place: `temperature "hot" is not a number; accepted: 0 to 2. Remedy: write a number.`
+    package var message: String {
         let subject = [field, value.map { "\"\($0)\"" }].compactMap { $0 }.joined(separator: " ")
         let found = SettingProblem(problem, accepted: accepted, remedy: remedy)
-        return subject.isEmpty ? "\(place): \(found)" : "\(place): \(subject) \(found)"
+        return subject.isEmpty ? found.description : "\(subject) \(found)"
     }
 }

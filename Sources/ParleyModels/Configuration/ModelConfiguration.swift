@@ -16,7 +16,7 @@ package struct ModelConfiguration: Sendable {
     package init() {}
 
     /// What is missing for a call to `spec`; `nil` when nothing is.
-    func problem(with spec: ModelSpec) -> String? {
+    package func problem(with spec: ModelSpec) -> String? {
         guard spec.provider == .openai, baseURL.host == BaseURL.openAI.host, apiKey == nil else { return nil }
         let problem = SettingProblem(
             "is not set, and \(baseURL) answers nobody without a key",

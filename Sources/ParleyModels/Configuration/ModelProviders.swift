@@ -21,8 +21,11 @@ package struct ModelProviders: Sendable {
     ///
     /// - Parameter continues: What the agent says. It gives way to a `scripted` spec that says so itself; without it the configuration decides,
     ///   then the provider: `auto` for `openai`, `prefix` for `scripted`.
+    /// - Parameter firstByteTimeout: How long the model may take until its answer begins; `nil`: what the configuration says.
     /// - Throws: ``ModelConfigurationError``: no default model, a provider without its key, a way to continue that it does not have.
-    package func make(_ spec: ModelSpec? = nil, continues: Continuation? = nil) throws(ModelConfigurationError) -> any Model {
+    package func make(
+        _ spec: ModelSpec? = nil, continues: Continuation? = nil, firstByteTimeout: Duration? = nil
+    ) throws(ModelConfigurationError) -> any Model {
         guard let spec = spec ?? configuration.defaultModel else {
             throw ModelConfigurationError(problems: [
                 "PARLEY_MODEL is not set, and the agent names no model; accepted: \(ModelSpec.accepted). "
@@ -38,7 +41,8 @@ package struct ModelProviders: Sendable {
         case .openai:
             var chat = ChatCompletionsModel.Configuration(
                 baseURL: configuration.baseURL, apiKey: configuration.apiKey, model: spec.model, continues: continues ?? .auto)
-            chat.firstByteTimeout = configuration.firstByteTimeout
+            chat.firstByteTimeout = firstByteTimeout ?? configuration.firstByteTimeout
+            if firstByteTimeout != nil { chat.names.firstByte = "first_token_timeout in the agent's file" }
             return ChatCompletionsModel(chat, transport: transport, world: world, probes: probes, slots: slots)
         case .scripted:
             return try scripted(spec, continues: continues)

@@ -1,0 +1,164 @@
+internal import ParleyHTTP
+internal import ParleySystem
+
+extension Client {
+    /// What the server refused, with the command that helps.
+    ///
+    /// - Parameters:
+    ///   - channel: What the request was about; names the subject and appears in the commands.
+    ///   - isAny: Whether the name may have meant a channel without an agent.
+    func refusal(_ answer: Answer, of channel: String? = nil, isAny: Bool = false) -> FollowError {
+        guard let json = answer.json else {
+            return FollowError(
+                "\(baseURL) answered \(answer.status) without saying why. Is it a Parley server? --server or PARLEY_URL names another.")
+        }
+        let refusal = Refusal(json, answer.status, channel: channel)
+        var sentences = [refusal.text, refusal.remedy]
+        if let agent = refusal.agent, ["channel_not_found", "unknown_agent", "unknown_agent_kind"].contains(refusal.code) {
+            if let near = near(agent, refusal) {
+                sentences.insert("Did you mean \(near)?", at: 1)
+            } else if isAny {
+                sentences.append("A channel without an agent is named /\(agent).")
+            }
+        }
+        return FollowError(sentences.compactMap { $0 }.joined(separator: " "))
+    }
+
+    /// The agent or the kind whose name is nearest. The server may refuse to list them: then there is none.
+    private func near(_ agent: String, _ refusal: Refusal) -> String? {
+        let parts = agent.split(separator: "/").map(String.init)
+        if refusal.code == "unknown_agent_kind" {
+            return Spelling.closest(to: parts[0], in: refusal.kinds).map { "\($0)/\(parts[1])" }
+        }
+        let list = try? request("GET", "/v1/agents?limit=1000").json?["agents"]?.array
+        return Spelling.closest(to: agent, in: (list ?? []).compactMap { $0["agent"]?.string.map(Refusal.agent) })
+    }
+}
+
+/// A problem that the server reported, in the words of the command line.
+struct Refusal {
+    let code: String
+    let kinds: [String]
+    /// `<kind>/<id>`, if it is about an agent.
+    let agent: String?
+    private let json: JSON
+    /// As the command line names it: `<kind>/<id>`, or `/<channel>`.
+    private let name: String
+    private let status: Int
+
+    /// - Parameter channel: What the request was about.
+    init(_ json: JSON, _ status: Int, channel: String? = nil) {
+        (self.json, self.status) = (json, status)
+        code = json["code"]?.string ?? ""
+        kinds = (json["kinds"]?.array ?? []).compactMap(\.string)
+        agent = channel.flatMap { $0.hasPrefix("agents/") ? Refusal.agent($0) : nil }
+        name = channel.map { $0.hasPrefix("agents/") ? Refusal.agent($0) : "/" + $0 } ?? ""
+    }
+
+    static func agent(_ channel: String) -> String { String(channel.dropFirst("agents/".count)) }
+
+    /// What is wrong, with its code.
+    var text: String {
+        let said = own ?? json["detail"]?.string ?? json["title"]?.string ?? "the server answered \(status)"
+        return code.isEmpty ? said : "\(said.hasSuffix(".") ? String(said.dropLast()) : said) (\(code))."
+    }
+
+    /// Says it without HTTP, which the server's own words are about.
+    private var own: String? {
+        guard !name.isEmpty else { return nil }
+        return switch code {
+        case "channel_not_found", "unknown_agent": agent == nil ? "there is no channel \(name)" : "there is no agent \(name)"
+        case "agent_deleted": "\(name) was deleted"
+        case "channel_closed": "\(name) is closed and takes nothing more"
+        case "tail_moved": "the end offset of \(name) is \(json["tail"]?.string ?? "another one"), not that of --if-tail"
+        case "idempotency_key_reused": "the key was used for another request to \(name)"
+        default: nil
+        }
+    }
+
+    /// What to do next, as a command.
+    var remedy: String? {
+        switch code {
+        case "unauthorized": "Set PARLEY_TOKEN to a key or token of this server, or name a file that holds one with --token-file."
+        case "forbidden":
+            json["channel"]?.string.flatMap { channel in
+                json["verb"]?.string.map {
+                    "A token for it: parley token --allow '\(channel):\($0)' --name <name>, with a key as PARLEY_TOKEN."
+                }
+            }
+        case "tls_required": "Name the server with https:// instead of http://."
+        case "idempotency_key_reused": "Choose another --key, or none."
+        case "unknown_agent_kind": "`parley agents` lists the kinds with their files."
+        case _ where name.isEmpty: nil
+        case _ where agent == nil: remedyOfChannel
+        default: remedyOfAgent
+        }
+    }
+
+    private var remedyOfChannel: String? {
+        switch code {
+        case "channel_not_found": "`parley ls /` lists the channels; `parley create \(name)` creates this one."
+        case "fork_source_not_found": "`parley ls /` lists the channels."
+        case "channel_closed": "It can be read: `parley tail \(name)`."
+        case "tail_moved": "`parley tail \(name)` shows what is new."
+        default: nil
+        }
+    }
+
+    private var remedyOfAgent: String? {
+        switch code {
+        case "channel_not_found", "unknown_agent":
+            "`parley ls` lists the agents; `parley run \(name) \"text\"` creates this one with a message, `parley create \(name)` without."
+        case "agent_deleted": "`parley create \(name)` starts it anew."
+        case "channel_closed":
+            "It can be read: `parley tail \(name)`. Another id starts another agent; to use this one again: `parley delete \(name)`, then `parley create \(name)`."
+        case "fork_source_not_found": "`parley ls` lists the agents."
+        case "turn_not_found": "`parley trace \(name)` lists the turns."
+        case "inbox_full": "`parley cancel \(name)` ends its turn, `parley status \(name)` shows what waits."
+        default: nil
+        }
+    }
+}
+
+/// A receipt that says no: why, and the command that helps.
+enum Verdict {
+    static func text(_ state: String, _ reason: String, _ agent: String) -> TerminalText {
+        guard let (why, remedy) = meaning(reason, agent) else { return "\(state): \(reason)" }
+        return "\(state): \(line: why) (\(reason)). \(line: remedy)"
+    }
+
+    private static func meaning(_ reason: String, _ agent: String) -> (why: String, remedy: String)? {
+        switch reason {
+        case "turn_ended":
+            (
+                "no turn is running, or it ended before this came",
+                "`parley status \(agent)` shows its state, `parley run \(agent) \"text\"` starts a turn."
+            )
+        case "not_parked":
+            (
+                "the agent is neither parked nor stalled",
+                "`parley status \(agent)` shows its state, `parley cancel \(agent)` ends a turn that runs."
+            )
+        case "unknown_approval":
+            ("the agent has not asked for this approval", "`parley status \(agent)` shows what waits for one.")
+        case "already_decided":
+            ("it was decided before", "`parley audit \(agent) --type approval` shows who decided.")
+        case "approval_expired":
+            ("nobody decided it in time", "`parley audit \(agent) --type approval` shows when it expired.")
+        case "arguments_changed":
+            ("--args-sha256 is not the digest of what the agent asks for", "`parley approve \(agent)` shows and approves what it asks for.")
+        case "busy":
+            (
+                "a turn is running, and this kind takes no message meanwhile",
+                "`parley tail \(agent)` shows when it ends, `parley cancel \(agent)` ends it."
+            )
+        case "closing":
+            ("the agent is closing", "`parley tail \(agent)` shows its end. Another id starts another agent.")
+        case "stale_offset":
+            ("the channel has an entry after --if-offset", "`parley tail \(agent)` shows what is new.")
+        case "stale_turn":
+            ("the turn of --if-turn is not running", "`parley status \(agent)` names the one that is.")
+        default: nil
+        }
+    }
+}
