@@ -1,4 +1,4 @@
-internal import ParleyHTTP
+internal import FoundationEssentials
 internal import ParleyModels
 package import ParleySystem
 
@@ -22,6 +22,7 @@ package struct AgentCheck: Sendable {
     /// What is wrong with the folder or with the environment's models, which is no file's mistake.
     package let problems: [String]
 
+    /// - Parameter folder: The folder, or one file; `nil`: the usual folder.
     /// - Throws: ``ConfigurationError`` when no folder is named and the usual one is not there.
     package init(folder: String?, _ environment: [String: String]) throws(ConfigurationError) {
         guard let folder = folder ?? DeclaredAgents.existingFolder else {
@@ -30,12 +31,12 @@ package struct AgentCheck: Sendable {
         self.folder = folder
         var (models, problems) = (ModelConfiguration(), [String]())
         do { models = try ModelConfiguration(environment: environment) } catch { problems = error.problems }
-        let (agents, found) = AgentFile.loadAll(folder)
+        let (agents, found) = AgentCheck.load(folder)
         let tools = BuiltInTools(folder: "", world: SystemWorld(threads: 1))
         var files = agents.map { (name: $0.file, file: AgentCheck.file($0, models, tools)) }
         for (name, mistakes) in Dictionary(grouping: found, by: \.file) {
             // The folder itself cannot be read.
-            guard name != folder else {
+            guard name != folder || AgentCheck.isFile(folder) else {
                 problems += mistakes.map(\.description)
                 continue
             }
@@ -46,6 +47,20 @@ package struct AgentCheck: Sendable {
 
     /// Whether a node could run all agents of the folder, once the environment has what the notices say.
     package var isRight: Bool { problems.isEmpty && files.allSatisfy(\.problems.isEmpty) }
+
+    /// The files of a folder, or one file.
+    private static func load(_ path: String) -> (agents: [AgentFile], problems: [AgentFileProblem]) {
+        guard isFile(path) else { return AgentFile.loadAll(path) }
+        return switch AgentFile.load(path) {
+        case .agent(let agent): ([agent], [])
+        case .problems(let problems): ([], problems)
+        }
+    }
+
+    private static func isFile(_ path: String) -> Bool {
+        var isFolder = false
+        return FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) && !isFolder
+    }
 
     private static func file(_ agent: AgentFile, _ models: ModelConfiguration, _ tools: BuiltInTools) -> File {
         let model = agent.model ?? models.defaultModel

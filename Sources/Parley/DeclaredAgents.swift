@@ -62,7 +62,13 @@ final class DeclaredAgents: Sendable {
             state.kinds = Dictionary(kinds.map { ($0.file.kind, $0) }, uniquingKeysWith: { $1 })
             state.problems = Set(all)
         }
-        return all
+        return problems.map(\.description) + DeclaredAgents.gathered(kinds)
+    }
+
+    /// Why the models of kinds cannot be used, a line for each reason: one missing variable is often that of all.
+    private static func gathered(_ kinds: [Kind]) -> [String] {
+        let reasons = Dictionary(grouping: kinds.filter { $0.problem != nil }) { String($0.problem!.dropFirst($0.file.file.count)) }
+        return reasons.map { reason, kinds in kinds.map(\.file.file).joined(separator: ", ") + reason }.sorted()
     }
 
     /// What has changed in the folder since it was read the last time.
@@ -73,8 +79,6 @@ final class DeclaredAgents: Sendable {
         var problems: [String] = []
         /// Kinds that stay until the next start although their file is gone.
         var gone: [Kind] = []
-
-        var isEmpty: Bool { kinds.isEmpty && problems.isEmpty && gone.isEmpty }
     }
 
     /// Reads the files again. What is new or different, and right, counts from now on; of what is wrong or gone, what was read before does.

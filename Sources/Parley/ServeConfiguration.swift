@@ -55,7 +55,8 @@ package struct ServeConfiguration: Sendable {
 
     /// Sets the address from `host:port`.
     package mutating func listen(on text: String) throws(ConfigurationError) {
-        let bad = ConfigurationError("--listen is '\(text)'; expected <host>:<port>, e.g. 127.0.0.1:4437 (port 0: any free one).")
+        let meant = UInt16(text.drop { $0 == ":" }).map { " Did you mean 127.0.0.1:\($0)?" } ?? ""
+        let bad = ConfigurationError("--listen is '\(text)'; expected <host>:<port>, e.g. 127.0.0.1:4437 (port 0: any free one).\(meant)")
         guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else { throw bad }
         var host = String(text[..<colon])
         if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }

@@ -8,13 +8,28 @@ enum ChannelArgument {
         if parts.count == 3, parts.first == "agents" { parts = parts.dropFirst() }
         guard parts.count == 2, let name = AgentName(kind: parts.first!, id: parts.last!) else {
             if text.hasPrefix("/"), let channel = try? any(text) {
+                let unslashed = (try? agent(channel)).map { " The agent is named \(Refusal.agent($0)), without the slash in front." } ?? ""
                 throw UsageError(
                     "'\(text)' is a channel without an agent: read it with `parley tail /\(channel)`, write to it with `parley append /\(channel) <data>`."
-                )
+                        + unslashed)
             }
             throw UsageError("'\(text)' is no agent; expected <kind>/<id>, each 1 to 128 of A-Z a-z 0-9 . _ ~ -, e.g. assistant/me.")
         }
         return name.channel
+    }
+
+    /// The agent that was probably meant by words of which the first names none: with a blank for the slash, within the text's quotes, behind the text.
+    static func meant(by words: [String]) -> String? {
+        func agent(_ text: some StringProtocol) -> String? { (try? ChannelArgument.agent(String(text))).map(Refusal.agent) }
+        let first = words[0]
+        if first.hasPrefix("/") { return nil }
+        if let start = first.split(separator: " ").first, start.count < first.count, let agent = agent(start) {
+            return "\(agent), with the quotes around the text alone"
+        }
+        if let later = words.dropFirst().first(where: { $0.contains("/") }), let agent = agent(later) {
+            return "\(agent), which comes first"
+        }
+        return words.count > 1 ? agent("\(first)/\(words[1])") : nil
     }
 
     /// Two segments are an agent's name; anything else, and whatever begins with a slash, is a channel's whole name.

@@ -24,7 +24,7 @@ enum RunCommand: Command {
     static let options: [CommandOption] = [.value("data"), .value("key"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
+        let channel = try arguments.agent()
         let message = try MessageBody.read(arguments)
         let client = try Client(arguments)
         let offset = try MessageArgument.send(message, to: channel, client, key: arguments["key"])
@@ -161,7 +161,7 @@ enum SendCommand: Command {
     static let options: [CommandOption] = [.value("data"), .value("key"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
+        let channel = try arguments.agent()
         let message = try MessageBody.read(arguments)
         Terminal.output("\(try MessageArgument.send(message, to: channel, Client(arguments), key: arguments["key"]))\n")
         return .done
@@ -210,7 +210,7 @@ enum ListCommand: Command {
         let answer = try client.request("GET", "/v1/kinds")
         let kinds = (answer.json?["kinds"]?.array ?? []).compactMap { $0["kind"]?.string }
         if let kind = arguments["kind"], answer.status == 200, !kinds.contains(kind) {
-            let meant = Spelling.closest(to: kind, in: kinds).map { " Did you mean '\($0)'?" } ?? ""
+            let meant = Suggestion.closest(to: kind, in: kinds).map { " Did you mean '\($0)'?" } ?? ""
             throw FollowError(
                 "there is no agent of the kind '\(kind)', and the server does not have that kind. It has: \(kinds.isEmpty ? "none" : kinds.joined(separator: ", ")).\(meant)"
             )
@@ -224,7 +224,12 @@ enum ListCommand: Command {
 
 extension ListCommand {
     private static func channels(_ prefix: String, _ arguments: Arguments, _ client: Client) throws -> ExitStatus {
-        guard prefix.hasPrefix("/") else { throw UsageError("'\(prefix)' was not expected; channels are listed with a slash: /\(prefix)") }
+        guard prefix.hasPrefix("/") else {
+            let agents =
+                prefix.contains("/")
+                ? "`parley status \(prefix)` shows an agent" : "`parley ls --kind \(prefix)` lists the agents of a kind"
+            throw UsageError("'\(prefix)' was not expected; \(agents), channels are listed with a slash: /\(prefix)")
+        }
         var after = ""
         repeat {
             let query = "limit=1000&prefix=\(PercentEncoding.encode(String(prefix.dropFirst())))\(after)"
@@ -258,7 +263,7 @@ enum StatusCommand: Command {
     static let options: [CommandOption] = [.flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        let channel = try ControlEntry.channel(arguments)
+        let channel = try arguments.agent()
         try arguments.requireAtMost(1)
         let client = try Client(arguments)
         let answer = try client.request("GET", "/v1/" + channel)

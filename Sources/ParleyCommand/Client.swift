@@ -14,7 +14,7 @@ final class Client: Sendable {
     init(_ arguments: Arguments) throws(UsageError) {
         var url = arguments["server"] ?? Terminal.environment("PARLEY_URL") ?? "http://127.0.0.1:4437"
         while url.hasSuffix("/") { url.removeLast() }
-        guard url.hasPrefix("http://") || url.hasPrefix("https://") else {
+        do { _ = try OutgoingURL(url) } catch {
             throw UsageError("the server is '\(url)'; expected a URL such as http://127.0.0.1:4437 (--server or PARLEY_URL).")
         }
         baseURL = url

@@ -20,7 +20,7 @@ enum SteerCommand: Command {
     static let options = ControlEntry.options + [.value("data")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        _ = try ControlEntry.channel(arguments)
+        _ = try arguments.agent()
         let message = try MessageBody.read(arguments)
         return try ControlEntry.send("steer", [(message.name, message.value)], arguments)
     }
@@ -42,7 +42,7 @@ enum InterruptCommand: Command {
     static let options = ControlEntry.options
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        _ = try ControlEntry.channel(arguments)
+        _ = try arguments.agent()
         let text = arguments.positional.count > 1 ? try MessageArgument.text(arguments) : nil
         return try ControlEntry.send("interrupt", [("text", text.map { .string($0) })], arguments)
     }
@@ -63,7 +63,7 @@ enum CancelCommand: Command {
     static let options = ControlEntry.options
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        _ = try ControlEntry.channel(arguments)
+        _ = try arguments.agent()
         let reason = arguments.positional.count > 1 ? try MessageArgument.text(arguments) : nil
         return try ControlEntry.send("cancel", [("reason", reason.map { .string($0) })], arguments)
     }
@@ -105,7 +105,7 @@ enum ResumeCommand: Command {
     static let options = ControlEntry.options
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        _ = try ControlEntry.channel(arguments)
+        _ = try arguments.agent()
         let reason = arguments.positional.count > 1 ? try MessageArgument.text(arguments) : nil
         return try ControlEntry.send("resume", [("reason", reason.map { .string($0) })], arguments)
     }
@@ -148,7 +148,7 @@ enum SignalCommand: Command {
     static let options = ControlEntry.options
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
-        _ = try ControlEntry.channel(arguments)
+        _ = try arguments.agent()
         let name = try arguments.require(1, "the signal's name")
         try arguments.requireAtMost(3)
         var data: JSON?
@@ -182,14 +182,9 @@ enum ControlEntry {
             """
     }
 
-    /// The agent that the first word names.
-    static func channel(_ arguments: Arguments) throws(UsageError) -> String {
-        try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
-    }
-
     /// Waits for the receipt and says what it says; one that says no makes the exit status 1.
     static func send(_ type: String, _ members: [(String, JSON?)], _ arguments: Arguments) throws -> ExitStatus {
-        let channel = try channel(arguments)
+        let channel = try arguments.agent()
         for name in ["if-turn", "if-offset"] { try arguments.check(name, []) }
         let client = try Client(arguments)
         let conditions = [("if_turn", arguments["if-turn"]), ("if_offset", arguments["if-offset"])].map { name, value in
@@ -255,7 +250,7 @@ enum ApprovalChoice {
     }
 
     static func send(_ type: String, _ arguments: Arguments) throws -> ExitStatus {
-        let channel = try ControlEntry.channel(arguments)
+        let channel = try arguments.agent()
         if arguments.positional.count > 2 {
             throw UsageError("'\(arguments.positional[2])' was not expected. A reason is an option: --reason \"text\".")
         }
@@ -280,15 +275,20 @@ enum ApprovalChoice {
             arguments)
     }
 
-    /// The names of the approvals that wait for a decision.
-    private static func open(_ channel: String, _ client: Client) throws -> [String] {
+    /// The names of the approvals that wait for a decision, and whether the agent may be about to ask for one.
+    private static func open(_ channel: String, _ client: Client) throws -> (names: [String], isBusy: Bool) {
         let answer = try client.request("GET", "/v1/" + channel)
         guard answer.status == 200, let status = answer.json else { throw client.refusal(answer, of: channel) }
-        return StatusView.approvals(status)
+        return (StatusView.approvals(status), status["state"] == "running" || (status["undecided"]?.integer ?? 0) > 0)
     }
 
+    /// The one approval that is open. An agent that has just been told to do something gets a moment to ask.
     private static func only(_ channel: String, _ client: Client) throws -> String {
-        let open = try open(channel, client)
+        var (open, isBusy) = try open(channel, client)
+        for _ in 0..<20 where open.isEmpty && isBusy {
+            Pause.wait(.milliseconds(100))
+            (open, isBusy) = try self.open(channel, client)
+        }
         let agent = Refusal.agent(channel)
         guard let only = open.first else {
             throw FollowError("\(agent) waits for no approval. `parley audit \(agent) --type approval` shows what was decided.")
@@ -299,7 +299,7 @@ enum ApprovalChoice {
 
     /// What can be decided instead.
     private static func choices(_ type: String, _ channel: String, _ client: Client) throws -> String {
-        let open = try open(channel, client)
+        let open = try open(channel, client).names
         let agent = Refusal.agent(channel)
         if open.isEmpty { return "None waits for a decision. `parley audit \(agent) --type approval` shows those that were decided." }
         return "Open: \(open.map { "`parley \(type) \(agent) \($0)`" }.joined(separator: ", "))."

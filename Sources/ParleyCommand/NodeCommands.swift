@@ -6,15 +6,15 @@ internal import ParleySystem
 enum AgentsCommand: Command {
     static let name = "agents"
     static let summary = "list the kinds of agents with file, model and tools, or check agent files"
-    static let usage = "usage: parley agents [--json] [--server <url>] | parley agents check [<folder>] [--json]"
+    static let usage = "usage: parley agents [--json] [--server <url>] | parley agents check [<folder> | <file>] [--json]"
     static let help = """
         \(usage)
 
         Lists the kinds that the server has: kind, model, tools (* asks a person first), file. `parley ls` lists the agents themselves.
 
-        `check` reads the files of a folder, by default ./agents, as `parley serve` would, without a server. Each mistake is a line with file,
-        line, field, value, accepted values and remedy on standard error; exit status 1 if there is one. What a file needs from the environment
-        at start, such as PARLEY_MODEL, is a notice.
+        `check` reads the files of a folder, by default ./agents, or one file, as `parley serve` would, without a server. Each mistake is a
+        line with file, line, field, value, accepted values and remedy on standard error; exit status 1 if there is one. What a file needs
+        from the environment at start, such as PARLEY_MODEL, is a notice.
 
           --json  one object per line: of a kind; with check, of a file: file, kind, ok, problems (line, field, message), notices
         """

@@ -51,7 +51,7 @@ enum ParleyProgram {
     }
 
     static func unknown(_ name: String) -> String {
-        let meant = Spelling.closest(to: name, in: commands.map { $0.name })
+        let meant = Suggestion.closest(to: name, in: commands.map { $0.name })
         return "unknown command '\(name)'.\(meant.map { " Did you mean '\($0)'?" } ?? "") `parley help` lists them."
     }
 
@@ -129,7 +129,7 @@ struct Arguments {
             let name = String(parts[0])
             let options = command.options + Arguments.common
             guard let option = options.first(where: { $0.name == name }) else {
-                let meant = Spelling.closest(to: name, in: options.map(\.name))
+                let meant = Suggestion.closest(to: name, in: options.map(\.name))
                 // A text, by mistake: no option has a blank in its name.
                 let isText = name.contains(where: \.isWhitespace)
                 throw UsageError(
@@ -169,6 +169,15 @@ struct Arguments {
         if let word = positional.dropFirst(count).first { throw UsageError("'\(word)' was not expected.") }
     }
 
+    /// The channel of the agent that the first word names.
+    func agent() throws(UsageError) -> String {
+        let word = try require(0, "<kind>/<id>")
+        do throws(UsageError) { return try ChannelArgument.agent(word) } catch {
+            guard let meant = ChannelArgument.meant(by: positional) else { throw error }
+            throw UsageError("'\(word)' is no agent. Did you mean \(meant)?")
+        }
+    }
+
     func require(_ index: Int, _ what: String) throws(UsageError) -> String {
         guard positional.indices.contains(index) else { throw UsageError("\(what) is missing.") }
         return positional[index]
@@ -186,27 +195,4 @@ struct UsageError: Error {
     var showsUsage = true
 
     init(_ message: String, showsUsage: Bool = true) { (self.message, self.showsUsage) = (message, showsUsage) }
-}
-
-enum Spelling {
-    /// The candidate at most two edits away from `word`, if there is one.
-    static func closest(to word: String, in candidates: [String]) -> String? {
-        candidates.map { ($0, distance(word, $0)) }.filter { $0.1 <= 2 }.min { $0.1 < $1.1 }?.0
-    }
-
-    /// Levenshtein's distance.
-    private static func distance(_ a: String, _ b: String) -> Int {
-        let (a, b) = (Array(a), Array(b))
-        var row = Array(0...b.count)
-        for i in 0..<a.count {
-            var diagonal = row[0]
-            row[0] = i + 1
-            for j in 0..<b.count {
-                let above = row[j + 1]
-                row[j + 1] = min(above + 1, row[j] + 1, diagonal + (a[i] == b[j] ? 0 : 1))
-                diagonal = above
-            }
-        }
-        return row[b.count]
-    }
 }

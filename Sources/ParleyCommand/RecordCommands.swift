@@ -89,7 +89,7 @@ enum StateCommand: Command {
 private enum RecordQuery {
     /// Asks, and with `--json` prints the answer.
     static func ask(_ record: String, _ parameters: [String], _ arguments: Arguments) throws -> JSON {
-        let channel = try ChannelArgument.agent(arguments.require(0, "<kind>/<id>"))
+        let channel = try arguments.agent()
         try arguments.requireAtMost(1)
         let query = parameters.compactMap { name in arguments[name].map { "\(name)=\(PercentEncoding.encode($0))" } }
         let client = try Client(arguments)

@@ -6,13 +6,14 @@ extension Client {
     ///
     /// - Parameters:
     ///   - channel: What the request was about; names the subject and appears in the commands.
-    ///   - isAny: Whether the name may have meant a channel without an agent.
-    func refusal(_ answer: Answer, of channel: String? = nil, isAny: Bool = false) -> FollowError {
+    ///   - isAny: Whether the name may have meant a channel without an agent, or an agent.
+    ///   - isWanted: Whether the channel may be created instead.
+    func refusal(_ answer: Answer, of channel: String? = nil, isAny: Bool = false, isWanted: Bool = true) -> FollowError {
         guard let json = answer.json else {
             return FollowError(
                 "\(baseURL) answered \(answer.status) without saying why. Is it a Parley server? --server or PARLEY_URL names another.")
         }
-        let refusal = Refusal(json, answer.status, channel: channel)
+        let refusal = Refusal(json, answer.status, channel: channel, isWanted: isWanted)
         var sentences = [refusal.text, refusal.remedy]
         if let agent = refusal.agent, ["channel_not_found", "unknown_agent", "unknown_agent_kind"].contains(refusal.code) {
             if let near = near(agent, refusal) {
@@ -20,6 +21,8 @@ extension Client {
             } else if isAny {
                 sentences.append("A channel without an agent is named /\(agent).")
             }
+        } else if isAny, refusal.code == "channel_not_found", channel?.contains("/") == false {
+            sentences.append("An agent is named <kind>/<id>.")
         }
         return FollowError(sentences.compactMap { $0 }.joined(separator: " "))
     }
@@ -28,10 +31,10 @@ extension Client {
     private func near(_ agent: String, _ refusal: Refusal) -> String? {
         let parts = agent.split(separator: "/").map(String.init)
         if refusal.code == "unknown_agent_kind" {
-            return Spelling.closest(to: parts[0], in: refusal.kinds).map { "\($0)/\(parts[1])" }
+            return Suggestion.closest(to: parts[0], in: refusal.kinds).map { "\($0)/\(parts[1])" }
         }
         let list = try? request("GET", "/v1/agents?limit=1000").json?["agents"]?.array
-        return Spelling.closest(to: agent, in: (list ?? []).compactMap { $0["agent"]?.string.map(Refusal.agent) })
+        return Suggestion.closest(to: agent, in: (list ?? []).compactMap { $0["agent"]?.string.map(Refusal.agent) })
     }
 }
 
@@ -45,10 +48,12 @@ struct Refusal {
     /// As the command line names it: `<kind>/<id>`, or `/<channel>`.
     private let name: String
     private let status: Int
+    /// Whether it may be created instead.
+    private let isWanted: Bool
 
     /// - Parameter channel: What the request was about.
-    init(_ json: JSON, _ status: Int, channel: String? = nil) {
-        (self.json, self.status) = (json, status)
+    init(_ json: JSON, _ status: Int, channel: String? = nil, isWanted: Bool = true) {
+        (self.json, self.status, self.isWanted) = (json, status, isWanted)
         code = json["code"]?.string ?? ""
         kinds = (json["kinds"]?.array ?? []).compactMap(\.string)
         agent = channel.flatMap { $0.hasPrefix("agents/") ? Refusal.agent($0) : nil }
@@ -70,6 +75,7 @@ struct Refusal {
         case "channel_not_found", "unknown_agent": agent == nil ? "there is no channel \(name)" : "there is no agent \(name)"
         case "agent_deleted": "\(name) was deleted"
         case "channel_closed": "\(name) is closed and takes nothing more"
+        case "offset_beyond_tail": "\(name) ends before that offset, which it has not given out"
         case "tail_moved": "the end offset of \(name) is \(json["tail"]?.string ?? "another one"), not that of --if-tail"
         case "idempotency_key_reused": "the key was used for another request to \(name)"
         default: nil
@@ -88,6 +94,7 @@ struct Refusal {
             }
         case "tls_required": "Name the server with https:// instead of http://."
         case "idempotency_key_reused": "Choose another --key, or none."
+        case "route_not_found": "--server and PARLEY_URL take the server's address without a path, e.g. http://127.0.0.1:4437."
         case "unknown_agent_kind": "`parley agents` lists the kinds with their files."
         case _ where name.isEmpty: nil
         case _ where agent == nil: remedyOfChannel
@@ -97,7 +104,10 @@ struct Refusal {
 
     private var remedyOfChannel: String? {
         switch code {
-        case "channel_not_found": "`parley ls /` lists the channels; `parley create \(name)` creates this one."
+        case "channel_not_found":
+            "`parley ls /` lists the channels\(isWanted ? "; `parley create \(name)` creates this one." : ".")"
+        case "invalid_json": "A text needs quotes: '\"text\"'."
+        case "offset_beyond_tail": "`parley tail \(name)` reads from the start."
         case "fork_source_not_found": "`parley ls /` lists the channels."
         case "channel_closed": "It can be read: `parley tail \(name)`."
         case "tail_moved": "`parley tail \(name)` shows what is new."
@@ -108,7 +118,10 @@ struct Refusal {
     private var remedyOfAgent: String? {
         switch code {
         case "channel_not_found", "unknown_agent":
-            "`parley ls` lists the agents; `parley run \(name) \"text\"` creates this one with a message, `parley create \(name)` without."
+            "`parley ls` lists the agents"
+                + (isWanted ? "; `parley run \(name) \"text\"` creates this one with a message, `parley create \(name)` without." : ".")
+        case "invalid_json", "invalid_entry": "`parley send \(name) \"text\"` sends a message."
+        case "offset_beyond_tail": "`parley tail \(name)` reads from the start."
         case "agent_deleted": "`parley create \(name)` starts it anew."
         case "channel_closed":
             "It can be read: `parley tail \(name)`. Another id starts another agent; to use this one again: `parley delete \(name)`, then `parley create \(name)`."

@@ -112,7 +112,7 @@ enum DeleteCommand: Command {
         try arguments.requireAtMost(1)
         let client = try Client(arguments)
         let answer = try client.request("DELETE", StreamRequest.path(channel))
-        guard answer.status == 204 else { throw client.refusal(answer, of: channel, isAny: true) }
+        guard answer.status == 204 else { throw client.refusal(answer, of: channel, isAny: true, isWanted: false) }
         if channel.hasPrefix("agents/") {
             let agent = Refusal.agent(channel)
             Terminal.error(

@@ -84,7 +84,9 @@ import Testing
         "approve clerk/me bogus", "deny clerk/me 0000000000000001/bogus", "resume clerk/me", "trace clerk/me --turn 0000000000000009",
         "cancel clerk/me --if-turn 0000000000000009", "cancel writer/idle", "approve writer/idle", "send writer/done hi",
         "cancel writer/done",
-        "create /orders/1", "append /orders/1 1 --if-tail 0000000000000009", "delete /orders/1", "delete writer/done",
+        "create /orders/1", "append /orders/1 1 --if-tail 0000000000000009", "append /orders/1 hello", "append clerk/me hello",
+        "tail /orders/1 --from 00000000000000ff", "tail orders", "delete clerk/nobody", "run clerk/me hi --server SERVER/v1",
+        "delete /orders/1", "delete writer/done",
         "send writer/done hi",
         "token --allow **:read --name ann",
     ]
@@ -104,7 +106,9 @@ import Testing
             #expect(try parley("create", "writer/idle", environment: server).exit == .status(0))
             var all = ""
             for line in Self.refusals {
-                let process = try ChildProcess(Products.path("parley"), line.split(separator: " ").map(String.init), environment: server)
+                let process = try ChildProcess(
+                    Products.path("parley"), line.replacing("SERVER", with: node.url).split(separator: " ").map(String.init),
+                    environment: server)
                 try process.waitForExit("parley \(line)")
                 let said = process.output.error.split(separator: "\n", omittingEmptySubsequences: false).filter {
                     !$0.hasPrefix("durable; waiting")

@@ -250,6 +250,15 @@ import Testing
         }
     }
 
+    @Test func `an approval is waited for while the agent works towards it`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            let call = "call: write_file {\"path\": \"note.md\", \"text\": \"The sea.\"}"
+            let output = try Self.shell("$parley send clerk/one '\(call)' && $parley approve clerk/one", node)
+            #expect(output.exit == .status(0) && output.error.contains("applied"), "\(output)")
+        }
+    }
+
     @Test func `agents are listed by name, and a kind that there is not is said`() async throws {
         try await OwnThread.run {
             let node = try Self.scripted()

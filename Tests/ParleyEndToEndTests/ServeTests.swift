@@ -165,6 +165,26 @@ import Testing
         }
     }
 
+    @Test func `agents check reads one file, too`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted(["writer.md": Self.writer, "clerk.md": "---\nmodle: x\n---\nNote.\n"])
+            let model = ["PARLEY_MODEL": "scripted"]
+            let good = try parley("agents", "check", node.agentsFolder + "/writer.md", environment: model)
+            #expect(good.exit == .status(0) && good.error.isEmpty && good.standard.hasPrefix("writer "), "\(good)")
+            let bad = try parley("agents", "check", node.agentsFolder + "/clerk.md", environment: model)
+            #expect(bad.exit == .status(1) && bad.error.contains("clerk.md:2: modle") && bad.standard.isEmpty, "\(bad)")
+        }
+    }
+
+    @Test func `what all agents miss is said in one line`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(agents: ["writer.md": Self.writer, "poet.md": Self.poet])
+            let said = try node.launch().wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
+            let lines = said.split(separator: "\n").filter { $0.contains("PARLEY_MODEL is not set") }
+            #expect(lines.count == 1 && lines[0].contains("poet.md, ") && lines[0].contains("writer.md: "), "\(said)")
+        }
+    }
+
     @Test func `agents check with json prints one object a file`() async throws {
         try await OwnThread.run {
             let node = try Self.scripted(["writer.md": Self.writer, "clerk.md": "---\nmax_tokens: many\n---\n"])

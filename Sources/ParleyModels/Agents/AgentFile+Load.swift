@@ -16,7 +16,7 @@ extension AgentFile {
             return ([], [AgentFileProblem(file: directory, problem: problem, remedy: "make the folder, or name another one.")])
         }
         for name in names {
-            switch load(directory + (directory.hasSuffix("/") ? "" : "/") + name, kind: String(name.dropLast(3))) {
+            switch load(directory + (directory.hasSuffix("/") ? "" : "/") + name) {
             case .agent(let agent): agents.append(agent)
             case .problems(let found): problems += found
             }
@@ -24,7 +24,10 @@ extension AgentFile {
         return (agents, problems)
     }
 
-    private static func load(_ path: String, kind: String) -> Outcome {
+    /// Reads one file, whose name says the kind.
+    package static func load(_ path: String) -> Outcome {
+        let name = path.split(separator: "/").last ?? ""
+        let kind = String(name.hasSuffix(".md") ? name.dropLast(3) : name)
         func fail(line: Int? = nil, _ problem: String, _ remedy: String) -> Outcome {
             .problems([AgentFileProblem(file: path, line: line, problem: problem, remedy: remedy)])
         }

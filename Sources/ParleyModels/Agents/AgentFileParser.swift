@@ -1,4 +1,5 @@
 internal import ParleyAgents
+internal import ParleySystem
 
 /// Reads one agent's file and gathers every mistake on the way.
 struct AgentFileParser {

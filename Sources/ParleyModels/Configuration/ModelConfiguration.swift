@@ -1,4 +1,5 @@
 package import ParleyAgents
+internal import ParleySystem
 
 /// Where the models are and which one is used by whoever names none.
 package struct ModelConfiguration: Sendable {

@@ -1,4 +1,5 @@
 internal import ParleyAgents
+internal import ParleySystem
 
 /// Which model, as `<provider>:<model>`: `openai:gpt-5-mini`, `scripted:rate=50`.
 package struct ModelSpec: Sendable, Equatable, CustomStringConvertible {
