@@ -197,7 +197,14 @@ enum ControlEntry {
         Terminal.output("\(offset)\n")
         do {
             // A signal, and a steer that no call of the model takes yet, may wait for long: what is decided is said, the rest is in the log.
-            let receipt = try Receipt.wait(for: offset, in: channel, client, seconds: 5)
+            let receipt: JSON?
+            switch try Receipt.wait(for: offset, in: channel, client, seconds: 5) {
+            case .decided(let found): receipt = found
+            case .open: receipt = nil
+            case .unreadable:
+                Terminal.error("durable; what becomes of it is in the channel, which this key or token may not read")
+                return .done
+            }
             Terminal.error(verdict(on: type, offset, receipt, Refusal.agent(channel)))
             return receipt == nil || receipt?["state"] == "applied" ? .done : .failed
         } catch  where error is Client.Unreachable || error is Client.Disconnected {
@@ -334,19 +341,25 @@ enum ApprovalChoice {
 
 /// The receipt of an entry.
 enum Receipt {
-    /// - Returns: `nil` when it has not been decided after `seconds`.
-    static func wait(for offset: String, in channel: String, _ client: Client, seconds: Int) throws -> JSON? {
+    enum Outcome {
+        case decided(JSON)
+        /// Not within the time.
+        case open
+        /// Whoever sent the entry may append to the channel and not read it.
+        case unreadable
+    }
+
+    static func wait(for offset: String, in channel: String, _ client: Client, seconds: Int) throws -> Outcome {
         var next = offset
         for round in 0..<(seconds * 10) {
             let answer = try client.request("GET", "/v1/stream/\(channel)?offset=\(next)&view=raw")
-            // Whoever may only append is not told what became of it.
-            if answer.status == 403 { return nil }
+            if answer.status == 403 { return .unreadable }
             guard answer.status == 200, let entries = answer.json?.array else { throw client.refusal(answer, of: channel) }
-            if let receipt = entries.first(where: { $0["type"] == "receipt" && $0["of"]?.string == offset }) { return receipt }
+            if let receipt = entries.first(where: { $0["type"] == "receipt" && $0["of"]?.string == offset }) { return .decided(receipt) }
             next = answer.header("Stream-Next-Offset") ?? next
             if round == 10 { Terminal.error("durable; waiting up to \(seconds) s for what becomes of it") }
             if entries.isEmpty { Pause.wait(.milliseconds(100)) }
         }
-        return nil
+        return .open
     }
 }

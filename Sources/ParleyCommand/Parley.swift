@@ -42,10 +42,12 @@ enum ParleyProgram {
         do {
             return try await command.run(try Arguments(arguments, for: command))
         } catch let error as UsageError {
-            Terminal.error("parley \(name): \(line: error.message)" + TerminalText(trusted: error.showsUsage ? "\n" + command.hint : ""))
+            Terminal.error(
+                "parley \(name): \(line: Columns.prose(error.message))" + TerminalText(trusted: error.showsUsage ? "\n" + command.hint : "")
+            )
             return .usage
         } catch {
-            Terminal.error("parley \(name): \(line: "\(error)")")
+            Terminal.error("parley \(name): \(line: Columns.prose("\(error)"))")
             return .failed
         }
     }

@@ -127,7 +127,7 @@ enum AuditView {
             return [
                 record["text"]?.string.map { "\"\(Columns.prose($0))\"" }, record["name"]?.string.map(TerminalText.name),
                 record["approval"]?.string,
-                record["reason"]?.string.map { "because: \(Columns.prose($0))" },
+                record["reason"]?.string.map { "reason: \(Columns.prose($0))" },
             ].compactMap { $0 }.joined(separator: " ")
         }
         let action = "\(TerminalText.name(record["action"]?.string ?? "")) (args \(record["args_sha256"]?.string?.prefix(12) ?? "-")) "

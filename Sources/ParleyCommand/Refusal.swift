@@ -57,14 +57,26 @@ struct Refusal {
         code = json["code"]?.string ?? ""
         kinds = (json["kinds"]?.array ?? []).compactMap(\.string)
         agent = channel.flatMap { $0.hasPrefix("agents/") ? Refusal.agent($0) : nil }
-        name = channel.map { $0.hasPrefix("agents/") ? Refusal.agent($0) : "/" + $0 } ?? ""
+        name = channel.map(Refusal.name) ?? ""
+    }
+
+    /// A channel as it is typed in a shell.
+    static func name(_ channel: String) -> String {
+        let name = channel.hasPrefix("agents/") ? agent(channel) : "/" + channel
+        let isPlain = name.utf8.allSatisfy { byte in
+            (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte)
+                || "/._~-:@+,=%".utf8.contains(byte)
+        }
+        return isPlain ? name : "'\(name.replacing("'", with: "'\\''"))'"
     }
 
     static func agent(_ channel: String) -> String { String(channel.dropFirst("agents/".count)) }
 
     /// What is wrong, with its code.
     var text: String {
-        let said = own ?? json["detail"]?.string ?? json["title"]?.string ?? "the server answered \(status)"
+        var said = own ?? json["detail"]?.string ?? json["title"]?.string ?? "the server answered \(status)"
+        // A command sends one entry.
+        if json["index"] == 0, said.hasPrefix("entry 0: ") { said.removeFirst("entry 0: ".count) }
         return code.isEmpty ? said : "\(said.hasSuffix(".") ? String(said.dropLast()) : said) (\(code))."
     }
 
@@ -92,6 +104,7 @@ struct Refusal {
                     "A token for it: parley token --allow '\(channel):\($0)' --name <name>, with a key as PARLEY_TOKEN."
                 }
             }
+        case "entry_too_large", "body_too_large": "Send it in parts."
         case "tls_required": "Name the server with https:// instead of http://."
         case "idempotency_key_reused": "Choose another --key, or none."
         case "route_not_found": "--server and PARLEY_URL take the server's address without a path, e.g. http://127.0.0.1:4437."

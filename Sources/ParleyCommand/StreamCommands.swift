@@ -118,7 +118,7 @@ enum DeleteCommand: Command {
             Terminal.error(
                 "\(agent) was deleted, with its files. Messages to it are refused until `parley create \(agent)` starts it anew.")
         } else {
-            Terminal.error("/\(channel) was deleted. `parley create /\(channel)` starts it anew.")
+            Terminal.error("\(Refusal.name(channel)) was deleted. `parley create \(Refusal.name(channel))` starts it anew.")
         }
         return .done
     }

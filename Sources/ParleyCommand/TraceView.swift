@@ -39,10 +39,10 @@ struct TraceView {
     private mutating func add(_ turn: JSON) {
         lines.append(headline(turn))
         for restart in turn["restarts"]?.array ?? [] {
-            lines.append("  taken up again at \(restart["at"]?.string ?? "") after: \(restart["cause"]?.string ?? "")")
+            lines.append("  resumed at \(restart["at"]?.string ?? ""), cause: \(restart["cause"]?.string ?? "")")
         }
         if let cancelled = turn["cancelled"], turn["state"] == "open" {
-            lines.append("  cancelled at \(cancelled["at"]?.string ?? ""), and not yet at its end")
+            lines.append("  cancelled at \(cancelled["at"]?.string ?? ""), rolling back")
         }
         var controls = turn["controls"]?.array ?? []
         let start = instant(turn["started"]) ?? Timestamp(milliseconds: 0)
@@ -58,18 +58,18 @@ struct TraceView {
         }
         for (index, control) in own.enumerated() { rows.append(row(control, prefix: "", isLast: index == own.count - 1)) }
         align(rows)
-        if let omitted = turn["steps_omitted"]?.integer { lines.append("  … and \(omitted) more steps, which the sums count") }
+        if let omitted = turn["steps_omitted"]?.integer { lines.append("  … and \(omitted) more steps, included in the totals") }
         if (turn["totals"]?["steps"]?.integer ?? 0) > 0 { lines.append("  " + TraceView.sums(turn["totals"] ?? .null)) }
     }
 
     private func headline(_ turn: JSON) -> String {
         let state = turn["state"]?.string ?? ""
         var words = ["turn \(turn["turn"]?.string ?? "")", state]
-        if let duration = turn["duration_ms"]?.integer { words[1] += " in \(TraceView.duration(duration))" }
-        words.append("\(turn["started"]?.string ?? "")")
+        if let duration = turn["duration_ms"]?.integer { words[1] += " after \(TraceView.duration(duration))" }
+        words.append("started \(turn["started"]?.string ?? "")")
         if let input = turn["input"] { words.append("\(input["by"]?.string ?? ""): \"\(Columns.prose(input["text"]?.string ?? ""))\"") }
         if let error = turn["error"] { words.append(TraceView.text(ofError: error)) }
-        if let reason = turn["reason"]?.string { words.append("because: \(Columns.prose(reason))") }
+        if let reason = turn["reason"]?.string { words.append("reason: \(Columns.prose(reason))") }
         return words.joined(separator: "  ")
     }
 
@@ -147,11 +147,11 @@ struct TraceView {
 
     private static func tokens(_ step: JSON) -> String? {
         let out = step["output_tokens"]?.integer.map { "\($0) out" } ?? step["pieces"]?.integer.map { "about \($0) out" }
-        let words = [
+        let counts = [
             step["input_tokens"]?.integer.map { "\($0) in" }, out,
             step["recovered_tokens"]?.integer.flatMap { $0 > 0 ? "\($0) recovered" : nil },
         ].compactMap { $0 }
-        return words.isEmpty ? nil : words.joined(separator: " ") + " tokens"
+        return counts.isEmpty ? nil : "tokens: " + counts.joined(separator: " + ")
     }
 
     private static func text(ofError error: JSON) -> String {

@@ -65,7 +65,7 @@ final class TurnView: Sendable {
         case "timer.set" where state.asked == entry["step"]?.string: break  // Said with what was asked.
         case "timer.set": note("  waits until \(entry["due"]?.string ?? "")", &state)
         case "supervision" where entry["action"] == "cancel": break
-        case "supervision": note("  goes on after: \(line: entry["cause"]?.string ?? "")", &state)
+        case "supervision": note("  resumed after: \(line: entry["cause"]?.string ?? "")", &state)
         case "turn.completed":
             let output = entry["output"]
             if output?.string.map({ Bytes($0.utf8) }) != state.printed, let output, output != .null {
@@ -95,6 +95,7 @@ final class TurnView: Sendable {
         let isFinal = entry["final"]?.bool == true
         switch entry["error"]?["code"]?.string {
         case let code? where ["cancelled", "interrupted"].contains(code): note("  \(step) \(code)", &state)
+        case "approval_denied": note("  \(step): \(line: message)", &state)
         default: note("  \(step) failed: \(line: message)\(line: isFinal ? "" : " (will be tried again)")", &state)
         }
         if isFinal { state.failure = message }

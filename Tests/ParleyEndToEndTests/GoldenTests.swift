@@ -85,7 +85,8 @@ import Testing
         "cancel clerk/me --if-turn 0000000000000009", "cancel writer/idle", "approve writer/idle", "send writer/done hi",
         "cancel writer/done",
         "create /orders/1", "append /orders/1 1 --if-tail 0000000000000009", "append /orders/1 hello", "append clerk/me hello",
-        "tail /orders/1 --from 00000000000000ff", "tail orders", "delete clerk/nobody", "run clerk/me hi --server SERVER/v1",
+        "tail /orders/1 --from 00000000000000ff", "tail orders", "tail /it's", "send clerk/me @BIG", "run clerk/me @BIG",
+        "delete clerk/nobody", "run clerk/me hi --server SERVER/v1",
         "delete /orders/1", "delete writer/done",
         "send writer/done hi",
         "token --allow **:read --name ann",
@@ -104,10 +105,13 @@ import Testing
             #expect(try parley("run", "writer/done", "say: hi", environment: server).exit == .status(0))
             #expect(try parley("close", "writer/done", environment: server).exit == .status(0))
             #expect(try parley("create", "writer/idle", environment: server).exit == .status(0))
+            let big = node.folder + "/big.txt"
+            try Data(repeating: UInt8(ascii: "a"), count: 2 << 20).write(to: URL(filePath: big))
             var all = ""
             for line in Self.refusals {
                 let process = try ChildProcess(
-                    Products.path("parley"), line.replacing("SERVER", with: node.url).split(separator: " ").map(String.init),
+                    Products.path("parley"),
+                    line.replacing("SERVER", with: node.url).replacing("@BIG", with: "@" + big).split(separator: " ").map(String.init),
                     environment: server)
                 try process.waitForExit("parley \(line)")
                 let said = process.output.error.split(separator: "\n", omittingEmptySubsequences: false).filter {

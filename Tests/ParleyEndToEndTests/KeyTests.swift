@@ -41,6 +41,10 @@ import Testing
             #expect(refused.exit == .status(1))
             #expect(refused.error.contains("'append'"), "\(refused.error)")
             #expect(refused.error.contains("parley token --allow 'agents/writer/me:append'"), "\(refused.error)")
+            let stopper = try Self.said(
+                ["token", "--allow", "agents/writer/*:stop", "--name", "bob", "--server", node.url], Self.secret)
+            let stop = try Self.run("parley", ["cancel", "writer/me", "--server", node.url], stopper)
+            #expect(stop.exit == .status(0) && stop.error.contains("which this key or token may not read"), "\(stop.error)")
             for words in [["backup", node.folder + "/copy"], ["agents"]] {
                 let output = try Self.run("parley", words + ["--server", node.url], token)
                 #expect(output.exit == .status(1) && output.error.contains("**:admin"), "\(output.error)")

@@ -35,7 +35,7 @@ import Testing
             let trace = try parley("trace", "writer/one", environment: server)
             #expect(trace.exit == .status(0) && trace.error.isEmpty, "\(trace.error)")
             for text in [
-                "turn 0000000000000001  interrupted in ", "anonymous: \"Write something.\"", "taken up again at ", "after: crash",
+                "turn 0000000000000001  interrupted after ", "anonymous: \"Write something.\"", "resumed at ", "cause: crash",
                 "2 attempts: lost, interrupted", "interrupt", "applied", "1 step, 2 attempts, 1 restart",
             ] { #expect(trace.standard.contains(text), "'\(text)' is not in:\n\(trace.standard)") }
             #expect(!trace.standard.unicodeScalars.contains { $0.value > 0x7F }, "lines and bars are for terminals")

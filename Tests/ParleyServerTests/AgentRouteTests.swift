@@ -118,6 +118,13 @@ import Testing
         #expect(try server.post("/v1/agents/echo/idle", #"{"type":"cancel"}"#, Self.json).code == "agent_deleted")
     }
 
+    @Test func `a body that is no entry is answered with one`() throws {
+        let text = try Self.server.post("/v1/agents/echo/plain", "hello", Self.json)
+        #expect(text.code == "invalid_json" && text.json?["detail"]?.string?.contains(#"{"type":"message","text":"Hello"}"#) == true)
+        let form = try Self.server.post("/v1/agents/echo/plain", Self.hello, "application/x-www-form-urlencoded")
+        #expect(form.status == 409 && form.json?["detail"]?.string?.contains("'Content-Type: application/json'") == true)
+    }
+
     @Test func `an agent is looked at, listed and removed`() throws {
         let server = try TestServer()
         try server.post("/v1/agents/echo/one", Self.hello, Self.json)

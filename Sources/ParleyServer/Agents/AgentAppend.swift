@@ -34,7 +34,11 @@ struct AgentAppend {
         principal = access.name
         // Before anything is said about the agent, or about what was sent.
         try AgentAppend.authorizeSome(context, agent, access)
-        if let type = head.contentType, !ContentType.isJSON(type) { throw Problem(.mismatch(type, ContentTypeText.json)) }
+        if let type = head.contentType, !ContentType.isJSON(type) {
+            var problem = Problem(.mismatch(type, ContentTypeText.json))
+            problem.detail += " Send the header 'Content-Type: \(ContentTypeText.json)'."
+            throw problem
+        }
         inputs = try AgentAppend.inputs(of: body, principal: principal)
         for (index, input) in inputs.enumerated() {
             do throws(Problem) { try access.require(input.entry.kind.verb, agent.channel) } catch {
@@ -63,7 +67,12 @@ struct AgentAppend {
 
     private static func inputs(of body: Bytes, principal: String) throws(Problem) -> [InputEntry] {
         if body.isEmpty { return [] }
-        let elements = try MessageCutter.cut(body)
+        let elements: [Bytes]
+        do throws(Problem) { elements = try MessageCutter.cut(body) } catch {
+            var problem = error
+            if problem.code == "invalid_json" { problem.detail += "; expected an entry, e.g. {\"type\":\"message\",\"text\":\"Hello\"}." }
+            throw problem
+        }
         guard !elements.isEmpty else { throw .bad("empty_array", "the body is an empty array; expected at least one entry.") }
         var inputs: [InputEntry] = []
         for (index, element) in elements.enumerated() {
