@@ -36,7 +36,13 @@ enum ChannelArgument {
     static func any(_ text: String) throws(UsageError) -> String {
         let name = text.hasPrefix("/") ? String(text.dropFirst()) : text
         let segments = name.split(separator: "/", omittingEmptySubsequences: false)
-        if segments.first == "agents" || !text.hasPrefix("/") && segments.count == 2 { return try agent(name) }
+        if segments.first == "agents" {
+            guard segments.count == 3 else {
+                throw UsageError("'\(text)' is no agent's channel; expected agents/<kind>/<id>, or <kind>/<id>.")
+            }
+            return try agent(name)
+        }
+        if !text.hasPrefix("/"), segments.count == 2 { return try agent(name) }
         guard segments.allSatisfy({ !["", ".", ".."].contains($0) }), name.utf8.count <= 1_024,
             name.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F })
         else {

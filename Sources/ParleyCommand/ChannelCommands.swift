@@ -199,7 +199,7 @@ enum ListCommand: Command {
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty
         for (name, agent) in agents.sorted(by: { $0.name < $1.name }) {
-            let reason = agent["reason"]?.string.map { "\t\($0)" } ?? ""
+            let reason: TerminalText = agent["reason"]?.string.map { "\t\($0)" } ?? ""
             Terminal.output(arguments.has("json") ? "\(json: agent)\n" : "\(name)\t\(agent["state"]?.string ?? "")\(reason)\n")
         }
         return agents.isEmpty ? try sayWhyEmpty(arguments, client) : .done
@@ -282,7 +282,7 @@ enum StatusView {
             if let text = status[name]?.string { rows.append([label, Columns.prose(text)]) }
         }
         if let turn = status["turn"]?.string { rows.append(["turn:", turn + restarts(status)]) }
-        for wait in status["waiting_for"]?.array ?? [] { rows.append(["waits for:", text(ofWait: wait)]) }
+        for wait in status["waiting_for"]?.array ?? [] { rows.append([waits(wait) ? "waits for:" : "runs:", text(ofStep: wait)]) }
         for approval in approvals(status) { rows.append(["", "parley approve \(agent) \(approval)"]) }
         if ["parked", "stalled"].contains(status["state"]?.string) {
             rows += [["", "parley resume \(agent)   tries again"], ["", "parley cancel \(agent)   ends the turn"]]
@@ -290,7 +290,9 @@ enum StatusView {
         if let queued = status["queued"] {
             rows.append(["queued:", "\(queued["ahead"]?.integer ?? 0) behind this turn, the first since \(queued["since"]?.string ?? "")"])
         }
-        if let undecided = status["undecided"]?.integer, undecided > 0 { rows.append(["undecided:", "\(undecided)"]) }
+        if let undecided = status["undecided"]?.integer, undecided > 0 {
+            rows.append(["undecided:", undecided == 1 ? "1 entry" : "\(undecided) entries"])
+        }
         rows += [["created:", status["created"]?.string ?? ""], ["end offset:", status["tail_offset"]?.string ?? ""]]
         return Columns.lines(rows)
     }
@@ -310,7 +312,10 @@ enum StatusView {
         return ", \(count) restart\(count == 1 ? "" : "s")"
     }
 
-    private static func text(ofWait wait: JSON) -> String {
+    /// Whether the step needs somebody or something else to go on.
+    private static func waits(_ step: JSON) -> Bool { ["approval", "sleep", "wait"].contains(step["kind"]?.string) }
+
+    private static func text(ofStep wait: JSON) -> String {
         var text = "\(wait["kind"]?.string ?? "") \(TerminalText.name(wait["step"]?.string ?? ""))"
         if let attempt = wait["attempt"]?.integer, attempt > 1 { text += ", attempt \(attempt)" }
         if let since = wait["since"]?.string { text += ", since \(since)" }

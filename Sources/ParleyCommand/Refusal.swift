@@ -53,6 +53,8 @@ struct Refusal {
 
     /// - Parameter channel: What the request was about.
     init(_ json: JSON, _ status: Int, channel: String? = nil, isWanted: Bool = true) {
+        // Below /v1/stream/__ds/ the protocol wants another form.
+        let json = json["error"].map { ["code": $0["code"] ?? .null, "detail": $0["message"] ?? .null] } ?? json
         (self.json, self.status, self.isWanted) = (json, status, isWanted)
         code = json["code"]?.string ?? ""
         kinds = (json["kinds"]?.array ?? []).compactMap(\.string)
@@ -119,6 +121,8 @@ struct Refusal {
         switch code {
         case "channel_not_found":
             "`parley ls /` lists the channels\(isWanted ? "; `parley create \(name)` creates this one." : ".")"
+        case "channel_exists": "Choose another name, or remove that channel first: `parley delete \(name)`."
+        case "use_agent_fork": "Name the fork as a channel: `parley fork \(name) /<new name>`."
         case "invalid_json": "A text needs quotes: '\"text\"'."
         case "offset_beyond_tail": "`parley tail \(name)` reads from the start."
         case "fork_source_not_found": "`parley ls /` lists the channels."
@@ -139,6 +143,9 @@ struct Refusal {
         case "channel_closed":
             "It can be read: `parley tail \(name)`. Another id starts another agent; to use this one again: `parley delete \(name)`, then `parley create \(name)`."
         case "fork_source_not_found": "`parley ls` lists the agents."
+        case "channel_exists":
+            "It can be read: `parley tail \(name)`. To use the name again: `parley delete \(name)`, then `parley create \(name)`."
+        case "use_agent_fork": "Name the fork as a channel: `parley fork \(name) /<new name>`."
         case "turn_not_found": "`parley trace \(name)` lists the turns."
         case "inbox_full": "`parley cancel \(name)` ends its turn, `parley status \(name)` shows what waits."
         default: nil

@@ -148,7 +148,10 @@ enum StreamRequest {
             isPatient
             ? try client.requestPatiently(method, path(channel), headers: headers, body: body)
             : try client.request(method, path(channel), headers: headers, body: body)
-        guard statuses.contains(answer.status) else { throw client.refusal(answer, of: subject ?? channel, isAny: true) }
+        guard statuses.contains(answer.status) else {
+            let isAboutChannel = subject == nil || answer.json?["code"] == "channel_exists"
+            throw client.refusal(answer, of: isAboutChannel ? channel : subject, isAny: true)
+        }
         return answer.header("Stream-Next-Offset") ?? ""
     }
 

@@ -259,6 +259,29 @@ import Testing
         }
     }
 
+    @Test func `a parked agent says why, and what to do`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            try node.kill()
+            try node.start(failpoint: "turn.end:1")
+            _ = try parley("send", "writer/one", "say: hi", "--server", node.url)
+            // Each process ends at the end of that turn; the turn is parked after three that wrote nothing new, unlike the first.
+            for _ in 1...4 {
+                #expect(try node.process.waitForExit("the node to end with the turn") == .signal(SIGKILL))
+                try node.start(failpoint: "turn.end:1")
+            }
+            let server = ["PARLEY_URL": node.url]
+            let tail = try ChildProcess(Products.path("parley"), ["tail", "writer/one"], environment: server)
+            try tail.wait("the turn to be parked") { $0.error.contains("parked: ") ? true : nil }
+            #expect(try parley("ls", environment: server).standard == "writer/one\tparked\tcrash\n")
+            let status = try parley("status", "writer/one", environment: server).standard
+            for text in ["parked since ", "reason: ", "crash", "remedy: ", "parley resume writer/one", "parley cancel writer/one"] {
+                #expect(status.contains(text), "'\(text)' is not in:\n\(status)")
+            }
+            #expect(try parley("cancel", "writer/one", environment: server).error.hasSuffix("applied\n"))
+        }
+    }
+
     @Test func `agents are listed by name, and a kind that there is not is said`() async throws {
         try await OwnThread.run {
             let node = try Self.scripted()
