@@ -130,11 +130,8 @@ extension Activation {
     var openTurn: UInt64? { core?.turn ?? state.halt?.turn }
 
     func reject(_ item: InboxItem, _ reason: String, as state: String = "rejected") {
-        append(
-            [Activation.receipt(item.offset, item.body, state, reason: reason)], epoch: .holds(epoch), decides: [item.offset],
-            then: { [self] _ in
-                runtime.turnEnded(channel.name, item.offset)
-            })
+        let receipt = Activation.receipt(item.offset, item.body, state, reason: reason)
+        write(AgentBatch(entries: [receipt], epoch: .holds(epoch), decides: [item.offset]), for: .rejected(item.offset))
     }
 
     // MARK: Interrupt
@@ -151,7 +148,7 @@ extension Activation {
             entries += end
             ends.append((step, outcome))
         }
-        appendEnds(core, entries, ends, decides: [item.offset])
+        writeEnds(StepEnds(core: core, ends: ends), entries, decides: [item.offset])
         return true
     }
 
@@ -187,29 +184,29 @@ extension Activation {
     }
 
     /// Commits the ends of steps and what else happened with them, and has the program go on from all of them, in the order of the log.
-    private func appendEnds(
-        _ core: TurnCore, _ entries: [NewEntry], _ ends: [(request: StepRequest, outcome: StepOutcome)], decides: [UInt64],
-        first: @escaping @Sendable (Timestamp) -> Void = { _ in }
-    ) {
-        let steps = ends.map(\.request)
-        let (mark, remove) = (takeWaitingMark(core), removal(core, steps))
-        append(entries, epoch: .holds(core.epoch), decides: decides) { [self] stage, channel, offsets in
-            remove(&stage, channel)
-            mark(&stage, channel)
-            for end in ends {
-                guard case .model = end.request.work, case .completed = end.outcome else { continue }
-                seal(core, end.request.path, upTo: offsets.last!, of: channel, in: &stage)
-            }
-        } then: { [self] appended in
-            over(core, steps)
-            // One at a time, the lane drained in between, as on a replay, and before what later commits give.
-            let resumptions = ends.map { end in
-                { @Sendable [self] in if isCurrent(core) { core.resume(end.request.path, end.outcome, at: appended.at) } }
-            }
-            // What asked for the same end waits for this.
-            let rest = [{ @Sendable [self] in perform {} }]
-            lane.deliver(parts: [{ [self] in if isCurrent(core) { first(appended.at) } }] + resumptions + rest)
+    private func writeEnds(_ ends: StepEnds, _ entries: [NewEntry], decides: [UInt64]) {
+        let models = ends.ends.filter { end in
+            guard case .model = end.request.work, case .completed = end.outcome else { return false }
+            return true
         }
+        let rows =
+            removal(ends.core, ends.ends.map(\.request)) + takeWaitingMark(ends.core)
+            + models.map { .textSealed(path: $0.request.path, turn: ends.core.turn) }
+        write(AgentBatch(entries: entries, epoch: .holds(ends.core.epoch), decides: decides, rows: rows), for: .stepsEnded(ends))
+    }
+
+    func stepsEnded(_ ended: StepEnds, at: Timestamp) {
+        let core = ended.core
+        over(core, ended.ends.map(\.request))
+        // One at a time, the lane drained in between, as on a replay, and before what later commits give.
+        let resumptions = ended.ends.map { end in
+            { @Sendable [self] in if isCurrent(core) { core.resume(end.request.path, end.outcome, at: at) } }
+        }
+        let cancel = { @Sendable [self] in
+            if let reason = ended.cancellation, isCurrent(core) { core.cancelled(reason, at: at) }
+        }
+        // What asked for the same end waits for this.
+        lane.deliver(parts: [cancel] + resumptions + [{ @Sendable [self] in perform {} }])
     }
 
     // MARK: Cancel
@@ -233,9 +230,8 @@ extension Activation {
                 NewEntry(
                     .stepFailed, Position(turn: core.turn, step: step.path), ("error", StepFailure.cancelled.journal), ("final", true)))
         }
-        appendEnds(core, entries, steps.map { ($0, .failed(.cancelled)) }, decides: item.map { [$0.offset] } ?? []) { at in
-            core.cancelled(reason, at: at)
-        }
+        let ends = StepEnds(core: core, ends: steps.map { ($0, .failed(.cancelled)) }, cancellation: reason)
+        writeEnds(ends, entries, decides: item.map { [$0.offset] } ?? [])
         return item != nil
     }
 
@@ -258,7 +254,7 @@ extension Activation {
 
     private func decideApproval(_ core: TurnCore, _ step: StepRequest, _ item: InboxItem, isApproved: Bool) {
         let (entries, outcome) = Activation.approvalEnd(core.turn, step.path, digest: step.digest, item)
-        appendEnds(core, entries, [(step, outcome)], decides: [item.offset])
+        writeEnds(StepEnds(core: core, ends: [(step, outcome)]), entries, decides: [item.offset])
     }
 
     /// The step whose approval the entry decides; empty when it is none of this turn's.
@@ -326,7 +322,7 @@ extension Activation {
             Activation.receipt(item.offset, item.body, "applied", turn: core.turn, step: step.path),
             NewEntry(.stepCompleted, Position(turn: core.turn, step: step.path), ("result", data)),
         ]
-        appendEnds(core, entries, [(step, .completed(["result": data]))], decides: [item.offset])
+        writeEnds(StepEnds(core: core, ends: [(step, .completed(["result": data]))]), entries, decides: [item.offset])
         return true
     }
 
@@ -355,15 +351,15 @@ extension Activation {
             entries.append(NewEntry(.timerSet, position, ("timer", .string(timer.id)), ("due", .string(timer.due.description))))
         }
         let follow = follow(core, request)
-        append(entries, epoch: .holds(core.epoch)) { stage, channel, _ in
-            if let timer { stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8)) }
-            if let follow { stage.put(.index, follow.key(channel.id), follow.row) }
-        } then: { [self] _ in
-            if let timer { runtime.timers.set(timer.due) }
-            if let follow, isCurrent(core) { runtime.follows.begin(follow) }
-            perform {}
-            scheduleWaitingMark()
-        }
+        let rows = (timer.map { [AgentRow.timer($0)] } ?? []) + (follow.map { [.follow($0)] } ?? [])
+        write(AgentBatch(entries: entries, epoch: .holds(core.epoch), rows: rows), for: .waitStarted(core, timer, follow))
+    }
+
+    func waitStarted(_ core: TurnCore, _ timer: DueTimer?, _ follow: Follow?) {
+        if let timer { runtime.timers.set(timer.due) }
+        if let follow, isCurrent(core) { runtime.follows.begin(follow) }
+        perform {}
+        scheduleWaitingMark()
     }
 
     /// A wait or an approval has come to its end by itself. What was sent before is decided first.
@@ -378,15 +374,9 @@ extension Activation {
         var entries = [NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description)))]
         if isApproval { entries.append(Activation.approvalDecided(core.turn, request.path, request.digest, "expired", by: nil)) }
         entries.append(NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)))
-        let remove = removal(core, [request])
-        appendRestingEnd(core, request.path, entries, yieldsTo: Activation.stopping.union(isApproval ? [.approve, .deny] : [.signal])) {
-            stage, channel, _ in
-            remove(&stage, channel)
-        } then: { [self] appended in
-            over(core, [request])
-            if isCurrent(core) { core.resume(request.path, .failed(failure), at: appended.at) }
-            // A decision that came too late waits for this.
-            lane.deliver(parts: [{ [self] in perform {} }])
-        }
+        writeRestingEnd(
+            StepEnd(
+                core: core, request: request, entries: entries, outcome: .failed(failure),
+                yieldsTo: Activation.stopping.union(isApproval ? [.approve, .deny] : [.signal])))
     }
 }

@@ -1,5 +1,6 @@
 internal import ParleyChannels
 internal import ParleyLog
+internal import ParleySystem
 
 /// How a step ends that no entry from outside ended: with a result, a failure, a timer or an entry of a followed channel.
 ///
@@ -9,58 +10,58 @@ extension Activation {
     /// What may stop a step or a turn.
     static let stopping: Set<EntryKind> = [.interrupt, .cancel]
 
-    /// Claims the end of a step and commits it. Any thread.
-    ///
-    /// - Parameters:
-    ///   - yieldsTo: Undecided entries of these kinds are decided first.
-    ///   - considered: Highest inbox offset that has been decided, or left alone, with this step open. What was seen earlier may have met nothing
-    ///     to stop, so the first try yields to all of it.
-    func appendEnd(
-        _ core: TurnCore, _ path: String, _ entries: [NewEntry], yieldsTo: Set<EntryKind> = Activation.stopping, considered: UInt64 = 0,
-        rows: @escaping @Sendable (inout Stage, Channel, [UInt64]) -> Void, again: (@Sendable () -> Void)? = nil,
-        then: @escaping @Sendable (Appended) -> Void
-    ) {
-        guard core.mayWrite, core.claimEnd(path) else { return }
-        append(
-            entries, epoch: .holds(core.epoch), yieldsTo: yieldsTo, yieldsAfter: considered, rows: rows,
-            yield: { [self] in
-                core.withdrawEnd(path)
-                if let again { return again() }
-                react()
-                guard isCurrent(core) else { return }
-                appendEnd(core, path, entries, yieldsTo: yieldsTo, considered: upToSeen, rows: rows, then: then)
-            }, then: then)
+    /// Claims the end of a step and commits it. Any thread; for a step that needs no memory while it waits, see ``writeRestingEnd(_:)``.
+    func writeEnd(_ end: StepEnd) {
+        guard end.core.mayWrite, end.core.claimEnd(end.request.path) else { return }
+        write(
+            AgentBatch(
+                entries: end.entries, epoch: .holds(end.core.epoch), yieldsTo: end.yieldsTo, considered: end.considered, rows: end.rows),
+            for: .stepEnded(end))
     }
 
     /// The same for a step that needs no memory while it waits: its end also says that the turn runs again. On the lane.
-    func appendRestingEnd(
-        _ core: TurnCore, _ path: String, _ entries: [NewEntry], yieldsTo: Set<EntryKind> = Activation.stopping, considered: UInt64 = 0,
-        rows: @escaping @Sendable (inout Stage, Channel, [UInt64]) -> Void, then: @escaping @Sendable (Appended) -> Void
-    ) {
-        guard !core.hasEnd(path) else { return }
-        let wasMarked = state.isMarkedWaiting
-        let mark = takeWaitingMark(core)
-        appendEnd(core, path, entries, yieldsTo: yieldsTo, considered: considered) { stage, channel, offsets in
-            rows(&stage, channel, offsets)
-            mark(&stage, channel)
-        } again: { [self] in
-            // Nothing was written: what ends the step instead has to say that the turn runs.
-            if wasMarked { state.isMarkedWaiting = true }
-            afterReaction(core) { [self] in
-                appendRestingEnd(core, path, entries, yieldsTo: yieldsTo, considered: upToSeen, rows: rows, then: then)
-            }
-        } then: {
-            then($0)
-        }
+    func writeRestingEnd(_ end: StepEnd) {
+        guard !end.core.hasEnd(end.request.path) else { return }
+        var end = end
+        end.isResting = true
+        end.hasTakenMark = state.isMarkedWaiting
+        end.rows = removal(end.core, [end.request]) + takeWaitingMark(end.core)
+        writeEnd(end)
     }
 
-    /// Does `body` once everything that is there has been decided or left alone.
-    private func afterReaction(_ core: TurnCore, _ body: @escaping @Sendable () -> Void) {
+    func stepEnded(_ end: StepEnd, at: Timestamp) {
+        isOver(end.request.path)
+        over(end.core, [end.request])
+        if isCurrent(end.core) { end.core.resume(end.request.path, end.outcome, at: at) }
+        // A decision or a signal that came too late waits for this.
+        if end.yieldsTo.count > Activation.stopping.count { lane.deliver(parts: [{ [self] in perform {} }]) }
+    }
+
+    func stepEndYielded(_ end: StepEnd) {
+        end.core.withdrawEnd(end.request.path)
+        guard !end.isResting else {
+            // Nothing was written: what ends the step instead has to say that the turn runs.
+            if end.hasTakenMark { state.isMarkedWaiting = true }
+            return afterReaction(end)
+        }
         react()
-        guard isCurrent(core) else { return }
-        guard state.hasMoreToScan else { return body() }
+        guard isCurrent(end.core) else { return }
+        var end = end
+        end.considered = upToSeen
+        writeEnd(end)
+    }
+
+    /// Tries again once everything that is there has been decided or left alone.
+    private func afterReaction(_ end: StepEnd) {
+        react()
+        guard isCurrent(end.core) else { return }
+        guard state.hasMoreToScan else {
+            var end = end
+            end.considered = upToSeen
+            return writeRestingEnd(end)
+        }
         lane.deliver { [self] in
-            if isCurrent(core) { afterReaction(core, body) }
+            if isCurrent(end.core) { afterReaction(end) }
         }
     }
 }

@@ -66,27 +66,18 @@ extension Activation {
             case .completed(let body): NewEntry(.stepCompleted, position, ("result", body["result"]))
             case .failed(let failure): NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))
             }
-        let remove = removal(core, [step])
         // Read behind the inbox: what may stop the step has been decided, or cannot stop it.
         let considered = state.hasMoreToScan ? 0 : upToSeen
-        appendRestingEnd(core, step.path, [entry], considered: considered) { stage, channel, _ in
-            remove(&stage, channel)
-        } then: { [self] appended in
-            over(core, [step])
-            if isCurrent(core) { core.resume(step.path, outcome, at: appended.at) }
-        }
+        writeRestingEnd(StepEnd(core: core, request: step, entries: [entry], outcome: outcome, considered: considered))
     }
 
     // MARK: What a waiting step keeps outside its turn
 
     /// Deletes the rows by which waiting steps are found.
-    func removal(_ core: TurnCore, _ steps: [StepRequest]) -> @Sendable (inout Stage, Channel) -> Void {
+    func removal(_ core: TurnCore, _ steps: [StepRequest]) -> [AgentRow] {
         let timers = steps.compactMap { step in step.due.map { DueTimer(turn: core.turn, path: step.path, due: $0) } }
         let follows = steps.compactMap { follow(core, $0) }
-        return { stage, channel in
-            for timer in timers { stage.delete(.timers, timer.key(channel.id)) }
-            for follow in follows { stage.delete(.index, follow.key(channel.id)) }
-        }
+        return timers.map { .noTimer($0) } + follows.map { .noFollow($0.key(channel.id)) }
     }
 
     /// The rows are gone.

@@ -75,15 +75,7 @@ extension Activation {
                 ("remedy", .string(Activation.wayOut))),
         ]
         // Of a new epoch, so that nothing of the program comes behind it.
-        append(entries, epoch: .takes(after: epoch)) { stage, channel, _ in
-            channel.move(to: .parked, turn: turn, in: &stage)
-        } then: { [self] _ in
-            state.epoch = epoch + 1
-            isBusy = false
-            abandonProgram()
-            runtime.turnEnded(channel.name, turn)
-            perform {}
-        }
+        write(AgentBatch(entries: entries, epoch: .takes(after: epoch), rows: [.status(.parked, turn: turn)]), for: .turnHalted(turn))
     }
 
     // MARK: Too much work
@@ -159,13 +151,9 @@ extension Activation {
         let (entries, _) = Activation.approvalEnd(halt.turn, path, digest: start.digest, item)
         isBusy = true
         let timers = Activation.timers(halt.turn, journal, [path])
-        append(entries, epoch: .holds(epoch), decides: [item.offset]) { stage, channel, _ in
-            for timer in timers { stage.delete(.timers, timer.key(channel.id)) }
-        } then: { [self] _ in
-            for timer in timers { runtime.timers.settled(timer.key(channel.id)) }
-            isBusy = false
-            perform {}
-        }
+        write(
+            AgentBatch(entries: entries, epoch: .holds(epoch), decides: [item.offset], rows: timers.map { .noTimer($0) }),
+            for: .haltedApprovalDecided(timers))
     }
 
     /// Ends the turn and everything that is open in it, as `item` asks for.
@@ -179,14 +167,10 @@ extension Activation {
         if item.kind == .interrupt, item.body["text"] != nil { return try begin(item, after: end) }
         if isDecided { end.entries.insert(Activation.receipt(item.offset, item.body, "applied", turn: halt.turn), at: 0) }
         isBusy = true
-        append(end.entries, epoch: .holds(epoch), decides: isDecided ? [item.offset] : []) { [end] stage, channel, _ in
-            end.removeRows(of: channel, in: &stage)
-            channel.move(to: .idle, turn: nil, in: &stage)
-        } then: { [self, end] appended in
-            haltedTurnEnded(end, at: appended.offsets.last!)
-            if isDecided { runtime.turnEnded(channel.name, item.offset) }
-            perform {}
-        }
+        write(
+            AgentBatch(
+                entries: end.entries, epoch: .holds(epoch), decides: isDecided ? [item.offset] : [],
+                rows: end.rows + [.status(.idle, turn: nil)]), for: .haltedTurnEnded(end, decided: isDecided ? item.offset : nil))
     }
 
     fileprivate static func timers(_ turn: UInt64, _ journal: Journal, _ paths: [String]) -> [DueTimer] {
@@ -229,10 +213,7 @@ struct HaltedEnd: Sendable {
     }
 
     /// Deletes the rows by which its waiting steps are found.
-    func removeRows(of channel: Channel, in stage: inout Stage) {
-        for timer in timers { stage.delete(.timers, timer.key(channel.id)) }
-        for follow in follows { stage.delete(.index, follow) }
-    }
+    var rows: [AgentRow] { timers.map { .noTimer($0) } + follows.map { .noFollow($0) } }
 }
 
 /// What kept an open turn from running, as far as it is concerned.

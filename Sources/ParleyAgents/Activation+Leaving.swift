@@ -45,11 +45,7 @@ extension Activation {
         let quietFor = state.lastActive.duration(to: runtime.world.now)
         guard runtime.directory.isCrowded || quietFor >= runtime.idleAfter, canRest else { return scheduleIdleCheck() }
         guard let core = state.core else { return rest() }
-        markWaiting(core) { [self] in
-            // What came while the mark was written is decided first. If that decides something, the agent stays.
-            perform {}
-            if isCurrent(core), canRest { rest() } else { scheduleIdleCheck() }
-        }
+        markWaiting(core, isLeaving: true)
     }
 
     /// Whether nothing would be lost with the memory: all that was submitted is durable, and the turn, if there is one, only waits.
@@ -79,7 +75,7 @@ extension Activation {
                 guard let core = self.core, self.isCurrent(core), !self.state.isMarkedWaiting, !self.state.isBusy, self.isResting else {
                     return
                 }
-                self.markWaiting(core) { if self.runtime.directory.isCrowded { self.restIfIdle() } }
+                self.markWaiting(core, isLeaving: false)
             }
         }
     }
@@ -87,23 +83,27 @@ extension Activation {
     private static let waitingMarkDelay = Duration.milliseconds(200)
 
     /// The log says from here on that the turn only waits: a process that starts leaves it alone until something comes for it.
-    private func markWaiting(_ core: TurnCore, then: @escaping @Sendable () -> Void) {
-        let isMarked = state.isMarkedWaiting
+    private func markWaiting(_ core: TurnCore, isLeaving: Bool) {
+        let rows = state.isMarkedWaiting ? [] : [AgentRow.status(.waiting, turn: core.turn)]
         state.isMarkedWaiting = true
-        append([], epoch: .holds(core.epoch)) { stage, channel, _ in
-            if !isMarked { channel.move(to: .waiting, turn: core.turn, in: &stage) }
-        } then: { _ in
-            then()
+        write(AgentBatch(entries: [], epoch: .holds(core.epoch), rows: rows), for: .turnWaits(core, isLeaving: isLeaving))
+    }
+
+    func turnWaits(_ core: TurnCore, isLeaving: Bool) {
+        guard isLeaving else {
+            if runtime.directory.isCrowded { restIfIdle() }
+            return
         }
+        // What came while the mark was written is decided first. If that decides something, the agent stays.
+        perform {}
+        if isCurrent(core), canRest { rest() } else { scheduleIdleCheck() }
     }
 
     /// What to write with whatever has the turn run again: a turn that is marked as waiting is taken up after a crash only when something comes
     /// for it.
-    func takeWaitingMark(_ core: TurnCore) -> @Sendable (inout Stage, Channel) -> Void {
-        guard state.isMarkedWaiting else { return Activation.noMark }
+    func takeWaitingMark(_ core: TurnCore) -> [AgentRow] {
+        guard state.isMarkedWaiting else { return [] }
         state.isMarkedWaiting = false
-        return { stage, channel in channel.move(to: .running, turn: core.turn, in: &stage) }
+        return [.status(.running, turn: core.turn)]
     }
-
-    static let noMark: @Sendable (inout Stage, Channel) -> Void = { _, _ in }
 }

@@ -13,7 +13,7 @@ extension Activation: TurnOwner {
         return ["offset": .string(Offset(found.tail.head).token), "incarnation": .string(found.id.incarnation)]
     }
 
-    func append(_ core: TurnCore, _ entries: [NewEntry]) { append(entries, epoch: .holds(core.epoch)) }
+    func append(_ core: TurnCore, _ entries: [NewEntry]) { write(AgentBatch(entries: entries, epoch: .holds(core.epoch))) }
 
     func begin(_ core: TurnCore, _ request: StepRequest, attempt: UInt32) { attemptStep(core, request, attempt, SavedText()) }
 
@@ -59,17 +59,10 @@ extension Activation: TurnOwner {
                 "remedy",
                 "start the program that began the turn, then send 'resume'; or end the turn with 'cancel', which runs no program"
             ))
-        let turn = core.turn
         // Of a new epoch, so that nothing of the program comes behind it.
-        let epoch = state.epoch
-        append([entry], epoch: .takes(after: epoch)) { stage, channel, _ in
-            channel.move(to: .stalled, turn: turn, in: &stage)
-        } then: { [self] _ in
-            state.epoch = epoch + 1
-            abandonProgram()
-            runtime.turnEnded(channel.name, turn)
-            perform {}
-        }
+        write(
+            AgentBatch(entries: [entry], epoch: .takes(after: state.epoch), rows: [.status(.stalled, turn: core.turn)]),
+            for: .turnHalted(core.turn))
     }
 
     func caughtUp(_ core: TurnCore) {
@@ -86,14 +79,17 @@ extension Activation: TurnOwner {
         guard !runtime.isDraining, !core.hasEnd(request.path) else { return }
         switch request.work {
         case .sleep, .wait, .approval, .follow: beginWaiting(core, request)
-        case .body(let contract, let policy, let body): runBody(core, request, attempt, contract, policy, body)
+        case .body(let contract, let policy, let body):
+            started(core, request, attempt)
+            // At most once: what has begun must be in the log before it does, see `stepStarted`.
+            if contract == .atLeastOnce { runBody(core, request, attempt, contract, policy, body) }
         case .model(let model, let modelRequest, let policy): runModel(core, request, attempt, saved, model, modelRequest, policy)
         }
     }
 
     private func started(
         _ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, journal: JSON? = nil, continuesAt: Int? = nil,
-        content: [(digest: Bytes, content: Bytes)] = [], joined: [InboxItem] = [], then: @escaping @Sendable () -> Void = {}
+        content: [(digest: Bytes, content: Bytes)] = [], joined: [InboxItem] = []
     ) {
         let entry = NewEntry(
             .stepStarted, Position(turn: core.turn, step: request.path, attempt: attempt), ("kind", .string(request.kind.rawValue)),
@@ -103,19 +99,24 @@ extension Activation: TurnOwner {
             ("compensation", request.isCompensation ? true : nil),
             ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
         let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
-        let mark = takeWaitingMark(core)
-        append([entry] + receipts, epoch: .holds(core.epoch), decides: joined.map(\.offset)) { [self] stage, channel, offsets in
-            mark(&stage, channel)
-            if attempt == 1, case .model(_, let asked, _) = request.work {
-                startedAt.withLock { $0[request.path] = offsets[0] }
-                core.requests.note(request.path, asked, at: offsets[0])
-            }
-            for part in content { stage.put(.big, channel.id.key(part.digest), part.content) }
-        } then: { [self] _ in
-            then()
-            // An interrupt that came before there was anything to interrupt meets this step.
-            perform {}
+        var rows = takeWaitingMark(core)
+        if attempt == 1, case .model = request.work { rows.append(.modelStarted(path: request.path)) }
+        rows += content.map { .content($0.content, digest: $0.digest) }
+        write(
+            AgentBatch(entries: [entry] + receipts, epoch: .holds(core.epoch), decides: joined.map(\.offset), rows: rows),
+            for: .stepStarted(core, request, attempt: attempt))
+    }
+
+    func stepStarted(_ core: TurnCore, _ request: StepRequest, _ attempt: UInt32, at offset: UInt64) {
+        switch request.work {
+        case .model(_, let asked, _) where attempt == 1: core.requests.note(request.path, asked, at: offset)
+        // What was stopped while its start was written does not run at all.
+        case .body(.atMostOnce, let policy, let body) where isCurrent(core) && !core.hasEnd(request.path):
+            runBody(core, request, attempt, .atMostOnce, policy, body)
+        default: break
         }
+        // An interrupt that came before there was anything to interrupt meets this step.
+        perform {}
     }
 
     // MARK: Steering
@@ -169,25 +170,17 @@ extension Activation: TurnOwner {
     }
 
     /// Journals the end of a step, and resumes the program once that is durable. Any thread.
-    private func complete(_ core: TurnCore, _ path: String, attempt: UInt32, _ members: [(String, JSON?)], last: NewEntry? = nil) {
+    private func complete(
+        _ core: TurnCore, _ request: StepRequest, attempt: UInt32, _ members: [(String, JSON?)], last: NewEntry? = nil
+    ) {
         let bytes = NewEntry.join(members)
-        let entry = NewEntry(.stepCompleted, Position(turn: core.turn, step: path, attempt: attempt), members: bytes)
+        let entry = NewEntry(.stepCompleted, Position(turn: core.turn, step: request.path, attempt: attempt), members: bytes)
         Failpoint.pass("step.completed")
-        appendEnd(core, path, (last.map { [$0] } ?? []) + [entry]) { [self] stage, channel, offsets in
-            if members.first?.0 == "text" { seal(core, path, upTo: offsets.last!, of: channel, in: &stage) }
-        } then: { [self] appended in
-            isOver(path)
-            guard isCurrent(core) else { return }
-            core.resume(
-                path, .completed((try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null), at: appended.at)
-        }
-    }
-
-    /// The step's result has its text: what was streamed of it may go in its time. Writer thread.
-    func seal(_ core: TurnCore, _ path: String, upTo offset: UInt64, of channel: Channel, in stage: inout Stage) {
-        let from = startedAt.withLock { $0.removeValue(forKey: path) } ?? core.turn
-        let text = SealedText(channelName: channel.name, turn: core.turn, step: path, from: from, upTo: offset)
-        runtime.trims.seal(text, of: channel, in: &stage)
+        // As a replay has it.
+        let body = (try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null
+        var end = StepEnd(core: core, request: request, entries: (last.map { [$0] } ?? []) + [entry], outcome: .completed(body))
+        if case .model = request.work { end.rows = [.textSealed(path: request.path, turn: core.turn)] }
+        writeEnd(end)
     }
 
     /// Journals a failed attempt: with a pause, another one follows; without, the program gets the failure. Any thread.
@@ -202,35 +195,32 @@ extension Activation: TurnOwner {
             ("retry_at", retryAt.map { .string($0.description) }))
         guard let retryAt, let pause else { return failForGood(core, request, entry, failure, isAsked: attempt == 0) }
         guard !core.hasEnd(request.path), core.mayWrite else { return }
-        append(
-            [entry], epoch: .holds(core.epoch),
-            then: { [self] _ in
-                let (earlier, steers) = (state.partials[request.path], steered(request.path))
-                isOver(request.path)
-                guard isCurrent(core) else { return }
-                keeps(request.path, earlier ?? SavedText())
-                // What joined the attempt that failed is part of the next one, too.
-                isSteered(request.path, by: steers)
-                var request = request
-                if failure.code != StepFailure.prefixRefusedCode { request.failures += 1 }
-                // The clock may have been set back while the entry was written.
-                retry(core, request, attempt + 1, at: min(retryAt, runtime.world.now.advanced(by: pause)), saved)
-            })
+        let failed = FailedAttempt(
+            core: core, request: request, attempt: attempt, failure: failure, pause: pause, retryAt: retryAt, saved: saved)
+        write(AgentBatch(entries: [entry], epoch: .holds(core.epoch)), for: .attemptFailed(failed))
+    }
+
+    func attemptFailed(_ failed: FailedAttempt) {
+        var request = failed.request
+        let (earlier, steers) = (state.partials[request.path], steered(request.path))
+        isOver(request.path)
+        guard isCurrent(failed.core) else { return }
+        keeps(request.path, earlier ?? SavedText())
+        // What joined the attempt that failed is part of the next one, too.
+        isSteered(request.path, by: steers)
+        if failed.failure.code != StepFailure.prefixRefusedCode { request.failures += 1 }
+        // The clock may have been set back while the entry was written.
+        let retryAt = min(failed.retryAt, runtime.world.now.advanced(by: failed.pause))
+        retry(failed.core, request, failed.attempt + 1, at: retryAt, failed.saved)
     }
 
     /// - Parameter isAsked: The program no longer wants the step; nothing that came before it can change that.
     private func failForGood(_ core: TurnCore, _ request: StepRequest, _ entry: NewEntry, _ failure: StepFailure, isAsked: Bool) {
-        let remove = removal(core, [request])
+        var end = StepEnd(core: core, request: request, entries: [entry], outcome: .failed(failure))
+        end.rows = removal(core, [request])
         // Only what the program gives up can end beside a mark: this is called on the lane then.
-        let mark = isAsked ? takeWaitingMark(core) : Activation.noMark
-        appendEnd(core, request.path, [entry], yieldsTo: isAsked ? [] : Activation.stopping) { stage, channel, _ in
-            remove(&stage, channel)
-            mark(&stage, channel)
-        } then: { [self] appended in
-            isOver(request.path)
-            over(core, [request])
-            if isCurrent(core) { core.resume(request.path, .failed(failure), at: appended.at) }
-        }
+        if isAsked { (end.yieldsTo, end.rows) = ([], end.rows + takeWaitingMark(core)) }
+        writeEnd(end)
     }
 
     // MARK: Steps with a body
@@ -241,33 +231,23 @@ extension Activation: TurnOwner {
     ) {
         let context = StepContext(
             idempotencyKey: idempotencyKey(core.turn, request.path), fence: core.epoch, attempt: Int(attempt))
-        let run = { @Sendable [self] in
-            let task = Task(executorPreference: stepExecutor) { [self] in
-                if Task.isCancelled { return }
-                runtime.bodyBegan()
-                defer { runtime.bodyEnded() }
-                do {
-                    let result = try await body(context)
-                    complete(core, request.path, attempt: attempt, [("result", result)])
-                } catch {
-                    // What fails while the process drains may fail because it drains: nothing is written, and it runs again.
-                    if runtime.isDraining { return }
-                    let failure = StepFailure(error)
-                    // At most once means that a failure is final too: nobody knows how far it got.
-                    let pause = contract == .atMostOnce ? nil : policy.pause(after: request.failures + 1, failure)
-                    fail(core, request, attempt: attempt, failure, pause: pause, SavedText())
-                }
+        let task = Task(executorPreference: stepExecutor) { [self] in
+            if Task.isCancelled { return }
+            runtime.bodyBegan()
+            defer { runtime.bodyEnded() }
+            do {
+                let result = try await body(context)
+                complete(core, request, attempt: attempt, [("result", result)])
+            } catch {
+                // What fails while the process drains may fail because it drains: nothing is written, and it runs again.
+                if runtime.isDraining { return }
+                let failure = StepFailure(error)
+                // At most once means that a failure is final too: nobody knows how far it got.
+                let pause = contract == .atMostOnce ? nil : policy.pause(after: request.failures + 1, failure)
+                fail(core, request, attempt: attempt, failure, pause: pause, SavedText())
             }
-            isUnderWay(request.path, task)
         }
-        switch contract {
-        case .atLeastOnce:
-            started(core, request, attempt)
-            run()
-        case .atMostOnce:
-            // What was stopped while its start was written does not run at all.
-            started(core, request, attempt) { [self] in if isCurrent(core), !core.hasEnd(request.path) { run() } }
-        }
+        isUnderWay(request.path, task)
     }
 
     // MARK: Model steps
@@ -317,13 +297,13 @@ extension Activation: TurnOwner {
             core, request, number, journal: call.journal(model.name, digest: request.digest, base: base, listing),
             continuesAt: saved.text.isEmpty ? nil : saved.text.count,
             content: number == 1 ? modelRequest.content(beyond: base, listing) : [], joined: joined)
-        let attempt = ModelAttempt(position: position, saved: saved, world: runtime.world) { [self] entries, committed in
-            append(entries, epoch: .holds(core.epoch), then: { _ in committed() })
+        let attempt = ModelAttempt(position: position, saved: saved, world: runtime.world) { [self] attempt, entries in
+            write(AgentBatch(entries: entries, epoch: .holds(core.epoch)), for: .text(attempt))
         } end: { [self] end in
             switch end {
             case .finished(let members, let last):
                 Failpoint.pass("model.finish")
-                complete(core, request.path, attempt: number, members + [("steered", steered)], last: last)
+                complete(core, request, attempt: number, members + [("steered", steered)], last: last)
             case .failed(let failure, let saved):
                 // Refused for the text that it was to go on from, it starts over: at once, and not as one of the attempts that the policy allows.
                 let isPrefixRefused = failure.code == StepFailure.prefixRefusedCode
@@ -370,22 +350,19 @@ extension Activation: TurnOwner {
     }
 
     private func cameDue(_ core: TurnCore, _ request: StepRequest, _ due: Timestamp) {
-        if request.kind == .sleep { finishSleep(core, request.path, due: due) } else { expire(core, request, due: due) }
+        if request.kind == .sleep { finishSleep(core, request, due: due) } else { expire(core, request, due: due) }
     }
 
-    private func finishSleep(_ core: TurnCore, _ path: String, due: Timestamp) {
-        let timer = DueTimer(turn: core.turn, path: path, due: due)
-        let position = Position(turn: core.turn, step: path, attempt: 1)
+    private func finishSleep(_ core: TurnCore, _ request: StepRequest, due: Timestamp) {
+        let timer = DueTimer(turn: core.turn, path: request.path, due: due)
+        let position = Position(turn: core.turn, step: request.path, attempt: 1)
         let entries = [
             NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description))),
             NewEntry(.stepCompleted, position, ("result", .null)),
         ]
-        appendRestingEnd(core, path, entries) { stage, channel, _ in
-            stage.delete(.timers, timer.key(channel.id))
-        } then: { [self] appended in
-            runtime.timers.settled(timer.key(channel.id))
-            if isCurrent(core) { core.resume(path, .completed(["result": .null]), at: appended.at) }
-        }
+        var request = request
+        request.work = .sleep(until: due)
+        writeRestingEnd(StepEnd(core: core, request: request, entries: entries, outcome: .completed(["result": .null])))
     }
 }
 

@@ -215,20 +215,21 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
                     ("epoch", .integer(Int64(epoch + 1))), ("node", .string(runtime.node)), ("build", .string(runtime.build)),
                     ("history", .string(Offset(history).token)), ("definition", agent.definition.map { .string($0.sha256) })),
             ]
-        let definition = agent.definition
-        append(entries, epoch: .takes(after: epoch), decides: [item.offset]) { stage, channel, _ in
-            end?.removeRows(of: channel, in: &stage)
-            channel.move(to: .running, turn: item.offset, in: &stage)
-            if let definition { stage.put(.big, channel.id.key(definition.digest), definition.content) }
-        } then: { [self] appended in
-            if let end { haltedTurnEnded(end, at: appended.offsets[end.entries.count - 1]) }
-            state.isBusy = false
-            state.epoch = epoch + 1
-            var journal = Journal()
-            (journal.seed, journal.startedAt) = (seed, appended.at)
-            (journal.started, journal.history) = (appended.offsets.last!, history)
-            perform { try run(item.offset, input: item.body, journal, agent.receive) }
-        }
+        let rows = (end?.rows ?? []) + [.status(.running, turn: item.offset)]
+        let content = agent.definition.map { [AgentRow.content($0.content, digest: $0.digest)] } ?? []
+        var journal = Journal()
+        (journal.seed, journal.history) = (seed, history)
+        write(
+            AgentBatch(entries: entries, epoch: .takes(after: epoch), decides: [item.offset], rows: rows + content),
+            for: .turnStarted(TurnStart(turn: item.offset, input: item.body, journal: journal, receive: agent.receive, end: end)))
+    }
+
+    func turnStarted(_ start: TurnStart, _ appended: Appended) {
+        if let end = start.end { haltedTurnEnded(end, at: appended.offsets[end.entries.count - 1]) }
+        state.isBusy = false
+        var start = start
+        (start.journal.startedAt, start.journal.started) = (appended.at, appended.offsets.last!)
+        perform { try run(start) }
     }
 
     /// The completed turns before the entry at `offset`, as many as the agent's conversations use.
@@ -258,23 +259,20 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         let receive = try self.receive(of: journal)
         state.isBusy = true
         state.halt = nil
-        let epoch = state.epoch
-        append(entries, epoch: .takes(after: epoch), decides: decides) { stage, channel, _ in
-            channel.move(to: .running, turn: turn, in: &stage)
-        } then: { [self] _ in
-            state.isBusy = false
-            state.epoch = epoch + 1
-            perform { try run(turn, input: input, journal, receive) }
-        }
+        write(
+            AgentBatch(entries: entries, epoch: .takes(after: state.epoch), decides: decides, rows: [.status(.running, turn: turn)]),
+            for: .turnTakenUp(TurnStart(turn: turn, input: input, journal: journal, receive: receive)))
     }
 
-    private func run(_ turn: UInt64, input: JSON, _ journal: Journal, _ receive: @escaping AnyAgent.Receive) throws {
-        let history = try history(journal)
-        let core = TurnCore(owner: self, lane: lane, turn: turn, epoch: state.epoch, journal: journal, history: history)
+    func run(_ start: TurnStart) throws {
+        let (turn, journal) = (start.turn, start.journal)
+        let core = TurnCore(
+            owner: self, lane: lane, turn: turn, epoch: state.epoch, journal: journal, history: try history(journal))
         state.core = core
         state.workSinceCrash = journal.workSinceCrash
         let saved = state.saved
-        core.start({ turn in try await receive(input, turn, saved) }, end: { [self] result in end(core, input, result) })
+        core.start(
+            { turn in try await start.receive(start.input, turn, saved) }, end: { [self] result in end(core, start.input, result) })
     }
 
     /// - Parameter considered: Highest inbox offset whose controls have been decided with the end of the program in view.
@@ -309,45 +307,44 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         entries += late.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "turn_ended") }
         Failpoint.pass("turn.end")
         let isCompleted = entries[0].kind == .turnCompleted
-        endTurn(
-            core, entries, decides: late.map(\.offset), state: isCompleted ? completed?.state : nil, considered: considered
-        ) { [self] in
-            end(core, input, result, considered: upToSeen)
-        }
+        let end = TurnEnd(
+            core: core, input: input, result: result, entry: entries.firstIndex { $0.kind.endsTurn }!,
+            state: isCompleted ? completed?.state : nil,
+            decides: late.map(\.offset))
+        writeTurnEnd(end, entries, considered: considered)
     }
 
-    /// Commits the end of a turn; the first entry that ends one counts. An entry that wants to stop the turn and stands before this one is
-    /// decided first, and then it is tried `again`.
-    private func endTurn(
-        _ core: TurnCore, _ entries: [NewEntry], decides: [UInt64], state newState: JSON?, considered: UInt64,
-        again: @escaping @Sendable () -> Void
-    ) {
+    /// Commits the end of a turn. It gives way to what wants to stop the turn and stands before it.
+    private func writeTurnEnd(_ end: TurnEnd, _ entries: [NewEntry], considered: UInt64) {
         state.isBusy = true
-        let end = entries.firstIndex { $0.kind.endsTurn }!
-        let saved = state.saved
-        append(
-            entries, epoch: .holds(core.epoch), decides: decides, yieldsTo: Activation.stopping, yieldsAfter: considered
-        ) { stage, channel, offsets in
-            // Only what differs: most agents have no state, and keep no row.
-            if let newState, newState != (saved ?? .object([])) { stage.put(.states, channel.id.key(offsets[end]), newState.bytes) }
-            channel.move(to: .idle, turn: nil, in: &stage)
-        } yield: { [self] in
-            state.isBusy = false
-            core.withdrawEnd(TurnCore.turnEnd)
-            react()
-            if !state.isBusy { again() }
-        } then: { [self] appended in
-            state.isBusy = false
-            core.fence(Fenced())
-            stopSteps()
-            forgetTurn()
-            (state.lastEnd, state.lastTurn) = (appended.offsets[end], core.turn)
-            if let newState { state.saved = newState }
-            for offset in decides { state.inbox.remove(offset) }
-            runtime.turnEnded(channel.name, core.turn)
-            for offset in decides { runtime.turnEnded(channel.name, offset) }
-            perform {}
-        }
+        var rows = [AgentRow.status(.idle, turn: nil)]
+        // Only what differs: most agents have no state, and keep no row.
+        if let new = end.state, new != (state.saved ?? .object([])) { rows.append(.state(new.bytes, entry: end.entry)) }
+        write(
+            AgentBatch(
+                entries: entries, epoch: .holds(end.core.epoch), decides: end.decides, yieldsTo: Activation.stopping,
+                considered: considered,
+                rows: rows), for: .turnEnded(end))
+    }
+
+    func turnEndYielded(_ end: TurnEnd) {
+        state.isBusy = false
+        end.core.withdrawEnd(TurnCore.turnEnd)
+        react()
+        if !state.isBusy { self.end(end.core, end.input, end.result, considered: upToSeen) }
+    }
+
+    func turnEnded(_ end: TurnEnd, _ appended: Appended) {
+        state.isBusy = false
+        end.core.fence(Fenced())
+        stopSteps()
+        forgetTurn()
+        (state.lastEnd, state.lastTurn) = (appended.offsets[end.entry], end.core.turn)
+        if let new = end.state { state.saved = new }
+        for offset in end.decides { state.inbox.remove(offset) }
+        runtime.turnEnded(channel.name, end.core.turn)
+        for offset in end.decides { runtime.turnEnded(channel.name, offset) }
+        perform {}
     }
 
     /// How many entries one batch decides at most.
@@ -363,19 +360,11 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         var entries = [Activation.receipt(offset, close.body, "applied")]
         entries += rest.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "closing") }
         entries.append(NewEntry(.agentClosed, nil, ("reason", "closed")))
-        append(
-            entries, epoch: .holds(state.epoch), decides: [offset] + rest.map(\.offset), closes: true,
-            yieldsTo: Set(EntryKind.allCases.filter(\.isInput))
-        ) {
-            stage, channel, _ in
-            channel.move(to: .closed, turn: nil, in: &stage)
-        } yield: { [self] in
-            // What came meanwhile must get its receipt too.
-            state.isBusy = false
-            for offset in before.offsets { state.inbox.insert(before[offset]!) }
-        } then: { [self] _ in
-            leave()
-        }
+        write(
+            AgentBatch(
+                entries: entries, epoch: .holds(state.epoch), decides: [offset] + rest.map(\.offset), closes: true,
+                yieldsTo: Set(EntryKind.allCases.filter(\.isInput)), rows: [.status(.closed, turn: nil)]),
+            for: .agentClosed(before: before))
     }
 
     /// Decides entries whose condition can no longer hold.
@@ -391,14 +380,10 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
     func decide(_ decisions: [(item: InboxItem, outcome: String, reason: String)]) {
         state.isBusy = true
         for decision in decisions { remove(decision.item) }
-        append(
-            decisions.map { Activation.receipt($0.item.offset, $0.item.body, $0.outcome, reason: $0.reason) }, epoch: .holds(state.epoch),
-            decides: decisions.map(\.item.offset),
-            then: { [self] _ in
-                state.isBusy = false
-                for decision in decisions { runtime.turnEnded(channel.name, decision.item.offset) }
-                perform {}
-            })
+        let (receipts, offsets) = (
+            decisions.map { Activation.receipt($0.item.offset, $0.item.body, $0.outcome, reason: $0.reason) }, decisions.map(\.item.offset)
+        )
+        write(AgentBatch(entries: receipts, epoch: .holds(state.epoch), decides: offsets), for: .decided(offsets))
     }
 
     /// Entries whose condition can no longer hold, as they are to be decided, some at a time. Cost: none while nothing has changed.
@@ -445,64 +430,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         return bytes
     }
 
-    // MARK: Writing
-
-    /// Appends as the agent's owner. `then` runs on the lane once it is durable; refused, the agent leaves memory: somebody else owns it.
-    ///
-    /// It gives way to undecided entries of the kinds in `yieldsTo` behind `yieldsAfter`, by default to those that the agent has not seen yet:
-    /// they are taken in, and `yield` is called.
-    func append(
-        _ entries: [NewEntry], epoch: EpochClaim, decides: [UInt64] = [], closes: Bool = false, yieldsTo: Set<EntryKind> = [],
-        yieldsAfter: UInt64? = nil, rows: (@Sendable (inout Stage, Channel, [UInt64]) -> Void)? = nil, yield: (@Sendable () -> Void)? = nil,
-        then: @escaping @Sendable (Appended) -> Void = { _ in }
-    ) {
-        appendsInFlight.add(1, ordering: .relaxed)
-        let append = Append(runtime.channels, to: channel.name, entries) { [self] result in
-            lane.deliver { [self] in
-                appendsInFlight.subtract(1, ordering: .relaxed)
-                switch result {
-                case .success(let appended):
-                    worked(entries, appended)
-                    then(appended)
-                    parkIfOverworked()
-                case .failure(let error) where error.code == ChannelError.undecided: yields(yield)
-                case .failure(let error): refused(error, epoch)
-                }
-            }
-        }
-        append.epoch = epoch
-        append.id = channel.id
-        append.decides = decides
-        append.closes = closes
-        append.yieldsTo = yieldsTo
-        append.yieldsAfter = yieldsAfter ?? upToSeen
-        append.rows = rows
-        append.submit()
-    }
-
     /// Every input up to here is in the inbox or decided. Any thread.
     var upToSeen: UInt64 { seen.load(ordering: .relaxed) }
-
-    /// An entry that came first must be decided first; then whoever gave way tries again.
-    private func yields(_ again: (@Sendable () -> Void)?) {
-        perform {
-            try takeInput(upTo: channel.tail.head)
-            again?()
-        }
-    }
-
-    private func refused(_ error: ChannelError, _ claimed: EpochClaim) {
-        guard !state.isGone else { return }
-        // What is left of a turn that was halted meanwhile is of no use, and no sign that somebody else owns the agent.
-        if case .holds(let claimed) = claimed, claimed != state.epoch { return }
-        // What could not be read may be readable soon.
-        if error.code == LogError.Code.damaged.text { return stopped(error) }
-        // The log going down is said once, by the server.
-        if error.code != LogError.Code.closed.text {
-            Diagnostics.log(.warning, "agent fenced", ["channel": channel.name, "code": error.code])
-        }
-        leave()
-    }
 
     // MARK: Steps under way
 

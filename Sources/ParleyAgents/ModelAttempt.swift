@@ -50,16 +50,16 @@ final class ModelAttempt: ModelSink, Sendable {
     private let world: any World
     private let continuesAt: UInt64?
     private let state: Mutex<State>
-    private let append: @Sendable ([NewEntry], _ committed: @escaping @Sendable () -> Void) -> Void
+    private let append: @Sendable (ModelAttempt, [NewEntry]) -> Void
     private let end: @Sendable (End) -> Void
 
     /// - Parameters:
     ///   - saved: The durable text to go on from; empty for an attempt that starts anew.
-    ///   - append: Takes entries that are to be committed now, and tells when they are.
+    ///   - append: Takes entries that are to be committed now; ``committed()`` is called when they are.
     ///   - end: Called once, unless the attempt is stopped.
     init(
         position: Position, saved: SavedText, world: any World,
-        append: @escaping @Sendable ([NewEntry], _ committed: @escaping @Sendable () -> Void) -> Void,
+        append: @escaping @Sendable (ModelAttempt, [NewEntry]) -> Void,
         end: @escaping @Sendable (End) -> Void
     ) {
         (self.position, self.world) = (position, world)
@@ -123,6 +123,9 @@ final class ModelAttempt: ModelSink, Sendable {
         if let ended { end(ended) }
     }
 
+    /// An entry that was handed over is durable.
+    func committed() { state.withLock { $0.uncommittedCount -= 1 } }
+
     private func take(_ event: ModelEvent, _ state: inout State) -> End? {
         switch event {
         case .text(let text):
@@ -175,7 +178,7 @@ final class ModelAttempt: ModelSink, Sendable {
                 return
             }
             state.uncommittedCount += 1
-            append([NewEntry(text: held, at: position)]) { [weak self] in self?.state.withLock { $0.uncommittedCount -= 1 } }
+            append(self, [NewEntry(text: held, at: position)])
         }
         state.held = delta
         if delta != nil { releaseLater(&state) }

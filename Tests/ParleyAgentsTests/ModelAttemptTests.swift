@@ -10,14 +10,14 @@ import Testing
     /// A writer that commits when it is told to.
     private final class Writer: Sendable {
         let entries = Mutex<[TextDelta]>([])
-        let waiting = Mutex<[@Sendable () -> Void]>([])
+        let waiting = Mutex<[ModelAttempt]>([])
 
         func commit() {
             let all = waiting.withLock { waiting in
                 defer { waiting = [] }
                 return waiting
             }
-            for committed in all { committed() }
+            for attempt in all { attempt.committed() }
         }
     }
 
@@ -25,10 +25,10 @@ import Testing
         let writer = Writer()
         let ends = Mutex<[ModelAttempt.End]>([])
         let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 1), saved: SavedText(), world: SimulatedWorld(seed: 1)) {
-            entries, committed in
+            attempt, entries in
             let deltas = entries.compactMap(\.textDelta)
             writer.entries.withLock { $0 += deltas }
-            writer.waiting.withLock { $0.append(committed) }
+            writer.waiting.withLock { $0.append(attempt) }
         } end: { end in
             ends.withLock { $0.append(end) }
         }
@@ -57,9 +57,9 @@ import Testing
         let end = Mutex<ModelAttempt.End?>(nil)
 
         func attempt() -> ModelAttempt {
-            ModelAttempt(position: Position(turn: 1, step: "g", attempt: 1), saved: SavedText(), world: world) { entries, committed in
+            ModelAttempt(position: Position(turn: 1, step: "g", attempt: 1), saved: SavedText(), world: world) { attempt, entries in
                 self.shown.withLock { shown in shown += entries.compactMap { $0.textDelta?.delta.text }.joined() }
-                self.world.perform(lane: 1, committed)
+                self.world.perform(lane: 1) { attempt.committed() }
             } end: { end in
                 self.end.withLock { $0 = end }
             }
@@ -116,7 +116,7 @@ import Testing
         var saved = SavedText()
         saved.add(TextDelta(index: 0, delta: Bytes("half a line".utf8)))
         let attempt = ModelAttempt(position: Position(turn: 1, step: "g", attempt: 2), saved: saved, world: SimulatedWorld(seed: 1)) {
-            entries, _ in
+            _, entries in
             texts.withLock { $0 += entries.compactMap(\.textDelta) }
         } end: { _ in
         }
