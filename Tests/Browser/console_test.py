@@ -359,7 +359,7 @@ class ConsoleTest(unittest.TestCase):
     def test_what_was_written_is_not_lost_when_it_is_refused(self):
         self.failed_requests_are_expected = True
         node, console = self.serve(model=AT_ONCE)
-        node.append("assistant/me", type="close")
+        node.end("assistant/me")
         console.open("assistant/me", expect=["ended", "live"])
         # The page has not heard yet that it ended.
         console.script("follower.activity.isClosed = false; showControls()")
@@ -488,7 +488,7 @@ class ConsoleTest(unittest.TestCase):
         node, console = self.serve("steps-agent", AT_ONCE, ["--idle", "0"])
         for name in ["assistant/anna", "assistant/berta", "publisher/notes"]:
             node.append(name, type="message", text="Hello")
-        node.append("assistant/done", type="close")
+        node.end("assistant/done")
         expected = {"assistant/anna": "idle", "assistant/berta": "idle", "publisher/notes": "waiting", "assistant/done": "closed"}
         wait_for("the states", lambda: {name: node.status(name)["state"] for name in expected} == expected)
         console.open()
@@ -520,7 +520,7 @@ class ConsoleTest(unittest.TestCase):
     def test_a_long_list_comes_in_pages(self):
         node, console = self.serve(model=AT_ONCE)
         for number in range(130):
-            node.append(f"assistant/number-{number}", type="close")
+            node.end(f"assistant/number-{number}")
         console.open()
         wait_for("the first page", lambda: console.count("#list li") == 100)
         console.click("#more")

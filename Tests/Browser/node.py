@@ -119,6 +119,12 @@ class Node:
         assert status == 202, f"{entry} answers {status}: {body}"
         return json.loads(body)["entries"][0]["offset"]
 
+    def end(self, agent):
+        """Ends an agent, which is created if it was never named."""
+        status, body, _ = self.request("PUT", f"/v1/stream/agents/{agent}")
+        assert status in (200, 201), f"PUT answers {status}: {body}"
+        self.append(agent, type="close")
+
     def status(self, agent):
         return json.loads(self.request("GET", f"/v1/agents/{agent}")[1])
 

@@ -73,7 +73,7 @@ def main():
 
 def fill(node):
     """Agents that did something, failed, or wait."""
-    node.append("assistant/spring-cleaning", type="close")
+    node.end("assistant/spring-cleaning")
     node.append("assistant/boat-trip", type="message", text="fail: model_refused")
     node.append("assistant/me", type="message", text="say: Good morning! What shall we look at first?")
     node.append("assistant/harbour-log", type="message", text=f"say: {TIDES}")
