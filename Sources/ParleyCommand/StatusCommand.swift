@@ -1,0 +1,78 @@
+internal import ParleySystem
+
+/// `parley status <kind>/<id>`: says what an agent does.
+enum StatusCommand: Command {
+    static let name = "status"
+    static let summary = "say what an agent is doing and what it waits for"
+    static let usage = "usage: parley status <kind>/<id> [--json] [--server <url>]"
+    static let help = """
+        \(usage)
+
+        Shows the state, the turn that is running and what it waits for; for an agent that is parked or stalled, also the reason and the remedy.
+
+          --json  the server's answer as it is
+        """
+    static let options: [CommandOption] = [.flag("json"), .value("server")]
+
+    static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        let channel = try arguments.agent()
+        try arguments.requireAtMost(1)
+        let client = try Client(arguments)
+        let answer = try client.request("GET", "/v1/" + channel)
+        guard answer.status == 200, let status = answer.json else { throw client.refusal(answer, of: channel) }
+        Terminal.output(arguments.has("json") ? "\(json: status)\n" : TerminalText(lines: StatusView.lines(status)))
+        return .done
+    }
+}
+
+/// What an agent does, for a person: a fact a line, and the commands that help.
+enum StatusView {
+    static func lines(_ status: JSON) -> [String] {
+        let agent = Refusal.agent(status["agent"]?.string ?? "")
+        var rows: [[String]] = [["agent:", agent], ["state:", state(status)]]
+        for (name, label) in [("reason", "reason:"), ("message", "message:"), ("remedy", "remedy:")] {
+            if let text = status[name]?.string { rows.append([label, Columns.prose(text)]) }
+        }
+        if let turn = status["turn"]?.string { rows.append(["turn:", turn + restarts(status)]) }
+        for wait in status["waiting_for"]?.array ?? [] { rows.append([waits(wait) ? "waits for:" : "runs:", text(ofStep: wait)]) }
+        for approval in approvals(status) { rows.append(["", "parley approve \(agent) \(approval)"]) }
+        if ["parked", "stalled"].contains(status["state"]?.string) {
+            rows += [["", "parley resume \(agent)   tries again"], ["", "parley cancel \(agent)   ends the turn"]]
+        }
+        if let queued = status["queued"] {
+            rows.append(["queued:", "\(queued["ahead"]?.integer ?? 0) behind this turn, the first since \(queued["since"]?.string ?? "")"])
+        }
+        if let undecided = status["undecided"]?.integer, undecided > 0 {
+            rows.append(["undecided:", undecided == 1 ? "1 entry" : "\(undecided) entries"])
+        }
+        rows += [["created:", status["created"]?.string ?? ""], ["end offset:", status["tail_offset"]?.string ?? ""]]
+        return Columns.lines(rows)
+    }
+
+    /// The names of the approvals that wait for a decision.
+    static func approvals(_ status: JSON) -> [String] {
+        let turn = status["turn"]?.string ?? ""
+        return (status["waiting_for"]?.array ?? []).filter { $0["kind"] == "approval" }.map { "\(turn)/\($0["step"]?.string ?? "")" }
+    }
+
+    private static func state(_ status: JSON) -> String {
+        (status["state"]?.string ?? "") + (status["since"]?.string.map { " since \($0)" } ?? "")
+    }
+
+    private static func restarts(_ status: JSON) -> String {
+        guard let count = status["restarts"]?.integer, count > 0 else { return "" }
+        return ", \(count) restart\(count == 1 ? "" : "s")"
+    }
+
+    /// Whether the step needs somebody or something else to go on.
+    private static func waits(_ step: JSON) -> Bool { ["approval", "sleep", "wait"].contains(step["kind"]?.string) }
+
+    private static func text(ofStep wait: JSON) -> String {
+        var text = "\(wait["kind"]?.string ?? "") \(TerminalText.name(wait["step"]?.string ?? ""))"
+        if let attempt = wait["attempt"]?.integer, attempt > 1 { text += ", attempt \(attempt)" }
+        if let since = wait["since"]?.string { text += ", since \(since)" }
+        if let due = wait["due"]?.string { text += ", until \(due)" }
+        if let retry = wait["retry_at"]?.string { text += ", again at \(retry)" }
+        return text
+    }
+}
