@@ -15,6 +15,9 @@ final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled`
     /// What the policy has turned away.
     private var refused: IPAddress?
 
+    /// How often the request was about to be sent.
+    private var sendCount = 0
+
     private var status = 0
     private var fields: [(name: String, value: String)] = []
     private var hasHead = false
@@ -95,6 +98,7 @@ extension CurlCall {
         setMethod(request)
         setHeaders(request)
         setAddresses(request)
+        setSendLimit()
         let context = Unmanaged.passUnretained(self).toOpaque()  // The transport keeps the call until the handle is removed.
         parley_curl_set_callback(easy, CURLOPT_HEADERFUNCTION) { bytes, size, count, context in
             let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
@@ -153,12 +157,23 @@ extension CurlCall {
             return call.mayConnect(IPAddress(bytes: bytes[..<count])) ? parley_curl_open(address) : CURL_SOCKET_BAD
         }
         parley_curl_set_pointer(easy, CURLOPT_OPENSOCKETDATA, context)
-        // And before a connection is used that a call with another policy has opened.
+    }
+
+    /// Before the request is sent, on a new connection or on one that another call has opened.
+    private func setSendLimit() {
         parley_curl_set_prereq(easy) { context, address, _, _, _ in
             let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
-            return call.mayConnect(IPAddress(String(cString: address!))) ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
+            return call.maySend(to: IPAddress(String(cString: address!))) ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
         }
-        parley_curl_set_pointer(easy, CURLOPT_PREREQDATA, context)
+        parley_curl_set_pointer(easy, CURLOPT_PREREQDATA, Unmanaged.passUnretained(self).toOpaque())  // As for the other callbacks.
+    }
+
+    /// Whether the request may be sent. libcurl would send it again when a connection that it uses again closes without an answer; but the peer may have
+    /// read the request, and charged for it. A connection that was closed before is found out before anything is sent.
+    private func maySend(to address: IPAddress?) -> Bool {
+        sendCount += 1
+        let isGuarded = if case .any = addresses { false } else { true }
+        return sendCount == 1 && (!isGuarded || mayConnect(address))
     }
 
     private func mayConnect(_ address: IPAddress?) -> Bool {
@@ -221,6 +236,10 @@ extension CurlCall {
         if let refused, result == CURLE_COULDNT_CONNECT || result == CURLE_ABORTED_BY_CALLBACK {
             reason = "\(refused) is not an address of the public Internet"
             return OutgoingError(code: "address_refused", message: "\(url): \(reason)", reason: reason)
+        }
+        if sendCount > 1, result == CURLE_ABORTED_BY_CALLBACK {
+            reason = "the connection was closed without an answer"
+            return OutgoingError(code: "upstream_closed", message: "\(url): \(reason)", reason: reason)
         }
         let message = "\(url): \(reason)"
         switch result {

@@ -291,6 +291,21 @@ final class Recorder: OutgoingCallDelegate {
         }
     }
 
+    @Test func `sends a request once, also on a connection that it uses again`() throws {
+        let paths = Arrivals<String>()
+        let server = try TestServer { request, responder in
+            paths.add(request.path)
+            if request.path == "/good" { responder.respond(status: 200) } else { responder.stream().abort() }
+        }
+        let transport = CurlTransport(server.group.next())
+        for (path, end) in [("/good", [.head(200), .ended(nil)]), ("/closes", [.ended("upstream_closed")])] as [(String, [Recorder.Event])] {
+            let recorder = Recorder()
+            _ = transport.start(OutgoingRequest(method: "POST", url: url(server, path), body: Bytes("body".utf8)), recorder)
+            #expect(try recorder.end() == end)
+        }
+        #expect(paths.all == ["/good", "/closes"])
+    }
+
     @Test func `does not follow redirects`() throws {
         let server = try TestServer { _, responder in responder.respond(status: 302, headers: [("Location", "/elsewhere")]) }
         let recorder = Recorder()
