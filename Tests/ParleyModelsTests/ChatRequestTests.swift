@@ -271,6 +271,27 @@ import Testing
         #expect(model.continues == .no)
     }
 
+    @Test func `goes on from texts after a refusal for another reason, until the same call is taken without its text`() {
+        let transport = FakeTransport { call in
+            let isContinuing = call.body["messages"]?.array?.last?["role"] == "assistant"
+            call.head(isContinuing ? 400 : 200, [("content-type", isContinuing ? "application/json" : "text/event-stream")])
+            call.send(isContinuing ? #"{"error":{"message":"The message is too rude"}}"# : delta("Hi") + finishing() + done)
+            call.end()
+        }
+        let model = ChatCompletionsModel.test(transport)
+        func ask(_ key: String, continuing: String?) -> String? {
+            let sink = RecordingSink()
+            _ = model.start(ModelRequest(messages: [.user("Count")], continuing: continuing, idempotencyKey: key), sink)
+            return sink.failure?.code
+        }
+        #expect(ask("a", continuing: "one,") == "prefix_refused")
+        #expect(model.continues == .prefix)
+        #expect(ask("b", continuing: nil) == nil)
+        #expect(model.continues == .prefix, "another call proves nothing")
+        #expect(ask("a", continuing: nil) == nil)
+        #expect(model.continues == .no)
+    }
+
     @Test func `takes an empty prefix for none`() {
         #expect(send(ModelRequest(messages: [.user("Count")], continuing: "")).body["messages"]?.array?.count == 1)
     }

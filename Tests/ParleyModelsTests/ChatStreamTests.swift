@@ -33,7 +33,7 @@ import Testing
         ("no usage", delta("Hi") + finishing() + done), ("no [DONE]", delta("Hi") + finishing()),
         ("no last empty line", delta("Hi") + finishing() + "data: [DONE]"),
         ("pings", ": ping\n\n" + delta("Hi") + ": ping\n\n" + finishing() + done),
-        ("another choice", "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"No\"}}]}\n\n" + delta("Hi") + finishing() + done),
+        ("white space in another choice", delta("Hi") + "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\" \"}}]}\n\n" + finishing() + done),
         ("empty pieces", delta("") + delta("Hi") + finishing() + done),
         ("null error", "data: {\"choices\":[],\"error\":null}\n\n" + delta("Hi") + finishing() + done),
         ("more after the end", delta("Hi") + finishing() + done + delta("more") + "data: garbage\n\n"),
@@ -166,6 +166,24 @@ import Testing
                 $0.end(OutgoingError(code: code, message: "broken"))
             }
             #expect(sink.finish == "stop")
+        }
+    }
+
+    @Test(arguments: [
+        #"{"choices":[{"index":0,"message":{"content":"Hi"},"finish_reason":"stop"}]}"#,
+        #"{"choices":[{"delta":{"content":"Hi"}}]}"# + "\n" + #"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
+        "data: " + #"{"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}]}"#,
+    ])
+    func `that came whole as JSON is whole, too, when the connection breaks or stays open behind it`(body: String) {
+        for end in [OutgoingError(code: "upstream_closed", message: "reset"), nil] {
+            let (transport, world, sink) = (FakeTransport(), ManualWorld(), RecordingSink())
+            let call = ChatCompletionsModel.test(transport, world: world).start(ModelRequest(messages: [.user("Hello")]), sink)
+            transport.calls[0].head(200, [("content-type", "application/json")])
+            transport.calls[0].send(body)
+            // The end of a line that has not come is known at the end of the connection only.
+            if end != nil || body.hasPrefix("data") { transport.calls[0].end(end) } else { world.run() }
+            #expect(sink.events == [.text("Hi"), .finished(reason: "stop")])
+            withExtendedLifetime(call) {}
         }
     }
 

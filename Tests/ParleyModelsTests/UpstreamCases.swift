@@ -13,6 +13,7 @@ import Testing
 /// |---|---|
 /// | `events` | each an SSE event: an object, or a text as it is |
 /// | `raw`, `json` | the body in place of events: as it is, or one JSON text. `repeat` adds a text so many times |
+/// | `latin` | the body with one byte for each character |
 /// | `status`, `headers` | 200, and `text/event-stream`, without them |
 /// | `end` | `open`: the connection stays |
 /// | `answers` | one after the other, each with the members above |
@@ -30,6 +31,7 @@ struct UpstreamCase: Sendable, CustomTestStringConvertible {
             headers = (row["headers"]?.members ?? []).map { ($0.name, $0.value.string!) }
             if !headers.contains(where: { $0.name == "content-type" }) { headers.append(("content-type", "text/event-stream")) }
             body = Bytes((row["raw"]?.string ?? "").utf8)
+            if let latin = row["latin"]?.string { body = latin.unicodeScalars.map { UInt8($0.value) } }
             if let json = row["json"] { body = json.bytes }
             for event in row["events"]?.array ?? [] { body += Bytes("data: \(event.string ?? event.text)\n\n".utf8) }
             if let repeated = row["repeat"]?.array {
@@ -122,7 +124,7 @@ struct UpstreamCase: Sendable, CustomTestStringConvertible {
 
 @Suite struct `What endpoints are known to do` {
     @Test func `fills a table with a row for each behaviour`() {
-        #expect(UpstreamCase.all.count >= 210)
+        #expect(UpstreamCase.all.count >= 270)
         #expect(Set(UpstreamCase.all.map(\.id)).count == UpstreamCase.all.count)
     }
 

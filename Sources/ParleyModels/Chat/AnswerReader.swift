@@ -5,23 +5,23 @@ internal import ParleySystem
 /// Reads the chunks of an answer, and decides whether it is whole.
 ///
 /// An answer is whole when it has a `finish_reason` that means so, when nothing was said behind that without a new one or `[DONE]`, and when there is a
-/// text or a call in it. What it does not understand fails it: an error in any place, another kind of content, a call without a name.
+/// text or a call in it. What it does not understand fails it: an error in any place, another kind of content, a call without a name, a second text.
 struct AnswerReader: Sendable {
     private let failures: ChatFailures
     private let isContinuing: Bool
     private var bounds = AnswerBounds()
     private var toolCalls: ToolCallMerger
-    private var finish: (reason: FinishReason, word: String)?
-    /// Something was said behind the reason to finish.
-    private var hasGoneOn = false
-    /// The reason came in a chunk of its own, behind something said: the answer is over, and what is said behind that is not of it.
-    private var isSettled = false
+    private var choices = AnswerChoices()
     private var text = Bytes()
     /// What the model said instead of an answer.
     private var declined = ""
     private var returned = ReturnedMembers()
     private var split = SplitCharacters()
+    private var echo: EchoedPrefix
+    /// A delta has said something, and text in particular.
     private var sawDelta = false
+    private var sawDeltaText = false
+    private var sawReasoning = false
     /// `message` has what there is so far, and not what is new.
     private var isCumulative = false
 
@@ -30,50 +30,62 @@ struct AnswerReader: Sendable {
     /// The error that came in place of an answer.
     private(set) var refusal: UpstreamError?
 
-    init(_ failures: ChatFailures, tools: [String], isContinuing: Bool) {
-        (self.failures, self.isContinuing) = (failures, isContinuing)
+    /// - Parameter continuing: The text that the answer continues.
+    init(_ failures: ChatFailures, tools: [String], continuing: String?, dropsEcho: Bool) {
+        (self.failures, isContinuing) = (failures, continuing?.isEmpty == false)
         toolCalls = ToolCallMerger(tools: tools)
+        echo = EchoedPrefix(dropsEcho ? continuing : nil)
     }
 
-    var hasFinished: Bool { finish != nil }
+    var hasFinished: Bool { choices.finish != nil }
 
     /// What an answer with calls wants to see again with them.
     var returnedMembers: JSON? { toolCalls.isEmpty ? nil : returned.members }
 
-    /// Half a character that stands alone at the end of the text.
-    var rest: String? { split.hasHalfOfText ? "\u{FFFD}" : nil }
+    /// What was held back of the text: the beginning of a repetition that did not come, half a character that stands alone.
+    var rest: String? {
+        let rest = (echo.rest ?? "") + (split.hasHalfOfText ? "\u{FFFD}" : "")
+        return rest.isEmpty ? nil : rest
+    }
 
     /// The end of an answer whose connection has ended; `nil` when it was cut.
-    func closed() -> ModelEvent? { finish != nil && !hasGoneOn ? end() : nil }
+    func closed() -> ModelEvent? { choices.isWhole ? end() : nil }
 
     // MARK: Events
 
     /// Reads an event, adds what it says to `output`, and gives the end of the answer when it is one.
     mutating func read(_ event: ServerSentEvent, _ output: inout [ModelEvent]) -> ModelEvent? {
-        if event.isDone { return finish == nil ? .failed(failures.closed) : end() }
+        let event = event.unframed
+        if event.isDone { return end() }
         let isError = event.name.lowercased() == "error"
-        guard let value = split.read(event.data) else {
+        guard let value = parse(event.data) else {
             // A whole answer is not given up for what follows it.
-            guard finish == nil || hasGoneOn else { return nil }
+            guard !choices.isWhole else { return nil }
             if isError { return .failed(fail(UpstreamError(.string(event.data.text)))) }
-            return event.data.first == UInt8(ascii: "{") ? lines(event.data, &output) : .failed(unreadable(event.data))
+            return event.isSignOfLife ? nil : parts(event, &output)
         }
-        if isError, closed() == nil { return .failed(fail(UpstreamError(answer: value) ?? UpstreamError(value))) }
+        if event.isSignOfLife, value["choices"] == nil { return nil }
+        if isError, !choices.isWhole { return .failed(fail(UpstreamError(answer: value) ?? UpstreamError(value))) }
         return read(value, &output)
     }
 
-    /// Some servers forget the empty line between two chunks.
-    private mutating func lines(_ data: Bytes, _ output: inout [ModelEvent]) -> ModelEvent? {
-        let lines = data.split(separator: UInt8(ascii: "\n")).map { Bytes($0) }
-        guard lines.count > 1 else { return .failed(unreadable(data)) }
-        for line in lines {
-            if let end = read(ServerSentEvent(data: line), &output) { return end }
+    /// The chunk in `data`, with the halves of characters put together; `nil` when it is no JSON.
+    mutating func parse(_ data: Bytes) -> JSON? { split.read(data) }
+
+    /// Some servers forget the empty line between two chunks, or the line's end, too.
+    private mutating func parts(_ event: ServerSentEvent, _ output: inout [ModelEvent]) -> ModelEvent? {
+        guard event.data.first == UInt8(ascii: "{"), Charset.isUTF8(event.data), let parts = event.parts else {
+            return .failed(unreadable(event.data))
+        }
+        for part in parts {
+            if let end = read(ServerSentEvent(data: part), &output) { return end }
         }
         return nil
     }
 
     /// What is no JSON is often a proxy's page or its words; the beginning of a chunk is not worth quoting.
     private func unreadable(_ data: Bytes) -> StepFailure {
+        guard Charset.isUTF8(data) else { return failures.invalidEvent("is not well-formed UTF-8", retryable: false) }
         if LenientJSON.isTooDeep(data) { return failures.invalidEvent("is nested deeper than is read", retryable: false) }
         let isCut = data.first.map { [UInt8(ascii: "{"), UInt8(ascii: "["), UInt8(ascii: "\"")].contains($0) } ?? true
         return failures.invalidEvent("is not a JSON object", saying: isCut ? "" : PageText.isPage(data) ? PageText.words(data) : data.text)
@@ -83,40 +95,37 @@ struct AnswerReader: Sendable {
     mutating func read(_ chunk: JSON, _ output: inout [ModelEvent]) -> ModelEvent? {
         if let error = UpstreamError(answer: chunk) { return closed() ?? .failed(fail(error)) }
         guard chunk.members != nil else { return closed() ?? .failed(failures.invalidEvent("is not a JSON object")) }
-        let choice = chunk["choices"]?.array?.first { ($0["index"]?.integer ?? 0) == 0 }
-        let failure = choice.flatMap { read(choice: $0, &output, isIncomplete: chunk["incomplete_details"]?["reason"]) }
-        if failure == nil, let usage = ModelUsage(chunk: chunk, choice: choice) { output.append(.usage(usage)) }
-        return failure.map { .failed($0) }
+        let choices = AnswerChoices.of(chunk)
+        for (number, choice) in choices {
+            if let failure = read(choice, number, of: chunk, &output) { return .failed(failure) }
+        }
+        let usage = choices.lazy.compactMap { ModelUsage(chunk: chunk, choice: $0.choice) }.first ?? ModelUsage(chunk: chunk, choice: nil)
+        if let usage { output.append(.usage(usage)) }
+        return nil
     }
 
-    private mutating func read(choice: JSON, _ output: inout [ModelEvent], isIncomplete: JSON?) -> StepFailure? {
-        let delta = choice["delta"].flatMap { $0.members?.isEmpty == false ? $0 : nil }
-        let message = choice["message"].flatMap { $0.members == nil ? nil : $0 }
+    private mutating func read(_ choice: JSON, _ number: Int64, of chunk: JSON, _ output: inout [ModelEvent]) -> StepFailure? {
+        let (delta, message) = (choice["delta"], choice["message"])
         for place in [choice, delta, message].compactMap({ $0 }) {
             if let error = place["error"], let failure = UpstreamError(answer: ["error": error]) { return fail(failure) }
         }
         var events: [ModelEvent] = []
-        if let delta {
-            if let failure = read(delta: delta, &events) { return failure }
-            sawDelta = true
-        } else if let message, let failure = read(message: message, &events) {
-            return failure
-        } else if let text = choice["text"]?.string, !text.isEmpty {
-            events.append(.text(text))
-        }
-        let reason = AnswerReader.word(choice["finish_reason"] ?? .null)
-        if isSettled && reason == nil { events.removeAll(where: \.isSaid) }
+        if let failure = read(choice, number, &events) { return failure }
+        let reason = AnswerReader.word(
+            choice["finish_reason"] ?? delta?["finish_reason"] ?? message?["finish_reason"] ?? chunk["finish_reason"] ?? .null)
+        if choices.isSettled(number) && reason == nil { events.removeAll(where: \.isSaid) }
         // Gateways that give a reason with each piece mean the last one.
-        if reason != nil && events.contains(where: \.isPiece) { isSettled = false }
-        isSettled = isSettled || reason != nil && !events.contains(where: \.isPiece) && !(text.isEmpty && toolCalls.isEmpty)
+        let hasPiece = events.contains(where: \.isPiece)
+        if reason != nil {
+            choices.settle(number, !hasPiece && (choices.isSettled(number) || !(text.isEmpty && toolCalls.isEmpty)))
+        }
         for event in events {
             if let failure = bounds.count(event) { return failure }
-            note(event)
+            if let failure = note(event, of: number, &output) { return failure }
         }
-        output += events
         guard let reason else { return nil }
-        let details = [choice["native_finish_reason"], choice["finish_details"]?["type"], isIncomplete].compactMap { $0?.string }
-        return end(by: AnswerReader.worst(reason, details))
+        let details = [choice["native_finish_reason"], choice["finish_details"]?["type"], chunk["incomplete_details"]?["reason"]]
+        return end(number, by: AnswerReader.worst(reason, details.compactMap { $0?.string }))
     }
 
     private mutating func fail(_ error: UpstreamError) -> StepFailure {
@@ -137,26 +146,65 @@ struct AnswerReader: Sendable {
         return details.first { $0.lowercased().contains("malformed") || FinishReason($0) == .length } ?? word
     }
 
-    private mutating func end(by word: String) -> StepFailure? {
-        (finish, hasGoneOn) = ((FinishReason(word), word), false)
+    private mutating func end(_ number: Int64, by word: String) -> StepFailure? {
+        choices.end(number, FinishReason(word), word: word)
         progress += 1
         return failures.ended(FinishReason(word), word: word)
     }
 
-    private mutating func note(_ event: ModelEvent) {
+    /// Takes what a choice says into the answer, and adds what is heard of it to `output`.
+    private mutating func note(_ event: ModelEvent, of number: Int64, _ output: inout [ModelEvent]) -> StepFailure? {
         progress += 1
         switch event {
-        case .text(let piece): text += Bytes(piece.utf8)
-        case .toolCall: break
+        case .text(let piece):
+            let isBlank = Bytes(piece.utf8).isBlank
+            // White space in another choice is a filler.
+            if isBlank, let speaker = choices.speaker, speaker != number { return nil }
+            guard isBlank || choices.speaks(number) else {
+                return failures.invalidEvent(
+                    "has a second text (choices \(choices.speaker!) and \(number)), where one answer was asked for", retryable: false)
+            }
+            text += Bytes(piece.utf8)
+            choices.said(number)
+            let new = echo.add(piece)
+            if !new.isEmpty { output.append(.text(new)) }
+        case .toolCall:
+            choices.said(number)
+            output.append(event)
         // What is thought or signed behind the end changes nothing of it.
-        default: return
+        case .reasoning, .returned, .usage, .finished, .failed: output.append(event)
         }
-        hasGoneOn = finish != nil
+        return nil
     }
 
     // MARK: What is said
 
-    private mutating func read(delta: JSON, _ events: inout [ModelEvent]) -> StepFailure? {
+    /// Reads all places of a choice in which something may be said.
+    private mutating func read(_ choice: JSON, _ number: Int64, _ events: inout [ModelEvent]) -> StepFailure? {
+        if let delta = choice["delta"], delta.members != nil, let failure = read(delta: delta, number, &events) { return failure }
+        let hasDelta = events.contains(where: \.isPiece)
+        if let message = choice["message"], message.members != nil, let failure = read(message: message, number, &events) { return failure }
+        let beside = choice.members!.filter { ["tool_calls", "function_call"].contains($0.name) }
+        if !beside.isEmpty, let failure = read(message: .object(beside), number, &events) { return failure }
+        if let text = choice["text"]?.string, !text.isEmpty {
+            if !events.contains(where: \.isPiece) {
+                events.append(.text(text))
+            } else if let failure = read(message: ["content": .string(text)], number, &events) {
+                return failure
+            }
+        }
+        sawDelta = sawDelta || hasDelta
+        return nil
+    }
+
+    private mutating func read(delta: JSON, _ number: Int64, _ events: inout [ModelEvent]) -> StepFailure? {
+        let before = events.count
+        if let failure = read(said: delta, number, &events) { return failure }
+        if events[before...].contains(where: \.isText) { sawDeltaText = true }
+        return nil
+    }
+
+    private mutating func read(said delta: JSON, _ number: Int64, _ events: inout [ModelEvent]) -> StepFailure? {
         let reasoning = AnswerReader.reasoningNames.lazy.compactMap { name in delta[name]?.string.map { (name: name, text: $0) } }.first {
             !$0.text.isEmpty
         }
@@ -164,7 +212,7 @@ struct AnswerReader: Sendable {
             events.append(.reasoning(reasoning.text))
             returned.reasoned(reasoning.name, reasoning.text)
         }
-        let content = MessageContent(delta["content"] ?? .null)
+        let content = MessageContent(of: delta, hasReasoning: reasoning != nil)
         if let kind = content.unknown
             ?? AnswerReader.unknownNames.first(where: { delta[$0].map { $0 != .null && $0 != .array([]) } ?? false })
         {
@@ -172,30 +220,50 @@ struct AnswerReader: Sendable {
         }
         if !content.reasoning.isEmpty { events.append(.reasoning(content.reasoning)) }
         if !content.text.isEmpty { events.append(.text(content.text)) }
+        sawReasoning = sawReasoning || reasoning != nil || !content.reasoning.isEmpty
         decline(content.refusal + (delta["refusal"]?.string ?? ""))
         if let kept = returned.keep(delta), let failure = bounds.count(.returned(call: nil, kept)) { return failure }
-        events += toolCalls.merge(AnswerReader.calls(in: delta))
+        guard let calls = AnswerReader.calls(in: delta) else {
+            return failures.invalidEvent("has tool_calls that are neither objects nor JSON", retryable: false)
+        }
+        events += toolCalls.merge(calls, of: number)
         return nil
     }
 
-    /// A whole message in place of what is new of it: some servers put what is new there, some all that there is so far, some the whole once more
-    /// behind the pieces.
-    private mutating func read(message: JSON, _ events: inout [ModelEvent]) -> StepFailure? {
-        let earlier = text
-        var message = message
-        if sawDelta, toolCalls.isRepeated(by: AnswerReader.calls(in: message)) {
-            message = .object(message.members!.filter { !["tool_calls", "function_call"].contains($0.name) })
+    /// Reads a whole message in place of what is new of it: some servers put what is new there, some all that there is so far, some the whole once more
+    /// behind or beside the pieces.
+    private mutating func read(message: JSON, _ number: Int64, _ events: inout [ModelEvent]) -> StepFailure? {
+        let piece = events.reduce(into: Bytes()) { if case .text(let text) = $1 { $0 += Bytes(text.utf8) } }
+        var said: [ModelEvent] = []
+        if let failure = read(said: unrepeated(message, isBehindPieces: sawDelta || !events.isEmpty), number, &said) { return failure }
+        defer { events += said }
+        guard let index = said.firstIndex(where: \.isText), case .text(let whole) = said[index] else { return nil }
+        guard let rest = new(in: Bytes(whole.utf8), behind: text + piece, piece) else {
+            return failures.invalidEvent("has a message that differs from the pieces before it", retryable: false)
         }
-        if let failure = read(delta: message, &events) { return failure }
-        guard !earlier.isEmpty, let index = events.firstIndex(where: { if case .text = $0 { true } else { false } }),
-            case .text(let said) = events[index]
-        else { return nil }
-        let all = Bytes(said.utf8)
-        isCumulative = isCumulative || all.count > earlier.count && all.starts(with: earlier)
-        guard isCumulative || sawDelta, all.starts(with: earlier) else { return nil }
-        let rest = Bytes(all[earlier.count...])
-        if rest.isEmpty { events.remove(at: index) } else { events[index] = .text(rest.text) }
+        if rest.isEmpty { said.remove(at: index) } else { said[index] = .text(rest.text) }
         return nil
+    }
+
+    /// What of the whole text `all` is new; `nil` when it contradicts what was said.
+    ///
+    /// - Parameter piece: What the same chunk says as a delta; the end of `earlier`.
+    private mutating func new(in all: Bytes, behind earlier: Bytes, _ piece: Bytes) -> Bytes? {
+        if earlier.isEmpty { return all }
+        if all == piece { return [] }
+        let isLonger = all.starts(with: earlier)
+        isCumulative = isCumulative || isLonger && all.count > earlier.count
+        if isLonger, isCumulative || sawDeltaText { return Bytes(all[earlier.count...]) }
+        guard sawDeltaText else { return all }
+        return all.text.trimmed == earlier.text.trimmed ? [] : nil
+    }
+
+    /// `message` without the reasoning and the calls that its pieces have said.
+    private func unrepeated(_ message: JSON, isBehindPieces: Bool) -> JSON {
+        guard isBehindPieces else { return message }
+        var names: Set<String> = sawReasoning ? Set(AnswerReader.reasoningNames) : []
+        if toolCalls.isRepeated(by: AnswerReader.calls(in: message) ?? []) { names.formUnion(["tool_calls", "function_call"]) }
+        return .object(message.members!.filter { !names.contains($0.name) })
     }
 
     private mutating func decline(_ words: String) {
@@ -208,8 +276,15 @@ struct AnswerReader: Sendable {
     /// What an answer may have beside text and calls, and no conversation here has a place for.
     private static let unknownNames = ["audio", "images"]
 
-    private static func calls(in delta: JSON) -> [JSON] {
-        if let calls = delta["tool_calls"] { return calls.array ?? (calls.members == nil ? [] : [calls]) }
+    /// The calls in `delta`; `nil` when they are not understood.
+    private static func calls(in delta: JSON) -> [JSON]? {
+        switch delta["tool_calls"] ?? .null {
+        case .null, .array([]), .string(""), .bool(false): break
+        case .array(let calls): return calls.allSatisfy { $0.members != nil || $0 == .null } ? calls : nil
+        case .object(let call): return [.object(call)]
+        case .string(let text): return LenientJSON.parse(Bytes(text.utf8)).flatMap { calls(in: ["tool_calls": $0]) }
+        default: return nil
+        }
         // What came before `tool_calls`: one call, without index and id.
         guard let call = delta["function_call"], call.members != nil else { return [] }
         return [["index": 0, "function": call]]
@@ -217,15 +292,15 @@ struct AnswerReader: Sendable {
 
     // MARK: The end
 
-    private func end() -> ModelEvent {
-        guard let finish else { return .failed(failures.closed) }
+    /// The end of an answer of which the endpoint says that it is over.
+    func end() -> ModelEvent {
+        guard let finish = choices.finish else { return .failed(failures.closed) }
         if !declined.isEmpty { return .failed(failures.refused(declined)) }
         if toolCalls.lacksName { return .failed(failures.invalidEvent("has a call without a name")) }
         if finish.reason == .toolCalls && toolCalls.isEmpty {
             return .failed(failures.invalidEvent("says that the model calls tools, and has no call"))
         }
-        let isBlank = text.allSatisfy { [0x20, 0x09, 0x0A, 0x0D].contains($0) }
-        if isBlank && toolCalls.isEmpty && !isContinuing { return .failed(failures.empty(isCut: finish.reason == .length)) }
+        if text.isBlank && toolCalls.isEmpty && !isContinuing { return .failed(failures.empty(isCut: finish.reason == .length)) }
         return .finished(reason: finish.reason.standard ?? finish.word)
     }
 }
@@ -239,10 +314,12 @@ extension ModelEvent {
         }
     }
 
+    fileprivate var isText: Bool { if case .text = self { true } else { false } }
+
     fileprivate var isPiece: Bool { if case .toolCall = self { true } else { isSaid } }
 }
 
-extension ServerSentEvent {
-    /// The event that says the stream is over.
-    var isDone: Bool { data.count < 16 && data.filter { ![0x20, 0x09, 0x0D].contains($0) }.elementsEqual("[DONE]".utf8) }
+extension Bytes {
+    /// There is nothing but white space.
+    fileprivate var isBlank: Bool { allSatisfy { [0x20, 0x09, 0x0A, 0x0D].contains($0) } }
 }

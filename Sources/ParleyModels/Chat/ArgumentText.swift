@@ -16,6 +16,8 @@ struct ArgumentText: Sendable {
 
     var isComplete: Bool { state == .complete }
 
+    var isEmpty: Bool { bytes.isEmpty }
+
     var isPlaceholder: Bool { bytes.elementsEqual("{}".utf8) }
 
     /// Adds a piece.

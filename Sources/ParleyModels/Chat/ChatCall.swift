@@ -25,6 +25,8 @@ final class ChatCall: ModelCall {
         var adapts: @Sendable (UpstreamError, StepFailure) -> Bool
         /// A failure as the step hears it.
         var failure: @Sendable (StepFailure, UpstreamError?) -> StepFailure
+        /// Hears that the request was answered.
+        var succeeded: @Sendable () -> Void
         var busy: StepFailure
     }
 
@@ -158,6 +160,7 @@ final class ChatCall: ModelCall {
             sink.received(.failed(endpoint.failure(failure, refusal)))
         case .finished:
             finish()
+            endpoint.succeeded()
             sink.received(event)
         default: sink.received(event)
         }

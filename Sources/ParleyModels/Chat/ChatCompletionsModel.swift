@@ -96,7 +96,7 @@ public final class ChatCompletionsModel: Model {
             transport: transport, world: world, slots: slots, patience: configuration.firstByteTimeout,
             silence: max(configuration.firstByteTimeout, configuration.idleTimeout), grace: configuration.graceTimeout,
             request: { [self] in outgoing(request, continuationFields: continuationFields) },
-            stream: { ChatStream(failures, tools: request.tools.map(\.name), isContinuing: isContinuing) },
+            stream: { ChatStream(failures, tools: request.tools.map(\.name), continuing: request.continuing, dropsEcho: !isProbe) },
             adapts: { refusal, failure in
                 let known = habits.of(key)
                 guard let habit = EndpointHabit.found(in: refusal, failure, of: request, known: known) else { return false }
@@ -104,10 +104,12 @@ public final class ChatCompletionsModel: Model {
                 return true
             },
             failure: { failure, refusal in
-                guard isContinuing, !isProbe, EndpointHabit.isPrefixRefused(failure, refusal) else { return failure }
-                habits.note(.refusesPrefix, of: key)
+                guard isContinuing, !isProbe, let isNamed = EndpointHabit.isPrefixRefused(failure, refusal) else { return failure }
+                // Another cause is possible: then the same call shows it, which comes next without the text.
+                if isNamed { habits.note(.refusesPrefix, of: key) } else { habits.suspect(.refusesPrefix, of: key, for: request) }
                 return .prefixRefused(failure.message)
             },
+            succeeded: { if !isContinuing { habits.confirm(.refusesPrefix, of: key, by: request) } },
             busy: failures.busy)
         let call = ChatCall(endpoint, sink)
         call.begin()

@@ -47,7 +47,10 @@ package struct ChatFailures: Sendable {
 
     /// The failure for an answer other than 200.
     func http(status: Int, headers: [(name: String, value: String)], error: UpstreamError, now: Timestamp) -> StepFailure {
-        answer(status, error, retryAfter: RetryAfter.parse(headers, now: now) ?? error.retryAfter)
+        if (300...399).contains(status), let place = headers.last(where: { $0.name.lowercased() == "location" })?.value {
+            return moved(status, to: place)
+        }
+        return answer(status, error, retryAfter: RetryAfter.parse(headers, now: now) ?? error.retryAfter)
     }
 
     /// The failure for an error inside an answer that began well.
@@ -96,6 +99,14 @@ package struct ChatFailures: Sendable {
         failure(
             "model_invalid_response",
             "\(baseURL) sent an answer whose Content-Encoding cannot be undone. Remedy: turn compression off there.",
+            retryable: false)
+    }
+
+    /// The failure for an endpoint that is elsewhere: credentials are not sent after it.
+    private func moved(_ status: Int, to place: String) -> StepFailure {
+        let place = redaction.clean(String(place.prefix { $0 != "?" })) ?? "another place"
+        return failure(
+            "model_invalid_response", "\(baseURL) redirects to \(place) (\(status)). Remedy: set \(names.baseURL) to where it is.",
             retryable: false)
     }
 

@@ -12,8 +12,8 @@ struct ChatStream: Sendable {
         /// The answer has begun well; whether it is an event stream is seen by how its body begins, whatever it is labelled.
         case opening(contentType: String?, body: Bytes)
         case events
-        /// One JSON text in place of a stream.
-        case whole(Bytes)
+        /// JSON in place of a stream: one answer, or a chunk for each line.
+        case values
         /// Another answer than a stream: its body tells why.
         case refusal(status: Int, headers: [(name: String, value: String)], body: Bytes)
         case done
@@ -22,6 +22,12 @@ struct ChatStream: Sendable {
     private let failures: ChatFailures
     private var phase = Phase.head
     private var parser = ServerSentEventParser()
+    private var sequence = JSONSequence()
+    /// How many JSON values there were in place of a stream.
+    private var valueCount = 0
+    /// One of them was of an answer.
+    private var hasAnswer = false
+    private var charset = Charset.utf8
     private var reader: AnswerReader
 
     private var httpError: UpstreamError?
@@ -35,7 +41,7 @@ struct ChatStream: Sendable {
     /// What is kept of an error's body, which is text for people.
     private static let refusalBytesMax = 64 << 10
     /// What an answer in one piece may measure.
-    private static let wholeBytesMax = 16 << 20
+    private static let wholeBytesMax = 4 << 20
     /// How much of signs of life, or of an error's body, is listened to.
     private static let idleBytesMax = 16 << 20
     /// How much is waited for behind the end of an answer: usage has come by then, or never will.
@@ -43,10 +49,11 @@ struct ChatStream: Sendable {
 
     /// - Parameters:
     ///   - tools: The names of what the model was offered.
-    ///   - isContinuing: The answer goes on from a text, and so may add nothing to it.
-    init(_ failures: ChatFailures, tools: [String] = [], isContinuing: Bool = false) {
+    ///   - continuing: The text that the answer continues, and so may add nothing to.
+    ///   - dropsEcho: The text is dropped where the answer begins with it; see ``EchoedPrefix``.
+    init(_ failures: ChatFailures, tools: [String] = [], continuing: String? = nil, dropsEcho: Bool = true) {
         self.failures = failures
-        reader = AnswerReader(failures, tools: tools, isContinuing: isContinuing)
+        reader = AnswerReader(failures, tools: tools, continuing: continuing, dropsEcho: dropsEcho)
     }
 
     /// What the endpoint refused the request with before it sold anything.
@@ -64,6 +71,7 @@ struct ChatStream: Sendable {
         let type = headers.last { $0.name.lowercased() == "content-type" }?.value.lowercased()
         let coding = headers.last { $0.name.lowercased() == "content-encoding" }?.value.lowercased() ?? "identity"
         isCompressed = !["", "identity"].contains(coding)
+        charset = Charset(contentType: type)
         let isAnswer = (200...203).contains(status)
         phase = isAnswer ? .opening(contentType: type, body: []) : .refusal(status: status, headers: headers, body: [])
     }
@@ -88,14 +96,7 @@ struct ChatStream: Sendable {
         case .opening(let contentType, var body):
             body.append(contentsOf: bytes)
             return open(contentType, body, isOver: false)
-        case .whole(var body):
-            phase = .done  // So that the bytes are not copied.
-            body.append(contentsOf: bytes)
-            phase = .whole(body)
-            guard body.count > ChatStream.wholeBytesMax else { return [] }
-            var output: [ModelEvent] = []
-            finish(.failed(failures.invalidEvent("is longer than \(ChatStream.wholeBytesMax) bytes", retryable: false)), &output)
-            return output
+        case .values: return values(bytes[...])
         case .events: return events(bytes)
         }
     }
@@ -109,9 +110,9 @@ struct ChatStream: Sendable {
             finish(.failed(isUndone(error) ? failures.encoding : error.map(failures.transport) ?? failures.closed), &output)
         case .refusal(let status, let headers, let body):
             finish(.failed(refused(status: status, headers: headers, body: body, now: now)), &output)
-        case .whole(let body): output += whole(body, error)
+        case .values: endValues(error, &output)
         case .events:
-            if error == nil, let last = try? parser.end(), isWhole(last) { read(last, &output) }
+            if let last = try? parser.end(), error == nil ? isWhole(last) : LenientJSON.parse(last.data) != nil { read(last, &output) }
             guard !isDone else { break }
             // The reason to finish is the end of the answer. What may be missing then is the usage, which is not worth a second call.
             let words = parser.strayText.text
@@ -147,7 +148,9 @@ struct ChatStream: Sendable {
         // A server that does not say what it sends gets the benefit of the doubt.
         let isLabelled = contentType?.hasPrefix("text/event-stream") ?? true
         switch text.first {
-        case UInt8(ascii: "{")?, UInt8(ascii: "[")?: phase = .whole(Bytes(text))
+        case UInt8(ascii: "{")?, UInt8(ascii: "[")?:
+            phase = .values
+            return Bytes(text).withUnsafeBytes { values($0[...]) }
         case UInt8(ascii: "<")?:
             // A page, whatever it is labelled.
             phase = .refusal(status: 200, headers: [("content-type", isLabelled ? "text/html" : contentType ?? "")], body: body)
@@ -167,7 +170,7 @@ struct ChatStream: Sendable {
     private static let fieldBytesMax = 6
 
     private mutating func refused(status: Int, headers: [(name: String, value: String)], body: Bytes, now: Timestamp) -> StepFailure {
-        let error = ChatStream.error(in: body)
+        let error = ChatStream.error(in: Charset.text(of: charset.decode(body)))
         if status == 200 { return failures.notAStream(contentType: headers.last?.value ?? "", saying: error.message) }
         httpError = error
         return failures.http(status: status, headers: headers, error: error, now: now)
@@ -186,29 +189,51 @@ struct ChatStream: Sendable {
         return UpstreamError(refusal: .string(PageText.isPage(text) ? PageText.words(text) : text.text))
     }
 
-    // MARK: One JSON text
+    // MARK: JSON in place of a stream
 
-    private mutating func whole(_ body: Bytes, _ error: OutgoingError?) -> [ModelEvent] {
-        var output: [ModelEvent] = []
-        guard error == nil else {
-            finish(.failed(failures.transport(error!)), &output)
-            return output
+    private mutating func values(_ bytes: Slice<UnsafeRawBufferPointer>) -> [ModelEvent] {
+        var (rest, output) = (bytes, [ModelEvent]())
+        while case .values = phase, let element = sequence.next(&rest) {
+            switch element {
+            case .value(let value): read(value: charset.decode(value), &output)
+            case .other: phase = .events
+            }
         }
-        guard let answer = LenientJSON.parse(body) else {
-            // Lines of JSON, or a stream behind a line of it.
-            phase = .events
-            parser = ServerSentEventParser(bytesMax: ChatStream.wholeBytesMax)
-            output += body.withUnsafeBytes { events($0) }
-            return output + end(nil, now: Timestamp(milliseconds: 0))
-        }
-        if answer["choices"] == nil, UpstreamError(answer: answer) == nil {
-            finish(.failed(failures.notAStream(contentType: "application/json")), &output)
-        } else if let end = reader.read(answer, &output) ?? reader.closed() {
-            finish(end, &output)
-        } else {
-            finish(.failed(failures.closed), &output)
-        }
+        if case .events = phase, !rest.isEmpty { output += events(UnsafeRawBufferPointer(rebasing: rest)) }
+        if case .values = phase, sequence.bytes.count > ChatStream.wholeBytesMax { finish(tooLong(ChatStream.wholeBytesMax), &output) }
         return output
+    }
+
+    private mutating func read(value: Bytes, _ output: inout [ModelEvent]) {
+        if value.count > ChatStream.wholeBytesMax { return finish(tooLong(ChatStream.wholeBytesMax), &output) }
+        let isFirst = valueCount == 0
+        valueCount += 1
+        guard let json = reader.parse(value) else {
+            // Words in brackets, perhaps, of which the parser of events makes more.
+            guard isFirst else { return read(ServerSentEvent(data: value), &output) }
+            phase = .events
+            return output += value.withUnsafeBytes { events($0) }
+        }
+        hasAnswer = hasAnswer || json["choices"] != nil || UpstreamError(answer: json) != nil
+        if hasAnswer, let end = reader.read(json, &output) { finish(end, &output) }
+    }
+
+    private mutating func endValues(_ error: OutgoingError?, _ output: inout [ModelEvent]) {
+        if valueCount == 0, error == nil {
+            // Not even one: the words may be a proxy's.
+            phase = .events
+            output += sequence.bytes.withUnsafeBytes { events($0) }
+            return output += end(nil, now: Timestamp(milliseconds: 0))
+        }
+        // An answer in one piece is over with it, whatever its choices lack.
+        let isOver = error == nil && valueCount == 1 && sequence.bytes.isEmpty && reader.hasFinished
+        let failure = error.map(failures.transport) ?? (hasAnswer ? failures.closed : failures.notAStream(contentType: "application/json"))
+        finish(isOver ? reader.end() : reader.closed() ?? .failed(failure), &output)
+    }
+
+    /// A whole answer stands, and what follows it is not worth a second one.
+    private func tooLong(_ bytesMax: Int) -> ModelEvent {
+        reader.closed() ?? .failed(failures.invalidEvent("is longer than \(bytesMax) bytes", retryable: false))
     }
 
     // MARK: Events
@@ -222,8 +247,7 @@ struct ChatStream: Sendable {
         for event in events { read(event, &output) }
         if isFinishing && wasFinishing { bytesAfterFinish += bytes.count }
         if isTooLong, !isDone {
-            // The answer is whole, and what follows it is not worth a second one.
-            finish(reader.closed() ?? .failed(failures.invalidEvent("is longer than \(parser.bytesMax) bytes", retryable: false)), &output)
+            finish(tooLong(parser.bytesMax), &output)
         } else if bytesAfterFinish > ChatStream.bytesAfterFinishMax {
             output += endGrace()
         }
@@ -239,6 +263,7 @@ struct ChatStream: Sendable {
 
     private mutating func read(_ event: ServerSentEvent, _ output: inout [ModelEvent]) {
         guard !isDone, !event.data.isEmpty else { return }
+        let event = ServerSentEvent(name: event.name, data: charset.decode(event.data))
         let progress = reader.progress
         if let end = reader.read(event, &output) { finish(end, &output) }
         // What is said behind the end is of the answer still.

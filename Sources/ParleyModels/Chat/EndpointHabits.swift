@@ -26,13 +26,38 @@ package enum EndpointHabit: Sendable, Hashable {
 package final class EndpointHabits: Sendable {
     package static let shared = EndpointHabits()
 
+    private struct Suspicion: Hashable {
+        var habit: EndpointHabit
+        var key: ContinuationProbes.Key
+        /// The idempotency key of the call that was refused.
+        var call: String
+    }
+
     private let known = Mutex<[ContinuationProbes.Key: Set<EndpointHabit>]>([:])
+    private let suspicions = Mutex<Set<Suspicion>>([])
+    private static let suspicionsMax = 1_024
 
     package init() {}
 
     func of(_ key: ContinuationProbes.Key) -> Set<EndpointHabit> { known.withLock { $0[key] ?? [] } }
 
     func note(_ habit: EndpointHabit, of key: ContinuationProbes.Key) { known.withLock { _ = $0[key, default: []].insert(habit) } }
+
+    /// Keeps in mind that `request` was refused for what may be `habit`, until the same call succeeds without it.
+    func suspect(_ habit: EndpointHabit, of key: ContinuationProbes.Key, for request: ModelRequest) {
+        guard let call = request.idempotencyKey else { return }
+        suspicions.withLock { all in
+            if all.count >= EndpointHabits.suspicionsMax { all.removeAll() }
+            all.insert(Suspicion(habit: habit, key: key, call: call))
+        }
+    }
+
+    /// Notes `habit` when `request`, which has succeeded, was refused for it before.
+    func confirm(_ habit: EndpointHabit, of key: ContinuationProbes.Key, by request: ModelRequest) {
+        guard let call = request.idempotencyKey else { return }
+        let isSuspected = suspicions.withLock { $0.remove(Suspicion(habit: habit, key: key, call: call)) != nil }
+        if isSuspected { note(habit, of: key) }
+    }
 }
 
 extension EndpointHabit {
@@ -91,17 +116,18 @@ extension EndpointHabit {
             ? .refusesUserAfterResult : nil
     }
 
-    /// Whether a refusal of a request that goes on from a text is one of that text.
-    static func isPrefixRefused(_ failure: StepFailure, _ refusal: UpstreamError?) -> Bool {
-        if failure.code == "model_bad_request" { return true }
+    /// Whether a refusal of a request that continues a text may be one of that text, and if so, whether it says that.
+    static func isPrefixRefused(_ failure: StepFailure, _ refusal: UpstreamError?) -> Bool? {
         guard !["context_exceeded", "model_unauthorized", "model_quota_exhausted", "model_not_found"].contains(failure.code) else {
-            return false
+            return nil
         }
         let words = (refusal?.message ?? "").lowercased()
-        return [
+        let isNamed = [
             "prefill", "prefix", "last message", "last role", "final message", "add_generation_prompt", "continue_final_message",
-            "end with a user", "must be a user", "from the assistant",
+            "end with a user", "must be a user", "from the assistant", "assistant message", "role assistant", "role 'assistant'",
+            "assistant role", "alternate",
         ].contains { words.contains($0) }
+        return isNamed ? true : failure.code == "model_bad_request" ? false : nil
     }
 }
 

@@ -7,6 +7,32 @@ enum LenientJSON {
         return mended(bytes).flatMap { try? JSON.parse($0) }
     }
 
+    /// As ``parse(_:)``, for a chunk or a whole answer: members that nothing here reads are passed over, because a tree measures many times its text.
+    static func chunk(_ bytes: Bytes) -> JSON? { (try? known(bytes)) ?? mended(bytes).flatMap { try? known($0) } }
+
+    private static func known(_ bytes: Bytes) throws(JSONError) -> JSON {
+        var scanner = JSONScanner(bytes)
+        guard scanner.next(is: "{") else { return try JSON.parse(bytes) }
+        try scanner.requireUTF8()
+        var found: [JSON.Member] = []
+        try scanner.members { (name, scanner) throws(JSONError) in
+            guard names.contains(name) else { return _ = try scanner.skip() }
+            let value = try scanner.value()
+            found.removeAll { $0.name == name }
+            found.append(JSON.Member(name, value))
+        }
+        try scanner.end()
+        return .object(found)
+    }
+
+    /// What ``AnswerReader`` and ``UpstreamError`` read.
+    private static let names: Set = [
+        "choices", "usage", "x_groq", "finish_reason", "incomplete_details", "object", "type", "status", "success", "code", "message", "msg",
+        "detail", "details", "error", "errors", "error_type", "error_code", "error_message", "error_msg", "error_description", "errorMessage",
+        "fault", "base_resp", "status_code", "status_msg", "http_code", "reason", "title", "raw", "metadata", "retry_after", "faultstring",
+        "innererror",
+    ]
+
     /// Whether `bytes` is refused for its depth, which it has the next time, too.
     static func isTooDeep(_ bytes: Bytes) -> Bool {
         do { _ = try JSON.parse(mended(bytes) ?? bytes) } catch { return error.problem.hasPrefix("nested deeper") }

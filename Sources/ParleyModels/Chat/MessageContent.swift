@@ -9,7 +9,23 @@ struct MessageContent: Sendable {
     /// The kind of a part that no conversation here has a place for.
     private(set) var unknown: String?
 
-    init(_ content: JSON) { read(content) }
+    /// The content of a delta. Gateways put it under other names, into all or some of the pieces; where `content` has it, those repeat it.
+    init(of delta: JSON, hasReasoning: Bool) {
+        read(delta["content"] ?? .null)
+        guard text.isEmpty, unknown == nil else { return }
+        for name in MessageContent.otherNames where text.isEmpty {
+            for block in delta[name]?.array ?? [delta[name] ?? .null] { read(block: block, hasReasoning: hasReasoning) }
+        }
+    }
+
+    private static let otherNames = ["text", "output_text", "content_blocks"]
+
+    /// A block, or what is new of one. Calls and signatures in blocks stand in the members for them, too.
+    private mutating func read(block: JSON, hasReasoning: Bool) {
+        let part = block["delta"] ?? block["content_block"] ?? block
+        text += part.string ?? MessageContent.text(part["text"])
+        if !hasReasoning { reasoning += MessageContent.text(part["thinking"] ?? part["reasoning"]) }
+    }
 
     private mutating func read(_ content: JSON) {
         switch content {

@@ -15,13 +15,13 @@ struct SplitCharacters: Sendable {
 
     /// Half a character of the answer's text still waits.
     var hasHalfOfText: Bool {
-        waiting.keys.contains { $0.hasPrefix("/choices/0/") && ($0.contains("/content") || $0.hasSuffix("/text")) }
+        waiting.keys.contains { $0.hasPrefix("/choices/") && ($0.contains("/content") || $0.hasSuffix("/text")) }
     }
 
     /// `chunk` as JSON, with what is split put together; `nil` when it is none.
     mutating func read(_ chunk: Bytes) -> JSON? {
         let marked = SplitCharacters.marked(chunk)
-        guard let value = LenientJSON.parse(marked ?? chunk) else { return nil }
+        guard let value = LenientJSON.chunk(marked ?? chunk) else { return nil }
         isMarked = marked != nil
         return isMarked || !waiting.isEmpty ? join(value, "") : value
     }
@@ -72,7 +72,7 @@ struct SplitCharacters: Sendable {
 
     // MARK: Stand-ins
 
-    /// `bytes` with a stand-in for each escape of half a character; `nil` when there is none.
+    /// `bytes` with a stand-in for each escape of half a character; `nil` when there is none, or when a stand-in's character is there itself.
     private static func marked(_ bytes: Bytes) -> Bytes? {
         var (output, start) = (Bytes(), 0)
         guard var index = bytes.firstIndex(of: UInt8(ascii: "\\")) else { return nil }
@@ -87,6 +87,7 @@ struct SplitCharacters: Sendable {
             }
             let isHalf = (0xD800...0xDFFF).contains(unit)
             if isHalf, isFirst(unit), let next = escape(bytes, at: index + 6), (0xDC00...0xDFFF).contains(next) {
+                if unit >= firstHalfOfStandIns { return nil }
                 index += 12
                 continue
             }
@@ -97,7 +98,13 @@ struct SplitCharacters: Sendable {
             }
             index += 6
         }
-        return start == 0 ? nil : output + bytes[start...]
+        return start == 0 || hasStandIn(bytes) ? nil : output + bytes[start...]
+    }
+
+    private static let firstHalfOfStandIns: UInt32 = 0xDBFE
+
+    private static func hasStandIn(_ bytes: Bytes) -> Bool {
+        bytes.indices.dropLast(2).contains { bytes[$0] == 0xF4 && bytes[$0 + 1] == 0x8F && bytes[$0 + 2] >= 0xA0 }
     }
 
     /// The number of the escape `\uXXXX` at `index`, when there is one.

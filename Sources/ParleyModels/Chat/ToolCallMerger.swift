@@ -51,6 +51,7 @@ struct ToolCallMerger: Sendable {
 
     /// What the model was offered: by that the pieces of a name are told from another name.
     private let tools: Set<String>
+    private static let indexesOfChoice: Int64 = 1 << 32
     private var calls: [Call] = []
     /// The calls that the elements of the last array without indexes belonged to.
     private var row: [Int] = []
@@ -71,8 +72,14 @@ struct ToolCallMerger: Sendable {
     }
 
     /// The events for `delta.tool_calls`.
-    mutating func merge(_ pieces: [JSON]) -> [ModelEvent] {
-        let pieces = pieces.filter { $0.members != nil }.map(Piece.init)
+    ///
+    /// - Parameter choice: The number of the choice that has them: its indexes are its own.
+    mutating func merge(_ pieces: [JSON], of choice: Int64 = 0) -> [ModelEvent] {
+        let pieces = pieces.filter { $0.members != nil }.map { piece in
+            var piece = Piece(piece)
+            piece.index = piece.index.map { $0 &+ choice &* ToolCallMerger.indexesOfChoice }
+            return piece
+        }
         var events: [ModelEvent] = []
         var row: [Int] = []
         for (position, piece) in pieces.enumerated() {
@@ -142,7 +149,8 @@ struct ToolCallMerger: Sendable {
     // MARK: What is new
 
     private mutating func take(_ piece: Piece, into number: Int) -> [ModelEvent] {
-        var event: (id: String?, name: String?, arguments: Bytes) = (nil, nil, calls[number].arguments.add(piece.arguments))
+        let arguments = calls[number].arguments.isEmpty && piece.hasNoArguments ? [] : calls[number].arguments.add(piece.arguments)
+        var event: (id: String?, name: String?, arguments: Bytes) = (nil, nil, arguments)
         if let id = piece.id, calls[number].id == nil {
             calls[number].id = id
             event.id = id
@@ -165,6 +173,11 @@ struct ToolCallMerger: Sendable {
 extension ToolCallMerger.Piece {
     /// It has no part of a call: what is in it belongs to one that has begun, or to the message.
     fileprivate var isNote: Bool { id == nil && name == nil && arguments.isEmpty && !returned.isEmpty }
+
+    /// White space, or the word for nothing, is how some write a call without arguments.
+    fileprivate var hasNoArguments: Bool {
+        arguments.count < 16 && ["", "null", "None"].contains(arguments.text.trimmed)
+    }
 
     fileprivate var beginsObject: Bool { arguments.first { ![0x20, 0x09, 0x0A, 0x0D].contains($0) } == UInt8(ascii: "{") }
 }

@@ -31,12 +31,14 @@ struct UpstreamError: Sendable, Equatable {
         let body = body.array?.first ?? body
         let codes = [
             error["code"], error["type"], error["status"], error["status_code"], error["error_type"], error["reason"], body["code"],
-            body["type"],
+            body["type"], body["error_type"], body["error_code"],
         ]
         kind = codes.compactMap { $0?.string?.lowercased() }.joined(separator: " ")
         let numbers = codes + [error["http_code"], body["status"], error["error"]?["code"]]
         status = numbers.lazy.compactMap(UpstreamError.number).first { (300...599).contains($0) }
         message = UpstreamError.words(error) ?? UpstreamError.words(body) ?? ""
+        // A word for programs, and beside it what it means.
+        if let words = body["error_description"]?.string, !words.isEmpty, words != message { message += (message.isEmpty ? "" : ": ") + words }
         if let metadata = error["metadata"], let raw = UpstreamError.words(metadata) { message += (message.isEmpty ? "" : ": ") + raw }
         retryAfter = UpstreamError.retryAfter(error) ?? UpstreamError.retryAfter(body)
     }
@@ -51,20 +53,30 @@ struct UpstreamError: Sendable, Equatable {
             return .compact(("message", response["status_msg"]), ("code", .integer(code)))
         }
         if body["object"]?.string == "error" || body["type"]?.string == "error" { return body }
-        // What has choices, or what belongs to an answer otherwise, is a part of it even when it has a message as well.
-        guard body["choices"] == nil, body["usage"] == nil, body["object"]?.string?.hasPrefix("chat.completion") != true else { return nil }
-        let hasWords = body["message"]?.string != nil || body["msg"]?.string != nil || body["detail"].map(says) == true
-        let code = body["code"] ?? .null
-        let hasCode = says(code) && ![.integer(200), .string("0"), .string("200")].contains(code) && code.string?.lowercased() != "success"
-        let isMarked =
-            hasCode || (body["status"]?.integer ?? 0) >= 400 || body["success"]?.bool == false || body["detail"].map(says) == true
-        return hasWords && isMarked ? body : nil
+        // What has choices is a part of an answer even when it has a message as well.
+        guard body["choices"].map(says) != true else { return nil }
+        let words = ["message", "msg", "detail"] + markedWords
+        return isMarked(body) && words.contains { body[$0].map(says) == true } ? body : nil
     }
 
-    /// Whether what stands in the place of an error is one: some endpoints send `null`, `false`, an empty text or an empty object with each chunk.
+    /// Words that only an error has.
+    private static let markedWords = ["error_message", "error_msg", "error_description", "errorMessage"]
+
+    /// Whether `body` is marked as an error, and does not only have a message.
+    private static func isMarked(_ body: JSON) -> Bool {
+        let code = body["code"] ?? .null
+        let succeeds = ["0", "200", "success", "ok"].contains(code.string?.lowercased() ?? code.text)
+        if says(code) && !succeeds || (body["status"]?.integer ?? 0) >= 400 || body["success"]?.bool == false { return true }
+        if ["failed", "error", "failure"].contains(body["status"]?.string?.lowercased() ?? "") { return true }
+        return (["detail", "error_type", "error_code"] + markedWords).contains { body[$0].map(says) == true }
+    }
+
+    /// Whether what stands in the place of an error is one: some endpoints send `null`, `false`, an empty text or an object of such with each chunk.
     private static func says(_ error: JSON) -> Bool {
         switch error {
-        case .null, .bool(false), .integer(0), .string(""), .object([]), .array([]): false
+        case .null, .bool(false), .integer(0), .string(""): false
+        case .array(let elements): elements.contains(where: says)
+        case .object(let members): members.contains { says($0.value) }
         default: true
         }
     }
@@ -76,7 +88,7 @@ struct UpstreamError: Sendable, Equatable {
 
     /// The first words in `value`, which puts them in one of many places.
     private static func words(_ value: JSON, depth: Int = 0) -> String? {
-        guard depth < 4 else { return nil }
+        guard depth < 12 else { return nil }
         switch value {
         case .string(let text): return text.isEmpty ? nil : text
         case .array(let elements):
@@ -89,7 +101,8 @@ struct UpstreamError: Sendable, Equatable {
             return words.isEmpty ? nil : words.joined(separator: "; ")
         case .object:
             for name in [
-                "message", "msg", "detail", "error", "status_msg", "error_message", "faultstring", "errors", "raw", "title", "reason",
+                "message", "msg", "detail", "error", "status_msg", "error_message", "error_msg", "errorMessage", "faultstring", "errors", "raw",
+                "innererror", "error_description", "title", "reason",
             ] {
                 if let member = value[name], let said = words(member, depth: depth + 1) { return unwrapped(said, depth) }
             }
