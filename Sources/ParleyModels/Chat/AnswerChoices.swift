@@ -22,6 +22,10 @@ struct AnswerChoices: Sendable {
 
     var isWhole: Bool { finish != nil && !choices.values.contains(where: \.isOpen) }
 
+    static let choicesMax = 128
+
+    func mayHave(_ number: Int64) -> Bool { choices[number] != nil || choices.count < AnswerChoices.choicesMax }
+
     func isSettled(_ number: Int64) -> Bool { choices[number]?.isSettled ?? false }
 
     /// Notes that `number` says something that is part of the answer.
@@ -49,7 +53,7 @@ struct AnswerChoices: Sendable {
     /// The elements of `choices`, each with its number; those without one are parts of the first.
     static func of(_ chunk: JSON) -> [(number: Int64, choice: JSON)] {
         let choices = chunk["choices"] ?? .null
-        return (choices.array ?? (choices.members == nil ? [] : [choices])).map { choice in
+        return (choices.array ?? [choices]).filter { $0.members != nil }.map { choice in
             (choice["index"]?.integer ?? choice["index"]?.string.flatMap { Int64($0) } ?? 0, choice)
         }
     }

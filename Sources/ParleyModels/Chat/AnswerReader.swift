@@ -12,18 +12,15 @@ struct AnswerReader: Sendable {
     private var bounds = AnswerBounds()
     private var toolCalls: ToolCallMerger
     private var choices = AnswerChoices()
-    private var text = Bytes()
+    private var text = AnswerText()
     /// What the model said instead of an answer.
     private var declined = ""
     private var returned = ReturnedMembers()
     private var split = SplitCharacters()
     private var echo: EchoedPrefix
-    /// A delta has said something, and text in particular.
+    /// A delta has said something.
     private var sawDelta = false
-    private var sawDeltaText = false
     private var sawReasoning = false
-    /// `message` has what there is so far, and not what is new.
-    private var isCumulative = false
 
     /// Rises with everything that is of the answer.
     private(set) var progress = 0
@@ -97,6 +94,9 @@ struct AnswerReader: Sendable {
         guard chunk.members != nil else { return closed() ?? .failed(failures.invalidEvent("is not a JSON object")) }
         let choices = AnswerChoices.of(chunk)
         for (number, choice) in choices {
+            guard self.choices.mayHave(number) else {
+                return .failed(failures.invalidEvent("has more than \(AnswerChoices.choicesMax) choices", retryable: false))
+            }
             if let failure = read(choice, number, of: chunk, &output) { return .failed(failure) }
         }
         let usage = choices.lazy.compactMap { ModelUsage(chunk: chunk, choice: $0.choice) }.first ?? ModelUsage(chunk: chunk, choice: nil)
@@ -164,7 +164,7 @@ struct AnswerReader: Sendable {
                 return failures.invalidEvent(
                     "has a second text (choices \(choices.speaker!) and \(number)), where one answer was asked for", retryable: false)
             }
-            text += Bytes(piece.utf8)
+            text.add(Bytes(piece.utf8))
             choices.said(number)
             let new = echo.add(piece)
             if !new.isEmpty { output.append(.text(new)) }
@@ -200,7 +200,7 @@ struct AnswerReader: Sendable {
     private mutating func read(delta: JSON, _ number: Int64, _ events: inout [ModelEvent]) -> StepFailure? {
         let before = events.count
         if let failure = read(said: delta, number, &events) { return failure }
-        if events[before...].contains(where: \.isText) { sawDeltaText = true }
+        if events[before...].contains(where: \.isText) { text.cameAsDelta() }
         return nil
     }
 
@@ -238,24 +238,11 @@ struct AnswerReader: Sendable {
         if let failure = read(said: unrepeated(message, isBehindPieces: sawDelta || !events.isEmpty), number, &said) { return failure }
         defer { events += said }
         guard let index = said.firstIndex(where: \.isText), case .text(let whole) = said[index] else { return nil }
-        guard let rest = new(in: Bytes(whole.utf8), behind: text + piece, piece) else {
+        guard let rest = text.new(in: Bytes(whole.utf8), beside: piece) else {
             return failures.invalidEvent("has a message that differs from the pieces before it", retryable: false)
         }
         if rest.isEmpty { said.remove(at: index) } else { said[index] = .text(rest.text) }
         return nil
-    }
-
-    /// What of the whole text `all` is new; `nil` when it contradicts what was said.
-    ///
-    /// - Parameter piece: What the same chunk says as a delta; the end of `earlier`.
-    private mutating func new(in all: Bytes, behind earlier: Bytes, _ piece: Bytes) -> Bytes? {
-        if earlier.isEmpty { return all }
-        if all == piece { return [] }
-        let isLonger = all.starts(with: earlier)
-        isCumulative = isCumulative || isLonger && all.count > earlier.count
-        if isLonger, isCumulative || sawDeltaText { return Bytes(all[earlier.count...]) }
-        guard sawDeltaText else { return all }
-        return all.text.trimmed == earlier.text.trimmed ? [] : nil
     }
 
     /// `message` without the reasoning and the calls that its pieces have said.
@@ -317,9 +304,4 @@ extension ModelEvent {
     fileprivate var isText: Bool { if case .text = self { true } else { false } }
 
     fileprivate var isPiece: Bool { if case .toolCall = self { true } else { isSaid } }
-}
-
-extension Bytes {
-    /// There is nothing but white space.
-    fileprivate var isBlank: Bool { allSatisfy { [0x20, 0x09, 0x0A, 0x0D].contains($0) } }
 }
