@@ -79,7 +79,7 @@ package final class Node: Sendable {
         serving.allowedOrigins = configuration.corsOrigins
         serving.rate = configuration.rate
         if let count = configuration.connectionsMax { serving.http.connectionCountMax = count }
-        if let mebibytes = configuration.requestMemory { serving.http.requestBytesMax = mebibytes << 20 }
+        if let mebibytes = configuration.requestMemory { (serving.http.requestBytesMax, serving.answerBytesMax) = (mebibytes << 20, mebibytes << 20) }
         serving.readersPerAccountMax = configuration.readersPerAccountMax
         if let certificate = configuration.tlsCertificate, let key = configuration.tlsKey {
             do throws(TLSError) { serving.http.tls = try TLSIdentity(certificateFile: certificate, keyFile: key) } catch {

@@ -58,8 +58,8 @@ final class HTTPConnection {
     var idlePrevious: HTTPConnection?
     var idleNext: HTTPConnection?
 
-    /// Reading stops while more than this waits to be sent.
-    private static let outputBytesMax = 1 << 20
+    /// Reading stops, and no further request is begun, while more than this waits to be sent: a peer that does not read has few answers made.
+    private static let outputBytesMax = 64 << 10
     /// Of what has been stored an answer may hold all that one request may have: so many are made for a connection at a time.
     private static let largeCountMax = 4
     /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
@@ -364,9 +364,10 @@ extension HTTPConnection {
 
     /// Sends bytes of the answer whose turn it is without queueing them, as long as nothing waits and the socket takes them.
     /// - Returns: Whether it has taken all of them.
-    func send(_ bytes: Bytes, of responder: HTTPResponder) -> Bool {
+    func send(_ piece: BodyPiece, of responder: HTTPResponder) -> Bool {
+        let bytes = piece.bytes
         guard exchanges.first === responder, !hasUnsent, tls == nil, !isClosed else {
-            output(of: responder) { $0.append(bytes) }
+            output(of: responder) { $0.append(bytes, piece.room) }
             return false
         }
         let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
@@ -374,7 +375,7 @@ extension HTTPConnection {
         writeMark = listener.milliseconds
         guard count < bytes.count else { return true }
         // An error is found once more by the flush, which closes: not from here, where many are being sent to.
-        output.append(bytes, behind: count)
+        output.append(bytes, behind: count, piece.room)
         scheduleFlush()
         return false
     }
@@ -529,19 +530,19 @@ final class RequestParsing {
     var admission: (any Sendable)?
     /// Whether the request was refused already, and what comes of it is dropped.
     var isAnswered = false
-    var reservation: RequestReservation?
+    var reservation: MemoryReservation?
 
     init(_ limits: HTTPParserLimits) { parser = HTTPRequestParser(limits: limits) }
 
     /// Counts what the request takes.
     /// - Returns: false when there is no room for it.
-    func hold(_ count: Int, of budget: RequestBudget) -> Bool {
-        if reservation == nil || reservation!.account != account { reservation = RequestReservation(budget, account: account) }
+    func hold(_ count: Int, of budget: MemoryBudget) -> Bool {
+        if reservation == nil || reservation!.account != account { reservation = MemoryReservation(budget, account: account) }
         return reservation!.resize(to: count)
     }
 
     /// What is known of a request that is complete; the next one begins with nothing.
-    func take() -> (admission: (any Sendable)?, isAnswered: Bool, reservation: RequestReservation?) {
+    func take() -> (admission: (any Sendable)?, isAnswered: Bool, reservation: MemoryReservation?) {
         defer { (hasBegun, isHeld, account, admission, isAnswered, reservation) = (false, false, "", nil, false, nil) }
         return (admission, isAnswered, reservation)
     }

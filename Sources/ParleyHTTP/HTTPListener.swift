@@ -22,7 +22,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
 
     private let open: Monitor<Int>
     /// What all requests of the server hold.
-    let budget: RequestBudget
+    let budget: MemoryBudget
     /// The listeners of the other loops.
     var others: [Other] = []
 
@@ -53,7 +53,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     ///   - open: Counts the connections of the whole server.
     ///   - budget: Counts what all its requests hold.
     init(
-        _ loop: EventLoop, _ configuration: HTTPServerConfiguration, _ handler: any HTTPHandler, open: Monitor<Int>, budget: RequestBudget
+        _ loop: EventLoop, _ configuration: HTTPServerConfiguration, _ handler: any HTTPHandler, open: Monitor<Int>, budget: MemoryBudget
     ) {
         self.budget = budget
         self.loop = loop

@@ -26,7 +26,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// What was answered while earlier requests of the connection still wait for their answers.
     var held = OutputQueue()
     /// What the request holds of the server's memory until it is answered.
-    var reservation: RequestReservation?
+    var reservation: MemoryReservation?
     /// Whether the answer may be as large as what has been stored: then few are made at a time.
     var mayBeLarge = false
     /// Whether the request asks for nothing to be changed.
@@ -58,11 +58,24 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     ///
     /// To HEAD, a `Content-Length` that is given is kept; without one it is that of `body`, and an empty body says nothing about what GET
     /// would bring.
-    package func respond(status: Int, headers: [(name: String, value: String)] = [], body: Bytes = []) {
+    ///
+    /// - Parameter room: What the body holds of the server's memory until it has been sent.
+    package func respond(
+        status: Int, headers: [(name: String, value: String)] = [], body: Bytes = [], room: MemoryReservation? = nil
+    ) {
         answer(status, headers, isHead ? .withheld(body.isEmpty ? nil : body.count) : .whole(body.count)) { queue in
-            if !self.isHead && HTTPResponseHead.mayHaveBody(status) { queue.append(body) }
+            if !self.isHead && HTTPResponseHead.mayHaveBody(status) { queue.append(body, room) }
         }
         complete()
+    }
+
+    /// Counts what has been made of the request's body, until it is answered; never more than one account could get.
+    ///
+    /// - Parameter count: What the request takes now, its body included.
+    /// - Returns: false when there is no room for it; nothing has changed then.
+    package func hold(_ count: Int) -> Bool {
+        guard let reservation, let budget = connection?.listener.budget else { return true }
+        return reservation.resize(to: min(count, max(reservation.bytes, budget.bytesMax / 2)))
     }
 
     /// Starts an answer whose body comes in pieces.
@@ -95,7 +108,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
 
     /// Sends at once what can be, and queues the rest.
     /// - Returns: Whether all has been sent.
-    func send(_ bytes: Bytes) -> Bool { connection?.send(bytes, of: self) ?? false }
+    func send(_ piece: BodyPiece) -> Bool { connection?.send(piece, of: self) ?? false }
 
     /// The answer has been queued to its end; the connection goes on with the next one.
     func complete() {

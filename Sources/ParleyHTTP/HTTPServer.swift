@@ -11,12 +11,12 @@ package final class HTTPServer: Sendable {
     /// How many connections are open.
     private let open = Monitor(0)
     private let bound = Monitor(0)
-    private let budget: RequestBudget
+    private let budget: MemoryBudget
 
     package init(_ configuration: HTTPServerConfiguration = .init(), on group: EventLoopGroup, handler: any HTTPHandler) {
         self.configuration = configuration
         let open = open
-        let budget = RequestBudget(bytesMax: configuration.requestBytesMax)
+        let budget = MemoryBudget(bytesMax: configuration.requestBytesMax)
         self.budget = budget
         let listeners = group.loops.map { HTTPListener($0, configuration, handler, open: open, budget: budget) }
         for listener in listeners { listener.others = listeners.filter { $0 !== listener }.map { HTTPListener.Other(listener: $0) } }

@@ -42,7 +42,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     }
 
     /// What the requests of the server share, and what comes behind a 101 with them.
-    var budget: RequestBudget? { responder?.connection?.listener.budget }
+    var budget: MemoryBudget? { responder?.connection?.listener.budget }
 
     /// Whether there is still somebody to write for.
     package var isOpen: Bool { responder?.isOpen ?? false }
@@ -54,11 +54,13 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     package func inputEnded() { responder?.inputEnded() }
 
     /// Queues what `build` appends, without a buffer in between, and then `shared`, which is not copied when it is large.
-    package func write(_ shared: Bytes, behind build: (inout Bytes) -> Void) {
+    ///
+    /// - Parameter room: What `shared` holds of the server's memory until it has been sent.
+    package func write(_ shared: Bytes, _ room: MemoryReservation? = nil, behind build: (inout Bytes) -> Void) {
         precondition(framing == .untilClose || framing == .none, "framing a piece needs its length")
         write(count: shared.count + 1) { queue in
             queue.build(build)
-            queue.append(shared)
+            queue.append(shared, room)
         }
     }
 
@@ -67,8 +69,8 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// For what goes to many streams: there is no copy and nothing is allocated, and it does not wait for the end of the tick.
     package func send(_ piece: BodyPiece) {
         loop.assertOnLoop()
-        guard let responder, framing == .chunked else { return write(Bytes(piece.content)) }
-        if !responder.send(piece.bytes), responder.bufferedBytes > HTTPStream.lowWaterBytes { wasAboveLowWater = true }
+        guard let responder, framing == .chunked else { return write(count: piece.content.count) { $0.append(Bytes(piece.content), piece.room) } }
+        if !responder.send(piece), responder.bufferedBytes > HTTPStream.lowWaterBytes { wasAboveLowWater = true }
     }
 
     /// Queues a piece; large ones are shared, not copied.
@@ -147,9 +149,12 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 package struct BodyPiece: Sendable {
     /// The piece as a chunk.
     let bytes: Bytes
+    /// What it holds of the server's memory, once for all streams.
+    let room: MemoryReservation?
     private let start: Int
 
-    package init(_ content: Bytes) {
+    package init(_ content: Bytes, room: MemoryReservation? = nil) {
+        self.room = room
         var bytes = Bytes()
         bytes.reserveCapacity(content.count + 20)
         bytes.append(hexadecimal: content.count)
@@ -159,6 +164,11 @@ package struct BodyPiece: Sendable {
         bytes.append("\r\n")
         self.bytes = bytes
     }
+
+    private init(_ piece: BodyPiece, room: MemoryReservation) { (bytes, start, self.room) = (piece.bytes, piece.start, room) }
+
+    /// The same piece, which says what it holds of the server's memory.
+    package func holding(_ room: MemoryReservation) -> BodyPiece { BodyPiece(self, room: room) }
 
     package var byteCount: Int { bytes.count }
 

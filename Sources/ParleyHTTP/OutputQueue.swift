@@ -3,7 +3,13 @@ internal import ParleySystem
 
 /// Bytes on their way to a socket: small pieces are joined, large ones are kept as they are and shared.
 struct OutputQueue {
-    private var segments: [Bytes] = []
+    private struct Segment {
+        var bytes: Bytes
+        /// What it holds of the server's memory until it has been sent.
+        var room: MemoryReservation?
+    }
+
+    private var segments: [Segment] = []
     /// The segments before it have been sent.
     private var first = 0
     /// How much of the first segment has been sent.
@@ -21,13 +27,13 @@ struct OutputQueue {
 
     /// Lets `build` append to the open segment: for heads, framing and small pieces.
     mutating func build(_ build: (inout Bytes) -> Void) {
-        if !lastIsOpen || segments[segments.count - 1].count > OutputQueue.openBytesMax {
-            segments.append([])
+        if !lastIsOpen || segments[segments.count - 1].bytes.count > OutputQueue.openBytesMax {
+            segments.append(Segment(bytes: []))
             lastIsOpen = true
         }
-        let before = segments[segments.count - 1].count
-        build(&segments[segments.count - 1])
-        byteCount += segments[segments.count - 1].count - before
+        let before = segments[segments.count - 1].bytes.count
+        build(&segments[segments.count - 1].bytes)
+        byteCount += segments[segments.count - 1].bytes.count - before
     }
 
     /// Lets `body` write up to `count` bytes into a segment of its own, and say how many it has written.
@@ -40,21 +46,22 @@ struct OutputQueue {
         return bytes.count
     }
 
-    mutating func append(_ bytes: Bytes) {
+    /// - Parameter room: What they hold of the server's memory; given back when they have been sent.
+    mutating func append(_ bytes: Bytes, _ room: MemoryReservation? = nil) {
         if bytes.count < OutputQueue.shareBytesMin {
             if !bytes.isEmpty { build { $0.append(contentsOf: bytes) } }
             return
         }
-        segments.append(bytes)
+        segments.append(Segment(bytes: bytes, room: room))
         lastIsOpen = false
         byteCount += bytes.count
     }
 
     /// Queues what is left of a piece whose first `count` bytes have been sent already. The queue must be empty.
-    mutating func append(_ bytes: Bytes, behind count: Int) {
+    mutating func append(_ bytes: Bytes, behind count: Int, _ room: MemoryReservation? = nil) {
         precondition(isEmpty && count < bytes.count, "only the rest of a piece that was begun can be queued like this")
         self = OutputQueue()
-        segments.append(bytes)
+        segments.append(Segment(bytes: bytes, room: room))
         (sent, byteCount) = (count, bytes.count - count)
     }
 
@@ -64,7 +71,7 @@ struct OutputQueue {
         if isEmpty {
             self = other
         } else {
-            for segment in other.segments { append(segment) }
+            for segment in other.segments { append(segment.bytes, segment.room) }
         }
     }
 
@@ -77,14 +84,14 @@ struct OutputQueue {
         }
         var rest = count
         while rest > 0 {
-            let left = segments[first].count - sent
+            let left = segments[first].bytes.count - sent
             if rest < left {
                 sent += rest
                 return
             }
             rest -= left
             sent = 0
-            segments[first] = []
+            segments[first] = Segment(bytes: [])
             first += 1
         }
         if first >= 64, first * 2 > segments.count {
@@ -108,7 +115,7 @@ struct OutputQueue {
         guard index < segments.count, count < buffers.count else {
             return body(UnsafeMutableBufferPointer(rebasing: buffers[..<count]))
         }
-        return segments[index].withUnsafeBytes { bytes in
+        return segments[index].bytes.withUnsafeBytes { bytes in
             let rest = UnsafeRawBufferPointer(rebasing: bytes[(index == first ? sent : 0)...])
             guard let base = rest.baseAddress, rest.count > 0 else { return gather(index + 1, into: buffers, count, body) }
             let pointer = UnsafeMutableRawPointer(mutating: base).assumingMemoryBound(to: CChar.self)

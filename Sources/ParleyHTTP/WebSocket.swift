@@ -23,7 +23,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     private let stream: HTTPStream
     private let reader: WebSocketReader
     /// What a message that is not complete holds, and whose share of the memory for requests that is.
-    private var reservation: RequestReservation?
+    private var reservation: MemoryReservation?
     private let account: String
     private var isOutputFull = false
     private var isClosed = false
@@ -53,9 +53,11 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     package func send(_ text: Bytes) { send(head: [], text) }
 
     /// Sends `head` and `rest` as one message; `rest` is shared, not copied, when it is large.
-    package func send(head: Bytes, _ rest: Bytes) {
+    ///
+    /// - Parameter room: What `rest` holds of the server's memory until it has been sent.
+    package func send(head: Bytes, _ rest: Bytes, room: MemoryReservation? = nil) {
         guard !isClosed else { return }
-        stream.write(rest) { output in
+        stream.write(rest, room) { output in
             WebSocketFrame.writeHead(.text, byteCount: head.count + rest.count, to: &output)
             output.append(contentsOf: head)
         }
@@ -105,7 +107,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
             reservation = nil
             return true
         }
-        if reservation == nil { reservation = stream.budget.map { RequestReservation($0, account: account) } }
+        if reservation == nil { reservation = stream.budget.map { MemoryReservation($0, account: account) } }
         return reservation?.resize(to: count) ?? true
     }
 

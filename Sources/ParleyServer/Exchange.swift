@@ -12,6 +12,8 @@ struct Exchange: Sendable {
     var corsHeaders: [HeaderField]
     /// Where a refusal is counted.
     var refusals: RefusalCounter?
+    /// Where what it is answered is counted.
+    var answers: AnswerMemory?
     /// Who sent it, and what he may do.
     var access = Access.none
 
@@ -20,13 +22,40 @@ struct Exchange: Sendable {
     /// Runs `work` on the connection's loop, where answers are given. Thread-safe.
     func onLoop(_ work: @escaping @Sendable () -> Void) { responder.loop.execute(work) }
 
-    func respond(_ status: Int, _ headers: [HeaderField] = [], _ body: Bytes = []) {
-        responder.respond(status: status, headers: headers + common, body: body)
+    /// Whose share of a limit the request counts against.
+    var account: String { access.isShown ? access.account : RateLimiter.account(ofPeer: responder.peerAddress) }
+
+    /// - Parameter room: What the body holds of the memory for answers.
+    func respond(_ status: Int, _ headers: [HeaderField] = [], _ body: Bytes = [], in room: MemoryReservation? = nil) {
+        responder.respond(status: status, headers: headers + common, body: body, room: room)
     }
 
+    /// What only reads is answered 503 where there is no room; whoever has changed something must be told so.
     func respond(_ status: Int, _ headers: [HeaderField] = [], json: JSON) {
-        respond(status, [("Content-Type", typeOfText(ContentTypeText.json)), ("Cache-Control", "no-store")] + headers, json.bytes)
+        let body = json.bytes
+        do throws(Problem) {
+            let room = isSafe ? try answers?.room(for: body.count, of: account) : answers?.owe(body.count, of: account)
+            let type: HeaderField = ("Content-Type", typeOfText(ContentTypeText.json))
+            respond(status, [type, ("Cache-Control", "no-store")] + headers, body, in: room)
+        } catch {
+            respond(error)
+        }
     }
+
+    /// Counts entries that have been made of the body, as long as they wait for the log.
+    ///
+    /// - Parameter bytes: What one takes beside its own bytes, all the way to the log.
+    /// - Throws: 503 `overloaded` when there is no room for them.
+    func hold(_ count: Int, entriesOf bytes: Int) throws(Problem) {
+        guard count == 1 || responder.hold(2 * request.body.count + count * bytes) else {
+            throw .overloaded("the \(count) entries have no room beside those that are being appended; fewer at once need less")
+        }
+    }
+
+    /// The entries are in the log.
+    func release() { _ = responder.hold(request.body.count) }
+
+    private var isSafe: Bool { request.method == "GET" || request.method == "HEAD" }
 
     /// `type` as a `Content-Type` for UTF-8, with the charset for those who need to be told.
     ///

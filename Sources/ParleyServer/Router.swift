@@ -33,7 +33,7 @@ final class Router: HTTPHandler, Sendable {
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
         // A page that may read answers may read refusals, too.
-        var exchange = Exchange(request: request, responder: responder, corsHeaders: [], refusals: context.refusals)
+        var exchange = Exchange(request: request, responder: responder, corsHeaders: [], refusals: context.refusals, answers: context.answers)
         do throws(Problem) {
             if let admission = request.admission as? Admission {
                 (exchange.corsHeaders, exchange.access) = (admission.corsHeaders, admission.access)
@@ -42,7 +42,8 @@ final class Router: HTTPHandler, Sendable {
                 return try route(exchange)
             }
             exchange = Exchange(
-                request: request, responder: responder, corsHeaders: try policy.check(request.head), refusals: context.refusals)
+                request: request, responder: responder, corsHeaders: try policy.check(request.head), refusals: context.refusals,
+                answers: context.answers)
             try Router.check(request.head)
             if let preflight = policy.preflight(request) { return exchange.respond(204, preflight) }
             // The page and the client are no secret, and ask for the key; whoever looks after the process needs to know only that it lives.
@@ -231,6 +232,7 @@ final class Router: HTTPHandler, Sendable {
         metrics.add("parley_heap_resident_bytes", .gauge, "Heap memory resident in the allocator.", Double(Heap.residentBytes))
         metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
         metrics.add("parley_request_bytes", .gauge, "Bytes held by requests in flight.", Double(context.requestBytes))
+        metrics.add("parley_answer_bytes", .gauge, "Bytes of answers that clients have not taken.", Double(context.answers.budget.usedBytes))
         metrics.add("parley_readers", .gauge, "Live readers connected.", Double(context.readerCount))
         metrics.add(context.allReaders.map(\.parking))
         if let subscriptions = context.subscriptions?.subscriptions { metrics.add(subscriptions.counters) }

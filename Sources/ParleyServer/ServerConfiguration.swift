@@ -47,6 +47,8 @@ package struct ServerConfiguration: Sendable {
     package var socketPendingMax = 64
     /// Ephemeral events that one socket may send a second, and twice as many at once; more are refused with `rate_limited`.
     package var ephemeralPerSecond = 20
+    /// Bytes of answers that clients have not taken, of all together; more wait for room for a while, and are answered 503 `overloaded` then.
+    package var answerBytesMax = 64 << 20
     /// Reads that wait for the log; more are answered 503.
     package var queuedReadsMax = 20_000
 

@@ -18,6 +18,7 @@ final class ServerContext: Sendable {
     let places: ReaderPlaces
     let rates: RateLimiter?
     let refusals = RefusalCounter()
+    let answers: AnswerMemory
     /// What else `/metrics` says.
     let measures: @Sendable () -> [Measure]
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
@@ -41,11 +42,13 @@ final class ServerContext: Sendable {
         let authenticator = Authenticator(configuration, world: channels.world)
         self.authenticator = authenticator
         places = ReaderPlaces(total: configuration.readersPerLoopMax * loops.count, share: configuration.readersPerAccountMax)
+        let answers = AnswerMemory(bytesMax: configuration.answerBytesMax)
+        self.answers = answers
         let unfitText = UnfitText()
         let readers = loops.map {
             let readers = LoopReaders(
-                loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText, authenticator: authenticator
-            )
+                loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText, authenticator: authenticator,
+                answers: answers)
             return (ObjectIdentifier($0), readers)
         }
         readersByLoop = Dictionary(uniqueKeysWithValues: readers)
@@ -77,9 +80,7 @@ final class ServerContext: Sendable {
     // MARK: Who asks
 
     /// Whose share of a limit a request counts against.
-    func account(of exchange: Exchange) -> String {
-        exchange.access.isShown ? exchange.access.account : RateLimiter.account(ofPeer: exchange.responder.peerAddress)
-    }
+    func account(of exchange: Exchange) -> String { exchange.account }
 
     /// Runs `body` on the exchange's loop, unless what the request showed is not good any more by then: that is answered.
     func answer(_ exchange: Exchange, _ body: @escaping @Sendable () -> Void) {
@@ -156,5 +157,45 @@ final class ServerContext: Sendable {
             }
         }
         if !isTaken { exchange.respond(.overloaded("too many reads wait for the log")) }
+    }
+
+    /// As ``read(for:_:then:)`` for an answer that may be large: it is counted in the memory for answers, and waits for room where there is none.
+    ///
+    /// - Parameter work: Makes what the answer has, or something shorter; `nil` when there is no such thing. Called once more after a wait.
+    func readLarge<Value: Sendable>(
+        for exchange: Exchange, weight: @escaping @Sendable (Value) -> Int,
+        _ work: @escaping @Sendable (_ isShort: Bool) throws(ChannelError) -> Value?,
+        then: @escaping @Sendable (Value, MemoryReservation?) -> Void
+    ) {
+        attempt(LargeRead(exchange: exchange, account: exchange.account, weight: weight, work: work, then: then), in: nil)
+    }
+
+    private struct LargeRead<Value: Sendable>: Sendable {
+        let exchange: Exchange
+        let account: String
+        let weight: @Sendable (Value) -> Int
+        let work: @Sendable (_ isShort: Bool) throws(ChannelError) -> Value?
+        let then: @Sendable (Value, MemoryReservation?) -> Void
+    }
+
+    private func attempt<Value>(_ read: LargeRead<Value>, in room: MemoryReservation?) {
+        self.read(for: read.exchange) { [answers] () throws(ChannelError) in
+            try answers.make(for: read.account, in: room, weight: read.weight, read.work)
+        } then: { [self] made in
+            switch made {
+            case .value(let value, let room): read.then(value, room)
+            case .needs(let count): wait(for: count, read)
+            }
+        }
+    }
+
+    private func wait<Value>(for count: Int, _ read: LargeRead<Value>) {
+        let exchange = read.exchange
+        readers(on: exchange.loop).waiting.wait(
+            for: count, of: read.account, patience: WaitingAnswers.patience, isWanted: { exchange.responder.isOpen }
+        ) { [self] room in
+            guard let room else { return exchange.respond(.answersOverloaded) }
+            attempt(read, in: room)
+        }
     }
 }

@@ -22,6 +22,8 @@ struct AgentAppend {
     private let head: AppendRequest
     private let body: Bytes
     private let inputs: [InputEntry]
+    /// What an entry takes beside its own bytes until it is in the log: its rows in the inbox and the index.
+    static let entryBytes = 2 << 10
     /// Who says it.
     private let principal: String
 
@@ -47,6 +49,8 @@ struct AgentAppend {
         }
         if head.closes { try access.require(EntryKind.close.verb, agent.channel) }
     }
+
+    var entryCount: Int { inputs.count }
 
     /// What holds for any body: its sender may say something to the agent, of which there is the kind.
     static func authorizeSome(_ context: ServerContext, _ agent: AgentName, _ access: Access) throws(Problem) {

@@ -66,13 +66,14 @@ struct AgentRecords: Sendable {
     ) {
         context.withChannel(StreamName(agent: agent), exchange) { channel in
             let channels = context.channels
-            context.read(for: exchange) { () throws(ChannelError) in
+            context.readLarge(for: exchange, weight: \.count) { isShort throws(ChannelError) in
+                if isShort { return nil }
                 let body = try read(channels, channel).bytes
                 // Read in part after it was removed, it might hold less than there was.
                 if channel.tail.isDeleted { throw .deleted(channel.name) }
                 return body
-            } then: { body in
-                exchange.respond(200, [("Content-Type", ContentTypeText.json), ("Cache-Control", "private, no-store")], body)
+            } then: { body, room in
+                exchange.respond(200, [("Content-Type", ContentTypeText.json), ("Cache-Control", "private, no-store")], body, in: room)
             }
         }
     }

@@ -121,8 +121,11 @@ struct AgentRoutes: Sendable {
         let wait = try AgentRoutes.wait(exchange.request)
         // The answer has the turn's output in it.
         if wait != nil { try exchange.access.require(.read, agent.channel) }
-        try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body, by: exchange.access).submit { result in
+        let append = try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body, by: exchange.access)
+        try exchange.hold(append.entryCount, entriesOf: AgentAppend.entryBytes)
+        append.submit { result in
             exchange.onLoop {
+                exchange.release()
                 switch result {
                 case .failure(let error): exchange.respond(Problem(error))
                 case .success(let outcome): answer(outcome, wait, head, agent, exchange)

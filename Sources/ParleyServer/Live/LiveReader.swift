@@ -1,4 +1,5 @@
 internal import ParleyChannels
+internal import ParleyHTTP
 internal import ParleyLog
 internal import ParleySystem
 
@@ -41,6 +42,9 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// Gives what there is to give. Called whenever the channel has changed.
     func advance() { preconditionFailure("a kind of reader says how it goes on") }
 
+    /// How long it waits for room for a page before it fails; `nil`: as long as it takes.
+    var patience: Duration? { nil }
+
     /// Whether it has taken what it was given, so far. Who has, is served before all others.
     var hasShownToRead: Bool { true }
 
@@ -57,7 +61,9 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     func deliver(_ event: EphemeralDelivery) {}
 
     /// A page asked for with ``readPage()`` has come.
-    func received(_ page: Page) { preconditionFailure("a kind of reader says what it does with a page") }
+    ///
+    /// - Parameter room: What it holds of the memory for answers.
+    func received(_ page: Page, in room: MemoryReservation?) { preconditionFailure("a kind of reader says what it does with a page") }
 
     func failed(_ error: ChannelError) { preconditionFailure("a kind of reader says how it fails") }
 
@@ -74,26 +80,47 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     func readPage(bytesMax: Int? = nil) {
         guard !isReading else { return }
         isReading = true
-        let (channels, channel, offset, view) = (readers.channels, channel, offset, view)
-        let (bytesMax, loop) = (bytesMax ?? readers.configuration.pageBytes, readers.loop)
-        let isTaken = readers.reads.run {
-            let result: Result<Page, ChannelError>
-            do throws(LogError) {
-                result = .success(try channels.page(channel, after: offset, view: view, bytesMax: bytesMax))
-            } catch {
-                result = .failure(ChannelError(error))
-            }
-            loop.execute { self.pageRead(result) }
-        }
-        if !isTaken { pageRead(.failure(ChannelError("overloaded", "too many reads wait for the log. Try again later."))) }
+        read(bytesMax ?? readers.configuration.pageBytes, in: nil)
     }
 
-    private func pageRead(_ result: Result<Page, ChannelError>) {
+    private func read(_ bytesMax: Int, in room: MemoryReservation?) {
+        let (channels, channel, offset, view) = (readers.channels, channel, offset, view)
+        let (answers, account, loop) = (readers.answers, account, readers.loop)
+        let isTaken = readers.reads.run {
+            let result: Result<Made<Page>, ChannelError>
+            do throws(ChannelError) {
+                let made = try answers.make(for: account, in: room, weight: \.body.count) { isShort throws(ChannelError) in
+                    do throws(LogError) {
+                        return try channels.page(
+                            channel, after: offset, view: view, bytesMax: isShort ? min(bytesMax, AnswerMemory.shortBytes) : bytesMax)
+                    } catch { throw ChannelError(error) }
+                }
+                result = .success(made)
+            } catch {
+                result = .failure(error)
+            }
+            loop.execute { self.pageRead(result, bytesMax) }
+        }
+        if !isTaken { pageRead(.failure(ChannelError("overloaded", "too many reads wait for the log. Try again later.")), bytesMax) }
+    }
+
+    private var account: String { place?.account ?? "" }
+
+    private func pageRead(_ result: Result<Made<Page>, ChannelError>, _ bytesMax: Int) {
+        if case .success(.needs(let count)) = result, isAttached { return wait(for: count, bytesMax) }
         isReading = false
         guard isAttached else { return }
         switch result {
-        case .success(let page): received(page)
+        case .success(.value(let page, let room)): received(page, in: room)
+        case .success(.needs): break
         case .failure(let error): failed(error)
+        }
+    }
+
+    private func wait(for count: Int, _ bytesMax: Int) {
+        readers.waiting.wait(for: count, of: account, patience: patience, isWanted: { self.isAttached }) { room in
+            if let room { return self.read(bytesMax, in: room) }
+            self.pageRead(.failure(ChannelError("overloaded", Problem.answersFull + ". Try again later.")), bytesMax)
         }
     }
 }

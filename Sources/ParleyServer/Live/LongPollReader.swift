@@ -29,7 +29,9 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
         }
     }
 
-    override func received(_ page: Page) {
+    override var patience: Duration? { WaitingAnswers.patience }
+
+    override func received(_ page: Page, in room: MemoryReservation?) {
         if hasExpired { return answerNothing(isEnded: false) }
         // While the page was read, nobody could be told that the key is gone.
         if let problem = readers.authenticator?.problem(with: exchange.access) {
@@ -40,7 +42,7 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
             page, of: channel, after: offset, view: view, cursor: cursor, isPrivate: exchange.access.isShown,
             readers.channels.world.now)
         leave()
-        exchange.respond(200, answer.headers, page.body)
+        exchange.respond(200, answer.headers, page.body, in: room)
     }
 
     override func failed(_ error: ChannelError) {

@@ -46,11 +46,16 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     /// What the pages of all that lag may take together; each gets a part of what is left, and never less than the least.
     private static let (pageBytesMax, pageBytesMin) = (4 << 20, 8 << 10)
     let unfitText: UnfitText
+    let answers: AnswerMemory
+    /// Answers that wait for room.
+    let waiting: WaitingAnswers
 
     init(
         loop: EventLoop, channels: Channels, reads: ReadPool, configuration: ServerConfiguration, unfitText: UnfitText = UnfitText(),
-        authenticator: Authenticator? = nil
+        authenticator: Authenticator? = nil, answers: AnswerMemory? = nil
     ) {
+        let answers = answers ?? AnswerMemory(bytesMax: configuration.answerBytesMax)
+        (self.answers, waiting) = (answers, WaitingAnswers(loop, answers))
         self.authenticator = authenticator
         self.loop = loop
         self.unfitText = unfitText
@@ -158,6 +163,9 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         let lineEnd: SSEReader.LineEnd
     }
 
+    /// Whose share a piece counts against that many readers get, and from where on it is counted.
+    private static let (sharedAccount, countedBytes) = ("", 64 << 10)
+
     /// A piece ends behind the commit with which it passes this.
     private static let pieceBytes = 32 << 10
 
@@ -176,6 +184,19 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
                 reader.form == .text
                 ? textEvents(chunks, isEnded, for: reader, place) : dataEvents(chunks, isEnded, of: reader.channel, place)
         }
+        return noted(counted(events), at: place)
+    }
+
+    /// A large piece is shared by many, and counted once; where there is no room each reads it from the log when there is.
+    private func counted(_ events: Events) -> Events {
+        guard case .piece(let piece, let next, let state, let splitsLineEnd) = events, piece.byteCount > LoopReaders.countedBytes else {
+            return events
+        }
+        guard let room = answers.reserve(piece.byteCount, for: LoopReaders.sharedAccount) else { return .behind }
+        return .piece(piece.holding(room), next: next, state, splitsLineEnd: splitsLineEnd)
+    }
+
+    private func noted(_ events: Events, at place: Place) -> Events {
         if isGivingOut { newest = (place, events) }
         return events
     }
@@ -192,7 +213,8 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
             }
             // A cursor that is not the time's own came from the client: kept, there would be a form for each.
             let name = "e\(place.form.rawValue)\(place.view.rawValue)\(place.cursor)\(state.rawValue)"
-            bytes += isOfNow ? chunk.wire(name, make) : make(chunk)
+            let form = isOfNow ? chunk.wire(name, make) : make(chunk)
+            if bytes.isEmpty { bytes = form } else { bytes += form }
             next = chunk.last
         }
         return .piece(BodyPiece(bytes), next: next, state, splitsLineEnd: false)
@@ -254,6 +276,7 @@ extension LoopReaders: ChannelWatcher {
             return changed.channels
         }
         let goesOn = !due.isEmpty
+        newest = nil
         givingOut {
             var seen: Set<ObjectIdentifier> = []
             for channel in channels where seen.insert(ObjectIdentifier(channel)).inserted {
@@ -292,6 +315,8 @@ extension LoopReaders: ChannelWatcher {
     private func givingOut(_ body: () -> Void) {
         isGivingOut = true
         body()
-        (isGivingOut, newest) = (false, nil)
+        isGivingOut = false
+        // Who waits for his turn gets the same, unless something has changed by then.
+        if nextDue == due.count { newest = nil }
     }
 }

@@ -48,7 +48,7 @@ final class ReaderPlaces: Sendable {
 /// A live reader's place among those of its account. Several readers of one channel on one socket share it.
 final class ReaderPlace: Sendable {
     private let places: ReaderPlaces
-    private let account: String
+    let account: String
 
     fileprivate init(_ places: ReaderPlaces, _ account: String) { (self.places, self.account) = (places, account) }
 

@@ -143,34 +143,37 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         writeControl(.behind, view: .settled)
     }
 
-    override func received(_ page: Page) {
+    override func received(_ page: Page, in room: MemoryReservation?) {
         if hasExpired { return end() }
-        if form == .text, !page.isEmpty { return receivedText(page) }
+        if form == .text, !page.isEmpty { return receivedText(page, in: room) }
         let state: EventFraming.State = page.isEnd ? .closed : page.isUpToDate ? .upToDate : .behind
         var bytes = Bytes()
         bytes.reserveCapacity(page.body.count + 256)
         EventFraming.write(page, as: form, cursor: cursor, state, to: &bytes)
-        give(bytes, to: page.next, state, splitsLineEnd: false)
+        give(bytes, in: room, to: page.next, state, splitsLineEnd: false)
     }
 
-    private func receivedText(_ page: Page) {
+    private func receivedText(_ page: Page, in room: MemoryReservation?) {
         var (events, pieces) = (textEvents, [TextEvents.Piece]())
         (events.isEnded, events.reachesTail) = (page.isEnd, page.isUpToDate)
         let (seam, body) = (page.seam, page.body)
         if seam.byteCount > 0 { pieces.append(TextEvents.Piece(text: Bytes(body[..<seam.byteCount]), last: seam.next)) }
         if seam.byteCount < body.count { pieces.append(TextEvents.Piece(text: Bytes(body[seam.byteCount...]), last: page.next)) }
         switch events.outcome(of: pieces) {
-        case .events(let bytes, let next, let state, let splitsLineEnd): give(bytes, to: next, state, splitsLineEnd: splitsLineEnd)
+        case .events(let bytes, let next, let state, let splitsLineEnd): give(bytes, in: room, to: next, state, splitsLineEnd: splitsLineEnd)
         case .waits(let end): wait(end, at: page.next)
         case .unfit where stream != nil: end()
         case .unfit:
             form = .binary
-            received(page)
+            received(page, in: room)
         }
     }
 
     /// Gives what a page has become.
-    private func give(_ bytes: Bytes, to next: UInt64, _ state: EventFraming.State, splitsLineEnd: Bool) {
+    private func give(
+        _ bytes: Bytes, in room: MemoryReservation?, to next: UInt64, _ state: EventFraming.State, splitsLineEnd: Bool
+    ) {
+        room?.resize(to: bytes.count, isOwed: true)  // Events are longer than the page.
         open()
         moved(to: next, splitsLineEnd)
         // The next page is read while this one is sent, as long as the reader keeps up and there is room for both.
@@ -179,7 +182,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
             hold(bytes.count)
             read()
         }
-        send(BodyPiece(bytes), state)
+        send(BodyPiece(bytes, room: room), state)
         if state == .closed { leave() } else if !goesOn { advance() }
     }
 

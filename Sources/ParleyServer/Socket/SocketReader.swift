@@ -37,12 +37,12 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         }
     }
 
-    override func received(_ page: Page) {
+    override func received(_ page: Page, in room: MemoryReservation?) {
         if hasExpired {
             session.readEnded()
             return session.end(.expired)
         }
-        send(SocketReader.form(page, of: channel, isUpToDate: page.isUpToDate), to: page.next, children: page.children)
+        send(SocketReader.form(page, of: channel, isUpToDate: page.isUpToDate), in: room, to: page.next, children: page.children)
         session.readEnded()
         if page.isEnd { finish() } else { advance() }
     }
@@ -98,11 +98,11 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
     }
 
     /// - Parameter form: The message behind its head; one for all readers of the channel.
-    private func send(_ form: Bytes, to next: UInt64, children: @autoclosure () -> [String]) {
+    private func send(_ form: Bytes, in room: MemoryReservation? = nil, to next: UInt64, children: @autoclosure () -> [String]) {
         hasSent = true
         offset = next
         subscription.advanced(self, to: next, children: children())
-        session.socket.send(head: subscription.head(for: self), form)
+        session.socket.send(head: subscription.head(for: self), form, room: room)
         subscription.sent()
     }
 

@@ -8,8 +8,9 @@ extension StreamRoutes {
         try refuseReserved(name)
         let head = try AppendRequest(exchange.request)
         if let agent = name.agent {
-            return try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body, by: exchange.access).submit {
-                result in
+            let append = try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body, by: exchange.access)
+            try exchange.hold(append.entryCount, entriesOf: AgentAppend.entryBytes)
+            return append.submit { result in
                 exchange.onLoop { StreamRoutes.answer(result.map(\.appended), head, isAgent: true, exchange) }
             }
         }
@@ -23,6 +24,7 @@ extension StreamRoutes {
         } catch {
             return refuse(error, name, head, exchange)
         }
+        try exchange.hold(entries.count, entriesOf: StreamRoutes.messageBytes)
         let append = Append(context.channels, to: name.text, entries) { result in
             exchange.onLoop { StreamRoutes.answer(result, head, isAgent: false, exchange) }
         }
@@ -34,6 +36,9 @@ extension StreamRoutes {
         append.closes = head.closes
         append.submit()
     }
+
+    /// What a message takes beside its own bytes until it is in the log.
+    private static let messageBytes = 256
 
     /// Refuses a body that cannot be read, unless the stream itself refuses it first: not there, closed, of another type.
     private func refuse(_ problem: Problem, _ name: StreamName, _ head: AppendRequest, _ exchange: Exchange) {

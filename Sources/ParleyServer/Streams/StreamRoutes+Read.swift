@@ -55,17 +55,18 @@ extension StreamRoutes {
 
     private func catchUp(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
         let (channels, bytesMax) = (context.channels, context.configuration.pageBytes)
-        context.read(for: exchange) { () throws(ChannelError) in
+        context.readLarge(for: exchange, weight: \.body.count) { isShort throws(ChannelError) in
             do throws(LogError) {
-                return try channels.page(channel, after: offset, view: request.view, bytesMax: bytesMax)
+                return try channels.page(
+                    channel, after: offset, view: request.view, bytesMax: isShort ? AnswerMemory.shortBytes : bytesMax)
             } catch { throw ChannelError(error) }
-        } then: { page in
+        } then: { page, room in
             // Read in part after it was removed, a page might hold less than there was.
             guard !channel.tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
             let answer = PageAnswer(
                 page, of: channel, after: offset, view: request.view, isPrivate: exchange.access.isShown, channels.world.now)
             if answer.matches(request.ifNoneMatch) { return exchange.respond(304, answer.headers) }
-            exchange.respond(200, answer.headers, page.body)
+            exchange.respond(200, answer.headers, page.body, in: room)
         }
     }
 

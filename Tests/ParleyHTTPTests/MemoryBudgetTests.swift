@@ -8,11 +8,11 @@ private let megabyte = 1 << 20
 
 @Suite struct `The memory for requests` {
     @Test func `is shared: who takes much leaves as much for others`() {
-        let budget = RequestBudget(bytesMax: 64 * megabyte)
-        func taken(_ account: String) -> [RequestReservation] {
-            var held: [RequestReservation] = []
+        let budget = MemoryBudget(bytesMax: 64 * megabyte)
+        func taken(_ account: String) -> [MemoryReservation] {
+            var held: [MemoryReservation] = []
             while true {
-                let reservation = RequestReservation(budget, account: account)
+                let reservation = MemoryReservation(budget, account: account)
                 guard reservation.resize(to: megabyte) else { return held }
                 held.append(reservation)
             }
@@ -24,31 +24,97 @@ private let megabyte = 1 << 20
         #expect(second.count == 16)
         let third = taken("third")
         #expect(third.count == 8)
-        let small = RequestReservation(budget, account: "first")
+        let small = MemoryReservation(budget, account: "first")
         #expect(small.resize(to: 10_000) == false, "it has more than its share by now")
-        let newcomer = RequestReservation(budget, account: "fourth")
+        let newcomer = MemoryReservation(budget, account: "fourth")
         #expect(newcomer.resize(to: 10_000))
         withExtendedLifetime((first, second, third)) {}
     }
 
     @Test func `has room for small requests of one that sends large ones`() {
-        let budget = RequestBudget(bytesMax: 64 * megabyte)
-        let large = (0..<40).map { _ in RequestReservation(budget, account: "a") }
+        let budget = MemoryBudget(bytesMax: 64 * megabyte)
+        let large = (0..<40).map { _ in MemoryReservation(budget, account: "a") }
         #expect(large.filter { $0.resize(to: megabyte) }.count == 32)
-        let small = (0..<200).map { _ in RequestReservation(budget, account: "a") }
+        let small = (0..<200).map { _ in MemoryReservation(budget, account: "a") }
         #expect(small.allSatisfy { $0.resize(to: 60_000) })
     }
 
     @Test func `is free again when a request is answered`() {
-        let budget = RequestBudget(bytesMax: 10)
+        let budget = MemoryBudget(bytesMax: 10)
         do {
-            let reservation = RequestReservation(budget, account: "a")
+            let reservation = MemoryReservation(budget, account: "a")
             #expect(reservation.resize(to: 4) && reservation.resize(to: 5) && reservation.resize(to: 2))
             #expect(!reservation.resize(to: 11))
             #expect(budget.usedBytes == 2)
         }
         #expect(budget.usedBytes == 0)
     }
+}
+
+@Suite struct `Answers that are not taken` {
+    @Test func `hold memory until they have been sent, or nobody is there any more`() throws {
+        let budget = MemoryBudget(bytesMax: 64 * megabyte)
+        let body = Bytes(repeating: 0x61, count: 8 * megabyte)
+        let server = try TestServer { _, responder in
+            responder.respond(status: 200, body: body, room: budget.reserve(body.count, for: "a"))
+        }
+        var clients = try (0..<2).map { _ in try server.connect() }
+        for client in clients { try client.send(get()) }
+        try eventually("both to be on their way") { budget.usedBytes == 16 * megabyte }
+        #expect(try clients[0].answer().body.count == body.count)
+        try eventually("what was taken to be free") { budget.usedBytes == 8 * megabyte }
+        clients = []
+        try eventually("what nobody waits for to be free") { budget.usedBytes == 0 }
+    }
+
+    @Test func `are followed by no other: the next request waits until they are taken`() throws {
+        let begun = Monitor(0)
+        let body = Bytes(repeating: 0x61, count: 900 << 10)
+        let server = try TestServer { request, responder in
+            begun.withLock { $0 += 1 }
+            responder.respond(status: 200, body: body)
+        }
+        let client = try server.connect()
+        try client.send(get() + get() + get())
+        let other = try server.connect()
+        try other.send(get())
+        #expect(try other.answer().body.count == body.count)
+        #expect(begun.withLock { $0 } == 2, "one of each connection")
+        for _ in 0..<3 { #expect(try client.answer().body.count == body.count) }
+        #expect(begun.withLock { $0 } == 4)
+    }
+
+    @Test func `count although there is no room, where they are owed`() {
+        let budget = MemoryBudget(bytesMax: 10)
+        let owed = MemoryReservation(budget, account: "a")
+        #expect(owed.resize(to: 100, isOwed: true))
+        #expect(budget.usedBytes == 100 && budget.reserve(1, for: "b") == nil)
+        withExtendedLifetime(owed) {}
+    }
+
+    @Test func `of a body that was made into more count as long as the request waits`() throws {
+        let held = Monitor<[Bool]>([])
+        let server = try TestServer {
+            $0.requestBytesMax = 8 * megabyte
+        } handle: { _, responder in
+            held.withLock { $0.append(responder.hold(3 * megabyte)) }
+            held.withLock { $0.append(responder.hold(100 * megabyte)) }
+            responder.respond(status: 200)
+        }
+        let client = try server.connect()
+        try client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n".latin1 + Bytes(repeating: 0x61, count: 10_000))
+        #expect(try client.answer().status == 200)
+        #expect(held.withLock { $0 } == [true, true], "never more than an account could get")
+        #expect(server.server.requestBytes == 0)
+    }
+}
+
+private func eventually(_ what: String = "it", _ isMet: () -> Bool) throws {
+    for _ in 0..<500 {
+        if isMet() { return }
+        usleep(20_000)
+    }
+    throw TestFailure("\(what): not within 10 s")
 }
 
 @Suite struct `Bodies` {
@@ -106,14 +172,6 @@ private let megabyte = 1 << 20
         try client.send(Bodies.post(megabyte).latin1 + Bytes(repeating: 0x61, count: megabyte / 2))
         for _ in 0..<80 where (try? client.send("a")) != nil { usleep(25_000) }
         #expect(try client.answer("the 408 for a body").status == 408)
-    }
-
-    private func eventually(_ isMet: () -> Bool) throws {
-        for _ in 0..<500 {
-            if isMet() { return }
-            usleep(20_000)
-        }
-        throw TestFailure("not within 10 s")
     }
 }
 
