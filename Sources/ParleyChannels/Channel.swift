@@ -251,6 +251,11 @@ extension Channel {
 
 extension Channel.Published {
     mutating func keep(_ chunk: Chunk) {
+        guard chunk.isRoomy() else {
+            // Its readers get it from the log.
+            (recent, recentBytes) = ([], 0)
+            return
+        }
         recent.append(chunk)
         recentBytes += chunk.frames.count
         var dropped = 0
@@ -269,6 +274,12 @@ package final class Chunk: Sendable {
     package let frames: Bytes
     private let channelName: String
     private let wire = Mutex<[String: Bytes]>([:])
+    /// What it counts among the large ones.
+    private let counted = Atomic(0)
+
+    /// What all large ones may hold together: each channel keeps its newest one, however large.
+    private static let largeBytesMax = 16 << 20
+    private static let largeBytes = Atomic(0)
 
     init(channel: Channel, first: UInt64, last: UInt64, frames: Bytes) {
         channelName = channel.name
@@ -276,6 +287,19 @@ package final class Chunk: Sendable {
         self.last = last
         self.frames = frames
     }
+
+    deinit { Chunk.largeBytes.subtract(counted.load(ordering: .relaxed), ordering: .relaxed) }
+
+    /// Whether it is small, or there is room for it among the large ones, where it counts from now on. Asked once.
+    func isRoomy() -> Bool {
+        guard isLarge else { return true }
+        let isRoomy = Chunk.largeBytes.add(frames.count, ordering: .relaxed).newValue <= Chunk.largeBytesMax
+        if isRoomy { counted.store(frames.count, ordering: .relaxed) } else { Chunk.largeBytes.subtract(frames.count, ordering: .relaxed) }
+        return isRoomy
+    }
+
+    /// Whether one commit is more than a channel keeps of many: forms of it are not kept.
+    package var isLarge: Bool { frames.count > Channel.recentBytesMax }
 
     /// The form called `key`, made by `make` when it is first asked for. Cost: a lock, else nothing.
     package func wire(_ key: String, _ make: (Chunk) -> Bytes) -> Bytes {

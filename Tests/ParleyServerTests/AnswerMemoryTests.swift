@@ -48,7 +48,7 @@ private let megabyte = 1 << 20
         let waiting = WaitingAnswers(loop, memory)
         let (events, held) = (Monitor<[String]>([]), Monitor(memory.reserve(2 * megabyte, for: "a")))
         let rooms = Monitor<[MemoryReservation]>([])
-        func wait(_ name: String, _ count: Int, _ patience: Duration?, isWanted: Bool = true) {
+        @Sendable func wait(_ name: String, _ count: Int, _ patience: Duration?, isWanted: Bool = true) {
             waiting.wait(for: count, of: "a", patience: patience, isWanted: { isWanted }) { room in
                 if let room { rooms.withLock { $0.append(room) } }
                 events.withLock(signalAll: true) { $0.append(room == nil ? "\(name) is late" : name) }

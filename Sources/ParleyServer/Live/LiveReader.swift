@@ -45,6 +45,9 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// How long it waits for room for a page before it fails; `nil`: as long as it takes.
     var patience: Duration? { nil }
 
+    /// What a page becomes before it is received, off the loop; `nil`: nothing.
+    var framing: (@Sendable (Page) -> Bytes)? { nil }
+
     /// Whether it has taken what it was given, so far. Who has, is served before all others.
     var hasShownToRead: Bool { true }
 
@@ -85,14 +88,16 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
 
     private func read(_ bytesMax: Int, in room: MemoryReservation?) {
         let (channels, channel, offset, view) = (readers.channels, channel, offset, view)
-        let (answers, account, loop) = (readers.answers, account, readers.loop)
+        let (answers, account, loop, framing) = (readers.answers, account, readers.loop, framing)
         let isTaken = readers.reads.run {
             let result: Result<Made<Page>, ChannelError>
             do throws(ChannelError) {
                 let made = try answers.make(for: account, in: room, weight: \.body.count) { isShort throws(ChannelError) in
                     do throws(LogError) {
-                        return try channels.page(
+                        var page = try channels.page(
                             channel, after: offset, view: view, bytesMax: isShort ? min(bytesMax, AnswerMemory.shortBytes) : bytesMax)
+                        if let framing { page.body = framing(page) }
+                        return page
                     } catch { throw ChannelError(error) }
                 }
                 result = .success(made)

@@ -213,7 +213,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
             }
             // A cursor that is not the time's own came from the client: kept, there would be a form for each.
             let name = "e\(place.form.rawValue)\(place.view.rawValue)\(place.cursor)\(state.rawValue)"
-            let form = isOfNow ? chunk.wire(name, make) : make(chunk)
+            let form = isOfNow && !chunk.isLarge ? chunk.wire(name, make) : make(chunk)
             if bytes.isEmpty { bytes = form } else { bytes += form }
             next = chunk.last
         }

@@ -145,12 +145,29 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
 
     override func received(_ page: Page, in room: MemoryReservation?) {
         if hasExpired { return end() }
-        if form == .text, !page.isEmpty { return receivedText(page, in: room) }
-        let state: EventFraming.State = page.isEnd ? .closed : page.isUpToDate ? .upToDate : .behind
+        if form != .text { return give(page, page.body, in: room) }
+        if page.isEmpty { return give(page, SSEReader.events(of: page, form, cursor), in: room) }
+        receivedText(page, in: room)
+    }
+
+    /// Megabytes in Base64 would hold up everybody else on the loop.
+    override var framing: (@Sendable (Page) -> Bytes)? {
+        guard form != .text else { return nil }
+        let (form, cursor) = (form, cursor)
+        return { SSEReader.events(of: $0, form, cursor) }
+    }
+
+    private static func events(of page: Page, _ form: EventFraming.Form, _ cursor: UInt64) -> Bytes {
         var bytes = Bytes()
         bytes.reserveCapacity(page.body.count + 256)
-        EventFraming.write(page, as: form, cursor: cursor, state, to: &bytes)
-        give(bytes, in: room, to: page.next, state, splitsLineEnd: false)
+        EventFraming.write(page, as: form, cursor: cursor, state(after: page), to: &bytes)
+        return bytes
+    }
+
+    private static func state(after page: Page) -> EventFraming.State { page.isEnd ? .closed : page.isUpToDate ? .upToDate : .behind }
+
+    private func give(_ page: Page, _ events: Bytes, in room: MemoryReservation?) {
+        give(events, in: room, to: page.next, SSEReader.state(after: page), splitsLineEnd: false)
     }
 
     private func receivedText(_ page: Page, in room: MemoryReservation?) {
@@ -165,7 +182,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         case .unfit where stream != nil: end()
         case .unfit:
             form = .binary
-            received(page, in: room)
+            give(page, SSEReader.events(of: page, form, cursor), in: room)
         }
     }
 
@@ -173,7 +190,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     private func give(
         _ bytes: Bytes, in room: MemoryReservation?, to next: UInt64, _ state: EventFraming.State, splitsLineEnd: Bool
     ) {
-        room?.resize(to: bytes.count, isOwed: true)  // Events are longer than the page.
+        if form == .text { room?.resize(to: bytes.count, isOwed: true) }  // Events are longer than the page.
         open()
         moved(to: next, splitsLineEnd)
         // The next page is read while this one is sent, as long as the reader keeps up and there is room for both.

@@ -28,10 +28,10 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         switch channel.tail(after: offset) {
         case .upToDate(isEnded: true): finish()
         case .upToDate(isEnded: false): if !hasSent { sendNothing() }
-        case .chunks(let chunks, let isEnded):
+        case .chunks(let chunks, let isEnded) where !chunks.contains(where: \.isLarge):
             for chunk in chunks where isAttached { send(chunk, isUpToDate: chunk === chunks.last) }
             if isEnded { finish() }
-        case .behind:
+        case .chunks, .behind:  // What is large is counted as a page, when there is room for it.
             guard session.mayRead() else { return session.park(self) }
             readPage()
         }
