@@ -223,7 +223,7 @@ struct AnswerReader: Sendable {
         sawReasoning = sawReasoning || reasoning != nil || !content.reasoning.isEmpty
         decline(content.refusal + (delta["refusal"]?.string ?? ""))
         if let kept = returned.keep(delta), let failure = bounds.count(.returned(call: nil, kept)) { return failure }
-        guard let calls = AnswerReader.calls(in: delta) else {
+        guard let calls = ToolCallMerger.pieces(in: delta) else {
             return failures.invalidEvent("has tool_calls that are neither objects nor JSON", retryable: false)
         }
         events += toolCalls.merge(calls, of: number)
@@ -249,7 +249,7 @@ struct AnswerReader: Sendable {
     private func unrepeated(_ message: JSON, isBehindPieces: Bool) -> JSON {
         guard isBehindPieces else { return message }
         var names: Set<String> = sawReasoning ? Set(AnswerReader.reasoningNames) : []
-        if toolCalls.isRepeated(by: AnswerReader.calls(in: message) ?? []) { names.formUnion(["tool_calls", "function_call"]) }
+        if toolCalls.isRepeated(by: ToolCallMerger.pieces(in: message) ?? []) { names.formUnion(["tool_calls", "function_call"]) }
         return .object(message.members!.filter { !names.contains($0.name) })
     }
 
@@ -262,20 +262,6 @@ struct AnswerReader: Sendable {
     private static let reasoningNames = ["reasoning_content", "reasoning", "reasoning_text", "thinking"]
     /// What an answer may have beside text and calls, and no conversation here has a place for.
     private static let unknownNames = ["audio", "images"]
-
-    /// The calls in `delta`; `nil` when they are not understood.
-    private static func calls(in delta: JSON) -> [JSON]? {
-        switch delta["tool_calls"] ?? .null {
-        case .null, .array([]), .string(""), .bool(false): break
-        case .array(let calls): return calls.allSatisfy { $0.members != nil || $0 == .null } ? calls : nil
-        case .object(let call): return [.object(call)]
-        case .string(let text): return LenientJSON.parse(Bytes(text.utf8)).flatMap { calls(in: ["tool_calls": $0]) }
-        default: return nil
-        }
-        // What came before `tool_calls`: one call, without index and id.
-        guard let call = delta["function_call"], call.members != nil else { return [] }
-        return [["index": 0, "function": call]]
-    }
 
     // MARK: The end
 

@@ -58,6 +58,20 @@ struct ToolCallMerger: Sendable {
 
     init(tools: [String] = []) { self.tools = Set(tools) }
 
+    /// The pieces of calls in `delta`; `nil` when they are not understood.
+    static func pieces(in delta: JSON) -> [JSON]? {
+        switch delta["tool_calls"] ?? .null {
+        case .null, .array([]), .string(""), .bool(false): break
+        case .array(let calls): return calls.allSatisfy { $0.members != nil || $0 == .null } ? calls : nil
+        case .object(let call): return [.object(call)]
+        case .string(let text): return LenientJSON.parse(Bytes(text.utf8)).flatMap { pieces(in: ["tool_calls": $0]) }
+        default: return nil
+        }
+        // What came before `tool_calls`: one call, without index and id.
+        guard let call = delta["function_call"], call.members != nil else { return [] }
+        return [["index": 0, "function": call]]
+    }
+
     var isEmpty: Bool { calls.isEmpty }
 
     /// Whether a call has come to its end without a name.
