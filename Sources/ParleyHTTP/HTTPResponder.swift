@@ -69,13 +69,14 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
         complete()
     }
 
-    /// Counts what has been made of the request's body, until it is answered; never more than one account could get.
+    /// Counts what has been made of the request's body, until it is answered; never more than an account can get beside the bodies of several
+    /// such requests.
     ///
     /// - Parameter count: What the request takes now, its body included.
     /// - Returns: false when there is no room for it; nothing has changed then.
     package func hold(_ count: Int) -> Bool {
         guard let reservation, let budget = connection?.listener.budget else { return true }
-        return reservation.resize(to: min(count, max(reservation.bytes, budget.bytesMax / 2)))
+        return reservation.resize(to: min(count, max(reservation.bytes, budget.bytesMax / 4)))
     }
 
     /// Starts an answer whose body comes in pieces.

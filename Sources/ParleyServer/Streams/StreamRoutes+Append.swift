@@ -24,7 +24,6 @@ extension StreamRoutes {
         } catch {
             return refuse(error, name, head, exchange)
         }
-        try exchange.hold(entries.count, entriesOf: StreamRoutes.messageBytes)
         let append = Append(context.channels, to: name.text, entries) { result in
             exchange.onLoop { StreamRoutes.answer(result, head, isAgent: false, exchange) }
         }
@@ -36,9 +35,6 @@ extension StreamRoutes {
         append.closes = head.closes
         append.submit()
     }
-
-    /// What a message takes beside its own bytes until it is in the log.
-    private static let messageBytes = 256
 
     /// Refuses a body that cannot be read, unless the stream itself refuses it first: not there, closed, of another type.
     private func refuse(_ problem: Problem, _ name: StreamName, _ head: AppendRequest, _ exchange: Exchange) {
