@@ -27,7 +27,7 @@ mutations=(
     "what joined a turn is no part of the conversation|Sources/ParleyAgents/Conversation.swift|s/for part in turn.parts {/for part in turn.parts.prefix(0) {/|nothing that is durable is left lying"
     "a sleep ends over an interrupt|Sources/ParleyAgents/Activation+Ending.swift|s/^        end.isResting = true\$/        (end.isResting, end.yieldsTo) = (true, [])/|is interrupted before a sleep ends"
     "a follow goes by name|Sources/ParleyAgents/Activation+Follow.swift|s/incarnation: state.followed\[request.path\] ?? incarnation)/incarnation: (state.followed[request.path] ?? incarnation).flatMap { _ in nil as String? })/|never mixes the entries of two channels"
-    "a turn that has ended keeps what it gave to be run|Sources/ParleyAgents/Machine/TurnMachine.swift|s/(waits, held, compensations.registered) = (\[:\], \[\], \[\])/(waits, held) = ([:], [])/|is freed when it ends or leaves memory"
+    "a turn that has ended keeps what it gave to be run|Sources/ParleyAgents/Machine/TurnMachine.swift|s/(waits, signals, held, compensations.registered) = .*/(waits, signals, held) = ([:], [:], []) }/|is freed when it ends or leaves memory"
     "no row for an entry to be told of|Sources/ParleyChannels/Outbox.swift|s/stage.put(.outbox, OutboxRow.key(channel.id, offset), \[\])/_ = offset/|lose nothing, invent nothing, and keep their ids"
     "a row comes back for a deleted agent|Sources/ParleyWebhooks/WebhookDelivery.swift|/^ *guard wasThere else { return }\$/d|leaves no row behind"
     "sealed text of every step goes|Sources/ParleyChannels/Trim.swift|s/ && position.step == text.step//|of a step goes, and not that of another step or turn beside it"

@@ -24,10 +24,13 @@ extension Activation {
     private func decideNext(_ core: TurnCore) -> Bool {
         state.hasMoreToScan = false
         // It is asked after everything that happens, and the open steps of a turn may be thousands.
-        guard inbox.mayMatter(to: agent.policy) else { return false }
+        guard inbox.mayMatter(to: agent.policy, awaits: core.awaits) else { return false }
         let open = core.openSteps
         for offset in candidates(open) {
-            guard let entry = inbox[offset], condition(entry) == .holds, mayDecide(core, entry, open), let item = item(offset) else {
+            guard let entry = inbox[offset], condition(entry) == .holds, mayDecide(core, entry, open) else { continue }
+            guard let item = item(offset) else {
+                // What cannot be read is decided before what comes behind it, by the next activation.
+                if state.isGone { return false }
                 continue
             }
             guard decide(core, item) else { continue }
@@ -226,9 +229,7 @@ extension Activation {
                 ("reason", reason == .null ? nil : reason)))
         for step in steps {
             stop(step.path)
-            entries.append(
-                NewEntry(
-                    .stepFailed, Position(turn: core.turn, step: step.path), ("error", StepFailure.cancelled.journal), ("final", true)))
+            entries.append(Activation.stepCancelled(core.turn, step.path))
         }
         let ends = StepEnds(core: core, ends: steps.map { ($0, .failed(.cancelled)) }, cancellation: reason)
         writeEnds(ends, entries, decides: item.map { [$0.offset] } ?? [])
@@ -244,7 +245,10 @@ extension Activation {
             if core.waiting(at: path)?.kind == .approval { return false }
             // The program has not come to it again: it waits for something outside the turn.
             if core.expects(path) { return false }
-            return refuse(item, decisionInLog(of: item) ?? "unknown_approval")
+            do { return refuse(item, try decisionInLog(of: item) ?? "unknown_approval") } catch {
+                stopped(error)
+                return false
+            }
         }
         if let reason = Activation.approvalRefusal(item, until: step.due, digest: step.digest) { return refuse(item, reason) }
         guard core.claimEnd(path) else { return false }
@@ -290,10 +294,10 @@ extension Activation {
     }
 
     /// Why an `approve` or `deny` comes too late, by what the log says; `nil` when it says nothing of a decision.
-    func decisionInLog(of item: InboxItem) -> String? {
+    func decisionInLog(of item: InboxItem) throws(LogError) -> String? {
         guard let name = item.body["approval"]?.string, let turn = Offset(token: String(name.prefix { $0 != "/" })) else { return nil }
         var reason: String?
-        try? runtime.channels.walk(channel, after: turn.value, upTo: channel.tail.head) { _, frame in
+        try runtime.channels.walk(channel, after: turn.value, upTo: channel.tail.head) { _, frame in
             if frame.kind == .approvalDecided, frame.body["approval"]?.string == name {
                 reason = frame.body["decision"] == "expired" ? "approval_expired" : "already_decided"
             }
@@ -331,7 +335,7 @@ extension Activation {
     /// Begins a wait or an approval: its entries and, if it ends by itself, its timer.
     func beginWaiting(_ core: TurnCore, _ request: StepRequest) {
         var request = request
-        bindFollow(&request)
+        do { try bindFollow(&request) } catch { return stopped(error) }
         let position = Position(turn: core.turn, step: request.path, attempt: 1)
         var entries = [
             NewEntry(
@@ -357,7 +361,8 @@ extension Activation {
 
     func waitStarted(_ core: TurnCore, _ timer: DueTimer?, _ follow: Follow?) {
         if let timer { runtime.timers.set(timer.due) }
-        if let follow, isCurrent(core) { runtime.follows.begin(follow) }
+        // Deleted meanwhile, nobody would end it.
+        if let follow, isCurrent(core), !channel.tail.isDeleted { runtime.follows.begin(follow) }
         perform {}
         scheduleWaitingMark()
     }

@@ -39,16 +39,9 @@ extension Activation {
 
     func stepEndYielded(_ end: StepEnd) {
         end.core.withdrawEnd(end.request.path)
-        guard !end.isResting else {
-            // Nothing was written: what ends the step instead has to say that the turn runs.
-            if end.hasTakenMark { state.isMarkedWaiting = true }
-            return afterReaction(end)
-        }
-        react()
-        guard isCurrent(end.core) else { return }
-        var end = end
-        end.considered = upToSeen
-        writeEnd(end)
+        // Nothing was written: what ends the step instead has to say that the turn runs.
+        if end.hasTakenMark { state.isMarkedWaiting = true }
+        afterReaction(end)
     }
 
     /// Tries again once everything that is there has been decided or left alone.
@@ -58,7 +51,7 @@ extension Activation {
         guard state.hasMoreToScan else {
             var end = end
             end.considered = upToSeen
-            return writeRestingEnd(end)
+            return end.isResting ? writeRestingEnd(end) : writeEnd(end)
         }
         lane.deliver { [self] in
             if isCurrent(end.core) { afterReaction(end) }

@@ -16,16 +16,16 @@ extension Activation {
     }
 
     /// Which channel the step follows from here on: the one that has the name now, unless the program has read of one before.
-    func bindFollow(_ request: inout StepRequest) {
+    func bindFollow(_ request: inout StepRequest) throws(LogError) {
         guard case .follow(let followed, _, let known, _) = request.work else { return }
-        let incarnation = known ?? (try? runtime.channels.find(followed)).flatMap { $0 }?.id.incarnation
+        let incarnation = if let known { known } else { try runtime.channels.find(followed)?.id.incarnation }
         state.followed[request.path] = incarnation
         if let incarnation { request.details.append(JSON.Member("incarnation", .string(incarnation))) }
     }
 
     /// Gives the steps that follow a channel what there is. A step that is over lets go of its channel.
     func readFollowed(_ core: TurnCore) {
-        for step in core.openFollows {
+        for step in core.openFollows where isCurrent(core) {
             guard let follow = follow(core, step), !core.hasEnd(step.path), let outcome = outcome(of: follow) else { continue }
             finish(core, step, follow, outcome)
         }
@@ -55,7 +55,8 @@ extension Activation {
                 ("entries", .array(entries)), ("ended", hasEnded ? true : nil), ("incarnation", .string(followed.id.incarnation)))
             return .completed(["result": result])
         } catch {
-            return .failed(StepFailure(code: error.code.text, message: error.message, retryable: false))
+            stopped(error)
+            return nil
         }
     }
 

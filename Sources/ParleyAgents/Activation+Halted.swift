@@ -3,10 +3,18 @@ internal import ParleyLog
 internal import ParleySystem
 
 /// An open turn that no program runs.
-struct Halt: Equatable {
+struct Halt {
     var turn: UInt64
     /// What the log says of the agent; `running`: the turn is resumed after a pause, because it has ended the process.
     var status: AgentStatus
+    var pause: Pause?
+
+    /// How a turn goes on that has ended the process.
+    struct Pause {
+        let journal: Journal
+        let end: ProcessEnd
+        var isOver = false
+    }
 }
 
 /// An agent whose turn is open and whose program does not run: it stalled, was parked, or pauses after a crash.
@@ -36,14 +44,11 @@ extension Activation {
         switch end.remedy(journal) {
         case .resume(after: .zero): try recover(turn, journal, [Activation.resumption(turn, journal, end)])
         case .resume(after: let pause):
-            halt(Halt(turn: turn, status: .running))
-            runtime.world.schedule(at: runtime.world.now.advanced(by: pause)) { [self, journal] in
+            halt(Halt(turn: turn, status: .running, pause: Halt.Pause(journal: journal, end: end)))
+            runtime.world.schedule(at: runtime.world.now.advanced(by: pause)) { [self] in
                 lane.deliver { [self] in
-                    perform {
-                        // Cancelled meanwhile, there is nothing left to resume.
-                        guard state.halt == Halt(turn: turn, status: .running), !isBusy else { return }
-                        try recover(turn, journal, [Activation.resumption(turn, journal, end)])
-                    }
+                    // Cancelled meanwhile, there is nothing left to resume.
+                    perform { if state.halt?.turn == turn { state.halt?.pause?.isOver = true } }
                 }
             }
         case .park(let reason): park(turn, journal, reason)
@@ -110,6 +115,9 @@ extension Activation {
     /// Decides the next entry that can be decided; the others wait.
     func decideHalted() throws {
         guard let halt = state.halt, !isBusy else { return }
+        if let pause = halt.pause, pause.isOver {
+            return try recover(halt.turn, pause.journal, [Activation.resumption(halt.turn, pause.journal, pause.end)])
+        }
         if decideFailed() { return }
         for offset in inbox.controls.all {
             guard let entry = inbox[offset], condition(entry) == .holds else { continue }
@@ -143,14 +151,14 @@ extension Activation {
         let journal = try Journal(runtime.channels, channel, turn: halt.turn)
         let path = Activation.approvalPath(halt.turn, item)
         guard let open = journal.open[path], let start = journal.starts.first(where: { $0.path == path }), start.kind == .approval else {
-            return decide([(item, "rejected", decisionInLog(of: item) ?? "unknown_approval")])
+            return decide([(item, "rejected", try decisionInLog(of: item) ?? "unknown_approval")])
         }
         if let reason = Activation.approvalRefusal(item, until: open.due, digest: start.digest) {
             return decide([(item, "rejected", reason)])
         }
         let (entries, _) = Activation.approvalEnd(halt.turn, path, digest: start.digest, item)
         isBusy = true
-        let timers = Activation.timers(halt.turn, journal, [path])
+        let timers = OpenSteps(halt.turn, journal.open, [path]).timers
         write(
             AgentBatch(entries: entries, epoch: .holds(epoch), decides: [item.offset], rows: timers.map { .noTimer($0) }),
             for: .haltedApprovalDecided(timers))
@@ -159,7 +167,7 @@ extension Activation {
     /// Ends the turn and everything that is open in it, as `item` asks for.
     private func end(_ halt: Halt, _ item: InboxItem) throws {
         let journal = try Journal(runtime.channels, channel, turn: halt.turn)
-        var end = HaltedEnd(halt.turn, journal, item, channel)
+        var end = HaltedEnd(halt.turn, journal, item)
         // A close stays in the inbox: the agent ends with the turn, and what waits is answered then.
         let isDecided = item.kind != .close
         if isDecided { remove(item) }
@@ -170,11 +178,25 @@ extension Activation {
         write(
             AgentBatch(
                 entries: end.entries, epoch: .holds(epoch), decides: isDecided ? [item.offset] : [],
-                rows: end.rows + [.status(.idle, turn: nil)]), for: .haltedTurnEnded(end, decided: isDecided ? item.offset : nil))
+                rows: end.open.rows(of: channel.id) + [.status(.idle, turn: nil)]),
+            for: .haltedTurnEnded(end, decided: isDecided ? item.offset : nil))
     }
+}
 
-    fileprivate static func timers(_ turn: UInt64, _ journal: Journal, _ paths: [String]) -> [DueTimer] {
-        paths.sorted().compactMap { path in journal.open[path]?.due.map { DueTimer(turn: turn, path: path, due: $0) } }
+/// Steps of a turn that have begun and not ended, and that no program waits for: what they keep outside the turn goes with it.
+struct OpenSteps: Sendable {
+    private let turn: UInt64
+    private let open: [String: Journal.OpenStep]
+    /// In the order of their starts.
+    let paths: [String]
+
+    init(_ turn: UInt64, _ open: [String: Journal.OpenStep], _ paths: [String]) { (self.turn, self.open, self.paths) = (turn, open, paths) }
+
+    var timers: [DueTimer] { paths.compactMap { path in open[path]?.due.map { DueTimer(turn: turn, path: path, due: $0) } } }
+
+    /// Deletes the rows by which they are found.
+    func rows(of channel: ChannelID) -> [AgentRow] {
+        timers.map { .noTimer($0) } + paths.map { .noFollow(AgentIndex.followKey(channel, "\(Offset(turn))/\($0)")) }
     }
 }
 
@@ -183,13 +205,11 @@ struct HaltedEnd: Sendable {
     var turn: UInt64
     /// The last one ends the turn.
     var entries: [NewEntry] = []
-    var timers: [DueTimer]
-    private var follows: [Bytes]
+    let open: OpenSteps
 
-    init(_ turn: UInt64, _ journal: Journal, _ item: Activation.InboxItem, _ channel: Channel) {
+    init(_ turn: UInt64, _ journal: Journal, _ item: Activation.InboxItem) {
         self.turn = turn
-        timers = Activation.timers(turn, journal, Array(journal.open.keys))
-        follows = journal.open.keys.sorted().map { AgentIndex.followKey(channel.id, "\(Offset(turn))/\($0)") }
+        open = OpenSteps(turn, journal.open, journal.starts.lazy.map(\.path).filter { journal.open[$0] != nil })
         let position = Position(turn: turn)
         // A turn that had been cancelled before it stopped stays that, whatever ends it.
         let earlier = journal.cancellation
@@ -199,9 +219,8 @@ struct HaltedEnd: Sendable {
             entries.append(NewEntry(.supervision, position, ("cause", "cancel"), ("action", "cancel"), ("reason", reason)))
         }
         let failure = isInterrupt ? StepFailure.interrupted() : StepFailure.cancelled
-        for start in journal.starts where journal.open[start.path] != nil {
-            entries.append(
-                NewEntry(.stepFailed, Position(turn: turn, step: start.path), ("error", failure.journal), ("final", true)))
+        entries += open.paths.map {
+            NewEntry(.stepFailed, Position(turn: turn, step: $0), ("error", failure.journal), ("final", true))
         }
         let skipped = journal.compensations.map { JSON.string($0) }
         entries.append(
@@ -211,9 +230,6 @@ struct HaltedEnd: Sendable {
                     .turnCancelled, position, ("reason", reason == .null ? nil : reason),
                     ("compensations_skipped", skipped.isEmpty ? nil : .array(skipped))))
     }
-
-    /// Deletes the rows by which its waiting steps are found.
-    var rows: [AgentRow] { timers.map { .noTimer($0) } + follows.map { .noFollow($0) } }
 }
 
 /// What kept an open turn from running, as far as it is concerned.

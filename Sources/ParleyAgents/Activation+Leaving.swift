@@ -15,7 +15,7 @@ extension Activation {
     }
 
     func scheduleIdleCheck() {
-        if runtime.directory.isCrowded, state.core == nil, canRest { makeRoomSoon() }
+        if runtime.directory.isCrowded, canRest { makeRoomSoon() }
         guard !state.isIdleCheckScheduled, !state.isGone else { return }
         state.isIdleCheckScheduled = true
         runtime.world.schedule(at: runtime.world.now.advanced(by: runtime.idleAfter)) { [self] in
@@ -45,6 +45,7 @@ extension Activation {
         let quietFor = state.lastActive.duration(to: runtime.world.now)
         guard runtime.directory.isCrowded || quietFor >= runtime.idleAfter, canRest else { return scheduleIdleCheck() }
         guard let core = state.core else { return rest() }
+        state.isMakingRoom = true
         markWaiting(core, isLeaving: true)
     }
 
@@ -55,7 +56,10 @@ extension Activation {
     }
 
     /// Whether the turn only waits, and its log says for what: while the process drains, steps that were asked for have not begun.
-    private var isResting: Bool { state.core?.restingSteps != nil && !runtime.isDraining }
+    private var isResting: Bool {
+        guard let core = state.core, core.restingSteps != nil else { return false }
+        return !runtime.isDraining && !runtime.hasStrayed(channel.name, turn: core.turn)
+    }
 
     /// Leaves memory, unless something has been delivered. What is delivered from here on reaches the next activation, see ``wake(upTo:)``.
     private func rest() {
@@ -96,6 +100,7 @@ extension Activation {
         }
         // What came while the mark was written is decided first. If that decides something, the agent stays.
         perform {}
+        state.isMakingRoom = false
         if isCurrent(core), canRest { rest() } else { scheduleIdleCheck() }
     }
 

@@ -33,7 +33,7 @@ extension Activation: TurnOwner {
             fail(core, request, attempt: open.attempt, failure, pause: nil, SavedText())
         case .body, .model:
             startedAt.withLock { $0[request.path] = open.startedAt }
-            rejoin(core, request.path, open.steered)
+            do { try rejoin(core, request.path, open.steered) } catch { return stopped(error) }
             keeps(request.path, open.text.text.isEmpty ? open.earlier : open.text)
             var request = request
             request.failures = open.failures
@@ -70,6 +70,8 @@ extension Activation: TurnOwner {
         // Taken up again only to wait, it is soon out of the reach of further crashes.
         if core.restingSteps != nil { scheduleWaitingMark() }
     }
+
+    func whenStrayed(_ turn: UInt64) -> @Sendable () -> Void { { [runtime, name = channel.name] in runtime.strayed(name, turn: turn) } }
 
     var whenParked: @Sendable () -> Void { { [runtime, kind = agent.kind] in runtime.parked(kind) } }
 
@@ -143,10 +145,11 @@ extension Activation: TurnOwner {
     private static let steerBytesMax = 256 << 10
 
     /// What had joined the request before the crash is part of it again.
-    private func rejoin(_ core: TurnCore, _ path: String, _ offsets: [UInt64]) {
-        let texts = offsets.compactMap { offset -> JSON? in
-            let body = try? runtime.channels.entry(channel, at: offset) { $0.body }
-            return body.map { ["offset": .string(Offset(offset).token), "text": .string($0.messageText)] }
+    private func rejoin(_ core: TurnCore, _ path: String, _ offsets: [UInt64]) throws(LogError) {
+        var texts: [JSON] = []
+        for offset in offsets {
+            guard let body = try runtime.channels.entry(channel, at: offset, { $0.body }) else { continue }
+            texts.append(["offset": .string(Offset(offset).token), "text": .string(body.messageText)])
         }
         isSteered(path, by: texts.isEmpty ? nil : .array(texts))
     }
@@ -191,7 +194,7 @@ extension Activation: TurnOwner {
         let failure = failure.asReplayed
         let entry = NewEntry(
             .stepFailed, Position(turn: core.turn, step: request.path, attempt: attempt), ("error", failure.journal),
-            ("final", .bool(retryAt == nil)),
+            ("final", .bool(retryAt == nil)), ("given_up", attempt == 0 ? true : nil),
             ("retry_at", retryAt.map { .string($0.description) }))
         guard let retryAt, let pause else { return failForGood(core, request, entry, failure, isAsked: attempt == 0) }
         guard !core.hasEnd(request.path), core.mayWrite else { return }
@@ -267,7 +270,8 @@ extension Activation: TurnOwner {
         case .auto:
             model.probeContinuation { [self] continues in
                 lane.deliver {
-                    guard self.isCurrent(core) else { return }
+                    // Ended meanwhile, or the process drains: nothing is bought any more.
+                    guard self.isCurrent(core), !self.runtime.isDraining, !core.hasEnd(request.path) else { return }
                     self.callModel(core, request, attempt, continues ? saved : SavedText(), model, modelRequest, policy)
                 }
             }
@@ -280,6 +284,7 @@ extension Activation: TurnOwner {
     ) {
         let position = Position(turn: core.turn, step: request.path, attempt: number)
         let joined = number == 1 ? takeSteers(core) : []
+        guard !state.isGone else { return }
         if !joined.isEmpty {
             isSteered(
                 request.path, by: .array(joined.map { ["offset": .string(Offset($0.offset).token), "text": .string($0.body.messageText)] }))

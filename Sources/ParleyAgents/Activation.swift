@@ -55,7 +55,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         var conversation: Conversation?
         var lastActive = Timestamp(milliseconds: 0)
         var isIdleCheckScheduled = false
-        /// It is about to see whether it can leave at once.
+        /// It is about to see whether it can leave, or to leave.
         var isMakingRoom = false
         /// Timers that were due at a moment when it was not known what they mean.
         var deferredTimers: [DueTimer] = []
@@ -170,7 +170,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         guard state.halt == nil else { return try decideHalted() }
         if decideFailed() { return }
         // A signal is kept until something waits for it.
-        guard let first = state.inbox.first else { return }
+        guard !state.isGone, let first = state.inbox.first else { return }
         // A close ends the agent after the turn before it: what queued behind that turn does not begin any more.
         if let close = state.inbox.firstClose, first.offset < state.lastEnd || first.offset == close.offset {
             return self.close(close.offset)
@@ -180,7 +180,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         switch item.kind {
         case .message, .steer: try begin(item)
         case .interrupt where first.row.hasText: try begin(item)
-        case .approve, .deny: decide([(item, "rejected", decisionInLog(of: item) ?? "unknown_approval")])
+        case .approve, .deny: decide([(item, "rejected", try decisionInLog(of: item) ?? "unknown_approval")])
         case .resume: decide([(item, "rejected", "not_parked")])
         default: decide([(item, "rejected", "turn_ended")])
         }
@@ -202,7 +202,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
     /// - Parameter end: The end of the turn before it, when the entry ends that as well: one batch, so that its receipt is true of both.
     func begin(_ item: InboxItem, after end: HaltedEnd? = nil) throws {
         agent = runtime.agent(ofKind: agent.kind) ?? agent
-        let history = try conversation(before: channel.tail.head + 1).first ?? item.offset
+        let history = try conversation(before: channel.tail.head + 1).first ?? end?.turn ?? item.offset
         state.isBusy = true
         let seed = runtime.world.random()
         let epoch = state.epoch
@@ -215,7 +215,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
                     ("epoch", .integer(Int64(epoch + 1))), ("node", .string(runtime.node)), ("build", .string(runtime.build)),
                     ("history", .string(Offset(history).token)), ("definition", agent.definition.map { .string($0.sha256) })),
             ]
-        let rows = (end?.rows ?? []) + [.status(.running, turn: item.offset)]
+        let rows = (end?.open.rows(of: channel.id) ?? []) + [.status(.running, turn: item.offset)]
         let content = agent.definition.map { [AgentRow.content($0.content, digest: $0.digest)] } ?? []
         var journal = Journal()
         (journal.seed, journal.history) = (seed, history)
@@ -300,24 +300,26 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
             runtime.observers.turnFailed(channel.name, StepFailure(error))
             entries = [NewEntry(.turnFailed, position, ("error", StepFailure(error).journal))]
         }
+        // A step that the program, run again, has not come to is over with its turn.
+        let left = core.leftOpen
+        entries = left.paths.map { Activation.stepCancelled(core.turn, $0) } + entries
         // An interrupt finds nothing left to interrupt; with a text it becomes the next message.
         let late = inbox.controls.all.compactMap { inbox[$0] }.filter {
             $0.kind == .interrupt && condition($0) == .holds && (!$0.row.hasText || $0.row.turn != nil)
         }.compactMap { item($0.offset) }
         entries += late.map { Activation.receipt($0.offset, $0.body, "rejected", reason: "turn_ended") }
         Failpoint.pass("turn.end")
-        let isCompleted = entries[0].kind == .turnCompleted
+        let isCompleted = entries.contains { $0.kind == .turnCompleted }
         let end = TurnEnd(
             core: core, input: input, result: result, entry: entries.firstIndex { $0.kind.endsTurn }!,
-            state: isCompleted ? completed?.state : nil,
-            decides: late.map(\.offset))
+            state: isCompleted ? completed?.state : nil, decides: late.map(\.offset), left: left)
         writeTurnEnd(end, entries, considered: considered)
     }
 
     /// Commits the end of a turn. It gives way to what wants to stop the turn and stands before it.
     private func writeTurnEnd(_ end: TurnEnd, _ entries: [NewEntry], considered: UInt64) {
         state.isBusy = true
-        var rows = [AgentRow.status(.idle, turn: nil)]
+        var rows = [AgentRow.status(.idle, turn: nil)] + end.left.rows(of: channel.id)
         // Only what differs: most agents have no state, and keep no row.
         if let new = end.state, new != (state.saved ?? .object([])) { rows.append(.state(new.bytes, entry: end.entry)) }
         write(
@@ -342,6 +344,8 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         (state.lastEnd, state.lastTurn) = (appended.offsets[end.entry], end.core.turn)
         if let new = end.state { state.saved = new }
         for offset in end.decides { state.inbox.remove(offset) }
+        for timer in end.left.timers { runtime.timers.settled(timer.key(channel.id)) }
+        if !end.left.paths.isEmpty { runtime.follows.endAll(of: channel.name) }
         runtime.turnEnded(channel.name, end.core.turn)
         for offset in end.decides { runtime.turnEnded(channel.name, offset) }
         perform {}
@@ -411,6 +415,10 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
             stopped(error)
             return nil
         }
+    }
+
+    static func stepCancelled(_ turn: UInt64, _ path: String) -> NewEntry {
+        NewEntry(.stepFailed, Position(turn: turn, step: path), ("error", StepFailure.cancelled.journal), ("final", true))
     }
 
     static func receipt(
@@ -506,7 +514,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         forgetTurn()
         (state.isBusy, state.halt) = (false, nil)
         (state.lastEnd, state.lastTurn) = (offset, end.turn)
-        for timer in end.timers { runtime.timers.settled(timer.key(channel.id)) }
+        for timer in end.open.timers { runtime.timers.settled(timer.key(channel.id)) }
         runtime.follows.endAll(of: channel.name)
         runtime.turnEnded(channel.name, end.turn)
     }

@@ -67,7 +67,11 @@ package final class AgentRuntime: Sendable {
             for agent in declared { agents[agent.kind] = agent }
             return Set(new)
         }
-        if !new.isEmpty { try takeUp { new.contains($0) } }
+        guard !new.isEmpty else { return }
+        try takeUp { new.contains($0) }
+        // What came for them before there was a program for it.
+        timers.lookAgain()
+        for follower in follows.followers where new.contains(AgentName(channel: follower)?.kind ?? "") { wake(follower) }
     }
 
     package var isDraining: Bool { draining.load(ordering: .relaxed) }
@@ -225,6 +229,18 @@ package final class AgentRuntime: Sendable {
     /// Whether turns of that kind that wait stay in memory: each that left took as much of it for ever.
     func keepsInMemory(_ kind: String) -> Bool { parked.withLock { $0[kind, default: 0] >= AgentRuntime.parkedMax } }
 
+    /// Turns that went on, by something outside of them, when they had left memory because they seemed only to wait.
+    private let strays = Mutex<[String: UInt64]>([:])
+
+    /// A turn has gone on without its memory: it is taken up again, and stays.
+    func strayed(_ name: String, turn: UInt64) {
+        strays.withLock { $0[name] = turn }
+        wake(name)
+    }
+
+    /// Whether the turn must not leave memory, because it also waits for something outside.
+    func hasStrayed(_ name: String, turn: UInt64) -> Bool { strays.withLock { $0[name] == turn } }
+
     func bodyBegan() { bodies.add(1, ordering: .relaxed) }
     func bodyEnded() { bodies.subtract(1, ordering: .relaxed) }
 
@@ -321,6 +337,7 @@ package final class AgentRuntime: Sendable {
     }
 
     func turnEnded(_ channel: String, _ turn: UInt64) {
+        strays.withLock { if $0[channel] == turn { $0[channel] = nil } }
         let due = turnObservers.withLock { observers in
             guard let all = observers[channel] else { return [TurnObserver]() }
             let rest = all.filter { $0.turn != turn }
@@ -339,6 +356,7 @@ extension AgentRuntime: InputObserver {
     package func channelDeleted(_ channel: Channel) {
         timers.channelDeleted(channel.id, channels.writer)
         follows.endAll(of: channel.name)
+        strays.withLock { $0[channel.name] = nil }
         // In memory may be its successor already.
         if let activation = directory.activation(channel.name), activation.channel.id == channel.id { activation.deleted() }
     }

@@ -106,6 +106,9 @@ final class FollowService: Sendable {
         }
     }
 
+    /// The agents that follow something, sorted.
+    var followers: [String] { state.withLock { $0.byFollower.keys.sorted() } }
+
     /// The follow has ended, and its row is gone.
     func end(_ follow: Follow) { state.withLock { FollowService.end(follow, &$0) } }
 

@@ -39,9 +39,12 @@ struct Inbox: Sendable {
 
     subscript(offset: UInt64) -> Entry? { entries[offset] }
 
-    /// Whether something in it can have an effect on a turn while that runs. Messages and steers that only queue have none.
-    func mayMatter(to policy: ConcurrentInput) -> Bool {
-        !controls.isEmpty || !signals.isEmpty || ![.queue, .steer].contains(policy) && !messages.isEmpty
+    /// Whether something in it can have an effect on a turn while that runs. Messages and steers that only queue have none, nor have signals that
+    /// no step waits for.
+    ///
+    /// - Parameter awaits: Whether a step waits for signals with that digest of their name.
+    func mayMatter(to policy: ConcurrentInput, awaits: (Bytes) -> Bool) -> Bool {
+        !controls.isEmpty || signals.keys.contains(where: awaits) || ![.queue, .steer].contains(policy) && !messages.isEmpty
     }
 
     /// Those that ask for a turn which is not `turn`, and whose message is not here: in log order for each turn that they ask for.

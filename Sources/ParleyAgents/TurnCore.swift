@@ -20,6 +20,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
     private let isMissing: Atomic<Bool>
     private let items: Mutex<[HistoryItem]>
     private let whenParked: @Sendable () -> Void
+    private let whenStrayed: @Sendable () -> Void
     /// How often the turn was used from outside its tasks.
     private let strays = Atomic<Int>(0)
     private let hasRight = Atomic<Bool>(true)
@@ -33,6 +34,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
         /// How many of them follow another channel.
         var followCount = 0
         var fence: (any Error)?
+        /// The turn has left memory, and everything that waited for one of its steps has been thrown out.
+        var isLeft = false
         var root: Task<Void, Never>?
         var refusals = Refusals()
     }
@@ -56,7 +59,7 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
         self.epoch = epoch
         ended = Mutex(Set(journal.completions.lazy.filter { $0.cancellation == nil }.map(\.path)))
         items = Mutex(history)
-        whenParked = owner.whenParked
+        (whenParked, whenStrayed) = (owner.whenParked, owner.whenStrayed(turn))
         isMissing = Atomic(!journal.starts.isEmpty)
         state = State(owner: owner, machine: TurnMachine(journal))
     }
@@ -217,6 +220,10 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
 
     private func check(_ request: StepRequest) throws {
         try checkLane()
+        if state.isLeft {
+            state.isLeft = false
+            whenStrayed()
+        }
         if state.refusals.isAbandoned, !request.isCompensation { throw state.fence ?? StepFailure.cancelled }
         try checkRunning(isShielded: request.isShielded)
     }
@@ -287,6 +294,12 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
     /// The end that was claimed did not come to be: something else must be decided first.
     func withdrawEnd(_ path: String) { ended.withLock { _ = $0.remove(path) } }
 
+    /// Whether a step waits for signals with that digest of their name.
+    func awaits(_ signal: Bytes) -> Bool { state.machine.awaits(signal) }
+
+    /// The steps of the journal that the program has not taken up again.
+    var leftOpen: OpenSteps { state.machine.leftOpen(turn) }
+
     /// The steps under way whose end has not been handed to the log, in the order of their paths; none during a replay.
     var openSteps: [StepRequest] {
         guard state.fence == nil else { return [] }
@@ -331,6 +344,8 @@ package final class TurnCore: @unchecked Sendable {  // Guard: `state` and `end`
         // It holds what runs the turn, and is held by it.
         state.owner = nil
         if state.refusals.hasParked { leaveProgram() }
+        // What runs now was thrown out of its waits. What comes behind that waited for something outside the turn, and goes on.
+        if error is Passivated { lane.deliver { self.state.isLeft = true } }
     }
 
     private static let remedy =
@@ -419,6 +434,8 @@ protocol TurnOwner: AnyObject, Sendable {
     /// The program has come as far as the journal takes it; called again when it comes to a step late. On the lane.
     func caughtUp(_ core: TurnCore)
     func stalled(_ core: TurnCore, _ error: TurnError, at source: String?)
+    /// Called when the program goes on although the turn has left memory. Any thread.
+    func whenStrayed(_ turn: UInt64) -> @Sendable () -> Void
     /// Called when a task of the program will never go on nor end, because it went on calling whatever it was told. Any thread.
     var whenParked: @Sendable () -> Void { get }
 }

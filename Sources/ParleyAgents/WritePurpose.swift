@@ -55,6 +55,7 @@ struct TurnEnd: Sendable {
     var state: JSON?
     /// Input that is decided with it.
     var decides: [UInt64]
+    var left: OpenSteps
 }
 
 /// The end of a step that no entry from outside ended.

@@ -168,8 +168,11 @@ package final class SimulatedWorld: World {
                 return nil
             }
             state.now = max(state.now, instant)
-            guard schedule.firesTogether else { return [state.timers.removeFirst()] }
             let now = state.now
+            // A lane may be due alone.
+            guard schedule.firesTogether else {
+                return state.timers.first.map { $0.instant <= now } == true ? [state.timers.removeFirst()] : []
+            }
             let due = state.timers.prefix { $0.instant <= now }
             state.timers.removeFirst(due.count)
             return due.shuffled(using: &state.random)

@@ -133,8 +133,9 @@ package struct Journal: Sendable {
             if frame.body["error"]?["code"]?.string != StepFailure.prefixRefusedCode { open[path]?.failures += 1 }
         case .stepFailed:
             let failure = StepFailure(journal: frame.body["error"] ?? .null)
-            // Of no attempt, and of no turn that was cancelled.
-            let isGivenUp = position.attempt == 0 && failure.code == StepFailure.cancelled.code && cancellation == nil
+            // Earlier versions did not say it: of no attempt, and of no turn that was cancelled.
+            let mayBeGivenUp = position.attempt == 0 && failure.code == StepFailure.cancelled.code && cancellation == nil
+            let isGivenUp = frame.body["given_up"]?.bool ?? mayBeGivenUp
             close(path, .failed(failure), at, isGivenUp: isGivenUp)
         case .stepCompleted:
             close(path, .completed(frame.body), at)

@@ -23,7 +23,7 @@ struct Replay {
     /// Results in a cancelled turn of steps that the program does not wait for.
     private var skipped: [String: Journal.Completion] = [:]
     /// Steps without a result that have not been taken up again.
-    private var open: [String: Journal.OpenStep]
+    private(set) var open: [String: Journal.OpenStep]
     private let openOrder: [String]
 
     private struct Start {
@@ -164,8 +164,10 @@ struct Replay {
         return true
     }
 
-    /// A result that was skipped, for a step that is asked for after all.
-    mutating func takeSkipped(_ path: String) -> Journal.Completion? { skipped.removeValue(forKey: path) }
+    /// A result that was skipped, for a step that is asked for after all, or that the program has given up again.
+    mutating func takeSkipped(_ path: String, isGivenUp: Bool) -> Journal.Completion? {
+        skipped[path]?.isGivenUp == isGivenUp ? skipped.removeValue(forKey: path) : nil
+    }
 }
 
 extension Journal.Start {

@@ -38,6 +38,9 @@ struct StepRequest: Sendable {
         }
     }
 
+    /// The digest of the name of the signal that it waits for.
+    var signal: Bytes? { if case .wait(let signal, _, _) = work { InboxRow.digest(name: signal) } else { nil } }
+
     /// The digest of a model's request as earlier versions computed it.
     var earlierDigest: String? {
         guard case .model(let model, let request, _) = work else { return nil }

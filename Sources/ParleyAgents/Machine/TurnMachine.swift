@@ -58,6 +58,8 @@ struct TurnMachine {
 
     private var replay: Replay
     private var waits: [String: Wait] = [:]
+    /// How many of them wait for a signal, by the digest of its name.
+    private var signals: [Bytes: Int] = [:]
     /// Steps asked for during the replay that the journal does not have, in their order.
     private var held: [String] = []
     /// The program has come as far as the journal takes it, but for what it waits for outside the turn.
@@ -110,21 +112,25 @@ extension TurnMachine {
 
     func isWaiting(for path: String) -> Bool { waits[path] != nil }
 
+    /// Whether a step waits for signals with that digest of their name.
+    func awaits(_ signal: Bytes) -> Bool { signals[signal] != nil }
+
     /// Compares what the program asks for with what the journal has. Call it once for each step, before ``ask(_:isKnown:)``.
     mutating func match(_ request: StepRequest, isNamed: (Substring) -> Bool) -> Replay.Match {
-        replay.match(request, isCancelled: cancellation != nil, isNamed: isNamed)
+        replay.match(request, isCancelled: isCancelled, isNamed: isNamed)
     }
 
     /// The program waits for a step.
     /// - Parameter isKnown: The journal has it.
     mutating func ask(_ request: StepRequest, isKnown: Bool) -> [Action] {
         waits[request.path] = Wait(request: request)
+        if let signal = request.signal { signals[signal, default: 0] += 1 }
         guard isKnown else {
             if isLive, isCaughtUp { return [.begin(request)] }
             held.append(request.path)
             return []
         }
-        if let result = replay.takeSkipped(request.path) { return [.giveNext(result)] }
+        if let result = replay.takeSkipped(request.path, isGivenUp: false) { return [.giveNext(result)] }
         guard isLive else { return [] }
         // The program has come to it late, from something outside the turn.
         let open = replay.takeOpen(request.path)
@@ -135,6 +141,7 @@ extension TurnMachine {
     mutating func cancel(_ path: String) -> [Action] {
         guard let wait = waits[path] else { return [] }
         // What is not under way yet is cancelled once it is; what the journal says was given up is given up now.
+        if let result = replay.takeSkipped(path, isGivenUp: true) { return [.giveNext(result)] }
         guard isLive, !held.contains(path), !replay.isGivenUp(path) else {
             waits[path]!.isCancelled = true
             return replay.isGivenUp(path) ? releaseSoon() : []
@@ -144,7 +151,10 @@ extension TurnMachine {
 
     /// The program was thrown out of all that it waits for, and nothing of it runs any more. What it gave to be run is let go of: it may hold
     /// the turn that holds it.
-    mutating func leaveProgram() { (waits, held, compensations.registered) = ([:], [], []) }
+    mutating func leaveProgram() { (waits, signals, held, compensations.registered) = ([:], [:], [], []) }
+
+    /// Whether the program may leave out what the journal has: it has been told that the turn is cancelled.
+    private var isCancelled: Bool { cancellation != nil || outside.hasCancelledProgram }
 
     mutating func nextRandom() -> UInt64 { random.next() }
 
@@ -162,7 +172,7 @@ extension TurnMachine {
 
     /// No task can use the scope any more.
     func scopeEnded(_ scope: String, isNamed: (Substring) -> Bool) -> [Action] {
-        guard cancellation == nil, let missed = replay.missed(in: scope[...], isNamed: isNamed) else { return [] }
+        guard !isCancelled, let missed = replay.missed(in: scope[...], isNamed: isNamed) else { return [] }
         return [.stall(.mismatch(expected: missed.text, found: "the end of the task that would ask for it"))]
     }
 }
@@ -181,6 +191,9 @@ extension TurnMachine {
 
     /// When an open step of the journal ends by itself.
     func recordedDue(_ path: String) -> Timestamp? { replay.due(of: path) }
+
+    /// The steps of the journal that were left open, and that the program has not taken up again.
+    func leftOpen(_ turn: UInt64) -> OpenSteps { OpenSteps(turn, replay.open, replay.openPaths) }
 
     /// Nothing that the journal has is to come any more.
     private var isCaughtUp: Bool { replay.isOver || cancellation != nil && !replay.hasResults }
@@ -293,7 +306,8 @@ extension TurnMachine {
             now = max(now, completion.at)
             return [.cancelProgram] + conclude()
         }
-        guard waits.removeValue(forKey: completion.path) != nil else { return [] }
+        guard let wait = waits.removeValue(forKey: completion.path) else { return [] }
+        if let signal = wait.request.signal, let count = signals.removeValue(forKey: signal), count > 1 { signals[signal] = count - 1 }
         now = max(now, completion.at)
         emits.progressed()
         return [.give(path: completion.path, completion.outcome)]
