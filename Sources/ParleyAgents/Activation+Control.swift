@@ -340,7 +340,8 @@ extension Activation {
         var entries = [
             NewEntry(
                 .stepStarted, position, ("kind", .string(request.kind.rawValue)), ("name", .string(request.name)),
-                ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", request.asked))
+                ("idempotency_key", .string(idempotencyKey(core.turn, request.path))), ("request", request.asked),
+                ("shielded", request.isShielded ? true : nil))
         ]
         if case .approval(let action, let arguments, let until) = request.work {
             entries.append(

@@ -121,8 +121,9 @@ extension Activation {
         if decideFailed() { return }
         for offset in inbox.controls.all {
             guard let entry = inbox[offset], condition(entry) == .holds else { continue }
-            // A turn that pauses after a crash is about to run again: all but a cancel is decided with its program.
-            if halt.status == .running, entry.kind != .cancel { continue }
+            // A turn that pauses after a crash is about to run again: all but a cancel is decided with its program, and that too when there is
+            // something that a cancel does not reach.
+            if let pause = halt.pause, entry.kind != .cancel || pause.journal.isShielded { continue }
             guard let item = item(offset) else { return }
             switch item.kind {
             case .resume: return try resume(halt, item)
@@ -295,6 +296,9 @@ extension Journal {
 
     /// Why the turn was cancelled; `nil` unless it was.
     var cancellation: JSON? { completions.lazy.compactMap(\.cancellation).first }
+
+    /// Whether it does something that a cancel does not reach: a shielded step, or what is left to do once it was cancelled.
+    var isShielded: Bool { cancellation != nil || starts.contains { $0.isShielded && open[$0.path] != nil } }
 
     /// What a model was writing.
     var partial: String { starts.last { open[$0.path]?.text.text.isEmpty == false }.flatMap { open[$0.path]?.text.text.text } ?? "" }

@@ -98,7 +98,7 @@ extension Activation: TurnOwner {
             ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(core.turn, request.path))),
             ("request", journal ?? request.asked),
             ("continues_at", continuesAt.map { .integer(Int64($0)) }),
-            ("compensation", request.isCompensation ? true : nil),
+            ("compensation", request.isCompensation ? true : nil), ("shielded", request.isShielded ? true : nil),
             ("steered", joined.isEmpty ? nil : .array(joined.map { .string(Offset($0.offset).token) })))
         let receipts = joined.map { Activation.receipt($0.offset, $0.body, "applied", turn: core.turn, step: request.path) }
         var rows = takeWaitingMark(core)

@@ -170,7 +170,10 @@ enum ControlEntry {
         let body = JSON.object(
             [JSON.Member("type", .string(type))]
                 + (members + conditions).compactMap { name, value in value.map { JSON.Member(name, $0) } })
-        let offset = try MessageArgument.append(body, to: channel, client, key: arguments["key"])
+        // What begins a turn, or is kept for one, may create the agent. For anything else a name that is not there is a mistake.
+        let begins = type == "signal" || type == "steer" || type == "interrupt" && body["text"] != nil
+        let offset = try MessageArgument.append(
+            body, to: channel, client, key: arguments["key"], mustExist: !begins || body["if_turn"] != nil)
         Terminal.output("\(offset)\n")
         do {
             // A signal, and a steer that no call of the model takes yet, may wait for long: what is decided is said, the rest is in the log.

@@ -54,11 +54,13 @@ enum MessageArgument {
     }
 
     /// Appends an entry once, however often it has to be tried, and returns its offset.
-    static func append(_ body: JSON, to channel: String, _ client: Client, key: String?) throws -> String {
+    ///
+    /// - Parameter mustExist: No agent is created for it.
+    static func append(_ body: JSON, to channel: String, _ client: Client, key: String?, mustExist: Bool = false) throws -> String {
         if key == "" { throw UsageError("--key is ''; expected 1 to 256 bytes.") }
         let key = key ?? Client.newIdempotencyKey()
-        let answer = try client.requestPatiently(
-            "POST", "/v1/" + channel, headers: [("Content-Type", "application/json"), ("Idempotency-Key", key)], body: body.bytes)
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)] + (mustExist ? [("If-Match", "*")] : [])
+        let answer = try client.requestPatiently("POST", "/v1/" + channel, headers: headers, body: body.bytes)
         guard answer.status == 202, let offset = answer.json?["entries"]?.array?.first?["offset"]?.string else {
             throw client.refusal(answer, of: channel)
         }

@@ -71,11 +71,11 @@ extension Problem {
 }
 
 extension ChannelError {
-    /// An agent that was never named, and an entry that creates none.
-    static func unknownAgent(_ agent: AgentName, _ kind: EntryKind) -> ChannelError {
+    /// An agent that was never named, and a request that creates none.
+    static func unknownAgent(_ agent: AgentName) -> ChannelError {
         ChannelError(
             "unknown_agent",
-            "there is no agent '\(agent.kind)/\(agent.id)', and a '\(kind.name)' creates none. Check the name, or create the agent: POST it a 'message', or PUT /v1/stream/\(agent.channel).",
+            "there is no agent '\(agent.kind)/\(agent.id)', and with If-Match: * none is created. Check the name, or create the agent: POST it a 'message', or PUT /v1/stream/\(agent.channel).",
             [("agent", .string(agent.channel))])
     }
 

@@ -83,28 +83,21 @@ import Testing
         #expect(try Self.server.post("/v1/agents/echo/prefer", Self.hello, Self.json, [("Prefer", preference)]).code == "invalid_prefer")
     }
 
-    @Test(arguments: [
-        #"{"type":"cancel"}"#, #"{"type":"interrupt"}"#, #"{"type":"close"}"#, #"{"type":"resume"}"#,
-        #"[{"type":"deny","approval":"1/x"}]"#,
-        #"{"type":"approve","approval":"1/x"}"#, #"{"type":"steer","text":"a","if_turn":"0000000000000001"}"#,
-        #"{"type":"interrupt","text":"a","if_turn":"0000000000000001"}"#, #"[{"type":"cancel"},{"type":"close"}]"#,
-    ])
-    func `what acts on a turn creates no agent`(_ body: String) throws {
+    @Test(arguments: [#"{"type":"cancel"}"#, #"{"type":"message","text":"a"}"#, #"[{"type":"cancel"},{"type":"close"}]"#])
+    func `If-Match with a star creates no agent`(_ body: String) throws {
         for route in ["/v1/agents/echo/mistyped", "/v1/stream/agents/echo/mistyped"] {
-            let answer = try Self.server.post(route, body, Self.json)
+            let answer = try Self.server.request("POST", route, [("Content-Type", Self.json), ("If-Match", "*")], body)
             #expect(answer.status == 404 && answer.code == "unknown_agent")
             #expect(answer.json?["agent"] == "agents/echo/mistyped")
         }
-        let closing = try Self.server.request("POST", "/v1/stream/agents/echo/mistyped", [("Stream-Closed", "true")], "")
+        let closing = try Self.server.request(
+            "POST", "/v1/stream/agents/echo/mistyped", [("Stream-Closed", "true"), ("If-Match", "*")], "")
         #expect(closing.status == 404 && closing.code == "unknown_agent")
         #expect(try Self.server.get("/v1/agents/echo/mistyped").code == "channel_not_found")
     }
 
-    @Test(arguments: [
-        #"{"type":"message","text":"a"}"#, #"{"type":"steer","text":"a"}"#, #"{"type":"interrupt","text":"a"}"#,
-        #"{"type":"signal","name":"s"}"#, #"[{"type":"cancel"},{"type":"message","text":"a"}]"#,
-    ])
-    func `what begins a turn, or is kept for one, creates the agent`(_ body: String) throws {
+    @Test(arguments: [#"{"type":"message","text":"a"}"#, #"{"type":"cancel"}"#, #"{"type":"signal","name":"s"}"#])
+    func `the first entry creates the agent`(_ body: String) throws {
         let server = try TestServer()
         #expect(try server.post("/v1/agents/echo/fresh", body, Self.json).status == 202)
         #expect(try server.get("/v1/agents/echo/fresh").status == 200)
@@ -113,9 +106,10 @@ import Testing
     @Test func `an agent that was created idle, or deleted, is no unknown one`() throws {
         let server = try TestServer()
         #expect(try server.request("PUT", "/v1/stream/agents/echo/idle", [("Content-Type", Self.json)], "").status == 201)
-        #expect(try server.post("/v1/agents/echo/idle", #"{"type":"cancel"}"#, Self.json).status == 202)
+        let fields = [("Content-Type", Self.json), ("If-Match", "*")]
+        #expect(try server.request("POST", "/v1/agents/echo/idle", fields, #"{"type":"cancel"}"#).status == 202)
         #expect(try server.request("DELETE", "/v1/agents/echo/idle").status == 204)
-        #expect(try server.post("/v1/agents/echo/idle", #"{"type":"cancel"}"#, Self.json).code == "agent_deleted")
+        #expect(try server.request("POST", "/v1/agents/echo/idle", fields, #"{"type":"cancel"}"#).code == "agent_deleted")
     }
 
     @Test func `a body that is no entry is answered with one`() throws {

@@ -10,6 +10,8 @@ package struct Journal: Sendable {
         package var digest: String?
         package var at: Timestamp
         package var offset: UInt64
+        /// Neither a cancel nor an interrupt reaches it.
+        package var isShielded = false
     }
 
     package struct Completion: Sendable {
@@ -115,7 +117,10 @@ package struct Journal: Sendable {
             if position.attempt == 1 {
                 hasProgress = true
                 let kind = body["kind"]?.string.flatMap { StepKind(rawValue: $0) } ?? .step
-                starts.append(Start(path: path, kind: kind, digest: body["request"]?["sha256"]?.string, at: at, offset: offset))
+                starts.append(
+                    Start(
+                        path: path, kind: kind, digest: body["request"]?["sha256"]?.string, at: at, offset: offset,
+                        isShielded: body["shielded"]?.bool ?? false))
                 open[path] = OpenStep(startedAt: offset)
                 open[path]?.followed = body["request"]?["incarnation"]?.string
             }

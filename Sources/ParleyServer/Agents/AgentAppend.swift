@@ -89,8 +89,7 @@ struct AgentAppend {
         return inputs
     }
 
-    /// Appends. An agent that was never named is created if there is something for it to do, else the answer is 404 `unknown_agent`. `done` is called
-    /// once, on any thread.
+    /// Appends; the agent is made if it was never there, unless the request says that it must be. `done` is called once, on any thread.
     func submit(_ done: @escaping @Sendable (Result<Outcome, ChannelError>) -> Void) {
         var entries = inputs.map(\.entry)
         var labels = inputs.map { (kind: $0.entry.kind, id: $0.id) }
@@ -98,12 +97,12 @@ struct AgentAppend {
             entries.append(AgentAppend.close(by: principal))
             labels.append((.close, nil))
         }
-        let append = Append(context.channels, to: agent.channel, entries) { [agent, inputs, labels] result in
+        let append = Append(context.channels, to: agent.channel, entries) { [agent, labels] result in
             Failpoint.pass("answer.before")
-            let result = result.mapError { $0.code == "channel_not_found" ? .unknownAgent(agent, inputs.first?.entry.kind ?? .close) : $0 }
+            let result = result.mapError { $0.code == "channel_not_found" ? .unknownAgent(agent) : $0 }
             done(result.map { appended in Outcome(appended: appended, entries: AgentAppend.describe(labels, appended.offsets)) })
         }
-        if inputs.contains(where: \.createsAgent) {
+        if !head.mustExist {
             append.creates = ChannelRow(
                 name: agent.channel, contentType: ContentTypeText.json, isAgent: true, created: context.channels.world.now)
         }
@@ -124,19 +123,6 @@ struct AgentAppend {
     }
 
     private static func close(by principal: String) -> NewEntry { NewEntry(.close, nil, ("by", .string(principal))) }
-}
-
-extension InputEntry {
-    /// Whether the entry creates an agent that was never named: it begins a turn, or is kept for one. Everything else acts on what the agent has
-    /// begun, so the name is a mistake.
-    fileprivate var createsAgent: Bool {
-        switch entry.kind {
-        case .message, .signal: true
-        case .steer: entry.inbox?.turn == nil
-        case .interrupt: entry.inbox?.turn == nil && entry.inbox?.hasText == true
-        default: false
-        }
-    }
 }
 
 extension EntryKind {

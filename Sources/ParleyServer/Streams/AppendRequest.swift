@@ -11,6 +11,8 @@ struct AppendRequest {
     let idempotencyKey: String?
     /// Where the tail must be.
     let ifTail: UInt64?
+    /// `If-Match: *`: nothing is created for it.
+    let mustExist: Bool
 
     private static let idBytesMax = 256
     /// 2^53 - 1: every client's numbers are exact up to here.
@@ -22,6 +24,7 @@ struct AppendRequest {
         producer = try AppendRequest.producer(of: request)
         sequence = request.header(StreamHeader.sequence)
         ifTail = try AppendRequest.ifTail(of: request)
+        mustExist = request.header("If-Match")?.trimmingSpaces == "*"
         idempotencyKey = try AppendRequest.idempotencyKey(of: request)
         if producer != nil, idempotencyKey != nil {
             throw .bad("conflicting_headers", "Idempotency-Key and Producer-Id are both given; each alone makes a retry safe. Send one.")
@@ -40,7 +43,7 @@ struct AppendRequest {
     /// A JSON body that came by another way than a POST.
     init(idempotencyKey: String?) {
         (contentType, closes, producer, sequence) = (ContentTypeText.json, false, nil, nil)
-        (self.idempotencyKey, ifTail) = (idempotencyKey, nil)
+        (self.idempotencyKey, ifTail, mustExist) = (idempotencyKey, nil, false)
     }
 
     /// What a repeat must have in common with the first: the body, what it is, and whether it was the last.
