@@ -15,7 +15,7 @@ extension Activation {
     }
 
     func scheduleIdleCheck() {
-        if runtime.directory.isCrowded, canRest { makeRoomSoon() }
+        if runtime.directory.isCrowded, canRest, state.core == nil || hasStayed { makeRoomSoon() }
         guard !state.isIdleCheckScheduled, !state.isGone else { return }
         state.isIdleCheckScheduled = true
         runtime.world.schedule(at: runtime.world.now.advanced(by: runtime.idleAfter)) { [self] in
@@ -25,6 +25,11 @@ extension Activation {
             }
         }
     }
+
+    /// Whether it has been in memory for a while: turns that only wait must not take turns in memory without a pause.
+    private var hasStayed: Bool { state.loadedAt.duration(to: runtime.world.now) >= Activation.stay }
+
+    private static let stay = Duration.seconds(1)
 
     /// Others wait for room: leaves now if it can. Any thread.
     func makeRoom() { lane.deliver { self.restIfIdle() } }

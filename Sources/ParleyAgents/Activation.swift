@@ -53,6 +53,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         var isGone = false
         /// The turns before the next one, once one has begun here.
         var conversation: Conversation?
+        var loadedAt = Timestamp(milliseconds: 0)
         var lastActive = Timestamp(milliseconds: 0)
         var isIdleCheckScheduled = false
         /// It is about to see whether it can leave, or to leave.

@@ -299,6 +299,35 @@ private struct Stalled {
         #expect(last == "turn.cancelled")
     }
 
+    @Test func `is cancelled with its program when something is shielded`() throws {
+        let entries = try SimulatedNode.simulate {
+            let hangs: @Sendable (Turn) async throws -> Void = { turn in
+                try await turn.shielded("paying") { turn in
+                    _ = try await turn.step("pay") { _ in
+                        await withCheckedContinuation { (_: CheckedContinuation<Void, Never>) in }
+                    }
+                }
+            }
+            let (_, log, now) = try Self.crash(2, hangs)
+            let world = SimulatedWorld(seed: 9, now: now)
+            let node = try SimulatedNode(
+                world, log.reopen(),
+                agents: [
+                    agent { _, turn in
+                        try await turn.shielded("paying") { turn in _ = try await turn.step("pay") { _ in } }
+                        try await turn.sleep(.seconds(1))
+                        return .null
+                    }
+                ])
+            world.run(deadline: world.now.advanced(by: .milliseconds(100)))
+            node.send(NewEntry(.cancel, nil, ("by", "ann")), to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            return try node.entries("agents/probe/a")
+        }
+        #expect(entries.last?["type"] == "turn.cancelled")
+        #expect(entries.contains { $0["type"] == "step.completed" && $0["step"] == "paying/pay" }, "\(short(entries))")
+    }
+
     @Test func `goes on at once as long as each process gets further`() throws {
         let (pauses, types) = try SimulatedNode.simulate {
             let (pauses, log, now) = try Self.crash(5) { turn in
