@@ -15,7 +15,7 @@ extension Activation {
     }
 
     func scheduleIdleCheck() {
-        if runtime.directory.isCrowded, canRest, state.core == nil || hasStayed { makeRoomSoon() }
+        if runtime.directory.isCrowded, state.core == nil, canRest { makeRoomSoon() }
         guard !state.isIdleCheckScheduled, !state.isGone else { return }
         state.isIdleCheckScheduled = true
         runtime.world.schedule(at: runtime.world.now.advanced(by: runtime.idleAfter)) { [self] in
@@ -25,11 +25,6 @@ extension Activation {
             }
         }
     }
-
-    /// Whether it has been in memory for a while: turns that only wait must not take turns in memory without a pause.
-    private var hasStayed: Bool { state.loadedAt.duration(to: runtime.world.now) >= Activation.stay }
-
-    private static let stay = Duration.seconds(1)
 
     /// Others wait for room: leaves now if it can. Any thread.
     func makeRoom() { lane.deliver { self.restIfIdle() } }
@@ -50,7 +45,6 @@ extension Activation {
         let quietFor = state.lastActive.duration(to: runtime.world.now)
         guard runtime.directory.isCrowded || quietFor >= runtime.idleAfter, canRest else { return scheduleIdleCheck() }
         guard let core = state.core else { return rest() }
-        state.isMakingRoom = true
         markWaiting(core, isLeaving: true)
     }
 
@@ -105,7 +99,6 @@ extension Activation {
         }
         // What came while the mark was written is decided first. If that decides something, the agent stays.
         perform {}
-        state.isMakingRoom = false
         if isCurrent(core), canRest { rest() } else { scheduleIdleCheck() }
     }
 

@@ -15,7 +15,7 @@ extension Activation {
         let last = try runtime.channels.log.first(.states, from: channel.id.key, to: channel.id.keyEnd, reversed: true)
         state.saved = try last.map { try JSON.parse($0.value) }
         try readLastEnd(upTo: head)
-        (state.isLoaded, state.loadedAt) = (true, runtime.world.now)
+        state.isLoaded = true
         let hasStopped = runtime.hasStopped(channel.name)
         if let turn = row.turn { try takeUp(turn, row.status, hasStopped: hasStopped) }
     }

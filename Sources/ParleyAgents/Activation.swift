@@ -53,10 +53,9 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         var isGone = false
         /// The turns before the next one, once one has begun here.
         var conversation: Conversation?
-        var loadedAt = Timestamp(milliseconds: 0)
         var lastActive = Timestamp(milliseconds: 0)
         var isIdleCheckScheduled = false
-        /// It is about to see whether it can leave, or to leave.
+        /// It is about to see whether it can leave at once.
         var isMakingRoom = false
         /// Timers that were due at a moment when it was not known what they mean.
         var deferredTimers: [DueTimer] = []

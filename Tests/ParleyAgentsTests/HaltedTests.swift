@@ -308,7 +308,7 @@ private struct Stalled {
                     }
                 }
             }
-            let (_, log, now) = try Self.crash(2, hangs)
+            let (_, log, now) = try Self.crash(2, before: hangs)
             let world = SimulatedWorld(seed: 9, now: now)
             let node = try SimulatedNode(
                 world, log.reopen(),

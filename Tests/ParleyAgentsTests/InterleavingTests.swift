@@ -522,35 +522,3 @@ private final class Probed: Model {
         #expect(active == [0, 0])
     }
 }
-
-@Suite struct `An agent that only waits` {
-    @Test(arguments: 0..<4 as Range<UInt64>)
-    func `makes room although it is talked to`(seed: UInt64) throws {
-        let waited = try SimulatedNode.simulate {
-            var schedule = SimulatedSchedule()
-            (schedule.heldOneIn, schedule.heldLongest, schedule.firesTogether) = (2, 12, true)
-            let world = SimulatedWorld(seed: seed, schedule: schedule)
-            let node = try SimulatedNode(
-                world, SimulatedLog(),
-                agents: [
-                    agent { text, turn in
-                        if text == "y" { return "done" }
-                        return try await turn.wait(for: "go")
-                    }
-                ], activeMax: 1)
-            node.send("x", to: name)
-            world.run(deadline: world.now.advanced(by: .seconds(1)))
-            for n in 0..<1_000 {
-                world.schedule(at: world.now.advanced(by: .milliseconds(5 * n))) {
-                    node.control(.signal, ("name", "go"), ("if_turn", "0000000000000fff"))
-                }
-            }
-            world.run(deadline: world.now.advanced(by: .milliseconds(100)))
-            let start = world.now
-            node.send("y", to: "agents/probe/b")
-            world.run(deadline: world.now.advanced(by: .seconds(3_600))) { (try? node.entries("agents/probe/b").last?["output"]) == "done" }
-            return start.duration(to: world.now)
-        }
-        #expect(waited < .seconds(3), "\(waited)")
-    }
-}
