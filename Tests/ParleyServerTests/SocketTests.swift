@@ -131,9 +131,6 @@ import Testing
             message: #"{"op":"append","ref":1,"channel":"agents/nobody/x","entries":[{"type":"message","text":"x"}]}"#,
             code: "unknown_agent_kind", says: ["assistant, echo"]),
         .init(
-            message: #"{"op":"append","ref":1,"channel":"agents/echo/never-named","entries":[{"type":"cancel"}]}"#, code: "unknown_agent",
-            says: ["echo/never-named", "'cancel'"]),
-        .init(
             message: #"{"op":"append","ref":1,"channel":"agents/echo/x","entries":[{"type":"message","text":"x"},{"type":"shout"}]}"#,
             code: "unknown_entry_type", says: ["entry 1", "shout"]),
         .init(message: #"{"op":"ephemeral","channel":"a"}"#, code: "invalid_event", says: ["missing"]),
