@@ -63,7 +63,23 @@ class ExamplesTest(unittest.TestCase):
         for name in ["asistant/me", "assistant", "assistant/me"]:
             found = subprocess.run([sys.executable, "-c", program, name], capture_output=True, text=True, timeout=60)
             self.assertEqual(found.returncode, 1, name)
-            self.assertIn(f"agents/{name} (status=404)", found.stderr)
+            self.assertIn(f"agents/{name}?view=settled (status=404)", found.stderr)
+
+    def test_the_follower_of_the_quickstart_reads_each_entry_once_and_ends_with_the_agent(self):
+        node = Node().start()
+        self.addCleanup(node.close)
+        program = next(sample for sample in samples(ROOT / "docs" / "quickstart-http.md") if sample.options.get("file") == "follow.py").text
+        node.append("assistant/me", type="message", text="say: Hello.")
+        follower = subprocess.Popen(
+            [sys.executable, "-c", program.replace("http://127.0.0.1:4437", node.url), "assistant/me"], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(follower.kill)
+        while "turn.completed" not in follower.stdout.readline():
+            pass
+        node.append("assistant/me", type="close")
+        rest = follower.stdout.read().split("\n")
+        self.assertEqual(follower.wait(60), 0)
+        self.assertNotIn("turn.completed Hello.", rest)
+        self.assertEqual([line for line in rest if line.startswith("agent.")], ["agent.closed "])
 
     def test_the_client_shows_what_a_live_read_without_an_offset_needs(self):
         from durable_streams import DurableStreamError, stream

@@ -32,7 +32,7 @@ struct AccessPolicy: Sendable {
             throw Problem(
                 status: 403, code: AccessPolicy.wrongHost,
                 detail:
-                    "Host is '\(host ?? "")'; expected localhost, a loopback address or a configured host. Add the name to the allowed hosts."
+                    "Host is '\(host ?? "")'; expected localhost or a loopback address. To be reached by another name, start the server with keys: --keys <file> or PARLEY_KEYS."
             )
         }
         // Who may read it depends on who asks, also when nobody of another origin did: a shared cache must know.
