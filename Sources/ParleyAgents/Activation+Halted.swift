@@ -122,8 +122,8 @@ extension Activation {
         for offset in inbox.controls.all {
             guard let entry = inbox[offset], condition(entry) == .holds else { continue }
             // A turn that pauses after a crash is about to run again: all but a cancel is decided with its program, and that too when there is
-            // something that a cancel does not reach.
-            if let pause = halt.pause, entry.kind != .cancel || pause.journal.isShielded { continue }
+            // something that a cancel does not reach, or an answer that came before it.
+            if let pause = halt.pause, entry.kind != .cancel || pause.journal.isShielded { return }
             guard let item = item(offset) else { return }
             switch item.kind {
             case .resume: return try resume(halt, item)

@@ -299,6 +299,23 @@ private struct Stalled {
         #expect(last == "turn.cancelled")
     }
 
+    @Test func `has what came before a cancel decided before it`() throws {
+        let entries = try SimulatedNode.simulate {
+            let (_, log, now) = try Self.crash(2)
+            let world = SimulatedWorld(seed: 9, now: now)
+            let node = try SimulatedNode(world, log.reopen(), agents: [agent { _, turn in try await turn.wait(for: "go") }])
+            world.run(deadline: world.now.advanced(by: .milliseconds(100)))
+            let decision = NewEntry(.deny, nil, ("by", "ann"), ("approval", "none"))
+            node.send(decision, to: "agents/probe/a")
+            node.send(NewEntry(.cancel, nil, ("by", "ann")), to: "agents/probe/a")
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            return try node.entries("agents/probe/a")
+        }
+        let receipts = entries.filter { $0["type"] == "receipt" }.compactMap { $0["of"]?.string }
+        #expect(receipts == receipts.sorted() && receipts.count == 3, "\(short(entries))")
+        #expect(entries.last?["type"] == "turn.cancelled")
+    }
+
     @Test func `is cancelled with its program when something is shielded`() throws {
         let entries = try SimulatedNode.simulate {
             let hangs: @Sendable (Turn) async throws -> Void = { turn in
