@@ -235,8 +235,21 @@ package final class AgentRuntime: Sendable {
     /// A turn has gone on without its memory: it is taken up again, and stays.
     func strayed(_ name: String, turn: UInt64) {
         strays.withLock { $0[name] = turn }
+        // Noted before looking: a turn that ends from here on takes the note away, and one that had ended before is seen here.
+        guard isOpen(turn, of: name) else { return noStray(name, turn: turn) }
         wake(name)
     }
+
+    /// A log that cannot be read may have it.
+    private func isOpen(_ turn: UInt64, of name: String) -> Bool {
+        do throws(LogError) {
+            return try channels.find(name).flatMap { channel throws(LogError) in try channels.row(channel) }?.turn == turn
+        } catch {
+            return true
+        }
+    }
+
+    private func noStray(_ name: String, turn: UInt64) { strays.withLock { if $0[name] == turn { $0[name] = nil } } }
 
     /// Whether the turn must not leave memory, because it also waits for something outside.
     func hasStrayed(_ name: String, turn: UInt64) -> Bool { strays.withLock { $0[name] == turn } }
@@ -337,7 +350,7 @@ package final class AgentRuntime: Sendable {
     }
 
     func turnEnded(_ channel: String, _ turn: UInt64) {
-        strays.withLock { if $0[channel] == turn { $0[channel] = nil } }
+        noStray(channel, turn: turn)
         let due = turnObservers.withLock { observers in
             guard let all = observers[channel] else { return [TurnObserver]() }
             let rest = all.filter { $0.turn != turn }

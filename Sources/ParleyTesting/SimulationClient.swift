@@ -51,7 +51,7 @@ final class SimulationClient: Sendable {
     private struct State {
         var next = 0
         /// The process that was asked last, and whether it has been asked for the wish under way.
-        weak var process: SimulationProcess?  // Judged, once it has ended, by whether it is freed.
+        weak var process: SimulationProcess?  // It ends before its clients do.
         var isAsked = false
     }
 

@@ -129,6 +129,40 @@ private final class Probed: Model {
         #expect(entries.contains { $0["step"] == "work" && $0["type"] == "step.completed" }, "\(state ?? "-") \(short(entries))")
     }
 
+    @Test func `that ended after it had left memory is not kept in mind when its program goes on`() throws {
+        let (entries, isKept) = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let runs = Mutex(0)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        let s = try turn.scope("w")
+                        async let signal = s.wait(for: "never")
+                        await pause(
+                            world,
+                            .seconds(
+                                runs.withLock { runs in
+                                    runs += 1
+                                    return runs == 1 ? 600 : 1
+                                }))
+                        _ = try await turn.step("work") { _ in "done" }
+                        return try await signal
+                    }
+                ])
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(100)))
+            #expect(node.runtime.activeCount == 0)
+            node.control(.cancel)
+            world.run(deadline: world.now.advanced(by: .seconds(200)))
+            let end = try node.entries(name).last?["type"]
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            return (end, node.runtime.hasStrayed(name, turn: 1))
+        }
+        #expect(entries == "turn.cancelled")
+        #expect(!isKept)
+    }
+
     @Test func `that is cancelled while its replay waits outside ends, and leaves no row`() throws {
         let (rows, timers, entries, active) = try SimulatedNode.simulate {
             @Sendable func program(_ world: SimulatedWorld, _ life: Int) -> AnyAgent {
