@@ -99,6 +99,7 @@ package final class SimulationRecord: Sendable {
     /// - Returns: The number of the call among all, and among those of its step (from 1).
     func modelCalled(_ call: SimulationHistory.ModelCall) -> (index: Int, ofKey: Int) {
         state.withLock { state in
+            guard state.isAlive else { return (-1, 1) }  // Nothing asks for a call of a dead process by its number.
             state.history.modelCalls.append(call)
             state.callsOfKey[call.key, default: 0] += 1
             return (state.history.modelCalls.count - 1, state.callsOfKey[call.key]!)
