@@ -123,7 +123,7 @@ extension Activation {
         guard let wanted = entry.row.turn else { return .holds }
         if wanted == openTurn { return .holds }
         // Its message is there, and waits for its turn.
-        if inbox[wanted] != nil { return .notYet }
+        if !entry.isForNoTurn, inbox.mayBegin(wanted) { return .notYet }
         // A message is also for a reader that has just seen the end of that turn.
         if entry.kind == .message, openTurn == nil, wanted == lastTurn { return .holds }
         return .failed(entry.kind == .steer || openTurn == nil && entry.kind != .message ? "turn_ended" : "stale_turn")

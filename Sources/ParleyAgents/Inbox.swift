@@ -10,6 +10,18 @@ struct Inbox: Sendable {
         var isMisplaced = false
 
         var kind: EntryKind { row.kind }
+
+        /// No turn can be the one that it is for: that would begin with this entry, or later.
+        var isForNoTurn: Bool { row.turn.map { $0 >= offset } ?? false }
+
+        /// Whether a turn may begin with it.
+        var mayBeginTurn: Bool {
+            switch kind {
+            case .message, .steer: true
+            case .interrupt: row.hasText
+            default: false
+            }
+        }
     }
 
     private var entries: [UInt64: Entry] = [:]
@@ -18,7 +30,7 @@ struct Inbox: Sendable {
     private(set) var controls = OffsetList()
     private(set) var messages = OffsetList()
     private(set) var steers = OffsetList()
-    /// Those whose `if_offset` asks for another position.
+    /// Those whose condition asks for what can never be: another position, or a turn that cannot have begun.
     private(set) var misplaced = OffsetList()
     /// Those with an `if_turn`, by the turn that they ask for.
     private var wanting: [UInt64: OffsetList] = [:]
@@ -47,9 +59,12 @@ struct Inbox: Sendable {
         !controls.isEmpty || signals.keys.contains(where: awaits) || ![.queue, .steer].contains(policy) && !messages.isEmpty
     }
 
+    /// Whether a turn may begin with the undecided entry at `offset`.
+    func mayBegin(_ offset: UInt64) -> Bool { entries[offset]?.mayBeginTurn ?? false }
+
     /// Those that ask for a turn which is not `turn`, and whose message is not here: in log order for each turn that they ask for.
     func wantingOthers(than turn: UInt64?) -> some Sequence<UInt64> {
-        wanting.keys.filter { $0 != turn && entries[$0] == nil }.sorted().lazy.flatMap { wanting[$0]!.all }
+        wanting.keys.filter { $0 != turn && !mayBegin($0) }.sorted().lazy.flatMap { wanting[$0]!.all }
     }
 
     /// Signals of that name, in log order.
@@ -61,7 +76,7 @@ struct Inbox: Sendable {
         // Signals of one name share the bytes of its digest.
         if let known = signals.index(forKey: entry.row.name) { entry.row.name = signals[known].key }
         entries[entry.offset] = entry
-        if entry.isMisplaced { misplaced.insert(entry.offset) }
+        if entry.isMisplaced || entry.isForNoTurn { misplaced.insert(entry.offset) }
         if let turn = entry.row.turn { wanting[turn, default: OffsetList()].insert(entry.offset) }
         guard entry.kind != .signal else { return signals[entry.row.name, default: OffsetList()].insert(entry.offset) }
         turnable.insert(entry.offset)

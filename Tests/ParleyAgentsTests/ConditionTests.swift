@@ -80,6 +80,19 @@ private func offset(_ value: UInt64) -> JSON { .string(Offset(value).token) }
             ]) == ["message applied", "message applied", "steer expired turn_ended"])
     }
 
+    @Test func `what is for itself, or for an entry that begins no turn, is for no turn`() throws {
+        #expect(
+            try receipts([(0, .message, [("text", "a")]), (50, .steer, [("text", "b"), ("if_turn", offset(9))])]).last
+                == "steer expired turn_ended")
+        #expect(try receipts([(0, .steer, [("text", "b"), ("if_turn", offset(1))])]) == ["steer expired turn_ended"])
+        #expect(try receipts([(0, .message, [("text", "b"), ("if_turn", offset(1))])]) == ["message rejected stale_turn"])
+        // The signal has the offset 6.
+        #expect(
+            try receipts([
+                (0, .message, [("text", "a")]), (5, .signal, [("name", "s")]), (6, .steer, [("text", "c"), ("if_turn", offset(6))]),
+            ]).last == "steer expired turn_ended")
+    }
+
     @Test func `a message with if_turn is for that turn and whoever has just heard its end`() throws {
         #expect(
             try receipts([(0, .message, [("text", "a")]), (50, .message, [("text", "b"), ("if_turn", offset(1))])]).last
