@@ -91,7 +91,15 @@ struct TraceView {
                 bar: bar(start, end, window, step["kind"]?.string ?? ""), note: note(step)))
         let below = prefix + (draws ? isLast ? "   " : "│  " : "  ")
         let steps = step["steps"]?.array ?? []
+        let notRun = step["calls_not_run"]?.array ?? []
         let met = controls.filter { $0["step"]?.string == step["step"]?.string }
+        for (index, call) in notRun.enumerated() {
+            let isLast = index == notRun.count - 1 && steps.isEmpty && met.isEmpty
+            rows.append(
+                Row(
+                    label: below + branch(isLast) + TerminalText.name(call["name"]?.string ?? ""),
+                    note: "not run, and the model was told: \(Columns.prose(call["result"]?.string ?? ""))"))
+        }
         for (index, child) in steps.enumerated() {
             add(child, controls, window, prefix: below, isLast: index == steps.count - 1 && met.isEmpty, &rows)
         }

@@ -16,11 +16,14 @@ private struct Desk {
     let name = "agents/probe/a"
     let ran = Counter()
 
-    init(log: SimulatedLog = SimulatedLog(), approval: ToolApproval = .none, takes: Duration = .zero) throws {
+    init(
+        log: SimulatedLog = SimulatedLog(), approval: ToolApproval = .none, takes: Duration = .zero,
+        model played: (any World) -> (any Model)? = { _ in nil }
+    ) throws {
         let (world, ran) = (world, ran)
         var options = ScriptedModel.Options()
         (options.tokens, options.rate) = (60, 50)
-        let model = ScriptedModel(options, world: world)
+        let model = played(world) ?? ScriptedModel(options, world: world)
         let tool = Tool("note", "Notes.", parameters: ["type": "object"], approval: approval) { (note: Note, context) in
             if takes > .zero { await pause(world, takes) }
             try Task.checkCancellation()
@@ -76,6 +79,55 @@ private struct Desk {
     ])
     func `whatever is wrong with a call is its result`(message: String, output: String) throws {
         #expect(try answer(message)?.contains(output) == true)
+    }
+
+    /// What the trace says of the calls of each model step that no tool ran for.
+    private func notRun(_ desk: Desk) throws -> [[String]] {
+        let channel = try #require(try desk.node.channels.find(desk.name))
+        let trace = try AgentTrace(desk.node.channels, channel).answer(TraceQuery())
+        let steps = (trace["turns"]?.array?.first?["steps"]?.array ?? []).filter { $0["kind"] == "model" }
+        return steps.map { step in
+            (step["calls_not_run"]?.array ?? []).map { "\($0["call"]!.string!) \($0["name"]!.string!): \($0["result"]!.string!)" }
+        }
+    }
+
+    @Test func `a call that is refused before it runs is in the trace, with what the model was told`() throws {
+        let calls: [ModelEvent] = [(0, "note", #"{"text": "milk"}"#), (1, "note", "[1]"), (2, "paint", "{}")].map {
+            index, name, arguments in
+            .toolCall(index: index, id: "call_\(index)", name: name, arguments: arguments)
+        }
+        let (notRun, count) = try SimulatedNode.simulate {
+            // The same ids in each answer, as some endpoints have them.
+            let desk = try Desk { world in
+                PlayedModel(
+                    world, calls + [.finished(reason: "tool_calls")], [calls[0], .finished(reason: "tool_calls")],
+                    [.text("done"), .finished(reason: "stop")])
+            }
+            desk.send(.message, ("text", "go"))
+            desk.run()
+            return (try self.notRun(desk), try desk.entries("step.started").count { $0["kind"] == "tool" })
+        }
+        #expect(
+            notRun == [
+                [
+                    "call_1 note: error: the arguments are not a JSON object",
+                    "call_2 paint: error: there is no tool 'paint'; there are: note",
+                ],
+                [], [],
+            ])
+        #expect(count == 2)
+    }
+
+    @Test func `a call that is denied is in the trace, with what the model was told`() throws {
+        let notRun = try SimulatedNode.simulate {
+            let desk = try Desk(approval: .required(expires: nil))
+            desk.send(.message, ("text", .string(#"call: note {"text": "milk"}"#)))
+            desk.run()
+            desk.send(.deny, ("approval", try desk.entries("approval.requested").first?["approval"]), ("reason", "no"))
+            desk.run()
+            return try self.notRun(desk)
+        }
+        #expect(notRun == [["call_1 note: denied by ann: no"], []])
     }
 
     @Test func `calls of one answer run side by side, and their results keep their order`() throws {

@@ -98,7 +98,13 @@ package struct AgentTrace {
         var shown: [JSON] = []
         var totals = TraceTotals()
         for turn in turns {
-            shown.append(try turn.json(channel) { offset throws(LogError) in try input(offset) })
+            shown.append(
+                try turn.json(
+                    { offset throws(LogError) in try input(offset) },
+                    { digest throws(LogError) in
+                        guard let digest = Bytes(hexadecimal: digest) else { return nil }
+                        return try channels.log.get(.big, channel.id.key(digest))
+                    }))
             totals.add(turn.totals)
         }
         return JSON.compact(

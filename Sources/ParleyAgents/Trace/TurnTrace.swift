@@ -27,6 +27,7 @@ struct TurnTrace {
     private var order: [String] = []
     private var stepsOmitted = 0
     private var approvals = ApprovalRecords()
+    private var callsNotRun = CallsNotRun()
 
     struct Receipt {
         var offset: UInt64
@@ -57,7 +58,10 @@ struct TurnTrace {
         case .agentResumed: (state, end) = ("open", nil)
         case .supervision: takenUp(at, frame.body)
         case .emit: emits += 1
-        case .stepStarted: begin(offset, position, at, frame.body)
+        case .stepStarted:
+            let body = frame.body
+            begin(offset, position, at, body)
+            callsNotRun.take(offset, position, body)
         case .text: steps[position.step]?.pieces += frame.textPieces
         case .timerSet: steps[position.step]?.due = frame.body["due"]
         case .approvalRequested: steps[position.step]?.approval = approvals.add(offset, frame, position)
@@ -67,7 +71,9 @@ struct TurnTrace {
             steps[position.step]?.fails(position.attempt, at, body)
             if body["final"]?.bool == true { close(position.step) }
         case .stepCompleted:
-            steps[position.step]?.completes(at, frame.body)
+            let body = frame.body
+            steps[position.step]?.completes(at, body)
+            callsNotRun.take(offset, position, body)
             close(position.step)
         default: break
         }
@@ -127,9 +133,14 @@ struct TurnTrace {
 // MARK: - JSON
 
 extension TurnTrace {
-    /// - Parameter input: Finds what somebody sent, by its offset.
-    func json(_ channel: Channel, _ input: (UInt64) throws(LogError) -> InputRecord?) throws(LogError) -> JSON {
+    /// - Parameters:
+    ///   - input: Finds what somebody sent, by its offset.
+    ///   - content: Finds what a part of a model's request says, by its digest.
+    func json(
+        _ input: (UInt64) throws(LogError) -> InputRecord?, _ content: (String) throws(LogError) -> Bytes?
+    ) throws(LogError) -> JSON {
         let begun = try input(turn)
+        let notRun = try callsNotRun.members(content)
         var controls: [JSON] = []
         for receipt in receipts {
             let members: [(String, JSON?)] = [
@@ -147,7 +158,7 @@ extension TurnTrace {
             ("error", end?["error"] ?? (state == "stalled" ? end : nil)), ("reason", state == "cancelled" ? end?["reason"] : nil),
             ("cancelled", cancelled), ("restarts", .array(restarts)), ("controls", .array(controls)),
             ("controls_omitted", receiptsOmitted == 0 ? nil : .integer(Int64(receiptsOmitted))),
-            ("steps", .array(tree(listed.map { ($0.path.split(separator: "/"), $0) }, depth: 0))),
+            ("steps", .array(tree(listed.map { ($0.path.split(separator: "/"), $0) }, notRun, depth: 0))),
             ("steps_omitted", stepsOmitted == 0 ? nil : .integer(Int64(stepsOmitted))),
             ("emits", emits == 0 ? nil : .integer(Int64(emits))), ("totals", totals.json()))
     }
@@ -158,7 +169,7 @@ extension TurnTrace {
     }
 
     /// The steps below one place, in the order in which the first of each branch began. What only leads to steps is a `scope`.
-    private func tree(_ steps: [(segments: [Substring], step: StepTrace)], depth: Int) -> [JSON] {
+    private func tree(_ steps: [(segments: [Substring], step: StepTrace)], _ notRun: [String: JSON], depth: Int) -> [JSON] {
         var names: [Substring] = []
         var branches: [Substring: [(segments: [Substring], step: StepTrace)]] = [:]
         for step in steps {
@@ -167,9 +178,11 @@ extension TurnTrace {
         }
         return names.map { name in
             let branch = branches[name]!
-            let below = tree(branch.filter { $0.segments.count > depth + 1 }, depth: depth + 1)
+            let below = tree(branch.filter { $0.segments.count > depth + 1 }, notRun, depth: depth + 1)
             let own = branch.first { $0.segments.count == depth + 1 }?.step
-            let place = own.map { members(of: $0) } ?? scope(branch[0].segments.prefix(depth + 1), branch.map(\.step))
+            let place =
+                own.map { members(of: $0) + [("calls_not_run", notRun[$0.path])] }
+                ?? scope(branch[0].segments.prefix(depth + 1), branch.map(\.step))
             return JSON.compact(place + [("steps", below.isEmpty ? nil : .array(below))])
         }
     }

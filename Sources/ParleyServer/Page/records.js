@@ -139,6 +139,7 @@ class TraceTab extends Records {
       fact("Tokens", `${step.input_tokens ?? 0} in, ${step.output_tokens ?? 0} out` + (step.recovered_tokens ? `, ${step.recovered_tokens} recovered` : ""));
     }
     fact("Finished", step.finish_reason);
+    fact("Not run", step.calls_not_run?.map(({ name, result }) => `${name}: ${result}`).join("; "));
     fact("Until", step.state === "open" ? step.due && clock(step.due) : undefined);
     if (step.attempts?.length > 1) fact("Attempts", step.attempts.map(({ attempt, state, error }) => `${attempt}: ${error?.code ?? state}`).join(", "));
     fact("Error", step.error && problem(step.error));
