@@ -145,6 +145,10 @@ import Testing
         ("colour: red", "agents/writer.md:2: colour is an unknown field; accepted: \(fields). Remedy: leave it out."),
         ("temperature: 1\ntemperature: 1", "agents/writer.md:3: temperature stands on line 2 already. Remedy: keep one of the two."),
         (
+            "continues: resume",
+            "agents/writer.md:2: continues \"resume\" is not possible with any provider of this version; accepted: prefix, no, auto. Remedy: try \"auto\"."
+        ),
+        (
             "model: openai:m\ncontinues: resume",
             "agents/writer.md:3: continues \"resume\" is not possible with the provider \"openai\"; accepted: prefix, no, auto. Remedy: try \"auto\"."
         ),

@@ -84,8 +84,10 @@ struct AgentFileParser {
             seen[pair.name] = pair.line
             read(pair)
         }
-        if let line = seen["continues"], let continues = agent.continues, let problem = agent.model?.problem(with: continues) {
-            report(line, "continues", continues.rawValue, problem)
+        if let line = seen["continues"], let continues = agent.continues {
+            // Without a model of its own, whatever PARLEY_MODEL names.
+            let problem = agent.model.map { $0.problem(with: continues) } ?? ModelSpec.problem(withAnyProvider: continues)
+            if let problem { report(line, "continues", continues.rawValue, problem) }
         }
         if let line = seen["approve"], let name = agent.approve.first(where: { !agent.tools.contains($0) }) {
             report(

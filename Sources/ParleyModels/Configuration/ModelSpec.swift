@@ -40,9 +40,17 @@ package struct ModelSpec: Sendable, Equatable, CustomStringConvertible {
 
     /// What is wrong with asking for `continuation` of this provider; `nil` when it is possible.
     func problem(with continuation: Continuation) -> SettingProblem? {
+        ModelSpec.problem(with: continuation, of: "with the provider \"\(provider.rawValue)\"")
+    }
+
+    /// What is wrong with asking for `continuation` of whatever model there will be; `nil` when one may do it.
+    static func problem(withAnyProvider continuation: Continuation) -> SettingProblem? {
+        problem(with: continuation, of: "with any provider of this version")
+    }
+
+    private static func problem(with continuation: Continuation, of providers: String) -> SettingProblem? {
         guard continuation == .resume else { return nil }
-        return SettingProblem(
-            "is not possible with the provider \"\(provider.rawValue)\"", accepted: "prefix, no, auto", remedy: "try \"auto\".")
+        return SettingProblem("is not possible \(providers)", accepted: "prefix, no, auto", remedy: "try \"auto\".")
     }
 
     // MARK: Pieces
