@@ -143,6 +143,8 @@ package struct LogError: Error, Sendable, CustomStringConvertible {
         package static let locked = Code("data_folder_locked")
         /// The folder cannot be created, read or written.
         package static let inaccessible = Code("data_folder_inaccessible")
+        /// The folder that was named for a backup cannot take one; nothing was written.
+        package static let invalidFolder = Code("invalid_folder")
         /// The folder was written by a newer version.
         package static let newerFormat = Code("data_format_newer")
         /// A checksum or a structure on disk is wrong.

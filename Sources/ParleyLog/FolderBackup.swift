@@ -10,14 +10,17 @@ struct FolderBackup {
     private static let passedOver: Set = ["log", "LOCK", "SPACE", "FORMAT", "FORMAT.new", "lost+found"]
 
     /// Creates the target folder.
-    /// - Throws: ``LogError`` with code `data_folder_inaccessible`, also when the folder is not empty.
+    /// - Throws: ``LogError`` with code `invalid_folder` when the folder cannot be created, or is not empty.
     init(of source: String, to target: String) throws(LogError) {
         (self.source, self.target) = (source, target)
-        try DataFolder.create(target)
+        do { try DataFolder.create(target) } catch {
+            throw error.code == .inaccessible
+                ? LogError(.invalidFolder, "\(error.message). Name a folder that the server can create") : error
+        }
         let found = DataFolder.entries(target)
         guard found.isEmpty else {
             let names = found.sorted().prefix(3).joined(separator: ", ")
-            throw LogError(.inaccessible, "'\(target)' is not empty (it holds \(names)). Name a new or an empty folder for each backup")
+            throw LogError(.invalidFolder, "'\(target)' is not empty (it holds \(names)). Name a new or an empty folder for each backup")
         }
     }
 

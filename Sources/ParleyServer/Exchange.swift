@@ -92,6 +92,17 @@ extension HTTPRequest {
         }
     }
 
+    /// Refuses query parameters that the route does not have: ignored, a misspelt filter would select everything.
+    ///
+    /// Not for `/v1/stream`, where the protocol lets clients add parameters of their own. A ticket may come with any request.
+    /// - Throws: 400 `unknown_parameter`.
+    func requireParameters(among known: [String]) throws(Problem) {
+        guard let unknown = queryItems.first(where: { $0.name != "ticket" && !known.contains($0.name) })?.name else { return }
+        let meant = Suggestion.closest(to: unknown, in: known).map { " Did you mean '\($0)'?" } ?? ""
+        let accepted = known.isEmpty ? "none" : known.joined(separator: ", ")
+        throw .bad("unknown_parameter", "the query has the parameter '\(unknown.prefix(64))'; this route accepts \(accepted).\(meant)")
+    }
+
     /// How many of a list are asked for: the query's `limit`.
     /// - Throws: 400 `invalid_limit` for what is not 1 to `max`.
     func limit(_ standard: Int, max: Int) throws(Problem) -> Int {

@@ -1,4 +1,5 @@
 internal import ParleyHTTP
+internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
@@ -14,12 +15,14 @@ final class NodeRoutes: Sendable {
     func kinds(_ exchange: Exchange) throws(Problem) {
         let method = exchange.request.method
         guard method == "GET" || method == "HEAD" else { throw .wrongMethod(method, allow: "GET, HEAD") }
+        try exchange.request.requireParameters(among: [])
         exchange.respond(200, json: ["kinds": .array(context.node?.kinds ?? [])])
     }
 
     /// `{"folder": "/backups/monday"}`: answers when the copy is complete and durable.
     func backUp(_ exchange: Exchange) throws(Problem) {
         guard exchange.request.method == "POST" else { throw .wrongMethod(exchange.request.method, allow: "POST") }
+        try exchange.request.requireParameters(among: [])
         guard let node = context.node else {
             throw Problem(status: 404, code: "route_not_found", detail: "this server has no data folder.")
         }
@@ -34,10 +37,16 @@ final class NodeRoutes: Sendable {
             exchange.onLoop {
                 switch result {
                 case .success: exchange.respond(201, json: ["folder": .string(folder)])
-                case .failure(let error): exchange.respond(Problem(status: 500, code: "backup_failed", detail: "\(error)."))
+                case .failure(let error): exchange.respond(NodeRoutes.problem(error))
                 }
             }
         }
+    }
+
+    /// A folder that cannot take a backup is the caller's mistake, and nothing was written; anything else leaves half a copy.
+    private static func problem(_ error: any Error) -> Problem {
+        if let error = error as? LogError, error.code == .invalidFolder { return .bad("invalid_folder", "\(error.message).") }
+        return Problem(status: 500, code: "backup_failed", detail: "\(error).")
     }
 
     private func folder(_ request: HTTPRequest) throws(Problem) -> String {

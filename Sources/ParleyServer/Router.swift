@@ -33,7 +33,8 @@ final class Router: HTTPHandler, Sendable {
 
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
         // A page that may read answers may read refusals, too.
-        var exchange = Exchange(request: request, responder: responder, corsHeaders: [], refusals: context.refusals, answers: context.answers)
+        var exchange = Exchange(
+            request: request, responder: responder, corsHeaders: [], refusals: context.refusals, answers: context.answers)
         do throws(Problem) {
             if let admission = request.admission as? Admission {
                 (exchange.corsHeaders, exchange.access) = (admission.corsHeaders, admission.access)
@@ -232,7 +233,8 @@ final class Router: HTTPHandler, Sendable {
         metrics.add("parley_heap_resident_bytes", .gauge, "Heap memory resident in the allocator.", Double(Heap.residentBytes))
         metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
         metrics.add("parley_request_bytes", .gauge, "Bytes held by requests in flight.", Double(context.requestBytes))
-        metrics.add("parley_answer_bytes", .gauge, "Bytes of answers that clients have not taken.", Double(context.answers.budget.usedBytes))
+        metrics.add(
+            "parley_answer_bytes", .gauge, "Bytes of answers that clients have not taken.", Double(context.answers.budget.usedBytes))
         metrics.add("parley_readers", .gauge, "Live readers connected.", Double(context.readerCount))
         metrics.add(context.allReaders.map(\.parking))
         if let subscriptions = context.subscriptions?.subscriptions { metrics.add(subscriptions.counters) }
@@ -248,7 +250,7 @@ final class Router: HTTPHandler, Sendable {
         guard !access.mayEverything else { return }
         throw Problem(
             status: 403, code: "forbidden", detail: "'\(what)' is only for keys and for tokens that allow **:admin.",
-            extra: [.init("verb", .string(Verb.admin.name)), .init("channel", .string("**"))])
+            extra: [.init("verb", .string(Verb.admin.name)), .init("verbs", [.string(Verb.admin.name)]), .init("channel", .string("**"))])
     }
 
     private func requireRead(_ exchange: Exchange) throws(Problem) {

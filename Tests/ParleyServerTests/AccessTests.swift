@@ -162,8 +162,11 @@ private func agentPath(_ hint: String = "assistant") -> String {
             if answer.status == 403 {
                 if method == "HEAD" { continue }
                 #expect(answer.code == "forbidden")
-                // Without any right to say something the answer names the usual one.
-                #expect(answer.json?["verb"]?.string == verb.name || answer.json?["verb"] == "append", "\(answer.text)")
+                // Without any right to say something the answer names all that let one say something.
+                let verbs = answer.json?["verbs"]?.array ?? []
+                #expect(
+                    verbs.contains(.string(verb.name)) && verbs.last == "admin" && verbs.first == answer.json?["verb"], "\(answer.text)")
+                for verb in verbs { #expect(answer.json?["detail"]?.string?.contains("'\(verb.string ?? "")'") == true) }
                 #expect(answer.json?["channel"]?.string == (path.contains("AGENT") ? agent : channel))
             } else {
                 #expect(answer.status < 300, "\(method) \(path) with '\(other)': \(answer.status) \(answer.text)")
@@ -307,6 +310,18 @@ private func agentPath(_ hint: String = "assistant") -> String {
         let answer = try server.request("POST", "/v1/tokens", [key, json], body)
         #expect(answer.status == 400, "\(answer.text)")
         #expect((answer.json?["detail"]?.string ?? "").count > 10)
+    }
+
+    @Test(arguments: [
+        ("tickets", "[]", "invalid_ticket_request"), ("tickets", "7", "invalid_ticket_request"),
+        ("tickets", "{}", "invalid_ticket_request"),
+        ("tickets", #"{"chanel":"x"}"#, "invalid_ticket_request"), ("tickets", #"{"channel":7}"#, "invalid_ticket_request"),
+        ("tickets", #"{"channel":"x","socket":true}"#, "invalid_ticket_request"), ("tickets", "{", "invalid_json"),
+        ("tokens", "[]", "invalid_token_request"), ("tokens", #"{"alow":["x:read"]}"#, "invalid_token_request"),
+        ("tokens", #"{"name":"a","name":"b"}"#, "invalid_json"),
+    ]) func `a body of the wrong shape has the code of its route`(_ route: String, _ body: String, _ code: String) throws {
+        let answer = try server.request("POST", "/v1/\(route)", [key, json], body)
+        #expect(answer.status == 400 && answer.code == code, "\(answer.text)")
     }
 
     @Test func `without keys there is nothing to sign with`() throws {

@@ -43,6 +43,14 @@ import Testing
         #expect(answer.headers["preference-applied"] == "wait=30")
     }
 
+    @Test func `a wait of more than a minute is a minute, and the answer says so`() throws {
+        let server = try TestServer()
+        let client = try server.connect()
+        try client.send("POST", "/v1/agents/echo/long", [("Content-Type", Self.json), ("Prefer", "wait=9999")], Bytes(Self.hello.utf8))
+        try server.agents.end("agents/echo/long", ["type": "turn.completed", "output": ["text": "done"]])
+        #expect(try client.answer().headers["preference-applied"] == "wait=60")
+    }
+
     @Test func `who waits for the end of a turn is answered when the server stops`() throws {
         let server = try TestServer()
         let client = try server.connect()
@@ -77,6 +85,28 @@ import Testing
         #expect(answer.status == status)
         #expect(answer.code == code)
         if status == 405 { #expect(answer.headers["allow"] != nil) }
+    }
+
+    @Test(arguments: [
+        ("GET", "/v1/agents?knid=echo", ["'knid'", "kind, state, limit, after, details, counts", "Did you mean 'kind'?"]),
+        ("GET", "/v1/agents/echo/a?view=settled", ["'view'", "accepts none"]), ("POST", "/v1/agents/echo/a?wait=5", ["'wait'"]),
+        ("DELETE", "/v1/agents/echo/a?force", ["'force'"]), ("GET", "/v1/agents/echo/a/trace?limt=1", ["Did you mean 'limit'?"]),
+        ("GET", "/v1/agents/echo/a/audit?turn=1", ["by, type, since, until, limit, before"]),
+        ("GET", "/v1/agents/echo/a/request?stp=1", ["Did you mean 'step'?"]), ("GET", "/v1/agents/echo/a/state?x=1", ["'x'"]),
+        ("GET", "/v1/streams?ofset=3", ["'ofset'", "prefix, limit, after, agents"]), ("GET", "/v1/kinds?kind=echo", ["'kind'"]),
+        ("POST", "/v1/tickets?channel=x", ["'channel'"]),
+    ])
+    func `a parameter that the route does not have is refused`(_ method: String, _ path: String, _ says: [String]) throws {
+        let body = method == "POST" ? Self.hello : ""
+        let answer = try Self.server.request(method, path, body.isEmpty ? [] : [("Content-Type", Self.json)], body)
+        #expect(answer.status == 400 && answer.code == "unknown_parameter", "\(answer.text)")
+        for words in says { #expect(answer.json?["detail"]?.string?.contains(words) == true, "\(answer.text)") }
+    }
+
+    /// Clients of the protocol add their own, so that caches take a request for another one.
+    @Test func `a parameter that the protocol does not have is left alone`() throws {
+        let path = try Self.server.stream("text/plain", "x")
+        #expect(try Self.server.get(path + "?offset=-1&_=42").status == 200)
     }
 
     @Test(arguments: ["wait", "wait=x", "wait=-1"]) func `a wait that is no number is refused`(_ preference: String) throws {

@@ -28,6 +28,24 @@ import Testing
         #expect(made.text.utf8.allSatisfy { Character(Unicode.Scalar($0)).isLetter || (48...57).contains($0) || $0 == 95 || $0 == 45 })
     }
 
+    @Test(arguments: [
+        ("agents/a/*:read,steer", "agents/a/*:read", ""), ("agents/a/*:read", "agents/a/x:read,append", "append"),
+        ("agents/a/*:read", "agents/*/x:read", "read"), ("agents/a/*:read", "agents/a/**:read", "read"),
+        ("agents/**:read", "agents/a/**:read", ""), ("**:admin", "**:read,admin", ""), ("**:read,append", "**:admin", "admin"),
+        ("*/**:read", "**/x:read", ""), ("*/*/**:read", "**/x:read", "read"), ("**/x:read", "a/**/x:read", ""),
+        ("a/**/b/**:read", "a/*/b/c:read", ""),
+        ("**:read", "**/a/**:read", ""), ("*/a/**:read", "**/a/**:read", "read"),
+    ]) func `knows what it lacks of a grant`(_ own: String, _ asked: String, _ lacked: String) throws {
+        #expect(try Self.make(own).lacks(Grant(asked)).map(\.name).joined(separator: ",") == lacked)
+    }
+
+    @Test func `lacks what any of its blocks lacks, and nothing that several of its grants allow together`() throws {
+        let token = try Self.make("orders/*:read", "orders/*:append", "x/**:read")
+        #expect(try token.lacks(Grant("orders/*:read,append")) == [])
+        #expect(try token.narrowed(.init(grants: [Grant("orders/1:read")])).lacks(Grant("orders/*:read,append")) == [.read, .append])
+        #expect(try token.narrowed(.init(name: "phone")).lacks(Grant("x/y/z:read")) == [])
+    }
+
     @Test func `with any one bit turned over is none`() throws {
         let text = try Self.make("agents/*/*:read").narrowed(.init(name: "phone", expires: Self.end)).text
         for index in text.utf8.indices {

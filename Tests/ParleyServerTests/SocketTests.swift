@@ -126,7 +126,10 @@ import Testing
         .init(message: #"{"op":"append","ref":1,"channel":"a","entries":[]}"#, code: "empty_array", says: ["at least one"]),
         .init(
             message: #"{"op":"append","ref":1,"channel":"a","entries":[1],"key":""}"#, code: "invalid_idempotency_key", says: ["1 to 256"]),
-        .init(message: #"{"op":"append","ref":1,"channel":"llm/x","entries":[1]}"#, code: "reserved_name", says: ["llm/x"]),
+        .init(
+            message: #"{"op":"append","ref":1,"channel":"llm/x","entries":[1]}"#, code: "reserved_name",
+            says: ["llm/x", "llm/, __ds/ or __parley/"]),
+        .init(message: #"{"op":"append","ref":1,"channel":"__parley/x","entries":[1]}"#, code: "reserved_name", says: ["__parley/x"]),
         .init(
             message: #"{"op":"append","ref":1,"channel":"agents/nobody/x","entries":[{"type":"message","text":"x"}]}"#,
             code: "unknown_agent_kind", says: ["assistant, echo"]),

@@ -58,8 +58,12 @@ struct AgentAppend {
         try StreamRoutes(context: context).requireKind(agent)
     }
 
+    /// Those of the entries that a client can send.
+    private static let verbs = Verb.allCases.filter { verb in InputEntry.kinds.contains { $0.verb == verb } }
+
     private static func requireSome(_ access: Access, _ channel: String) throws(Problem) {
-        guard InputEntry.kinds.contains(where: { access.may($0.verb, channel) }) else { throw Access.forbidden(.append, channel) }
+        guard !verbs.contains(where: { access.may($0, channel) }) else { return }
+        throw Access.forbidden(verbs, channel)
     }
 
     private static func located(_ problem: Problem, _ index: Int) -> Problem {
@@ -123,6 +127,14 @@ struct AgentAppend {
     }
 
     private static func close(by principal: String) -> NewEntry { NewEntry(.close, nil, ("by", .string(principal))) }
+}
+
+extension Verb {
+    /// What an entry of this type needs; `nil` for one that no client can send.
+    package init?(appending type: String) {
+        guard let kind = InputEntry.kinds.first(where: { $0.name == type }) else { return nil }
+        self = kind.verb
+    }
 }
 
 extension EntryKind {

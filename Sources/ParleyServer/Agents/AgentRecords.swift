@@ -12,6 +12,16 @@ struct AgentRecords: Sendable {
 
     enum Record: String, Sendable {
         case trace, audit, request, state, definition
+
+        /// The parameters of its query.
+        var parameters: [String] {
+            switch self {
+            case .trace: ["turn", "limit", "before"]
+            case .audit: ["by", "type", "since", "until", "limit", "before"]
+            case .request: ["step"]
+            case .state, .definition: []
+            }
+        }
     }
 
     /// The agent and what is asked of it; `nil` when the path is none of these.
@@ -26,6 +36,7 @@ struct AgentRecords: Sendable {
     func handle(_ exchange: Exchange, _ agent: AgentName, _ record: Record) throws(Problem) {
         let method = exchange.request.method
         guard method == "GET" || method == "HEAD" else { throw .wrongMethod(method, allow: "GET, HEAD, OPTIONS") }
+        try exchange.request.requireParameters(among: record.parameters)
         switch record {
         case .trace:
             let query = try TraceQuery(exchange.request)

@@ -23,6 +23,7 @@ struct AgentRoutes: Sendable {
                 return try records.handle(exchange, agent, record)
             }
             let agent = try agent(path)
+            try exchange.request.requireParameters(among: [])
             switch exchange.request.method {
             case "GET", "HEAD":
                 try exchange.access.require(.read, agent.channel)
@@ -63,6 +64,7 @@ struct AgentRoutes: Sendable {
     private func list(_ exchange: Exchange) throws(Problem) {
         let request = exchange.request
         guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request.method, allow: "GET, HEAD, OPTIONS") }
+        try request.requireParameters(among: ["kind", "state", "limit", "after", "details", "counts"])
         let limit = try request.limit(AgentRoutes.listDefault, max: AgentRoutes.listMax)
         let state = request.queryValue("state")
         let states = AgentStatus.allCases.map(\.name)
@@ -94,7 +96,11 @@ struct AgentRoutes: Sendable {
         guard let agents = context.agents else { return exchange.respond(Problem(.notFound(agent.channel))) }
         agents.status(of: agent.channel) { [context] status in
             context.answer(exchange) {
-                if let status { return exchange.respond(200, json: status) }
+                if let status {
+                    // Nothing continues its turns, or takes its messages, until the kind is served again.
+                    let unknown = agents.kinds.contains(agent.kind) ? [] : [JSON.Member("known", false)]
+                    return exchange.respond(200, json: .object((status.members ?? []) + unknown))
+                }
                 // Tells one that was deleted from one that never was.
                 context.withChannel(StreamName(agent: agent), exchange) { _ in exchange.respond(Problem(.notFound(agent.channel))) }
             }
@@ -157,7 +163,10 @@ struct AgentRoutes: Sendable {
             let parts = preference.split(separator: "=", maxSplits: 1)
             guard let name = parts.first?.lowercased().filter({ $0 != " " }), name == "wait" else { continue }
             guard parts.count == 2, let seconds = Int64(parts[1].filter { $0 != " " && $0 != "\"" }), seconds >= 0 else {
-                throw .bad("invalid_prefer", "Prefer is '\(preference)'; expected wait=<seconds>, 0 to \(waitSecondsMax).")
+                throw .bad(
+                    "invalid_prefer",
+                    "Prefer is '\(preference)'; expected wait=<seconds>, a whole number; more than \(waitSecondsMax) counts as \(waitSecondsMax)."
+                )
             }
             return .seconds(min(seconds, waitSecondsMax))
         }

@@ -35,7 +35,7 @@ export interface ParleyOptions {
   WebSocket?: unknown;
 }
 
-/** An entry of an agent's channel; docs/protocol.md says what stands in it. Of a plain stream: whatever was appended. */
+/** An entry of an agent's channel; docs/protocol.md says what stands in it. Of a plain channel: whatever was appended. */
 export interface Entry {
   offset: string;
   at: string;
@@ -128,7 +128,7 @@ export interface SayOptions extends AppendOptions {
 export interface Appended {
   /** Of the last entry. */
   offset: string;
-  /** Of each; missing for a plain stream without a WebSocket. */
+  /** Of each; missing for a plain channel without a WebSocket. */
   offsets?: string[];
   /** It was there already, by its key. */
   replayed: boolean;

@@ -80,14 +80,21 @@ package struct Access: Sendable {
     /// - Throws: 403 `forbidden` that names the verb and the channel.
     package func require(_ verb: Verb, _ channel: String) throws(Problem) {
         guard !may(verb, channel) else { return }
-        throw Access.forbidden(verb, channel)
+        throw Access.forbidden([verb], channel)
     }
 
-    static func forbidden(_ verb: Verb, _ channel: String) -> Problem {
-        Problem(
+    /// - Parameter verbs: Of which any would do, the usual one first. `admin` always does.
+    static func forbidden(_ verbs: [Verb], _ channel: String) -> Problem {
+        let names = verbs.filter { $0 != .admin }.map(\.name) + [Verb.admin.name]
+        let quoted = names.map { "'\($0)'" }
+        let choice = names.count > 1 ? quoted.dropLast().joined(separator: ", ") + " or \(quoted.last!)" : quoted[0]
+        return Problem(
             status: 403, code: "forbidden",
-            detail: "what you present does not allow '\(verb.name)' on '\(channel)'. Ask for a token that does.",
-            extra: [.init("verb", .string(verb.name)), .init("channel", .string(channel))])
+            detail: "what you present does not allow this on '\(channel)': it needs \(choice) there. Ask for a token that has it.",
+            extra: [
+                .init("verb", .string(verbs[0].name)), .init("verbs", .array(names.map { .string($0) })),
+                .init("channel", .string(channel)),
+            ])
     }
 
     func hasExpired(_ now: Timestamp) -> Bool { expires.map { $0 <= now } ?? false }

@@ -90,6 +90,15 @@ package struct CapabilityToken: Sendable {
 
     package func allows(_ verb: Verb, _ channel: String) -> Bool { blocks.allSatisfy { $0.allows(verb, channel) } }
 
+    /// The verbs of `grant` that this token does not allow on every channel of the grant.
+    package func lacks(_ grant: Grant) -> [Verb] {
+        let segmentsMax = blocks.flatMap(\.grants).map(\.pattern.segmentCount).max() ?? 0
+        let names = grant.pattern.examples(segmentsMax)
+        return Verb.allCases.filter { verb in
+            grant.verbs.rawValue & verb.rawValue != 0 && names.contains { !allows(verb, $0) }
+        }
+    }
+
     /// Whether the key made this chain of blocks.
     package func isSigned(by key: Bytes) -> Bool {
         var code = HMACSHA256.code(CapabilityToken.label(keyName), key: key)

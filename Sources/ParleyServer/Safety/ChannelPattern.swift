@@ -34,6 +34,34 @@ package struct ChannelPattern: Hashable, Sendable {
         self.text = text
     }
 
+    /// How many segments it has.
+    var segmentCount: Int { segments.count }
+    /// Whether it stands for channels that it does not name.
+    package var isWide: Bool { segments.contains(ChannelPattern.one) || segments.contains(ChannelPattern.many) }
+
+    /// Names that it matches, of which a set of patterns matches each only if it matches every channel that this one does.
+    ///
+    /// In place of `*` and `**` stand segments that no pattern names.
+    /// - Parameter segmentsMax: The most segments that one of those patterns has: longer names than that tell nothing new.
+    func examples(_ segmentsMax: Int) -> [String] {
+        let wide = segments.indices.filter { segments[$0] == ChannelPattern.many }
+        // All of the same length, and each alone longer than the others.
+        let choices = [Set(wide)] + (wide.count > 1 ? wide.map { [$0] } : [])
+        let lengths = wide.isEmpty ? 1...1 : 1...(segmentsMax + 1)
+        return choices.flatMap { long in lengths.map { example(long, length: $0) } }
+    }
+
+    private func example(_ long: Set<Int>, length: Int) -> String {
+        let parts = segments.indices.map { index in
+            guard segments[index] == ChannelPattern.one || segments[index] == ChannelPattern.many else {
+                return String(decoding: segments[index], as: UTF8.self)
+            }
+            // No pattern has a control character.
+            return Array(repeating: "\u{1}", count: long.contains(index) ? length : 1).joined(separator: "/")
+        }
+        return parts.joined(separator: "/")
+    }
+
     package static func == (a: ChannelPattern, b: ChannelPattern) -> Bool { a.segments == b.segments }
     package func hash(into hasher: inout Hasher) { hasher.combine(segments) }
 

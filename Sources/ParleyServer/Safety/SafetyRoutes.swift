@@ -20,7 +20,9 @@ struct SafetyRoutes: Sendable {
                 status: 403, code: "forbidden",
                 detail:
                     "tokens are issued by a key, or by a token that allows **:admin. A token's holder narrows it without the server: `parley token`.",
-                extra: [.init("verb", .string(Verb.admin.name)), .init("channel", .string("**"))])
+                extra: [
+                    .init("verb", .string(Verb.admin.name)), .init("verbs", [.string(Verb.admin.name)]), .init("channel", .string("**")),
+                ])
         }
         let keys = context.authenticator.keys
         guard let key = keys.key(named: exchange.access.name) ?? keys.keys.first else {
@@ -30,7 +32,7 @@ struct SafetyRoutes: Sendable {
                     "this server has no keys, so it needs no tokens and cannot sign any. To use tokens, start it with PARLEY_KEYS or --keys."
             )
         }
-        let body = try SafetyRoutes.object(exchange, SafetyRoutes.tokenFields)
+        let body = try SafetyRoutes.object(exchange, SafetyRoutes.tokenFields, "invalid_token_request")
         let now = context.channels.world.now
         let block = CapabilityToken.Block(
             name: try SafetyRoutes.name(body), expires: try SafetyRoutes.expires(body, now), grants: try SafetyRoutes.grants(body))
@@ -96,7 +98,7 @@ struct SafetyRoutes: Sendable {
 
     func issueTicket(_ exchange: Exchange) throws(Problem) {
         try requirePost(exchange)
-        let body = try SafetyRoutes.object(exchange, ["channel", "socket"])
+        let body = try SafetyRoutes.object(exchange, ["channel", "socket"], "invalid_ticket_request")
         let (access, use): (Access, Tickets.Use)
         switch (body["channel"], body["socket"]) {
         case (.string(let channel)?, nil):
@@ -122,17 +124,23 @@ struct SafetyRoutes: Sendable {
 
     private func requirePost(_ exchange: Exchange) throws(Problem) {
         guard exchange.request.method == "POST" else { throw .wrongMethod(exchange.request.method, allow: "POST, OPTIONS") }
+        try exchange.request.requireParameters(among: [])
     }
 
     /// The body as an object with no other fields than these, so that a misspelt restriction is not taken for none.
-    private static func object(_ exchange: Exchange, _ fields: [String]) throws(Problem) -> JSON {
+    ///
+    /// - Throws: 400 `invalid_json` for what is no JSON, else with `code`.
+    private static func object(_ exchange: Exchange, _ fields: [String], _ code: String) throws(Problem) -> JSON {
         let json: JSON
         do throws(JSONError) { json = try JSON.parse(exchange.request.body, uniqueNames: true) } catch {
             throw .bad("invalid_json", "the body is no JSON: \(error.description)")
         }
-        guard let members = json.members else { throw .bad("invalid_json", "the body is \(json.kindName); expected an object.") }
+        guard let members = json.members else {
+            throw .bad(code, "the body is \(json.kindName); expected an object with \(fields.joined(separator: ", ")).")
+        }
         if let unknown = members.first(where: { !fields.contains($0.name) }) {
-            throw .bad("invalid_json", "the body has the field '\(unknown.name)'; expected \(fields.joined(separator: ", ")).")
+            let meant = Suggestion.closest(to: unknown.name, in: fields).map { " Did you mean '\($0)'?" } ?? ""
+            throw .bad(code, "the body has the field '\(unknown.name)'; expected \(fields.joined(separator: ", ")).\(meant)")
         }
         return json
     }

@@ -11,7 +11,9 @@ struct StreamName: Sendable {
     static let prefix = "/v1/stream/"
     static let bytesMax = 1_024
     /// Names that only the server itself creates.
-    private static let reserved = ["llm", "__ds"]
+    private static let reserved = ["llm", "__ds", "__parley"]
+    /// What to say of such a name.
+    static let reservedText = "names that begin with llm/, __ds/ or __parley/ belong to the server. Choose another first segment"
 
     init(agent: AgentName) {
         self.agent = agent

@@ -107,12 +107,12 @@ struct StreamRoutes: Sendable {
             throw Problem(
                 status: 403, code: "use_agent_fork",
                 detail:
-                    "an agent is not made by forking a stream: it would have entries but no state. A fork of an agent's channel is a plain stream."
+                    "an agent is not made by forking a channel: it would have entries but no state. A fork of an agent's channel is a plain channel: give it a name outside agents/."
             )
         }
         guard wanted.lifetime == nil else {
             throw .bad(
-                "not_supported", "Stream-TTL and Stream-Expires-At are for plain streams; an agent ends when it is closed or deleted.")
+                "not_supported", "Stream-TTL and Stream-Expires-At are for plain channels; an agent ends when it is closed or deleted.")
         }
         if let contentType, !ContentType.isJSON(contentType) {
             throw Problem(.mismatch(contentType, ContentTypeText.json))
@@ -173,7 +173,7 @@ struct StreamRoutes: Sendable {
     func refuseReserved(_ name: StreamName) throws(Problem) {
         guard name.isReserved else { return }
         throw Problem(
-            status: 403, code: "reserved_name", detail: "'\(name.text)' is one of the server's own names. Choose another first segment.")
+            status: 403, code: "reserved_name", detail: "'\(name.text)' is a reserved name: \(StreamName.reservedText).")
     }
 
     func requireKind(_ agent: AgentName) throws(Problem) {

@@ -40,7 +40,7 @@ struct SubscriptionBody {
         case "pull-wake":
             guard let text = json["wake_stream"]?.string else { throw .invalid("wake_stream is missing; a pull-wake needs it.") }
             let name = try SubscriptionBody.name(text)
-            guard name.agent == nil else { throw .invalid("wake_stream is an agent's channel; expected a plain stream.") }
+            guard name.agent == nil else { throw .invalid("wake_stream is an agent's channel; expected a plain channel.") }
             return .pullWake(stream: name.text)
         default: throw .invalid("type is \(json["type"]?.text ?? "missing"); expected \"webhook\" or \"pull-wake\".")
         }
@@ -132,7 +132,7 @@ struct SubscriptionBody {
     private static func checked(_ path: String) throws(SubscriptionProblem) -> StreamName {
         let name: StreamName
         do throws(Problem) { name = try StreamName(path: ArraySlice(path.utf8)) } catch { throw .invalid(error.detail) }
-        guard !name.isReserved else { throw .invalid("'\(name.text)' is one of the server's own names.") }
+        guard !name.isReserved else { throw .invalid("'\(name.text)' is a reserved name: \(StreamName.reservedText).") }
         return name
     }
 }

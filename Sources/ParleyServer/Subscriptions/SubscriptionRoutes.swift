@@ -30,7 +30,10 @@ struct SubscriptionRoutes: Sendable {
             let parts = path.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).map { Bytes($0).text }
             if parts == ["jwks.json"] { return try keys(exchange, service) }
             guard parts.count >= 2, parts[0] == "subscriptions" else {
-                throw SubscriptionProblem(404, "NOT_FOUND", "nothing answers here; there are __ds/subscriptions/<id> and __ds/jwks.json.")
+                throw SubscriptionProblem(
+                    404, "NOT_FOUND",
+                    "'__ds/\(parts.joined(separator: "/").prefix(64))' is a reserved name, and there are only __ds/subscriptions/<id> and __ds/jwks.json: \(StreamName.reservedText)."
+                )
             }
             let call = SubscriptionCall(context: context, exchange: exchange, service: service, id: try SubscriptionRoutes.id(parts[1]))
             try route(call, Array(parts.dropFirst(2)))
