@@ -4,7 +4,9 @@
 
 // TLS: what is a macro, or takes callbacks.
 #include <openssl/err.h>
+#include <arpa/inet.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 
 static int parley_alpn_select(
     SSL *ssl, const unsigned char **chosen, unsigned char *chosen_count, const unsigned char *offered, unsigned int offered_count,
@@ -38,3 +40,31 @@ static inline SSL_CTX *parley_tls_context(void) {
 static inline int parley_tls_got_http(void) { return ERR_GET_REASON(ERR_peek_error()) == SSL_R_HTTP_REQUEST; }
 
 static inline int parley_bio_pending(BIO *bio) { return (int)BIO_ctrl_pending(bio); }
+
+// Whether a certificate was signed with its own key: only those who have it can trust it.
+static inline int parley_x509_is_self_signed(X509 *certificate) {
+    return X509_check_issued(certificate, certificate) == X509_V_OK;
+}
+
+// Writes a subject alternative name, of a host or an address, as text. Returns its length; 0 for one of another kind; -1 behind the last one.
+static inline int parley_x509_name(X509 *certificate, int index, char *text, int size) {
+    GENERAL_NAMES *names = X509_get_ext_d2i(certificate, NID_subject_alt_name, 0, 0);
+    int length = -1;
+    if (index < sk_GENERAL_NAME_num(names)) {
+        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, index);
+        length = 0;
+        if (name->type == GEN_DNS) {
+            int count = ASN1_STRING_length(name->d.dNSName);
+            if (count <= size) {
+                memcpy(text, ASN1_STRING_get0_data(name->d.dNSName), count);
+                length = count;
+            }
+        } else if (name->type == GEN_IPADD) {
+            int family = ASN1_STRING_length(name->d.iPAddress) == 4 ? AF_INET : AF_INET6;
+            int fits = family == AF_INET || ASN1_STRING_length(name->d.iPAddress) == 16;
+            if (fits && inet_ntop(family, ASN1_STRING_get0_data(name->d.iPAddress), text, size)) length = strlen(text);
+        }
+    }
+    GENERAL_NAMES_free(names);
+    return length;
+}

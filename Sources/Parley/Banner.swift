@@ -1,4 +1,5 @@
 internal import Glibc
+internal import ParleyHTTP
 internal import ParleyModels
 internal import ParleyServer
 
@@ -6,23 +7,53 @@ internal import ParleyServer
 struct Banner {
     let text: String
 
-    init(_ configuration: ServeConfiguration, _ node: Node) {
-        let scheme = configuration.tlsCertificate == nil ? "http" : "https"
+    init(_ configuration: ServeConfiguration, _ node: Node, _ environment: [String: String]) {
+        let scheme = node.certificate == nil ? "http" : "https"
         func url(_ host: String) -> String { "\(scheme)://\(host.contains(":") ? "[\(host)]" : host):\(node.port)" }
         let kinds = node.kinds.isEmpty ? "none" : node.kinds.joined(separator: ", ")
         var lines = ["parley: serving \(url(configuration.host)) from \(configuration.dataFolder); agents: \(kinds)"]
-        // Every address is no address to connect to.
-        let address = url(["0.0.0.0": "127.0.0.1", "::": "::1"][configuration.host] ?? configuration.host)
+        let host = Banner.host(configuration.host, node.certificate)
+        let address = url(host)
         var rows = [("Console", "\(address)/")]
+        if let certificate = node.certificate, !certificate.covers(host) {
+            let names = certificate.names.prefix(5).joined(separator: ", ")
+            rows.append(("Names", "the certificate is for \(names.isEmpty ? "no host" : names), not for \(host)"))
+        }
         if address != "http://127.0.0.1:4437" { rows.append(("Commands", "export PARLEY_URL=\(address)")) }
+        let isUnknown = node.certificate?.isSelfSigned == true && (environment["PARLEY_CA_FILE"] ?? "").isEmpty
+        if isUnknown, let file = configuration.tlsCertificate { rows.append(("", "export PARLEY_CA_FILE=\(file)")) }
         if !configuration.keys.isEmpty { rows.append(("", "export PARLEY_TOKEN=<a key or token>")) }
-        rows += Banner.prompts(node, address, hasKeys: !configuration.keys.isEmpty)
+        var curl = isUnknown ? "--cacert \(configuration.tlsCertificate ?? "") " : ""
+        if !configuration.keys.isEmpty { curl += "-H \"Authorization: Bearer $PARLEY_TOKEN\" " }
+        rows += Banner.prompts(node, address, curl: curl)
+        if let files = Banner.reloaded(configuration, node) { rows.append(("Reload", "kill -HUP \(getpid()) reads \(files) again")) }
         rows.append(("Stop", "Ctrl-C, or kill -9 \(getpid()) in the middle of an answer: after the next start it continues"))
         lines += [""] + rows.map { name, value in "  " + name + String(repeating: " ", count: 11 - name.count) + value } + [""]
         text = lines.joined(separator: "\n")
     }
 
-    private static func prompts(_ node: Node, _ address: String, hasKeys: Bool) -> [(String, String)] {
+    /// What SIGHUP reads; `nil`: nothing.
+    private static func reloaded(_ configuration: ServeConfiguration, _ node: Node) -> String? {
+        var files: [String] = []
+        if let folder = node.agentsFolder { files.append("the agent files in \(folder)") }
+        if configuration.hasKeyFiles { files.append("the key file") }
+        if node.certificate != nil { files.append("the certificate") }
+        guard let last = files.popLast() else { return nil }
+        return files.isEmpty ? last : files.joined(separator: ", ") + " and \(last)"
+    }
+
+    /// A host to connect to, by a name that the certificate has if it has one.
+    private static func host(_ listening: String, _ certificate: TLSIdentity?) -> String {
+        // Every address is no address to connect to.
+        let host = ["0.0.0.0": "127.0.0.1", "::": "::1"][listening] ?? listening
+        guard let certificate else { return host }
+        let isHere = ["127.0.0.1", "::1"].contains(host)
+        let names = [host] + (isHere ? ["localhost"] : []) + certificate.names.filter { !$0.contains("*") }
+        return names.first { certificate.covers($0) } ?? host
+    }
+
+    /// - Parameter curl: The options that curl needs.
+    private static func prompts(_ node: Node, _ address: String, curl: String) -> [(String, String)] {
         let declared = node.declaredKinds.filter { $0.problem == nil }
         guard let talker = declared.first(where: { $0.file.kind == "assistant" }) ?? declared.first else {
             return node.kinds.first.map {
@@ -34,7 +65,7 @@ struct Banner {
             ("Talk to it", "\(program) run \(agent) \"Tell me about the sea.\""), ("Follow it", "\(program) tail \(agent)"),
             (
                 "With curl",
-                "curl -N \(hasKeys ? "-H \"Authorization: Bearer $PARLEY_TOKEN\" " : "")'\(address)/v1/stream/agents/\(agent)?offset=-1&live=sse&view=settled'"
+                "curl -N \(curl)'\(address)/v1/stream/agents/\(agent)?offset=-1&live=sse&view=settled'"
             ),
         ]
         // The scripted model calls a tool when it is told to; what another makes of a request nobody knows.

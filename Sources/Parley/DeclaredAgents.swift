@@ -37,6 +37,19 @@ final class DeclaredAgents: Sendable {
     /// That folder, if there is one.
     static var existingFolder: String? { FileManager.default.fileExists(atPath: usualFolder) ? usualFolder : nil }
 
+    /// Refuses a folder that was named and is not there: without it the node would start with no agents, and say so to nobody who asks.
+    static func require(_ folder: String) throws(ConfigurationError) {
+        var isFolder = false
+        guard FileManager.default.fileExists(atPath: folder, isDirectory: &isFolder) else {
+            throw ConfigurationError(
+                "--agents is '\(folder)', which does not exist; expected a folder with a file <kind>.md for each kind. Make it with: mkdir -p '\(folder)'."
+            )
+        }
+        guard isFolder else {
+            throw ConfigurationError("--agents is '\(folder)', which is a file; expected the folder of the files <kind>.md.")
+        }
+    }
+
     /// - Throws: ``ConfigurationError`` when the environment's models are wrong.
     init(
         folder: String?, files: String, _ environment: [String: String], transport: any OutgoingTransport, world: any World

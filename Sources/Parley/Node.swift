@@ -19,6 +19,8 @@ package final class Node: Sendable {
     private let webhooks: WebhookDelivery?
     private let subscriptions: SubscriptionDelivery
     private let server: Server
+    /// What it shows to clients; `nil` without TLS.
+    let certificate: TLSIdentity?
     private let models: EventLoop
     private let signals: SignalWatcher
     /// Hears SIGHUP.
@@ -79,13 +81,16 @@ package final class Node: Sendable {
         serving.allowedOrigins = configuration.corsOrigins
         serving.rate = configuration.rate
         if let count = configuration.connectionsMax { serving.http.connectionCountMax = count }
-        if let mebibytes = configuration.requestMemory { (serving.http.requestBytesMax, serving.answerBytesMax) = (mebibytes << 20, mebibytes << 20) }
+        if let mebibytes = configuration.requestMemory {
+            (serving.http.requestBytesMax, serving.answerBytesMax) = (mebibytes << 20, mebibytes << 20)
+        }
         serving.readersPerAccountMax = configuration.readersPerAccountMax
         if let certificate = configuration.tlsCertificate, let key = configuration.tlsKey {
             do throws(TLSError) { serving.http.tls = try TLSIdentity(certificateFile: certificate, keyFile: key) } catch {
                 throw ConfigurationError(error.message)
             }
         }
+        certificate = serving.http.tls
         if let folder = configuration.publicFolder {
             do throws(PublicFolderError) { serving.publicFolder = try PublicFolder(folder) } catch {
                 throw ConfigurationError("\(error)")
@@ -102,6 +107,9 @@ package final class Node: Sendable {
         reloads = SignalWatcher(models, signals: [SIGHUP]) { [server] _ in
             if configuration.canReload { Node.readKeys(server, configuration, environment) }
             readFiles(true)
+            if !configuration.canReload, declared.folder == nil {
+                Diagnostics.log(.info, "SIGHUP: there are no agent files, key files or certificate to read again")
+            }
         }
         folderWatcher = configuration.watchesAgents ? Node.watching(declared, on: models) { readFiles(false) } : nil
         signals.waitUntilListening()
@@ -121,6 +129,9 @@ package final class Node: Sendable {
 
     /// The kinds of agents there are.
     package var kinds: [String] { runtime.kinds }
+
+    /// Where those files are; `nil`: nowhere.
+    var agentsFolder: String? { declared.folder }
 
     /// The agents that files declare, with the model and the tools of each.
     var declaredKinds: [DeclaredAgents.Kind] { declared.kinds }

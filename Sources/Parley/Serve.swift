@@ -168,13 +168,15 @@ package enum ServeOptions {
         _ configuration: ServeConfiguration, _ environment: [String: String] = ProcessInfo.processInfo.environment
     ) throws(ConfigurationError) {
         _ = try configuration.webhook(environment)
+        if let folder = configuration.agentsFolder { try DeclaredAgents.require(folder) }
     }
 
     /// Starts a node, says so on standard error, and returns once it has stopped; throws what kept it from starting or going on.
     package static func run(_ configuration: ServeConfiguration, agents: [AnyAgent]) throws {
         Heap.givesBackSoon()
-        let node = try Node(configuration, environment: ProcessInfo.processInfo.environment, agents: agents) { Diagnostics.say($0) }
-        Diagnostics.say(Banner(configuration, node).text)
+        let environment = ProcessInfo.processInfo.environment
+        let node = try Node(configuration, environment: environment, agents: agents) { Diagnostics.say($0) }
+        Diagnostics.say(Banner(configuration, node, environment).text)
         if let reason = node.runUntilStopped() { throw ConfigurationError("stopped: \(reason)") }
     }
 }

@@ -81,7 +81,10 @@ package struct ServeConfiguration: Sendable {
     private var isLoopback: Bool { ["127.0.0.1", "::1", "localhost"].contains(host) }
 
     /// Whether there are keys or a certificate that can be read again while the node runs.
-    package var canReload: Bool { !keyFiles.isEmpty || tlsCertificate != nil }
+    package var canReload: Bool { hasKeyFiles || tlsCertificate != nil }
+
+    /// Whether keys come from files, and not from the environment alone.
+    var hasKeyFiles: Bool { !keyFiles.isEmpty }
 
     /// Takes the keys of a file, too.
     package mutating func addKeys(file: String) { keyFiles.append(file) }

@@ -23,6 +23,15 @@ package final class TLSIdentity: Sendable {
         context.withLock { $0 = fresh }
     }
 
+    /// The hosts and addresses that the certificate names.
+    package var names: [String] { context.withLock { $0 }.names }
+
+    /// Whether a client that reaches the server as `host` accepts the certificate's name.
+    package func covers(_ host: String) -> Bool { context.withLock { $0 }.covers(host) }
+
+    /// Whether the certificate was signed with its own key, so that clients trust it only if they have it.
+    package var isSelfSigned: Bool { context.withLock { $0 }.isSelfSigned }
+
     /// The state of a new connection; `nil` when there is no memory for it.
     func session() -> TLSSession? { context.withLock { $0 }.session() }
 }
@@ -59,6 +68,31 @@ private final class TLSContext: @unchecked Sendable {  // Guard: not changed aft
         guard let ssl = SSL_new(handle) else { return nil }
         return TLSSession(owning: ssl)
     }
+
+    // The certificate belongs to the handle.
+    private var certificate: OpaquePointer? { SSL_CTX_get0_certificate(handle) }
+
+    var names: [String] {
+        var names: [String] = []
+        for index in 0..<TLSContext.namesMax {
+            var text = Bytes(repeating: 0, count: 256)
+            let length = text.withUnsafeMutableBufferPointer { buffer in
+                buffer.withMemoryRebound(to: CChar.self) { parley_x509_name(certificate, CInt(index), $0.baseAddress, CInt($0.count)) }
+            }
+            guard length >= 0 else { break }
+            if length > 0 { names.append(String(decoding: text[..<Int(length)], as: UTF8.self)) }
+        }
+        return names
+    }
+
+    /// Only so many names are shown or tried.
+    private static let namesMax = 100
+
+    func covers(_ host: String) -> Bool {
+        X509_check_ip_asc(certificate, host, 0) == 1 || X509_check_host(certificate, host, host.utf8.count, 0, nil) == 1
+    }
+
+    var isSelfSigned: Bool { parley_x509_is_self_signed(certificate) == 1 }
 
     private static var reason: String {
         let code = ERR_get_error()

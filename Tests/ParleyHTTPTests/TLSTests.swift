@@ -149,6 +149,12 @@ private let large = Bytes((0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 
         #expect(result.output.contains("got True"), "\(result.output)")
     }
 
+    @Test func `says which hosts its certificate covers`() {
+        #expect(identity.names == ["localhost", "127.0.0.1"])
+        #expect(["localhost", "127.0.0.1", "::1", "example.com", "127.0.0.2"].map(identity.covers) == [true, true, false, false, false])
+        #expect(identity.isSelfSigned)
+    }
+
     @Test func `the certificate is replaced while it serves, and a wrong one is not taken`() throws {
         #expect(try curl("/", "-v").output.contains("O=first"))
         try certificate.make("second")
