@@ -63,11 +63,24 @@ final class Client: Sendable {
             return FollowError("the server at \(baseURL) does not speak TLS: name it with http:// instead of https://.")
         }
         if baseURL.hasPrefix("https://"), error.reason.contains("SSL") || error.reason.contains("certificate") {
-            return FollowError(
-                "the certificate of \(baseURL) is not trusted: \(error.reason). PARLEY_CA_FILE names a PEM file of further authorities.")
+            return FollowError(mistrust(error.reason))
         }
         return Unreachable(
             description: "no server answers at \(baseURL). Start one with `parley serve`, or name another with --server or PARLEY_URL.")
+    }
+
+    /// Says why the server's certificate is refused, and what helps.
+    private func mistrust(_ reason: String) -> String {
+        if reason.contains("subject name") {
+            return
+                "the certificate of \(baseURL) is for another host: \(reason). Name the server as its certificate does: --server or PARLEY_URL."
+        }
+        let remedy =
+            Terminal.environment("PARLEY_CA_FILE").map {
+                "PARLEY_CA_FILE is '\($0)'; expected the PEM file of who has signed it, or the certificate itself."
+            }
+            ?? "PARLEY_CA_FILE names a PEM file of further authorities."
+        return "the certificate of \(baseURL) is not trusted: \(reason). \(remedy)"
     }
 
     /// The connection broke before the answer, so nobody knows whether the server has seen the request.
@@ -109,8 +122,8 @@ final class Client: Sendable {
         watcher.waitUntilListening()
     }
 
-    /// Streams one answer; gives the pieces of its body to `take` until it ends or `take` returns false.
-    func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Int, Bytes) -> Bool) throws {
+    /// Streams one answer; gives the pieces of its body, with its head, to `take` until it ends or `take` returns false.
+    func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Answer, Bytes) -> Bool) throws {
         var request = OutgoingRequest(url: baseURL + path, headers: headers + authorization)
         request.connectTimeout = .seconds(5)
         // The server sends a heartbeat every 15 seconds.
@@ -153,21 +166,23 @@ private final class WholeCall: OutgoingCallDelegate {
 
 private final class StreamedCall: OutgoingCallDelegate {
     private struct State {
-        var status = 0
+        var head = Client.Answer(status: 0, headers: [], body: [])
         var isOver = false
         var error: OutgoingError?
     }
 
     private let state = Monitor(State())
-    private let take: @Sendable (Int, Bytes) -> Bool
+    private let take: @Sendable (Client.Answer, Bytes) -> Bool
 
-    init(_ take: @escaping @Sendable (Int, Bytes) -> Bool) { self.take = take }
+    init(_ take: @escaping @Sendable (Client.Answer, Bytes) -> Bool) { self.take = take }
 
-    func received(status: Int, headers: [(name: String, value: String)]) { state.withLock { $0.status = status } }
+    func received(status: Int, headers: [(name: String, value: String)]) {
+        state.withLock { $0.head = Client.Answer(status: status, headers: headers, body: []) }
+    }
 
     func received(body: UnsafeRawBufferPointer) {
-        let (status, isOver) = state.withLock { ($0.status, $0.isOver) }
-        guard !isOver, !take(status, Bytes(body)) else { return }
+        let (head, isOver) = state.withLock { ($0.head, $0.isOver) }
+        guard !isOver, !take(head, Bytes(body)) else { return }
         state.withLock(signal: true) { $0.isOver = true }
     }
 

@@ -30,16 +30,19 @@ enum CompletionCommand: Command {
         command.options + (command.options.isEmpty ? [] : Arguments.common) + [.flag("help")]
     }
 
+    /// What a command takes, if that is known.
+    private static func taken(_ command: any Command.Type) -> [String] {
+        switch command.name {
+        case CompletionCommand.name: shells.keys.sorted()
+        case HelpCommand.name: ParleyProgram.commands.map { $0.name }
+        case AgentsCommand.name: ["check"]
+        default: []
+        }
+    }
+
     /// The words that can follow a command: options; and for some, what they take.
     private static func words(_ command: any Command.Type) -> String {
-        let taken =
-            switch command.name {
-            case CompletionCommand.name: shells.keys.sorted()
-            case HelpCommand.name: ParleyProgram.commands.map { $0.name }
-            case AgentsCommand.name: ["check"]
-            default: [String]()
-            }
-        return (taken + options(command).map { "--\($0.name)" }).joined(separator: " ")
+        (taken(command) + options(command).map { "--\($0.name)" }).joined(separator: " ")
     }
 
     @Sendable private static func bash() -> String {
@@ -84,6 +87,9 @@ enum CompletionCommand: Command {
     @Sendable private static func fish() -> String {
         let commands = ParleyProgram.commands.flatMap { command in
             ["complete -c parley -n __fish_use_subcommand -f -a \(command.name) -d '\(quoted(command.summary))'"]
+                + (taken(command).isEmpty
+                    ? []
+                    : ["complete -c parley -n '__fish_seen_subcommand_from \(command.name)' -a '\(taken(command).joined(separator: " "))'"])
                 + options(command).map { option in
                     "complete -c parley -n '__fish_seen_subcommand_from \(command.name)' -l \(option.name)\(option.takesValue ? " -r" : "")"
                 }

@@ -12,8 +12,8 @@ final class Follower: Sendable {
         var wasReached: Bool
         /// The loss of the connection has been said, and its return has not.
         var isLost = false
-        var status = 0
-        var problem: Bytes = []
+        /// A refusal.
+        var problem: Client.Answer?
         var failures = 0
         var events = ServerSentEventParser()
         /// Entries whose control event has not come: after a break between the two they would come again.
@@ -61,9 +61,7 @@ final class Follower: Sendable {
             do { try connect(before) } catch { failure = error }
             let state = state.withLock { $0 }
             if state.isEnded || state.isLeft { return }
-            if !state.problem.isEmpty {
-                throw client.refusal(Client.Answer(status: state.status, headers: [], body: state.problem), of: channel, isAny: true)
-            }
+            if let problem = state.problem { throw client.refusal(problem, of: channel, isAny: true) }
             if state.offset != before { (waited, pause) = (.zero, .milliseconds(100)) }
             if failure == nil { continue }
             guard state.wasReached, waited < Follower.patience else { throw failure! }
@@ -79,11 +77,12 @@ final class Follower: Sendable {
 
     private func connect(_ offset: String) throws {
         let query = "?offset=\(offset)&live=sse" + (view.map { "&view=\($0)" } ?? "")
-        try client.stream(path + query, headers: [("Accept", "text/event-stream")]) { [self] status, bytes in
+        try client.stream(path + query, headers: [("Accept", "text/event-stream")]) { [self] head, bytes in
             state.withLock { state in
-                guard status == 200 else {
-                    state.status = status
-                    state.problem += bytes
+                guard head.status == 200 else {
+                    var problem = state.problem ?? head
+                    problem.body += bytes
+                    state.problem = problem
                     return true
                 }
                 if state.isLost { say("parley: connected again; nothing was missed") }

@@ -1,4 +1,5 @@
 internal import Glibc
+internal import ParleyServer
 internal import ParleySystem
 
 /// What a message says: text, or data for agents that take more than text.
@@ -62,7 +63,7 @@ enum MessageArgument {
         let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)] + (mustExist ? [("If-Match", "*")] : [])
         let answer = try client.requestPatiently("POST", "/v1/" + channel, headers: headers, body: body.bytes)
         guard answer.status == 202, let offset = answer.json?["entries"]?.array?.first?["offset"]?.string else {
-            throw client.refusal(answer, of: channel)
+            throw client.refusal(answer, of: channel, verb: body["type"]?.string.flatMap { Verb(appending: $0) })
         }
         return offset
     }

@@ -131,7 +131,8 @@ struct Arguments {
             let name = String(parts[0])
             let options = command.options + Arguments.common
             guard let option = options.first(where: { $0.name == name }) else {
-                let meant = Suggestion.closest(to: name, in: options.map(\.name))
+                let names = options.map(\.name)
+                let meant = Suggestion.closest(to: name, in: names) ?? Arguments.synonyms[name].flatMap { names.contains($0) ? $0 : nil }
                 // A text, by mistake: no option has a blank in its name.
                 let isText = name.contains(where: \.isWhitespace)
                 throw UsageError(
@@ -150,6 +151,9 @@ struct Arguments {
         }
     }
 
+    /// What other programs, and the protocol, call an option.
+    private static let synonyms = ["offset": "from", "since": "from", "content-type": "type", "expires": "expires-at"]
+
     private static func names(of command: any Command.Type) -> String {
         (command.options + common).map { "--\($0.name)" }.joined(separator: ", ")
     }
@@ -163,7 +167,10 @@ struct Arguments {
     func check(_ option: String, _ others: [String]) throws(UsageError) {
         guard let value = self[option], !others.contains(value), value.utf8.count != 16 || UInt64(value, radix: 16) == nil else { return }
         let expected = others.map { "\"\($0)\"" } + ["an offset of 16 hexadecimal digits, as it was given out"]
-        throw UsageError("--\(option) is '\(value)'; expected \(expected.joined(separator: ", or ")).")
+        let isShort =
+            (1...15).contains(value.utf8.count) && UInt64(value, radix: 16) != nil && !value.hasPrefix("-") && !value.hasPrefix("+")
+        let meant = isShort ? " Did you mean \(String(repeating: "0", count: 16 - value.utf8.count) + value)?" : ""
+        throw UsageError("--\(option) is '\(value)'; expected \(expected.joined(separator: ", or ")).\(meant)")
     }
 
     /// Refuses words behind the first `count`.

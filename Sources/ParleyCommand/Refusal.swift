@@ -1,4 +1,5 @@
 internal import ParleyHTTP
+internal import ParleyServer
 internal import ParleySystem
 
 extension Client {
@@ -8,13 +9,16 @@ extension Client {
     ///   - channel: What the request was about; names the subject and appears in the commands.
     ///   - isAny: Whether the name may have meant a channel without an agent, or an agent.
     ///   - isWanted: Whether the channel may be created instead.
-    func refusal(_ answer: Answer, of channel: String? = nil, isAny: Bool = false, isWanted: Bool = true) -> FollowError {
+    ///   - verb: What the request needs, where the server named several verbs of which it is one.
+    func refusal(
+        _ answer: Answer, of channel: String? = nil, isAny: Bool = false, isWanted: Bool = true, verb: Verb? = nil
+    ) -> FollowError {
         guard let json = answer.json else {
             return FollowError(
                 "\(baseURL) answered \(answer.status) without saying why. Is it a Parley server? --server or PARLEY_URL names another.")
         }
-        let refusal = Refusal(json, answer.status, channel: channel, isWanted: isWanted)
-        var sentences = [refusal.text, refusal.remedy]
+        let refusal = Refusal(json, answer.status, channel: channel, isWanted: isWanted, verb: verb)
+        var sentences = [refusal.text, refusal.remedy, Refusal.pause(answer)]
         if let agent = refusal.agent, ["channel_not_found", "unknown_agent", "unknown_agent_kind"].contains(refusal.code) {
             if let near = near(agent, refusal) {
                 sentences.insert("Did you mean \(near)?", at: 1)
@@ -50,12 +54,14 @@ struct Refusal {
     private let status: Int
     /// Whether it may be created instead.
     private let isWanted: Bool
+    /// What the request needs, if that is known here.
+    private let verb: Verb?
 
     /// - Parameter channel: What the request was about.
-    init(_ json: JSON, _ status: Int, channel: String? = nil, isWanted: Bool = true) {
+    init(_ json: JSON, _ status: Int, channel: String? = nil, isWanted: Bool = true, verb: Verb? = nil) {
         // Below /v1/stream/__ds/ the protocol wants another form.
         let json = json["error"].map { ["code": $0["code"] ?? .null, "detail": $0["message"] ?? .null] } ?? json
-        (self.json, self.status, self.isWanted) = (json, status, isWanted)
+        (self.json, self.status, self.isWanted, self.verb) = (json, status, isWanted, verb)
         code = json["code"]?.string ?? ""
         kinds = (json["kinds"]?.array ?? []).compactMap(\.string)
         agent = channel.flatMap { $0.hasPrefix("agents/") ? Refusal.agent($0) : nil }
@@ -102,7 +108,7 @@ struct Refusal {
         case "unauthorized": "Set PARLEY_TOKEN to a key or token of this server, or name a file that holds one with --token-file."
         case "forbidden":
             json["channel"]?.string.flatMap { channel in
-                json["verb"]?.string.map {
+                neededVerb.map {
                     "A token for it: parley token --allow '\(channel):\($0)' --name <name>, with a key as PARLEY_TOKEN."
                 }
             }
@@ -115,6 +121,20 @@ struct Refusal {
         case _ where agent == nil: remedyOfChannel
         default: remedyOfAgent
         }
+    }
+
+    /// The verb that a token needs. Of several that the server names, the one that this request needs.
+    private var neededVerb: String? {
+        let accepted = (json["verbs"]?.array ?? []).compactMap(\.string)
+        return verb.flatMap { accepted.contains($0.name) ? $0.name : nil } ?? json["verb"]?.string
+    }
+
+    /// How long to wait before the request is repeated, if the server says so.
+    static func pause(_ answer: Client.Answer) -> String? {
+        guard [429, 503].contains(answer.status), let seconds = answer.header("Retry-After").flatMap({ Int64($0) }) else { return nil }
+        func counted(_ number: Int64, _ unit: String) -> String { "\(number) \(unit)\(number == 1 ? "" : "s")" }
+        let rest = seconds % 60 == 0 ? "" : " " + counted(seconds % 60, "second")
+        return "Try again in \(seconds < 60 ? counted(seconds, "second") : counted(seconds / 60, "minute") + rest)."
     }
 
     private var remedyOfChannel: String? {

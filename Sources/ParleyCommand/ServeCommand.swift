@@ -6,7 +6,8 @@ enum ServeCommand: Command {
     static let summary = "run a node"
     static let usage = """
         usage: parley serve [--listen <host>:<port>] [--data <folder>] [--agents <folder>] [--watch-agents] [--public <folder>]
-                            [--drain <seconds>] [--idle <seconds>] [--text-retention <seconds>] [--webhook <url>] [--webhook-events <types>] [--webhook-allow-private]
+                            [--drain <seconds>] [--idle <seconds>] [--text-retention <seconds>]
+                            [--webhook <url>] [--webhook-events <types>] [--webhook-allow-private]
                             [--keys <file>] [--tls-cert <file> --tls-key <file>] [--cors-origin <origin>] [--rate <number>]
                             [--max-connections <n>] [--max-channels <n>] [--max-request-memory <MiB>] [--max-readers-per-account <n>]
                             [--max-agents-in-memory <n>]

@@ -20,16 +20,36 @@ enum StatusCommand: Command {
         let client = try Client(arguments)
         let answer = try client.request("GET", "/v1/" + channel)
         guard answer.status == 200, let status = answer.json else { throw client.refusal(answer, of: channel) }
-        Terminal.output(arguments.has("json") ? "\(json: status)\n" : TerminalText(lines: StatusView.lines(status)))
+        if arguments.has("json") {
+            Terminal.output("\(json: status)\n")
+        } else {
+            Terminal.output(TerminalText(lines: StatusView.lines(status, undecided: try undecided(status, channel, client))))
+        }
         return .done
+    }
+
+    /// The entries that nothing has been decided about, oldest first, as the audit has them.
+    private static func undecided(_ status: JSON, _ channel: String, _ client: Client) throws -> [JSON] {
+        guard (status["undecided"]?.integer ?? 0) > 0 else { return [] }
+        let answer = try client.request("GET", "/v1/\(channel)/audit?limit=1000")
+        guard answer.status == 200, let records = answer.json?["records"]?.array else { throw client.refusal(answer, of: channel) }
+        return records.filter { $0["type"] != "approval" && ($0["receipt"] ?? .null) == .null }
     }
 }
 
 /// What an agent does, for a person: a fact a line, and the commands that help.
 enum StatusView {
-    static func lines(_ status: JSON) -> [String] {
+    private static let undecidedMax = 10
+
+    /// - Parameter entries: Those that nothing has been decided about.
+    static func lines(_ status: JSON, undecided entries: [JSON]) -> [String] {
         let agent = Refusal.agent(status["agent"]?.string ?? "")
         var rows: [[String]] = [["agent:", agent], ["state:", state(status)]]
+        if status["known"] == false {
+            let kind = status["kind"]?.string ?? ""
+            rows.append(["kind:", "the server does not have the kind \(kind): nothing is done until it does"])
+            rows.append(["", "add \(kind).md to the agents folder, or start the program that has it; `parley agents` lists the kinds"])
+        }
         for (name, label) in [("reason", "reason:"), ("message", "message:"), ("remedy", "remedy:")] {
             if let text = status[name]?.string { rows.append([label, Columns.prose(text)]) }
         }
@@ -44,6 +64,8 @@ enum StatusView {
         }
         if let undecided = status["undecided"]?.integer, undecided > 0 {
             rows.append(["undecided:", undecided == 1 ? "1 entry" : "\(undecided) entries"])
+            rows += entries.prefix(undecidedMax).map { ["", text(ofEntry: $0)] }
+            if entries.count > undecidedMax { rows.append(["", "… `parley audit \(agent)` lists all"]) }
         }
         rows += [["created:", status["created"]?.string ?? ""], ["end offset:", status["tail_offset"]?.string ?? ""]]
         return Columns.lines(rows)
@@ -53,6 +75,13 @@ enum StatusView {
     static func approvals(_ status: JSON) -> [String] {
         let turn = status["turn"]?.string ?? ""
         return (status["waiting_for"]?.array ?? []).filter { $0["kind"] == "approval" }.map { "\(turn)/\($0["step"]?.string ?? "")" }
+    }
+
+    private static func text(ofEntry entry: JSON) -> String {
+        let said = entry["text"]?.string ?? entry["name"]?.string ?? entry["approval"]?.string ?? entry["reason"]?.string
+        return
+            "\(entry["type"]?.string ?? "") \(entry["offset"]?.string ?? "") by \(TerminalText.name(entry["by"]?.string ?? "")) at \(entry["at"]?.string ?? "")"
+            + (said.map { ": \"\(Columns.prose($0))\"" } ?? "")
     }
 
     private static func state(_ status: JSON) -> String {

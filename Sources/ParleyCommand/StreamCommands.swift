@@ -12,7 +12,7 @@ enum CreateCommand: Command {
         \(usage)
 
         Creates an idle agent (assistant/me) or a plain channel (/orders/42), and prints its end offset. If it exists with the same properties,
-        nothing changes. A deleted agent is started anew.
+        nothing changes, and the command says so. A deleted agent is started anew.
 
           --type <content type>  default application/json
           --ttl <seconds>        remove it this long after it was last read or written
@@ -24,7 +24,14 @@ enum CreateCommand: Command {
         let channel = try ChannelArgument.any(arguments.require(0, "the channel"))
         try arguments.requireAtMost(1)
         let headers = try [("Content-Type", arguments["type"] ?? "application/json")] + StreamRequest.lifetime(arguments)
-        Terminal.output("\(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201]))\n")
+        let answer = try StreamRequest.answer("PUT", channel, headers, [], Client(arguments), expecting: [200, 201])
+        Terminal.output("\(StreamRequest.tail(answer))\n")
+        if answer.status == 200 {
+            let type = answer.header("Content-Type").map { " with \($0)" } ?? ""
+            Terminal.error(
+                "\(line: Refusal.name(channel)) exists already\(line: type) and ends at \(line: StreamRequest.tail(answer)); nothing has changed"
+            )
+        }
         return .done
     }
 }
@@ -59,7 +66,8 @@ enum AppendCommand: Command {
         headers.append(("Idempotency-Key", arguments["key"] ?? Client.newIdempotencyKey()))
         if let offset = arguments["if-tail"] { headers.append(("If-Match", offset)) }
         if arguments.has("close") { headers.append(("Stream-Closed", "true")) }
-        Terminal.output("\(try StreamRequest.tail("POST", channel, headers, body, Client(arguments), expecting: [204], isPatient: true))\n")
+        let answer = try StreamRequest.answer("POST", channel, headers, body, Client(arguments), expecting: [204], isPatient: true)
+        Terminal.output("\(StreamRequest.tail(answer))\n")
         return .done
     }
 }
@@ -89,7 +97,9 @@ enum ForkCommand: Command {
         try arguments.check("offset", ["-1"])
         var headers = try [("Stream-Forked-From", StreamRequest.path(source))] + StreamRequest.lifetime(arguments)
         if let offset = arguments["offset"] { headers.append(("Stream-Fork-Offset", offset)) }
-        Terminal.output("\(try StreamRequest.tail("PUT", channel, headers, [], Client(arguments), expecting: [200, 201], about: source))\n")
+        let answer = try StreamRequest.answer("PUT", channel, headers, [], Client(arguments), expecting: [200, 201], about: source)
+        Terminal.output("\(StreamRequest.tail(answer))\n")
+        if answer.status == 200 { Terminal.error("\(line: Refusal.name(channel)) exists already as this fork; nothing has changed") }
         return .done
     }
 }
@@ -138,11 +148,10 @@ enum StreamRequest {
     }
 
     /// - Parameter subject: The channel that a refusal is about, if not `channel`.
-    /// - Returns: the tail that the server answers with.
-    static func tail(
+    static func answer(
         _ method: String, _ channel: String, _ headers: [(String, String)], _ body: Bytes, _ client: Client, expecting statuses: [Int],
         isPatient: Bool = false, about subject: String? = nil
-    ) throws -> String {
+    ) throws -> Client.Answer {
         let headers = headers.map { (name: $0.0, value: $0.1) }
         let answer =
             isPatient
@@ -152,8 +161,11 @@ enum StreamRequest {
             let isAboutChannel = subject == nil || answer.json?["code"] == "channel_exists"
             throw client.refusal(answer, of: isAboutChannel ? channel : subject, isAny: true)
         }
-        return answer.header("Stream-Next-Offset") ?? ""
+        return answer
     }
+
+    /// The end offset that the server answers with.
+    static func tail(_ answer: Client.Answer) -> String { answer.header("Stream-Next-Offset") ?? "" }
 
     static func standardInput() throws -> Bytes { try contents(STDIN_FILENO, "standard input") }
 

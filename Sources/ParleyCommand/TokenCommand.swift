@@ -30,7 +30,7 @@ enum TokenCommand: Command {
         \(usage)
 
         Prints a token made from PARLEY_TOKEN (or --token-file). From a key, the server signs it. From a token, it is narrowed here, without the
-        server, and never allows more than that token.
+        server, and never allows more than that token: what it lacks is said on standard error.
 
           --allow <grant>       a channel pattern (* is one segment, ** one or more) and the verbs allowed there: read, append, steer, approve,
                                 stop, admin; e.g. agents/assistant/*:read,steer. Repeatable
@@ -67,6 +67,7 @@ enum TokenCommand: Command {
             } else if let bearer, bearer.hasPrefix("parley_") {
                 guard let own = CapabilityToken(bearer) else { throw UsageError("PARLEY_TOKEN begins like a token and is none.") }
                 token = try own.narrowed(block).text
+                for line in lost(grants, own) { Terminal.error("\(line: line)") }
             } else {
                 try requireWhole(block)
                 token = try issued(block, Client(arguments))
@@ -76,6 +77,17 @@ enum TokenCommand: Command {
         }
         Terminal.output("\(token)\n")
         return .done
+    }
+
+    /// What was asked for and is not granted, because the token that the new one is made from does not allow it.
+    private static func lost(_ grants: [Grant], _ own: CapabilityToken) -> [String] {
+        let allowed = own.blocks.filter { !$0.grants.isEmpty }.map { $0.grants.map(\.text).joined(separator: " ") }
+        return grants.compactMap { grant in
+            let verbs = own.lacks(grant).map(\.name).joined(separator: ", ")
+            guard !verbs.isEmpty else { return nil }
+            let extent = grant.pattern.isWide ? "is granted only where the token that this one is made from allows it" : "is not granted"
+            return "\(verbs) on \(grant.pattern.text) \(extent). That token allows \(allowed.joined(separator: ", narrowed to "))."
+        }
     }
 
     private static func requireWhole(_ block: CapabilityToken.Block) throws(UsageError) {

@@ -64,6 +64,7 @@ class ExamplesTest(unittest.TestCase):
             found = subprocess.run([sys.executable, "-c", program, name], capture_output=True, text=True, timeout=60)
             self.assertEqual(found.returncode, 1, name)
             self.assertIn(f"agents/{name}?view=settled (status=404)", found.stderr)
+            self.assertIn('"detail":', found.stderr)
 
     def test_the_follower_of_the_quickstart_reads_each_entry_once_and_ends_with_the_agent(self):
         node = Node().start()

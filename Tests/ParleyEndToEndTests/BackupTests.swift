@@ -25,7 +25,15 @@ import Testing
             #expect(backup.exit == .status(0) && backup.standard == copy + "\n", "\(backup)")
             try load.waitForAcknowledged(load.acknowledged + 20)
             load.stop()
-            #expect(try parley("backup", copy, environment: server).error.contains("is not empty"))
+            for folder in [copy, copy + "/FORMAT/copy"] {
+                let again = try node.request(
+                    "POST", "/v1/backup", [("Content-Type", "application/json")], #"{"folder": "\#(folder)"}"#)
+                #expect(again.status == 400 && again.json?["code"] == "invalid_folder", "\(again.text)")
+            }
+            let refused = try parley("backup", copy, environment: server)
+            #expect(
+                refused.exit == .status(1) && refused.error.contains("is not empty") && refused.error.contains("(invalid_folder)"),
+                "\(refused)")
             try node.kill()
 
             let restored = try EndToEndNode(agents: agents, environment: environment)

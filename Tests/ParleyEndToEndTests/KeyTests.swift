@@ -37,10 +37,24 @@ import Testing
 
             let narrow = try Self.said(["token", "--allow", "**:read", "--name", "phone"], token)
             #expect(try Self.curl(node.url + "/v1/stream/agents/writer/me", narrow).contains("\"by\":\"ann\""))
+            let wide = try Self.run(
+                "parley",
+                ["token", "--allow", "agents/writer/*:read,stop", "--allow", "agents/clerk/me:read", "--allow", "agents/writer/me:append"],
+                token)
+            #expect(wide.exit == .status(0) && wide.standard.hasPrefix("parley_v1_"))
+            #expect(
+                wide.error == """
+                    stop on agents/writer/* is granted only where the token that this one is made from allows it. That token allows agents/writer/*:read,append.
+                    read on agents/clerk/me is not granted. That token allows agents/writer/*:read,append.
+
+                    """, "\(wide.error)")
             let refused = try Self.run("parley", ["send", "writer/me", "hello", "--server", node.url], narrow)
             #expect(refused.exit == .status(1))
             #expect(refused.error.contains("'append'"), "\(refused.error)")
             #expect(refused.error.contains("parley token --allow 'agents/writer/me:append'"), "\(refused.error)")
+            let cancelled = try Self.run("parley", ["cancel", "writer/me", "--server", node.url], narrow)
+            #expect(cancelled.error.contains("'append', 'steer', 'approve', 'stop' or 'admin'"), "\(cancelled.error)")
+            #expect(cancelled.error.contains("parley token --allow 'agents/writer/me:stop'"), "\(cancelled.error)")
             let stopper = try Self.said(
                 ["token", "--allow", "agents/writer/*:stop", "--name", "bob", "--server", node.url], Self.secret)
             let stop = try Self.run("parley", ["cancel", "writer/me", "--server", node.url], stopper)
@@ -105,12 +119,66 @@ import Testing
         }
     }
 
-    private static func makeCertificate(_ certificate: String, _ key: String, _ name: String) throws {
+    @Test func `over TLS, the address that is printed is one that the certificate names, and hints come where they help`() async throws {
+        try await OwnThread.run {
+            let folder = try TemporaryFolder.make()
+            defer { try? FileManager.default.removeItem(atPath: folder) }
+            let (certificate, key, other) = (folder + "/cert.pem", folder + "/key.pem", folder + "/other.pem")
+            try Self.makeCertificate(other, key, "other")
+            try Self.makeCertificate(certificate, key, "own", names: "DNS:localhost")
+            let node = try EndToEndNode(
+                agents: ["writer.md": "---\nkind: writer\n---\nWrite.\n"], environment: ["PARLEY_MODEL": "scripted:"])
+            let said = try node.launch(options: ["--tls-cert", certificate, "--tls-key", key])
+                .wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
+            #expect(said.contains("export PARLEY_URL=https://localhost:\(node.port)\n"), "\(said)")
+            #expect(said.contains("export PARLEY_CA_FILE=\(certificate)\n") && said.contains("curl -N --cacert \(certificate) "), "\(said)")
+            #expect(said.contains("reads the agent files in \(node.agentsFolder) and the certificate again"), "\(said)")
+            let named = try parley("ls", "--server", "https://localhost:\(node.port)", environment: ["PARLEY_CA_FILE": certificate])
+            #expect(named.exit == .status(0), "\(named.error)")
+            let address = "https://127.0.0.1:\(node.port)"
+            let misnamed = try parley("ls", "--server", address, environment: ["PARLEY_CA_FILE": certificate])
+            #expect(misnamed.error.contains("is for another host") && !misnamed.error.contains("PARLEY_CA_FILE"), "\(misnamed.error)")
+            let mistrusted = try parley("ls", "--server", address, environment: ["PARLEY_CA_FILE": other])
+            #expect(mistrusted.error.contains("PARLEY_CA_FILE is '\(other)'; expected"), "\(mistrusted.error)")
+            let unknown = try parley("ls", "--server", address)
+            #expect(unknown.error.contains("PARLEY_CA_FILE names a PEM file"), "\(unknown.error)")
+            try node.kill()
+
+            // One that names no host of this machine, and whose user has set PARLEY_CA_FILE.
+            try Self.makeCertificate(certificate, key, "own", names: "DNS:*.example.com")
+            let second = try EndToEndNode(agents: [:], environment: ["PARLEY_CA_FILE": certificate])
+            let again = try second.launch(options: ["--tls-cert", certificate, "--tls-key", key])
+                .wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
+            #expect(again.contains("the certificate is for *.example.com, not for 127.0.0.1"), "\(again)")
+            #expect(!again.contains("PARLEY_CA_FILE") && !again.contains("--cacert"), "\(again)")
+        }
+    }
+
+    @Test func `a limit that is reached says how long to wait`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(agents: [:])
+            try node.start(options: ["--rate", "0.01"])
+            let server = ["PARLEY_URL": node.url]
+            var outputs: [String] = []
+            for words in [["ls"], ["ls"], ["tail", "/x"], ["status", "writer/me"]] {
+                let process = try ChildProcess(Products.path("parley"), words, environment: server)
+                try process.waitForExit("parley \(words)")
+                outputs.append(process.output.error)
+            }
+            for output in outputs.dropFirst() {
+                #expect(output.contains("(too_many_requests)") && output.contains(/Try again in 1 minute [0-9]+ seconds?\./), "\(outputs)")
+            }
+        }
+    }
+
+    private static func makeCertificate(
+        _ certificate: String, _ key: String, _ name: String, names: String = "DNS:localhost,IP:127.0.0.1"
+    ) throws {
         let process = try ChildProcess(
             "openssl",
             [
                 "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
-                "/O=\(name)/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate,
+                "/O=\(name)/CN=localhost", "-addext", "subjectAltName=\(names)", "-keyout", key, "-out", certificate,
             ])
         guard try process.waitForExit("openssl to end") == .status(0) else { throw Missed(process.output.error) }
     }

@@ -65,6 +65,7 @@ import Testing
                 (["--data", node.dataFolder], ["PARLEY_MODEL": "scripted"], 1, "--data"),
                 (other, [:], 1, "PARLEY_MODEL is not set"),
                 (other, ["PARLEY_MODEL": "sripted"], 1, "PARLEY_MODEL \"sripted\""),
+                (other + ["--agents", node.folder + "/nowhere"], ["PARLEY_MODEL": "scripted"], 2, "/nowhere', which does not exist"),
                 (["--lisen", "x"], ["PARLEY_MODEL": "scripted"], 2, "unknown option '--lisen'"),
                 (
                     ["--listen", "127.0.0.1:\(node.port)", "--data", node.folder + "/other"], ["PARLEY_MODEL": "scripted"], 1,
@@ -127,10 +128,16 @@ import Testing
             try node.start()
             let run = try ChildProcess(Products.path("parley"), ["run", "poet/one", "Write."], environment: ["PARLEY_URL": node.url])
             try run.wait("the beginning of the answer") { $0.standard.isEmpty ? nil : true }
+            #expect(try parley("send", "poet/one", "Then this.", environment: ["PARLEY_URL": node.url]).exit == .status(0))
             try node.kill()
             try FileManager.default.removeItem(atPath: node.agentsFolder + "/poet.md")
             try node.start()
             #expect(try node.request("GET", "/v1/kinds").json == ["kinds": []])
+            let status = try parley("status", "poet/one", environment: ["PARLEY_URL": node.url])
+            #expect(status.standard.contains("the server does not have the kind poet"), "\(status)")
+            #expect(status.standard.contains("add poet.md to the agents folder"), "\(status)")
+            #expect(
+                status.standard.contains(/undecided: +1 entry\n +message 0{8}[0-9a-f]{8} by anonymous at .*: "Then this\."/), "\(status)")
             try Self.write(Self.poet, "poet.md", node)
             try node.process.send(SIGHUP)
             #expect(try run.waitForExit("run to end with the turn") == .status(0), "\(run.output.error)")
