@@ -7,7 +7,7 @@ for readers in "${rounds[@]}"; do
     data="$benchmark_folder/drain-$readers"
     port=$(free_port)
     start_drained() {
-        "$bin/parley" serve --listen "127.0.0.1:$port" --data "$data" --agents "$benchmark_folder/none" 2>"$benchmark_folder/parley.log" &
+        "$bin/parley" serve --listen "127.0.0.1:$port" --data "$data" --agents "$benchmark_folder" 2>"$benchmark_folder/parley.log" &
         drained=$!
         started_pids+=("$drained")
     }

@@ -29,7 +29,7 @@ unprivileged() {
 start_parley() {
     local data="$benchmark_folder/parley-$RANDOM" port=
     : >"$benchmark_folder/parley.log"
-    "$@" --listen 127.0.0.1:0 --data "$data" --agents "$benchmark_folder/none" 2>"$benchmark_folder/parley.log" &
+    "$@" --listen 127.0.0.1:0 --data "$data" --agents "$benchmark_folder" 2>"$benchmark_folder/parley.log" &
     local pid=$!
     started_pids+=("$pid")
     for _ in $(seq 100); do

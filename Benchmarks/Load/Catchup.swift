@@ -60,7 +60,7 @@ struct Catchup {
     private var data: String { "\(folder)/catchup" }
     private var file: String { "\(folder)/www" }
 
-    private func start() -> Server { Server([program, "serve", "--listen", "127.0.0.1:0", "--data", data, "--agents", "\(folder)/none"]) }
+    private func start() -> Server { Server([program, "serve", "--listen", "127.0.0.1:0", "--data", data, "--agents", folder]) }
 
     private func fill() {
         let server = start()

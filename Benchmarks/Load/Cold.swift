@@ -46,7 +46,7 @@ struct Cold {
     }
 
     private func start(_ name: String) -> Server {
-        Server([program, "serve", "--listen", "127.0.0.1:0", "--data", "\(folder)/\(name)", "--agents", "\(folder)/none"])
+        Server([program, "serve", "--listen", "127.0.0.1:0", "--data", "\(folder)/\(name)", "--agents", folder])
     }
 
     private func path(_ index: Int) -> String { "/v1/stream/cold/\(index % 1_000)/\(index)" }

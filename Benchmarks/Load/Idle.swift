@@ -40,7 +40,7 @@ struct Idle {
 
     private func parley(_ ask: (Connection, String) -> Void) -> [String] {
         let server = Server([
-            program, "serve", "--listen", "127.0.0.1:0", "--data", "\(folder)/idle-\(Clock.now)", "--agents", "\(folder)/none",
+            program, "serve", "--listen", "127.0.0.1:0", "--data", "\(folder)/idle-\(Clock.now)", "--agents", folder,
         ])
         defer { server.stop(SIGKILL) }
         let path = "/v1/stream/load/idle"

@@ -67,7 +67,7 @@ struct Stalled {
 
     private func measure(_ others: Others) -> Round {
         let server = Server([
-            program, "serve", "--listen", "127.0.0.1:0", "--data", "\(folder)/stalled-\(Clock.now)", "--agents", "\(folder)/none",
+            program, "serve", "--listen", "127.0.0.1:0", "--data", "\(folder)/stalled-\(Clock.now)", "--agents", folder,
         ])
         defer { server.stop(SIGKILL) }
         let wire = ParleyWire(port: server.port, pid: server.pid, contentType: "application/json")

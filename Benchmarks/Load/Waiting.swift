@@ -37,7 +37,7 @@ struct Waiting {
     }
 
     private func start(_ name: String, idle: String = "30") -> Server {
-        Server([program, "--listen", "127.0.0.1:0", "--data", "\(folder)/\(name)", "--agents", "\(folder)/none", "--idle", idle])
+        Server([program, "--listen", "127.0.0.1:0", "--data", "\(folder)/\(name)", "--agents", folder, "--idle", idle])
     }
 
     /// Times of starts, and what the last process has and uses when nothing happens.
