@@ -11,7 +11,7 @@ enum TraceCommand: Command {
         \(usage)
 
         Prints a line for each step: its duration, its place within the turn (in a terminal), and details. What people sent is shown below the
-        step that it reached.
+        step that it reached, and calls of a model that no tool ran for below the model's step, with what the model was told.
 
           --turn <offset>   only this turn: the offset of its message
           --limit <n>       the newest <n> turns; default 20
@@ -41,7 +41,7 @@ enum AuditCommand: Command {
         \(usage)
 
         Prints a line for each entry that was sent to the agent, with its receipt, and a line for each approval: what was requested, who
-        decided, and what was executed.
+        decided, and what was executed. Calls of a model that were refused before a person was asked are in `parley trace`.
 
           --by <principal>  only what this principal sent or decided
           --type <type>     message, steer, interrupt, cancel, approve, deny, signal, close or approval; several with commas

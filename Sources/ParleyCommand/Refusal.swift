@@ -18,7 +18,10 @@ extension Client {
                 "\(baseURL) answered \(answer.status) without saying why. Is it a Parley server? --server or PARLEY_URL names another.")
         }
         let refusal = Refusal(json, answer.status, channel: channel, isWanted: isWanted, verb: verb)
-        var sentences = [refusal.text, refusal.remedy, Refusal.pause(answer)]
+        let pause = Refusal.pause(answer)
+        // The server's own "try again later" says less than the time.
+        let text = pause == nil ? refusal.text : refusal.text.replacing(". Try again later (", with: " (").replacing(". Wait (", with: " (")
+        var sentences = [text, refusal.remedy, pause]
         if let agent = refusal.agent, ["channel_not_found", "unknown_agent", "unknown_agent_kind"].contains(refusal.code) {
             if let near = near(agent, refusal) {
                 sentences.insert("Did you mean \(near)?", at: 1)

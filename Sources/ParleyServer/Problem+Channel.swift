@@ -58,7 +58,7 @@ extension Problem {
     static func beyondTail(_ offset: Offset, _ head: UInt64) -> Problem {
         .bad(
             "offset_beyond_tail",
-            "offset is \(offset), the tail is \(Offset(head)): it was not given out for this stream. Read from -1.")
+            "offset is \(offset), the tail is \(Offset(head)): it was not given out for this channel. Read from -1.")
     }
 
     static func bad(_ code: String, _ detail: String) -> Problem { Problem(status: 400, code: code, detail: detail) }

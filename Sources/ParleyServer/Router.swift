@@ -218,7 +218,7 @@ final class Router: HTTPHandler, Sendable {
         default:
             throw Problem(
                 status: 404, code: "route_not_found",
-                detail: "nothing answers '\(exchange.request.path)'. Streams are at /v1/stream/<name>, agents at /v1/agents.")
+                detail: "nothing answers '\(exchange.request.path)'. Channels are at /v1/stream/<name>, agents at /v1/agents.")
         }
     }
 

@@ -166,7 +166,9 @@ import Testing
                 outputs.append(process.output.error)
             }
             for output in outputs.dropFirst() {
-                #expect(output.contains("(too_many_requests)") && output.contains(/Try again in 1 minute [0-9]+ seconds?\./), "\(outputs)")
+                #expect(
+                    output.contains("each sender's own (too_many_requests). Try again")
+                        && output.contains(/Try again in 1 minute [0-9]+ seconds?\./), "\(outputs)")
             }
         }
     }

@@ -53,6 +53,20 @@ import Testing
         }
     }
 
+    @Test func `a trace shows calls that no tool ran for, below the answer that has them`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(
+                agents: ["clerk.md": "---\ntools: [write_file]\n---\nNote.\n"], environment: ["PARLEY_MODEL": "scripted:rate=0"])
+            try node.start()
+            let server = ["PARLEY_URL": node.url]
+            #expect(try parley("run", "clerk/one", "call: write_file [1]", environment: server).exit == .status(0))
+            let lines = try parley("trace", "clerk/one", environment: server).standard.split(separator: "\n")
+            let call = try #require(
+                lines.firstIndex { $0.contains("not run, and the model was told: error: the arguments are not a JSON object") })
+            #expect(lines[call].hasPrefix("    write_file") && lines[call - 1].hasPrefix("  answer "), "\(lines)")
+        }
+    }
+
     @Test func `an audit says who did what, page by page`() async throws {
         try await OwnThread.run {
             let (_, node) = try makeNode(tokens: 5, rate: 0)

@@ -39,7 +39,7 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
             exchange.respond(
                 Problem(
                     status: 409, code: "channel_closed",
-                    detail: "the stream is closed at \(Offset(tail.head)): min_offset, \(Offset(minimum)), is never reached.",
+                    detail: "the channel is closed at \(Offset(tail.head)): min_offset, \(Offset(minimum)), is never reached.",
                     headers: [(StreamHeader.closed, "true"), (StreamHeader.nextOffset, Offset(tail.head).token)]))
         }
     }

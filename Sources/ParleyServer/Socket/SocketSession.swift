@@ -189,7 +189,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         if let problem = context.authenticator.problem(with: access) { throw problem }
         if let place = held[TextKey(name)]?.place { return place }
         let place = try context.places.take(account)
-        guard readers.hasRoom else { throw .overloaded("\(readers.count) readers follow streams already") }
+        guard readers.hasRoom else { throw .overloaded("\(readers.count) readers follow channels already") }
         held[TextKey(name)]?.place = place
         return place
     }

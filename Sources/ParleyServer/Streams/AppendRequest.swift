@@ -34,7 +34,7 @@ struct AppendRequest {
             contentType = nil  // Closing says nothing about content.
         } else {
             guard let type = request.header("Content-Type"), !type.isEmpty else {
-                throw .bad("missing_content_type", "Content-Type is missing; expected the stream's.")
+                throw .bad("missing_content_type", "Content-Type is missing; expected the channel's.")
             }
             contentType = type
         }

@@ -2,7 +2,7 @@ internal import ParleyAgents
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// The name of a stream, from the path of its URL.
+/// The name of a channel, from the path of its URL.
 struct StreamName: Sendable {
     let text: String
     /// The agent whose channel it is.
@@ -32,15 +32,15 @@ struct StreamName: Sendable {
     /// - Throws: as ``init(path:)``.
     init(_ text: String) throws(Problem) {
         guard text.utf8.count <= StreamName.bytesMax else {
-            throw .bad("invalid_stream_name", "the stream's name has \(text.utf8.count) bytes; expected 1 to \(StreamName.bytesMax).")
+            throw .bad("invalid_stream_name", "the channel's name has \(text.utf8.count) bytes; expected 1 to \(StreamName.bytesMax).")
         }
         guard !text.utf8.contains(where: { $0 < 0x20 || $0 == 0x7f }) else {
-            throw .bad("invalid_stream_name", "the stream's name has control characters.")
+            throw .bad("invalid_stream_name", "the channel's name has control characters.")
         }
         guard StreamName.hasProperSegments(text) else {
             throw .bad(
                 "invalid_stream_name",
-                "the stream's name is '\(text)'; expected segments that are neither empty nor '.' nor '..', separated by '/'.")
+                "the channel's name is '\(text)'; expected segments that are neither empty nor '.' nor '..', separated by '/'.")
         }
         self.text = text
         // Byte for byte: to Swift, a slash with an accent behind it is another character.

@@ -30,7 +30,7 @@ extension StreamRoutes {
         guard let place = place(exchange, readers) else { return }
         let reader = TailReader(channel, until: minOffset.value, readers) { answer(request, channel, exchange) }
         reader.place = place
-        guard readers.add(reader) else { return exchange.respond(.overloaded("the stream is being let go of")) }
+        guard readers.add(reader) else { return exchange.respond(.overloaded("the channel is being let go of")) }
         reader.begin(exchange)
     }
 
@@ -100,7 +100,7 @@ extension StreamRoutes {
             // The keys may have been replaced since the request came, and whoever read then has been told to come again.
             if let problem = context.authenticator.problem(with: exchange.access) { throw problem }
             let place = try context.places.take(context.account(of: exchange))
-            guard readers.hasRoom else { throw .overloaded("\(readers.count) readers follow streams already") }
+            guard readers.hasRoom else { throw .overloaded("\(readers.count) readers follow channels already") }
             return place
         } catch {
             exchange.respond(error)
