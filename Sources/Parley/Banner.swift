@@ -21,15 +21,23 @@ struct Banner {
         }
         if address != "http://127.0.0.1:4437" { rows.append(("Commands", "export PARLEY_URL=\(address)")) }
         let isUnknown = node.certificate?.isSelfSigned == true && (environment["PARLEY_CA_FILE"] ?? "").isEmpty
-        if isUnknown, let file = configuration.tlsCertificate { rows.append(("", "export PARLEY_CA_FILE=\(file)")) }
+        if isUnknown, let file = configuration.tlsCertificate { rows.append(("", "export PARLEY_CA_FILE=\(Banner.quoted(file))")) }
         if !configuration.keys.isEmpty { rows.append(("", "export PARLEY_TOKEN=<a key or token>")) }
-        var curl = isUnknown ? "--cacert \(configuration.tlsCertificate ?? "") " : ""
+        var curl = isUnknown ? "--cacert \(Banner.quoted(configuration.tlsCertificate ?? "")) " : ""
         if !configuration.keys.isEmpty { curl += "-H \"Authorization: Bearer $PARLEY_TOKEN\" " }
         rows += Banner.prompts(node, address, curl: curl)
         if let files = Banner.reloaded(configuration, node) { rows.append(("Reload", "kill -HUP \(getpid()) reads \(files) again")) }
         rows.append(("Stop", "Ctrl-C, or kill -9 \(getpid()) in the middle of an answer: after the next start it continues"))
         lines += [""] + rows.map { name, value in "  " + name + String(repeating: " ", count: 11 - name.count) + value } + [""]
         text = lines.joined(separator: "\n")
+    }
+
+    /// A path as it is typed in a shell.
+    private static func quoted(_ path: String) -> String {
+        let isPlain = path.utf8.allSatisfy { byte in
+            (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte) || "/._-".utf8.contains(byte)
+        }
+        return isPlain ? path : "'\(path.replacing("'", with: "'\\''"))'"
     }
 
     /// What SIGHUP reads; `nil`: nothing.

@@ -14,7 +14,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("PARLEY_BIN", ROOT / ".build" / "debug"))
 
 # What is typed before the key Tab, and what the line then is.
-COMPLETED = {"parley ta": "parley tail", "parley run --js": "parley run --json", "parley backup --ser": "parley backup --server", "./parley vers": "./parley version"}
+COMPLETED = {"parley ta": "parley tail", "parley run --js": "parley run --json", "parley backup --ser": "parley backup --server", "./parley vers": "./parley version",
+    "parley help tai": "parley help tail", "parley completion fi": "parley completion fish",
+}
 
 
 class CompletionTest(unittest.TestCase):

@@ -123,7 +123,7 @@ import Testing
         try await OwnThread.run {
             let folder = try TemporaryFolder.make()
             defer { try? FileManager.default.removeItem(atPath: folder) }
-            let (certificate, key, other) = (folder + "/cert.pem", folder + "/key.pem", folder + "/other.pem")
+            let (certificate, key, other) = (folder + "/a cert.pem", folder + "/key.pem", folder + "/other.pem")
             try Self.makeCertificate(other, key, "other")
             try Self.makeCertificate(certificate, key, "own", names: "DNS:localhost")
             let node = try EndToEndNode(
@@ -131,7 +131,8 @@ import Testing
             let said = try node.launch(options: ["--tls-cert", certificate, "--tls-key", key])
                 .wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
             #expect(said.contains("export PARLEY_URL=https://localhost:\(node.port)\n"), "\(said)")
-            #expect(said.contains("export PARLEY_CA_FILE=\(certificate)\n") && said.contains("curl -N --cacert \(certificate) "), "\(said)")
+            #expect(
+                said.contains("export PARLEY_CA_FILE='\(certificate)'\n") && said.contains("curl -N --cacert '\(certificate)' "), "\(said)")
             #expect(said.contains("reads the agent files in \(node.agentsFolder) and the certificate again"), "\(said)")
             let named = try parley("ls", "--server", "https://localhost:\(node.port)", environment: ["PARLEY_CA_FILE": certificate])
             #expect(named.exit == .status(0), "\(named.error)")

@@ -47,7 +47,11 @@ import Testing
             let process = try ChildProcess(
                 "/bin/sh", ["-c", "cd '\(folder)' && exec '\(Products.path("parley"))' serve --listen 127.0.0.1:0"], environment: [:])
             let said = try process.wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
-            #expect(said.contains("there is no folder ./agents") && said.contains("--agents"), "\(said)")
+            #expect(said.contains("there is no folder ./agents") && said.contains("--agents") && !said.contains("Reload"), "\(said)")
+            process.send(SIGHUP)
+            try process.wait("the answer to SIGHUP") {
+                $0.error.contains("there are no agent files, key files or certificate") ? true : nil
+            }
         }
     }
 
