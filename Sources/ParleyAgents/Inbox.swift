@@ -76,8 +76,12 @@ struct Inbox: Sendable {
         // Signals of one name share the bytes of its digest.
         if let known = signals.index(forKey: entry.row.name) { entry.row.name = signals[known].key }
         entries[entry.offset] = entry
-        if entry.isMisplaced || entry.isForNoTurn { misplaced.insert(entry.offset) }
-        if let turn = entry.row.turn { wanting[turn, default: OffsetList()].insert(entry.offset) }
+        // In one of the two: whoever is listed twice would be decided twice.
+        if entry.isMisplaced || entry.isForNoTurn {
+            misplaced.insert(entry.offset)
+        } else if let turn = entry.row.turn {
+            wanting[turn, default: OffsetList()].insert(entry.offset)
+        }
         guard entry.kind != .signal else { return signals[entry.row.name, default: OffsetList()].insert(entry.offset) }
         turnable.insert(entry.offset)
         switch entry.kind {

@@ -86,6 +86,7 @@ private func offset(_ value: UInt64) -> JSON { .string(Offset(value).token) }
                 == "steer expired turn_ended")
         #expect(try receipts([(0, .steer, [("text", "b"), ("if_turn", offset(1))])]) == ["steer expired turn_ended"])
         #expect(try receipts([(0, .message, [("text", "b"), ("if_turn", offset(1))])]) == ["message rejected stale_turn"])
+        #expect(try receipts([(0, .deny, [("approval", "none"), ("if_turn", offset(1))])]).count == 1)
         // The signal has the offset 6.
         #expect(
             try receipts([
