@@ -5,7 +5,9 @@ internal import ParleySystem
 /// An open RocksDB with the families of ``Family``: the C API in Swift's terms, and nothing else.
 ///
 /// Errors are RocksDB's own text, e.g. `Corruption: block checksum mismatch ... in data/log/000012.sst offset 0 size 4096`.
-final class RocksDatabase: @unchecked Sendable {  // Guard: RocksDB is thread-safe, and the handles are written by `init` alone.
+final class RocksDatabase: @unchecked Sendable {
+    // Guard: RocksDB is thread-safe, the handles are written by `init` alone, and `tombstones` by whoever writes.
+
     struct Failure: Error {
         let text: String
     }
@@ -16,6 +18,8 @@ final class RocksDatabase: @unchecked Sendable {  // Guard: RocksDB is thread-sa
     private let options: RocksOptions
     private let reading = rocksdb_readoptions_create()!
     private let writing = rocksdb_writeoptions_create()!
+    /// About how many range tombstones each family has in memory.
+    private(set) var tombstones = [Int](repeating: 0, count: Family.allCases.count)
 
     /// Opens, and creates where it is missing.
     init(path: String, options: RocksOptions) throws(Failure) {
@@ -43,25 +47,30 @@ final class RocksDatabase: @unchecked Sendable {  // Guard: RocksDB is thread-sa
         rocksdb_close(handle)
     }
 
-    /// Writes all batches with one write and one `fdatasync` of the write-ahead log.
+    /// Writes all batches with one write and one `fdatasync` of the write-ahead log. One thread at a time.
     func write(_ batches: [Batch]) throws(Failure) {
-        let write = rocksdb_writebatch_create()
-        defer { rocksdb_writebatch_destroy(write) }
-        for batch in batches {
-            batch.forEach { operation, family, key, value in
-                let family = families[Int(family.rawValue)]
-                let (keyStart, valueStart) = (key.chars, value.chars)
-                switch operation {
-                case .put: rocksdb_writebatch_put_cf(write, family, keyStart, key.count, valueStart, value.count)
-                case .delete: rocksdb_writebatch_delete_cf(write, family, keyStart, key.count)
-                case .deleteRange: rocksdb_writebatch_delete_range_cf(write, family, keyStart, key.count, valueStart, value.count)
-                }
-            }
-        }
+        let write = RocksWrite(batches, to: self)
+        defer { write.destroy() }
         var error: UnsafeMutablePointer<CChar>?
-        rocksdb_write(handle, writing, write, &error)
+        rocksdb_write(handle, writing, write.batch, &error)
         if let failure = RocksDatabase.take(error) { throw failure }
+        try flushTombstones(write.tombstones)
     }
+
+    /// Moves memtables that hold many range tombstones to table files, in the background.
+    private func flushTombstones(_ added: [Int]) throws(Failure) {
+        for family in Family.allCases where added[Int(family.rawValue)] > 0 {
+            tombstones[Int(family.rawValue)] += added[Int(family.rawValue)]
+            guard tombstones[Int(family.rawValue)] >= RocksDatabase.tombstonesMax else { continue }
+            tombstones[Int(family.rawValue)] = 0
+            try flush([family], waits: false)
+        }
+    }
+
+    /// How many range tombstones a memtable holds: with so many, a read takes about a millisecond more.
+    private static let tombstonesMax = 500
+
+    func familyHandle(_ family: Family) -> OpaquePointer { families[Int(family.rawValue)] }
 
     /// Makes a copy that is consistent over all families and holds every write that has returned. `path` must not exist, its parent must.
     ///
@@ -125,10 +134,38 @@ final class RocksDatabase: @unchecked Sendable {  // Guard: RocksDB is thread-sa
         if let failure = RocksDatabase.take(error) { throw failure }
     }
 
+    /// Visits the keys with `lower <= key < upper` until `visit` returns false. All begin with the same prefix, where the family has prefixes.
+    func visitKeys(
+        _ family: Family, from lower: UnsafeRawBufferPointer, to upper: UnsafeRawBufferPointer, _ visit: (UnsafeRawBufferPointer) -> Bool
+    ) throws(Failure) {
+        let options = rocksdb_readoptions_create()
+        defer { rocksdb_readoptions_destroy(options) }
+        rocksdb_readoptions_set_iterate_upper_bound(options, upper.chars, upper.count)
+        rocksdb_readoptions_set_fill_cache(options, 0)
+        if family.hasPrefix {
+            rocksdb_readoptions_set_prefix_same_as_start(options, 1)
+        } else {
+            rocksdb_readoptions_set_total_order_seek(options, 1)
+        }
+        let iterator = rocksdb_create_iterator_cf(handle, options, familyHandle(family))
+        defer { rocksdb_iter_destroy(iterator) }
+        rocksdb_iter_seek(iterator, lower.chars, lower.count)
+        while rocksdb_iter_valid(iterator) != 0 {
+            var count = 0
+            let key = rocksdb_iter_key(iterator, &count)
+            guard visit(UnsafeRawBufferPointer(start: key, count: count)) else { return }
+            rocksdb_iter_next(iterator)
+        }
+        var error: UnsafeMutablePointer<CChar>?
+        rocksdb_iter_get_error(iterator, &error)
+        if let failure = RocksDatabase.take(error) { throw failure }
+    }
+
     /// Writes what is in memory to table files, so that later reads go through them.
-    func flush(_ families: [Family]) throws(Failure) {
+    func flush(_ families: [Family], waits: Bool = true) throws(Failure) {
         let options = rocksdb_flushoptions_create()
         defer { rocksdb_flushoptions_destroy(options) }
+        rocksdb_flushoptions_set_wait(options, waits ? 1 : 0)
         for family in families {
             var error: UnsafeMutablePointer<CChar>?
             rocksdb_flush_cf(handle, options, self.families[Int(family.rawValue)], &error)
@@ -161,5 +198,5 @@ final class RocksDatabase: @unchecked Sendable {  // Guard: RocksDB is thread-sa
 
 extension UnsafeRawBufferPointer {
     /// The start as C sees it. What comes here lies in arrays, whose buffers have an address even when they are empty.
-    fileprivate var chars: UnsafePointer<CChar> { baseAddress!.assumingMemoryBound(to: CChar.self) }
+    var chars: UnsafePointer<CChar> { baseAddress!.assumingMemoryBound(to: CChar.self) }
 }

@@ -93,6 +93,9 @@ package final class RocksLog: CommitLog {
     /// What it holds in memory of the newest writes.
     package var memtableBytes: Int { get throws(LogError) { try open.memtableBytes } }
 
+    /// About how many range tombstones are in memory, by family. Between commits.
+    var tombstones: [Int] { get throws(LogError) { try open.tombstones } }
+
     /// Moves everything from memory to table files: for tests of damage to them.
     package func flush(_ families: [Family] = Family.allCases) throws(LogError) {
         let database = try open

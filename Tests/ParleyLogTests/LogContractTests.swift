@@ -51,6 +51,40 @@ import Testing
     }
 
     @Test(arguments: LogKind.allCases)
+    func `ranges with few and with many keys are deleted alike, stored or put in the same commit`(kind: LogKind) throws {
+        let test = try LogUnderTest(kind)
+        var random = Seeded(state: UInt64(seed))
+        var expected: [Family: Set<Bytes>] = [:]
+        for round in 0..<60 {
+            try test.log.write { batch in
+                for _ in 0..<12 {
+                    let (family, channel) = (Family.allCases.randomElement(using: &random)!, UInt64.random(in: 0..<5, using: &random))
+                    if Bool.random(using: &random) {
+                        for _ in 0..<Int.random(in: 1...90, using: &random) {
+                            let key = key(1, channel, UInt64.random(in: 0..<200, using: &random))
+                            batch.put(family, key, [UInt8(round)])
+                            expected[family, default: []].insert(key)
+                        }
+                    } else {
+                        let isWhole = Bool.random(using: &random)
+                        let lower = isWhole ? key(1, channel) : key(1, channel, UInt64.random(in: 0..<200, using: &random))
+                        let upper = key(1, channel + UInt64.random(in: 1...2, using: &random))
+                        batch.delete(family, from: lower, to: upper)
+                        expected[family] = expected[family]?.filter {
+                            $0.lexicographicallyPrecedes(lower) || !$0.lexicographicallyPrecedes(upper)
+                        }
+                    }
+                }
+            }
+            for family in Family.allCases {
+                let found = try test.log.pairs(family, key(1), key(2)).map(\.key)
+                let kept = (expected[family] ?? []).sorted { $0.lexicographicallyPrecedes($1) }
+                #expect(found == kept, "seed \(seed), round \(round), \(family)")
+            }
+        }
+    }
+
+    @Test(arguments: LogKind.allCases)
     func `a deleted range takes its first key and leaves its end`(kind: LogKind) throws {
         let test = try LogUnderTest(kind)
         try test.log.write { batch in for offset: UInt64 in 0..<2_000 { batch.put(.log, key(1, 1, offset), [1]) } }

@@ -64,10 +64,44 @@ import Testing
         let piece = Bytes(repeating: 7, count: 1 << 20)
         var most = 0
         for offset: UInt64 in 0..<40 {
-            try log.write { batch in for family in [Family.channels, .log, .states, .inbox] { batch.put(family, key(1, 1, offset), piece) } }
+            try log.write { batch in for family in [Family.channels, .log, .states, .inbox] { batch.put(family, key(1, 1, offset), piece) }
+            }
             most = max(most, try log.memtableBytes)
         }
-        #expect(most > 32 << 20 && most < 128 << 20, "\(most >> 20) MB of 160 were in memory")
+        #expect(most > 16 << 20 && most < 80 << 20, "\(most >> 20) MB of 160 were in memory")
+    }
+
+    // MARK: Deleted ranges
+
+    @Test func `channels with few keys are deleted without range tombstones, which slow all that comes later`() throws {
+        let log = try open()
+        defer { log.close() }
+        for channel: UInt64 in 0..<600 {
+            try log.write { batch in for family in Family.allCases where family.hasPrefix { batch.put(family, key(1, channel, 1), [1]) } }
+        }
+        for channel: UInt64 in 0..<600 {
+            try log.write { batch in
+                batch.put(.inbox, key(1, channel, 2), [2])
+                for family in Family.allCases where family.hasPrefix {
+                    batch.delete(family, from: key(1, channel), to: key(1, channel + 1))
+                }
+            }
+        }
+        #expect(try log.tombstones.allSatisfy { $0 == 0 })
+        for family in Family.allCases { #expect(try log.pairs(family, key(1), key(2)).isEmpty) }
+    }
+
+    @Test func `range tombstones of channels with many keys go to table files before they are many`() throws {
+        let log = try open()
+        defer { log.close() }
+        for channel: UInt64 in 0..<1_200 {
+            try log.write { batch in for number: UInt64 in 0..<80 { batch.put(.log, key(1, channel, number), [1]) } }
+            try log.write { $0.delete(.log, from: key(1, channel), to: key(1, channel + 1)) }
+            let count = try log.tombstones[Int(Family.log.rawValue)]
+            #expect(count < 500)
+            if channel == 10 { #expect(count == 11) }
+        }
+        #expect(try log.pairs(.log, key(1), key(2)).isEmpty)
     }
 
     // MARK: Table files
