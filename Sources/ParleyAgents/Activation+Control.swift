@@ -103,7 +103,7 @@ extension Activation {
     private func applyPolicy(_ core: TurnCore, _ item: InboxItem) -> Bool {
         switch agent.policy {
         case .queue, .steer: return false
-        case .interrupt: return interrupt(core, item, text: item.body.messageText)
+        case .interrupt: return interrupt(core, item, text: item.body.messageText ?? "")
         case .reject: return refuse(item, "busy")
         case .rollback: return cancelTurn(core, nil)
         }

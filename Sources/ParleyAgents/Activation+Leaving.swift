@@ -7,6 +7,7 @@ internal import Synchronization
 extension Activation {
     func leave() {
         state.isGone = true
+        (state.share, state.answers) = (nil, [])
         state.core?.fence(Fenced())
         stopSteps()
         runtime.forget(self)
@@ -50,7 +51,8 @@ extension Activation {
 
     /// Whether nothing would be lost with the memory: all that was submitted is durable, and the turn, if there is one, only waits.
     private var canRest: Bool {
-        !state.isBusy && state.isLoaded && state.halt?.status != .running && appendsInFlight.load(ordering: .relaxed) == 0
+        !state.isBusy && state.isLoaded && !state.waitsForMemory && state.halt?.status != .running
+            && appendsInFlight.load(ordering: .relaxed) == 0
             && (state.core == nil || isResting && !runtime.keepsInMemory(agent.kind))
     }
 
@@ -64,6 +66,7 @@ extension Activation {
     private func rest() {
         guard !state.isGone, runtime.forget(self, unlessNeeded: true) else { return scheduleIdleCheck() }
         state.isGone = true
+        (state.share, state.answers) = (nil, [])
         state.core?.fence(Passivated())
     }
 

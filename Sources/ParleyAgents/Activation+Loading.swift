@@ -29,7 +29,7 @@ extension Activation {
         }
         for (offset, row, isWhole) in found {
             var entry = Inbox.Entry(offset: offset, row: row)
-            if !isWhole || row.hasOffset, let body = try runtime.channels.entry(channel, at: offset, { $0.body }) {
+            if !isWhole || row.hasOffset, let body = try runtime.channels.entry(channel, at: offset, { EntryMembers($0.members) }) {
                 if !isWhole { entry.row = InboxRow(row.kind, body: body, byteCount: 0) }
                 let wanted = body["if_offset"]?.string.flatMap { Offset(token: $0)?.value }
                 entry.isMisplaced = entry.row.hasOffset && wanted != offset - 1

@@ -148,8 +148,8 @@ extension Activation: TurnOwner {
     private func rejoin(_ core: TurnCore, _ path: String, _ offsets: [UInt64]) throws(LogError) {
         var texts: [JSON] = []
         for offset in offsets {
-            guard let body = try runtime.channels.entry(channel, at: offset, { $0.body }) else { continue }
-            texts.append(["offset": .string(Offset(offset).token), "text": .string(body.messageText)])
+            guard let body = try runtime.channels.entry(channel, at: offset, { EntryMembers($0.members) }) else { continue }
+            texts.append(["offset": .string(Offset(offset).token), "text": .string(body.messageText ?? "")])
         }
         isSteered(path, by: texts.isEmpty ? nil : .array(texts))
     }
@@ -179,10 +179,14 @@ extension Activation: TurnOwner {
         let bytes = NewEntry.join(members)
         let entry = NewEntry(.stepCompleted, Position(turn: core.turn, step: request.path, attempt: attempt), members: bytes)
         Failpoint.pass("step.completed")
-        // As a replay has it.
-        let body = (try? JSON.parse([UInt8(ascii: "{")] + bytes + [UInt8(ascii: "}")])) ?? .null
+        let isModel = if case .model = request.work { true } else { false }
+        // As a replay has it. What a model wrote is text, which no round trip changes, and may be long.
+        let body =
+            isModel
+            ? JSON.object(members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
+            : bytes.withUnsafeBytes { EntryMembers($0).json }
         var end = StepEnd(core: core, request: request, entries: (last.map { [$0] } ?? []) + [entry], outcome: .completed(body))
-        if case .model = request.work { end.rows = [.textSealed(path: request.path, turn: core.turn)] }
+        if isModel { end.rows = [.textSealed(path: request.path, turn: core.turn)] }
         writeEnd(end)
     }
 
@@ -287,7 +291,8 @@ extension Activation: TurnOwner {
         guard !state.isGone else { return }
         if !joined.isEmpty {
             isSteered(
-                request.path, by: .array(joined.map { ["offset": .string(Offset($0.offset).token), "text": .string($0.body.messageText)] }))
+                request.path,
+                by: .array(joined.map { ["offset": .string(Offset($0.offset).token), "text": .string($0.body.messageText ?? "")] }))
         }
         let steered = steered(request.path)
         var call = modelRequest
@@ -302,7 +307,8 @@ extension Activation: TurnOwner {
             core, request, number, journal: call.journal(model.name, digest: request.digest, base: base, listing),
             continuesAt: saved.text.isEmpty ? nil : saved.text.count,
             content: number == 1 ? modelRequest.content(beyond: base, listing) : [], joined: joined)
-        let attempt = ModelAttempt(position: position, saved: saved, world: runtime.world) { [self] attempt, entries in
+        let attempt = ModelAttempt(position: position, saved: saved, world: runtime.world, share: runtime.answerTexts.share()) {
+            [self] attempt, entries in
             write(AgentBatch(entries: entries, epoch: .holds(core.epoch)), for: .text(attempt))
         } end: { [self] end in
             switch end {

@@ -66,6 +66,12 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         var bodies: [String: Task<Void, Never>] = [:]
         /// The incarnations of the channels that open steps follow.
         var followed: [String: String] = [:]
+        /// What the turn holds of the memory for turns.
+        var share: TurnMemory.Share?
+        /// The next turn waits for room there.
+        var waitsForMemory = false
+        /// What answers of the turn hold that have ended.
+        var answers: [AnswerTexts.Share] = []
     }
 
     /// An entry on its way to be decided.
@@ -73,7 +79,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         var offset: UInt64
         var kind: EntryKind
         var at: Timestamp
-        var body: JSON
+        var body: EntryMembers
     }
 
     init(runtime: AgentRuntime, channel: Channel, agent: AnyAgent) {
@@ -146,6 +152,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
             fireDeferred()
             react()
             try advance()
+            if state.core == nil, !state.isBusy, state.halt == nil { state.share = nil }
         } catch {
             return stopped(error)
         }
@@ -175,7 +182,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         if let close = state.inbox.firstClose, first.offset < state.lastEnd || first.offset == close.offset {
             return self.close(close.offset)
         }
-        guard let item = item(first.offset) else { return }
+        guard try hasMemory(for: first), let item = item(first.offset) else { return }
         remove(item)
         switch item.kind {
         case .message, .steer: try begin(item)
@@ -184,6 +191,22 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         case .resume: decide([(item, "rejected", "not_parked")])
         default: decide([(item, "rejected", "turn_ended")])
         }
+    }
+
+    /// Whether there is memory for what an entry begins. If not, the agent goes on once there is.
+    private func hasMemory(for entry: Inbox.Entry) throws -> Bool {
+        let beginsTurn = entry.kind == .message || entry.kind == .steer || entry.kind == .interrupt && entry.row.hasText
+        guard beginsTurn, state.share == nil else { return true }
+        guard !state.waitsForMemory else { return false }
+        let conversation = try conversation(before: channel.tail.head + 1)
+        state.share = runtime.turnMemory.take(Int(entry.row.byteCount) + conversation.byteCount) { [self] share in
+            lane.deliver { [self] in
+                (state.share, state.waitsForMemory) = (state.isGone ? nil : share, false)
+                perform {}
+            }
+        }
+        state.waitsForMemory = state.share == nil
+        return !state.waitsForMemory
     }
 
     var inbox: Inbox { state.inbox }
@@ -255,7 +278,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
 
     /// Runs an open turn again: `entries` say why, and decide what asked for it.
     func recover(_ turn: UInt64, _ journal: Journal, _ entries: [NewEntry] = [], decides: [UInt64] = []) throws {
-        let input = try runtime.channels.entry(channel, at: turn) { $0.body } ?? .null
+        let input = try runtime.channels.entry(channel, at: turn) { EntryMembers($0.members) } ?? EntryMembers()
         let receive = try self.receive(of: journal)
         state.isBusy = true
         state.halt = nil
@@ -266,18 +289,18 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
 
     func run(_ start: TurnStart) throws {
         let (turn, journal) = (start.turn, start.journal)
-        let core = TurnCore(
-            owner: self, lane: lane, turn: turn, epoch: state.epoch, journal: journal, history: try history(journal))
+        let history = try history(journal)
+        state.share = state.share ?? runtime.turnMemory.owe(history.reduce(start.input.byteCount) { $0 + $1.byteCount })
+        let core = TurnCore(owner: self, lane: lane, turn: turn, epoch: state.epoch, journal: journal, history: history)
         state.core = core
         state.workSinceCrash = journal.workSinceCrash
-        let saved = state.saved
-        core.start(
-            { turn in try await start.receive(start.input, turn, saved) }, end: { [self] result in end(core, start.input, result) })
+        let (receive, input, saved) = (start.receive, TurnInput(start.input), state.saved)
+        core.start({ turn in try await receive(input, turn, saved) }, end: { [self] result in end(core, result) })
     }
 
     /// - Parameter considered: Highest inbox offset whose controls have been decided with the end of the program in view.
     private func end(
-        _ core: TurnCore, _ input: JSON, _ result: Result<(output: JSON, state: JSON), any Error>, considered: UInt64 = 0
+        _ core: TurnCore, _ result: Result<(output: JSON, state: JSON), any Error>, considered: UInt64 = 0
     ) {
         // Being cancelled, the turn comes here again once that is durable.
         guard isCurrent(core), !isCancelling || core.cancellation != nil, core.claimEnd(TurnCore.turnEnd) else { return }
@@ -311,7 +334,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         Failpoint.pass("turn.end")
         let isCompleted = entries.contains { $0.kind == .turnCompleted }
         let end = TurnEnd(
-            core: core, input: input, result: result, entry: entries.firstIndex { $0.kind.endsTurn }!,
+            core: core, result: result, entry: entries.firstIndex { $0.kind.endsTurn }!,
             state: isCompleted ? completed?.state : nil, decides: late.map(\.offset), left: left)
         writeTurnEnd(end, entries, considered: considered)
     }
@@ -333,7 +356,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         state.isBusy = false
         end.core.withdrawEnd(TurnCore.turnEnd)
         react()
-        if !state.isBusy { self.end(end.core, end.input, end.result, considered: upToSeen) }
+        if !state.isBusy { self.end(end.core, end.result, considered: upToSeen) }
     }
 
     func turnEnded(_ end: TurnEnd, _ appended: Appended) {
@@ -409,7 +432,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
     func item(_ offset: UInt64) -> InboxItem? {
         do throws(LogError) {
             return try runtime.channels.entry(channel, at: offset) {
-                InboxItem(offset: offset, kind: $0.kind, at: $0.at ?? Timestamp(milliseconds: 0), body: $0.body)
+                InboxItem(offset: offset, kind: $0.kind, at: $0.at ?? Timestamp(milliseconds: 0), body: EntryMembers($0.members))
             }
         } catch {
             stopped(error)
@@ -422,7 +445,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
     }
 
     static func receipt(
-        _ offset: UInt64, _ body: JSON, _ outcome: String, turn: UInt64? = nil, step: String = "", reason: String? = nil
+        _ offset: UInt64, _ body: EntryMembers, _ outcome: String, turn: UInt64? = nil, step: String = "", reason: String? = nil
     ) -> NewEntry {
         let token = Offset(offset).token
         let members = NewEntry.join([
@@ -460,7 +483,7 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
     func isUnderWay(_ path: String, _ body: Task<Void, Never>) { state.bodies[path] = body }
 
     func isOver(_ path: String) {
-        state.modelCalls[path] = nil
+        if let call = state.modelCalls.removeValue(forKey: path) { noteAnswer(call.share) }
         state.bodies[path] = nil
         state.steered[path] = nil
         state.partials[path] = nil
@@ -501,8 +524,15 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
         forgetTurn()
     }
 
+    /// An answer has ended: what it holds counts until its turn ends.
+    func noteAnswer(_ share: AnswerTexts.Share) {
+        share.end()
+        if share.isCounted { state.answers.append(share) }
+    }
+
     /// Nothing of one turn is for the next.
     private func forgetTurn() {
+        (state.share, state.answers) = (nil, [])
         (state.core, state.isCancelling, state.isMarkedWaiting, state.workSinceCrash) = (nil, false, false, 0)
         (state.scans, state.hasMoreToScan) = ([:], false)
         (state.steered, state.partials, state.followed) = ([:], [:], [:])
@@ -521,9 +551,6 @@ final class Activation: @unchecked Sendable {  // Guard: `state` and `agent` are
 }
 
 extension JSON {
-    /// The text of a message, or its data as JSON.
-    var messageText: String { self["text"]?.string ?? self["data"].map(\.text) ?? "" }
-
     /// A string as it is, anything else as JSON.
     var plainText: String { string ?? text }
 }

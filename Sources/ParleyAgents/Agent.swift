@@ -1,4 +1,5 @@
 internal import FoundationEssentials
+internal import ParleyChannels
 package import ParleySystem
 
 /// A durable actor: one per name, with a channel that is its address, mailbox, journal, memory and trace.
@@ -67,7 +68,7 @@ package struct AnyAgent: Sendable {
     package let policy: ConcurrentInput
     /// How much of the conversation a turn can use, in bytes of UTF-8.
     package let historyBytes: Int
-    package typealias Receive = @Sendable (_ input: JSON, _ turn: Turn, _ state: JSON?) async throws -> (output: JSON, state: JSON)
+    package typealias Receive = @Sendable (_ input: TurnInput, _ turn: Turn, _ state: JSON?) async throws -> (output: JSON, state: JSON)
 
     /// Handles one input; gives the output and the new state.
     package let receive: Receive
@@ -93,7 +94,7 @@ package struct AnyAgent: Sendable {
 
     package init<A: Agent>(_ agent: A) {
         self.init(kind: A.kind, policy: A.policy) { message, turn, saved in
-            let input = try AnyAgent.input(A.Input.self, from: message)
+            let input = try AnyAgent.input(A.Input.self, from: message.take())
             var state = try AnyAgent.state(A.State.self, from: saved)
             let output = try await agent.receive(input, turn, &state)
             return (try JSON(encoding: output), try SavedState.encode(state))
@@ -101,7 +102,7 @@ package struct AnyAgent: Sendable {
     }
 
     /// A message carries text or data; an agent that takes text gets the text, every other gets the data decoded.
-    private static func input<Input: Codable>(_ type: Input.Type, from message: JSON) throws -> Input {
+    private static func input<Input: Codable>(_ type: Input.Type, from message: EntryMembers) throws -> Input {
         if type == String.self, let text = message["text"]?.string { return text as! Input }
         guard let data = message["data"] ?? message["text"] else {
             throw StepFailure(code: "invalid_input", message: "the message has neither text nor data", retryable: false)

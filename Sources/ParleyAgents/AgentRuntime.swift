@@ -25,6 +25,10 @@ package final class AgentRuntime: Sendable {
     let directory: AgentDirectory
     /// What agents keep in memory of their conversations.
     let conversations: ConversationBudget
+    /// What turns hold in memory while they run.
+    let turnMemory: TurnMemory
+    /// What answers of models hold in memory while they come.
+    let answerTexts: AnswerTexts
     private let draining = Atomic<Bool>(false)
     private let drained = Atomic<Bool>(false)
     private let bodies = Atomic<Int>(0)
@@ -36,9 +40,13 @@ package final class AgentRuntime: Sendable {
         channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "",
         idleAfter: Duration = .seconds(30), activeMax: Int = AgentRuntime.activeMax,
         waitingMax: Int = AgentRuntime.waitingMax, textRetention: Duration = .seconds(3_600),
-        conversations: ConversationBudget = ConversationBudget(), observers: AgentObservers = AgentObservers()
+        conversations: ConversationBudget = ConversationBudget(), turnBytesMax: Int = TurnMemory.bytesUsual,
+        answerTexts: AnswerTexts = AnswerTexts(),
+        observers: AgentObservers = AgentObservers()
     ) {
         self.conversations = conversations
+        self.answerTexts = answerTexts
+        turnMemory = TurnMemory(bytesMax: turnBytesMax, world: world)
         directory = AgentDirectory(countMax: activeMax, waitingMax: waitingMax)
         self.channels = channels
         self.world = world
@@ -85,8 +93,8 @@ package final class AgentRuntime: Sendable {
     /// How many agents are in memory.
     package var activeCount: Int { directory.count }
 
-    /// How many agents have something to do and wait for room in memory.
-    package var waitingCount: Int { directory.waitingCount }
+    /// How many agents have something to do and wait for room in memory: for themselves, or for their next turn.
+    package var waitingCount: Int { directory.waitingCount + turnMemory.waitingCount }
 
     func isActive(_ channel: String) -> Bool { directory.activation(channel) != nil }
 

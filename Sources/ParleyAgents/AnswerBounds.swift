@@ -14,6 +14,9 @@ package struct AnswerBounds: Sendable {
     private var argumentBytes: [Int] = []
     private var callBytes = 0
 
+    /// What is held of the answer until it ends.
+    var heldBytes: Int { textBytes + callBytes }
+
     package init() {}
 
     /// Counts `event`.

@@ -12,7 +12,7 @@ struct Conversation: Sendable {
     private(set) var items: [HistoryItem] = []
     /// Entries up to here have been folded.
     private(set) var upTo: UInt64
-    private var byteCount = 0
+    private(set) var byteCount = 0
     private var open: OpenTurn?
     /// What it has of the room for conversations, once it is kept.
     private var share: ConversationBudget.Share?
@@ -106,8 +106,8 @@ struct Conversation: Sendable {
     private static func text(_ channels: Channels, _ channel: Channel, _ offset: UInt64) throws(LogError) -> String? {
         try channels.entry(channel, at: offset) { frame in
             switch frame.kind {
-            case .message, .steer: frame.body.messageText
-            case .interrupt: frame.body["text"]?.string
+            case .message, .steer: EntryMembers(frame.members).messageText ?? ""
+            case .interrupt: EntryMembers(frame.members)["text"]?.string
             default: nil
             }
         }
@@ -166,7 +166,7 @@ package final class ConversationBudget: Sendable {
     private let bytesMax: Int
     private let used = Atomic<Int>(0)
 
-    package init(bytesMax: Int = 64 << 20) { self.bytesMax = bytesMax }
+    package init(bytesMax: Int = 32 << 20) { self.bytesMax = bytesMax }
 
     var usedBytes: Int { used.load(ordering: .relaxed) }
 

@@ -28,8 +28,9 @@ package struct InputEntry: Sendable {
     /// - Parameters:
     ///   - element: One JSON value as the client sent it.
     ///   - principal: Who sent it; becomes `by`.
+    ///   - last: The one before it in a request, with which it shares what both have.
     /// - Throws: ``ChannelError`` with code `invalid_entry`, `unknown_entry_type` or `entry_too_large`.
-    package init(_ element: Bytes, principal: String) throws(ChannelError) {
+    package init(_ element: Bytes, principal: String, after last: InputEntry? = nil) throws(ChannelError) {
         let members = try Members(element)
         guard let type = members.type else {
             throw ChannelError(
@@ -50,6 +51,8 @@ package struct InputEntry: Sendable {
         body.append(contentsOf: members.kept)
         var entry = NewEntry(kind, members: body, hasID: id != nil)
         entry.inbox = members.inboxRow(kind, byteCount: entry.byteCount)
+        // Signals of one name share the bytes of its digest.
+        if let name = last?.entry.inbox?.name, name == entry.inbox?.name { entry.inbox?.name = name }
         self.entry = entry
         let byteCount = body.count + InputEntry.stampBytes + kind.name.utf8.count
         guard byteCount <= InputEntry.bytesMax else {
@@ -112,14 +115,14 @@ private struct Members {
     private mutating func take(_ name: String, _ scanner: inout JSONScanner, _ element: Bytes) throws(JSONError) {
         let nameRange = scanner.nameRange
         switch name {
-        case "type": type = try scanner.value()
+        case "type": type = try scanner.scalar()
         case _ where InputEntry.stampedMembers.contains(name): try scanner.skip()
         default:
             let isString = scanner.next(is: "\"")
             let range: Range<Int>
             if name == "name" || ["id", "if_turn", "if_offset"].contains(name) {
                 let start = scanner.position
-                let value = try scanner.value()
+                let value = try scanner.scalar()
                 range = start..<scanner.position
                 switch name {
                 case "id": id = value

@@ -43,6 +43,18 @@ public protocol ModelSink: AnyObject, Sendable {
 public protocol ModelCall: AnyObject, Sendable {
     /// Closes the connection, so that no further token is bought. The sink hears nothing more. Idempotent, thread-safe.
     func cancel()
+
+    /// Takes nothing more from the upstream until ``resume()``: a few events may come still. What has no upstream may go on. Must not call the
+    /// sink; thread-safe.
+    func pause()
+
+    /// Goes on after ``pause()``. Must not call the sink; thread-safe.
+    func resume()
+}
+
+extension ModelCall {
+    public func pause() {}
+    public func resume() {}
 }
 
 public enum ModelEvent: Sendable, Equatable {

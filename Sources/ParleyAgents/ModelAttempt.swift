@@ -36,6 +36,8 @@ final class ModelAttempt: ModelSink, Sendable {
         var usage: ModelUsage?
         var bounds = AnswerBounds()
         var call: (any ModelCall)?
+        /// It waits for room for what comes.
+        var isPaused = false
         var isOver = false
     }
 
@@ -49,6 +51,8 @@ final class ModelAttempt: ModelSink, Sendable {
     private let position: Position
     private let world: any World
     private let continuesAt: UInt64?
+    /// What it holds of the memory for answers.
+    let share: AnswerTexts.Share
     private let state: Mutex<State>
     private let append: @Sendable (ModelAttempt, [NewEntry]) -> Void
     private let end: @Sendable (End) -> Void
@@ -58,11 +62,11 @@ final class ModelAttempt: ModelSink, Sendable {
     ///   - append: Takes entries that are to be committed now; ``committed()`` is called when they are.
     ///   - end: Called once, unless the attempt is stopped.
     init(
-        position: Position, saved: SavedText, world: any World,
+        position: Position, saved: SavedText, world: any World, share: AnswerTexts.Share = AnswerTexts().share(),
         append: @escaping @Sendable (ModelAttempt, [NewEntry]) -> Void,
         end: @escaping @Sendable (End) -> Void
     ) {
-        (self.position, self.world) = (position, world)
+        (self.position, self.world, self.share) = (position, world, share)
         continuesAt = saved.text.isEmpty ? nil : UInt64(saved.text.count)
         state = Mutex(
             State(
@@ -83,6 +87,7 @@ final class ModelAttempt: ModelSink, Sendable {
         let call = model.start(request, self)
         let isOver = state.withLock { state in
             if !state.isOver { state.call = call }
+            if state.isPaused { call.pause() }
             return state.isOver
         }
         if isOver { call.cancel() }
@@ -95,6 +100,7 @@ final class ModelAttempt: ModelSink, Sendable {
             state.isOver = true
             return state.call.take()
         }
+        share.end()
         call?.cancel()
     }
 
@@ -115,12 +121,29 @@ final class ModelAttempt: ModelSink, Sendable {
             guard !state.isOver else { return (nil, false, nil) }
             let failure = state.bounds.count(event)
             let ended = take(failure.map { .failed($0) } ?? event, &state)
+            if ended == nil { pauseIfFull(&state) }
             // Attempt and call hold each other, and the turn with them, until there is nothing more to hear.
             return (ended, failure != nil, ended == nil ? nil : state.call.take())
         }
         // Beyond a bound the upstream would go on.
         if isTooMuch { call?.cancel() }
         if let ended { end(ended) }
+    }
+
+    /// Under the lock, so that a pause and its end reach the call in this order.
+    private func pauseIfFull(_ state: inout State) {
+        guard !state.isPaused else { return }
+        state.isPaused = !share.grow(to: state.bounds.heldBytes) { [weak self] in self?.goOn() }
+        if state.isPaused { state.call?.pause() }
+    }
+
+    private func goOn() {
+        state.withLock { state in
+            state.isPaused = false
+            // What came beside the pause may need more than there was room for.
+            pauseIfFull(&state)
+            if !state.isPaused { state.call?.resume() }
+        }
     }
 
     /// An entry that was handed over is durable.

@@ -37,7 +37,7 @@ enum WritePurpose: Sendable {
 struct TurnStart: Sendable {
     /// The offset of its input.
     var turn: UInt64
-    var input: JSON
+    var input: EntryMembers
     var journal: Journal
     var receive: AnyAgent.Receive
     /// The end of the turn before it, when it is written with the start.
@@ -47,7 +47,6 @@ struct TurnStart: Sendable {
 /// The end of a turn whose program has returned or thrown.
 struct TurnEnd: Sendable {
     var core: TurnCore
-    var input: JSON
     var result: TurnMachine.Outcome
     /// Which of the batch's entries ends the turn.
     var entry: Int

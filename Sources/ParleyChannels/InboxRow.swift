@@ -27,7 +27,7 @@ package struct InboxRow: Sendable, Equatable {
     package init(_ kind: EntryKind) { self.kind = kind }
 
     /// The row of an entry whose members are `body`.
-    package init(_ kind: EntryKind, body: JSON, byteCount: Int) {
+    package init(_ kind: EntryKind, body: EntryMembers, byteCount: Int) {
         self.kind = kind
         self.byteCount = UInt32(clamping: byteCount)
         turn = body["if_turn"].map { $0.string.flatMap { Offset(token: $0)?.value } ?? .max }
@@ -40,8 +40,7 @@ package struct InboxRow: Sendable, Equatable {
         if let inbox = entry.inbox {
             self = inbox
         } else if case .members(let members, _) = entry.content {
-            let body = try? JSON.parse([UInt8(ascii: "{")] + members + [UInt8(ascii: "}")])
-            self.init(entry.kind, body: body ?? .null, byteCount: entry.byteCount)
+            self.init(entry.kind, body: members.withUnsafeBytes { EntryMembers($0) }, byteCount: entry.byteCount)
         } else {
             self.init(entry.kind)
             byteCount = UInt32(clamping: entry.byteCount)

@@ -3,14 +3,20 @@ internal import ParleySystem
 internal import Synchronization
 
 /// One call of a `CurlTransport`: an easy handle and where its answer goes.
-final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled` is atomic; the rest is used on the loop only.
+final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled` and `paused` are atomic; the rest is used on the loop only.
     private let transport: CurlTransport
     private let cancelled = Atomic(false)
+    /// What was asked for last.
+    private let paused = Atomic(false)
+    private var pauseIsApplied = false
     private var delegate: (any OutgoingCallDelegate)?
     private(set) var easy: UnsafeMutableRawPointer?
     private var headers: UnsafeMutablePointer<curl_slist>?
     private var failureText: UnsafeMutablePointer<CChar>?
     private var url = ""
+    /// What is still to be sent of a large body: libcurl takes it piece by piece, and it is let go of with the last one.
+    private(set) var upload = Bytes()
+    private var uploadPlace = 0
     private var addresses = AddressPolicy.any
     /// What the policy has turned away.
     private var refused: IPAddress?
@@ -47,6 +53,25 @@ final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled`
         }
     }
 
+    func pause() {
+        paused.store(true, ordering: .relaxed)
+        // At once where a piece is being taken: libcurl has more in hand.
+        if transport.loop.isCurrent { applyPause() } else { transport.loop.execute { self.applyPause() } }
+    }
+
+    func resume() {
+        paused.store(false, ordering: .relaxed)
+        // Not at once: libcurl may have a piece, and hand it over.
+        transport.loop.execute { self.applyPause() }
+    }
+
+    private func applyPause() {
+        let isPaused = paused.load(ordering: .relaxed)
+        guard let easy, !isCancelled, isPaused != pauseIsApplied else { return }
+        (pauseIsApplied, lastActivity) = (isPaused, transport.loop.now)
+        transport.pause(easy, isPaused)
+    }
+
     private func drop() {
         delegate = nil
         transport.remove(self)
@@ -66,7 +91,7 @@ final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled`
         curl_easy_cleanup(easy)
         curl_slist_free_all(headers)
         failureText?.deallocate()
-        (easy, headers, failureText) = (nil, nil, nil)
+        (easy, headers, failureText, upload) = (nil, nil, nil, [])
     }
 }
 
@@ -119,6 +144,8 @@ extension CurlCall {
             parley_curl_set_offset(easy, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(request.body.count))
             if request.body.isEmpty {
                 set(CURLOPT_COPYPOSTFIELDS, "")
+            } else if request.body.count > CurlCall.copiedBytesMax {
+                setUpload(request.body)
             } else {
                 request.body.withUnsafeBytes { _ = parley_curl_set_pointer(easy, CURLOPT_COPYPOSTFIELDS, $0.baseAddress) }
             }
@@ -128,6 +155,34 @@ extension CurlCall {
             set(CURLOPT_HTTPGET, 1)
         }
         set(CURLOPT_CUSTOMREQUEST, request.method)
+    }
+
+    /// A body up to this size is sent with the head, and libcurl keeps its copy until the answer has ended.
+    private static let copiedBytesMax = 64 << 10
+
+    private func setUpload(_ body: Bytes) {
+        upload = body
+        let context = Unmanaged.passUnretained(self).toOpaque()  // As for the other callbacks.
+        parley_curl_set_callback(easy, CURLOPT_READFUNCTION) { buffer, size, count, context in
+            Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue().send(
+                UnsafeMutableRawBufferPointer(start: buffer, count: size * count))
+        }
+        parley_curl_set_pointer(easy, CURLOPT_READDATA, context)
+        // libcurl begins anew when a connection that it uses again turns out closed; then nothing is sent, see `maySend(to:)`.
+        parley_curl_set_seek(easy) { context, _, _ in
+            Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue().uploadPlace = 0
+            return CURL_SEEKFUNC_OK
+        }
+        parley_curl_set_pointer(easy, CURLOPT_SEEKDATA, context)
+    }
+
+    private func send(_ buffer: UnsafeMutableRawBufferPointer) -> Int {
+        guard !upload.isEmpty else { return Int(CURL_READFUNC_ABORT) }
+        let piece = upload[uploadPlace...].prefix(buffer.count)
+        buffer.copyBytes(from: piece)
+        uploadPlace += piece.count
+        if uploadPlace == upload.count { upload = [] }
+        return piece.count
     }
 
     private func setHeaders(_ request: OutgoingRequest) {
@@ -268,21 +323,25 @@ extension CurlCall {
     func watchIdleness(_ request: OutgoingRequest) {
         (idleTimeout, firstByteTimeout) = (request.idleTimeout, request.firstByteTimeout ?? request.idleTimeout)
         (bodyBytes, lastActivity) = (curl_off_t(request.body.count), transport.loop.now)
-        idleTimer = transport.loop.schedule(after: pause) { [weak self] in self?.checkIdleness() }
+        idleTimer = transport.loop.schedule(after: lookPause) { [weak self] in self?.checkIdleness() }
     }
 
     /// Until the answer begins it is looked at often, because nothing tells when the request is through.
-    private var pause: Duration { min(.seconds(1), min(idleTimeout, firstByteTimeout) / 8) }
+    private var lookPause: Duration { min(.seconds(1), min(idleTimeout, firstByteTimeout) / 8) }
 
     private func checkIdleness() {
         guard let easy, !isCancelled else { return }
+        guard !pauseIsApplied else {
+            idleTimer?.reschedule(after: idleTimeout)
+            return
+        }
         let now = transport.loop.now
         if !hasBody { noteUpload(easy, now) }
         let limit = hasBody || uploadedBytes < bodyBytes ? idleTimeout : firstByteTimeout
         let silence = now - lastActivity
         guard silence >= limit else {
             // The timer is not set anew for every byte; when it rings it looks how long the silence really is.
-            idleTimer?.reschedule(after: hasBody ? limit - silence : min(pause, limit - silence))
+            idleTimer?.reschedule(after: hasBody ? limit - silence : min(lookPause, limit - silence))
             return
         }
         transport.remove(self)

@@ -74,6 +74,11 @@ extension CurlTransport {
         call.release()
     }
 
+    /// Stops taking what the upstream sends, or goes on.
+    func pause(_ easy: UnsafeMutableRawPointer, _ isPaused: Bool) {
+        inside { curl_easy_pause(easy, isPaused ? CURLPAUSE_RECV : CURLPAUSE_CONT) }
+    }
+
     /// Lets libcurl act on a socket, or on the time, and ends the calls that are done.
     private func act(_ socket: curl_socket_t, _ events: Int32) {
         guard !isStopped else { return }

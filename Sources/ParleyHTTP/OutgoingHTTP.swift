@@ -41,6 +41,17 @@ package protocol OutgoingCallDelegate: AnyObject, Sendable {
 package protocol OutgoingCall: AnyObject, Sendable {
     /// Closes the connection to the upstream; the delegate hears nothing more once this returns on the loop. Thread-safe, idempotent.
     func cancel()
+
+    /// Takes nothing more from the upstream until ``resume()``; a few pieces may come still, and time does not count meanwhile. Thread-safe.
+    func pause()
+
+    /// Thread-safe; the delegate is not called inside this call.
+    func resume()
+}
+
+extension OutgoingCall {
+    package func pause() {}
+    package func resume() {}
 }
 
 /// Makes HTTP calls. The real one is libcurl on the loops; tests and simulations have their own.

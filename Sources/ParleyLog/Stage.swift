@@ -2,7 +2,7 @@ package import ParleySystem
 
 /// What the submissions of one commit have staged so far: one batch per partition, and what later submissions must already see.
 ///
-/// ``get(_:_:)`` sees what was staged before in every family but `log` and `states`, where it sees the last commit only: nobody
+/// ``get(_:_:)`` sees what was staged before in every family but `log`, `states` and `inbox`, where it sees the last commit only: nobody
 /// decides anything by them, and each put would cost a dictionary entry. Scans go to ``log`` and see the last commit only.
 ///
 /// When a submission throws, everything it staged is taken back.
@@ -37,7 +37,7 @@ package struct Stage {
     }
 
     /// Deletes the keys with `lower <= key < upper`, staged or stored. Both are keys of the same partition.
-    /// - Complexity: O(1) for a channel's own range, and one range tombstone.
+    /// - Complexity: O(1) for a channel's own range; what the log makes of it costs little while the range holds few keys.
     package mutating func delete(_ family: Family, from lower: Bytes, to upper: Bytes) {
         withBatch(of: lower) { $0.delete(family, from: lower, to: upper) }
         guard family.isOverlaid else { return }
@@ -184,7 +184,7 @@ private struct DeletedRanges {
 }
 
 extension Family {
-    fileprivate var isOverlaid: Bool { self != .log && self != .states }
+    fileprivate var isOverlaid: Bool { self != .log && self != .states && self != .inbox }
 }
 
 extension Array {

@@ -31,8 +31,10 @@ struct Exchange: Sendable {
     }
 
     /// What only reads is answered 503 where there is no room; whoever has changed something must be told so.
-    func respond(_ status: Int, _ headers: [HeaderField] = [], json: JSON) {
-        let body = json.bytes
+    func respond(_ status: Int, _ headers: [HeaderField] = [], json: JSON) { respond(status, headers, jsonText: json.bytes) }
+
+    /// The same for JSON that is written already.
+    func respond(_ status: Int, _ headers: [HeaderField] = [], jsonText body: Bytes) {
         do throws(Problem) {
             let room = isSafe ? try answers?.room(for: body.count, of: account) : answers?.owe(body.count, of: account)
             let type: HeaderField = ("Content-Type", typeOfText(ContentTypeText.json))

@@ -90,6 +90,50 @@ package struct JSONScanner {
         return start..<position
     }
 
+    /// Writes the next value as `JSON` would write it once it was parsed, without building it. Of members with the same name both are written: see
+    /// ``requiresUniqueNames``.
+    package mutating func copy(to output: inout Bytes) throws(JSONError) {
+        skipSpace()
+        guard position < bytes.count else { throw fail("expected a value, found the end") }
+        switch bytes[position] {
+        case UInt8(ascii: "{"):
+            output.append(UInt8(ascii: "{"))
+            var isFirst = true
+            try members { (name, scanner) throws(JSONError) in
+                if !isFirst { output.append(UInt8(ascii: ",")) }
+                isFirst = false
+                JSON.write(string: name, to: &output)
+                output.append(UInt8(ascii: ":"))
+                try scanner.copy(to: &output)
+            }
+            output.append(UInt8(ascii: "}"))
+        case UInt8(ascii: "["):
+            output.append(UInt8(ascii: "["))
+            var isFirst = true
+            try elements { (scanner) throws(JSONError) in
+                if !isFirst { output.append(UInt8(ascii: ",")) }
+                isFirst = false
+                try scanner.copy(to: &output)
+            }
+            output.append(UInt8(ascii: "]"))
+        case UInt8(ascii: "\""): JSON.write(string: try string(), to: &output)
+        default: output.append(contentsOf: bytes[try skip()])
+        }
+    }
+
+    /// The next value if it is no array and no object; of those only which it is, so that nothing is built of what a name cannot be.
+    package mutating func scalar() throws(JSONError) -> JSON {
+        if next(is: "[") {
+            try skip()
+            return .array([])
+        }
+        if next(is: "{") {
+            try skip()
+            return .object([])
+        }
+        return try value()
+    }
+
     /// Calls `visit` at each element of an array; it must consume one value.
     package mutating func elements(_ visit: (inout JSONScanner) throws(JSONError) -> Void) throws(JSONError) {
         try enter("[")

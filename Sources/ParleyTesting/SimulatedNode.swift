@@ -16,7 +16,7 @@ package final class SimulatedNode: Sendable {
     package init(
         _ world: SimulatedWorld, _ log: SimulatedLog, agents: [AnyAgent], limits: GroupCommit.Limits = GroupCommit.Limits(),
         activeMax: Int = AgentRuntime.activeMax, waitingMax: Int = AgentRuntime.waitingMax,
-        conversations: ConversationBudget = ConversationBudget()
+        conversations: ConversationBudget = ConversationBudget(), turnBytesMax: Int = TurnMemory.bytesUsual
     ) throws(LogError) {
         self.world = world
         self.log = log
@@ -24,7 +24,7 @@ package final class SimulatedNode: Sendable {
         channels = Channels(log: log, writer: writer, world: world)
         runtime = AgentRuntime(
             channels: channels, world: world, agents: agents, node: "simulated", activeMax: activeMax, waitingMax: waitingMax,
-            conversations: conversations)
+            conversations: conversations, turnBytesMax: turnBytesMax)
         let writer = writer
         world.drive { writer.pump() }
         try runtime.start()

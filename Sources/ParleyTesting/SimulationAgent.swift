@@ -35,7 +35,7 @@ package struct SimulationAgent: Sendable {
     }
 
     /// The program that a message names, what the request is called, and what was said.
-    private func asked(_ message: JSON) -> (SimulationProgram, String, String)? {
+    private func asked(_ message: TurnInput) -> (SimulationProgram, String, String)? {
         if let data = message["data"] {
             guard let program = data["program"]?.string.flatMap({ SimulationProgram($0) }), let request = data["request"]?.string
             else { return nil }

@@ -35,10 +35,15 @@ func fuzzJSON(_ input: Bytes) {
     same(again.text, text, "written twice")
     same(again, value, "written, and read")
     checkCanonical(value)
+    if let unique = try? JSON.parse(input, uniqueNames: true) {
+        var (scanner, copy) = (JSONScanner(input), Bytes())
+        try? scanner.copy(to: &copy)
+        same(copy, unique.bytes, "copied, and written")
+    }
     checkOneReading(value)
     if let unique = try? JSON.parse(input, uniqueNames: true) { same(unique, value, "read with unique names, and without") }
     if case .array(let elements) = value, let cut = try? MessageCutter.cut(input) {
-        same(cut.map { try? JSON.parse($0).text }, elements.map(\.text), "messages, and elements")
+        same(cut.map { try? JSON.parse(Bytes(input[$0])).text }, elements.map(\.text), "messages, and elements")
     }
 }
 

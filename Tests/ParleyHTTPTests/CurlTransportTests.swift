@@ -69,6 +69,57 @@ final class Recorder: OutgoingCallDelegate {
         for name in ["expect", "accept-encoding", "x-forged"] { #expect(request.header(name) == nil) }
     }
 
+    @Test func `lets go of a large body once it is sent`() throws {
+        let streams = Arrivals<HTTPStream>()
+        let requests = Arrivals<Int>()
+        let server = try TestServer { request, responder in
+            requests.add(request.body.count)
+            streams.add(responder.stream())
+        }
+        let transport = CurlTransport(server.group.next())
+        let recorder = Recorder()
+        let body = Bytes(repeating: UInt8(ascii: "b"), count: 2_000_000)
+        let call = transport.start(OutgoingRequest(method: "POST", url: url(server, "/"), body: body), recorder) as! CurlCall
+        #expect(try requests.next("request") == body.count)
+        let stream = try streams.next("stream")
+        let left = Arrivals<Int>()
+        transport.loop.execute { left.add(call.upload.count) }
+        #expect(try left.next("what is left") == 0)
+        stream.loop.execute { stream.finish() }
+        #expect(try recorder.end().last == .ended(nil))
+    }
+
+    @Test func `takes nothing while it is paused, and misses nothing`() throws {
+        let streams = Arrivals<HTTPStream>()
+        let server = try TestServer { _, responder in streams.add(responder.stream()) }
+        let transport = CurlTransport(server.group.next())
+        let recorder = Recorder()
+        let call = transport.start(OutgoingRequest(url: url(server, "/")), recorder)
+        let stream = try streams.next("stream")
+        try recorder.events.wait("head") { $0.count == 1 }
+        call.pause()
+        let isPaused = Arrivals<Bool>()
+        transport.loop.execute { isPaused.add(true) }
+        _ = try isPaused.next("the pause")
+        stream.loop.execute { stream.write(Bytes("one".utf8)) }
+        call.resume()
+        try recorder.events.wait("the piece") { $0.last == .body("one") }
+        call.pause()
+        stream.loop.execute {
+            stream.write(Bytes("two".utf8))
+            stream.finish()
+        }
+        // Another call on the same transport goes on meanwhile.
+        let other = Recorder()
+        _ = transport.start(OutgoingRequest(url: url(server, "/")), other)
+        let second = try streams.wait("another stream") { $0.count == 2 }[1]
+        second.loop.execute { second.finish() }
+        #expect(try other.end().last == .ended(nil))
+        #expect(try recorder.events.wait("what came") { _ in true } == [.head(200), .body("one")])
+        call.resume()
+        #expect(try recorder.end() == [.head(200), .body("one"), .body("two"), .ended(nil)])
+    }
+
     @Test(arguments: ["GET", "HEAD", "PUT", "DELETE", "POST"])
     func `knows every method`(method: String) throws {
         let server = try TestServer { request, responder in
@@ -298,7 +349,8 @@ final class Recorder: OutgoingCallDelegate {
             if request.path == "/good" { responder.respond(status: 200) } else { responder.stream().abort() }
         }
         let transport = CurlTransport(server.group.next())
-        for (path, end) in [("/good", [.head(200), .ended(nil)]), ("/closes", [.ended("upstream_closed")])] as [(String, [Recorder.Event])] {
+        for (path, end) in [("/good", [.head(200), .ended(nil)]), ("/closes", [.ended("upstream_closed")])] as [(String, [Recorder.Event])]
+        {
             let recorder = Recorder()
             _ = transport.start(OutgoingRequest(method: "POST", url: url(server, path), body: Bytes("body".utf8)), recorder)
             #expect(try recorder.end() == end)

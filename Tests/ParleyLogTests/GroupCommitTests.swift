@@ -8,7 +8,7 @@ import Testing
     private let journal = Journal()
 
     private func put(_ number: UInt64, bytes: Int = 10) -> TestSubmission {
-        TestSubmission("\(number)", journal) { stage in stage.put(.inbox, key(1, 1, number), Bytes(repeating: 1, count: bytes)) }
+        TestSubmission("\(number)", journal) { stage in stage.put(.producers, key(1, 1, number), Bytes(repeating: 1, count: bytes)) }
     }
 
     private func limits(_ change: (inout GroupCommit.Limits) -> Void) -> GroupCommit.Limits {
@@ -25,7 +25,7 @@ import Testing
         #expect(group.queued == 3)
         #expect(group.pump())
         #expect(journal.events == ["0 committed", "1 committed", "2 committed"])
-        #expect(try log.pairs(.inbox, key(1), key(2)).count == 3)
+        #expect(try log.pairs(.producers, key(1), key(2)).count == 3)
         #expect(!group.pump())
         #expect(group.queued == 0)
         let counters = group.counters
@@ -129,7 +129,7 @@ import Testing
         let group = GroupCommit(log: log)
         group.beforeCommit { [journal] stage in
             journal.note("finisher")
-            stage.put(.channels, key(1, 1), (try? stage.get(.inbox, key(1, 1, 1))) ?? nil ?? value("nothing"))
+            stage.put(.channels, key(1, 1), (try? stage.get(.producers, key(1, 1, 1))) ?? nil ?? value("nothing"))
         }
         for number: UInt64 in 0..<2 { try group.submit(put(number, bytes: 3)) }
         while group.pump() {}
@@ -145,13 +145,13 @@ import Testing
         try group.submit(put(0))
         try group.submit(
             TestSubmission("bad", journal) { stage throws(LogError) in
-                stage.put(.inbox, key(1, 1, 100), value("half"))
+                stage.put(.producers, key(1, 1, 100), value("half"))
                 _ = try stage.get(.channels, key(1, 9))
             })
         try group.submit(put(1))
         while group.pump() {}
         #expect(journal.events == ["0 committed", "bad failed data_damaged", "1 committed"])
-        #expect(try log.pairs(.inbox, key(1), key(2)).map(\.key) == [key(1, 1, 0), key(1, 1, 1)])
+        #expect(try log.pairs(.producers, key(1), key(2)).map(\.key) == [key(1, 1, 0), key(1, 1, 1)])
     }
 
     @Test func `a failed commit fails everything that waits, is not tried again, and says so once`() throws {
@@ -215,14 +215,14 @@ import Testing
             SystemThread(name: "submitter") {
                 for number: UInt64 in 0..<500 {
                     try? group.submit(
-                        TestSubmission("\(number)", journal) { stage in stage.put(.inbox, key(1, UInt64(thread), number), [1]) })
+                        TestSubmission("\(number)", journal) { stage in stage.put(.producers, key(1, UInt64(thread), number), [1]) })
                 }
             }
         }
         for thread in threads { thread.join() }
         group.stop()
         for journal in journals { #expect(journal.events == (0..<500).map { "\($0) committed" }) }
-        #expect(try log.pairs(.inbox, key(1), key(2)).count == 2_000)
+        #expect(try log.pairs(.producers, key(1), key(2)).count == 2_000)
         #expect(group.counters.submissions == 2_000)
     }
 }

@@ -89,7 +89,9 @@ package struct AgentRequest {
     /// A part for each message.
     private func expanded(_ part: JSON) throws(LogError) -> [JSON] {
         guard let turns = EarlierTurns(part: part) else { return [part] }
-        guard let messages = try turns.messages(channels, channel) else { return [["missing": true, "from": part["from"]!, "to": part["to"]!]] }
+        guard let messages = try turns.messages(channels, channel) else {
+            return [["missing": true, "from": part["from"]!, "to": part["to"]!]]
+        }
         return messages.map { message in
             JSON.compact(
                 ("role", .string(message.role.rawValue)), ("text", .string(message.text)), ("offset", message.source.map { .string($0) }))
@@ -129,7 +131,8 @@ package struct AgentRequest {
     private func text(at offset: UInt64) throws(LogError) -> String? {
         guard offset > 0 else { return nil }
         return try channels.entry(channel, at: offset) { frame -> String? in
-            frame.kind.isInput ? frame.body.messageText : (frame.body["output"] ?? frame.body["text"])?.plainText ?? ""
+            frame.kind.isInput
+                ? EntryMembers(frame.members).messageText ?? "" : (frame.body["output"] ?? frame.body["text"])?.plainText ?? ""
         }
     }
 

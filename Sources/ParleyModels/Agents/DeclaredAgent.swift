@@ -100,8 +100,8 @@ private struct DeclaredProgram: Sendable {
     let model: any Model
     let tools: [Tool]
 
-    func answer(_ message: JSON, _ turn: Turn) async throws -> String {
-        guard let text = message["text"]?.string ?? message["data"]?.text else {
+    func answer(_ message: TurnInput, _ turn: Turn) async throws -> String {
+        guard let text = message.takeText() else {
             throw StepFailure(code: "invalid_input", message: "the message has neither text nor data", retryable: false)
         }
         let messages: [ModelMessage] =

@@ -37,6 +37,8 @@ final class ChatCall: ModelCall {
         /// Ends the answer when what it waits for does not come.
         var alarm: (any Scheduled)?
         var isGraceGranted = false
+        /// Nothing is taken from the upstream, and nothing is expected of it.
+        var isPaused = false
         var progress = 0
         var progressAt: Timestamp
         /// The sink has heard the end, or has cancelled.
@@ -84,6 +86,20 @@ final class ChatCall: ModelCall {
 
     func cancel() { close() }
 
+    func pause() {
+        state.withLock { $0.isPaused = true }
+        state.withLock { $0.outgoing }?.pause()
+    }
+
+    func resume() {
+        let now = endpoint.world.now
+        let outgoing = state.withLock { state in
+            (state.isPaused, state.progressAt) = (false, now)
+            return state.outgoing
+        }
+        outgoing?.resume()
+    }
+
     // MARK: Sending
 
     private func send() {
@@ -102,7 +118,8 @@ final class ChatCall: ModelCall {
             if !state.isOver { state.outgoing = outgoing }
             return state.isOver
         }
-        if isUseless { outgoing.cancel() }
+        if isUseless { return outgoing.cancel() }
+        if state.withLock({ $0.isPaused }) { outgoing.pause() }
     }
 
     // MARK: What the transport brings
@@ -196,6 +213,7 @@ final class ChatCall: ModelCall {
             return (state.isOver, state.stream.isFinishing, state.progress, patience - state.progressAt.duration(to: now))
         }
         if isOver { return close() }
+        if state.withLock({ $0.isPaused }) { return setAlarm(after: endpoint.silence) }
         // A clock that was set back makes it wait no longer than the whole time.
         guard left <= .zero else { return setAlarm(after: min(left, max(endpoint.patience, endpoint.silence))) }
         state.withLock { $0.endsByAlarm = true }

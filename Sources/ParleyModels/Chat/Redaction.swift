@@ -4,8 +4,8 @@ internal import ParleySystem
 /// Keeps the key and the conversation out of what an upstream's error is quoted with.
 struct Redaction: Sendable {
     private let apiKey: Bytes
-    /// The conversation.
-    private let secrets: [Bytes]
+    /// The conversation; its bytes are looked at when something is quoted, and not held as long as the call lasts.
+    private let secrets: [String]
 
     private static let charactersMax = 300
     /// What is looked at of an upstream's words.
@@ -18,7 +18,7 @@ struct Redaction: Sendable {
 
     init(apiKey: String?, messages: [ModelMessage], continuing: String?) {
         self.apiKey = Bytes((apiKey ?? "").utf8)
-        secrets = ([continuing].compactMap { $0 } + messages.flatMap { [$0.text] + $0.toolCalls.map(\.arguments) }).map { Bytes($0.utf8) }
+        secrets = [continuing].compactMap { $0 } + messages.flatMap { [$0.text] + $0.toolCalls.map(\.arguments) }
     }
 
     /// `text` in one line of at most 300 characters, with `[...]` for what it quotes of a secret; `nil` when it says nothing.
@@ -33,7 +33,7 @@ struct Redaction: Sendable {
     private func redacted(_ text: Bytes) -> Bytes {
         var isSecret = [Bool](repeating: false, count: text.count)
         Redaction.mark(&isSecret, where: text, quotes: [apiKey], window: Redaction.keyWindowBytes)
-        Redaction.mark(&isSecret, where: text, quotes: secrets, window: Redaction.windowBytes)
+        Redaction.mark(&isSecret, where: text, quotes: secrets.lazy.map { Bytes($0.utf8) }, window: Redaction.windowBytes)
         guard isSecret.contains(true) else { return text }
         var output = Bytes()
         for index in text.indices {
@@ -47,7 +47,7 @@ struct Redaction: Sendable {
 
     /// Marks what of `text` stands in one of `secrets`: runs of `window` bytes, or a secret that is shorter as a whole. What has less than eight bytes is
     /// none: it is a word like another.
-    private static func mark(_ isSecret: inout [Bool], where text: Bytes, quotes secrets: [Bytes], window: Int) {
+    private static func mark(_ isSecret: inout [Bool], where text: Bytes, quotes secrets: some Sequence<Bytes>, window: Int) {
         let known = Runs(of: window, in: text)
         for secret in secrets where secret.count >= 8 {
             let size = min(window, secret.count)

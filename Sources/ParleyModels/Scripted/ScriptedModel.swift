@@ -87,7 +87,7 @@ package struct ScriptedAnswer: Sendable, Equatable {
         tokens = Array(all[..<count])
         finishReason = count < all.count ? "length" : calls.isEmpty ? "stop" : "tool_calls"
         let input = request.messages.map(\.text) + [request.continuing ?? ""]
-        inputTokens = input.reduce(0) { $0 + ScriptedText.tokens(of: $1).count }
+        inputTokens = input.reduce(0) { $0 + ScriptedText.tokenCount(of: $1) }
     }
 
     package var usage: ModelUsage { ModelUsage(inputTokens: inputTokens, outputTokens: tokens.count) }

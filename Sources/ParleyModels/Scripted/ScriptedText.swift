@@ -21,6 +21,18 @@ enum ScriptedText {
     /// Splits text as a model's tokens split it: a word with the space before it, a mark of punctuation, a run of line breaks.
     static func tokens(of text: String) -> [String] {
         var tokens: [String] = []
+        split(text) { tokens.append($0) }
+        return tokens
+    }
+
+    /// How many tokens there are, without holding them: a prompt of a megabyte may have as many.
+    static func tokenCount(of text: String) -> Int {
+        var count = 0
+        split(text) { _ in count += 1 }
+        return count
+    }
+
+    private static func split(_ text: String, _ take: (String) -> Void) {
         var token = ""
         func isMark(_ character: Character) -> Bool { character.isPunctuation && character != "'" && character != "-" }
         for character in text {
@@ -37,12 +49,12 @@ enum ScriptedText {
                 begins = false
             }
             if begins {
-                tokens.append(token)
+                take(token)
                 token = ""
             }
             token.append(character)
         }
-        return token.isEmpty ? tokens : tokens + [token]
+        if !token.isEmpty { take(token) }
     }
 
     /// FNV-1a: stable over processes and versions, unlike `Hasher`.
@@ -54,7 +66,8 @@ enum ScriptedText {
     private static let sentenceTokensMax = 30
 
     private static func opening(_ prompt: String) -> [String] {
-        let line = prompt.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+        // Each word is a character at least, so what is not split is not quoted.
+        let line = prompt.split(maxSplits: promptCharactersMax, whereSeparator: \.isWhitespace).joined(separator: " ")
         guard !line.isEmpty else { return tokens(of: "Nobody said anything, so here is a story.") }
         let quoted = line.count > promptCharactersMax ? line.prefix(promptCharactersMax - 1) + "…" : line[...]
         return tokens(of: "You said \"\(quoted)\". Here is what the scripted model makes of it.")

@@ -9,12 +9,29 @@ struct AgentAppend {
         let appended: Appended
         /// What the client gets to know of each entry it sent.
         let entries: [Entry]
+
+        /// What the client is told of them: as text at once, because they may be very many.
+        var json: Bytes {
+            var output = Bytes("{\"entries\":[".utf8)
+            for (index, entry) in entries.enumerated() {
+                output.append(index == 0 ? "{\"offset\":\"" : ",{\"offset\":\"")
+                entry.offset.write(to: &output)
+                output.append("\",\"id\":")
+                JSON.write(string: entry.id, to: &output)
+                output.append(UInt8(ascii: "}"))
+            }
+            output.append("]}")
+            return output
+        }
     }
 
     struct Entry: Sendable {
         let offset: Offset
         let kind: EntryKind
-        let id: String
+        /// The client's own label; else the entry's offset is its id.
+        let label: String?
+
+        var id: String { label ?? offset.token }
     }
 
     private let context: ServerContext
@@ -75,7 +92,7 @@ struct AgentAppend {
 
     private static func inputs(of body: Bytes, principal: String) throws(Problem) -> [InputEntry] {
         if body.isEmpty { return [] }
-        let elements: [Bytes]
+        let elements: [Range<Int>]
         do throws(Problem) { elements = try MessageCutter.cut(body) } catch {
             var problem = error
             if problem.code == "invalid_json" { problem.detail += "; expected an entry, e.g. {\"type\":\"message\",\"text\":\"Hello\"}." }
@@ -83,9 +100,10 @@ struct AgentAppend {
         }
         guard !elements.isEmpty else { throw .bad("empty_array", "the body is an empty array; expected at least one entry.") }
         var inputs: [InputEntry] = []
+        inputs.reserveCapacity(elements.count)
         for (index, element) in elements.enumerated() {
             do throws(ChannelError) {
-                inputs.append(try InputEntry(element, principal: principal))
+                inputs.append(try InputEntry(Bytes(body[element]), principal: principal, after: inputs.last))
             } catch {
                 throw located(Problem(error), index)
             }
@@ -122,7 +140,7 @@ struct AgentAppend {
     /// A producer's duplicate is answered without offsets: what it was the first time is not kept.
     private static func describe(_ labels: [(kind: EntryKind, id: String?)], _ offsets: [UInt64]) -> [Entry] {
         zip(labels, offsets).map { label, offset in
-            Entry(offset: Offset(offset), kind: label.kind, id: label.id ?? Offset(offset).token)
+            Entry(offset: Offset(offset), kind: label.kind, label: label.id)
         }
     }
 

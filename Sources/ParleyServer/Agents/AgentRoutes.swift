@@ -147,11 +147,11 @@ struct AgentRoutes: Sendable {
             ("Location", "/v1/agents/\(agent.kind)/\(agent.id)"), (StreamHeader.nextOffset, Offset(outcome.appended.tail).token),
         ]
         if head.idempotencyKey != nil, outcome.appended.isReplay { headers.append(("Idempotent-Replayed", "true")) }
-        let entries = JSON.array(outcome.entries.map { ["offset": .string($0.offset.token), "id": .string($0.id)] })
         guard let wait, !context.isDraining, let agents = context.agents, let turn = outcome.entries.last(where: { $0.kind == .message })
         else {
-            return exchange.respond(202, headers, json: ["entries": entries])
+            return exchange.respond(202, headers, jsonText: outcome.json)
         }
+        let entries = JSON.array(outcome.entries.map { ["offset": .string($0.offset.token), "id": .string($0.id)] })
         let readers = context.readers(on: exchange.loop)
         TurnWait(exchange, headers + [("Preference-Applied", "wait=\(wait.components.seconds)")], entries: entries, readers)
             .begin(turn.offset, in: agent.channel, agents, for: wait)

@@ -6,10 +6,10 @@ enum MessageCutter {
     /// More would hold up the one writer, and so everybody: this many take it about 50 ms.
     static let messagesMax = 100_000
 
-    /// - Returns: The bytes of each message as they came; none for `[]`.
+    /// - Returns: Where each message stands; none for `[]`.
     /// - Throws: 400 `invalid_json` naming the byte; 413 `too_many_messages`.
-    static func cut(_ body: Bytes) throws(Problem) -> [Bytes] {
-        var messages: [Bytes] = []
+    static func cut(_ body: Bytes) throws(Problem) -> [Range<Int>] {
+        var messages: [Range<Int>] = []
         var isTooMany = false
         var scanner = JSONScanner(body)
         do throws(JSONError) {
@@ -19,10 +19,10 @@ enum MessageCutter {
                     isTooMany = messages.count == messagesMax
                     // Not read any further, so that it costs no more than it may have.
                     if isTooMany { throw JSONError(position: 0, problem: "") }
-                    messages.append(Bytes(body[try scanner.skip()]))
+                    messages.append(try scanner.skip())
                 }
             } else {
-                messages.append(Bytes(body[try scanner.skip()]))
+                messages.append(try scanner.skip())
             }
             try scanner.end()
         } catch {

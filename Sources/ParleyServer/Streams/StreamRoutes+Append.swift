@@ -11,7 +11,10 @@ extension StreamRoutes {
             let append = try AgentAppend(context: context, agent: agent, head: head, body: exchange.request.body, by: exchange.access)
             try exchange.hold(append.entryCount, entriesOf: AgentAppend.entryBytes)
             return append.submit { result in
-                exchange.onLoop { StreamRoutes.answer(result.map(\.appended), head, isAgent: true, exchange) }
+                exchange.onLoop {
+                    exchange.release()
+                    StreamRoutes.answer(result.map(\.appended), head, isAgent: true, exchange)
+                }
             }
         }
         let entries: [NewEntry]
@@ -24,8 +27,12 @@ extension StreamRoutes {
         } catch {
             return refuse(error, name, head, exchange)
         }
+        try exchange.hold(entries.count, entriesOf: StreamRoutes.entryBytes)
         let append = Append(context.channels, to: name.text, entries) { result in
-            exchange.onLoop { StreamRoutes.answer(result, head, isAgent: false, exchange) }
+            exchange.onLoop {
+                exchange.release()
+                StreamRoutes.answer(result, head, isAgent: false, exchange)
+            }
         }
         append.contentType = head.contentType
         append.sequence = head.sequence
@@ -35,6 +42,9 @@ extension StreamRoutes {
         append.closes = head.closes
         append.submit()
     }
+
+    /// What a message takes beside its own bytes until it is in the log.
+    private static let entryBytes = 256
 
     /// Refuses a body that cannot be read, unless the stream itself refuses it first: not there, closed, of another type.
     private func refuse(_ problem: Problem, _ name: StreamName, _ head: AppendRequest, _ exchange: Exchange) {

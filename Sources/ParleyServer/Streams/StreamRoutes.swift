@@ -126,7 +126,7 @@ struct StreamRoutes: Sendable {
     /// The entries that a body becomes: its JSON messages, or all of it as one.
     static func entries(of body: Bytes, json: Bool) throws(Problem) -> [NewEntry] {
         if body.isEmpty { return [] }
-        return json ? try MessageCutter.cut(body).map { NewEntry(data: $0) } : [NewEntry(data: body)]
+        return json ? try MessageCutter.cut(body).map { NewEntry(data: Bytes(body[$0])) } : [NewEntry(data: body)]
     }
 
     /// The absolute URL the client used.
