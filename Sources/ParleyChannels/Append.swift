@@ -77,6 +77,14 @@ package struct Appended: Sendable {
     package var isReplay = false
     /// What the channel now holds for the producer.
     package var producer: ProducerState?
+
+    package init(
+        offsets: [UInt64] = [], tail: UInt64, at: Timestamp = Timestamp(milliseconds: 0), isClosed: Bool = false, isReplay: Bool = false,
+        producer: ProducerState? = nil
+    ) {
+        (self.offsets, self.tail, self.at) = (offsets, tail, at)
+        (self.isClosed, self.isReplay, self.producer) = (isClosed, isReplay, producer)
+    }
 }
 
 /// What a producer says of an append: the three producer headers.

@@ -51,6 +51,16 @@ private func offset(_ value: UInt64) -> JSON { .string(Offset(value).token) }
                 == ["message applied", "message rejected stale_offset"])
     }
 
+    @Test func `an entry whose two conditions fail is decided once`() throws {
+        for kind in [EntryKind.message, .cancel] {
+            #expect(
+                try receipts([
+                    (0, .message, [("text", "a")]), (50, kind, [("text", "b"), ("if_turn", offset(4)), ("if_offset", offset(2))]),
+                ])
+                    == ["message applied", "\(kind) rejected stale_offset"])
+        }
+    }
+
     @Test func `if_turn is for the turn that runs`() throws {
         for kind in [EntryKind.interrupt, .cancel] {
             #expect(try receipts([(0, .message, [("text", "a")]), (5, kind, [("if_turn", offset(1))])]).last == "\(kind) applied")
@@ -86,6 +96,7 @@ private func offset(_ value: UInt64) -> JSON { .string(Offset(value).token) }
                 == "steer expired turn_ended")
         #expect(try receipts([(0, .steer, [("text", "b"), ("if_turn", offset(1))])]) == ["steer expired turn_ended"])
         #expect(try receipts([(0, .message, [("text", "b"), ("if_turn", offset(1))])]) == ["message rejected stale_turn"])
+        #expect(try receipts([(0, .cancel, [("if_turn", offset(1))])]) == ["cancel rejected turn_ended"])
         #expect(try receipts([(0, .deny, [("approval", "none"), ("if_turn", offset(1))])]).count == 1)
         // The signal has the offset 6.
         #expect(

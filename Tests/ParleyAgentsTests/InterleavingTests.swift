@@ -148,10 +148,14 @@ private final class Probed: Model {
                                 }))
                         _ = try await turn.step("work") { _ in "done" }
                         return try await signal
-                    }
-                ])
+                    },
+                    AnyAgent(kind: "other") { _, _, _ in (.null, .object([])) },
+                ], activeMax: 1)
             node.send("x", to: name)
-            world.run(deadline: world.now.advanced(by: .seconds(100)))
+            world.run(deadline: world.now.advanced(by: .seconds(10)))
+            // It leaves when another one needs the room.
+            node.send("x", to: "agents/other/b")
+            world.run(deadline: world.now.advanced(by: .seconds(90)))
             #expect(node.runtime.activeCount == 0)
             node.control(.cancel)
             world.run(deadline: world.now.advanced(by: .seconds(200)))

@@ -281,7 +281,7 @@ func notShown(_ seen: [RecordingModel.Seen], _ requests: [(key: String, answer: 
     private func texts(_ range: Range<Int>, _ prefix: String = "m") -> [String] { range.map { "\(prefix)\($0)" } }
 
     @Test func `is found by the messages, whatever hashes they were given before`() {
-        let ledger = RequestLedger()
+        var ledger = RequestLedger()
         ledger.note("a/answer", request(texts(0..<20)), at: 7)
         let found = ledger.base(of: request(texts(0..<15) + texts(15..<30, "other")), at: "a/answer#2")
         #expect(found?.offset == 7 && found?.keep == 15)
@@ -291,7 +291,7 @@ func notShown(_ seen: [RecordingModel.Seen], _ requests: [(key: String, answer: 
     }
 
     @Test func `is looked for in its own conversation, however many there are`() {
-        let ledger = RequestLedger()
+        var ledger = RequestLedger()
         for number in 0..<100 { ledger.note("m/\(number)/answer#3", request(texts(0..<20, "c\(number) ")), at: UInt64(number + 1)) }
         for number in 0..<100 {
             #expect(ledger.base(of: request(texts(0..<22, "c\(number) ")), at: "m/\(number)/answer#4")?.offset == UInt64(number + 1))

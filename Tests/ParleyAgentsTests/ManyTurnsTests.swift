@@ -75,7 +75,7 @@ private final class Held<Object: AnyObject & Sendable>: Sendable {
     @Test func `leave nothing in memory but the last, and nothing at all once the agent has left`() throws {
         let (begun, alive, afterwards) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
-            let (cores, activations) = (Held<TurnCore>(), Held<Activation>())
+            let (cores, activations) = (Held<TurnTask>(), Held<AgentDriver>())
             let runtime = Mutex<AgentRuntime?>(nil)
             // Each word takes its time, so that it can be interrupted, steered and cancelled.
             let model = RecordingModel(scripted(world, rate: 20)) { $0 % 5 == 4 }
@@ -83,7 +83,7 @@ private final class Held<Object: AnyObject & Sendable>: Sendable {
                 world, SimulatedLog(),
                 agents: [
                     companion(model) { turn in
-                        cores.add(turn.core)
+                        cores.add(turn.task)
                         if let activation = runtime.withLock({ $0 })?.directory.activation(name) { activations.add(activation) }
                     }
                 ])

@@ -66,7 +66,9 @@ private struct Booth {
                 let booth = try Booth(
                     log: reopened, now: now,
                     { world in
-                        round < 5 ? PlayedModel(world, [.text("a"), .text("b")]) : PlayedModel(world, [busy], [busy], [busy], [.text("done"), stop])
+                        round < 5
+                            ? PlayedModel(world, [.text("a"), .text("b")])
+                            : PlayedModel(world, [busy], [busy], [busy], [.text("done"), stop])
                     }
                 ) { model, _, turn in try await turn.generate("g", model, .user("hello")).text }
                 if round == 0 { booth.send(.message, ("text", "go")) }

@@ -201,7 +201,7 @@ private func rest(_ world: any World, _ duration: Duration) async throws {
     }
 
     @Test func `stalls where its tasks are fewer`() throws {
-        try expectStall(crashAt: 5, from: Self.mapped) { turn, _ in
+        try expectStall(crashAt: 6, from: Self.mapped) { turn, _ in
             _ = try await turn.map("m", [1]) { item, turn in try await turn.step("s") { _ in item } }
             _ = try await turn.step("new") { _ in 1 }
             return 1

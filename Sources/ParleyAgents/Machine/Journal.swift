@@ -22,8 +22,14 @@ package struct Journal: Sendable {
         var isGivenUp = false
         /// It is no step's: the turn was cancelled here, for this reason.
         package var cancellation: JSON?
-        /// How many steps had been started before it; for a cancellation.
-        var startsBefore = Int.max
+        /// How many steps had been started before it.
+        var startsBefore = 0
+    }
+
+    /// What the program publishes: the entries of one name in one scope, that is of one task, come in one order.
+    package struct Emission: Hashable, Sendable {
+        package var scope: String
+        package var name: String
     }
 
     /// A step that was begun and has no result.
@@ -74,7 +80,7 @@ package struct Journal: Sendable {
     /// Compensations that the program had registered when it stalled, and that have not run.
     package var compensations: [String] = []
     /// How many entries of each name the program has published.
-    package var emits: [String: Int] = [:]
+    package var emits: [Emission: Int] = [:]
 
     package init() {}
 
@@ -110,7 +116,7 @@ package struct Journal: Sendable {
         case .agentParked: haltedAt = offset
         case .agentResumed: resumed()
         case .emit:
-            emits[frame.body["name"]?.string ?? "", default: 0] += 1
+            emits[Emission(scope: frame.body["scope"]?.string ?? "", name: frame.body["name"]?.string ?? ""), default: 0] += 1
             hasProgress = true
         case .stepStarted:
             let body = frame.body
@@ -171,7 +177,7 @@ package struct Journal: Sendable {
         hasEndedStep = true
         compensations.removeAll { $0 == path }
         open[path] = nil
-        completions.append(Completion(path: path, outcome: outcome, at: at, isGivenUp: isGivenUp))
+        completions.append(Completion(path: path, outcome: outcome, at: at, isGivenUp: isGivenUp, startsBefore: starts.count))
     }
 }
 
@@ -252,7 +258,17 @@ extension StepFailure {
         }
     }
 
-    /// Whatever a body threw, as it will be journaled.
+    /// What the body of a step threw. A cancellation is its own doing, as when it ran out of the time that it gives itself: whoever cancels the step
+    /// does not wait for its body.
+    init(ofBody error: any Error) {
+        if error is CancellationError {
+            self.init(code: "step_failed", message: "the step's body threw CancellationError", retryable: true)
+        } else {
+            self.init(error)
+        }
+    }
+
+    /// Whatever a program threw, as it will be journaled.
     init(_ error: any Error) {
         if let failure = error as? StepFailure {
             self = failure

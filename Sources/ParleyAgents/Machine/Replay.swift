@@ -130,13 +130,12 @@ struct Replay {
         if completion.cancellation != nil { cancellations += 1 }
     }
 
-    /// The next result, if it is one that the program waits for already. A cancellation comes once everything was asked for that stands before
-    /// it, e.g. what the program was to take back.
-    mutating func next(isReady: (Journal.Completion) -> Bool) -> Journal.Completion? {
-        guard let first = results.first else { return nil }
-        guard first.cancellation != nil else { return isReady(first) ? results.popFirst() : nil }
-        guard starts.values.allSatisfy({ $0.first.map { $0.number >= first.startsBefore } ?? true }) else { return nil }
-        cancellations -= 1
+    /// The next result, if it is one that the program waits for already, and everything was asked for that stands before it: a task that waits for
+    /// something outside the turn is as far as it was when the result came. A program that was cancelled may leave that out.
+    mutating func next(isCancelled: Bool, isReady: (Journal.Completion) -> Bool) -> Journal.Completion? {
+        guard let first = results.first, first.cancellation != nil || isReady(first) else { return nil }
+        guard isCancelled || starts.values.allSatisfy({ $0.first.map { $0.number >= first.startsBefore } ?? true }) else { return nil }
+        if first.cancellation != nil { cancellations -= 1 }
         return results.popFirst()
     }
 

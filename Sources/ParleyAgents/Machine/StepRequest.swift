@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// A step as the program asks for it.
+/// A step as the program asks for it, as data: what is run for it is its ``StepCode``.
 struct StepRequest: Sendable {
     var path: String
     var kind: StepKind
@@ -13,14 +13,14 @@ struct StepRequest: Sendable {
     var details: [JSON.Member] = []
     /// Neither a cancel nor an interrupt reaches it.
     var isShielded = false
+    /// A task asks for it that the program has made itself: another one beside it may wait for something outside the turn.
+    var isFromOwnTask = false
     /// It takes back what the turn did.
     var isCompensation = false
-    /// How many of its attempts have failed so far.
-    var failures = 0
 
     enum Work: Sendable {
-        case body(StepContract, RetryPolicy, @Sendable (StepContext) async throws -> JSON)
-        case model(any Model, ModelRequest, RetryPolicy)
+        case body(StepContract, RetryPolicy)
+        case model(ModelTraits, ModelRequest, RetryPolicy)
         case sleep(until: Timestamp)
         /// For a signal of that name whose data has these members.
         case wait(signal: String, match: [JSON.Member], until: Timestamp?)
@@ -38,6 +38,18 @@ struct StepRequest: Sendable {
         }
     }
 
+    /// Has it end by itself when its timer says, if it has one.
+    mutating func keepDue(_ due: Timestamp?) {
+        switch work {
+        case .sleep(let asked): work = .sleep(until: due ?? asked)
+        case .wait(let signal, let match, _): work = .wait(signal: signal, match: match, until: due)
+        case .approval(let action, let arguments, _): work = .approval(action: action, arguments: arguments, until: due)
+        case .follow(let channel, let after, let incarnation, _):
+            work = .follow(channel: channel, after: after, incarnation: incarnation, until: due)
+        case .body, .model: break
+        }
+    }
+
     /// The digest of the name of the signal that it waits for.
     var signal: Bytes? { if case .wait(let signal, _, _) = work { InboxRow.digest(name: signal) } else { nil } }
 
@@ -47,10 +59,44 @@ struct StepRequest: Sendable {
         return request.earlierDigest(model.name)
     }
 
+    var isModel: Bool { if case .model = work { true } else { false } }
+
     var isFollow: Bool { if case .follow = work { true } else { false } }
 
     /// What was asked for, as its start has it.
     var asked: JSON? { digest.map { .object((["sha256": .string($0)] as JSON).members! + details) } }
 
     var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
+}
+
+/// What decisions go by of a model.
+struct ModelTraits: Sendable {
+    /// As it stands in the journal.
+    var name: String
+    var continues: Continuation
+
+    init(_ model: any Model) { (name, continues) = (model.name, model.continues) }
+}
+
+/// What a step runs: it stays with the program that asked for it.
+enum StepCode: Sendable {
+    case body(@Sendable (StepContext) async throws -> JSON)
+    case model(any Model)
+
+    static func giving(nothing body: @escaping @Sendable (StepContext) async throws -> Void) -> StepCode {
+        .body { context in
+            try await body(context)
+            return .null
+        }
+    }
+}
+
+extension StepRequest {
+    /// The last segment of its path, without its number.
+    var name: String { String(path.split(separator: "/").last?.prefix { $0 != "#" } ?? "") }
+}
+
+extension JSON {
+    /// A string as it is, anything else as JSON.
+    var plainText: String { string ?? text }
 }

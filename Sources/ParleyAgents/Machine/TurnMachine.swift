@@ -7,7 +7,7 @@ internal import ParleySystem
 /// given as they commit, on a replay because they are released in the same order. So the program takes the same path, and asks for the
 /// same steps.
 ///
-/// It has no clock, lock or continuation. ``TurnCore`` carries out its actions, in their order.
+/// It has no clock, lock or continuation. ``AgentMachine`` has its actions carried out, in their order.
 struct TurnMachine {
     /// How a program ended.
     typealias Outcome = Result<(output: JSON, state: JSON), any Error>
@@ -44,7 +44,7 @@ struct TurnMachine {
     }
 
     private struct Wait {
-        let request: StepRequest
+        var request: StepRequest
         /// Cancelled by the program before it was under way.
         var isCancelled = false
     }
@@ -74,14 +74,12 @@ struct TurnMachine {
     private var children: Set<String> = []
     /// When the last entry that the program has consumed was committed.
     private(set) var now: Timestamp
-    private var random: SplitMix64
     private var emits: EmitCount
 
     /// - Parameter now: When the turn began, unless the journal says it.
     init(_ journal: Journal, at now: Timestamp? = nil) {
         replay = Replay(journal)
         self.now = now ?? journal.startedAt
-        random = SplitMix64(seed: journal.seed)
         emits = EmitCount(journal: journal.emits)
     }
 }
@@ -133,8 +131,7 @@ extension TurnMachine {
         if let result = replay.takeSkipped(request.path, isGivenUp: false) { return [.giveNext(result)] }
         guard isLive else { return [] }
         // The program has come to it late, from something outside the turn.
-        let open = replay.takeOpen(request.path)
-        return (open.map { [.reopen(request, $0)] } ?? []) + releaseSoon()
+        return (reopen(request) ?? []) + releaseSoon()
     }
 
     /// The program has cancelled the task that waits for the step.
@@ -156,10 +153,8 @@ extension TurnMachine {
     /// Whether the program may leave out what the journal has: it has been told that the turn is cancelled.
     private var isCancelled: Bool { cancellation != nil || outside.hasCancelledProgram }
 
-    mutating func nextRandom() -> UInt64 { random.next() }
-
     /// Whether an entry that the program publishes is new to the journal.
-    mutating func emit(_ name: String, bytes: Int) throws -> Bool { try emits.add(name, bytes: bytes) }
+    mutating func emit(_ emission: Journal.Emission, bytes: Int) throws -> Bool { try emits.add(emission, bytes: bytes) }
 
     mutating func compensate(_ request: StepRequest) { compensations.registered.append(request) }
 
@@ -207,8 +202,11 @@ extension TurnMachine {
 
     mutating func release() -> [Action] {
         isReleasing = false
-        if let completion = replay.next(isReady: { [waits] in TurnMachine.isReady($0, waits) }) { return give(completion) + releaseSoon() }
-        if cancellation != nil, replay.skip() { return releaseSoon() }
+        let wasCancelled = cancellation != nil
+        if let completion = replay.next(isCancelled: wasCancelled, isReady: { [waits] in TurnMachine.isReady($0, waits) }) {
+            return give(completion) + releaseSoon()
+        }
+        if wasCancelled, replay.skip() { return releaseSoon() }
         return settle()
     }
 
@@ -218,14 +216,23 @@ extension TurnMachine {
         return wait.isCancelled || !completion.isGivenUp
     }
 
+    /// Continues a step that was left open: it ends when it was to end as it began, whatever the program asks for now.
+    private mutating func reopen(_ request: StepRequest) -> [Action]? {
+        guard let open = replay.takeOpen(request.path) else { return nil }
+        var request = request
+        request.keepDue(open.due)
+        waits[request.path]?.request = request
+        return [.reopen(request, open)]
+    }
+
     /// The program can go no further by what the journal has: what was open is continued, and once everything was asked for, what is new begins.
     private mutating func settle() -> [Action] {
         var actions: [Action] = []
         if !isLive {
             isLive = true
             for path in replay.openPaths {
-                guard let wait = waits[path], let open = replay.takeOpen(path) else { continue }
-                actions.append(wait.isCancelled ? .cancel(wait.request) : .reopen(wait.request, open))
+                guard let wait = waits[path], let reopened = reopen(wait.request) else { continue }
+                actions += wait.isCancelled ? [.cancel(waits[path]!.request)] : reopened
             }
         }
         actions += isCaughtUp ? beginHeld() : watchOutside()
@@ -284,17 +291,17 @@ extension TurnMachine {
     /// A step has ended, and that is durable.
     mutating func resume(_ path: String, _ outcome: StepOutcome, at: Timestamp) -> [Action] {
         guard waits[path] != nil else { return [] }
-        return deliver(Journal.Completion(path: path, outcome: outcome, at: at))
+        return deliver(Journal.Completion(path: path, outcome: outcome, at: at, startsBefore: .max))
     }
 
     /// The turn was cancelled, and that is durable.
     mutating func cancelled(_ reason: JSON, at: Timestamp) -> [Action] {
-        deliver(Journal.Completion(path: "", outcome: .failed(.cancelled), at: at, cancellation: reason))
+        deliver(Journal.Completion(path: "", outcome: .failed(.cancelled), at: at, cancellation: reason, startsBefore: .max))
     }
 
     /// What has come to be is given at its place in the log: behind what the journal has.
     private mutating func deliver(_ completion: Journal.Completion) -> [Action] {
-        guard replay.hasResults || completion.cancellation != nil && !replay.isOver else { return give(completion) }
+        guard !replay.isOver, cancellation == nil || replay.hasResults else { return give(completion) }
         replay.add(completion)
         return releaseSoon()
     }
@@ -390,22 +397,22 @@ extension TurnMachine {
 
 /// How much a program has published: in all, to tell what the journal has, and since it last waited for something, to bound it.
 private struct EmitCount {
-    private let journal: [String: Int]
-    private var counts: [String: Int] = [:]
+    private let journal: [Journal.Emission: Int]
+    private var counts: [Journal.Emission: Int] = [:]
     private var entries = 0
     private var bytes = 0
 
-    init(journal: [String: Int]) { self.journal = journal }
+    init(journal: [Journal.Emission: Int]) { self.journal = journal }
 
-    /// Counts an entry of that name. A program that publishes without waiting for anything would fill the memory: the log is slower than it.
-    /// - Returns: whether it is new: entries of one name are published in one order.
-    mutating func add(_ name: String, bytes count: Int) throws -> Bool {
-        let number = counts[name, default: 0] + 1
-        let isNew = number > journal[name, default: 0]
+    /// Counts an entry. A program that publishes without waiting for anything would fill the memory: the log is slower than it.
+    /// - Returns: whether it is new.
+    mutating func add(_ emission: Journal.Emission, bytes count: Int) throws -> Bool {
+        let number = counts[emission, default: 0] + 1
+        let isNew = number > journal[emission, default: 0]
         if isNew, entries >= EmitCount.entriesMax || bytes >= EmitCount.bytesMax {
             throw TurnError.tooManyEmits(EmitCount.entriesMax, EmitCount.bytesMax)
         }
-        counts[name] = number
+        counts[emission] = number
         entries += 1
         bytes += count
         return isNew

@@ -147,7 +147,7 @@ package struct AgentAudit {
         return of
     }
 
-    /// Which entry a receipt is for, without parsing it where it begins as `Activation` writes it.
+    /// Which entry a receipt is for, without parsing it where it begins as `AgentMachine` writes it.
     private static func receiptOf(_ frame: Frame) -> UInt64? {
         guard frame.membersBegin(with: receiptPrefix), frame.members.count >= receiptPrefix.count + 16 else {
             return frame.body["of"]?.string.flatMap { Offset(token: $0)?.value }

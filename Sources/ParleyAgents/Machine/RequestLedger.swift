@@ -1,12 +1,11 @@
 internal import ParleyChannels
 internal import ParleySystem
-internal import Synchronization
 
 /// The latest requests of a turn to models, so that the next one need say only what it adds.
 ///
 /// It keeps the last request of each conversation, a conversation being the calls of one name in one scope. Bounded in number and in bytes: what is
 /// forgotten costs a request that is listed whole once more.
-final class RequestLedger: Sendable {
+struct RequestLedger: Sendable {
     /// An earlier call whose request begins as the one at hand does.
     struct Base: Sendable {
         /// Of its `step.started`.
@@ -25,7 +24,7 @@ final class RequestLedger: Sendable {
         var tools: Bytes?
     }
 
-    private let noted = Mutex<[Noted]>([])
+    private var noted: [Noted] = []
 
     private static let countMax = 256
     private static let bytesMax = 8 << 20
@@ -35,16 +34,14 @@ final class RequestLedger: Sendable {
     private static let neighbours = 4
 
     /// Notes the request of the call whose start has `offset`.
-    func note(_ path: String, _ request: ModelRequest, at offset: UInt64) {
+    mutating func note(_ path: String, _ request: ModelRequest, at offset: UInt64) {
         let conversation = RequestLedger.conversation(path)
         let new = Noted(conversation: conversation, offset: offset, parts: request.parts, tools: request.toolsDigest)
-        noted.withLock { noted in
-            noted.removeAll { $0.conversation == conversation }
-            noted.append(new)
-            var bytes = noted.reduce(0) { $0 + $1.parts.identities.count }
-            while noted.count > 1, noted.count > RequestLedger.countMax || bytes > RequestLedger.bytesMax {
-                bytes -= noted.removeFirst().parts.identities.count
-            }
+        noted.removeAll { $0.conversation == conversation }
+        noted.append(new)
+        var bytes = noted.reduce(0) { $0 + $1.parts.identities.count }
+        while noted.count > 1, noted.count > RequestLedger.countMax || bytes > RequestLedger.bytesMax {
+            bytes -= noted.removeFirst().parts.identities.count
         }
     }
 
@@ -52,11 +49,9 @@ final class RequestLedger: Sendable {
     func base(of request: ModelRequest, at path: String) -> Base? {
         let conversation = RequestLedger.conversation(path)
         let parts = request.parts
-        return noted.withLock { noted in
-            let candidates = noted.suffix(RequestLedger.neighbours) + noted.filter { $0.conversation == conversation }
-            let bases = candidates.map { Base(offset: $0.offset, keep: parts.commonCount(with: $0.parts), tools: $0.tools) }
-            return bases.max { $0.keep < $1.keep }.flatMap { $0.keep >= RequestLedger.keepMin ? $0 : nil }
-        }
+        let candidates = noted.suffix(RequestLedger.neighbours) + noted.filter { $0.conversation == conversation }
+        let bases = candidates.map { Base(offset: $0.offset, keep: parts.commonCount(with: $0.parts), tools: $0.tools) }
+        return bases.max { $0.keep < $1.keep }.flatMap { $0.keep >= RequestLedger.keepMin ? $0 : nil }
     }
 
     /// The path without the number of its last segment.

@@ -1,13 +1,28 @@
+internal import ParleySystem
+
 /// The names that one task has given to its steps.
 final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `claim` checks; the end is nobody else's any more.
-    private let core: TurnCore
+    private let task: TurnTask
     private let prefix: String
     private var owner: String?
     private var counts: [String: Int] = [:]
+    private var numbers: SplitMix64
 
-    init(_ core: TurnCore, prefix: String) { (self.core, self.prefix) = (core, prefix) }
+    init(_ task: TurnTask, prefix: String) {
+        (self.task, self.prefix) = (task, prefix)
+        numbers = SplitMix64(seed: prefix.utf8.reduce(task.seed) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 })
+    }
 
-    deinit { core.scopeEnded(prefix, Names(counts: counts)) }
+    deinit { task.scopeEnded(prefix, Names(counts: counts)) }
+
+    /// A random number that derives from the turn's seed and from which task asks: what other tasks do meanwhile does not change it.
+    func random() -> UInt64 { numbers.next() }
+
+    /// It is the turn's own, and another task than the turn's uses it.
+    var isUsedBesideRoot: Bool { prefix.isEmpty && owner != nil && owner != task.root }
+
+    /// The path of the scope itself; empty for the turn's.
+    var path: String { String(prefix.dropLast()) }
 
     /// The path of the next step called `name`: the second and later ones are numbered.
     func next(_ name: String) throws -> String {
@@ -22,13 +37,13 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `clai
 
     /// Checks the name, and that the calling task owns the scope: the first that uses it does.
     func claim(_ name: String) throws -> String {
-        try core.checkLane()
+        try task.checkTask()
         guard (1...128).contains(name.utf8.count), !name.utf8.contains(where: { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "#") }) else {
             throw TurnError.invalidName(name)
         }
-        let task = Scope.currentTask
-        if owner == nil { owner = task }
-        guard owner == task else { throw TurnError.concurrentScope(prefix + name) }
+        let caller = Scope.currentTask
+        if owner == nil { owner = caller }
+        guard owner == caller else { throw TurnError.concurrentScope(prefix + name) }
         return prefix + name
     }
 
@@ -46,7 +61,7 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `clai
     }
 
     /// The number of the current task, as the runtime counts them: a task that is made where an ended one had its memory has another one.
-    private static var currentTask: String {
+    static var currentTask: String {
         withUnsafeCurrentTask { task in
             // A task is its own job; that is where the number can be read.
             task.map { "\(unsafeBitCast($0, to: UnownedJob.self))" } ?? ""

@@ -47,7 +47,10 @@ struct Inbox: Sendable {
     var offsets: [UInt64] { entries.keys.sorted() }
     /// The first that begins a turn or is decided between turns.
     var first: Entry? { turnable.first.flatMap { entries[$0] } }
-    var firstClose: Entry? { controls.all.lazy.compactMap { entries[$0] }.first { $0.kind == .close } }
+    /// The close entries, in log order.
+    var closes: some Sequence<Entry> { controls.all.lazy.compactMap { entries[$0] }.filter { $0.kind == .close } }
+    /// The first of all signals.
+    var firstSignal: UInt64? { signals.values.lazy.compactMap(\.first).min() }
 
     subscript(offset: UInt64) -> Entry? { entries[offset] }
 

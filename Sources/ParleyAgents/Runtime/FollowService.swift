@@ -3,49 +3,6 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// A step of a turn that waits for entries of another channel: a row in family `index`, until it has ended.
-struct Follow: Sendable, Hashable {
-    /// The channel of the agent that follows.
-    var follower: String
-    /// `<turn>/<step>`.
-    var id: String
-    /// What it follows, and the offset up to which it has read.
-    var followed: String
-    var after: UInt64
-    /// The channel that had the name when the step began (``ChannelID/incarnation``): another one of that name is not what is followed.
-    var incarnation: String?
-
-    func key(_ channel: ChannelID) -> Bytes { AgentIndex.followKey(channel, id) }
-
-    var row: Bytes {
-        JSON.compact(
-            ("follower", .string(follower)), ("id", .string(id)), ("followed", .string(followed)), ("after", .string(Offset(after).token)),
-            ("incarnation", incarnation.map { .string($0) })
-        ).bytes
-    }
-
-    init(follower: String, id: String, followed: String, after: UInt64, incarnation: String?) {
-        (self.follower, self.id, self.followed, self.after, self.incarnation) = (follower, id, followed, after, incarnation)
-    }
-
-    /// Whether `channel` is the one that is followed.
-    func isOf(_ channel: Channel) -> Bool {
-        !channel.tail.isDeleted && (incarnation == nil || incarnation == channel.id.incarnation)
-    }
-
-    init?(row: UnsafeRawBufferPointer) {
-        guard let json = try? JSON.parse(Bytes(row)), let follower = json["follower"]?.string, let id = json["id"]?.string,
-            let followed = json["followed"]?.string, let after = json["after"]?.string.flatMap({ Offset(token: $0) })
-        else { return nil }
-        self.init(follower: follower, id: id, followed: followed, after: after.value, incarnation: json["incarnation"]?.string)
-    }
-}
-
-extension ChannelID {
-    /// Tells channels apart that have had the same name one after another.
-    var incarnation: String { "\(partition)-\(number)" }
-}
-
 /// Wakes agents when a channel that they follow has something new.
 ///
 /// Each follow takes some memory for as long as it waits, also while its agent has none: a channel that is appended to must find its
@@ -82,7 +39,11 @@ final class FollowService: Sendable {
     /// The follow's row is in the log. Wakes its agent if there is something new, or nothing to follow, already.
     func begin(_ follow: Follow) {
         do throws(LogError) {
-            guard let channel = try channels.find(follow.followed), follow.isOf(channel) else { return wake(follow.follower) }
+            guard let channel = try channels.find(follow.followed), follow.isOf(channel) else {
+                // Kept until it is told: there may be nobody to tell yet.
+                state.withLock { _ = $0.byFollower[follow.follower, default: []].insert(follow) }
+                return wake(follow.follower)
+            }
             let isWatched = state.withLock { state in
                 let watch: Watch
                 if let known = state.watches[follow.followed], known.channel === channel {

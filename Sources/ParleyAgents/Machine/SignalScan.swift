@@ -13,7 +13,7 @@ struct SignalScan: Sendable {
     /// The first signal called `name` that matches.
     ///
     /// - Parameter matches: Whether a signal counts for the turn, and has what is waited for.
-    mutating func next(_ inbox: Inbox, _ name: String, _ matches: (Inbox.Entry) -> Bool) -> UInt64? {
+    mutating func next(_ inbox: Inbox, _ name: String, _ matches: (Inbox.Entry) throws -> Bool) rethrows -> UInt64? {
         let signals = inbox.signals(name)
         stop = nil
         var looked = 0
@@ -23,7 +23,7 @@ struct SignalScan: Sendable {
                 return nil
             }
             looked += 1
-            if let entry = inbox[offset], matches(entry) { return offset }
+            if let entry = inbox[offset], try matches(entry) { return offset }
             seen = offset
         }
         return nil

@@ -16,13 +16,13 @@ extension Turn {
     ///   - start: Where to begin. The end is where the channel's is when the turn comes here for the first time.
     ///   - name: What its steps are called in the journal.
     /// - Throws: ``StepFailure`` `channel_not_found` when there is none, with the start at the end.
-    public func follow(
+    @concurrent public func follow(
         _ channel: String, from start: FollowStart = .beginning, name: String = "follow", file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Followed {
-        guard channel != core.channelName else {
+        guard channel != task.channelName else {
             let error = TurnError(
                 "follows_itself", "the agent asked to follow its own channel '\(channel)', in which each entry would cause the next.")
-            try await core.refuse(error)
+            try await task.refuse(error)
             throw error
         }
         var (after, incarnation): (UInt64, String?) = (0, nil)
@@ -34,7 +34,7 @@ extension Turn {
             }
             after = offset.value
         case .end:
-            let owner = try core.owner()
+            let owner = try task.owner()
             let tail = try await step(name, file: file, line: line) { _ in try owner.tail(of: channel) }
             after = (tail["offset"] ?? tail).string.flatMap { Offset(token: $0) }?.value ?? 0
             incarnation = tail["incarnation"]?.string
@@ -82,7 +82,7 @@ public struct Followed: Sendable {
     ///
     /// - Parameter timeout: How long to wait; `nil` waits for as long as it takes.
     /// - Throws: ``StepFailure`` `channel_not_found`, also when the channel was deleted, or `wait_timeout`.
-    public mutating func next(timeout: Duration? = nil) async throws -> Entry? {
+    @concurrent public mutating func next(timeout: Duration? = nil) async throws -> Entry? {
         if read.isEmpty && !hasEnded {
             let until = try await turn.instant(after: timeout)
             var request = StepRequest(

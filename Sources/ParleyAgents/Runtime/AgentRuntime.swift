@@ -119,8 +119,9 @@ package final class AgentRuntime: Sendable {
     private func takeUp(_ isMeant: (_ kind: String) -> Bool) throws(LogError) {
         var unfinished: [String] = []
         try AgentIndex.scan(channels.log, [.running, .stalled]) { name, status in
-            if status == .stalled { stalledAtStart.withLock { _ = $0.insert(name) } }
-            unfinished.append(name)
+            let isMeant = isMeant(AgentName(channel: name)?.kind ?? "")
+            if isMeant, status == .stalled { stalledAtStart.withLock { _ = $0.insert(name) } }
+            if isMeant { unfinished.append(name) }
             return true
         }
         unfinished += try undecided(from: .first)
@@ -272,7 +273,7 @@ package final class AgentRuntime: Sendable {
         guard !isDraining, let agent = agent(ofKind: AgentName(channel: name)?.kind ?? ""), let channel = find(name, for: call) else {
             return
         }
-        switch directory.deliver(call, to: channel, { Activation(runtime: self, channel: channel, agent: agent) }) {
+        switch directory.deliver(call, to: channel, { AgentDriver(runtime: self, channel: channel, agent: agent) }) {
         case .delivered: break
         case .isCrowded: for activation in directory.activations { activation.makeRoom() }
         case .isStale: self.call(name, call)
@@ -295,13 +296,13 @@ package final class AgentRuntime: Sendable {
         return channel
     }
 
-    func forget(_ activation: Activation) {
+    func forget(_ activation: AgentDriver) {
         directory.forget(activation)
         admit()
     }
 
     /// Lets go of an activation unless something has been delivered to it meanwhile.
-    func forget(_ activation: Activation, unlessNeeded: Bool) -> Bool {
+    func forget(_ activation: AgentDriver, unlessNeeded: Bool) -> Bool {
         guard directory.forget(activation, unlessNeeded: true) else { return false }
         admit()
         return true

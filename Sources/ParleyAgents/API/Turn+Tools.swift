@@ -13,7 +13,7 @@ extension Turn {
     /// - Returns: the last answer.
     /// - Throws: ``Interrupted`` with what the model had written; ``StepFailure`` `tool_loop` after so many rounds, `answer_cut` for a second answer in a
     ///   row that was cut inside its calls; else as ``generate(_:_:_:tools:options:retry:file:line:)``.
-    public func respond(
+    @concurrent public func respond(
         _ name: String, _ model: any Model, _ messages: [ModelMessage], tools: [Tool], options: ModelOptions = ModelOptions(),
         rounds: Int = 24, retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Generation {
@@ -54,7 +54,7 @@ extension Turn {
         var interruption: Interrupted?
     }
 
-    private func result(of call: ToolCall, _ tools: [Tool], file: StaticString, line: UInt) async throws -> ToolResult {
+    @concurrent private func result(of call: ToolCall, _ tools: [Tool], file: StaticString, line: UInt) async throws -> ToolResult {
         guard let tool = tools.first(where: { $0.name == call.name }) else {
             return ToolResult(text: "error: there is no tool '\(call.name)'; there are: \(tools.map(\.name).joined(separator: ", "))")
         }
@@ -80,25 +80,24 @@ extension Turn {
     /// Whether a person is asked. The rule of now counts, also for a turn that began under another one; but what a replay has done already is done
     /// again as it was.
     private func asksApproval(_ tool: Tool) -> Bool {
-        if core.recordedKind(scope.path("approval")) == .approval { return true }
-        return tool.approval != .none && core.recordedKind(scope.path(tool.name)) != .tool
+        if task.recordedKind(scope.path("approval")) == .approval { return true }
+        return tool.approval != .none && task.recordedKind(scope.path(tool.name)) != .tool
     }
 
     private func approvalEnd(_ tool: Tool) -> Timestamp? {
-        guard case .required(let expires) = tool.approval else { return core.recordedDue(scope.path("approval")) }
+        guard case .required(let expires) = tool.approval else { return task.recordedDue(scope.path("approval")) }
         return expires.map { now.advanced(by: $0) }
     }
 
-    private func run(_ tool: Tool, _ call: ToolCall, _ arguments: JSON, file: StaticString, line: UInt) async throws -> JSON {
+    @concurrent private func run(_ tool: Tool, _ call: ToolCall, _ arguments: JSON, file: StaticString, line: UInt) async throws -> JSON {
         let path = try await path(tool.name)
         let channel = channel
-        let work = StepRequest.Work.body(tool.contract, tool.retry) { step in
-            try await tool.body(arguments, ToolContext(channel: channel, step: step))
-        }
         var request = StepRequest(
-            path: path, kind: .tool, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)", work: work)
+            path: path, kind: .tool, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)",
+            work: .body(tool.contract, tool.retry))
         request.details = [JSON.Member("call", .string(call.id)), JSON.Member("arguments", arguments)]
-        return try await perform(request)["result"] ?? .null
+        let code = StepCode.body { step in try await tool.body(arguments, ToolContext(channel: channel, step: step)) }
+        return try await perform(request, code)["result"] ?? .null
     }
 }
 

@@ -20,39 +20,40 @@ struct Halt {
 /// An agent whose turn is open and whose program does not run: it stalled, was parked, or pauses after a crash.
 ///
 /// Every control is decided here, without the program. Messages, steers and signals wait.
-extension Activation {
+extension AgentMachine {
     // MARK: Resuming after a process
 
     /// Decides what becomes of a turn that an earlier process, or an earlier activation, left open.
-    /// - Parameter hasStopped: It was an activation of this process, which could not read the log.
-    func takeUp(_ turn: UInt64, _ status: AgentStatus, hasStopped: Bool) throws {
-        let journal = try Journal(runtime.channels, channel, turn: turn)
-        switch status {
-        // A turn that was passivated comes back as a matter of course.
-        case .waiting: try recover(turn, journal)
-        case .parked: halt(Halt(turn: turn, status: .parked))
-        case .stalled where !runtime.retriesStalled(channel.name): halt(Halt(turn: turn, status: .stalled))
-        case .stalled: try resume(turn, journal, after: .stall)
-        case _ where hasStopped: try resume(turn, journal, after: .failedRead)
-        default: try resume(turn, journal, after: runtime.hasDrained ? .drain : journal.crash)
+    mutating func takeUp(_ turn: UInt64, _ loaded: LoadedAgent, _ view: any AgentView) throws {
+        let journal = try view.journal(of: turn)
+        switch loaded.status {
+        // A turn that left memory comes back as a matter of course.
+        case .waiting: try recover(turn, journal, view)
+        case .parked: phase = .halted(Halt(turn: turn, status: .parked))
+        case .stalled where !loaded.triesStalledAgain: phase = .halted(Halt(turn: turn, status: .stalled))
+        case .stalled: try resume(turn, journal, after: .stall, view)
+        case _ where loaded.wasStopped: try resume(turn, journal, after: .failedRead, view)
+        default: try resume(turn, journal, after: loaded.hasDrained ? .drain : journal.crash, view)
         }
     }
 
-    private func resume(_ turn: UInt64, _ journal: Journal, after end: ProcessEnd) throws {
+    private mutating func resume(_ turn: UInt64, _ journal: Journal, after end: ProcessEnd, _ view: any AgentView) throws {
         var journal = journal
         if case .crash = end { journal.workSinceCrash = max(1, journal.workSinceCrash) }
         switch end.remedy(journal) {
-        case .resume(after: .zero): try recover(turn, journal, [Activation.resumption(turn, journal, end)])
+        case .resume(after: .zero): try recover(turn, journal, view, [AgentMachine.resumption(turn, journal, end)])
         case .resume(after: let pause):
-            halt(Halt(turn: turn, status: .running, pause: Halt.Pause(journal: journal, end: end)))
-            runtime.world.schedule(at: runtime.world.now.advanced(by: pause)) { [self] in
-                lane.deliver { [self] in
-                    // Cancelled meanwhile, there is nothing left to resume.
-                    perform { if state.halt?.turn == turn { state.halt?.pause?.isOver = true } }
-                }
-            }
-        case .park(let reason): park(turn, journal, reason)
+            phase = .halted(Halt(turn: turn, status: .running, pause: Halt.Pause(journal: journal, end: end)))
+            actions.append(.at(view.now.advanced(by: pause), .pauseOver(turn: turn)))
+        case .park(let reason): park(turn, journal.restarts, reason)
         }
+    }
+
+    /// Cancelled meanwhile, there is nothing left to resume.
+    mutating func pauseIsOver(_ turn: UInt64) {
+        guard var halt, halt.turn == turn else { return }
+        halt.pause?.isOver = true
+        phase = .halted(halt)
     }
 
     private static func resumption(_ turn: UInt64, _ journal: Journal, _ end: ProcessEnd) -> NewEntry {
@@ -61,14 +62,10 @@ extension Activation {
             ("restarts", .integer(Int64(journal.restarts + 1))))
     }
 
-    private func park(_ turn: UInt64, _ journal: Journal, _ reason: ParkReason) {
-        isBusy = true
-        halt(Halt(turn: turn, status: .parked))
-        appendPark(turn, epoch: epoch, restarts: journal.restarts, reason)
-    }
-
-    private func appendPark(_ turn: UInt64, epoch: UInt64, restarts: Int, _ reason: ParkReason) {
-        Diagnostics.log(.error, "agent parked", ["channel": channel.name, "reason": reason.rawValue])
+    private mutating func park(_ turn: UInt64, _ restarts: Int, _ reason: ParkReason) {
+        isWriting = true
+        phase = .halted(Halt(turn: turn, status: .parked))
+        actions.append(.notice(.parked(reason)))
         let position = Position(turn: turn)
         let entries = [
             NewEntry(
@@ -77,7 +74,7 @@ extension Activation {
                 ("reason", .string(reason.rawValue))),
             NewEntry(
                 .agentParked, position, ("reason", .string(reason.rawValue)), ("message", .string(reason.message)),
-                ("remedy", .string(Activation.wayOut))),
+                ("remedy", .string(AgentMachine.wayOut))),
         ]
         // Of a new epoch, so that nothing of the program comes behind it.
         write(AgentBatch(entries: entries, epoch: .takes(after: epoch), rows: [.status(.parked, turn: turn)]), for: .turnHalted(turn))
@@ -86,25 +83,23 @@ extension Activation {
     // MARK: Too much work
 
     /// Counts what a turn that has crashed before writes: a process that ends once a minute would pay for it for ever.
-    func worked(_ entries: [NewEntry], _ appended: Appended) {
-        guard state.workSinceCrash > 0 else { return }
+    mutating func worked(_ entries: [NewEntry], _ appended: Appended) {
+        guard var crash = run?.crash else { return }
         // Pieces of text that were put together share an offset, also those of several appends.
-        for (entry, offset) in zip(entries, appended.offsets) where offset > state.workAt {
+        for (entry, offset) in zip(entries, appended.offsets) where offset > crash.at {
             guard entry.kind == .text || entry.kind == .stepCompleted else { continue }
-            state.workAt = offset
-            state.workSinceCrash += 1
+            crash.at = offset
+            crash.count += 1
         }
+        run?.crash = crash
     }
 
-    func parkIfOverworked() {
-        guard state.workSinceCrash > Journal.workMax, let core, isCurrent(core), !isBusy, !isCancelling else { return }
-        (isBusy, state.workSinceCrash) = (true, 0)
-        halt(Halt(turn: core.turn, status: .parked))
-        stopSteps()
-        core.fence(Fenced())
+    mutating func parkIfOverworked(_ view: any AgentView) {
+        guard let run, let crash = run.crash, crash.count > Journal.workMax, !isWriting, run.canCancel else { return }
         // Unreadable, the log says so to whoever appends next.
-        let journal = try? Journal(runtime.channels, channel, turn: core.turn)
-        appendPark(core.turn, epoch: core.epoch, restarts: journal?.restarts ?? 0, .work)
+        let restarts = (try? view.journal(of: run.turn))?.restarts ?? 0
+        leaveProgram(run, Fenced())
+        park(run.turn, restarts, .work)
     }
 
     /// What a person can do for an agent that is parked or stalled.
@@ -113,52 +108,58 @@ extension Activation {
     // MARK: Deciding without the program
 
     /// Decides the next entry that can be decided; the others wait.
-    func decideHalted() throws {
-        guard let halt = state.halt, !isBusy else { return }
+    mutating func decideHalted(_ view: any AgentView) throws {
+        guard let halt, !isWriting else { return }
         if let pause = halt.pause, pause.isOver {
-            return try recover(halt.turn, pause.journal, [Activation.resumption(halt.turn, pause.journal, pause.end)])
+            return try recover(halt.turn, pause.journal, view, [AgentMachine.resumption(halt.turn, pause.journal, pause.end)])
         }
-        if decideFailed() { return }
+        if decideFailed(view) { return }
         for offset in inbox.controls.all {
             guard let entry = inbox[offset], condition(entry) == .holds else { continue }
             // A turn that pauses after a crash is about to run again: all but a cancel is decided with its program, and that too when there is
-            // something that a cancel does not reach, or an answer that came before it.
-            if let pause = halt.pause, entry.kind != .cancel || pause.journal.isShielded { return }
-            guard let item = item(offset) else { return }
+            // something that a cancel does not reach, or that came before it.
+            if let pause = halt.pause, entry.kind != .cancel || pause.journal.isShielded || isPreceded(offset) { return }
+            guard let item = item(offset, view) else { return }
             switch item.kind {
-            case .resume: return try resume(halt, item)
-            case .cancel, .interrupt, .close: return try end(halt, item)
-            case .approve, .deny: return try decideApproval(halt, item)
+            case .resume: return try resume(halt, item, view)
+            case .cancel, .interrupt, .close: return try end(halt, item, view)
+            case .approve, .deny: return try decideApproval(halt, item, view)
             default: continue
             }
         }
     }
 
-    private func resume(_ halt: Halt, _ item: InboxItem) throws {
+    /// Whether something stands before an entry that the program may be given, or stopped by.
+    private func isPreceded(_ offset: UInt64) -> Bool {
+        let message = [.queue, .steer].contains(agent.policy) ? nil : inbox.messages.first
+        return [message, inbox.firstSignal].contains { $0.map { $0 < offset } ?? false }
+    }
+
+    private mutating func resume(_ halt: Halt, _ item: InboxItem, _ view: any AgentView) throws {
         remove(item)
-        var journal = try Journal(runtime.channels, channel, turn: halt.turn)
+        var journal = try view.journal(of: halt.turn)
         let entries = [
-            Activation.receipt(item.offset, item.body, "applied", turn: halt.turn),
+            AgentMachine.receipt(item.offset, item.body, "applied", turn: halt.turn),
             NewEntry(
                 .agentResumed, Position(turn: halt.turn), ("of", journal.haltedAt.map { .string(Offset($0).token) }),
                 ("entry", .string(Offset(item.offset).token))),
         ]
         journal.resumed()
-        try recover(halt.turn, journal, entries, decides: [item.offset])
+        try recover(halt.turn, journal, view, entries, decides: [item.offset])
     }
 
-    private func decideApproval(_ halt: Halt, _ item: InboxItem) throws {
+    private mutating func decideApproval(_ halt: Halt, _ item: InboxItem, _ view: any AgentView) throws {
         remove(item)
-        let journal = try Journal(runtime.channels, channel, turn: halt.turn)
-        let path = Activation.approvalPath(halt.turn, item)
+        let journal = try view.journal(of: halt.turn)
+        let path = AgentMachine.approvalPath(halt.turn, item)
         guard let open = journal.open[path], let start = journal.starts.first(where: { $0.path == path }), start.kind == .approval else {
-            return decide([(item, "rejected", try decisionInLog(of: item) ?? "unknown_approval")])
+            return decide([(item, "rejected", try view.decision(of: item) ?? "unknown_approval")])
         }
-        if let reason = Activation.approvalRefusal(item, until: open.due, digest: start.digest) {
+        if let reason = AgentMachine.approvalRefusal(item, until: open.due, digest: start.digest) {
             return decide([(item, "rejected", reason)])
         }
-        let (entries, _) = Activation.approvalEnd(halt.turn, path, digest: start.digest, item)
-        isBusy = true
+        let (entries, _) = AgentMachine.approvalEnd(halt.turn, path, digest: start.digest, item)
+        isWriting = true
         let timers = OpenSteps(halt.turn, journal.open, [path]).timers
         write(
             AgentBatch(entries: entries, epoch: .holds(epoch), decides: [item.offset], rows: timers.map { .noTimer($0) }),
@@ -166,21 +167,29 @@ extension Activation {
     }
 
     /// Ends the turn and everything that is open in it, as `item` asks for.
-    private func end(_ halt: Halt, _ item: InboxItem) throws {
-        let journal = try Journal(runtime.channels, channel, turn: halt.turn)
+    private mutating func end(_ halt: Halt, _ item: InboxItem, _ view: any AgentView) throws {
+        let journal = try view.journal(of: halt.turn)
         var end = HaltedEnd(halt.turn, journal, item)
         // A close stays in the inbox: the agent ends with the turn, and what waits is answered then.
         let isDecided = item.kind != .close
         if isDecided { remove(item) }
         // With a text it begins the next turn.
-        if item.kind == .interrupt, item.body["text"] != nil { return try begin(item, after: end) }
-        if isDecided { end.entries.insert(Activation.receipt(item.offset, item.body, "applied", turn: halt.turn), at: 0) }
-        isBusy = true
+        if item.kind == .interrupt, item.body["text"] != nil { return try begin(item, after: end, view) }
+        if isDecided { end.entries.insert(AgentMachine.receipt(item.offset, item.body, "applied", turn: halt.turn), at: 0) }
+        isWriting = true
         write(
             AgentBatch(
                 entries: end.entries, epoch: .holds(epoch), decides: isDecided ? [item.offset] : [],
-                rows: end.open.rows(of: channel.id) + [.status(.idle, turn: nil)]),
+                rows: end.open.rows(of: identity.id) + [.status(.idle, turn: nil)]),
             for: .haltedTurnEnded(end, decided: isDecided ? item.offset : nil))
+    }
+
+    /// The turn has ended without its program.
+    mutating func haltedTurnEnded(_ end: HaltedEnd, at offset: UInt64) {
+        isWriting = false
+        go(to: .idle)
+        record?.ended(end.turn, at: offset)
+        actions += end.open.timers.map { .timerSettled($0) } + [.followsEnded, .turnEnded(end.turn)]
     }
 }
 
@@ -208,7 +217,7 @@ struct HaltedEnd: Sendable {
     var entries: [NewEntry] = []
     let open: OpenSteps
 
-    init(_ turn: UInt64, _ journal: Journal, _ item: Activation.InboxItem) {
+    init(_ turn: UInt64, _ journal: Journal, _ item: InboxItem) {
         self.turn = turn
         open = OpenSteps(turn, journal.open, journal.starts.lazy.map(\.path).filter { journal.open[$0] != nil })
         let position = Position(turn: turn)

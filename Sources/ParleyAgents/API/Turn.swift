@@ -6,18 +6,20 @@ public import ParleySystem
 ///
 /// Ordinary Swift goes around it: `async`, task groups, `throws`. What must not run twice, or is not deterministic, goes into a step.
 public struct Turn: Sendable {
-    let core: TurnCore
+    let task: TurnTask
     let scope: Scope
     /// A cancelled turn leaves its steps alone.
     var isShielded = false
+    /// It is for a task that the program has made itself.
+    var isForOwnTask = false
 
     // MARK: What is the same on every replay
 
     /// When the last entry the turn has consumed was committed. Use it instead of the system's clock.
-    public var now: Timestamp { core.now }
+    public var now: Timestamp { task.now }
 
     /// A random number that derives from the turn's seed. Use it instead of the system's generator.
-    public func random() -> UInt64 { core.random() }
+    public func random() -> UInt64 { scope.random() }
 
     /// A UUID (version 4) that derives from the turn's seed.
     public func uuid() -> String {
@@ -31,15 +33,15 @@ public struct Turn: Sendable {
     }
 
     /// The agent's channel: its name is its address.
-    public var channel: String { core.channelName }
+    public var channel: String { task.channelName }
 
     /// The turns before this one that were completed, oldest first, as far back as the agent's memory of the log reaches.
-    public var history: [HistoryItem] { core.history }
+    public var history: [HistoryItem] { task.history }
 
     /// The turn's own input as a user's message, which the journal refers to instead of repeating it.
     package func input(_ text: String) -> ModelMessage {
         var message = ModelMessage.user(text)
-        message.source = Offset(core.turn).token
+        message.source = Offset(task.turn).token
         return message
     }
 
@@ -56,15 +58,15 @@ public struct Turn: Sendable {
     /// - Throws: ``StepFailure`` once no attempt is left; ``TurnError`` for misuse; ``Passivated`` or ``Fenced`` when the turn has no right to
     ///   run here any more.
     /// - Complexity: two entries in the log, and one sync shared with everything else that commits at that moment.
-    public func step<Value: Codable & Sendable>(
+    @concurrent public func step<Value: Codable & Sendable>(
         _ name: String, _ contract: StepContract = .atLeastOnce, retry: RetryPolicy = .standard, file: StaticString = #fileID,
         line: UInt = #line,
         _ body: @escaping @Sendable (StepContext) async throws -> Value
     ) async throws -> Value {
         let path = try await path(name)
-        let work = StepRequest.Work.body(contract, retry) { context in try JSON(encoding: try await body(context)) }
-        let body = try await perform(StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: work))
-        let result = body["result"] ?? .null
+        let request = StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: .body(contract, retry))
+        let end = try await perform(request, .body { context in try JSON(encoding: try await body(context)) })
+        let result = end["result"] ?? .null
         do { return try result.decode(Value.self) } catch {
             throw StepFailure(
                 code: "result_mismatch", message: "the result of step '\(path)' does not decode as \(Value.self): \(result.misfit(error))",
@@ -73,17 +75,14 @@ public struct Turn: Sendable {
     }
 
     /// Does `body` once, which gives nothing.
-    public func step(
+    @concurrent public func step(
         _ name: String, _ contract: StepContract = .atLeastOnce, retry: RetryPolicy = .standard, file: StaticString = #fileID,
         line: UInt = #line,
         _ body: @escaping @Sendable (StepContext) async throws -> Void
     ) async throws {
         let path = try await path(name)
-        let work = StepRequest.Work.body(contract, retry) { context in
-            try await body(context)
-            return .null
-        }
-        _ = try await perform(StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: work))
+        let request = StepRequest(path: path, kind: .step, source: "\(file):\(line)", work: .body(contract, retry))
+        _ = try await perform(request, .giving(nothing: body))
     }
 
     /// Has `model` answer `messages`, streaming into the channel as `text` entries.
@@ -95,24 +94,25 @@ public struct Turn: Sendable {
     ///
     /// - Parameter tools: What it may call: the calls are in what it gives, and are for the program to make; ``respond(_:_:_:tools:options:rounds:retry:file:line:)``
     ///   makes them.
-    public func generate(
+    @concurrent public func generate(
         _ name: String, _ model: any Model, _ messages: [ModelMessage], tools: [Tool] = [], options: ModelOptions = ModelOptions(),
         retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> Generation {
         let path = try await path(name)
         var request = ModelRequest(
             messages: messages, tools: tools.map(\.definition), options: options,
-            idempotencyKey: core.idempotencyKey(path))
+            idempotencyKey: task.idempotencyKey(path))
         request.identify()
         let step = StepRequest(
-            path: path, kind: .model, digest: request.digest(model.name), source: "\(file):\(line)", work: .model(model, request, retry))
-        let generation = Generation(journal: try await perform(step))
+            path: path, kind: .model, digest: request.digest(model.name), source: "\(file):\(line)",
+            work: .model(ModelTraits(model), request, retry))
+        let generation = Generation(journal: try await perform(step, .model(model)))
         if generation.finishReason == "interrupted", generation.redirection == nil { throw Interrupted(partial: generation.text) }
         return generation
     }
 
     /// Has `model` answer `messages`, given one by one.
-    public func generate(
+    @concurrent public func generate(
         _ name: String, _ model: any Model, _ messages: ModelMessage..., options: ModelOptions = ModelOptions(),
         retry: RetryPolicy = .standard,
         file: StaticString = #fileID, line: UInt = #line
@@ -123,12 +123,16 @@ public struct Turn: Sendable {
     /// Waits, for seconds or for months: the wait is a row in the log, needs no memory, and survives restarts.
     ///
     /// Due while the node was down, it ends once the node is up. Resolution: a millisecond.
-    public func sleep(_ duration: Duration, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line) async throws {
+    @concurrent public func sleep(_ duration: Duration, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line)
+        async throws
+    {
         try await sleep(until: try await instant(after: duration)!, name: name, file: file, line: line)
     }
 
     /// Waits until `instant`.
-    public func sleep(until instant: Timestamp, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line) async throws {
+    @concurrent public func sleep(until instant: Timestamp, name: String = "sleep", file: StaticString = #fileID, line: UInt = #line)
+        async throws
+    {
         let path = try await path(name)
         _ = try await perform(StepRequest(path: path, kind: .sleep, source: "\(file):\(line)", work: .sleep(until: instant)))
     }
@@ -139,7 +143,7 @@ public struct Turn: Sendable {
     ///   - match: Members that the signal's data must have, with these values.
     ///   - timeout: How long; `nil` waits for as long as it takes.
     /// - Throws: ``StepFailure`` with code `wait_timeout`.
-    public func wait(
+    @concurrent public func wait(
         for signal: String, match: [String: JSON] = [:], timeout: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> JSON {
         let path = try await path(signal)
@@ -156,7 +160,7 @@ public struct Turn: Sendable {
     ///   an identifier of 64 bits: whoever approves could be shown another one. Give it as a string.
     /// - Returns: who approved.
     @discardableResult
-    public func approval<Arguments: Encodable>(
+    @concurrent public func approval<Arguments: Encodable>(
         _ action: String, of arguments: Arguments, expires: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
     ) async throws -> String {
         let arguments = try JSON(encoding: arguments)
@@ -166,7 +170,7 @@ public struct Turn: Sendable {
     }
 
     @discardableResult
-    func approval(
+    @concurrent func approval(
         _ action: String, at name: String, of arguments: JSON, until: Timestamp?, file: StaticString, line: UInt
     ) async throws -> String {
         let path = try await path(name)
@@ -179,28 +183,31 @@ public struct Turn: Sendable {
     /// Publishes `data` on the channel as an `emit` entry.
     public func emit<Value: Encodable>(_ name: String, _ data: Value) throws {
         _ = try scope.claim(name)
-        let entry = NewEntry(.emit, Position(turn: core.turn), ("name", .string(name)), ("data", try JSON(encoding: data)))
-        try core.emit(name, entry, isShielded: isShielded)
+        let entry = NewEntry(
+            .emit, Position(turn: task.turn), ("name", .string(name)), ("scope", scope.path.isEmpty ? nil : .string(scope.path)),
+            ("data", try JSON(encoding: data)))
+        try task.emit(Journal.Emission(scope: scope.path, name: name), entry, isShielded: isShielded)
     }
 
-    func perform(_ request: StepRequest) async throws -> JSON {
+    @concurrent func perform(_ request: StepRequest, _ code: StepCode? = nil) async throws -> JSON {
         var request = request
         request.isShielded = isShielded
-        return try await core.perform(request, in: scope)
+        request.isFromOwnTask = isForOwnTask || scope.isUsedBesideRoot
+        return try await task.perform(request, code, in: scope)
     }
 
     /// The path of the next step of that name, see ``Scope``.
-    func path(_ name: String) async throws -> String {
+    @concurrent func path(_ name: String) async throws -> String {
         do { return try scope.next(name) } catch {
-            try await core.refuse(error)
+            try await task.refuse(error)
             throw error
         }
     }
 
     /// When a wait of that length ends, by the turn's time.
-    func instant(after duration: Duration?) async throws -> Timestamp? {
+    @concurrent func instant(after duration: Duration?) async throws -> Timestamp? {
         guard let duration else { return nil }
-        do { try core.checkLane() } catch { try await core.refuse(error) }
+        do { try task.checkLane() } catch { try await task.refuse(error) }
         return now.advanced(by: duration)
     }
 
@@ -210,13 +217,13 @@ public struct Turn: Sendable {
     /// once it is begun, and for what there is to do after a cancel.
     ///
     /// In a cancelled turn every other step throws ``StepFailure`` `cancelled`, the ones under way and all later ones.
-    public func shielded<Result: Sendable>(
+    @concurrent public func shielded<Result: Sendable>(
         _ name: String = "shielded", _ body: @escaping @Sendable (Turn) async throws -> Result
     ) async throws -> Result {
         let path = try await path(name)
         var turn = child(path)
         turn.isShielded = true
-        return try await Task(executorPreference: core.lane) { [turn] in try await core.child(path) { try await body(turn) } }.value
+        return try await Task(executorPreference: task.lane) { [turn] in try await task.child(path) { try await body(turn) } }.value
     }
 
     /// Has `body` run should the turn fail or be cancelled: the way back from what it has done until then.
@@ -228,13 +235,10 @@ public struct Turn: Sendable {
         _ name: String, retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line,
         _ body: @escaping @Sendable (StepContext) async throws -> Void
     ) throws {
-        let work = StepRequest.Work.body(.atLeastOnce, retry) { context in
-            try await body(context)
-            return .null
-        }
-        var request = StepRequest(path: try scope.next(name), kind: .step, source: "\(file):\(line)", work: work)
+        var request = StepRequest(
+            path: try scope.next(name), kind: .step, source: "\(file):\(line)", work: .body(.atLeastOnce, retry))
         (request.isShielded, request.isCompensation) = (true, true)
-        try core.compensate(request)
+        try task.compensate(request, .giving(nothing: body))
     }
 
     // MARK: Tasks
@@ -242,12 +246,18 @@ public struct Turn: Sendable {
     /// A scope of its own for a child task: its steps are numbered apart from everybody else's.
     ///
     /// Call it before the task starts; the first task that uses the scope owns it.
-    public func scope(_ name: String) throws -> Turn { child(try scope.next(name)) }
+    public func scope(_ name: String) throws -> Turn {
+        var turn = child(try scope.next(name))
+        turn.isForOwnTask = true
+        return turn
+    }
 
-    private func child(_ path: String) -> Turn { Turn(core: core, scope: Scope(core, prefix: path + "/"), isShielded: isShielded) }
+    private func child(_ path: String) -> Turn {
+        Turn(task: task, scope: Scope(task, prefix: path + "/"), isShielded: isShielded, isForOwnTask: isForOwnTask)
+    }
 
     /// Runs `body` for all items at once, each in a scope of its own, and returns the results in the order of the items.
-    public func map<Item: Sendable, Result: Sendable>(
+    @concurrent public func map<Item: Sendable, Result: Sendable>(
         _ name: String, _ items: [Item], _ body: @escaping @Sendable (Item, Turn) async throws -> Result
     ) async throws -> [Result] {
         let prefix = try await path(name)
@@ -255,7 +265,7 @@ public struct Turn: Sendable {
             for (index, item) in items.enumerated() {
                 let path = "\(prefix)/\(index)"
                 let turn = child(path)
-                group.addTask { (index, try await core.child(path) { try await body(item, turn) }) }
+                group.addTask { (index, try await task.child(path) { try await body(item, turn) }) }
             }
             var results: [(Int, Result)] = []
             for try await result in group { results.append(result) }

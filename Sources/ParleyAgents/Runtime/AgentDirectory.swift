@@ -25,7 +25,7 @@ final class AgentDirectory: Sendable {
     }
 
     private struct State {
-        var activations: [String: Activation] = [:]
+        var activations: [String: AgentDriver] = [:]
         /// Names with a place and no activation yet.
         var admitted: Set<String> = []
         var waiting: [String: [Call]] = [:]
@@ -53,13 +53,13 @@ final class AgentDirectory: Sendable {
     var waitingCount: Int { state.withLock { $0.waiting.count } }
     /// Whether agents wait for room: then those with nothing to do leave at once. Any thread; costs nothing.
     var isCrowded: Bool { crowded.load(ordering: .relaxed) }
-    var activations: [Activation] { state.withLock { Array($0.activations.values) } }
-    func activation(_ name: String) -> Activation? { state.withLock { $0.activations[name] } }
+    var activations: [AgentDriver] { state.withLock { Array($0.activations.values) } }
+    func activation(_ name: String) -> AgentDriver? { state.withLock { $0.activations[name] } }
 
     /// Hands `call` to the agent of `channel`, or has it wait.
     ///
     /// Under the lock: an activation that is about to leave sees that something was delivered, and stays.
-    func deliver(_ call: Call, to channel: Channel, _ make: () -> Activation) -> Answer {
+    func deliver(_ call: Call, to channel: Channel, _ make: () -> AgentDriver) -> Answer {
         state.withLock { state in
             let name = channel.name
             // The agent of that name that is in memory may be one that was deleted and has not left yet.
@@ -136,7 +136,7 @@ final class AgentDirectory: Sendable {
     /// - Parameter unlessNeeded: Not if something has been delivered to it meanwhile.
     /// - Returns: whether it has been let go of.
     @discardableResult
-    func forget(_ activation: Activation, unlessNeeded: Bool = false) -> Bool {
+    func forget(_ activation: AgentDriver, unlessNeeded: Bool = false) -> Bool {
         state.withLock { state in
             if unlessNeeded, activation.lane.hasDeliveries { return false }
             guard state.activations[activation.channel.name] === activation else { return true }

@@ -1,0 +1,86 @@
+internal import ParleyChannels
+internal import ParleySystem
+
+/// What is to be done about what has happened, in the order in which it stands.
+enum AgentAction: Sendable {
+    /// Append, and tell the agent: ``AgentEvent/committed(_:_:_:)``, ``AgentEvent/yielded(_:)`` or ``AgentEvent/refused(_:_:)``.
+    case write(AgentBatch, WritePurpose)
+
+    // The program.
+    /// Start it from its top.
+    case start(TurnStart, epoch: UInt64, history: [HistoryItem], saved: JSON?)
+    /// Resume it where it waits for the step; `now` is the turn's time from here on.
+    case give(path: String, StepOutcome, now: Timestamp)
+    case cancelProgram(now: Timestamp)
+    /// Run the compensations, one after another.
+    case compensate
+    /// It has no right to run any more: it is thrown out of all that it waits for.
+    case fence(any Error, left: TurnMachine)
+
+    // Steps.
+    case runBody(path: String, attempt: UInt32)
+    case callModel(ModelRun)
+    /// Find out whether the model can go on from a text.
+    case probe(path: String, attempt: UInt32, SavedText)
+    /// Stop what the step runs; text that was held back is appended.
+    case stop(path: String)
+    /// It was begun before a crash, by the entry of that offset.
+    case reopened(path: String, startedAt: UInt64)
+    /// What the step ran is over.
+    case forget(path: String)
+    /// Whatever the steps still do is of no use.
+    case stopAll
+
+    // Coming back.
+    /// Tell it these, one by one with everything that can run in between, before anything else is delivered.
+    case next([AgentEvent])
+    /// Tell it behind what has been delivered.
+    case later(AgentEvent)
+    case at(Timestamp, AgentEvent)
+
+    // The node.
+    case timerSet(Timestamp)
+    /// The row of a timer is gone.
+    case timerSettled(DueTimer)
+    /// Remove a row that nobody waits for.
+    case removeTimer(DueTimer)
+    /// It is for whoever is there next.
+    case timerAgain(DueTimer)
+    case followBegan(Follow)
+    case followEnded(Follow)
+    case followsEnded
+    /// The turn of that input has ended, or it was decided otherwise.
+    case turnEnded(UInt64)
+    case turnFailed(StepFailure)
+    case notice(AgentNotice)
+
+    // Memory.
+    /// Take room for a turn, at once or when there is some: ``AgentEvent/hasRoom``.
+    case takeRoom(bytes: Int)
+    case releaseRoom
+    /// Leave it, unless something has been delivered: ``AgentEvent/rested`` or ``AgentEvent/stayed``.
+    case rest
+    case leave
+    /// Have the next activation know that it was a log which could not be read.
+    case noteStopped
+    case tryAgainLater(any Error)
+}
+
+/// What the log of the process is told.
+enum AgentNotice: Sendable {
+    case fenced(code: String)
+    case parked(ParkReason)
+    case stalled(TurnError, source: String?)
+    case waitsOutside(turn: UInt64, next: String)
+}
+
+/// One call of a model.
+struct ModelRun: Sendable {
+    var path: String
+    var attempt: UInt32
+    var request: ModelRequest
+    /// What it goes on from.
+    var saved: SavedText
+    /// What the call may still write was written before the process ended.
+    var isExhausted: Bool { !saved.text.isEmpty && request.options.maxTokens == 0 }
+}

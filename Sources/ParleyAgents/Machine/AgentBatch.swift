@@ -1,0 +1,35 @@
+internal import ParleyChannels
+internal import ParleySystem
+
+/// What an agent appends at once, as data: entries, the input that they decide, and the rows that go with them.
+struct AgentBatch: Sendable {
+    var entries: [NewEntry]
+    var epoch: EpochClaim
+    var decides: [UInt64] = []
+    /// It closes the channel.
+    var closes = false
+    /// It gives way to undecided entries of these kinds that stand behind `considered`.
+    var yieldsTo: Set<EntryKind> = []
+    /// Highest inbox offset that has been decided or left alone with this batch in view; `nil`: all that the agent has seen.
+    var considered: UInt64?
+    var rows: [AgentRow] = []
+}
+
+/// A row that stands or falls with the entries of a batch.
+enum AgentRow: Sendable {
+    /// What the log says of the agent, and its open turn.
+    case status(AgentStatus, turn: UInt64?)
+    case timer(DueTimer)
+    case noTimer(DueTimer)
+    case follow(Follow)
+    /// By its key in the index.
+    case noFollow(Bytes)
+    /// The agent's state as of the entry with that number in the batch.
+    case state(Bytes, entry: Int)
+    /// What entries refer to by its digest.
+    case content(Bytes, digest: Bytes)
+    /// The batch begins with the first start of a model step.
+    case modelStarted(path: String)
+    /// The text that a model step has streamed stands in its result, the batch's last entry, and may go in its time.
+    case textSealed(path: String, turn: UInt64)
+}

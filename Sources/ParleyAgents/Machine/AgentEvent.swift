@@ -1,0 +1,91 @@
+internal import ParleyChannels
+internal import ParleySystem
+
+/// What an agent is told.
+enum AgentEvent: Sendable {
+    /// Something may have changed that lets it go on.
+    case look
+    /// Input up to that offset is durable.
+    case input(upTo: UInt64)
+    case timerDue(DueTimer)
+    /// What it wrote is durable.
+    case committed(AgentBatch, WritePurpose, Appended)
+    /// The same of text, which is written as it comes.
+    case textCommitted(AgentBatch, Appended)
+    /// What it wrote gave way to input that stands before it, and is not in the log.
+    case yielded(WritePurpose)
+    /// What it wrote is not in the log, and never will be.
+    case refused(EpochClaim, ChannelError)
+    case textRefused(EpochClaim, ChannelError)
+    /// Something of the turn that runs in that epoch; of an earlier one it means nothing any more.
+    case turn(epoch: UInt64, TurnEvent)
+    /// The turn has waited long enough after a crash.
+    case pauseOver(turn: UInt64)
+    case alarm(AgentAlarm)
+    /// Others wait for room in memory.
+    case makeRoom
+    /// There is the room that it asked for.
+    case hasRoom
+    /// Memory has been left, as it asked for.
+    case rested
+    /// It could not leave: something was delivered to it meanwhile.
+    case stayed
+    /// Its channel was deleted.
+    case deleted
+    /// The log could not be read for it.
+    case unreadable(any Error)
+}
+
+/// What happens to the turn that runs.
+enum TurnEvent: Sendable {
+    // The program.
+    /// It asks for a step.
+    /// - Parameter isKnown: The journal has it.
+    case asked(StepRequest, isKnown: Bool)
+    /// It has cancelled the task that waits for the step.
+    case gaveUp(path: String)
+    case emitted(NewEntry)
+    /// No task can use the scope any more, which gave out these names.
+    case scopeEnded(String, Scope.Names)
+    /// It is not the one that the journal is of.
+    case strayed(TurnError, source: String)
+    case ended(TurnMachine.Outcome)
+    /// All that was to be taken back has been tried.
+    case compensated
+
+    // What it was told to come back to.
+    case give(Journal.Completion)
+    case release
+    case report
+    case checkOutside
+    case resume(path: String, StepOutcome, at: Timestamp)
+    case cancelled(JSON, at: Timestamp)
+
+    // Its steps.
+    case bodyEnded(path: String, attempt: UInt32, Result<JSON, StepFailure>)
+    case modelEnded(path: String, attempt: UInt32, ModelAttempt.End)
+    /// Whether the model can go on from a text has been found out.
+    case probed(path: String, attempt: UInt32, SavedText, continues: Bool)
+    /// The pause before an attempt is over.
+    case retry(path: String, attempt: UInt32, SavedText)
+    /// The end of a step that gave way is tried again.
+    case tryEnd(StepEnd)
+}
+
+/// What an agent has itself called for later, once for each kind.
+enum AgentAlarm: Sendable {
+    case idle
+    /// Right behind what is delivered now: whatever is delivered keeps the agent in memory.
+    case room
+    case waitingMark
+}
+
+/// What an agent's leaving memory depends on.
+struct AgentRest: Sendable {
+    var lastActive = Timestamp(milliseconds: 0)
+    /// The alarms that have been called for.
+    var alarms: Set<AgentAlarm> = []
+    /// Own appends that have been submitted and not yet answered. While there is one, the agent stays in memory: loaded again from the log, it
+    /// would decide the same entries a second time.
+    var inFlight = 0
+}

@@ -1,0 +1,79 @@
+internal import ParleyChannels
+internal import ParleySystem
+
+/// What an agent may look at to decide: its own log, whose entries do not change, and how the node is at this moment.
+protocol AgentView {
+    var now: Timestamp { get }
+    func random() -> UInt64
+
+    // MARK: The node
+
+    /// No turn and no step begins any more.
+    var isDraining: Bool { get }
+    /// Others wait for room in memory.
+    var isCrowded: Bool { get }
+    /// How long an agent stays in memory with nothing to do.
+    var idleAfter: Duration { get }
+    /// Text has been submitted and is not durable yet.
+    var isWritingText: Bool { get }
+    /// Whether the turn also waits for something outside: it must not leave memory.
+    func hasStrayed(turn: UInt64) -> Bool
+    /// Turns of that kind that wait stay in memory: each that left took as much of it for ever.
+    var keepsWaiting: Bool { get }
+    /// The agent as it is declared now.
+    func declared() -> (traits: AgentTraits, program: Program)
+    /// What a model has written by now, once it is stopped: the members of `step.completed`, and the piece that was held back. `nil` if none is
+    /// called.
+    func interrupt(path: String) -> (members: [(String, JSON?)], last: NewEntry?)?
+
+    // MARK: The log
+
+    /// The offset of the last entry.
+    var head: UInt64 { get }
+    var isDeleted: Bool { get }
+    func load() throws -> LoadedAgent
+    func inbox(after: UInt64, upTo: UInt64) throws -> [Inbox.Entry]
+    /// An entry with its body; `nil` when there is none.
+    func item(at offset: UInt64) throws -> InboxItem?
+    /// The members of an entry; `nil` when there is none.
+    func body(at offset: UInt64) throws -> EntryMembers?
+    func journal(of turn: UInt64) throws -> Journal
+    /// The program of a turn that was begun before, see ``AgentDefinition``.
+    func program(of journal: Journal) throws -> Program
+    /// Where the conversation begins that a turn would have which began now; `nil` while there is none.
+    func conversationStart() throws -> UInt64?
+    /// About how many bytes that takes.
+    func conversationBytes() throws -> Int
+    /// The conversation that the turn began with.
+    func history(of journal: Journal) throws -> [HistoryItem]
+    /// Why an `approve` or `deny` comes too late, by what the log says; `nil` when it says nothing of a decision.
+    func decision(of item: InboxItem) throws -> String?
+
+    // MARK: Other channels
+
+    /// The incarnation of the channel that has the name now.
+    func incarnation(of channel: String) throws -> String?
+    /// What a step that follows a channel gives; `nil` while there is nothing new.
+    func outcome(of follow: Follow) throws -> StepOutcome?
+}
+
+/// What an agent's rows and last entries say when it comes into memory.
+struct LoadedAgent {
+    var record: AgentRecord
+    var head: UInt64
+    var inbox: [Inbox.Entry]
+    /// The open turn.
+    var turn: UInt64?
+    var status: AgentStatus
+    /// An activation of this process left the turn open, because it could not read the log.
+    var wasStopped: Bool
+    /// It stalled in the process before: each process tries once.
+    var triesStalledAgain: Bool
+    /// The process before ended in an orderly way.
+    var hasDrained: Bool
+}
+
+/// The code of a turn: nothing is known of it but that it can be run.
+struct Program: Sendable {
+    let receive: AnyAgent.Receive
+}

@@ -1,0 +1,130 @@
+internal import ParleyChannels
+internal import ParleySystem
+
+/// The turn that runs: its program's side is ``TurnMachine``, this is what its agent does for it.
+struct TurnRun {
+    /// The offset of its input.
+    let turn: UInt64
+    let epoch: UInt64
+    /// The conversation that it began with.
+    let history: [HistoryItem]
+    var machine: TurnMachine
+    /// What models were asked, so that the next request says only what it adds.
+    var requests = RequestLedger()
+    var steps: [String: StepState] = [:]
+    /// Steps whose end stands in the journal, or is on its way to the log: a step has one.
+    private var ended: Set<String>
+    private(set) var end = End.open
+    /// The log says, or is about to, that the turn only waits.
+    var isMarkedWaiting = false
+    var crash: CrashWork?
+    /// There are signals that an open wait has not looked at yet.
+    var hasMoreToScan = false
+    /// It has followed a channel.
+    private(set) var hasFollowed = false
+
+    /// What is on its way to the log that ends the turn, or cancels it.
+    enum End {
+        case open
+        case cancelling
+        case ending
+    }
+
+    /// How much the turn has done since it first crashed.
+    struct CrashWork {
+        var count: Int
+        /// Where the last of that stands.
+        var at: UInt64 = 0
+    }
+
+    init(turn: UInt64, epoch: UInt64, _ journal: Journal, history: [HistoryItem]) {
+        (self.turn, self.epoch, self.history) = (turn, epoch, history)
+        machine = TurnMachine(journal)
+        ended = Set(journal.completions.lazy.filter { $0.cancellation == nil }.map(\.path))
+        if journal.workSinceCrash > 0 { crash = CrashWork(count: journal.workSinceCrash) }
+    }
+}
+
+/// What an agent knows of a step under way, beyond what was asked for.
+struct StepState {
+    /// How many attempts have failed; those that were cut off have not.
+    var failures = 0
+    /// How far it has looked through the signals of its name.
+    var scan = SignalScan()
+    /// What joined its request, as its end has it.
+    var steered: JSON?
+    /// What earlier attempts have written, while the next one has nothing.
+    var partial = SavedText()
+    /// The incarnation of the channel that it follows.
+    var followed: String?
+
+    /// What it ran is over.
+    mutating func isOver() { (steered, partial) = (nil, SavedText()) }
+
+    mutating func keep(_ text: SavedText) { if !text.text.isEmpty { partial = text } }
+}
+
+extension TurnRun {
+    // MARK: Ends of steps
+
+    /// Whether the caller is the one to write the step's end.
+    mutating func claimEnd(_ path: String) -> Bool { ended.insert(path).inserted }
+
+    func hasEnd(_ path: String) -> Bool { ended.contains(path) }
+
+    /// The end that was claimed did not come to be: something else must be decided first.
+    mutating func withdrawEnd(_ path: String) { ended.remove(path) }
+
+    // MARK: The turn's own end
+
+    var canCancel: Bool { if case .open = end { machine.cancellation == nil } else { false } }
+
+    /// Whether the end can be written: being cancelled, the turn comes to it again once that is durable.
+    var canEnd: Bool {
+        switch end {
+        case .open: true
+        case .cancelling: machine.cancellation != nil
+        case .ending: false
+        }
+    }
+
+    mutating func cancels() { end = .cancelling }
+    mutating func ends() { end = .ending }
+    mutating func withdrawsEnd() { end = .open }
+
+    // MARK: Steps
+
+    /// Compares what the program asks for with what the journal has, see ``TurnMachine/match(_:isNamed:)``.
+    mutating func match(_ request: StepRequest, isNamed: (Substring) -> Bool) -> Replay.Match {
+        let recorded = machine.recorded(request.path)
+        let match = machine.match(request, isNamed: isNamed)
+        if match == .known, case .model(_, let asked, _) = request.work, let recorded {
+            requests.note(request.path, asked, at: recorded.offset)
+        }
+        return match
+    }
+
+    mutating func ask(_ request: StepRequest, isKnown: Bool) -> [TurnMachine.Action] {
+        if request.isFollow { hasFollowed = true }
+        return machine.ask(request, isKnown: isKnown)
+    }
+
+    /// The steps under way whose end has not been handed to the log, in the order of their paths; none during a replay.
+    var openSteps: [StepRequest] { machine.underWay.filter { !hasEnd($0.path) }.sorted { $0.path < $1.path } }
+
+    /// Those of them that follow another channel. Costs nothing when there are none: it is asked after everything that happens.
+    var openFollows: [StepRequest] { hasFollowed ? openSteps.filter(\.isFollow) : [] }
+
+    /// What the program waits for, when everything it waits for needs no memory: then it can leave memory.
+    var restingSteps: [StepRequest]? {
+        guard let requests = machine.waitedFor, !machine.waitsOutside else { return nil }
+        // A wait whose end is on its way to the log is over: nobody would come to wake the turn again.
+        return requests.allSatisfy { [.sleep, .wait, .approval].contains($0.kind) && !hasEnd($0.path) } ? requests : nil
+    }
+
+    /// Whether tasks that are not known may wait for something outside, with those that wait for a step.
+    var hasOwnTasks: Bool { machine.waitedFor?.contains(where: \.isFromOwnTask) ?? false }
+
+    /// The steps of the journal that the program has not taken up again.
+    var leftOpen: OpenSteps { machine.leftOpen(turn) }
+}

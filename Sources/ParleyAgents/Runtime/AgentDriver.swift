@@ -1,0 +1,521 @@
+internal import ParleyChannels
+internal import ParleyLog
+internal import ParleySystem
+internal import Synchronization
+
+/// An agent in memory: tells its machine what happens, on the agent's lane, and does what that says.
+final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` are touched on the lane only; the rest is immutable, atomic or locked.
+    let runtime: AgentRuntime
+    let channel: Channel
+    let lane: Lane
+    private let stepExecutor: StepExecutor
+    private var machine: AgentMachine
+    private var state: State
+    /// Text that has been submitted and not yet answered.
+    private let textsInFlight = Atomic<Int>(0)
+    /// The offsets of the first starts of steps under way. Written where the batches are.
+    private let startedAt = Mutex<[String: UInt64]>([:])
+
+    private typealias Wake = @Sendable (AgentRuntime, Channel) -> Void
+
+    private struct State {
+        /// As it was declared when the last turn began, or when it came into memory.
+        var agent: AnyAgent
+        /// The program that runs.
+        var task: TurnTask?
+        var calls: [String: ModelAttempt] = [:]
+        var bodies: [String: Task<Void, Never>] = [:]
+        /// What the turn has of the memory for turns.
+        var share: TurnMemory.Share?
+        /// What answers of the turn hold that have ended.
+        var answers: [AnswerTexts.Share] = []
+        /// The turns before the next one, once one has begun here.
+        var conversation: Conversation?
+        /// It has left memory, but for what it wrote that is not answered yet: whoever reads the log now would not see that.
+        var isLeaving = false
+        /// What came meanwhile: for the activation after it.
+        var missed: [Wake] = []
+    }
+
+    init(runtime: AgentRuntime, channel: Channel, agent: AnyAgent) {
+        self.runtime = runtime
+        self.channel = channel
+        let number = channel.id.number << 6 | UInt64(channel.id.partition)
+        lane = Lane(id: number, world: runtime.world)
+        stepExecutor = StepExecutor(world: runtime.world, owner: number)
+        let identity = AgentIdentity(name: channel.name, id: channel.id, node: runtime.node, build: runtime.build)
+        machine = AgentMachine(identity, agent.traits)
+        state = State(agent: agent)
+    }
+
+    // MARK: What comes from outside
+
+    /// Does what it is called for, on the lane. Any thread.
+    func take(_ call: AgentDirectory.Call) {
+        switch call {
+        case .takeInput(let offset, _): deliver(.input(upTo: offset)) { $0.wakeAgain($1) }
+        case .wake: deliver(.input(upTo: 0)) { $0.wakeAgain($1) }
+        // Gone since: whoever is there now must know of it, or nobody would remove its row.
+        case .fire(let timer, _): deliver(.timerDue(timer)) { $0.timerDue($1.name, $1.id, timer) }
+        }
+    }
+
+    /// Tells the agent; if it has left memory since, another activation is needed.
+    private func deliver(_ event: AgentEvent, otherwise wake: @escaping Wake) {
+        lane.deliver { [self] in
+            if !machine.isGone { return handle(event) }
+            if state.isLeaving { state.missed.append(wake) } else { wake(runtime, channel) }
+        }
+    }
+
+    /// Others wait for room: leaves now if it can. Any thread.
+    func makeRoom() { later(.makeRoom) }
+
+    /// The process drains: models are let go of, with what they have written kept. Any thread.
+    func drain() {
+        lane.deliver { [self] in
+            for call in state.calls.values { call.stop(keepingLast: true) }
+            state.calls = [:]
+        }
+    }
+
+    /// The channel was deleted: everything stops here.
+    func deleted() { later(.deleted) }
+
+    private func later(_ event: AgentEvent) { lane.deliver { self.handle(event) } }
+
+    // MARK: Telling and doing
+
+    /// Has the machine decide, and does what it says. On the lane.
+    func handle(_ event: AgentEvent) {
+        for action in machine.handle(event, View(self)) { carryOut(action) }
+    }
+
+    /// Something of the turn that runs in that epoch.
+    func handle(_ epoch: UInt64, _ event: TurnEvent) { handle(.turn(epoch: epoch, event)) }
+
+    private func carryOut(_ action: AgentAction) {
+        switch action {
+        case .write(let batch, let purpose): write(batch, purpose)
+
+        case .start(let start, let epoch, let history, let saved): self.start(start, epoch, history, saved)
+        case .give(let path, let outcome, let now): state.task?.give(path, outcome, now: now)
+        case .cancelProgram(let now): state.task?.cancel(now: now)
+        case .compensate: state.task?.compensate()
+        case .fence(let error, let left):
+            state.task?.fence(error, left: left)
+            (state.task, state.share, state.answers) = (nil, nil, [])
+
+        case .runBody(let path, let attempt): runBody(path, attempt)
+        case .callModel(let run): callModel(run)
+        case .probe(let path, let attempt, let saved): probe(path, attempt, saved)
+        case .stop(let path): stop(path)
+        case .reopened(let path, let offset): startedAt.withLock { $0[path] = offset }
+        case .forget(let path): forget(path)
+        case .stopAll: stopAll()
+
+        case .next(let events): lane.deliver(parts: events.map { event in { @Sendable in self.handle(event) } })
+        case .later(let event): later(event)
+        case .at(let instant, let event): runtime.world.schedule(at: instant) { self.later(event) }
+
+        case .timerSet(let due): runtime.timers.set(due)
+        case .timerSettled(let timer): runtime.timers.settled(timer.key(channel.id))
+        case .removeTimer(let timer): runtime.timers.remove(timer.key(channel.id), runtime.channels.writer)
+        case .timerAgain(let timer): runtime.timerDue(channel.name, channel.id, timer)
+        case .followBegan(let follow): runtime.follows.begin(follow)
+        case .followEnded(let follow): runtime.follows.end(follow)
+        case .followsEnded: runtime.follows.endAll(of: channel.name)
+        case .turnEnded(let turn): runtime.turnEnded(channel.name, turn)
+        case .turnFailed(let failure): runtime.observers.turnFailed(channel.name, failure)
+        case .notice(let notice): notice.log(of: channel.name)
+
+        case .rest: handle(runtime.forget(self, unlessNeeded: true) ? .rested : .stayed)
+        case .takeRoom(let bytes): takeRoom(bytes)
+        case .releaseRoom: state.share = nil
+        case .leave:
+            state.isLeaving = true
+            state.share = nil
+            finishLeaving()
+        case .noteStopped: runtime.noteStopped(channel.name)
+        case .tryAgainLater(let error): tryAgainLater(error)
+        }
+    }
+
+    private func takeRoom(_ bytes: Int) {
+        let share = runtime.turnMemory.take(bytes) { [self] share in
+            lane.deliver { self.hasRoom(share) }
+        }
+        if let share { hasRoom(share) }
+    }
+
+    private func hasRoom(_ share: TurnMemory.Share) {
+        guard !machine.isGone else { return }
+        state.share = share
+        handle(.hasRoom)
+    }
+
+    private func finishLeaving() {
+        guard state.isLeaving, machine.rest.inFlight == 0, textsInFlight.load(ordering: .relaxed) == 0 else { return }
+        state.isLeaving = false
+        runtime.forget(self)
+        let missed = state.missed
+        state.missed = []
+        for wake in missed { wake(runtime, channel) }
+    }
+
+    private func tryAgainLater(_ error: any Error) {
+        // A log that is closed says so once, and the process ends with it.
+        if (error as? LogError)?.code == .closed { return }
+        Diagnostics.log(.error, "agent stopped", ["channel": channel.name, "reason": "\(error)"])
+        runtime.wakeLater(channel)
+    }
+}
+
+// MARK: - Writing
+
+extension AgentDriver {
+    /// Appends as the agent's owner.
+    private func write(_ batch: AgentBatch, _ purpose: WritePurpose) {
+        purpose.passFailpoint()
+        // What begins once that is durable is as good as begun: a process that drains waits for it.
+        if purpose.beginsBody { runtime.bodyBegan() }
+        append(batch) { [self] result in
+            switch result {
+            case .success(let appended): handle(.committed(batch, purpose, appended))
+            case .failure(let error) where error.code == ChannelError.undecided: handle(.yielded(purpose))
+            case .failure(let error): handle(.refused(batch.epoch, error))
+            }
+            if purpose.beginsBody { runtime.bodyEnded() }
+            finishLeaving()
+        }
+    }
+
+    /// Appends what a model writes. Any thread.
+    private func write(_ entries: [NewEntry], _ epoch: UInt64, of attempt: ModelAttempt) {
+        textsInFlight.add(1, ordering: .relaxed)
+        let batch = AgentBatch(entries: entries, epoch: .holds(epoch))
+        append(batch) { [self] result in
+            textsInFlight.subtract(1, ordering: .relaxed)
+            switch result {
+            case .success(let appended):
+                handle(.textCommitted(batch, appended))
+                attempt.committed()
+            case .failure(let error): handle(.textRefused(batch.epoch, error))
+            }
+            finishLeaving()
+        }
+    }
+
+    private func append(_ batch: AgentBatch, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void) {
+        let append = Append(runtime.channels, to: channel.name, batch.entries) { [self] result in lane.deliver { answer(result) } }
+        append.epoch = batch.epoch
+        append.id = channel.id
+        append.decides = batch.decides
+        append.closes = batch.closes
+        append.yieldsTo = batch.yieldsTo
+        append.yieldsAfter = batch.considered ?? 0
+        append.rows = { [self] stage, channel, offsets in
+            for row in batch.rows { put(row, of: channel, offsets, in: &stage) }
+        }
+        append.submit()
+    }
+
+    /// On the writer's thread.
+    private func put(_ row: AgentRow, of channel: Channel, _ offsets: [UInt64], in stage: inout Stage) {
+        switch row {
+        case .status(let status, let turn): channel.move(to: status, turn: turn, in: &stage)
+        case .timer(let timer): stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8))
+        case .noTimer(let timer): stage.delete(.timers, timer.key(channel.id))
+        case .follow(let follow): stage.put(.index, follow.key(channel.id), follow.row)
+        case .noFollow(let key): stage.delete(.index, key)
+        case .state(let state, let entry): stage.put(.states, channel.id.key(offsets[entry]), state)
+        case .content(let content, let digest): stage.put(.big, channel.id.key(digest), content)
+        case .modelStarted(let path): startedAt.withLock { $0[path] = offsets[0] }
+        case .textSealed(let path, let turn):
+            let from = startedAt.withLock { $0.removeValue(forKey: path) } ?? turn
+            let text = SealedText(channelName: channel.name, turn: turn, step: path, from: from, upTo: offsets.last!)
+            runtime.trims.seal(text, of: channel, in: &stage)
+        }
+    }
+}
+
+// MARK: - The program
+
+extension AgentDriver: TurnOwner {
+    private func start(_ start: TurnStart, _ epoch: UInt64, _ history: [HistoryItem], _ saved: JSON?) {
+        startedAt.withLock { $0 = [:] }
+        state.share = state.share ?? runtime.turnMemory.owe(history.reduce(start.input.byteCount) { $0 + $1.byteCount })
+        let task = TurnTask(
+            owner: self, lane: lane, channelName: channel.name, turn: start.turn, epoch: epoch, journal: start.journal,
+            history: history)
+        state.task = task
+        let (program, input) = (start.program, TurnInput(start.input))
+        task.start { turn in try await program.receive(input, turn, saved) }
+    }
+
+    var channelName: String { channel.name }
+
+    func run<Value>(_ epoch: UInt64, _ body: (inout TurnRun) throws -> Value) rethrows -> Value? {
+        guard machine.isCurrent(epoch) else { return nil }
+        return try body(&machine.run!)
+    }
+
+    func tail(of channel: String) throws -> JSON {
+        guard let found = try runtime.channels.find(channel) else {
+            throw StepFailure(code: "channel_not_found", message: "there is no channel '\(channel)'", retryable: false)
+        }
+        return ["offset": .string(Offset(found.tail.head).token), "incarnation": .string(found.id.incarnation)]
+    }
+
+    func whenStrayed(_ turn: UInt64) -> @Sendable () -> Void { { [runtime, name = channel.name] in runtime.strayed(name, turn: turn) } }
+
+    var whenParked: @Sendable () -> Void { { [runtime, kind = state.agent.kind] in runtime.parked(kind) } }
+}
+
+// MARK: - Steps
+
+extension AgentDriver {
+    private func runBody(_ path: String, _ attempt: UInt32) {
+        guard let running = state.task, case .body(let body) = running.code(path) else { return }
+        let (epoch, turn) = (running.epoch, running.turn)
+        let key = machine.idempotencyKey(turn, path)
+        let context = StepContext(idempotencyKey: key, fence: epoch, attempt: Int(attempt))
+        runtime.bodyBegan()
+        state.bodies[path] = Task(executorPreference: stepExecutor) { [self] in
+            let result: Result<JSON, StepFailure>
+            if Task.isCancelled {
+                result = .failure(.cancelled)
+            } else {
+                do { result = .success(try await body(context)) } catch { result = .failure(StepFailure(ofBody: error)) }
+            }
+            lane.deliver { [self] in
+                handle(epoch, .bodyEnded(path: path, attempt: attempt, result))
+                // A process that drains waits for this: what the body did has been handed to the log.
+                runtime.bodyEnded()
+            }
+        }
+    }
+
+    private func callModel(_ run: ModelRun) {
+        guard let running = state.task, case .model(let model) = running.code(run.path) else { return }
+        let (epoch, turn) = (running.epoch, running.turn)
+        let position = Position(turn: turn, step: run.path, attempt: run.attempt)
+        let attempt = ModelAttempt(position: position, saved: run.saved, world: runtime.world, share: runtime.answerTexts.share()) {
+            [self] attempt, entries in
+            write(entries, epoch, of: attempt)
+        } end: { [self] end in
+            lane.deliver { self.handle(epoch, .modelEnded(path: run.path, attempt: run.attempt, end)) }
+        }
+        if run.isExhausted { return attempt.received(.finished(reason: "length")) }
+        state.calls[run.path] = attempt
+        attempt.start(model, run.request)
+    }
+
+    private func probe(_ path: String, _ attempt: UInt32, _ saved: SavedText) {
+        guard let running = state.task, case .model(let model) = running.code(path) else { return }
+        let epoch = running.epoch
+        model.probeContinuation { [self] continues in
+            lane.deliver { self.handle(epoch, .probed(path: path, attempt: attempt, saved, continues: continues)) }
+        }
+    }
+
+    /// Text that was held back is appended.
+    private func stop(_ path: String) {
+        state.calls[path]?.stop(keepingLast: true)
+        state.bodies[path]?.cancel()
+        forget(path)
+    }
+
+    /// What an answer holds that has ended counts until its turn ends.
+    private func forget(_ path: String) {
+        state.bodies[path] = nil
+        guard let share = state.calls.removeValue(forKey: path)?.share else { return }
+        share.end()
+        if share.isCounted { state.answers.append(share) }
+    }
+
+    private func stopAll() {
+        // Sorted, so that a simulated run follows from its seed.
+        for (_, call) in state.calls.sorted(by: { $0.key < $1.key }) { call.stop(keepingLast: false) }
+        for (_, body) in state.bodies.sorted(by: { $0.key < $1.key }) { body.cancel() }
+        (state.calls, state.bodies) = ([:], [:])
+    }
+}
+
+// MARK: - What the machine looks at
+
+extension AgentDriver {
+    fileprivate struct View: AgentView {
+        private let driver: AgentDriver
+        private var runtime: AgentRuntime { driver.runtime }
+        private var channel: Channel { driver.channel }
+
+        init(_ driver: AgentDriver) { self.driver = driver }
+
+        var now: Timestamp { runtime.world.now }
+        func random() -> UInt64 { runtime.world.random() }
+        var isDraining: Bool { runtime.isDraining }
+        var isCrowded: Bool { runtime.directory.isCrowded }
+        var idleAfter: Duration { runtime.idleAfter }
+        var isWritingText: Bool { driver.textsInFlight.load(ordering: .relaxed) > 0 }
+        func hasStrayed(turn: UInt64) -> Bool { runtime.hasStrayed(channel.name, turn: turn) }
+        var keepsWaiting: Bool { runtime.keepsInMemory(driver.state.agent.kind) }
+
+        func declared() -> (traits: AgentTraits, program: Program) { (newest.traits, Program(receive: newest.receive)) }
+
+        /// The agent as it is declared now, which counts from here on.
+        private var newest: AnyAgent {
+            let agent = runtime.agent(ofKind: driver.state.agent.kind) ?? driver.state.agent
+            driver.state.agent = agent
+            return agent
+        }
+
+        func interrupt(path: String) -> (members: [(String, JSON?)], last: NewEntry?)? { driver.state.calls[path]?.interrupt() }
+
+        // MARK: The log
+
+        var head: UInt64 { channel.tail.head }
+        var isDeleted: Bool { channel.tail.isDeleted }
+
+        func load() throws -> LoadedAgent {
+            // First the head, then the inbox: what comes later is noticed later, see `takeInput`.
+            let head = channel.tail.head
+            guard let row = try runtime.channels.row(channel) else { throw ChannelError.notFound(channel.name) }
+            let inbox = try self.inbox(after: 0, upTo: head)
+            let last = try runtime.channels.log.first(.states, from: channel.id.key, to: channel.id.keyEnd, reversed: true)
+            var record = AgentRecord(epoch: row.epoch, saved: try last.map { try JSON.parse($0.value) })
+            try runtime.channels.walkBack(channel, from: head) { offset, frame in
+                guard frame.kind.endsTurn else { return true }
+                (record.lastEnd, record.lastTurn) = (offset, frame.position?.turn)
+                return false
+            }
+            return LoadedAgent(
+                record: record, head: head, inbox: inbox, turn: row.turn, status: row.status,
+                wasStopped: runtime.hasStopped(channel.name),
+                triesStalledAgain: row.status == .stalled && runtime.retriesStalled(channel.name),
+                hasDrained: runtime.hasDrained)
+        }
+
+        func inbox(after: UInt64, upTo head: UInt64) throws -> [Inbox.Entry] {
+            var found: [(offset: UInt64, row: InboxRow, isWhole: Bool)] = []
+            try runtime.channels.log.scan(.inbox, from: channel.id.key(after + 1), to: channel.id.key(head + 1), reversed: false) {
+                key, value in
+                if let row = InboxRow(value) { found.append((key.readBigEndian(at: 10), row, InboxRow.isWhole(value))) }
+                return true
+            }
+            return try found.map { offset, row, isWhole in
+                var entry = Inbox.Entry(offset: offset, row: row)
+                if !isWhole || row.hasOffset, let body = try body(at: offset) {
+                    if !isWhole { entry.row = InboxRow(row.kind, body: body, byteCount: 0) }
+                    let wanted = body["if_offset"]?.string.flatMap { Offset(token: $0)?.value }
+                    entry.isMisplaced = entry.row.hasOffset && wanted != offset - 1
+                }
+                return entry
+            }
+        }
+
+        func item(at offset: UInt64) throws -> InboxItem? {
+            try runtime.channels.entry(channel, at: offset) {
+                InboxItem(offset: offset, kind: $0.kind, at: $0.at ?? Timestamp(milliseconds: 0), body: EntryMembers($0.members))
+            }
+        }
+
+        func body(at offset: UInt64) throws -> EntryMembers? {
+            try runtime.channels.entry(channel, at: offset) { EntryMembers($0.members) }
+        }
+
+        func journal(of turn: UInt64) throws -> Journal { try Journal(runtime.channels, channel, turn: turn) }
+
+        /// Journals of earlier versions, and those of agents written in Swift, name no definition: they go on with the program of now.
+        func program(of journal: Journal) throws -> Program {
+            let agent = newest
+            guard let name = journal.definition, name != agent.definition?.sha256, let beganWith = agent.beganWith,
+                let digest = Bytes(hexadecimal: name), let content = try runtime.channels.log.get(.big, channel.id.key(digest))
+            else { return Program(receive: agent.receive) }
+            return Program(receive: beganWith(try JSON.parse(content)))
+        }
+
+        func decision(of item: InboxItem) throws -> String? {
+            guard let name = item.body["approval"]?.string, let turn = Offset(token: String(name.prefix { $0 != "/" })) else { return nil }
+            var reason: String?
+            try runtime.channels.walk(channel, after: turn.value, upTo: channel.tail.head) { _, frame in
+                if frame.kind == .approvalDecided, frame.body["approval"]?.string == name {
+                    reason = frame.body["decision"] == "expired" ? "approval_expired" : "already_decided"
+                }
+                return reason == nil && !(frame.kind.endsTurn && frame.position?.turn == turn.value)
+            }
+            return reason
+        }
+
+        // MARK: Its conversation
+
+        func conversationStart() throws -> UInt64? { try conversation(before: channel.tail.head + 1).first }
+
+        func conversationBytes() throws -> Int { try conversation(before: channel.tail.head + 1).byteCount }
+
+        func history(of journal: Journal) throws -> [HistoryItem] {
+            guard journal.started > 0 else { return [] }
+            guard let first = journal.history else { return try conversation(before: journal.started).items }
+            var conversation = driver.state.conversation ?? Conversation(after: first - 1)
+            try conversation.extend(runtime.channels, channel, upTo: journal.started - 1)
+            driver.state.conversation = runtime.conversations.keep(conversation)
+            return conversation.from(first)
+        }
+
+        /// The completed turns before the entry at `offset`, as many as the agent's conversations use.
+        private func conversation(before offset: UInt64) throws -> Conversation {
+            let bytes = driver.state.agent.historyBytes
+            var conversation =
+                try driver.state.conversation ?? Conversation.reading(runtime.channels, channel, before: offset, bytes: bytes)
+            try conversation.extend(runtime.channels, channel, upTo: offset - 1)
+            conversation.trim(to: bytes)
+            driver.state.conversation = runtime.conversations.keep(conversation)
+            return conversation
+        }
+
+        // MARK: Other channels
+
+        func incarnation(of name: String) throws -> String? { try runtime.channels.find(name)?.id.incarnation }
+
+        func outcome(of follow: Follow) throws -> StepOutcome? { try follow.outcome(runtime.channels) }
+    }
+}
+
+extension AnyAgent {
+    fileprivate var traits: AgentTraits { AgentTraits(policy: policy, definition: definition) }
+}
+
+extension WritePurpose {
+    /// Whether a body runs once it is durable.
+    fileprivate var beginsBody: Bool {
+        guard case .stepStarted(_, let request, _) = self, case .body(.atMostOnce, _) = request.work else { return false }
+        return true
+    }
+
+    /// Where a test may end the process: before what stands for something that has happened is handed to the log.
+    fileprivate func passFailpoint() {
+        switch self {
+        case .stepEnded(let end):
+            guard case .completed = end.outcome else { return }
+            if end.request.isModel { Failpoint.pass("model.finish") }
+            Failpoint.pass("step.completed")
+        case .turnEnded: Failpoint.pass("turn.end")
+        default: break
+        }
+    }
+}
+
+extension AgentNotice {
+    fileprivate func log(of channel: String) {
+        switch self {
+        case .fenced(let code): Diagnostics.log(.warning, "agent fenced", ["channel": channel, "code": code])
+        case .parked(let reason): Diagnostics.log(.error, "agent parked", ["channel": channel, "reason": reason.rawValue])
+        case .stalled(let error, let source):
+            Diagnostics.log(.error, "agent stalled", ["channel": channel, "reason": error.message, "source": source ?? "-"])
+        case .waitsOutside(let turn, let next):
+            Diagnostics.log(
+                .warning, "the replay of a turn waits for its program, which waits for something outside the turn",
+                ["channel": channel, "turn": Offset(turn).token, "next": next])
+        }
+    }
+}
