@@ -143,4 +143,38 @@ import Testing
         }
         #expect(open.isEmpty && waiting == 0 && timers == 0, "\(open) \(waiting) \(timers)")
     }
+
+    /// Little room, and little memory of who waits, for agents that wait for all kinds of things.
+    @Test(arguments: 0..<(isLong ? 100 : 10) as Range<UInt64>)
+    func `are admitted in the end, whatever they wait for`(seed: UInt64) throws {
+        let open = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: seed)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { text, turn in
+                        let number = Int(text)!
+                        switch number % 4 {
+                        case 0: try await turn.sleep(.milliseconds(number * 37))
+                        case 1: _ = try await turn.wait(for: "go")
+                        case 2:
+                            var feed = try await turn.follow("streams/f")
+                            while let entry = try await feed.next(), entry.value != 3 {}
+                        default: _ = try await turn.step("s") { _ in await pause(world, .milliseconds(number)) }
+                        }
+                        return .string(text)
+                    }
+                ], activeMax: 2, waitingMax: 2)
+            node.publish(1, to: "streams/f")
+            for number in 0..<24 { node.send("\(number)", to: "agents/probe/\(number)") }
+            for round in 2...3 {
+                world.run(deadline: world.now.advanced(by: .milliseconds(Int(seed) * 13 + 100)))
+                node.publish(round, to: "streams/f")
+            }
+            for number in stride(from: 1, to: 24, by: 4) { node.send(.signal, to: "agents/probe/\(number)", ("name", "go")) }
+            world.run(deadline: world.now.advanced(by: .seconds(36_000)))
+            return try (0..<24).filter { try node.entries("agents/probe/\($0)").last?["type"] != "turn.completed" }
+        }
+        #expect(open.isEmpty)
+    }
 }

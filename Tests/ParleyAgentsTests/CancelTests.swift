@@ -198,3 +198,72 @@ private func cancel() -> NewEntry { NewEntry(.cancel, nil, ("by", "ann"), ("reas
         #expect(deeds == ["book room", "book car", "cancel car", "cancel room"])
     }
 }
+
+@Suite struct `Compensations of a turn with many tasks` {
+    private func undone(_ entries: [JSON]) -> [String] {
+        entries.filter { $0["type"] == "step.completed" }.compactMap { $0["step"]?.string }.filter {
+            $0.split(separator: "/").last!.hasPrefix("undo")
+        }
+    }
+
+    @Test(arguments: 0..<24, [SimulatedLog.Outcome.lost, .durableUnacknowledged])
+    func `run once, the latest first, when a task throws beside one that cleans up`(commit: Int, outcome: SimulatedLog.Outcome) throws {
+        let entries = try run(seed: 4, crashes: [(commit, outcome)]) { world in
+            [
+                agent { _, turn in
+                    for number in 0..<3 {
+                        try turn.compensate("undo") { _ in await pause(world, .milliseconds(number)) }
+                        _ = try await turn.step("do") { _ in number }
+                    }
+                    let (left, right) = (try turn.scope("left"), try turn.scope("right"))
+                    try await withThrowingTaskGroup(of: Void.self) { group in
+                        group.addTask {
+                            do { _ = try await left.wait(for: "never") } catch {
+                                // What is done when the task is cancelled.
+                                try await left.shielded { turn in try await turn.step("cleanup") { _ in } }
+                                throw error
+                            }
+                        }
+                        group.addTask {
+                            try await right.sleep(.milliseconds(50))
+                            throw StepFailure(code: "nested", message: "thrown", retryable: false)
+                        }
+                        while try await group.next() != nil {}
+                    }
+                    return "unreachable"
+                }
+            ]
+        }
+        #expect(entries.last?["error"]?["code"] == "nested", "\(short(entries))")
+        #expect(undone(entries) == ["undo#3", "undo#2", "undo"], "\(short(entries))")
+        #expect(entries.count { $0["type"] == "step.completed" && $0["step"] == "left/shielded/cleanup" } == 1)
+    }
+
+    @Test(arguments: 0..<12)
+    func `keep their order over crashes when the error comes from three levels down`(commit: Int) throws {
+        let entries = try run(seed: 8, crashes: [(commit, .durableUnacknowledged), (4, .durableUnacknowledged)]) { world in
+            [
+                agent { _, turn in
+                    for number in 0..<2 {
+                        try turn.compensate("undo") { _ in await pause(world, .milliseconds(5 * number)) }
+                        _ = try await turn.step("do") { _ in number }
+                    }
+                    _ = try await turn.map("m", [0, 1]) { item, turn in
+                        _ = try await turn.map("n", [0, 1]) { inner, turn in
+                            try turn.compensate("undo inner") { _ in }
+                            if item == 1, inner == 1 {
+                                try await turn.sleep(.milliseconds(10))
+                                throw StepFailure(code: "deep", message: "deep", retryable: false)
+                            }
+                            _ = try await turn.wait(for: "never")
+                        }
+                    }
+                    return .null
+                }
+            ]
+        }
+        #expect(entries.last?["error"]?["code"] == "deep", "\(short(entries))")
+        let inner = [(1, 1), (1, 0), (0, 1), (0, 0)].map { "m/\($0)/n/\($1)/undo inner" }
+        #expect(undone(entries) == inner + ["undo#2", "undo"], "\(undone(entries))")
+    }
+}

@@ -103,6 +103,21 @@ private func offset(_ value: UInt64) -> JSON { .string(Offset(value).token) }
             try receipts([
                 (0, .message, [("text", "a")]), (5, .signal, [("name", "s")]), (6, .steer, [("text", "c"), ("if_turn", offset(6))]),
             ]).last == "steer expired turn_ended")
+        // Here, behind the turn, the signal has the offset 9.
+        #expect(
+            try receipts([
+                (0, .message, [("text", "a")]), (20, .signal, [("name", "s")]), (21, .message, [("text", "b"), ("if_turn", offset(9))]),
+            ]).last == "message rejected stale_turn")
+    }
+
+    @Test func `a close for a turn closes the agent once that turn has ended`() throws {
+        #expect(
+            try receipts([(0, .message, [("text", "a")]), (5, .close, [("if_turn", offset(1))])]) == ["message applied", "close applied"])
+        // The second message has the offset 6: it is not refused by the close that waits for it.
+        #expect(
+            try receipts([
+                (0, .message, [("text", "a")]), (5, .message, [("text", "b")]), (6, .close, [("if_turn", offset(6))]),
+            ]) == ["message applied", "message applied", "close applied"])
     }
 
     @Test func `a message with if_turn is for that turn and whoever has just heard its end`() throws {

@@ -175,6 +175,50 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
         #expect(output == [1, 2, 3, 4, "end"])
         #expect(steps == 0)
     }
+
+    @Test func `ends when the time of the channel is over`() throws {
+        let output = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [follower()])
+            try node.channels.startExpiry()
+            var row = ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now)
+            row.lifetime = .ttl(seconds: 500)
+            CreateChannel(node.channels, row, []) { _ in }.submit()
+            world.settle()
+            node.send("go", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(100_000)))
+            return try node.entries(name).last?["output"]
+        }
+        #expect(output == ["channel_not_found"])
+    }
+
+    /// The file of the kind is broken while the channel is deleted; it is mended while the next process runs.
+    @Test func `is told of the end of a channel that went while the kind was missing`() throws {
+        let output = try SimulatedNode.simulate {
+            var log = SimulatedLog()
+            var now = SimulatedWorld(seed: 1).now
+            func process(_ agents: [AnyAgent]) throws -> SimulatedNode {
+                try SimulatedNode(SimulatedWorld(seed: 1, now: now), log, agents: agents)
+            }
+            func run(_ node: SimulatedNode, _ seconds: Int) {
+                node.world.run(deadline: node.world.now.advanced(by: .seconds(seconds)))
+                (log, now) = (node.log.reopen(), node.world.now)
+            }
+            let first = try process([follower()])
+            first.publish(1)
+            first.send("go", to: name)
+            run(first, 100)
+            let without = try process([])
+            DeleteChannel(without.channels, source) { _ in }.submit()
+            run(without, 10)
+            let mended = try process([])
+            mended.world.run(deadline: mended.world.now.advanced(by: .seconds(10)))
+            try mended.runtime.declare([follower()])
+            mended.world.run(deadline: mended.world.now.advanced(by: .seconds(36_000)))
+            return try mended.entries(name).last?["output"]
+        }
+        #expect(output == [1, "channel_not_found"])
+    }
 }
 
 @Suite struct `Following a name that changes hands` {
@@ -197,5 +241,41 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
             return try node.entries(name).last?["output"]
         }
         #expect(output == [1, 2, 3, "channel_not_found"])
+    }
+
+    /// Deletes the follower, and makes another one of its name, while the end of a step is on its way back to the first.
+    @Test(arguments: 0..<(isLong ? 600 : 60) as Range<UInt64>)
+    func `tells the agent that has the follower's name now, whatever its predecessor still does`(seed: UInt64) throws {
+        let (entries, state) = try SimulatedNode.simulate {
+            var schedule = SimulatedSchedule()
+            (schedule.heldOneIn, schedule.heldLongest, schedule.firesTogether) = (2, 2_500, true)
+            let world = SimulatedWorld(seed: seed, schedule: schedule)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        var feed = try await turn.follow("streams/f", from: .after(Offset(1).token))
+                        return try await feed.next()?.value ?? "end"
+                    }
+                ])
+            node.publish(1, to: "streams/f")
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(30)))
+            node.publish(2, to: "streams/f")
+            world.run(deadline: world.now.advanced(by: .seconds(30))) {
+                (try? node.entries(name).contains { $0["type"] == "step.completed" }) == true
+            }
+            node.delete(name)
+            node.create(name)
+            node.send("y", to: name)
+            // So that the successor waits: what it follows is made anew as well.
+            DeleteChannel(node.channels, "streams/f") { _ in }.submit()
+            node.publish(1, to: "streams/f")
+            world.run(deadline: world.now.advanced(by: .seconds(100)))
+            node.publish(2, to: "streams/f")
+            world.run(deadline: world.now.advanced(by: .seconds(1_000)))
+            return (try node.entries(name), try node.runtime.status(of: name)?["state"]?.string)
+        }
+        #expect(entries.contains { $0["type"] == "turn.completed" }, "\(state ?? "-") \(short(entries))")
     }
 }

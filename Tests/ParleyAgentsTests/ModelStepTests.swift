@@ -57,6 +57,20 @@ private struct Booth {
         #expect(steers == "be brief" && journal?.array?.count == 1)
     }
 
+    @Test func `takes what steers it between two attempts into the next one`() throws {
+        let requests = try SimulatedNode.simulate {
+            let booth = try Booth({ PlayedModel($0, [.text("a"), busy], [.text("ok"), stop]) }) { model, text, turn in
+                try await turn.generate("answer", model, .user(text)).text
+            }
+            booth.send(.message, ("text", "hello"))
+            booth.run(for: .milliseconds(500))
+            booth.send(.steer, ("text", "be brief"))
+            booth.run()
+            return booth.model.requests.map { $0.messages.map(\.text) }
+        }
+        #expect(requests == [["hello"], ["hello", "be brief"]])
+    }
+
     @Test func `has its attempts counted by failures, not by the ends of processes`() throws {
         let (output, attempts) = try SimulatedNode.simulate {
             let log = SimulatedLog()

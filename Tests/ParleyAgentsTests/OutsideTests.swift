@@ -3,7 +3,6 @@ import ParleyChannels
 import ParleyLog
 import ParleySystem
 import ParleyTesting
-import Synchronization
 import Testing
 
 private let name = "agents/probe/a"
@@ -31,27 +30,6 @@ private func change(
     }
 }
 
-/// Waits in simulated time as `Task.sleep` does in the system's: a cancelled task does not wait.
-private func rest(_ world: any World, _ duration: Duration) async throws {
-    let continuation = Mutex<CheckedContinuation<Void, Never>?>(nil)
-    let resume = { @Sendable in
-        let waiting = continuation.withLock { continuation in
-            defer { continuation = nil }
-            return continuation
-        }
-        waiting?.resume()
-    }
-    await withTaskCancellationHandler {
-        await withCheckedContinuation { waiting in
-            continuation.withLock { $0 = waiting }
-            if Task.isCancelled { resume() } else { world.schedule(at: world.now.advanced(by: duration), resume) }
-        }
-    } onCancel: {
-        resume()
-    }
-    try Task.checkCancellation()
-}
-
 @Suite struct `A turn that waits for something outside` {
     @Test(arguments: 0..<200 as Range<UInt64>)
     func `goes on where it was, wherever processes die`(seed: UInt64) throws {
@@ -75,6 +53,87 @@ private func rest(_ world: any World, _ duration: Duration) async throws {
         let recorded = entries.filter { $0["type"] == "step.completed" }.compactMap { $0["step"]?.string }
         #expect(recorded.sorted() == ["m/0/a", "m/0/b", "m/1/a", "m/1/b", "m/2/a", "m/2/b", "sum"], "seed \(seed)")
         #expect(entries.count { $0["type"] == "emit" } == 3, "seed \(seed)")
+    }
+
+    /// The entries of one name come from two tasks, in another order on each run.
+    @Test(arguments: 0..<24)
+    func `publishes what it has to publish once`(commit: Int) throws {
+        let entries = try run(seed: 1, crashes: [(commit, .durableUnacknowledged)]) { world in
+            [
+                agent { _, turn in
+                    _ = try await turn.map("m", [0, 1]) { item, turn in
+                        if item == 0 {
+                            for number in 0..<5 {
+                                await pause(world, .seconds(1))
+                                try turn.emit("tick", number)
+                            }
+                        } else {
+                            for number in 0..<3 {
+                                try await turn.step("b") { _ in await pause(world, .milliseconds(1_300)) }
+                                try turn.emit("tick", 100 + number)
+                            }
+                        }
+                    }
+                    return "done"
+                }
+            ]
+        }
+        let emits = entries.filter { $0["type"] == "emit" }.compactMap { $0["data"]?.integer }.sorted()
+        #expect(entries.last?["output"] == "done")
+        #expect(emits == [0, 1, 2, 3, 4, 100, 101, 102], "\(short(entries))")
+    }
+
+    /// Draws in two tasks: the first to draw comes to it late on a replay.
+    private static func draw(
+        _ turn: Turn, _ world: SimulatedWorld, _ use: @escaping @Sendable (Turn, _ isFirst: Bool) async throws -> JSON
+    ) async throws -> JSON {
+        .array(
+            try await turn.map("m", [0, 1]) { item, turn -> JSON in
+                if item == 1 {
+                    try await turn.step("b") { _ in await pause(world, .seconds(3)) }
+                } else {
+                    _ = try await turn.step("a") { _ in 1 }
+                    await pause(world, .seconds(1))
+                }
+                return try await use(turn, item == 0)
+            })
+    }
+
+    @Test(arguments: 0..<16)
+    func `draws the same random numbers in each of its tasks`(commit: Int) throws {
+        let entries = try run(seed: 1, crashes: [(commit, .durableUnacknowledged)]) { world in
+            [
+                agent { _, turn in
+                    try await Self.draw(turn, world) { turn, isFirst in
+                        let drawn = turn.uuid()
+                        // Nothing of the journal stands for its having drawn.
+                        if isFirst { await pause(world, .seconds(5)) }
+                        let recorded = try await turn.step("drawn") { _ in drawn }
+                        try await turn.step("end") { _ in await pause(world, .seconds(5)) }
+                        return recorded == drawn ? "same" : "different"
+                    }
+                }
+            ]
+        }
+        #expect(entries.last?["output"] == ["same", "same"], "\(short(entries))")
+    }
+
+    /// What it draws goes into what it asks for: after a crash, and when the agent has left memory.
+    @Test(arguments: ["uuid", "now"], [Duration.seconds(4), .seconds(600)])
+    func `asks for the same by what it draws`(kind: String, life: Duration) throws {
+        let entries = try twoProcesses(
+            { turn, world in
+                try await Self.draw(turn, world) { turn, _ in
+                    try await turn.approval("pay", of: ["id": kind == "uuid" ? turn.uuid() : turn.now.description])
+                    return "paid"
+                }
+            }, for: life,
+            then: { node in
+                node.world.run(deadline: node.world.now.advanced(by: .seconds(600)))
+                for item in 0..<2 { node.send(.approve, ("approval", .string("\(Offset(1).token)/m/\(item)/pay"))) }
+            })
+        #expect(!entries.contains { $0["type"] == "agent.stalled" }, "\(short(entries))")
+        #expect(entries.last?["output"] == ["paid", "paid"])
     }
 
     /// A turn of which one part comes back only after an hour, asked to do something when it was taken up again.

@@ -169,6 +169,32 @@ private let name = "agents/probe/a"
         #expect(types.suffix(2) == ["step.failed", "turn.failed"])
     }
 
+    /// As a group of the body's own does that its timeout has cancelled.
+    @Test func `that throw CancellationError have failed, and those beside them go on`() throws {
+        let (entries, paid) = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let paid = Counter()
+            let calls: [ModelEvent] = ["slow", "pay"].enumerated().map { .toolCall(index: $0, id: $1, name: $1, arguments: "{}") }
+            let model = PlayedModel(world, calls + [.finished(reason: "tool_calls")], [.text("ok"), .finished(reason: "stop")])
+            let slow = Tool("slow", "Slow.", parameters: ["type": "object"]) { (_: JSON, _) -> String in
+                await pause(world, .milliseconds(50))
+                throw CancellationError()
+            }
+            let pay = Tool("pay", "Pays.", parameters: ["type": "object"], contract: .atMostOnce) { (_: JSON, _) -> String in
+                await pause(world, .milliseconds(500))
+                paid.add("paid")
+                return "paid"
+            }
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [agent { text, turn in .string(try await turn.respond("answer", model, [.user(text)], tools: [slow, pay]).text) }])
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(100)))
+            return (try node.entries(name), paid["paid"])
+        }
+        #expect(entries.last?["output"] == "ok" && paid == 1, "\(short(entries))")
+    }
+
     @Test func `hand their bodies a key that stays and a fence that rises`() throws {
         let seen = Mutex<[(key: String, fence: UInt64)]>([])
         _ = try SimulatedNode.simulate {

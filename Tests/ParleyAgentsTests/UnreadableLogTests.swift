@@ -100,7 +100,7 @@ private let name = "agents/probe/a"
 
     /// How a turn ends that a second process takes up, when read number `number` of the families that are meant fails there once.
     private static func takeUp(
-        failing number: Int, _ isMeant: @escaping @Sendable (Family) -> Bool = { _ in true }
+        failing number: Int, as code: LogError.Code = .damaged, _ isMeant: @escaping @Sendable (Family) -> Bool = { _ in true }
     ) throws -> (output: JSON?, entries: [JSON]) {
         try SimulatedNode.simulate {
             @Sendable func program(_ world: SimulatedWorld) -> AnyAgent {
@@ -123,7 +123,7 @@ private let name = "agents/probe/a"
                     guard armed.withLock({ $0 }), isMeant(family) else { return nil }
                     return count.withLock { count in
                         count += 1
-                        return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
+                        return count == number + 1 ? LogError(code, "unreadable for a moment") : nil
                     }
                 }), agents: [program(world)])
             armed.withLock { $0 = true }
@@ -139,9 +139,9 @@ private let name = "agents/probe/a"
         #expect(output == "done", "\(short(entries).suffix(6))")
     }
 
-    @Test(arguments: 0..<8)
-    func `a look of the writer's at the inbox that fails once costs no turn`(number: Int) throws {
-        let (output, entries) = try Self.takeUp(failing: number) { $0 == .inbox }
+    @Test(arguments: 0..<8, [LogError.Code.damaged, .inaccessible])
+    func `a look of the writer's at the inbox that fails once costs no turn`(number: Int, code: LogError.Code) throws {
+        let (output, entries) = try Self.takeUp(failing: number, as: code) { $0 == .inbox }
         #expect(output == "done", "\(short(entries).suffix(6))")
     }
 
