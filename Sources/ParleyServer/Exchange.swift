@@ -33,10 +33,11 @@ struct Exchange: Sendable {
     /// What only reads is answered 503 where there is no room; whoever has changed something must be told so.
     func respond(_ status: Int, _ headers: [HeaderField] = [], json: JSON) { respond(status, headers, jsonText: json.bytes) }
 
-    /// The same for JSON that is written already.
-    func respond(_ status: Int, _ headers: [HeaderField] = [], jsonText body: Bytes) {
+    /// The same for JSON that is written already, perhaps in room that was found for it.
+    func respond(_ status: Int, _ headers: [HeaderField] = [], jsonText body: Bytes, in found: MemoryReservation? = nil) {
         do throws(Problem) {
-            let room = isSafe ? try answers?.room(for: body.count, of: account) : answers?.owe(body.count, of: account)
+            var room = found
+            if room == nil { room = isSafe ? try answers?.room(for: body.count, of: account) : answers?.owe(body.count, of: account) }
             let type: HeaderField = ("Content-Type", typeOfText(ContentTypeText.json))
             respond(status, [type, ("Cache-Control", "no-store")] + headers, body, in: room)
         } catch {

@@ -214,4 +214,46 @@ private let name = "agents/probe/a"
         let wrong = inputs.filter { input in entries.count { $0["type"] == "receipt" && $0["of"] == input["offset"] } != 1 }
         #expect(wrong.isEmpty && state == "idle", "\(state ?? "-") wrong \(wrong.map { $0["offset"]!.text }) \(short(entries).suffix(20))")
     }
+
+    /// Signals that come in pairs while steps begin and end: the first one cannot be read, and the second one needs another activation.
+    @Test(arguments: 0..<24 as Range<UInt64>)
+    func `an agent that stops is not there again before what it wrote is in the log`(seed: UInt64) throws {
+        let entries = try SimulatedNode.simulate {
+            var random = SplitMix64(seed: seed)
+            let fails = Mutex(false)
+            let world = SimulatedWorld(seed: seed)
+            let log = SimulatedLog(readError: { family, _ in
+                guard family == .log else { return nil }
+                return fails.withLock { fails in
+                    defer { fails = false }
+                    return fails ? LogError(.damaged, "unreadable for a moment") : nil
+                }
+            })
+            let node = try SimulatedNode(
+                world, log,
+                agents: [
+                    agent { _, turn in
+                        let (waiting, steps) = (try turn.scope("w"), try turn.scope("steps"))
+                        async let never = waiting.wait(for: "go", match: ["x": 1])
+                        for number in 0..<200 { _ = try await steps.step("s") { _ in number } }
+                        return try await never
+                    }
+                ])
+            node.send("x", to: name)
+            for _ in 0..<12 {
+                for _ in 0..<random.next() % 40 { world.doOne() }
+                for _ in 0..<2 { node.send(.signal, ("name", "go"), ("data", ["x": 0])) }
+                fails.withLock { $0 = true }
+                for _ in 0..<random.next() % 12 { world.doOne() }
+                fails.withLock { $0 = false }
+            }
+            node.send(.signal, ("name", "go"), ("data", ["x": 1]))
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            return try node.entries(name)
+        }
+        let starts = entries.filter { $0["type"] == "step.started" }.map { "\($0["step"]!.text) \($0["attempt"]!.text)" }
+        let ends = entries.filter { $0["type"] == "step.completed" }.map { $0["step"]!.text }
+        #expect(entries.last?["type"] == "turn.completed", "\(short(entries).suffix(4))")
+        #expect(Set(starts).count == starts.count && Set(ends).count == ends.count, "seed \(seed)")
+    }
 }

@@ -61,6 +61,22 @@ import Testing
         #expect(answer.status == 202 && answer.json?["entries"]?.array?.count == 1)
     }
 
+    @Test func `what a turn has said is left in the channel while answers that clients do not take fill the memory for them`() throws {
+        let server = try TestServer { $0.answerBytesMax = 16 << 20 }
+        let said: JSON = ["type": "turn.completed", "output": .string(String(repeating: "x", count: 8 << 20))]
+        let clients = try (0..<2).map { number in
+            let client = try server.connect()
+            try client.send(
+                "POST", "/v1/agents/echo/large\(number)", [("Content-Type", Self.json), ("Prefer", "wait=30")], Bytes(Self.hello.utf8))
+            try server.eventually("the wait") { server.agents.waiting.withLock { $0["agents/echo/large\(number)"] != nil } }
+            try server.agents.end("agents/echo/large\(number)", said)
+            return client
+        }
+        // The first one does not take its answer before the second one has its own.
+        #expect(try clients[1].answer().status == 202)
+        #expect(try clients[0].answer().json?["output"]?.string?.utf8.count == 8 << 20)
+    }
+
     @Test func `Prefer wait that is not met answers 202 and withdraws`() throws {
         let server = try TestServer()
         let answer = try server.post("/v1/agents/echo/late", Self.hello, Self.json, [("Prefer", "wait=0")])

@@ -145,8 +145,10 @@ final class TestAgents: AgentHost {
         DeleteChannel(channels, channelName, ifTail: ifTail, completion: done).submit()
     }
 
-    func outcome(of turn: Offset, in channelName: String, _ answer: @escaping @Sendable (JSON) -> Void) -> any Scheduled {
-        waiting.withLock { $0[channelName] = answer }
+    func outcome(
+        of turn: Offset, in channelName: String, _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
+    ) -> any Scheduled {
+        waiting.withLock { $0[channelName] = { entry in tell(entry.bytes.count) { entry.bytes } } }
         arrivals.withLock(signalAll: true) { $0 += 1 }
         return Withdrawal { [self] in
             waiting.withLock { $0[channelName] = nil }

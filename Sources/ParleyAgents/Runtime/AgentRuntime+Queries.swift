@@ -92,21 +92,23 @@ extension AgentRuntime {
         return [JSON.Member("reason", halt.body["reason"] ?? .null), JSON.Member("since", .string(halt.at.description))]
     }
 
-    /// What became of the input at `offset`: the entry that ended its turn, or the receipt that says it began none; `nil` while it is open.
-    package func outcome(of offset: Offset, in channelName: String) throws(LogError) -> JSON? {
-        guard let channel = try channels.find(channelName) else { return nil }
-        var found: JSON?
+    /// Tells what became of the input at `offset`: the entry that ended its turn, or the receipt that says it began none; nothing while it is open.
+    ///
+    /// - Parameter tell: Is told about how many bytes the entry has, and gets its JSON if there is room for that.
+    package func outcome(of offset: Offset, in channelName: String, tell: (_ byteCount: Int, _ json: () -> Bytes) -> Void) throws(LogError) {
+        guard let channel = try channels.find(channelName) else { return }
         try channels.walk(channel, after: offset.value, upTo: channel.tail.head) { place, frame in
             let ends = frame.kind.endsTurn && frame.position?.turn == offset.value
             let stalls = [.agentStalled, .agentParked].contains(frame.kind) && frame.position?.turn == offset.value
             let refuses = frame.kind == .receipt && frame.position == nil && frame.body["of"]?.string == offset.token
             guard ends || stalls || refuses else { return true }
-            var bytes = Bytes()
-            frame.writeJSON(offset: place, owner: channelName, to: &bytes)
-            found = try? JSON.parse(bytes)
+            tell(frame.payload.count) {
+                var bytes = Bytes()
+                frame.writeJSON(offset: place, owner: channelName, to: &bytes)
+                return bytes
+            }
             return false
         }
-        return found
     }
 }
 

@@ -28,6 +28,10 @@ package protocol AgentHost: AnyObject, Sendable {
     /// - Parameter ifTail: Refuses when the channel's tail is elsewhere.
     func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void)
 
-    /// Answers with the entry that ends the turn of the input at `turn`, once it is durable; cancelling withdraws the question.
-    func outcome(of turn: Offset, in channelName: String, _ answer: @escaping @Sendable (JSON) -> Void) -> any Scheduled
+    /// Tells of the entry that ends the turn of the input at `turn`, once it is durable; cancelling withdraws the question.
+    ///
+    /// - Parameter tell: Is told about how many bytes the entry has, and gets its JSON if there is room for that. Any thread.
+    func outcome(
+        of turn: Offset, in channelName: String, _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
+    ) -> any Scheduled
 }

@@ -31,10 +31,12 @@ extension AgentRuntime: AgentHost {
         }.submit()
     }
 
-    package func outcome(of turn: Offset, in channelName: String, _ answer: @escaping @Sendable (JSON) -> Void) -> any Scheduled {
+    package func outcome(
+        of turn: Offset, in channelName: String, _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
+    ) -> any Scheduled {
         let look = { @Sendable [self] in
             read(channelName) { runtime throws(LogError) in
-                if let outcome = try runtime.outcome(of: turn, in: channelName) { answer(outcome) }
+                try runtime.outcome(of: turn, in: channelName, tell: tell)
             } failed: {
             }
         }

@@ -24,20 +24,45 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
         timeout = exchange.loop.schedule(after: wait) { self.end() }
         exchange.responder.onClose = { [weak self] in _ = self?.settle() }
         exchange.responder.onHalfClose = {}  // It waits all the same.
-        question = agents.outcome(of: turn, in: channelName) { entry in
-            self.exchange.onLoop { self.ended(entry) }
+        let (answers, account) = (exchange.answers, exchange.account)
+        question = agents.outcome(of: turn, in: channelName) { byteCount, json in
+            // What the turn has said stands in the answer twice. Without room it is left in the channel.
+            do throws(Problem) {
+                let room = try answers?.room(for: 2 * byteCount, of: account)
+                let entry = json()
+                self.exchange.onLoop { self.ended(entry, room) }
+            } catch {
+                self.exchange.onLoop { self.end() }
+            }
         }
     }
 
-    private func ended(_ entry: JSON) {
+    private func ended(_ entry: Bytes, _ room: MemoryReservation?) {
         // The entries are the sender's own; what the turn has said needs a right that is still good.
         if readers.authenticator?.problem(with: exchange.access) != nil { return end() }
         guard settle() else { return }
-        let answer = JSON.compact(("entries", entries), ("output", entry["output"]), ("error", entry["error"]), ("ended", entry))
-        exchange.respond(200, headers, json: answer)
+        exchange.respond(200, headers, jsonText: answer(entry), in: room)
     }
 
-    /// The time is up, or the server stops: the entries are durable, and the turn's end will be in the channel.
+    /// Put together from text: values would take many times as much.
+    private func answer(_ entry: Bytes) -> Bytes {
+        var answer = Bytes("{\"entries\":".utf8) + entries.bytes
+        var scanner = JSONScanner(entry)
+        do throws(JSONError) {
+            try scanner.members { (name, scanner) throws(JSONError) in
+                let range = try scanner.skip()
+                guard name == "output" || name == "error" else { return }
+                answer.append(contentsOf: ",\"\(name)\":".utf8)
+                answer.append(contentsOf: entry[range])
+            }
+        } catch { preconditionFailure("an entry that was written here is no object: \(error.description)") }
+        answer.append(contentsOf: ",\"ended\":".utf8)
+        answer.append(contentsOf: entry)
+        answer.append(UInt8(ascii: "}"))
+        return answer
+    }
+
+    /// The time is up, the server stops, or there is no memory for what the turn has said: the entries are durable, and the turn's end will be in the channel.
     func end() {
         guard settle() else { return }
         exchange.respond(202, headers, json: ["entries": entries])
