@@ -132,6 +132,16 @@ import Testing
         #expect(stage.handle { $0.release() } == ["begin b", "caughtUp"])
     }
 
+    @Test func `what ends while another task has still to ask for its step waits for that`() {
+        var stage = Stage(Self.journal(starts: ["s/a", "b"]))
+        #expect(stage.ask("b") == [])
+        #expect(stage.replay() == ["reopen b", "checkOutsideLater", "caughtUp"])
+        #expect(stage.handle { $0.resume("b", .completed(1), at: Self.start) } == ["release"])
+        #expect(stage.replay() == ["caughtUp"])
+        #expect(stage.ask("s/a") == ["reopen s/a", "release"])
+        #expect(stage.replay() == ["give b", "caughtUp"])
+    }
+
     @Test func `another step than the journal's is told from it`() {
         var stage = Stage(Self.journal(starts: ["a"], ends: ["a"]))
         #expect(stage.ask("b") == ["differs: step 'a'"])
