@@ -240,7 +240,8 @@ final class Router: HTTPHandler, Sendable {
         if let subscriptions = context.subscriptions?.subscriptions { metrics.add(subscriptions.counters) }
         metrics.add("parley_agents_in_memory", .gauge, "Agents in memory.", Double(context.agents?.activeCount ?? 0))
         metrics.add(
-            "parley_agents_waiting_for_memory", .gauge, "Agents with work to do that wait for room in memory, for themselves or for their next turn.",
+            "parley_agents_waiting_for_memory", .gauge,
+            "Agents with work to do that wait for room in memory, for themselves or for their next turn.",
             Double(context.agents?.waitingCount ?? 0))
         metrics.add("parley_refused_total", .counter, "Refused requests, by error code.", context.refusals.all)
         return metrics.text
