@@ -236,4 +236,22 @@ import Testing
         _ = (stage.end("x"), stage.send(.message, ["text": "b"]))
         #expect(stage.commit() == ["fence Fenced", "stop all", "turn 1 ended"])
     }
+
+    @Test func `a close that gave way does not hide what is for another turn`() {
+        var stage = MachineStage.running()
+        _ = stage.end("x")
+        _ = stage.commit()
+        #expect(stage.send(.close) == ["write receipt agent.closed as closed"])
+        stage.put(.cancel, ["if_turn": .string(Offset(90).token)])
+        stage.put(.cancel, ["if_turn": .string(Offset(91).token)])
+        _ = stage.handle(.input(upTo: stage.view.head))
+        #expect(stage.yield() == ["write receipt receipt"])
+    }
+
+    @Test func `a timer that brought an agent to a log which cannot be read comes again later, with the agent`() {
+        var stage = MachineStage.sleeping()
+        stage.view.isHistoryUnreadable = true
+        #expect(stage.handle(.timerDue(DueTimer(turn: 1, path: "s", due: stage.view.now))) == ["write as running"])
+        #expect(stage.commit() == ["note", "stop all", "leave", "again later with s"])
+    }
 }

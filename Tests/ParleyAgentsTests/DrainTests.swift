@@ -158,4 +158,61 @@ private struct Drained {
         #expect(entries.last { $0["type"] == "step.completed" }?["text"] == "abc", "\(short(entries))")
         #expect(entries.last { $0["type"] == "turn.interrupted" }?["output"] == "abc", "\(short(entries))")
     }
+
+    @Test func `an interrupt keeps what a model has written also when a body's end gives way to it`() throws {
+        let entries = try SimulatedNode.simulate {
+            let stage = try Drained { turn, world in
+                let model = PlayedModel(world, [.text("a"), .text("b"), .text("c")])
+                let all = try await turn.map("m", [0, 1]) { item, turn -> JSON in
+                    if item == 0 {
+                        do { return .string(try await turn.generate("answer", model, .user("x")).text) } catch let error as Interrupted {
+                            return .string(error.partial)
+                        }
+                    }
+                    do { try await turn.step("body") { _ in await pause(world, .milliseconds(600)) } } catch {}
+                    return "b"
+                }
+                return .array(all)
+            }
+            stage.run(.milliseconds(400))
+            stage.node.runtime.drain()
+            stage.run(.milliseconds(10))
+            stage.node.send(.interrupt)
+            stage.run(.milliseconds(600))
+            stage.close()
+            return try stage.next()
+        }
+        #expect(receipt(entries, of: "interrupt") == "applied", "\(short(entries))")
+        #expect(entries.first { $0["type"] == "step.completed" && $0["step"] == "m/0/answer" }?["text"] == "abc", "\(short(entries))")
+    }
+
+    @Test(arguments: [EntryKind.interrupt, .cancel])
+    func `nothing ends that has not begun`(kind: EntryKind) throws {
+        let entries = try SimulatedNode.simulate {
+            let stage = try Drained { turn, world in
+                let all = try await turn.map("m", [0, 1]) { item, turn -> JSON in
+                    do {
+                        if item == 0 {
+                            try await turn.step("a") { _ in await pause(world, .milliseconds(200)) }
+                            try await turn.step("c") { _ in }
+                        } else {
+                            try await turn.step("b") { _ in await pause(world, .milliseconds(400)) }
+                        }
+                    } catch { return .string("\(type(of: error))") }
+                    return "ok"
+                }
+                return .array(all)
+            }
+            stage.run(.milliseconds(100))
+            stage.node.runtime.drain()
+            stage.run(.milliseconds(200))
+            stage.node.send(kind)
+            stage.run(.milliseconds(600))
+            stage.close()
+            return try stage.next()
+        }
+        let started = Set(entries.filter { $0["type"] == "step.started" }.compactMap { $0["step"]?.string })
+        let failed = Set(entries.filter { $0["type"] == "step.failed" }.compactMap { $0["step"]?.string })
+        #expect(failed.isSubset(of: started), "\(entries.map { ($0["type"]?.string ?? "") + " " + ($0["step"]?.string ?? "") })")
+    }
 }

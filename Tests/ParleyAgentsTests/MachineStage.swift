@@ -59,6 +59,17 @@ struct MachineStage {
         return stage
     }
 
+    /// A turn sleeps that is not in memory.
+    static func sleeping() -> MachineStage {
+        let stage = MachineStage()
+        let now = stage.view.now
+        stage.leave(.waiting) { journal in
+            journal.starts = [Journal.Start(path: "s", kind: .sleep, at: now, offset: 4)]
+            journal.open["s"] = Journal.OpenStep(due: now)
+        }
+        return stage
+    }
+
     /// A turn is open that no program runs.
     static func halted(_ status: AgentStatus) -> MachineStage {
         var stage = MachineStage()
@@ -159,6 +170,7 @@ final class TableView: AgentView {
     /// The entries that nobody has decided.
     var inboxed: [UInt64] = []
     var unreadable: Set<UInt64> = []
+    var isHistoryUnreadable = false
     var journals: [UInt64: Journal] = [:]
     var turn: UInt64?
     var status = AgentStatus.idle
@@ -204,7 +216,11 @@ final class TableView: AgentView {
     func program(of journal: Journal) throws -> Program { program }
     func conversationStart() throws -> UInt64? { nil }
     func conversationBytes() throws -> Int { 0 }
-    func history(of journal: Journal) throws -> [HistoryItem] { [] }
+    func history(of journal: Journal) throws -> [HistoryItem] {
+        if isHistoryUnreadable { throw LogError(.damaged, "it cannot be read") }
+        return []
+    }
+
     func decision(of item: InboxItem) throws -> String? { nil }
     func incarnation(of channel: String) throws -> String? { nil }
     func outcome(of follow: Follow) throws -> StepOutcome? { nil }
@@ -259,7 +275,7 @@ extension AgentAction {
         case .rest: "rest"
         case .leave: "leave"
         case .noteStopped: "note"
-        case .tryAgainLater: "again later"
+        case .tryAgainLater(_, let timers): (["again later"] + timers.map { "with \($0.path)" }).joined(separator: " ")
         }
     }
 }

@@ -130,3 +130,49 @@ private func turn(_ program: @escaping TurnProgram, then act: @escaping @Sendabl
         #expect(entries.last?["output"] == "abcd", "\(short(entries))")
     }
 }
+
+@Suite struct `A wait of a task` {
+    /// A wait against so many seconds outside the turn, each in a task of the program's own.
+    private static func race(_ waiting: Turn, _ world: SimulatedWorld, _ seconds: Int, isCancellable: Bool = true) async throws -> JSON {
+        try await withThrowingTaskGroup(of: JSON.self) { group in
+            group.addTask { try await waiting.wait(for: "never") }
+            group.addTask {
+                if isCancellable { try await rest(world, .seconds(seconds)) } else { await pause(world, .seconds(seconds)) }
+                return "timed out"
+            }
+            defer { group.cancelAll() }
+            return try await group.next()!
+        }
+    }
+
+    @Test(arguments: [5, 60], ["map", "shielded"])
+    func `a timeout of the program's own comes in a child's own scope`(seconds: Int, kind: String) throws {
+        let entries = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        if kind == "map" { return try await turn.map("m", [0]) { _, turn in try await Self.race(turn, world, seconds) }[0] }
+                        return try await turn.shielded { turn in try await Self.race(turn, world, seconds) }
+                    }
+                ])
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(36_000)))
+            return try node.entries(name)
+        }
+        #expect(entries.last?["output"] == "timed out", "\(short(entries))")
+    }
+
+    @Test func `a wait in a scope that the program's first task uses itself needs no memory`() throws {
+        let count = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(
+                world, SimulatedLog(), agents: [agent { _, turn in try await turn.scope("phase").wait(for: "never") }])
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(3_600)))
+            return node.runtime.activeCount
+        }
+        #expect(count == 0)
+    }
+}

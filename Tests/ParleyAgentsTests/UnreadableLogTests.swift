@@ -256,4 +256,41 @@ private let name = "agents/probe/a"
         #expect(entries.last?["type"] == "turn.completed", "\(short(entries).suffix(4))")
         #expect(Set(starts).count == starts.count && Set(ends).count == ends.count, "seed \(seed)")
     }
+
+    @Test func `a conversation that cannot be read does not have its agent loop`() throws {
+        let (count, reads, tail) = try SimulatedNode.simulate {
+            let program = agent { text, turn in
+                if turn.history.isEmpty { return "first" }
+                try await turn.sleep(.seconds(600))
+                return "slept"
+            }
+            let first = SimulatedWorld(seed: 1)
+            let before = try SimulatedNode(first, SimulatedLog(), agents: [program])
+            before.send("one", to: name)
+            first.run(deadline: first.now.advanced(by: .seconds(5)))
+            before.send("two", to: name)
+            first.run(deadline: first.now.advanced(by: .seconds(5)))
+            let world = SimulatedWorld(seed: 2, now: first.now.advanced(by: .seconds(1_000)))
+            let reads = Mutex(0)
+            let armed = Mutex(true)
+            let node = try SimulatedNode(
+                world,
+                before.log.reopen(readError: { family, key in
+                    guard family == .log, armed.withLock({ $0 }), key.count >= 18 else { return nil }
+                    let offset = key[10..<18].reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+                    guard (1...4).contains(offset) else { return nil }
+                    reads.withLock { $0 += 1 }
+                    return LogError(.damaged, "damaged for ever")
+                }), agents: [program])
+            var steps = 0
+            world.run(deadline: world.now.advanced(by: .seconds(60))) {
+                steps += 1
+                return steps > 3_000
+            }
+            armed.withLock { $0 = false }
+            let entries = try node.entries(name)
+            return (entries.count { $0["type"] == "supervision" }, reads.withLock { $0 }, short(entries).suffix(4))
+        }
+        #expect(count < 20, "\(count) supervision entries, \(reads) reads in a minute, \(tail)")
+    }
 }

@@ -18,9 +18,6 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `clai
     /// A random number that derives from the turn's seed and from which task asks: what other tasks do meanwhile does not change it.
     func random() -> UInt64 { numbers.next() }
 
-    /// It is the turn's own, and another task than the turn's uses it.
-    var isUsedBesideRoot: Bool { prefix.isEmpty && owner != nil && owner != task.root }
-
     /// The path of the scope itself; empty for the turn's.
     var path: String { String(prefix.dropLast()) }
 

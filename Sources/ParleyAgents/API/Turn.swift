@@ -10,8 +10,6 @@ public struct Turn: Sendable {
     let scope: Scope
     /// A cancelled turn leaves its steps alone.
     var isShielded = false
-    /// It is for a task that the program has made itself.
-    var isForOwnTask = false
 
     // MARK: What is the same on every replay
 
@@ -192,7 +190,7 @@ public struct Turn: Sendable {
     @concurrent func perform(_ request: StepRequest, _ code: StepCode? = nil) async throws -> JSON {
         var request = request
         request.isShielded = isShielded
-        request.isFromOwnTask = isForOwnTask || scope.isUsedBesideRoot
+        request.isFromOwnTask = !task.knowsCaller
         return try await task.perform(request, code, in: scope)
     }
 
@@ -246,15 +244,9 @@ public struct Turn: Sendable {
     /// A scope of its own for a child task: its steps are numbered apart from everybody else's.
     ///
     /// Call it before the task starts; the first task that uses the scope owns it.
-    public func scope(_ name: String) throws -> Turn {
-        var turn = child(try scope.next(name))
-        turn.isForOwnTask = true
-        return turn
-    }
+    public func scope(_ name: String) throws -> Turn { child(try scope.next(name)) }
 
-    private func child(_ path: String) -> Turn {
-        Turn(task: task, scope: Scope(task, prefix: path + "/"), isShielded: isShielded, isForOwnTask: isForOwnTask)
-    }
+    private func child(_ path: String) -> Turn { Turn(task: task, scope: Scope(task, prefix: path + "/"), isShielded: isShielded) }
 
     /// Runs `body` for all items at once, each in a scope of its own, and returns the results in the order of the items.
     @concurrent public func map<Item: Sendable, Result: Sendable>(

@@ -63,7 +63,8 @@ enum AgentAction: Sendable {
     case leave
     /// Have the next activation know that it was a log which could not be read.
     case noteStopped
-    case tryAgainLater(any Error)
+    /// Bring the agent back after a pause, and with it the timers that rang for it.
+    case tryAgainLater(any Error, [DueTimer])
 }
 
 /// What the log of the process is told.

@@ -95,7 +95,11 @@ extension AgentMachine {
     // MARK: Beginning
 
     private mutating func attemptStep(_ request: StepRequest, _ attempt: UInt32, _ saved: SavedText, _ view: any AgentView) {
-        guard !view.isDraining, run?.hasEnd(request.path) == false else { return }
+        guard run?.hasEnd(request.path) == false else { return }
+        if view.isDraining {
+            if attempt == 1 { run?.keepsFromBeginning(request.path) }
+            return
+        }
         switch request.work {
         case .sleep, .wait, .approval, .follow: beginWaiting(request, view)
         case .body(let contract, _):

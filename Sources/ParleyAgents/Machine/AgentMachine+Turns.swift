@@ -215,7 +215,7 @@ extension AgentMachine {
         guard rest.count <= AgentMachine.decidedAtOnce else { return decide(rest.map { ($0, "rejected", "closing") }) }
         isWriting = true
         let before = inbox
-        inbox = Inbox()
+        inbox.removeAll()
         var entries = [AgentMachine.receipt(offset, close.body, "applied")]
         entries += rest.map { AgentMachine.receipt($0.offset, $0.body, "rejected", reason: "closing") }
         entries.append(NewEntry(.agentClosed, nil, ("reason", "closed")))

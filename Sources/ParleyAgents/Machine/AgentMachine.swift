@@ -169,8 +169,11 @@ extension AgentMachine {
     mutating func unreadable(_ error: any Error) {
         guard !isGone else { return }
         actions.append(.noteStopped)
+        // At once they would bring it back to what it could not read.
+        let timers = deferredTimers
+        deferredTimers = []
         leave()
-        actions.append(.tryAgainLater(error))
+        actions.append(.tryAgainLater(error, timers))
     }
 }
 

@@ -43,6 +43,9 @@ struct Inbox: Sendable {
 
     private init(version: Int) { self.version = version }
 
+    /// Nothing is left: what was held against it before counts no more.
+    mutating func removeAll() { self = Inbox(version: version + 1) }
+
     /// All offsets, in log order.
     var offsets: [UInt64] { entries.keys.sorted() }
     /// The first that begins a turn or is decided between turns.

@@ -17,6 +17,10 @@ struct Replay {
     /// Starts that the program has not asked for, by scope, in the order of the log.
     private var starts: [Substring: Fifo<Start>] = [:]
     private(set) var missingCount: Int
+    /// Which starts the program has asked for, by how many stand before each.
+    private var taken: [Bool]
+    /// Before it stands none that the program has not asked for.
+    private var missedFrom = 0
     /// Results that the program has not been given.
     private var results = Fifo<Journal.Completion>()
     private var cancellations = 0
@@ -37,6 +41,7 @@ struct Replay {
             starts[Replay.scope(of: start.path), default: Fifo()].append(Start(start: start, number: number))
         }
         missingCount = journal.starts.count
+        taken = Array(repeating: false, count: journal.starts.count)
         open = journal.open
         openOrder = journal.starts.lazy.map(\.path).filter { journal.open[$0] != nil }
         for completion in journal.completions { add(completion) }
@@ -71,7 +76,8 @@ struct Replay {
     }
 
     private mutating func take(in scope: Substring) {
-        _ = starts[scope]!.popFirst()
+        taken[starts[scope]!.popFirst()!.number] = true
+        while missedFrom < taken.count, taken[missedFrom] { missedFrom += 1 }
         if starts[scope]!.isEmpty { starts[scope] = nil }
         missingCount -= 1
     }
@@ -134,7 +140,7 @@ struct Replay {
     /// something outside the turn is as far as it was when the result came. A program that was cancelled may leave that out.
     mutating func next(isCancelled: Bool, isReady: (Journal.Completion) -> Bool) -> Journal.Completion? {
         guard let first = results.first, first.cancellation != nil || isReady(first) else { return nil }
-        guard isCancelled || starts.values.allSatisfy({ $0.first.map { $0.number >= first.startsBefore } ?? true }) else { return nil }
+        guard isCancelled || missingCount == 0 || missedFrom >= first.startsBefore else { return nil }
         if first.cancellation != nil { cancellations -= 1 }
         return results.popFirst()
     }

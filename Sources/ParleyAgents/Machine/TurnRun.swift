@@ -20,6 +20,8 @@ struct TurnRun {
     var crash: CrashWork?
     /// There are signals that an open wait has not looked at yet.
     var hasMoreToScan = false
+    /// Steps that were kept from beginning, because the process drains.
+    private var kept: Set<String> = []
     /// It has followed a channel.
     private(set) var hasFollowed = false
 
@@ -110,7 +112,10 @@ extension TurnRun {
     }
 
     /// The steps under way whose end has not been handed to the log, in the order of their paths; none during a replay.
-    var openSteps: [StepRequest] { machine.underWay.filter { !hasEnd($0.path) }.sorted { $0.path < $1.path } }
+    var openSteps: [StepRequest] { machine.underWay.filter { !hasEnd($0.path) && !kept.contains($0.path) }.sorted { $0.path < $1.path } }
+
+    /// The step does not begin in this process.
+    mutating func keepsFromBeginning(_ path: String) { kept.insert(path) }
 
     /// Those of them that follow another channel. Costs nothing when there are none: it is asked after everything that happens.
     var openFollows: [StepRequest] { hasFollowed ? openSteps.filter(\.isFollow) : [] }

@@ -74,8 +74,8 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
     /// The process drains: models are let go of, with what they have written kept. Any thread.
     func drain() {
         lane.deliver { [self] in
+            // They stay known: an interrupt ends a step with what its model has written.
             for call in state.calls.values { call.stop(keepingLast: true) }
-            state.calls = [:]
         }
     }
 
@@ -137,7 +137,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
             state.share = nil
             finishLeaving()
         case .noteStopped: runtime.noteStopped(channel.name)
-        case .tryAgainLater(let error): tryAgainLater(error)
+        case .tryAgainLater(let error, let timers): tryAgainLater(error, timers)
         }
     }
 
@@ -163,11 +163,11 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         for wake in missed { wake(runtime, channel) }
     }
 
-    private func tryAgainLater(_ error: any Error) {
+    private func tryAgainLater(_ error: any Error, _ timers: [DueTimer]) {
         // A log that is closed says so once, and the process ends with it.
         if (error as? LogError)?.code == .closed { return }
         Diagnostics.log(.error, "agent stopped", ["channel": channel.name, "reason": "\(error)"])
-        runtime.wakeLater(channel)
+        runtime.wakeLater(channel, timers)
     }
 }
 

@@ -95,7 +95,8 @@ extension AgentRuntime {
     /// Tells what became of the input at `offset`: the entry that ended its turn, or the receipt that says it began none; nothing while it is open.
     ///
     /// - Parameter tell: Is told about how many bytes the entry has, and gets its JSON if there is room for that.
-    package func outcome(of offset: Offset, in channelName: String, tell: (_ byteCount: Int, _ json: () -> Bytes) -> Void) throws(LogError) {
+    package func outcome(of offset: Offset, in channelName: String, tell: (_ byteCount: Int, _ json: () -> Bytes) -> Void) throws(LogError)
+    {
         guard let channel = try channels.find(channelName) else { return }
         try channels.walk(channel, after: offset.value, upTo: channel.tail.head) { place, frame in
             let ends = frame.kind.endsTurn && frame.position?.turn == offset.value

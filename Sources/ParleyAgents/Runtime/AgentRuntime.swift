@@ -144,8 +144,11 @@ package final class AgentRuntime: Sendable {
     }
 
     /// An agent whose log could not be read is tried again: what is in its inbox has been acknowledged.
-    func wakeLater(_ channel: Channel) {
-        world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in self?.wakeAgain(channel) }
+    func wakeLater(_ channel: Channel, _ timers: [DueTimer]) {
+        world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in
+            self?.wakeAgain(channel)
+            for timer in timers { self?.timerDue(channel.name, channel.id, timer) }
+        }
     }
 
     private static let retryPause = Duration.seconds(10)

@@ -31,8 +31,8 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         /// What it gave to be run, by the path of the step.
         var code: [String: StepCode] = [:]
         var root: Task<Void, Never>?
-        /// The number of the task in which the program began.
-        var rootNumber: String?
+        /// The numbers of the tasks that are known: the program's own, and those of `map` and `shielded`.
+        var known: Set<String> = []
         var refusals = Refusals()
         /// The turn has left memory, and everything that waited for one of its steps has been thrown out.
         var isLeft = false
@@ -72,13 +72,13 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     func start(_ program: @escaping @Sendable (Turn) async throws -> (output: JSON, state: JSON)) {
         let turn = Turn(task: self, scope: Scope(self, prefix: ""))
         state.root = Task(executorPreference: lane) {
-            self.state.rootNumber = Scope.currentTask
+            self.state.known.insert(Scope.currentTask)
             do { self.ended(.success(try await program(turn))) } catch { self.ended(.failure(error)) }
         }
     }
 
-    /// The number of the task in which the program began.
-    var root: String? { state.rootNumber }
+    /// Whether it is no task that the program has made itself. On the lane.
+    var knowsCaller: Bool { !lane.isCurrent || state.known.contains(Scope.currentTask) }
 
     private func ended(_ result: TurnMachine.Outcome) {
         catchUp()
@@ -257,8 +257,17 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
 
     /// Runs a child task's body. While it waits for something outside the turn, the turn stays in memory.
     @concurrent func child<Result: Sendable>(_ path: String, _ body: () async throws -> Result) async throws -> Result {
-        if lane.isCurrent { machine { $0.childBegan(path) } }
-        defer { if lane.isCurrent { machine { $0.childEnded(path) } } }
+        let number = Scope.currentTask
+        if lane.isCurrent {
+            state.known.insert(number)
+            machine { $0.childBegan(path) }
+        }
+        defer {
+            if lane.isCurrent {
+                state.known.remove(number)
+                machine { $0.childEnded(path) }
+            }
+        }
         return try await body()
     }
 
