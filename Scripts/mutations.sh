@@ -27,7 +27,7 @@ mutations=(
     "what joined a turn is no part of the conversation|Sources/ParleyAgents/Machine/Conversation.swift|s/for part in turn.parts {/for part in turn.parts.prefix(0) {/|nothing that is durable is left lying"
     "a sleep ends over an interrupt|Sources/ParleyAgents/Machine/AgentMachine+Ends.swift|s/^        end.wait = run.isMarkedWaiting/        end.yieldsTo = []; end.wait = run.isMarkedWaiting/|is interrupted before a sleep ends"
     "a follow goes by name|Sources/ParleyAgents/Machine/AgentMachine+Ends.swift|s/incarnation: run?.steps\[request.path\]?.followed ?? incarnation)/incarnation: (run?.steps[request.path]?.followed ?? incarnation).flatMap { _ in nil as String? })/|never mixes the entries of two channels"
-    "a turn that has ended keeps what it gave to be run|Sources/ParleyAgents/Machine/TurnMachine.swift|s/(waits, signals, held, compensations.registered) = .*/(waits, signals, held) = ([:], [:], []) }/|is freed when it ends or leaves memory"
+    "a turn that has ended keeps what it gave to be run|Sources/ParleyAgents/Runtime/TurnTask.swift|s/^        state.code = \[:\]\$/        _ = state.code/|is freed when it ends or leaves memory"
     "no row for an entry to be told of|Sources/ParleyChannels/Outbox.swift|s/stage.put(.outbox, OutboxRow.key(channel.id, offset), \[\])/_ = offset/|lose nothing, invent nothing, and keep their ids"
     "a row comes back for a deleted agent|Sources/ParleyWebhooks/WebhookDelivery.swift|/^ *guard wasThere else { return }\$/d|leaves no row behind"
     "sealed text of every step goes|Sources/ParleyChannels/Trim.swift|s/ && position.step == text.step//|of a step goes, and not that of another step or turn beside it"
