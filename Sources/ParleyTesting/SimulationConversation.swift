@@ -116,7 +116,10 @@ struct SimulationConversation {
             guard let number = Offset(token: String(key.prefix { $0 != "/" }))?.value, let turn = turns[number] else { continue }
             let step = String(key.drop { $0 != "/" }.dropFirst())
             // What joined is part of every call that came later, and of the one whose answer stands.
-            let isLast = call.isFinished && texts["\(number) \(step)"]?.body["text"]?.string == call.continuing + call.generated
+            // What an interrupt left may be what an earlier attempt had written.
+            let end = texts["\(number) \(step)"]?.body
+            let isLast =
+                call.isFinished && end?["finish_reason"] != "interrupted" && end?["text"]?.string == call.continuing + call.generated
             let joined = turn.said.filter { said in
                 guard !said.isInput else { return false }
                 guard said.step == step else { return precedes(said.step, step) && call.at > said.at }
