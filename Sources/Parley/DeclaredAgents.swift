@@ -37,7 +37,7 @@ final class DeclaredAgents: Sendable {
     /// That folder, if there is one.
     static var existingFolder: String? { FileManager.default.fileExists(atPath: usualFolder) ? usualFolder : nil }
 
-    /// Refuses a folder that was named and is not there: without it the node would start with no agents, and say so to nobody who asks.
+    /// Refuses a folder that was named and is not there: without it the node would start with no agents, and be silent about it.
     static func require(_ folder: String) throws(ConfigurationError) {
         var isFolder = false
         guard FileManager.default.fileExists(atPath: folder, isDirectory: &isFolder) else {

@@ -2,7 +2,7 @@ package import ParleySystem
 
 /// The members of an entry from outside, as they stand in the log.
 ///
-/// A member becomes a value when somebody asks for it: values take many times the memory of their text (`[[],[],...]` sixteen times), and most of
+/// A member becomes a value when it is asked for: values take many times the memory of their text (`[[],[],...]` sixteen times), and most of
 /// what handles an entry only passes it on.
 package struct EntryMembers: Sendable {
     /// A JSON object.

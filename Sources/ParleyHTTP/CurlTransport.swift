@@ -74,7 +74,7 @@ extension CurlTransport {
         call.release()
     }
 
-    /// Stops taking what the upstream sends, or goes on.
+    /// Stops taking what the upstream sends, or continues.
     func pause(_ easy: UnsafeMutableRawPointer, _ isPaused: Bool) {
         inside { curl_easy_pause(easy, isPaused ? CURLPAUSE_RECV : CURLPAUSE_CONT) }
     }

@@ -6,7 +6,7 @@ internal import ParleySystem
 ///
 /// Errors are RocksDB's own text, e.g. `Corruption: block checksum mismatch ... in data/log/000012.sst offset 0 size 4096`.
 final class RocksDatabase: @unchecked Sendable {
-    // Guard: RocksDB is thread-safe, the handles are written by `init` alone, and `tombstones` by whoever writes.
+    // Guard: RocksDB is thread-safe, the handles are written by `init` alone, and `tombstones` by the writer.
 
     struct Failure: Error {
         let text: String

@@ -62,7 +62,7 @@ import Testing
 
     // MARK: Talking to a turn
 
-    @Test func `an interrupt ends what runs, and the program goes on`() {
+    @Test func `an interrupt ends what runs, and the program continues`() {
         var stage = MachineStage.running()
         _ = (stage.ask("a", .body(.atLeastOnce, .standard)), stage.commit())
         #expect(stage.send(.interrupt) == ["stop a", "write receipt step.failed"])
@@ -82,7 +82,7 @@ import Testing
         #expect(stage.turn(.release) == ["reopened m", "write step.started", "forget m", "write receipt step.completed"])
     }
 
-    @Test func `an end that nobody asked for gives way to an interrupt before it`() {
+    @Test func `an end that no entry asked for gives way to an interrupt before it`() {
         var stage = MachineStage.running()
         _ = (stage.ask("s", .sleep(until: stage.view.now)), stage.commit())
         #expect(stage.handle(.timerDue(DueTimer(turn: 1, path: "s", due: stage.view.now))) == ["write timer.fired step.completed"])
@@ -181,7 +181,7 @@ import Testing
         var stage = MachineStage.running()
         _ = (stage.ask("a", .body(.atLeastOnce, .standard)), stage.commit())
         #expect(
-            stage.turn(.strayed(.mismatch(expected: "a", found: "b"), source: "X.swift:1"))
+            stage.turn(.differs(.mismatch(expected: "a", found: "b"), source: "X.swift:1"))
                 == ["notice", "fence TurnError", "stop all", "write agent.stalled as stalled"])
         #expect(stage.commit() == ["turn 1 ended"])
     }

@@ -377,15 +377,8 @@ private final class Probed: Model {
     func `that cannot be read for a moment joins the call, which is bought once`(number: Int) throws {
         let (asked, entries) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 3)
-            let count = Mutex(-1)
-            let log = SimulatedLog(readError: { family, _ in
-                guard family == .log else { return nil }
-                return count.withLock { count in
-                    guard count >= 0 else { return nil }
-                    count += 1
-                    return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
-                }
-            })
+            let fault = ReadFault(at: number) { $0 == .log }
+            let log = SimulatedLog(readError: fault.readError)
             let model = PlayedModel(world, [.text("a "), .text("b "), .text("c "), .finished(reason: "stop")])
             let node = try SimulatedNode(
                 world, log,
@@ -393,7 +386,7 @@ private final class Probed: Model {
                     agent { _, turn in
                         _ = try await turn.step("hold") { _ in
                             await pause(world, .seconds(1))
-                            count.withLock { $0 = 0 }
+                            fault.arm()
                         }
                         return .string(try await turn.generate("answer", model, .user("q")).text)
                     }
@@ -402,7 +395,7 @@ private final class Probed: Model {
             world.run(deadline: world.now.advanced(by: .milliseconds(500)))
             node.control(.steer, ("text", "also this"))
             world.run(deadline: world.now.advanced(by: .seconds(3_600)))
-            count.withLock { $0 = -1 }
+            fault.disarm()
             return (model.requests.map { $0.messages.map(\.text) }, try node.entries(name))
         }
         #expect(asked.count == 1 && asked.last == ["q", "also this"], "\(asked) \(short(entries))")
@@ -426,20 +419,13 @@ private final class Probed: Model {
             first.run(deadline: first.now.advanced(by: .seconds(3)))
             let world = SimulatedWorld(seed: 2, now: first.now)
             let model = PlayedModel(world, [.text("new"), .finished(reason: "stop")])
-            let count = Mutex(-1)
+            let fault = ReadFault(at: number) { $0 == .log }
             let node = try SimulatedNode(
                 world,
-                before.log.reopen(readError: { family, _ in
-                    guard family == .log else { return nil }
-                    return count.withLock { count in
-                        guard count >= 0 else { return nil }
-                        count += 1
-                        return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
-                    }
-                }), agents: [program(model, world)])
-            count.withLock { $0 = 0 }
+                before.log.reopen(readError: fault.readError), agents: [program(model, world)])
+            fault.arm()
             world.run(deadline: world.now.advanced(by: .seconds(3_600)))
-            count.withLock { $0 = -1 }
+            fault.disarm()
             return (model.requests.map { $0.messages.map(\.text) }, try node.entries(name))
         }
         #expect(asked.last == ["q", "also this"], "\(asked) \(short(entries).suffix(8))")
@@ -493,17 +479,10 @@ private final class Probed: Model {
 
     @Test(arguments: 0..<6)
     func `that cannot be read for a moment is read later`(number: Int) throws {
-        let (entries, hits) = try SimulatedNode.simulate {
+        let (entries, hasFailed) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
-            let count = Mutex(-1)
-            let log = SimulatedLog(readError: { family, _ in
-                guard family == .log else { return nil }
-                return count.withLock { count in
-                    guard count >= 0 else { return nil }
-                    count += 1
-                    return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
-                }
-            })
+            let fault = ReadFault(at: number) { $0 == .log }
+            let log = SimulatedLog(readError: fault.readError)
             let node = try SimulatedNode(
                 world, log,
                 agents: [
@@ -518,16 +497,14 @@ private final class Probed: Model {
             world.run(deadline: world.now.advanced(by: .milliseconds(10)))
             node.send("x", to: name)
             world.run(deadline: world.now.advanced(by: .seconds(1)))
-            count.withLock { $0 = 0 }
+            fault.arm()
             node.publish(7)
             world.run(deadline: world.now.advanced(by: .seconds(3_600)))
-            let hits = count.withLock { count in
-                defer { count = -1 }
-                return count
-            }
-            return (try node.entries(name), hits)
+            let hasFailed = fault.hasFailed
+            fault.disarm()
+            return (try node.entries(name), hasFailed)
         }
-        #expect(entries.last?["output"] == 7, "\(hits) \(short(entries)) \(entries.last?.text ?? "")")
+        #expect(entries.last?["output"] == 7, "\(hasFailed) \(short(entries)) \(entries.last?.text ?? "")")
     }
 
     @Test(arguments: 0..<40 as Range<UInt64>)

@@ -119,7 +119,7 @@ struct MachineStage {
 
     mutating func turn(_ event: TurnEvent) -> [String] { handle(.turn(epoch: machine.epoch, event)) }
 
-    /// An entry is in the log, and nobody has been told.
+    /// An entry is in the log, and the agent has not been told.
     func put(_ kind: EntryKind, _ members: [String: JSON] = [:]) { view.append(kind, members) }
 
     mutating func send(_ kind: EntryKind, _ members: [String: JSON] = [:]) -> [String] {
@@ -167,7 +167,7 @@ final class TableView: AgentView {
     var hasRoom = true
     private(set) var head: UInt64 = 0
     private var items: [UInt64: InboxItem] = [:]
-    /// The entries that nobody has decided.
+    /// The undecided entries.
     var inboxed: [UInt64] = []
     var unreadable: Set<UInt64> = []
     var isHistoryUnreadable = false
@@ -214,8 +214,7 @@ final class TableView: AgentView {
     func body(at offset: UInt64) throws -> EntryMembers? { items[offset]?.body }
     func journal(of turn: UInt64) throws -> Journal { journals[turn] ?? Journal() }
     func program(of journal: Journal) throws -> Program { program }
-    func conversationStart() throws -> UInt64? { nil }
-    func conversationBytes() throws -> Int { 0 }
+    func conversation() throws -> ConversationExtent { ConversationExtent(first: nil, byteCount: 0) }
     func history(of journal: Journal) throws -> [HistoryItem] {
         if isHistoryUnreadable { throw LogError(.damaged, "it cannot be read") }
         return []

@@ -88,6 +88,39 @@ func twoProcesses(
     }
 }
 
+// MARK: - Reads that fail
+
+/// A read of a log that fails once: the one with that number (from 0) since it was armed, of those that are meant.
+final class ReadFault: Sendable {
+    private let number: Int
+    private let code: LogError.Code
+    private let isMeant: @Sendable (Family) -> Bool
+    /// How many reads there were; `nil`: it is not armed.
+    private let count: Mutex<Int?>
+
+    init(at number: Int, as code: LogError.Code = .damaged, isArmed: Bool = false, _ isMeant: @escaping @Sendable (Family) -> Bool) {
+        (self.number, self.code, self.isMeant) = (number, code, isMeant)
+        count = Mutex(isArmed ? 0 : nil)
+    }
+
+    func arm() { count.withLock { $0 = 0 } }
+    func disarm() { count.withLock { $0 = nil } }
+
+    /// Whether the read came since it was armed.
+    var hasFailed: Bool { count.withLock { ($0 ?? 0) > number } }
+
+    var readError: SimulatedLog.ReadError {
+        { [self] family, _ in
+            guard isMeant(family) else { return nil }
+            return count.withLock { count in
+                guard let before = count else { return nil }
+                count = before + 1
+                return before == number ? LogError(code, "unreadable for a moment") : nil
+            }
+        }
+    }
+}
+
 // MARK: - Looking at entries
 
 /// What became of the last entry of a type: the state that its receipt tells, and the reason.

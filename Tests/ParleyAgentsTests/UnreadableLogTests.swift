@@ -19,16 +19,10 @@ private let name = "agents/probe/a"
             before.send("x", to: name)
             first.run(deadline: first.now.advanced(by: .seconds(1)))
             let world = SimulatedWorld(seed: 2, now: first.now)
-            let count = Mutex(0)
+            let fault = ReadFault(at: number, isArmed: true) { $0 == .names || $0 == .channels }
             let node = try SimulatedNode(
                 world,
-                log.reopen(readError: { family, _ in
-                    guard family == .names || family == .channels else { return nil }
-                    return count.withLock { count in
-                        count += 1
-                        return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
-                    }
-                }), agents: [agent { _, _ in "done" }])
+                log.reopen(readError: fault.readError), agents: [agent { _, _ in "done" }])
             world.run(deadline: world.now.advanced(by: .seconds(3_600)))
             return try node.entries(name).last?["output"]
         }
@@ -48,18 +42,12 @@ private let name = "agents/probe/a"
             before.send("x", to: name)
             first.run(deadline: first.now.advanced(by: .seconds(100)))
             let world = SimulatedWorld(seed: 2, now: first.now)
-            let count = Mutex(0)
+            let fault = ReadFault(at: number, isArmed: true) { $0 == .names || $0 == .channels }
             let node = try SimulatedNode(
                 world,
-                before.log.reopen(readError: { family, _ in
-                    guard family == .names || family == .channels else { return nil }
-                    return count.withLock { count in
-                        count += 1
-                        return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
-                    }
-                }), agents: [program])
+                before.log.reopen(readError: fault.readError), agents: [program])
             world.run(deadline: world.now.advanced(by: .seconds(100_000)))
-            count.withLock { $0 = 1_000 }
+            fault.disarm()
             return try node.entries(name).last?["output"]
         }
         #expect(output == "done")
@@ -69,15 +57,8 @@ private let name = "agents/probe/a"
     func `a read that fails once costs no input`(number: Int) throws {
         let (output, entries) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 2)
-            let count = Mutex(-1)
-            let log = SimulatedLog(readError: { family, _ in
-                guard family != .names else { return nil }
-                return count.withLock { count in
-                    guard count >= 0 else { return nil }
-                    count += 1
-                    return count == number + 1 ? LogError(.damaged, "unreadable for a moment") : nil
-                }
-            })
+            let fault = ReadFault(at: number) { $0 != .names }
+            let log = SimulatedLog(readError: fault.readError)
             let node = try SimulatedNode(
                 world, log,
                 agents: [
@@ -90,9 +71,9 @@ private let name = "agents/probe/a"
                 ])
             node.send("x", to: name)
             world.run(deadline: world.now.advanced(by: .milliseconds(5)))
-            count.withLock { $0 = 0 }
+            fault.arm()
             world.run(deadline: world.now.advanced(by: .seconds(3_600)))
-            count.withLock { $0 = -1 }
+            fault.disarm()
             return (try node.entries(name).last?["output"], try node.entries(name))
         }
         #expect(output == "done", "\(short(entries).suffix(6))")
@@ -115,20 +96,13 @@ private let name = "agents/probe/a"
             before.send("x", to: name)
             first.run(deadline: first.now.advanced(by: .milliseconds(50)))
             let world = SimulatedWorld(seed: 2, now: first.now)
-            let count = Mutex(0)
-            let armed = Mutex(false)
+            let fault = ReadFault(at: number, as: code) { isMeant($0) }
             let node = try SimulatedNode(
                 world,
-                before.log.reopen(readError: { family, _ in
-                    guard armed.withLock({ $0 }), isMeant(family) else { return nil }
-                    return count.withLock { count in
-                        count += 1
-                        return count == number + 1 ? LogError(code, "unreadable for a moment") : nil
-                    }
-                }), agents: [program(world)])
-            armed.withLock { $0 = true }
+                before.log.reopen(readError: fault.readError), agents: [program(world)])
+            fault.arm()
             world.run(deadline: world.now.advanced(by: .seconds(3_600)))
-            armed.withLock { $0 = false }
+            fault.disarm()
             return (try node.entries(name).last?["output"], try node.entries(name))
         }
     }
@@ -148,14 +122,8 @@ private let name = "agents/probe/a"
     @Test func `reads that fail are no ends of the process`() throws {
         let entries = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 2)
-            let fails = Mutex(false)
-            let log = SimulatedLog(readError: { family, _ in
-                guard family == .inbox else { return nil }
-                return fails.withLock { fails in
-                    defer { fails = false }
-                    return fails ? LogError(.damaged, "unreadable for a moment") : nil
-                }
-            })
+            let fault = ReadFault(at: 0) { $0 == .inbox }
+            let log = SimulatedLog(readError: fault.readError)
             let node = try SimulatedNode(
                 world, log,
                 agents: [
@@ -169,9 +137,9 @@ private let name = "agents/probe/a"
             for number in 0..<5 {
                 node.send("y\(number)", to: name)
                 while world.doOne() { if (try? node.entries(name).last?["text"]?.string) == "y\(number)" { break } }
-                fails.withLock { $0 = true }
+                fault.arm()
                 world.run(deadline: world.now.advanced(by: .seconds(20)))
-                fails.withLock { $0 = false }
+                fault.disarm()
             }
             world.run(deadline: world.now.advanced(by: .seconds(3_600)))
             return try node.entries(name)
@@ -220,15 +188,9 @@ private let name = "agents/probe/a"
     func `an agent that stops is not there again before what it wrote is in the log`(seed: UInt64) throws {
         let entries = try SimulatedNode.simulate {
             var random = SplitMix64(seed: seed)
-            let fails = Mutex(false)
+            let fault = ReadFault(at: 0) { $0 == .log }
             let world = SimulatedWorld(seed: seed)
-            let log = SimulatedLog(readError: { family, _ in
-                guard family == .log else { return nil }
-                return fails.withLock { fails in
-                    defer { fails = false }
-                    return fails ? LogError(.damaged, "unreadable for a moment") : nil
-                }
-            })
+            let log = SimulatedLog(readError: fault.readError)
             let node = try SimulatedNode(
                 world, log,
                 agents: [
@@ -243,9 +205,9 @@ private let name = "agents/probe/a"
             for _ in 0..<12 {
                 for _ in 0..<random.next() % 40 { world.doOne() }
                 for _ in 0..<2 { node.send(.signal, ("name", "go"), ("data", ["x": 0])) }
-                fails.withLock { $0 = true }
+                fault.arm()
                 for _ in 0..<random.next() % 12 { world.doOne() }
-                fails.withLock { $0 = false }
+                fault.disarm()
             }
             node.send(.signal, ("name", "go"), ("data", ["x": 1]))
             world.run(deadline: world.now.advanced(by: .seconds(3_600)))

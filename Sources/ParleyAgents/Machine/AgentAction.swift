@@ -42,9 +42,9 @@ enum AgentAction: Sendable {
     case timerSet(Timestamp)
     /// The row of a timer is gone.
     case timerSettled(DueTimer)
-    /// Remove a row that nobody waits for.
+    /// Remove a row that nothing waits for.
     case removeTimer(DueTimer)
-    /// It is for whoever is there next.
+    /// It is for the next activation.
     case timerAgain(DueTimer)
     case followBegan(Follow)
     case followEnded(Follow)
@@ -80,7 +80,7 @@ struct ModelRun: Sendable {
     var path: String
     var attempt: UInt32
     var request: ModelRequest
-    /// What it goes on from.
+    /// The text that it continues.
     var saved: SavedText
     /// What the call may still write was written before the process ended.
     var isExhausted: Bool { !saved.text.isEmpty && request.options.maxTokens == 0 }

@@ -32,8 +32,6 @@ enum AgentEvent: Sendable {
     case stayed
     /// Its channel was deleted.
     case deleted
-    /// The log could not be read for it.
-    case unreadable(any Error)
 }
 
 /// What happens to the turn that runs.
@@ -48,7 +46,7 @@ enum TurnEvent: Sendable {
     /// No task can use the scope any more, which gave out these names.
     case scopeEnded(String, Scope.Names)
     /// It is not the one that the journal is of.
-    case strayed(TurnError, source: String)
+    case differs(TurnError, source: String)
     case ended(TurnMachine.Outcome)
     /// All that was to be taken back has been tried.
     case compensated

@@ -149,9 +149,9 @@ extension AgentMachine {
 
     // MARK: Interrupt
 
-    /// Ends what the turn's steps do, and only that: the program goes on with what there is.
+    /// Ends what the turn's steps do, and only that: the program continues with what there is.
     private mutating func interrupt(_ item: InboxItem, text: String?, _ view: any AgentView) -> Bool {
-        // Nothing is under way at this instant: it meets the next step, or the one whose end is on its way and gives way to it.
+        // Nothing runs at this instant: it meets the next step, or the one whose end is on its way and gives way to it.
         let steps = claimEnds()
         guard let run, !steps.isEmpty else { return false }
         var ends: [(request: StepRequest, outcome: StepOutcome)] = []
@@ -175,11 +175,10 @@ extension AgentMachine {
     private mutating func interruptedEnd(
         _ turn: UInt64, _ step: StepRequest, by item: InboxItem, _ text: String?, _ view: any AgentView
     ) -> ([NewEntry], StepOutcome) {
-        let position = Position(turn: turn, step: step.path)
         guard step.isModel else {
             stop(step.path)
             let failure = StepFailure.interrupted(text)
-            return ([NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))], .failed(failure))
+            return ([AgentMachine.failed(turn, step.path, failure)], .failed(failure))
         }
         // Before an attempt has said anything, what readers were shown of the one before is what there is. The piece that was held is shown
         // to them as well: it may be all that there is in place of what another attempt had written.
@@ -198,7 +197,8 @@ extension AgentMachine {
             ]
         forget(step.path)
         return (
-            (last.map { [$0] } ?? []) + [NewEntry(.stepCompleted, position, members: NewEntry.join(members))],
+            (last.map { [$0] } ?? [])
+                + [NewEntry(.stepCompleted, Position(turn: turn, step: step.path), members: NewEntry.join(members))],
             .completed(
                 .object(
                     members.compactMap { name, value in
@@ -209,7 +209,7 @@ extension AgentMachine {
 
     // MARK: Cancel
 
-    /// Ends everything under way that is not shielded, and has the program come to its end. `nil`: rolled back because a newer message takes
+    /// Ends everything that runs and is not shielded, and has the program come to its end. `nil`: rolled back because a newer message takes
     /// its place.
     private mutating func cancelTurn(_ item: InboxItem?) -> Bool {
         // The turn's end is on its way to the log; it gives way if this stands before it.
@@ -224,7 +224,7 @@ extension AgentMachine {
                 ("reason", reason == .null ? nil : reason)))
         for step in steps {
             stop(step.path)
-            entries.append(AgentMachine.stepCancelled(turn, step.path))
+            entries.append(AgentMachine.failed(turn, step.path, .cancelled))
         }
         let ends = StepEnds(turn: turn, epoch: epoch, ends: steps.map { ($0, .failed(.cancelled)) }, cancellation: reason)
         writeEnds(ends, entries, decides: item.map { [$0.offset] } ?? [])
@@ -280,7 +280,7 @@ extension AgentMachine {
         let end =
             isApproved
             ? NewEntry(.stepCompleted, position, ("result", result))
-            : NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))
+            : failed(turn, path, failure)
         let receipt = receipt(item.offset, item.body, "applied", turn: turn, step: path)
         return ([receipt, decided, end], isApproved ? .completed(["result": result]) : .failed(failure))
     }

@@ -7,7 +7,7 @@ internal import ParleySystem
 /// order of the log decides: an end that no entry from outside has asked for yields to every undecided entry before it that might have stopped
 /// the step.
 extension AgentMachine {
-    // MARK: Ends that nobody asked for: a result, a failure, a timer, an entry of a followed channel
+    // MARK: Ends that no entry asked for: a result, a failure, a timer, an entry of a followed channel
 
     /// Claims the end of a step and commits it; for a step that needs no memory while it waits, see ``writeRestingEnd(_:)``.
     mutating func writeEnd(_ end: StepEnd) {
@@ -119,16 +119,15 @@ extension AgentMachine {
     }
 
     private mutating func finish(_ run: TurnRun, _ step: StepRequest, _ outcome: StepOutcome) {
-        let position = Position(turn: run.turn, step: step.path)
         let entry =
             switch outcome {
-            case .completed(let body): NewEntry(.stepCompleted, position, ("result", body["result"]))
-            case .failed(let failure): NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true))
+            case .completed(let body): NewEntry(.stepCompleted, Position(turn: run.turn, step: step.path), ("result", body["result"]))
+            case .failed(let failure): AgentMachine.failed(run.turn, step.path, failure)
             }
         // Read behind the inbox: what may stop the step has been decided, or cannot stop it.
         let considered = run.hasMoreToScan ? 0 : seen
         writeRestingEnd(
-            StepEnd(turn: run.turn, epoch: run.epoch, request: step, entries: [entry], outcome: outcome, considered: considered))
+            run.end(of: step, [entry], outcome: outcome, considered: considered))
     }
 }
 

@@ -229,9 +229,7 @@ struct HaltedEnd: Sendable {
             entries.append(NewEntry(.supervision, position, ("cause", "cancel"), ("action", "cancel"), ("reason", reason)))
         }
         let failure = isInterrupt ? StepFailure.interrupted() : StepFailure.cancelled
-        entries += open.paths.map {
-            NewEntry(.stepFailed, Position(turn: turn, step: $0), ("error", failure.journal), ("final", true))
-        }
+        entries += open.paths.map { AgentMachine.failed(turn, $0, failure) }
         let skipped = journal.compensations.map { JSON.string($0) }
         entries.append(
             isInterrupt

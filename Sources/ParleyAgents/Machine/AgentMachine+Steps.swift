@@ -9,7 +9,7 @@ extension AgentMachine {
         case .gaveUp(let path): carryOut(run?.machine.cancel(path), view)
         case .emitted(let entry): write(AgentBatch(entries: [entry], epoch: .holds(epoch)))
         case .scopeEnded(let scope, let names): carryOut(run?.machine.scopeEnded(scope, isNamed: names.contains), view)
-        case .strayed(let error, let source): stall(error, at: source)
+        case .differs(let error, let source): stall(error, at: source)
         case .ended(let result): carryOut(run?.machine.ended(result), view)
         case .compensated: carryOut(run?.machine.compensated(), view)
         case .give(let completion): carryOut(run?.machine.give(completion), view)
@@ -139,7 +139,7 @@ extension AgentMachine {
     /// What had joined the request before the crash is part of it again.
     private mutating func rejoin(_ path: String, _ open: Journal.OpenStep, _ view: any AgentView) throws {
         let texts: [JSON] = try open.steered.compactMap { offset in
-            try view.body(at: offset).map { ["offset": .string(Offset(offset).token), "text": .string($0.messageText ?? "")] }
+            try view.body(at: offset).map { InboxItem.steer(offset, $0) }
         }
         var state = StepState()
         state.failures = open.failures
@@ -156,7 +156,7 @@ extension AgentMachine {
         guard let run else { return }
         let entry = NewEntry(
             .stepStarted, Position(turn: run.turn, step: request.path, attempt: attempt), ("kind", .string(request.kind.rawValue)),
-            ("name", .string(request.name)), ("idempotency_key", .string(idempotencyKey(run.turn, request.path))),
+            ("name", .string(request.name)), ("idempotency_key", .string(request.idempotencyKey(identity.name, run.turn))),
             ("request", journal ?? request.asked),
             ("continues_at", continuesAt.map { .integer(Int64($0)) }),
             ("compensation", request.isCompensation ? true : nil), ("shielded", request.isShielded ? true : nil),
@@ -194,7 +194,7 @@ extension AgentMachine {
         case .failure(let failure):
             // What fails while the process drains may fail because it drains: nothing is written, and it runs again.
             if view.isDraining { return }
-            // At most once means that a failure is final too: nobody knows how far it got.
+            // At most once means that a failure is final too: how far it got is not known.
             let pause = contract == .atMostOnce ? nil : policy.pause(after: failures(path) + 1, failure)
             fail(request, attempt, failure, pause: pause, SavedText(), view)
         }
@@ -208,7 +208,7 @@ extension AgentMachine {
         case .finished(let members, let last):
             complete(request, attempt, members + [("steered", run?.steps[path]?.steered)], last: last)
         case .failed(let failure, let saved):
-            // Refused for the text that it was to go on from, it starts over: at once, and not as one of the attempts that the policy allows.
+            // Refused for the text that it was to continue, it starts over: at once, and not as one of the attempts that the policy allows.
             let isPrefixRefused = failure.code == StepFailure.prefixRefusedCode
             let pause = isPrefixRefused ? .zero : policy.pause(after: failures(path) + 1, failure)
             fail(request, attempt, failure, pause: pause, isPrefixRefused ? SavedText() : saved, view)
@@ -225,8 +225,7 @@ extension AgentMachine {
             request.isModel
             ? JSON.object(members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
             : bytes.withUnsafeBytes { EntryMembers($0).json }
-        var end = StepEnd(
-            turn: run.turn, epoch: run.epoch, request: request, entries: (last.map { [$0] } ?? []) + [entry], outcome: .completed(body))
+        var end = run.end(of: request, (last.map { [$0] } ?? []) + [entry], outcome: .completed(body))
         if request.isModel { end.rows = [.textSealed(path: request.path, turn: run.turn)] }
         writeEnd(end)
     }
@@ -240,7 +239,7 @@ extension AgentMachine {
         let failure = failure.asReplayed
         let entry = AgentMachine.failed(run.turn, request, attempt, failure, retryAt)
         guard let retryAt, let pause else {
-            var end = StepEnd(turn: run.turn, epoch: run.epoch, request: request, entries: [entry], outcome: .failed(failure))
+            var end = run.end(of: request, [entry], outcome: .failed(failure))
             end.rows = removal(run.turn, [request])
             return writeEnd(end)
         }
@@ -264,9 +263,7 @@ extension AgentMachine {
         guard let run, !run.hasEnd(request.path), !view.isDraining else { return }
         stop(request.path)
         let failure = StepFailure.cancelled.asReplayed
-        var end = StepEnd(
-            turn: run.turn, epoch: run.epoch, request: request,
-            entries: [AgentMachine.failed(run.turn, request, 0, failure, nil)], outcome: .failed(failure))
+        var end = run.end(of: request, [AgentMachine.failed(run.turn, request, 0, failure, nil)], outcome: .failed(failure))
         (end.yieldsTo, end.rows) = ([], removal(run.turn, [request]) + takeWaitingMark())
         writeEnd(end)
     }
@@ -316,7 +313,7 @@ extension AgentMachine {
     private mutating func runModel(_ request: StepRequest, _ attempt: UInt32, _ saved: SavedText, _ view: any AgentView) {
         guard case .model(let model, _, _) = request.work else { return }
         run?.steps[request.path, default: StepState()].keep(saved)
-        // An answer can be gone on with when it is plain text and the model takes up a prefix; else it starts again.
+        // An answer can be continued when it is plain text and the model takes up a prefix; else it starts again.
         guard !saved.text.isEmpty, !saved.hasReasoning, !saved.isTextOver else { return callModel(request, attempt, SavedText(), view) }
         switch model.continues {
         case .prefix: callModel(request, attempt, saved, view)
@@ -328,7 +325,7 @@ extension AgentMachine {
     private mutating func callModel(_ request: StepRequest, _ attempt: UInt32, _ saved: SavedText, _ view: any AgentView) {
         guard case .model(let model, let asked, _) = request.work else { return }
         let path = request.path
-        // An answer that is gone on with answers what was asked.
+        // A continued answer answers what was asked.
         let joined = saved.text.isEmpty ? takeSteers(view) : []
         guard let run else { return }
         let steered = (run.steps[path]?.steered?.array ?? []) + joined.map(\.steer)

@@ -33,12 +33,12 @@ extension AgentMachine {
 
     // MARK: Room
 
-    /// Whether there is memory for what an entry begins. If not, the agent goes on once there is: ``AgentEvent/hasRoom``.
+    /// Whether there is memory for what an entry begins. If not, the agent continues once there is: ``AgentEvent/hasRoom``.
     private mutating func hasRoom(for entry: Inbox.Entry, _ view: any AgentView) throws -> Bool {
         guard entry.mayBeginTurn, room != .held else { return true }
         guard room == .none else { return false }
         room = .asked
-        actions.append(.takeRoom(bytes: Int(entry.row.byteCount) + (try view.conversationBytes())))
+        actions.append(.takeRoom(bytes: Int(entry.row.byteCount) + (try view.conversation().byteCount)))
         return false
     }
 
@@ -57,7 +57,7 @@ extension AgentMachine {
     mutating func begin(_ item: InboxItem, after end: HaltedEnd? = nil, _ view: any AgentView) throws {
         let declared = view.declared()
         agent = declared.traits
-        let history = try view.conversationStart() ?? end?.turn ?? item.offset
+        let history = try view.conversation().first ?? end?.turn ?? item.offset
         isWriting = true
         let seed = view.random()
         let entries =
@@ -126,7 +126,7 @@ extension AgentMachine {
         if let cause { actions.append(.turnFailed(cause)) }
         // A step that the program, run again, has not come to is over with its turn.
         let left = run.leftOpen
-        var entries = left.paths.map { AgentMachine.stepCancelled(run.turn, $0) } + [turnEnd]
+        var entries = left.paths.map { AgentMachine.failed(run.turn, $0, .cancelled) } + [turnEnd]
         let late = lateInterrupts(view)
         guard !isGone else { return }
         entries += late.map { AgentMachine.receipt($0.offset, $0.body, "rejected", reason: "turn_ended") }

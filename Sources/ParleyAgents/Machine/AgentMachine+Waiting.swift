@@ -12,7 +12,7 @@ extension AgentMachine {
         var entries = [
             NewEntry(
                 .stepStarted, position, ("kind", .string(request.kind.rawValue)), ("name", .string(request.name)),
-                ("idempotency_key", .string(idempotencyKey(run.turn, request.path))), ("request", request.asked),
+                ("idempotency_key", .string(request.idempotencyKey(identity.name, run.turn))), ("request", request.asked),
                 ("shielded", request.isShielded ? true : nil))
         ]
         if case .approval(let action, let arguments, let until) = request.work {
@@ -43,7 +43,7 @@ extension AgentMachine {
 
     mutating func waitStarted(_ epoch: UInt64, _ timer: DueTimer?, _ follow: Follow?, _ view: any AgentView) {
         if let timer { actions.append(.timerSet(timer.due)) }
-        // Deleted meanwhile, nobody would end it.
+        // Deleted meanwhile, nothing would end it.
         if let follow, isCurrent(epoch), !view.isDeleted { actions.append(.followBegan(follow)) }
         perform(view) { _ in }
         if isCurrent(epoch) { scheduleWaitingMark(view) }
@@ -74,7 +74,7 @@ extension AgentMachine {
         for timer in timers { fire(timer, view) }
     }
 
-    /// Still ahead: its timer wakes the agent. Past: it was due while nobody was here; what was sent to it before is decided first, once all
+    /// Still ahead: its timer wakes the agent. Past: it was due while no agent was here; what was sent to it before is decided first, once all
     /// steps are open again.
     mutating func wasDue(_ open: Journal.OpenStep, _ request: StepRequest, _ view: any AgentView) {
         guard let due = open.due, let turn = run?.turn else { return }
@@ -100,7 +100,7 @@ extension AgentMachine {
         var request = request
         request.work = .sleep(until: due)
         writeRestingEnd(
-            StepEnd(turn: run.turn, epoch: run.epoch, request: request, entries: entries, outcome: .completed(["result": .null])))
+            run.end(of: request, entries, outcome: .completed(["result": .null])))
     }
 
     /// A wait or an approval has come to its end by itself. What was sent before is decided first.
@@ -115,16 +115,16 @@ extension AgentMachine {
             : StepFailure(code: "wait_timeout", message: "no signal came until \(due)", retryable: false)
         var entries = [NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description)))]
         if isApproval { entries.append(AgentMachine.approvalDecided(run.turn, request.path, request.digest, "expired", by: nil)) }
-        entries.append(NewEntry(.stepFailed, position, ("error", failure.journal), ("final", true)))
+        entries.append(AgentMachine.failed(run.turn, request.path, failure))
         writeRestingEnd(
-            StepEnd(
-                turn: run.turn, epoch: run.epoch, request: request, entries: entries, outcome: .failed(failure),
+            run.end(
+                of: request, entries, outcome: .failed(failure),
                 yieldsTo: AgentMachine.stopping.union(isApproval ? [.approve, .deny] : [.signal])))
     }
 
     // MARK: The mark of a turn that only waits
 
-    /// Has whoever looks know soon that the turn only waits; not for a pause of a moment, which would cost two more commits.
+    /// Shows soon that the turn only waits; not for a pause of a moment, which would cost two more commits.
     mutating func scheduleWaitingMark(_ view: any AgentView) {
         guard run?.isMarkedWaiting == false else { return }
         call(.waitingMark, at: view.now.advanced(by: AgentMachine.waitingMarkDelay))

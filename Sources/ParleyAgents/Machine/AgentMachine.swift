@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyLog
 internal import ParleySystem
 
-/// An agent as a value: the input that nobody has decided, the turn that is open, and what is on its way to the log.
+/// An agent as a value: its undecided input, the turn that is open, and what is on its way to the log.
 ///
 /// ``handle(_:_:)`` is its only way to decide: it is told what has happened, and says what is to be done about it. It has no clock, lock, thread
 /// or connection; ``AgentDriver`` carries its actions out, in their order. What it reads, it reads through an ``AgentView``: entries of its
@@ -86,7 +86,11 @@ struct InboxItem: Sendable {
     var body: EntryMembers
 
     /// How the end of a step tells of it when it has joined its request.
-    var steer: JSON { ["offset": .string(Offset(offset).token), "text": .string(body.messageText ?? "")] }
+    var steer: JSON { InboxItem.steer(offset, body) }
+
+    static func steer(_ offset: UInt64, _ body: EntryMembers) -> JSON {
+        ["offset": .string(Offset(offset).token), "text": .string(body.messageText ?? "")]
+    }
 }
 
 // MARK: - What happens
@@ -120,7 +124,6 @@ extension AgentMachine {
         case .rested: rested()
         case .stayed: scheduleIdleCheck(view)
         case .deleted: leave()
-        case .unreadable(let error): unreadable(error)
         }
         defer { actions = [] }
         return actions
@@ -154,7 +157,7 @@ extension AgentMachine {
 
     private mutating func refused(_ claim: EpochClaim, _ error: ChannelError) {
         guard !isGone else { return }
-        // What is left of a turn that was halted meanwhile is of no use, and no sign that somebody else owns the agent.
+        // What is left of a turn that was halted meanwhile is of no use, and no sign that the agent has another owner.
         if case .holds(let epoch) = claim, epoch != self.epoch { return }
         // What could not be read may be readable soon.
         if AgentMachine.readErrors.contains(error.code) { return unreadable(error) }
@@ -229,10 +232,9 @@ extension AgentMachine {
         actions.append(.write(batch, purpose))
     }
 
-    func idempotencyKey(_ turn: UInt64, _ path: String) -> String { "\(identity.name)/\(Offset(turn))/\(path)" }
-
-    static func stepCancelled(_ turn: UInt64, _ path: String) -> NewEntry {
-        NewEntry(.stepFailed, Position(turn: turn, step: path), ("error", StepFailure.cancelled.journal), ("final", true))
+    /// The end of a step that no attempt brought about.
+    static func failed(_ turn: UInt64, _ path: String, _ failure: StepFailure) -> NewEntry {
+        NewEntry(.stepFailed, Position(turn: turn, step: path), ("error", failure.journal), ("final", true))
     }
 
     static func receipt(

@@ -40,10 +40,8 @@ protocol AgentView {
     func journal(of turn: UInt64) throws -> Journal
     /// The program of a turn that was begun before, see ``AgentDefinition``.
     func program(of journal: Journal) throws -> Program
-    /// Where the conversation begins that a turn would have which began now; `nil` while there is none.
-    func conversationStart() throws -> UInt64?
-    /// About how many bytes that takes.
-    func conversationBytes() throws -> Int
+    /// The conversation that a turn would have which began now.
+    func conversation() throws -> ConversationExtent
     /// The conversation that the turn began with.
     func history(of journal: Journal) throws -> [HistoryItem]
     /// Why an `approve` or `deny` comes too late, by what the log says; `nil` when it says nothing of a decision.
@@ -71,6 +69,13 @@ struct LoadedAgent {
     var triesStalledAgain: Bool
     /// The process before ended in an orderly way.
     var hasDrained: Bool
+}
+
+/// Where a conversation begins, and how much it is.
+struct ConversationExtent {
+    /// The offset of its first input; `nil` while there is none.
+    var first: UInt64?
+    var byteCount: Int
 }
 
 /// The code of a turn: nothing is known of it but that it can be run.

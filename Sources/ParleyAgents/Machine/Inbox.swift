@@ -82,7 +82,7 @@ struct Inbox: Sendable {
         // Signals of one name share the bytes of its digest.
         if let known = signals.index(forKey: entry.row.name) { entry.row.name = signals[known].key }
         entries[entry.offset] = entry
-        // In one of the two: whoever is listed twice would be decided twice.
+        // In one of the two: what is listed twice would be decided twice.
         if entry.isMisplaced || entry.isForNoTurn {
             misplaced.insert(entry.offset)
         } else if let turn = entry.row.turn {

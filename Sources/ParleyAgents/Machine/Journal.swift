@@ -258,7 +258,7 @@ extension StepFailure {
         }
     }
 
-    /// What the body of a step threw. A cancellation is its own doing, as when it ran out of the time that it gives itself: whoever cancels the step
+    /// What the body of a step threw. A cancellation is its own doing, as when it ran out of the time that it gives itself: a step that is cancelled
     /// does not wait for its body.
     init(ofBody error: any Error) {
         if error is CancellationError {

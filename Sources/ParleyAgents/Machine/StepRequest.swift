@@ -61,6 +61,11 @@ struct StepRequest: Sendable {
 
     var isModel: Bool { if case .model = work { true } else { false } }
 
+    /// The same over all its attempts.
+    func idempotencyKey(_ channelName: String, _ turn: UInt64) -> String { StepRequest.idempotencyKey(channelName, turn, path) }
+
+    static func idempotencyKey(_ channelName: String, _ turn: UInt64, _ path: String) -> String { "\(channelName)/\(Offset(turn))/\(path)" }
+
     var isFollow: Bool { if case .follow = work { true } else { false } }
 
     /// What was asked for, as its start has it.

@@ -47,7 +47,7 @@ struct TurnRun {
     }
 }
 
-/// What an agent knows of a step under way, beyond what was asked for.
+/// What an agent knows of an open step, beyond what was asked for.
 struct StepState {
     /// How many attempts have failed; those that were cut off have not.
     var failures = 0
@@ -68,6 +68,14 @@ struct StepState {
 
 extension TurnRun {
     // MARK: Ends of steps
+
+    func end(
+        of request: StepRequest, _ entries: [NewEntry], outcome: StepOutcome, considered: UInt64 = 0,
+        yieldsTo: Set<EntryKind> = AgentMachine.stopping
+    ) -> StepEnd {
+        StepEnd(
+            turn: turn, epoch: epoch, request: request, entries: entries, outcome: outcome, yieldsTo: yieldsTo, considered: considered)
+    }
 
     /// Whether the caller is the one to write the step's end.
     mutating func claimEnd(_ path: String) -> Bool { ended.insert(path).inserted }
@@ -111,7 +119,7 @@ extension TurnRun {
         return machine.ask(request, isKnown: isKnown)
     }
 
-    /// The steps under way whose end has not been handed to the log, in the order of their paths; none during a replay.
+    /// The open steps whose end has not been handed to the log, in the order of their paths; none during a replay.
     var openSteps: [StepRequest] { machine.underWay.filter { !hasEnd($0.path) && !kept.contains($0.path) }.sorted { $0.path < $1.path } }
 
     /// The step does not begin in this process.
@@ -123,7 +131,7 @@ extension TurnRun {
     /// What the program waits for, when everything it waits for needs no memory: then it can leave memory.
     var restingSteps: [StepRequest]? {
         guard let requests = machine.waitedFor, !machine.waitsOutside else { return nil }
-        // A wait whose end is on its way to the log is over: nobody would come to wake the turn again.
+        // A wait whose end is on its way to the log is over: nothing would come to wake the turn again.
         return requests.allSatisfy { [.sleep, .wait, .approval].contains($0.kind) && !hasEnd($0.path) } ? requests : nil
     }
 

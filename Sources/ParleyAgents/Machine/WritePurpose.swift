@@ -100,6 +100,6 @@ struct FailedAttempt: Sendable {
     var failure: StepFailure
     var pause: Duration
     var retryAt: Timestamp
-    /// What the next one goes on from.
+    /// The text that the next one continues.
     var saved: SavedText
 }

@@ -109,9 +109,15 @@ extension AgentDriver {
 
         // MARK: Its conversation
 
-        func conversationStart() throws -> UInt64? { try conversation(before: channel.tail.head + 1).first }
-
-        func conversationBytes() throws -> Int { try conversation(before: channel.tail.head + 1).byteCount }
+        func conversation() throws -> ConversationExtent {
+            let (head, bytes) = (channel.tail.head, driver.state.agent.historyBytes)
+            // Asked twice for a turn: for its room, and when it begins.
+            if let known = driver.state.extent, (known.head, known.bytesMax) == (head, bytes) { return known.extent }
+            let conversation = try conversation(before: head + 1)
+            let extent = ConversationExtent(first: conversation.first, byteCount: conversation.byteCount)
+            driver.state.extent = (head, bytes, extent)
+            return extent
+        }
 
         func history(of journal: Journal) throws -> [HistoryItem] {
             guard journal.started > 0 else { return [] }

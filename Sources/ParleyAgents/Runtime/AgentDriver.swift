@@ -13,7 +13,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
     var state: State
     /// Text that has been submitted and not yet answered.
     let textsInFlight = Atomic<Int>(0)
-    /// The offsets of the first starts of steps under way. Written where the batches are.
+    /// The offsets of the first starts of open steps. Written where the batches are.
     private let startedAt = Mutex<[String: UInt64]>([:])
 
     typealias Wake = @Sendable (AgentRuntime, Channel) -> Void
@@ -31,7 +31,9 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         var answers: [AnswerTexts.Share] = []
         /// The turns before the next one, once one has begun here.
         var conversation: Conversation?
-        /// It has left memory, but for what it wrote that is not answered yet: whoever reads the log now would not see that.
+        /// What a turn would have of it, when the channel's head was there and turns used so many bytes.
+        var extent: (head: UInt64, bytesMax: Int, extent: ConversationExtent)?
+        /// It has left memory, but for what it wrote that is not answered yet: a read of the log would not see that.
         var isLeaving = false
         /// What came meanwhile: for the activation after it.
         var missed: [Wake] = []
@@ -55,7 +57,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         switch call {
         case .takeInput(let offset, _): deliver(.input(upTo: offset)) { $0.wakeAgain($1) }
         case .wake: deliver(.input(upTo: 0)) { $0.wakeAgain($1) }
-        // Gone since: whoever is there now must know of it, or nobody would remove its row.
+        // Gone since: the next activation must know of it, or nothing would remove its row.
         case .fire(let timer, _): deliver(.timerDue(timer)) { $0.timerDue($1.name, $1.id, timer) }
         }
     }
@@ -253,8 +255,6 @@ extension AgentDriver: TurnOwner {
         task.start { turn in try await program.receive(input, turn, saved) }
     }
 
-    var channelName: String { channel.name }
-
     func run<Value>(_ epoch: UInt64, _ body: (inout TurnRun) throws -> Value) rethrows -> Value? {
         guard machine.isCurrent(epoch) else { return nil }
         return try body(&machine.run!)
@@ -277,9 +277,8 @@ extension AgentDriver: TurnOwner {
 extension AgentDriver {
     private func runBody(_ path: String, _ attempt: UInt32) {
         guard let running = state.task, case .body(let body) = running.code(path) else { return }
-        let (epoch, turn) = (running.epoch, running.turn)
-        let key = machine.idempotencyKey(turn, path)
-        let context = StepContext(idempotencyKey: key, fence: epoch, attempt: Int(attempt))
+        let epoch = running.epoch
+        let context = StepContext(idempotencyKey: running.idempotencyKey(path), fence: epoch, attempt: Int(attempt))
         runtime.bodyBegan()
         state.bodies[path] = Task(executorPreference: stepExecutor) { [self] in
             let result: Result<JSON, StepFailure>

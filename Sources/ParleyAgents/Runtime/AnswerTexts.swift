@@ -1,7 +1,7 @@
 internal import Synchronization
 
 /// What the answers of models may hold of memory while they come, all together. An answer that finds no room is paused, which its endpoint notices as a
-/// slow reader; it goes on when another one has ended.
+/// slow reader; it continues when another one has ended.
 ///
 /// One answer at a time, the first that had to wait, gets all that it asks for: so there is always one that comes to its end.
 package final class AnswerTexts: Sendable {

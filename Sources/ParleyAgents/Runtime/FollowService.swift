@@ -40,7 +40,7 @@ final class FollowService: Sendable {
     func begin(_ follow: Follow) {
         do throws(LogError) {
             guard let channel = try channels.find(follow.followed), follow.isOf(channel) else {
-                // Kept until it is told: there may be nobody to tell yet.
+                // Kept until it is told: its kind may not be there yet.
                 state.withLock { _ = $0.byFollower[follow.follower, default: []].insert(follow) }
                 return wake(follow.follower)
             }

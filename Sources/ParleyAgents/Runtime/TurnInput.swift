@@ -2,7 +2,7 @@ package import ParleyChannels
 package import ParleySystem
 internal import Synchronization
 
-/// The input of a turn, for its program: the members of a message. Whoever takes them holds them, and nobody else: a turn runs for long, and
+/// The input of a turn, for its program: the members of a message. Only the taker holds them: a turn runs for long, and
 /// holds what it needs alone.
 package final class TurnInput: Sendable {
     private let members: Mutex<EntryMembers>

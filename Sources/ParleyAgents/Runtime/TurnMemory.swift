@@ -1,11 +1,11 @@
 internal import ParleySystem
 internal import Synchronization
 
-/// What the turns under way may hold of memory, all together: their inputs and the conversations before them. A turn that finds no room waits
+/// What the turns that run may hold of memory, all together: their inputs and the conversations before them. A turn that finds no room waits
 /// before it begins; its input waits in the log meanwhile.
 ///
 /// A turn is let in while it takes no more than an eighth of what is left, so that large turns leave room for smaller ones, and those for small
-/// ones. Alone, any turn is let in. And once nobody who waits was let in for ``patience``, the first of them is, whatever there is: turns may wait
+/// ones. Alone, any turn is let in. And once none that waits was let in for ``patience``, the first of them is, whatever there is: turns may wait
 /// for one another.
 package final class TurnMemory: Sendable {
     /// What one turn holds, until this goes.

@@ -174,7 +174,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     /// When the last entry that the program has consumed was committed. Any thread.
     var now: Timestamp { time.withLock { $0 } }
 
-    func idempotencyKey(_ path: String) -> String { "\(channelName)/\(Offset(turn))/\(path)" }
+    func idempotencyKey(_ path: String) -> String { StepRequest.idempotencyKey(channelName, turn, path) }
 
     /// What the program's bodies may ask of the agent outside the turn.
     func owner() throws -> any TurnOwner {
@@ -204,7 +204,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
-    /// How many steps of a turn may be under way at once.
+    /// How many steps of a turn may be open at once.
     static let stepsMax = 4_096
 
     /// Publishes an entry that needs no result.
@@ -250,7 +250,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         case .new, nil: return false
         case .differs(let expected):
             let error = TurnError.mismatch(expected: expected, found: request.text)
-            tell(.strayed(error, source: request.source))
+            tell(.differs(error, source: request.source))
             throw error
         }
     }
@@ -302,7 +302,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         resumePaused()
         state.root?.cancel()
         if state.refusals.hasParked { leaveProgram() }
-        // What runs now was thrown out of its waits. What comes behind that waited for something outside the turn, and goes on.
+        // What runs now was thrown out of its waits. What comes behind that waited for something outside the turn, and continues.
         if error is Passivated { lane.deliver { self.state.isLeft = true } }
     }
 
@@ -324,7 +324,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
 // MARK: - Refusals
 
 extension TurnTask {
-    /// Throws `error`; a program that goes on asking whatever it is told does not get the thread back for it.
+    /// Throws `error`; a program that keeps asking whatever it is told does not get the thread back for it.
     ///
     /// After a thousand refusals in a row it waits until something else of the turn ends, and when there is nothing else, the turn has failed.
     /// In a turn that has no right to run any more it is left where it is. Swift has no way to end a task that does not end itself: what
@@ -389,8 +389,8 @@ protocol TurnOwner: AnyObject, Sendable {
     func run<Value>(_ epoch: UInt64, _ body: (inout TurnRun) throws -> Value) rethrows -> Value?
     /// The offset at which another channel ends now, and which channel that is.
     func tail(of channel: String) throws -> JSON
-    /// Called when the program goes on although the turn has left memory. Any thread.
+    /// Called when the program continues although the turn has left memory. Any thread.
     func whenStrayed(_ turn: UInt64) -> @Sendable () -> Void
-    /// Called when a task of the program will never go on nor end, because it went on calling whatever it was told. Any thread.
+    /// Called when a task of the program will never continue nor end, because it kept calling whatever it was told. Any thread.
     var whenParked: @Sendable () -> Void { get }
 }

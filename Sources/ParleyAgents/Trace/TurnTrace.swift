@@ -134,7 +134,7 @@ struct TurnTrace {
 
 extension TurnTrace {
     /// - Parameters:
-    ///   - input: Finds what somebody sent, by its offset.
+    ///   - input: Finds an input, by its offset.
     ///   - content: Finds what a part of a model's request says, by its digest.
     func json(
         _ input: (UInt64) throws(LogError) -> InputRecord?, _ content: (String) throws(LogError) -> Bytes?
