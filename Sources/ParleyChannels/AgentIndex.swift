@@ -37,10 +37,11 @@ package enum AgentIndex {
     /// Visits the names of the agents that do one of `statuses`, partition by partition, until `visit` returns false.
     /// Cost: one seek a partition and status, and what is visited.
     package static func scan(
-        _ log: any CommitLog, _ statuses: [AgentStatus], _ visit: (_ name: String, _ status: AgentStatus) -> Bool
+        _ log: any CommitLog, in partitions: PartitionSet = .all, _ statuses: [AgentStatus],
+        _ visit: (_ name: String, _ status: AgentStatus) -> Bool
     ) throws(LogError) {
         var goesOn = true
-        for partition in 0..<Placement.partitionCount {
+        for partition in partitions.numbers {
             for status in statuses where goesOn {
                 var end = prefix(status, partition: partition)
                 end[2] += 1

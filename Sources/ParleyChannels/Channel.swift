@@ -85,6 +85,9 @@ package final class Channel: @unchecked Sendable {
 package protocol ChannelWatcher: AnyObject, Sendable {
     /// Called on the writer thread; must only take note.
     func channelChanged(_ channel: Channel)
+    /// This node does not own the channel any more: nothing will be heard of this object again, and it is not to be detached from. Called on
+    /// the writer thread; must only take note.
+    func channelLeft(_ channel: Channel)
 }
 
 // MARK: - Reading the tail
@@ -235,6 +238,16 @@ extension Channel {
             state.isKept = isKept
             state.trims = trims
             if let chunk, !state.watchers.isEmpty { state.keep(chunk) }
+            return Array(state.watchers.values)
+        }
+    }
+
+    /// Gives the object up, whoever watches it.
+    /// - Returns: who must be told.
+    func leave() -> [any ChannelWatcher] {
+        published.withLock { state in
+            state.isEvicted = true
+            defer { (state.watchers, state.recent, state.recentBytes) = ([:], [], 0) }
             return Array(state.watchers.values)
         }
     }

@@ -19,6 +19,7 @@ extension Channels {
     package func list(
         prefix: String, after: String?, limit: Int, where isShown: (String) -> Bool = { _ in true }
     ) throws(LogError) -> (channels: [ChannelListing], next: String?) {
+        try requireAllOpen()
         var names: [(name: Bytes, id: ChannelID)] = []
         for partition in 0..<Placement.partitionCount { try collect(partition, Bytes(prefix.utf8), after, limit, isShown, &names) }
         names.sort { $0.name.lexicographicallyPrecedes($1.name) }

@@ -12,7 +12,9 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     package let world: any World
     /// `nil`: nobody outside is told of entries, and appends do nothing for it.
     package let outbox: Outbox?
-    private let shards: [Shard]
+    let partitions: [Partition]
+    let openBits: Atomic<UInt64>
+    let observers = Mutex<[PartitionWatch]>([])
     private let inputObserver = Mutex<(any InputObserver)?>(nil)
 
     /// Channels with something staged in the current commit, in the order they were touched.
@@ -25,7 +27,6 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     private var forked: [ChannelID: [(id: ChannelID, name: String)]] = [:]
     /// Channels whose log is rewritten in the current commit.
     private var trimmed: Set<ChannelID> = []
-    private var nextNumber: [UInt16: UInt64] = [:]
     /// The writer's, once it has started.
     var limit: ChannelLimit?
     /// `nil`: nobody subscribes to anything, and commits do nothing for it.
@@ -37,31 +38,32 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     /// How many channels stay in memory before those that nobody watches are let go.
     private let residentMax: Int
 
-    private struct Residents {
-        var channels: [TextKey: Channel] = [:]
-        /// Names whose creation may be durable but is not published: nobody may load a second object for them.
-        var unpublished: Set<TextKey> = []
-    }
-
-    private final class Shard: Sendable {
-        let residents = Mutex(Residents())
-    }
-
-    package init(log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil, residentMax: Int = 65_536) {
+    /// - Parameter partitions: Those that this node owns from the start; others are opened and closed, see ``open(_:completion:)``.
+    package init(
+        log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil, residentMax: Int = 65_536,
+        partitions: PartitionSet = .all
+    ) {
         self.log = log
         self.writer = writer
         self.world = world
         self.outbox = outbox
         self.residentMax = residentMax
-        shards = (0..<16).map { _ in Shard() }
+        self.partitions = (0..<Placement.partitionCount).map { Partition($0) }
+        openBits = Atomic(partitions.bits)
+        writer.own(partitions)
         // So many at a time, so that a thousand channels of one instant do not fill the writer's queue.
-        let expiry = DueRows(.lifetime, log: log, world: world, atOnce: 16, pause: .milliseconds(20)) { [weak self] name, visit in
+        let expiry = DueRows(
+            .lifetime, log: log, world: world, open: { [weak self] in self?.openPartitions ?? PartitionSet() }, atOnce: 16,
+            pause: .milliseconds(20)
+        ) { [weak self] name, visit in
             guard let self else { return }
             // Refused, the row is still there for the next look.
             try? writer.submit(LifetimeCheck(self, name.text, visit.channel, visit))
         }
         lifetimes.withLock { $0 = expiry }
-        writer.beforeCommit { [unowned self] stage in self.flush(into: &stage) }  // The writer is stopped before the channels go.
+        // The writer is stopped before the channels go.
+        writer.beforeCommit { [unowned self] stage in self.flush(into: &stage) }
+        writer.whenLost { [unowned self] failures in self.lost(failures) }
     }
 
     /// Has `observer` told of entries that wait for an agent's decision; `nil`: nobody any more.
@@ -80,11 +82,15 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
 
     /// The channel of that name, also when its time has come: until the writer has removed it, a crash or a clock may bring it back.
     func findAny(_ name: String) throws(LogError) -> Channel? {
-        let (channel, isCrowded) = try shard(name).residents.withLock { residents throws(LogError) -> (Channel?, Bool) in
+        let partition = partition(of: name)
+        let (channel, isCrowded) = try partition.residents.withLock { residents throws(LogError) -> (Channel?, Bool) in
             if let channel = residents.channels[name] { return (channel, false) }
+            try requireOpen(partition.number)
             guard !residents.unpublished.contains(name), let loaded = try load(name) else { return (nil, false) }
+            // Where a fork's rows are, somebody else may be at home.
+            if loaded.id.partition != partition.number { try requireOpen(loaded.id.partition) }
             residents.channels[name] = loaded
-            let excess = residents.channels.count - residentMax / shards.count
+            let excess = residents.channels.count - residentMax / partitions.count
             return (loaded, excess > 0 && excess % Channels.excessStep == 1)
         }
         // Where nobody writes, nothing else would let go of what is read. Refused, the next load beyond the limit tries again.
@@ -96,17 +102,18 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     private static let excessStep = 256
 
     /// How many channels are in memory.
-    package var residentCount: Int { shards.reduce(0) { $0 + $1.residents.withLock { $0.channels.count } } }
+    package var residentCount: Int { partitions.reduce(0) { $0 + $1.residents.withLock { $0.channels.count } } }
 
     /// The channel of that name if it is in memory. Thread-safe, and touches no disk: for event loops.
     package func resident(_ name: String) -> Channel? {
-        guard let channel = shard(name).residents.withLock({ $0.channels[name] }), !channel.isExpired(world.now) else { return nil }
+        guard let channel = partition(of: name).residents.withLock({ $0.channels[name] }), !channel.isExpired(world.now) else { return nil }
         return channel
     }
 
     /// Whether an agent of that name was deleted and not created anew.
     package func isDeleted(_ name: String) throws(LogError) -> Bool {
-        try log.get(.names, Placement.nameKey(name)).flatMap { NameRow($0) }?.isTombstone ?? false
+        try requireOpen(Placement.partition(of: name))
+        return try log.get(.names, Placement.nameKey(name)).flatMap { NameRow($0) }?.isTombstone ?? false
     }
 
     /// The row of a channel as of the last commit.
@@ -114,7 +121,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         try log.get(.channels, channel.id.key).flatMap { ChannelRow($0) }
     }
 
-    private func shard(_ name: String) -> Shard { shards[Int(Placement.partition(of: name) % 16)] }
+    private func partition(of name: String) -> Partition { partitions[Int(Placement.partition(of: name))] }
 
     private func load(_ name: String) throws(LogError) -> Channel? {
         guard let bytes = try log.get(.names, Placement.nameKey(name)), let found = NameRow(bytes), !found.isTombstone else { return nil }
@@ -161,6 +168,7 @@ extension Channels {
     /// One whose time has come is removed on the way; if there are forks of it, it answers from then on that it is gone. So is what a crash
     /// left of a fork's name, or of what was kept for it.
     func resolve(_ name: String, in stage: inout Stage) throws(LogError) -> Channel? {
+        try stage.concern(Placement.partition(of: name))
         var channel = created[name]
         if channel == nil {
             guard !removed.contains(name) else { return nil }
@@ -171,6 +179,7 @@ extension Channels {
             if try stage.get(.names, key).flatMap({ NameRow($0) })?.isFork == true { stage.delete(.names, key) }
             return nil
         }
+        try stage.concern(channel.id.partition)
         if channel.isGone {
             guard try releaseIfForsaken(channel.id, in: &stage) else { return channel }
             try collect(channel.id, in: &stage)
@@ -204,12 +213,14 @@ extension Channels {
         let partition = partition ?? Placement.partition(of: row.name)
         let counterKey = ChannelID(partition: partition, number: 0).key
         let number: UInt64
-        if let next = nextNumber[partition] {
+        try stage.concern(partition)
+        let home = partitions[Int(partition)]
+        if let next = home.nextNumber.withLock({ $0 }) {
             number = next
         } else {
             number = try log.get(.channels, counterKey)?.readBigEndian(at: 0) ?? 1
         }
-        nextNumber[partition] = number + 1
+        home.nextNumber.withLock { $0 = number + 1 }
         var counter = Bytes()
         counter.append(bigEndian: number + 1)
         stage.put(.channels, counterKey, counter)
@@ -225,10 +236,10 @@ extension Channels {
         if let due = setDue(channel, in: &stage) { expiry.set(due) }
         channel.staged.undecided = UndecidedEntries()
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
-        limit?.added()
+        limit?.added(row.name)
         subscriptions?.created(channel, in: &stage)
         created[row.name] = channel
-        shard(row.name).residents.withLock { $0.unpublished.insert(row.name) }
+        self.partition(of: row.name).residents.withLock { $0.unpublished.insert(row.name) }
         removed.remove(row.name)
         touch(channel)
         return channel
@@ -243,7 +254,7 @@ extension Channels {
     func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) throws(LogError) {
         let isKept = try hasForks(channel.id, in: &stage)
         stage.count(Channels.removalBytes)
-        limit?.removed()
+        limit?.removed(channel.name)
         channel.staged.row.isSoftDeleted = isKept
         if isKept { channel.staged.isRowChanged = true }
         flush(channel, into: &stage)
@@ -305,16 +316,16 @@ extension Channels {
     /// reads his own write.
     func publish() {
         guard !touched.isEmpty else { return }
-        for (name, channel) in created { shard(name.text).residents.withLock { $0.channels[name] = channel } }
+        for (name, channel) in created { partition(of: name.text).residents.withLock { $0.channels[name] = channel } }
         for channel in touched {
-            shard(channel.name).residents.withLock { residents in
+            partition(of: channel.name).residents.withLock { residents in
                 residents.unpublished.remove(channel.name)
                 if channel.staged.isDeleted, residents.channels[channel.name] === channel { residents.channels[channel.name] = nil }
             }
             for watcher in channel.publish() { watcher.channelChanged(channel) }
         }
         subscriptions?.published(touched)
-        for name in freed { shard(name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } } }
+        for name in freed { partition(of: name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } } }
         freed.removeAll()
         forked.removeAll()
         trimmed.removeAll()
@@ -325,6 +336,23 @@ extension Channels {
         evictIdle()
     }
 
+    /// What was staged in these partitions is lost, and so are they.
+    private func lost(_ failures: [UInt16: LogError]) {
+        func isLost(_ channel: Channel) -> Bool {
+            failures[channel.id.partition] != nil || failures[Placement.partition(of: channel.name)] != nil
+        }
+        for channel in touched where isLost(channel) {
+            partition(of: channel.name).residents.withLock { $0.unpublished.remove(channel.name) }
+            touchedIDs.remove(ObjectIdentifier(channel))
+        }
+        touched.removeAll(where: isLost)
+        created = created.filter { !isLost($0.value) }
+        for (partition, error) in failures.sorted(by: { $0.key < $1.key }) {
+            Diagnostics.log(.warning, "partition lost", ["partition": "\(partition)", "reason": error.message])
+            closed(partition)
+        }
+    }
+
     func notifyInput(_ channel: Channel, offsets: ClosedRange<UInt64>) {
         inputObserver.withLock { $0 }?.inputCommitted(channel, offsets: offsets)
     }
@@ -333,9 +361,9 @@ extension Channels {
 
     /// Lets go of channels that nobody watches when a shard has grown past its share. Nothing is staged when this runs.
     fileprivate func evictIdle() {
-        for shard in shards {
-            shard.residents.withLock { residents in
-                guard residents.channels.count > residentMax / shards.count else { return }
+        for partition in partitions {
+            partition.residents.withLock { residents in
+                guard residents.channels.count > residentMax / partitions.count else { return }
                 for (name, channel) in residents.channels where channel.evict() { residents.channels[name] = nil }
             }
         }

@@ -4,10 +4,13 @@ internal import Synchronization
 
 /// Rows `[partition][mark][due][channel]...` of family `index`, and one alarm for the first of them.
 final class DueRows: Sendable {
+    /// The partitions that are looked at.
+    typealias Open = @Sendable () -> PartitionSet
     typealias Visit = @Sendable (_ value: Bytes, _ visit: DueVisit) -> Void
 
     private let mark: IndexMark
     private let log: any CommitLog
+    private let open: Open
     private let alarm: Alarm
     private let world: any World
     private let atOnce: Int
@@ -21,8 +24,12 @@ final class DueRows: Sendable {
     /// - Parameters:
     ///   - atOnce: So many of a partition are given at a time; those that are left over after `pause`, when the first are gone.
     ///   - visit: Gets each row that is due, and sees to it that it goes. It is not given again while anybody holds its ``DueVisit``.
-    init(_ mark: IndexMark, log: any CommitLog, world: any World, atOnce: Int, pause: Duration, visit: @escaping Visit) {
-        (self.mark, self.log, self.world, self.atOnce, self.pause, self.visit) = (mark, log, world, atOnce, pause, visit)
+    init(
+        _ mark: IndexMark, log: any CommitLog, world: any World, open: @escaping Open = { .all }, atOnce: Int, pause: Duration,
+        visit: @escaping Visit
+    ) {
+        (self.mark, self.log, self.world, self.open) = (mark, log, world, open)
+        (self.atOnce, self.pause, self.visit) = (atOnce, pause, visit)
         alarm = Alarm(world)
     }
 
@@ -36,7 +43,7 @@ final class DueRows: Sendable {
 
     /// Finds out when the first is due. Cost: one seek a partition.
     func start() throws(LogError) {
-        for partition in 0..<Placement.partitionCount {
+        for partition in open().numbers {
             let (lower, upper) = mark.range(partition)
             if let row = try log.first(.index, from: lower, to: upper) { set(DueRows.due(row.key)) }
         }
@@ -45,11 +52,14 @@ final class DueRows: Sendable {
     /// A row for `due` is in the log, or about to be.
     func set(_ due: Timestamp) { alarm.set(due) { [weak self] in self?.ring() } }
 
+    /// What is due in a partition that was opened is looked for.
+    func lookAgain() { set(world.now) }
+
     func stop() { alarm.stop() }
 
     private func ring() {
         do throws(LogError) {
-            for partition in 0..<Placement.partitionCount { try ring(partition, world.now) }
+            for partition in open().numbers { try ring(partition, world.now) }
         } catch {
             Diagnostics.log(.error, "what is due cannot be read", ["rows": "\(mark)", "reason": error.message])
         }

@@ -96,6 +96,7 @@ final class LifetimeCheck: Submission, @unchecked Sendable {  // Guard: as `Appe
         (self.channels, self.name, self.id, self.visit) = (channels, name, id, visit)
     }
 
+    var partition: UInt16? { id.partition }
     var cost: Int { 256 }
 
     func stage(into stage: inout Stage) throws(LogError) {

@@ -15,7 +15,7 @@ package enum IndexMark: UInt8, Sendable {
     case subscription
     /// `[channel]`: name of a new stream that matches a subscription.
     case newStream
-    /// Nothing: the last process drained, so a turn that was open did not end with it.
+    /// Nothing: whoever had the partition before gave it up in an orderly way, so a turn that was open is not to blame.
     case drained
 
     /// What every such row of the partition begins with.

@@ -1,3 +1,4 @@
+internal import ParleyLog
 package import ParleySystem
 
 /// Where a channel's rows are: its partition and its number in it.
@@ -38,13 +39,21 @@ package struct ChannelID: Hashable, Sendable {
 /// How names are spread over partitions.
 package enum Placement {
     /// How many partitions a data folder has. Part of the format: changing it for an existing folder would lose channels.
-    package static let partitionCount: UInt16 = 64
+    package static let partitionCount = PartitionSet.countMax
 
     /// The partition that holds the row of `name`, and a new channel of that name: FNV-1a, 64 bits, folded.
     package static func partition(of name: String) -> UInt16 {
         var hash: UInt64 = 0xcbf2_9ce4_8422_2325
         for byte in name.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
         return UInt16(truncatingIfNeeded: (hash ^ hash >> 32) % UInt64(partitionCount))
+    }
+
+    /// All keys of a partition.
+    package static func range(_ partition: UInt16) -> (lower: Bytes, upper: Bytes) {
+        var (lower, upper) = (Bytes(), Bytes())
+        lower.append(bigEndian: partition)
+        upper.append(bigEndian: partition + 1)
+        return (lower, upper)
     }
 
     /// The key of the row that says where the channel of that name is.

@@ -181,7 +181,7 @@ package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: 
         channels.publish()
         guard let removed else { return completion(.failure(refusal!)) }  // Staged before it was settled: one of the two is there.
         if removed.isAgent { channels.notifyDeleted(removed) }
-        if outboxRows > 0 { channels.outbox?.removed(rows: outboxRows) }
+        if outboxRows > 0 { channels.outbox?.removed(removed.id, rows: outboxRows) }
         completion(.success(()))
     }
 

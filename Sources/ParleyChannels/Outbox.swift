@@ -29,7 +29,7 @@ package final class Outbox: Sendable {
     }
 
     func committed(_ id: ChannelID, rows: Int) { observer.withLock { $0 }?.outboxCommitted(id, rows: rows) }
-    func removed(rows: Int) { observer.withLock { $0 }?.outboxRemoved(rows: rows) }
+    func removed(_ id: ChannelID, rows: Int) { observer.withLock { $0 }?.outboxRemoved(id, rows: rows) }
 }
 
 /// Told of rows of the outbox.
@@ -37,7 +37,7 @@ package protocol OutboxObserver: AnyObject, Sendable {
     /// Writer thread, once they are durable; must only take note.
     func outboxCommitted(_ id: ChannelID, rows: Int)
     /// Writer thread: so many went with their channel.
-    func outboxRemoved(rows: Int)
+    func outboxRemoved(_ id: ChannelID, rows: Int)
 }
 
 /// An entry that waits to be delivered: `[partition][channel][1][offset]` in family `outbox`; the value is empty until an attempt has failed.
@@ -100,10 +100,10 @@ package struct OutboxRow: Sendable, Hashable {
 
     /// Visits the rows from `start` on, partition by partition and in each by channel and offset, until `visit` returns false.
     package static func scan(
-        _ log: any CommitLog, from start: ChannelID, _ visit: (OutboxRow) -> Bool
+        _ log: any CommitLog, in partitions: PartitionSet, from start: ChannelID, _ visit: (OutboxRow) -> Bool
     ) throws(LogError) {
         var goesOn = true
-        for partition in start.partition..<Placement.partitionCount where goesOn {
+        for partition in partitions.numbers where goesOn && partition >= start.partition {
             let number = partition == start.partition ? start.number : 0
             let lower = ChannelID(partition: partition, number: number).key
             let upper = ChannelID(partition: partition, number: .max).key

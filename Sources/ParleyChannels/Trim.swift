@@ -45,7 +45,9 @@ package final class TrimService: Sendable {
     package init(channels: Channels, world: any World, retention: Duration) {
         (self.world, self.retention) = (world, retention)
         // So many at a time: each rewrites a stretch of the log.
-        rows = DueRows(.sealedText, log: channels.log, world: world, atOnce: 8, pause: .milliseconds(50)) { value, visit in
+        rows = DueRows(
+            .sealedText, log: channels.log, world: world, open: { channels.openPartitions }, atOnce: 8, pause: .milliseconds(50)
+        ) { value, visit in
             // Refused, the row is still there for the next look.
             try? channels.writer.submit(Trim(channels, visit, SealedText(row: visit.row, value)))
         }
@@ -62,6 +64,9 @@ package final class TrimService: Sendable {
 
     /// Finds out when there is something to do. Cost: one seek a partition.
     package func start() throws(LogError) { try rows.start() }
+
+    /// Looks for what is due in partitions that were opened since.
+    package func lookAgain() { rows.lookAgain() }
 
     package func stop() { rows.stop() }
 }
@@ -80,6 +85,7 @@ private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Appen
 
     private var id: ChannelID { visit.channel }
 
+    var partition: UInt16? { id.partition }
     var cost: Int { 64 << 10 }
 
     func stage(into stage: inout Stage) throws(LogError) {

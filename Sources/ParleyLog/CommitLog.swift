@@ -9,7 +9,17 @@ package protocol CommitLog: AnyObject, Sendable {
     ///
     /// Called by one thread at a time. When it throws, nothing may be assumed about what is on disk: the caller must stop accepting
     /// work and never try the same commit again.
-    func commit(_ batches: [Batch]) throws(LogError)
+    ///
+    /// - Returns: The partitions whose batch failed alone, with the reason: `partition_unavailable` when another owner has them (nothing was
+    ///   stored), `outcome_unknown` when nobody can say. Whoever owned them must give them up; the other batches are durable.
+    @discardableResult
+    func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError]
+
+    /// Becomes the owner of a partition. Batches of an epoch before the one that is returned are not stored any more.
+    ///
+    /// - Returns: the new epoch, above 0. A log that only one process can have open knows of no other owner and returns 1.
+    /// - Throws: ``LogError`` with code `log_closed`, or `partition_unavailable` when it cannot be had now.
+    func acquire(_ partition: UInt16) throws(LogError) -> UInt64
 
     /// The value of a key as of the last commit. Thread-safe. Cost: one lookup, which may read the disk.
     func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes?
@@ -27,6 +37,8 @@ package protocol CommitLog: AnyObject, Sendable {
 }
 
 extension CommitLog {
+    package func acquire(_ partition: UInt16) throws(LogError) -> UInt64 { 1 }
+
     /// The first pair of the range, or the last one when `reversed`.
     package func first(
         _ family: Family, from lower: Bytes, to upper: Bytes, reversed: Bool = false
@@ -72,10 +84,12 @@ package enum Family: UInt8, CaseIterable, Sendable {
 /// For a range, "key" is the first key and "value" the end, which is not deleted. Operations apply in the order they were added.
 package struct Batch: Sendable {
     package let partition: UInt16
+    /// The owner's, see ``CommitLog/acquire(_:)``; 0 where partitions have no owners.
+    package internal(set) var epoch: UInt64 = 0
     package private(set) var bytes = Bytes()
     package private(set) var count = 0
 
-    package init(partition: UInt16) { self.partition = partition }
+    package init(partition: UInt16, epoch: UInt64 = 0) { (self.partition, self.epoch) = (partition, epoch) }
 
     package enum Operation: UInt8, Sendable { case put, delete, deleteRange }
 
@@ -153,6 +167,10 @@ package struct LogError: Error, Sendable, CustomStringConvertible {
         package static let writeFailed = Code("log_write_failed")
         /// More is queued than the bound allows: nothing was taken, trying again later is safe.
         package static let overloaded = Code("log_overloaded")
+        /// This process does not own the partition: nothing was stored, another may take it now or later.
+        package static let partitionUnavailable = Code("partition_unavailable")
+        /// What was handed to the log may be stored, now or later.
+        package static let outcomeUnknown = Code("outcome_unknown")
         /// The log has been closed, or has failed before.
         package static let closed = Code("log_closed")
     }

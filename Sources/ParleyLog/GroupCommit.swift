@@ -4,6 +4,9 @@ internal import Synchronization
 
 /// Something that wants to be in the log: staged by the writer, then told once how it went.
 package protocol Submission: AnyObject, Sendable {
+    /// The partition that it is for; where this process does not own that, it is not staged and fails. `nil`: for none.
+    var partition: UInt16? { get }
+
     /// About how many bytes of memory it holds while it waits; counts against ``GroupCommit/Limits/queuedBytes``.
     var cost: Int { get }
 
@@ -15,16 +18,23 @@ package protocol Submission: AnyObject, Sendable {
     /// Writer thread, after the commit in which it was staged is durable, in submission order; also when it added nothing.
     func committed()
 
-    /// Writer thread, in submission order. It could not be staged (and wrote nothing), or the log has failed: then nothing of it
-    /// may be assumed durable, nor lost.
+    /// Writer thread, in submission order. It could not be staged (and wrote nothing), or the log has failed, as a whole or for a partition that
+    /// it concerns: then nothing of it may be assumed durable, nor lost.
     func failed(_ error: LogError)
+}
+
+extension Submission {
+    package var partition: UInt16? { nil }
 }
 
 /// The one writer of a log: collects what many threads submit while the last commit syncs, and commits it with one sync.
 ///
 /// Every submission that was taken is told exactly once, `committed` or `failed`. A failed commit is never retried, because after
 /// a failed `fdatasync` nobody can know what is on disk: everything that waits fails, and so does everything that comes later.
-package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belongs to the writer, one thread at a time.
+///
+/// Batches of all partitions share one sync. A partition that the log takes nothing for any more is lost alone: what concerns it fails, the rest
+/// goes on.
+package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` and `ownership` belong to the writer, one thread at a time.
     /// Bounds of the queue and of one commit.
     package struct Limits: Sendable {
         /// Submissions taken and not yet settled; more are refused.
@@ -61,6 +71,7 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belo
         var unsettledBytes = 0
         var hooks: [@Sendable () -> Void] = []
         var finishers: [@Sendable (inout Stage) -> Void] = []
+        var losers: [@Sendable (_ failures: [UInt16: LogError]) -> Void] = []
         var stopping = false
         var failure: LogError?
         var thread: SystemThread?
@@ -73,6 +84,7 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belo
     /// What the writer has taken from the queue and not yet staged, the next one last. What the bounds of one commit leave here
     /// goes first in the next.
     private var carried: [Queued] = []
+    private var ownership = PartitionOwnership()
 
     private let commits = Atomic(0)
     private let submissions = Atomic(0)
@@ -118,6 +130,14 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` belo
         state.withLock { $0.finishers.append(finisher) }
     }
 
+    /// Has `loser` called on the writer thread when the log took nothing for some partitions, before anybody who is concerned is told.
+    package func whenLost(_ loser: @escaping @Sendable (_ failures: [UInt16: LogError]) -> Void) {
+        state.withLock { $0.losers.append(loser) }
+    }
+
+    /// Which partitions this process owns from the start, without having acquired them: all, unless it is said before the writer starts.
+    package func own(_ partitions: PartitionSet) { ownership = PartitionOwnership(partitions) }
+
     /// Has `hook` called on the writer thread after each commit, once all its submissions were told: to wake loops once per commit.
     package func afterCommit(_ hook: @escaping @Sendable () -> Void) {
         state.withLock { $0.hooks.append(hook) }
@@ -160,12 +180,13 @@ extension GroupCommit {
     package func pump() -> Bool {
         if carried.count < limits.commitSubmissions { takeQueue() }
         guard !carried.isEmpty else { return false }
-        var stage = Stage(log: log)
+        var stage = Stage(log: log, ownership: ownership)
         var staged: [Staged] = []
         do throws(LogError) {
             try fill(&stage, &staged)
             for finisher in state.withLock({ $0.finishers }) { finisher(&stage) }
-            try commit(stage.finish())
+            ownership = stage.ownership
+            lose(try commit(stage.finish()), &staged)
         } catch {
             fail(staged, error)
             return true
@@ -176,7 +197,8 @@ extension GroupCommit {
 
     private struct Staged {
         let queued: Queued
-        let error: LogError?
+        var error: LogError?
+        let concerned: PartitionSet
     }
 
     private func waitForWork() -> Bool {
@@ -197,25 +219,37 @@ extension GroupCommit {
     private func fill(_ stage: inout Stage, _ staged: inout [Staged]) throws(LogError) {
         while staged.count < limits.commitSubmissions, stage.bytes < limits.commitBytes, let next = carried.popLast() {
             do throws(LogError) {
+                if let partition = next.submission.partition { try stage.concern(partition) }
                 try next.submission.stage(into: &stage)
+                staged.append(Staged(queued: next, error: nil, concerned: stage.concerned))
                 stage.keep()
-                staged.append(Staged(queued: next, error: nil))
             } catch {
                 stage.takeBack()
-                staged.append(Staged(queued: next, error: error))
+                staged.append(Staged(queued: next, error: error, concerned: PartitionSet()))
                 // The log itself is gone, and not only a value of it: nothing staged here could be committed.
                 if error.code == .closed || error.code == .writeFailed { throw error }
             }
         }
     }
 
-    private func commit(_ batches: [Batch]) throws(LogError) {
-        guard !batches.isEmpty else { return }
+    private func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError] {
+        guard !batches.isEmpty else { return [:] }
         let start = GroupCommit.nanoseconds
-        try log.commit(batches)
+        let failures = try log.commit(batches)
         commitNanoseconds.add(GroupCommit.nanoseconds - start, ordering: .relaxed)
         commits.add(1, ordering: .relaxed)
         bytes.add(batches.reduce(0) { $0 + $1.bytes.count }, ordering: .relaxed)
+        return failures
+    }
+
+    /// Fails what concerns partitions that the log took nothing for.
+    private func lose(_ failures: [UInt16: LogError], _ staged: inout [Staged]) {
+        guard !failures.isEmpty else { return }
+        for partition in failures.keys { ownership.close(partition) }
+        for loser in state.withLock({ $0.losers }) { loser(failures) }
+        for index in staged.indices where staged[index].error == nil {
+            staged[index].error = failures.sorted { $0.key < $1.key }.first { staged[index].concerned.contains($0.key) }?.value
+        }
     }
 
     private func settle(_ staged: [Staged]) {

@@ -30,7 +30,8 @@ package final class RocksLog: CommitLog {
     }
 
     /// One write and one `fdatasync` for all batches, whatever their number.
-    package func commit(_ batches: [Batch]) throws(LogError) {
+    @discardableResult
+    package func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError] {
         let database = try open
         Failpoint.pass("commit.before")
         Failpoint.passSoon("commit.during")
@@ -41,6 +42,7 @@ package final class RocksLog: CommitLog {
             throw LogError(writing: path, error.text)
         }
         Failpoint.pass("commit.after")
+        return [:]
     }
 
     package func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes? {

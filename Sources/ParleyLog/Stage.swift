@@ -16,11 +16,15 @@ package struct Stage {
     private var indexes: [UInt16: Int] = [:]
     private var overlay = [[Bytes: Staged]](repeating: [:], count: Family.allCases.count)
     private var deletedRanges = DeletedRanges()
+    /// Which partitions this process writes to; what is staged from here on is held to it.
+    private(set) var ownership: PartitionOwnership
+    /// Partitions by which whatever is being staged was decided, or to which it writes.
+    private(set) var concerned = PartitionSet()
     /// Counts what is staged: of a value and a deleted range the later one holds.
     private var step = 0
     private var undo: [Undo] = []
 
-    init(log: any CommitLog) { self.log = log }
+    init(log: any CommitLog, ownership: PartitionOwnership = PartitionOwnership()) { (self.log, self.ownership) = (log, ownership) }
 
     // MARK: Writing
 
@@ -51,6 +55,19 @@ package struct Stage {
         self.bytes += bytes
     }
 
+    /// What is being staged is decided by what there is in that partition, also where it writes nothing there: it fails with it.
+    /// - Throws: ``LogError`` with code `partition_unavailable` when this process does not own it.
+    package mutating func concern(_ partition: UInt16) throws(LogError) {
+        try ownership.open.require(partition)
+        concerned.insert(partition)
+    }
+
+    /// From here on this process owns the partition. Nothing of it may be staged before in this commit.
+    package mutating func open(_ partition: UInt16, epoch: UInt64) { ownership.open(partition, epoch: epoch) }
+
+    /// Nothing of the partition is staged any more; what was, is committed.
+    package mutating func close(_ partition: UInt16) { ownership.close(partition) }
+
     // MARK: Reading
 
     /// The value of a key as the submission finds it: staged before in this commit, or stored.
@@ -67,7 +84,10 @@ package struct Stage {
     // MARK: The writer's side
 
     /// Everything staged until now stays.
-    mutating func keep() { undo.removeAll(keepingCapacity: true) }
+    mutating func keep() {
+        undo.removeAll(keepingCapacity: true)
+        concerned = PartitionSet()
+    }
 
     /// Takes back what was staged since the last `keep()`.
     mutating func takeBack() {
@@ -110,8 +130,9 @@ package struct Stage {
         } else {
             index = batches.count
             indexes[partition] = index
-            batches.append(Batch(partition: partition))
+            batches.append(Batch(partition: partition, epoch: ownership.epochs[partition] ?? 0))
         }
+        concerned.insert(partition)
         let mark = batches[index].mark
         undo.append(.written(index, mark))
         write(&batches[index])

@@ -9,12 +9,16 @@ package final class MemoryLog: CommitLog {
 
     package init() {}
 
-    package func commit(_ batches: [Batch]) throws(LogError) {
-        let isOpen = contents.withLock { contents in
-            for batch in batches { contents?.apply(batch) }
-            return contents != nil
-        }
-        guard isOpen else { throw MemoryLog.closed }
+    @discardableResult
+    package func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError] {
+        let failures = contents.withLock { contents in batches.reduce(into: [UInt16: LogError]()) { $0[$1.partition] = contents?.take($1) } }
+        _ = try snapshot()
+        return failures
+    }
+
+    package func acquire(_ partition: UInt16) throws(LogError) -> UInt64 {
+        guard let epoch = contents.withLock({ $0?.acquire(partition) }) else { throw MemoryLog.closed }
+        return epoch
     }
 
     package func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes? {
@@ -42,6 +46,23 @@ package final class MemoryLog: CommitLog {
 /// What a log in memory holds; copies share their storage until one of them changes.
 struct MemoryContents: Sendable {
     private var tables = [SortedTable](repeating: SortedTable(), count: Family.allCases.count)
+    /// The newest epoch of each partition that has had an owner.
+    private var epochs: [UInt16: UInt64] = [:]
+
+    /// Makes somebody the owner of a partition.
+    mutating func acquire(_ partition: UInt16) -> UInt64 {
+        epochs[partition, default: 0] += 1
+        return epochs[partition]!
+    }
+
+    /// Applies a batch unless there has been another owner since.
+    mutating func take(_ batch: Batch) -> LogError? {
+        if let newest = epochs[batch.partition], batch.epoch < newest {
+            return LogError(.partitionUnavailable, "partition \(batch.partition) has an owner of epoch \(newest), above \(batch.epoch)")
+        }
+        apply(batch)
+        return nil
+    }
 
     mutating func apply(_ batch: Batch) {
         batch.forEach { operation, family, key, value in

@@ -29,25 +29,31 @@ package final class SimulatedLog: CommitLog {
     package typealias ReadError = @Sendable (_ family: Family, _ key: Bytes) -> LogError?
 
     private struct State {
-        var contents: MemoryContents
         var commits = 0
         var crashed = false
         /// Why every call throws.
         var ended: LogError?
     }
 
-    private let state: Mutex<State>
+    /// What is durable, which several processes may share.
+    private final class Store: Sendable {
+        let contents: Mutex<MemoryContents>
+        init(_ contents: MemoryContents) { self.contents = Mutex(contents) }
+    }
+
+    private let store: Store
+    private let state = Mutex(State())
     private let other = Mutex<(@Sendable () -> Void)?>(nil)
     private let outcome: Decision
     private let readError: ReadError
 
     /// An empty log.
     package convenience init(readError: @escaping ReadError = { _, _ in nil }, outcome: @escaping Decision = { _, _ in .acknowledged }) {
-        self.init(MemoryContents(), readError, outcome)
+        self.init(Store(MemoryContents()), readError, outcome)
     }
 
-    private init(_ contents: MemoryContents, _ readError: @escaping ReadError, _ outcome: @escaping Decision) {
-        state = Mutex(State(contents: contents))
+    private init(_ store: Store, _ readError: @escaping ReadError, _ outcome: @escaping Decision) {
+        self.store = store
         self.readError = readError
         self.outcome = outcome
     }
@@ -56,7 +62,15 @@ package final class SimulatedLog: CommitLog {
     package func reopen(
         readError: @escaping ReadError = { _, _ in nil }, outcome: @escaping Decision = { _, _ in .acknowledged }
     ) -> SimulatedLog {
-        SimulatedLog(state.withLock { $0.contents }, readError, outcome)
+        SimulatedLog(Store(store.contents.withLock { $0 }), readError, outcome)
+    }
+
+    /// The same log as another process sees it, at the same time: as a replicated log, it goes on when one of them ends, and what decides between
+    /// them is who has acquired a partition last.
+    package func shared(
+        readError: @escaping ReadError = { _, _ in nil }, outcome: @escaping Decision = { _, _ in .acknowledged }
+    ) -> SimulatedLog {
+        SimulatedLog(store, readError, outcome)
     }
 
     /// Has `other` called in each commit, before anything of it is durable and again before the writer is told: what other threads do.
@@ -68,14 +82,21 @@ package final class SimulatedLog: CommitLog {
     /// Commits so far, however they ended.
     package var commits: Int { state.withLock { $0.commits } }
 
-    package func commit(_ batches: [Batch]) throws(LogError) {
+    @discardableResult
+    package func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError] {
         let other = other.withLock { $0 }
         other?()
-        try settle(batches)
+        let failures = try settle(batches)
         other?()
+        return failures
     }
 
-    private func settle(_ batches: [Batch]) throws(LogError) {
+    package func acquire(_ partition: UInt16) throws(LogError) -> UInt64 {
+        if let ended = state.withLock({ $0.ended }) { throw ended }
+        return store.contents.withLock { $0.acquire(partition) }
+    }
+
+    private func settle(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError] {
         let number = try state.withLock { state throws(LogError) in
             if let ended = state.ended { throw ended }
             defer { state.commits += 1 }
@@ -83,10 +104,16 @@ package final class SimulatedLog: CommitLog {
         }
         // Asked outside the lock: the decision may look into the log.
         let outcome = outcome(number, batches)
-        try state.withLock { state throws(LogError) in
-            for (index, batch) in batches.enumerated() where outcome.makesDurable(index) { state.contents.apply(batch) }
+        let failures = store.contents.withLock { contents in
+            var failures: [UInt16: LogError] = [:]
+            for (index, batch) in batches.enumerated() where outcome.makesDurable(index) {
+                failures[batch.partition] = contents.take(batch)
+            }
+            return failures
+        }
+        return try state.withLock { state throws(LogError) in
             switch outcome {
-            case .acknowledged: return
+            case .acknowledged: return failures
             case .failed(let error):
                 state.ended = LogError(.closed, "the log has failed before: \(error.message)")
                 throw error
@@ -114,10 +141,8 @@ package final class SimulatedLog: CommitLog {
 
     private func snapshot(_ family: Family, _ key: Bytes) throws(LogError) -> MemoryContents {
         if let error = readError(family, key) { throw error }
-        return try state.withLock { state throws(LogError) in
-            if let ended = state.ended { throw ended }
-            return state.contents
-        }
+        if let ended = state.withLock({ $0.ended }) { throw ended }
+        return store.contents.withLock { $0 }
     }
 }
 

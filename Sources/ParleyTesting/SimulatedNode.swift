@@ -12,18 +12,19 @@ package final class SimulatedNode: Sendable {
     package let channels: Channels
     package let runtime: AgentRuntime
 
-    /// Starts a node on `log`. Agents take up what was left.
+    /// Starts a node on `log`. Agents take up what was left, in the partitions that it owns from the start.
     package init(
         _ world: SimulatedWorld, _ log: SimulatedLog, agents: [AnyAgent], limits: GroupCommit.Limits = GroupCommit.Limits(),
         activeMax: Int = AgentRuntime.activeMax, waitingMax: Int = AgentRuntime.waitingMax,
-        conversations: ConversationBudget = ConversationBudget(), turnBytesMax: Int = TurnMemory.bytesUsual
+        conversations: ConversationBudget = ConversationBudget(), turnBytesMax: Int = TurnMemory.bytesUsual,
+        partitions: PartitionSet = .all, name: String = "simulated"
     ) throws(LogError) {
         self.world = world
         self.log = log
         writer = GroupCommit(log: log, limits: limits)
-        channels = Channels(log: log, writer: writer, world: world)
+        channels = Channels(log: log, writer: writer, world: world, partitions: partitions)
         runtime = AgentRuntime(
-            channels: channels, world: world, agents: agents, node: "simulated", activeMax: activeMax, waitingMax: waitingMax,
+            channels: channels, world: world, agents: agents, node: name, activeMax: activeMax, waitingMax: waitingMax,
             conversations: conversations, turnBytesMax: turnBytesMax)
         let writer = writer
         world.drive { writer.pump() }

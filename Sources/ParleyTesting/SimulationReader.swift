@@ -111,6 +111,11 @@ final class SimulationReader: ChannelWatcher, Sendable {
         state.withLock { $0.cursor = page.next }
     }
 
+    func channelLeft(_ channel: Channel) {
+        state.withLock { $0.channel = nil }
+        look()
+    }
+
     private func leave(_ channel: Channel) {
         channel.detach(self)
         state.withLock { $0.channel = nil }

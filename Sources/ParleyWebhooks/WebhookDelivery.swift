@@ -13,13 +13,20 @@ package final class WebhookDelivery: OutboxObserver {
         package var delivered = 0
         package var failedAttempts = 0
         package var givenUp = 0
-        /// Rows that wait to be delivered.
+        /// Rows that wait to be delivered, in the partitions that are open.
         package var pending = 0
     }
 
     private struct State {
         var queue = DeliveryQueue()
-        var counters = Counters()
+        var done = Counters()
+        /// Rows that wait to be delivered, by partition.
+        var pending: [UInt16: Int] = [:]
+        var counters: Counters {
+            var counters = done
+            counters.pending = pending.values.reduce(0, +)
+            return counters
+        }
         var calls: [ChannelID: WebhookCall] = [:]
         /// Before this no scan is begun because of the time.
         var nextScan = Timestamp(milliseconds: 0)
@@ -65,13 +72,21 @@ package final class WebhookDelivery: OutboxObserver {
 
     /// Counts what the last process left, and hears of new rows from now on. Call it before the writer starts. Cost: a visit of every row.
     package func prepare() throws(LogError) {
-        var pending = 0
-        try OutboxRow.scan(channels.log, from: ChannelID(partition: 0, number: 0)) { _ in
-            pending += 1
+        for partition in channels.openPartitions.numbers {
+            let rows = try count(partition)
+            state.withLock { $0.pending[partition] = rows }
+        }
+        channels.outbox?.observe(self)
+        channels.observePartitions(self)
+    }
+
+    private func count(_ partition: UInt16) throws(LogError) -> Int {
+        var rows = 0
+        try OutboxRow.scan(channels.log, in: PartitionSet([partition]), from: ChannelID(partition: partition, number: 0)) { _ in
+            rows += 1
             return true
         }
-        state.withLock { $0.counters.pending = pending }
-        channels.outbox?.observe(self)
+        return rows
     }
 
     /// Goes on with what the last process left.
@@ -93,13 +108,13 @@ package final class WebhookDelivery: OutboxObserver {
 
     package func outboxCommitted(_ id: ChannelID, rows: Int) {
         state.withLock { state in
-            state.counters.pending += rows
+            state.pending[id.partition, default: 0] += rows
             state.queue.add(id)
         }
         wake()
     }
 
-    package func outboxRemoved(rows: Int) { state.withLock { $0.counters.pending -= rows } }
+    package func outboxRemoved(_ id: ChannelID, rows: Int) { state.withLock { $0.pending[id.partition, default: 0] -= rows } }
 
     // MARK: Working
 
@@ -127,7 +142,7 @@ package final class WebhookDelivery: OutboxObserver {
     /// Begins to deliver the oldest row of a channel, if it is due.
     private func begin(_ id: ChannelID) {
         do throws(LogError) {
-            guard let row = try OutboxRow.first(of: id, in: channels.log) else { return state.withLock { $0.queue.dropped(id) } }
+            guard channels.openPartitions.contains(id.partition), let row = try OutboxRow.first(of: id, in: channels.log) else { return state.withLock { $0.queue.dropped(id) } }
             guard row.due <= world.now else {
                 state.withLock { $0.queue.dropped(id) }
                 return ring(at: row.due)
@@ -240,17 +255,17 @@ package final class WebhookDelivery: OutboxObserver {
         }
         let now = world.now
         state.withLock { state in
-            if wasThere, settlement != .failed { state.counters.pending -= 1 }
+            if wasThere, settlement != .failed { state.pending[row.channel.partition, default: 0] -= 1 }
             switch settlement {
             case .delivered:
-                state.counters.delivered += 1
+                state.done.delivered += 1
                 state.queue.delivered(row.channel)
             case .failed:
-                state.counters.failedAttempts += 1
+                state.done.failedAttempts += 1
                 state.queue.failed(row.channel, now: now)
             case .givenUp:
-                state.counters.failedAttempts += 1
-                state.counters.givenUp += 1
+                state.done.failedAttempts += 1
+                state.done.givenUp += 1
                 state.queue.failed(row.channel, now: now)
                 state.queue.add(row.channel)
             case .removed:
@@ -266,6 +281,8 @@ package final class WebhookDelivery: OutboxObserver {
     private func unwritten(_ row: OutboxRow, _ error: LogError) {
         state.withLock { $0.queue.dropped(row.channel) }
         guard error.code != .closed else { return drain() }
+        // Whoever has the partition now delivers it again.
+        guard error.code != .partitionUnavailable else { return wake() }
         Diagnostics.log(.error, "outbox cannot be written", ["channel": name(row), "reason": error.message])
         ring(at: world.now.advanced(by: WebhookDelivery.afterError))
     }
@@ -296,7 +313,7 @@ package final class WebhookDelivery: OutboxObserver {
         var (nextDue, next): (Timestamp?, ChannelID?) = (nil, nil)
         var rows = 0
         do throws(LogError) {
-            try OutboxRow.scan(channels.log, from: first) { row in
+            try OutboxRow.scan(channels.log, in: channels.openPartitions, from: first) { row in
                 rows += 1
                 guard row.channel != last else { return true }  // Behind the oldest of its channel.
                 if due.count == count {
@@ -348,6 +365,18 @@ package final class WebhookDelivery: OutboxObserver {
     }
 }
 
+extension WebhookDelivery: PartitionObserver {
+    package func prepare(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void {
+        let rows = try count(partition)
+        return { [self] in
+            state.withLock { $0.pending[partition] = rows }
+            rang()
+        }
+    }
+
+    package func partitionClosed(_ partition: UInt16) { state.withLock { $0.pending[partition] = nil } }
+}
+
 /// Removes a row of the outbox, or writes when it is due next.
 private final class OutboxChange: Submission, @unchecked Sendable {  // Guard: `wasThere` is touched by the writer thread only.
     private let row: OutboxRow
@@ -362,6 +391,7 @@ private final class OutboxChange: Submission, @unchecked Sendable {  // Guard: `
         self.done = done
     }
 
+    var partition: UInt16? { row.channel.partition }
     var cost: Int { 256 }
 
     func stage(into stage: inout Stage) throws(LogError) {

@@ -15,6 +15,7 @@ final class Counter: Sendable {
     private let value = Mutex<[String: Int]>([:])
     func add(_ name: String) { value.withLock { $0[name, default: 0] += 1 } }
     subscript(name: String) -> Int { value.withLock { $0[name] ?? 0 } }
+    var counts: [String: Int] { value.withLock { $0 } }
 }
 
 @Suite struct `Turns` {

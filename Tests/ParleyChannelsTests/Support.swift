@@ -11,10 +11,10 @@ final class Bench: Sendable {
     let channels: Channels
     let world = SimulatedWorld(seed: 1, now: Timestamp(milliseconds: 1_000))
 
-    init(_ log: SimulatedLog = SimulatedLog()) {
+    init(_ log: SimulatedLog = SimulatedLog(), partitions: PartitionSet = .all) {
         self.log = log
         writer = GroupCommit(log: log)
-        channels = Channels(log: log, writer: writer, world: world)
+        channels = Channels(log: log, writer: writer, world: world, partitions: partitions)
     }
 
     /// What the next process finds.
@@ -95,8 +95,18 @@ final class Answer<Value: Sendable>: Sendable {
 /// Notes that it was told.
 final class Watcher: ChannelWatcher {
     private let count = Atomic<Int>(0)
+    private let left = Atomic<Bool>(false)
     func channelChanged(_ channel: Channel) { count.add(1, ordering: .relaxed) }
+    func channelLeft(_ channel: Channel) { left.store(true, ordering: .relaxed) }
     var told: Int { count.load(ordering: .relaxed) }
+    var hasLeft: Bool { left.load(ordering: .relaxed) }
+}
+
+/// How many streams wait to be linked, in all partitions.
+func newStreams(in log: any CommitLog) throws -> Int {
+    var rows = 0
+    for partition in 0..<Placement.partitionCount { try SubscriptionRows.newStreams(log, partition) { _, _ in rows += 1 } }
+    return rows
 }
 
 extension NewEntry {

@@ -48,7 +48,7 @@ final class GatedLog: CommitLog {
     func waitForCommit() -> Bool { gate.wait(timeout: .seconds(10)) { $0.waiting > 0 ? true : nil } ?? false }
     func letThrough(_ count: Int = 1) { gate.withLock(signalAll: true) { $0.passes += count } }
 
-    func commit(_ batches: [Batch]) throws(LogError) {
+    func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError] {
         gate.withLock(signalAll: true) { $0.waiting += 1 }
         let passed: Bool? = gate.wait(timeout: .seconds(30)) { state in
             guard state.passes > 0 else { return nil }
@@ -58,7 +58,7 @@ final class GatedLog: CommitLog {
         }
         guard passed == true else { throw LogError(.writeFailed, "the test never let the commit through") }
         sizes.withLock { $0.append(batches.reduce(0) { $0 + $1.count }) }
-        try inner.commit(batches)
+        return try inner.commit(batches)
     }
 
     func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes? { try inner.get(family, key) }

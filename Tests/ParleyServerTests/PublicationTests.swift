@@ -11,9 +11,10 @@ import Testing
         let memory = MemoryLog()
         let afterCommit = Mutex<@Sendable () -> Void>({})
 
-        func commit(_ batches: [Batch]) throws(LogError) {
-            try memory.commit(batches)
+        func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError] {
+            let failures = try memory.commit(batches)
             afterCommit.withLock { $0 }()
+            return failures
         }
 
         func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes? { try memory.get(family, key) }

@@ -90,7 +90,7 @@ final class GatedLog: CommitLog {
         state.withLock { $0.waiting -= 1 }
     }
 
-    func commit(_ batches: [Batch]) throws(LogError) { try log.commit(batches) }
+    func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError] { try log.commit(batches) }
 
     func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes? {
         pass()

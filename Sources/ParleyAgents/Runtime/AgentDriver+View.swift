@@ -53,7 +53,7 @@ extension AgentDriver {
                 record: record, head: head, inbox: inbox, turn: row.turn, status: row.status,
                 wasStopped: runtime.hasStopped(channel.name),
                 triesStalledAgain: row.status == .stalled && runtime.retriesStalled(channel.name),
-                hasDrained: runtime.hasDrained)
+                hasDrained: runtime.hasDrained(channel.id.partition))
         }
 
         func inbox(after: UInt64, upTo head: UInt64) throws -> [Inbox.Entry] {

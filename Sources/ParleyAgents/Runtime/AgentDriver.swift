@@ -124,7 +124,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         case .timerSettled(let timer): runtime.timers.settled(timer.key(channel.id))
         case .removeTimer(let timer): runtime.timers.remove(timer.key(channel.id), runtime.channels.writer)
         case .timerAgain(let timer): runtime.timerDue(channel.name, channel.id, timer)
-        case .followBegan(let follow): runtime.follows.begin(follow)
+        case .followBegan(let follow): runtime.follows.begin(follow, in: channel.id.partition)
         case .followEnded(let follow): runtime.follows.end(follow)
         case .followsEnded: runtime.follows.endAll(of: channel.name)
         case .turnEnded(let turn): runtime.turnEnded(channel.name, turn)

@@ -63,6 +63,7 @@ extension AgentRuntime {
 
     /// The agents, ordered by partition and then by age whatever they do, in pages: `{agents: [{agent, state}], next, counts}`. Reads the log.
     package func list(_ query: AgentListQuery) throws(LogError) -> JSON {
+        try channels.requireAllOpen()
         let statuses = query.state.map { state in AgentStatus.allCases.filter { $0.name == state } } ?? AgentStatus.allCases
         var agents: [(row: [JSON.Member], name: String, status: AgentStatus)] = []
         var next: String?

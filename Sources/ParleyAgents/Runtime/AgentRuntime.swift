@@ -30,7 +30,7 @@ package final class AgentRuntime: Sendable {
     /// What answers of models hold in memory while they come.
     let answerTexts: AnswerTexts
     private let draining = Atomic<Bool>(false)
-    private let drained = Atomic<Bool>(false)
+    private let drained = Mutex(PartitionSet())
     private let bodies = Atomic<Int>(0)
     private let turnObservers = Mutex<[String: [TurnObserver]]>([:])
     private let stalledAtStart = Mutex<Set<String>>([])
@@ -56,7 +56,9 @@ package final class AgentRuntime: Sendable {
         self.observers = observers
         self.agents = Mutex(Dictionary(agents.map { ($0.kind, $0) }, uniquingKeysWith: { $1 }))
         trims = TrimService(channels: channels, world: world, retention: textRetention)
-        let timers = TimerService(log: channels.log, world: world) { [weak self] name, id, timer in self?.timerDue(name, id, timer) }
+        let timers = TimerService(log: channels.log, world: world, open: { channels.openPartitions }) { [weak self] name, id, timer in
+            self?.timerDue(name, id, timer)
+        }
         timerService.withLock { $0 = timers }
         let follows = FollowService(channels: channels, world: world) { [weak self] name in self?.wake(name) }
         followService.withLock { $0 = follows }
@@ -76,7 +78,7 @@ package final class AgentRuntime: Sendable {
             return Set(new)
         }
         guard !new.isEmpty else { return }
-        try takeUp { new.contains($0) }
+        try takeUp(in: channels.openPartitions) { new.contains($0) }
         // What came for them before there was a program for it.
         timers.lookAgain()
         for follower in follows.followers where new.contains(AgentName(channel: follower)?.kind ?? "") { wake(follower) }
@@ -108,27 +110,45 @@ package final class AgentRuntime: Sendable {
     /// Cost: some seeks a partition, and what is unfinished; agents that only wait are not touched.
     package func start() throws(LogError) {
         channels.observeInput(self)
-        try takeDrainMark()
-        try takeUp { _ in true }
-        try timers.start()
-        try follows.start()
+        let open = channels.openPartitions
+        try takeDrainMarks(in: open)
+        try takeUp(in: open) { _ in true }
+        for partition in open.numbers { try beside(partition)() }
         try trims.start()
+        channels.observePartitions(self)
+    }
+
+    /// What there is in a partition beside what is unfinished: timers that are to fire, channels that are followed.
+    private func beside(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void {
+        let (due, follows) = (try timers.firstDue(partition), try follows.stored(in: partition))
+        return { [self] in
+            if let due { timers.set(due) }
+            for follow in follows { self.follows.begin(follow, in: partition) }
+        }
     }
 
     /// Takes up what is unfinished of agents of some kinds.
-    private func takeUp(_ isMeant: (_ kind: String) -> Bool) throws(LogError) {
+    private func takeUp(in partitions: PartitionSet, _ isMeant: (_ kind: String) -> Bool) throws(LogError) {
+        wakeSlowly(try unfinished(in: partitions, isMeant))
+    }
+
+    /// The agents that have a turn open, or input that nobody decided.
+    private func unfinished(in partitions: PartitionSet, _ isMeant: (_ kind: String) -> Bool) throws(LogError) -> [String] {
         var unfinished: [String] = []
-        try AgentIndex.scan(channels.log, [.running, .stalled]) { name, status in
+        try AgentIndex.scan(channels.log, in: partitions, [.running, .stalled]) { name, status in
             let isMeant = isMeant(AgentName(channel: name)?.kind ?? "")
             if isMeant, status == .stalled { stalledAtStart.withLock { _ = $0.insert(name) } }
             if isMeant { unfinished.append(name) }
             return true
         }
-        unfinished += try undecided(from: .first)
-        // One after another with a pause, so that a thousand turns that were cut off do not all call their model in the same millisecond.
+        unfinished += try undecided(in: partitions, from: .first)
         var seen: Set<String> = []
-        let meant = unfinished.filter { isMeant(AgentName(channel: $0)?.kind ?? "") && seen.insert($0).inserted }
-        for (index, name) in meant.enumerated() {
+        return unfinished.filter { isMeant(AgentName(channel: $0)?.kind ?? "") && seen.insert($0).inserted }
+    }
+
+    private func wakeSlowly(_ names: [String]) {
+        // One after another with a pause, so that a thousand turns that were cut off do not all call their model in the same millisecond.
+        for (index, name) in names.enumerated() {
             world.schedule(at: world.now.advanced(by: .milliseconds(2) * (index / AgentRuntime.recoveriesAtOnce))) { [weak self] in
                 self?.call(name, .wake)
             }
@@ -156,10 +176,10 @@ package final class AgentRuntime: Sendable {
     private static let recoveriesAtOnce = 8
 
     /// The channels with input that has not been decided, from `start` on; when there are very many, the directory knows where to continue.
-    private func undecided(from start: ChannelID) throws(LogError) -> [String] {
+    private func undecided(in partitions: PartitionSet, from start: ChannelID) throws(LogError) -> [String] {
         var ids: [ChannelID] = []
         var next: ChannelID?
-        for partition in start.partition..<Placement.partitionCount where next == nil {
+        for partition in partitions.numbers where partition >= start.partition && next == nil {
             let lower = ChannelID(partition: partition, number: partition == start.partition ? start.number : 0).key
             let upper = ChannelID(partition: partition, number: .max).key
             try channels.log.scan(.inbox, from: lower, to: upper, reversed: false) { key, _ in
@@ -190,21 +210,41 @@ package final class AgentRuntime: Sendable {
     /// Whether the agent's turn is open because of that, and not because the process before ended.
     func hasStopped(_ name: String) -> Bool { stopped.withLock { $0.remove(name) != nil } }
 
-    /// Whether the process before ended in an orderly way: then no open turn is to blame for its end.
-    var hasDrained: Bool { drained.load(ordering: .relaxed) }
+    /// Whether whoever had the partition before gave it up in an orderly way: then no open turn is to blame for that.
+    func hasDrained(_ partition: UInt16) -> Bool { drained.withLock { $0.contains(partition) } }
 
     /// Submitted before anything else, so that it is gone before a turn of this process can write.
-    private func takeDrainMark() throws(LogError) {
-        let key = IndexMark.drained.key(0)
-        guard try channels.log.get(.index, key) != nil else { return }
-        drained.store(true, ordering: .relaxed)
-        try channels.writer.submit(RowChange { $0.delete(.index, key) })
+    private func takeDrainMarks(in partitions: PartitionSet) throws(LogError) {
+        for partition in partitions.numbers {
+            guard let mark = try drainMark(partition) else { continue }
+            drained.withLock { drained in
+                // Before there were marks of each partition, the one of the first stood for all.
+                if mark.isEmpty { drained = partitions } else { drained.insert(partition) }
+            }
+            try channels.writer.submit(RowChange(partition) { $0.delete(.index, IndexMark.drained.key(partition)) })
+        }
+    }
+
+    private func drainMark(_ partition: UInt16) throws(LogError) -> Bytes? {
+        try channels.log.get(.index, IndexMark.drained.key(partition))
     }
 
     /// Has the next process know that this one did not end because of a turn. Call it when nothing else will be written.
     package func markDrained() {
+        for partition in channels.openPartitions.numbers { markDrained(partition) }
+    }
+
+    private func markDrained(_ partition: UInt16) {
         // Refused, the next process counts a crash that was none.
-        try? channels.writer.submit(RowChange { $0.put(.index, IndexMark.drained.key(0), []) })
+        try? channels.writer.submit(RowChange(partition) { $0.put(.index, IndexMark.drained.key(partition), [1]) })
+    }
+
+    /// Gives a partition up to another owner: its agents leave memory, and no open turn is to blame for it.
+    ///
+    /// - Parameter completion: As that of ``Channels/close(_:completion:)``.
+    package func handOver(_ partition: UInt16, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
+        markDrained(partition)
+        channels.close(partition, completion: completion)
     }
 
     // MARK: Stopping
@@ -324,7 +364,7 @@ package final class AgentRuntime: Sendable {
     private func wakeUndecided(from start: ChannelID) {
         if start == .first { timers.lookAgain() }
         do throws(LogError) {
-            for name in try undecided(from: start) { wake(name) }
+            for name in try undecided(in: channels.openPartitions, from: start) { wake(name) }
         } catch {
             Diagnostics.log(.error, "what waits cannot be read", ["reason": error.message])
             world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in
@@ -373,6 +413,30 @@ package final class AgentRuntime: Sendable {
     }
 }
 
+extension AgentRuntime: PartitionObserver {
+    package func prepare(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void {
+        let (unfinished, beside) = (try unfinished(in: PartitionSet([partition])) { _ in true }, try beside(partition))
+        let isDrained = try drainMark(partition) != nil
+        return { [self] in
+            if isDrained {
+                drained.withLock { $0.insert(partition) }
+                try? channels.writer.submit(RowChange(partition) { $0.delete(.index, IndexMark.drained.key(partition)) })
+            }
+            wakeSlowly(unfinished)
+            // Not on the writer's thread: what is followed is looked up.
+            world.perform(lane: UInt64(partition), beside)
+            trims.lookAgain()
+        }
+    }
+
+    package func partitionClosed(_ partition: UInt16) {
+        drained.withLock { $0.remove(partition) }
+        timers.closed(partition)
+        follows.closed(partition)
+        for activation in directory.activations where activation.channel.id.partition == partition { activation.deleted() }
+    }
+}
+
 extension AgentRuntime: InputObserver {
     package func inputCommitted(_ channel: Channel, offsets: ClosedRange<UInt64>) {
         call(channel.name, .takeInput(upTo: offsets.upperBound, of: channel.id))
@@ -397,11 +461,12 @@ package struct AgentObservers: Sendable {
     package init() {}
 }
 
-/// Rows that belong to no channel.
+/// Rows of a partition that belong to no channel.
 private final class RowChange: Submission {
+    let partition: UInt16?
     private let change: @Sendable (inout Stage) -> Void
 
-    init(_ change: @escaping @Sendable (inout Stage) -> Void) { self.change = change }
+    init(_ partition: UInt16, _ change: @escaping @Sendable (inout Stage) -> Void) { (self.partition, self.change) = (partition, change) }
 
     var cost: Int { 64 }
     func stage(into stage: inout Stage) throws(LogError) { change(&stage) }

@@ -70,26 +70,30 @@ final class TimerService: Sendable {
     typealias Fire = @Sendable (_ name: String, _ id: ChannelID, _ timer: DueTimer) -> Void
 
     private let log: any CommitLog
+    private let open: @Sendable () -> PartitionSet
     private let world: any World
     private let fire: Fire
     private let alarm: Alarm
     private let state = Mutex(State())
 
-    init(log: any CommitLog, world: any World, fire: @escaping Fire) {
+    /// - Parameter open: The partitions whose timers fire.
+    init(log: any CommitLog, world: any World, open: @escaping @Sendable () -> PartitionSet = { .all }, fire: @escaping Fire) {
         self.log = log
+        self.open = open
         self.world = world
         self.fire = fire
         alarm = Alarm(world)
     }
 
-    /// Finds the first timer of each partition. Cost: one seek a partition.
-    func start() throws(LogError) {
-        for partition in 0..<Placement.partitionCount {
-            let (lower, upper) = TimerService.range(partition)
-            if let row = try log.first(.timers, from: lower, to: upper), let timer = row.key.withUnsafeBytes({ DueTimer(key: $0) }) {
-                set(timer.due)
-            }
-        }
+    /// When the first timer of a partition is due: to be given to ``set(_:)``. Cost: one seek.
+    func firstDue(_ partition: UInt16) throws(LogError) -> Timestamp? {
+        let (lower, upper) = TimerService.range(partition)
+        return try log.first(.timers, from: lower, to: upper)?.key.withUnsafeBytes { DueTimer(key: $0)?.due }
+    }
+
+    /// Timers that have fired in the partition are another's.
+    func closed(_ partition: UInt16) {
+        state.withLock { state in state.underWay = state.underWay.filter { DueTimer.channel(ofKey: $0).partition != partition } }
     }
 
     func stop() {
@@ -194,7 +198,7 @@ final class TimerService: Sendable {
     private func goOn(_ pass: inout Pass) throws(LogError) -> Bool {
         var left = TimerService.atOnce
         while pass.partition < Placement.partitionCount {
-            let due = try find(&pass, left)
+            let due = open().contains(pass.partition) ? try find(&pass, left) : []
             state.withLock { state in
                 for entry in due { state.underWay.insert(entry.timer.key(entry.id)) }
             }
@@ -251,6 +255,7 @@ private final class TimerRemoval: Submission {
         self.timers = timers
     }
 
+    var partition: UInt16? { key.readBigEndian(at: 0) }
     var cost: Int { key.count }
     func stage(into stage: inout Stage) throws(LogError) { stage.delete(.timers, key) }
     func committed() { timers.settled(key) }

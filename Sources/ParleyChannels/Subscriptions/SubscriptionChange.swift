@@ -95,6 +95,7 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
         }
     }
 
+    var partition: UInt16? { Placement.partition(of: id) }
     var cost: Int { 1_024 }
 
     func stage(into stage: inout Stage) throws(LogError) {

@@ -60,33 +60,30 @@ package enum SubscriptionRows {
         }
     }
 
-    /// Visits all subscriptions, each before its links.
+    /// Visits all subscriptions of a partition, each before its links.
     static func scan(
-        _ log: any CommitLog, subscription: (Subscription) -> Void, link: (_ id: String, _ stream: String, SubscriptionLink) -> Void
+        _ log: any CommitLog, _ partition: UInt16, subscription: (Subscription) -> Void,
+        link: (_ id: String, _ stream: String, SubscriptionLink) -> Void
     ) throws(LogError) {
-        for partition in 0..<Placement.partitionCount {
-            let (lower, upper) = IndexMark.subscription.range(partition)
-            try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
-                guard let end = key.dropFirst(3).firstIndex(of: 0) else { return true }
-                let id = Bytes(key[3..<end]).text
-                if end == key.count - 1 {
-                    if let found = Subscription(Bytes(value)) { subscription(found) }
-                } else if let found = SubscriptionLink(Bytes(value)) {
-                    link(id, Bytes(key[(end + 1)...]).text, found)
-                }
-                return true
+        let (lower, upper) = IndexMark.subscription.range(partition)
+        try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
+            guard let end = key.dropFirst(3).firstIndex(of: 0) else { return true }
+            let id = Bytes(key[3..<end]).text
+            if end == key.count - 1 {
+                if let found = Subscription(Bytes(value)) { subscription(found) }
+            } else if let found = SubscriptionLink(Bytes(value)) {
+                link(id, Bytes(key[(end + 1)...]).text, found)
             }
+            return true
         }
     }
 
-    /// Visits the streams that may not be linked yet.
-    static func newStreams(_ log: any CommitLog, _ visit: (ChannelID, String) -> Void) throws(LogError) {
-        for partition in 0..<Placement.partitionCount {
-            let (lower, upper) = IndexMark.newStream.range(partition)
-            try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
-                visit(ChannelID(partition: partition, number: key.readBigEndian(at: 3)), Bytes(value).text)
-                return true
-            }
+    /// Visits the streams of a partition that may not be linked yet.
+    package static func newStreams(_ log: any CommitLog, _ partition: UInt16, _ visit: (ChannelID, String) -> Void) throws(LogError) {
+        let (lower, upper) = IndexMark.newStream.range(partition)
+        try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
+            visit(ChannelID(partition: partition, number: key.readBigEndian(at: 3)), Bytes(value).text)
+            return true
         }
     }
 }

@@ -31,6 +31,7 @@ final class SubscriptionSearch: Submission, @unchecked Sendable {  // Guard: as 
         do throws(LogError) { try subscriptions.channels.writer.submit(self) } catch { completion(.failure(ChannelError(error))) }
     }
 
+    var partition: UInt16? { Placement.partition(of: id) }
     var cost: Int { 1_024 }
 
     func stage(into stage: inout Stage) throws(LogError) {
@@ -45,7 +46,7 @@ final class SubscriptionSearch: Submission, @unchecked Sendable {  // Guard: as 
     func committed() {
         if let known { return known.committed() }
         subscriptions.channels.publish()
-        go(0)
+        go(subscriptions.channels.openPartitions.numbers[...])
     }
 
     func failed(_ error: LogError) {
@@ -54,7 +55,8 @@ final class SubscriptionSearch: Submission, @unchecked Sendable {  // Guard: as 
     }
 
     /// Goes through one partition after another, and lets other work in between.
-    private func go(_ partition: UInt16) {
+    private func go(_ partitions: ArraySlice<UInt16>) {
+        guard let partition = partitions.first else { return finish(.success(names)) }
         subscriptions.channels.world.perform(lane: UInt64(Placement.partition(of: id))) { [self] in
             do throws(LogError) {
                 try search(partition)
@@ -62,7 +64,7 @@ final class SubscriptionSearch: Submission, @unchecked Sendable {  // Guard: as 
                 return finish(.failure(ChannelError(error)))
             }
             guard names.count <= Subscriptions.linksMax else { return finish(.failure(SubscriptionSearch.tooMany(pattern))) }
-            if partition + 1 < Placement.partitionCount { go(partition + 1) } else { finish(.success(names)) }
+            go(partitions.dropFirst())
         }
     }
 

@@ -46,25 +46,58 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
 
     /// Reads what there is, and hears of every commit from now on. Call it before the writer starts. Cost: a visit of every subscription's rows.
     package func prepare() throws(LogError) {
-        try SubscriptionRows.scan(channels.log) { subscription in
-            entries[subscription.id] = SubscriptionEntry(subscription)
+        let open = channels.openPartitions.numbers
+        var stored: [Stored] = []
+        for partition in open { stored.append(try read(partition)) }
+        // All subscriptions first: which of them a new stream matches decides what becomes of its row.
+        for subscriptions in stored { takeIn(subscriptions) }
+        for subscriptions in stored { takeInStreams(subscriptions) }
+        channels.observe(self)
+        channels.observePartitions(self)
+    }
+
+    /// What there is of subscriptions in a partition.
+    private struct Stored: Sendable {
+        var subscriptions: [(subscription: Subscription, explicit: [String])] = []
+        var newStreams: [(id: ChannelID, name: String)] = []
+    }
+
+    private func read(_ partition: UInt16) throws(LogError) -> Stored {
+        var stored = Stored()
+        try SubscriptionRows.scan(channels.log, partition) { subscription in
+            stored.subscriptions.append((subscription, []))
         } link: { id, stream, link in
-            guard link.isExplicit, entries[id] != nil else { return }
-            entries[id]!.explicit.insert(stream)
-            add(id, to: stream)
+            guard link.isExplicit, let last = stored.subscriptions.indices.last, stored.subscriptions[last].subscription.id == id else { return }
+            stored.subscriptions[last].explicit.append(stream)
         }
-        found.subscriptions = entries.keys.sorted().map(\.text)
-        try SubscriptionRows.newStreams(channels.log) { id, name in
+        try SubscriptionRows.newStreams(channels.log, partition) { stored.newStreams.append(($0, $1)) }
+        return stored
+    }
+
+    private func takeIn(_ stored: Stored) {
+        for (subscription, explicit) in stored.subscriptions {
+            var entry = SubscriptionEntry(subscription)
+            entry.explicit = Set(explicit.map { TextKey($0) })
+            keep(entry)
+            found.subscriptions.append(subscription.id)
+        }
+    }
+
+    private func takeInStreams(_ stored: Stored) {
+        for (id, name) in stored.newStreams {
             let subscribers = subscribers(of: name)
-            if subscribers.isEmpty { return found.streams.append(id) }
+            if subscribers.isEmpty {
+                found.streams.append(id)
+                continue
+            }
             newStreams[id] = Set(subscribers.map { TextKey($0) })
             for subscriber in subscribers {
+                let before = entries[subscriber]!.candidates.count
                 entries[subscriber]!.add(name, isNew: true)
                 entries[subscriber]!.newStreams.insert(id)
+                count(entries[subscriber]!.candidates.count - before)
             }
         }
-        count(entries.values.reduce(0) { $0 + $1.candidates.count })
-        channels.observe(self)
     }
 
     /// What was done, as of the last commit. Thread-safe.
@@ -72,8 +105,9 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
 
     /// Goes on with what the last process left. Call it once the writer has started.
     package func start() {
-        for id in found.subscriptions { request(.look, of: id) }
+        for id in found.subscriptions.sorted() { request(.look, of: id) }
         for id in found.streams { removeRow(of: id) }
+        found = ([], [])
     }
 
     /// Has the writer decide something; `completion` is called once, on its thread, or here when it takes nothing.
@@ -87,6 +121,23 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         } else {
             SubscriptionChange(self, id, request, completion).submit()
         }
+    }
+}
+
+extension Subscriptions: PartitionObserver {
+    package func prepare(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void {
+        let stored = try read(partition)
+        return { [self] in
+            takeIn(stored)
+            takeInStreams(stored)
+            start()
+        }
+    }
+
+    package func partitionClosed(_ partition: UInt16) {
+        for id in entries.keys.filter({ Placement.partition(of: $0.text) == partition }) { _ = remove(id.text) }
+        newStreams = newStreams.filter { $0.key.partition != partition }
+        for id in entries.keys { entries[id]!.newStreams = entries[id]!.newStreams.filter { $0.partition != partition } }
     }
 }
 
@@ -420,6 +471,7 @@ private final class RowRemoval: Submission {
 
     init(_ key: Bytes) { self.key = key }
 
+    var partition: UInt16? { key.readBigEndian(at: 0) }
     var cost: Int { key.count }
     func stage(into stage: inout Stage) throws(LogError) { stage.delete(.index, key) }
     func committed() {}

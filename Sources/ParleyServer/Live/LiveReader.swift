@@ -60,6 +60,9 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// The server stops: says where to go on, and ends the answer.
     func end() { preconditionFailure("a kind of reader says how it ends") }
 
+    /// This node does not own the channel any more: the reader goes on where it is answered now.
+    func channelLeft() { end() }
+
     /// Gives what is told to whoever is there at this moment; who lags, or waits for something else, may miss it.
     func deliver(_ event: EphemeralDelivery) {}
 

@@ -269,6 +269,13 @@ extension LoopReaders: ChannelWatcher {
         if mustWake { loop.execute { self.flushChanged() } }
     }
 
+    func channelLeft(_ channel: Channel) {
+        loop.execute { [self] in
+            // A copy: each takes itself out.
+            for reader in readers[ObjectIdentifier(channel)] ?? [] { reader.channelLeft() }
+        }
+    }
+
     private func flushChanged() {
         let channels = changed.withLock { changed in
             changed.isWoken = false

@@ -64,6 +64,10 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
     /// The session says where to go on, for all its readers at once.
     override func end() {}
 
+    override func channelLeft() {
+        failed(ChannelError("partition_unavailable", "'\(channel.name)' is not on this node any more. Follow it again."))
+    }
+
     /// Stops following. Idempotent.
     func leave() {
         guard isAttached else { return }

@@ -160,7 +160,8 @@ struct SubscriptionProblem: Error {
         case "SUBSCRIPTION_NOT_FOUND": 404
         case "SUBSCRIPTION_EXISTS", "ALREADY_CLAIMED", "NO_PENDING_WORK", "FENCED", "INVALID_OFFSET": 409
         case "TOO_MANY_SUBSCRIPTIONS": 429
-        case "overloaded", "log_closed": 503
+        case "overloaded", "log_closed", "partition_unavailable": 503
+        case "outcome_unknown": 504
         default: 500
         }
     }

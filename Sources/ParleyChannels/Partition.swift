@@ -1,0 +1,175 @@
+package import ParleyLog
+internal import ParleySystem
+internal import Synchronization
+
+/// One partition of a node's channels: what of it is in memory while this node owns it.
+///
+/// It is opened with an epoch, which stands in everything that is committed from then on, and closed, or lost when the log has another owner for it.
+final class Partition: Sendable {
+    struct Residents {
+        var channels: [TextKey: Channel] = [:]
+        /// Names whose creation may be durable but is not published: nobody may load a second object for them.
+        var unpublished: Set<TextKey> = []
+    }
+
+    let number: UInt16
+    /// By name. A fork is with its name, and its rows with its source.
+    let residents = Mutex(Residents())
+    /// The number of the next channel; `nil`: the log knows. The writer's.
+    let nextNumber = Mutex<UInt64?>(nil)
+
+    init(_ number: UInt16) { self.number = number }
+
+    /// Takes the channels out that `isGone` holds for.
+    func takeOut(_ isGone: (Channel) -> Bool) -> [Channel] {
+        residents.withLock { residents in
+            let gone = residents.channels.filter { isGone($0.value) }
+            for name in gone.keys { residents.channels[name] = nil }
+            return gone.values.sorted { $0.name < $1.name }
+        }
+    }
+}
+
+/// Serves what is in the partitions that this node owns.
+package protocol PartitionObserver: AnyObject, Sendable {
+    /// Reads what there is to take up in a partition that nobody writes to, because it is about to be opened. Not on the writer's thread.
+    ///
+    /// - Returns: What takes it up. Called on the writer's thread, before anything is decided there; must only take note.
+    func prepare(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void
+    /// Writer thread, when nothing can be committed there any more; must only take note.
+    func partitionClosed(_ partition: UInt16)
+}
+
+extension Channels {
+    /// The partitions that this node owns. Thread-safe.
+    package var openPartitions: PartitionSet { PartitionSet(bits: openBits.load(ordering: .acquiring)) }
+
+    /// Has `observer` told of partitions that are opened and closed. It is not kept alive.
+    package func observePartitions(_ observer: any PartitionObserver) {
+        observers.withLock { observers in
+            observers.removeAll { $0.observer == nil }
+            observers.append(PartitionWatch(observer: observer))
+        }
+    }
+
+    /// Becomes the owner of a partition, and serves what is in it. Not for event loops: the log is asked.
+    ///
+    /// One that is open already, as far as this node knows, is closed first: somebody else may have had it since.
+    ///
+    /// - Parameter completion: Called once, on the writer's thread, or here when it could not be acquired.
+    package func open(_ partition: UInt16, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
+        guard openPartitions.contains(partition) else { return acquire(partition, completion) }
+        close(partition) { [self] result in
+            if case .failure = result { return completion(result) }
+            world.perform(lane: UInt64(partition)) { self.acquire(partition, completion) }
+        }
+    }
+
+    private func acquire(_ partition: UInt16, _ completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
+        do throws(LogError) {
+            let epoch = try log.acquire(partition)
+            var takeUp: [@Sendable () -> Void] = []
+            for observer in currentObservers { takeUp.append(try observer.prepare(partition)) }
+            let opening = PartitionChange.Opening(epoch: epoch, names: try names(in: partition), takeUp: takeUp)
+            try writer.submit(PartitionChange(self, partition, .open(opening), completion), isBounded: false)
+        } catch {
+            completion(.failure(ChannelError(error)))
+        }
+    }
+
+    /// Gives a partition up: what was submitted before is committed, what comes after fails with `partition_unavailable`, live readers are told to
+    /// look elsewhere, and agents leave memory.
+    ///
+    /// - Parameter completion: Called once, on the writer's thread, when nothing of this node's can be committed there any more.
+    package func close(_ partition: UInt16, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
+        do throws(LogError) { try writer.submit(PartitionChange(self, partition, .close, completion), isBounded: false) } catch {
+            completion(.failure(ChannelError(error)))
+        }
+    }
+
+    // MARK: The writer's side
+
+    fileprivate func opened(_ partition: UInt16, _ opening: PartitionChange.Opening) {
+        limit?.opened(partition, names: opening.names)
+        openBits.bitwiseOr(PartitionSet([partition]).bits, ordering: .releasing)
+        for takeUp in opening.takeUp { takeUp() }
+        expiry.lookAgain()
+    }
+
+    /// Lets go of everything that is in the partition. Nothing is staged in it, or what is was lost.
+    func closed(_ partition: UInt16) {
+        guard openPartitions.contains(partition) else { return }
+        openBits.bitwiseAnd(~PartitionSet([partition]).bits, ordering: .sequentiallyConsistent)
+        partitions[Int(partition)].nextNumber.withLock { $0 = nil }
+        limit?.closed(partition)
+        for observer in currentObservers { observer.partitionClosed(partition) }
+        // Whoever loads a channel looks under the same locks whether he may: what is taken out now is all.
+        let gone = partitions.flatMap { slot in
+            slot.takeOut { $0.id.partition == partition || slot.number == partition }
+        }
+        for channel in gone {
+            for watcher in channel.leave() { watcher.channelLeft(channel) }
+        }
+    }
+
+    private var currentObservers: [any PartitionObserver] { observers.withLock { $0.compactMap(\.observer) } }
+
+    /// - Throws: ``LogError`` with code `partition_unavailable` unless this node owns all partitions: a list that is not complete is none.
+    package func requireAllOpen() throws(LogError) {
+        for partition in 0..<Placement.partitionCount where openPartitions != .all { try requireOpen(partition) }
+    }
+
+    func requireOpen(_ partition: UInt16) throws(LogError) {
+        try openPartitions.require(partition)
+    }
+}
+
+struct PartitionWatch {
+    weak var observer: (any PartitionObserver)?
+}
+
+/// Opens or closes a partition between what is decided before and after.
+private final class PartitionChange: Submission {
+    struct Opening {
+        let epoch: UInt64
+        /// How many names are taken there.
+        let names: Int
+        let takeUp: [@Sendable () -> Void]
+    }
+
+    enum Change {
+        case open(Opening)
+        case close
+    }
+
+    private let channels: Channels
+    private let number: UInt16
+    private let change: Change
+    private let completion: @Sendable (Result<Void, ChannelError>) -> Void
+
+    init(
+        _ channels: Channels, _ number: UInt16, _ change: Change, _ completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void
+    ) {
+        (self.channels, self.number, self.change, self.completion) = (channels, number, change, completion)
+    }
+
+    var cost: Int { 256 }
+
+    func stage(into stage: inout Stage) {
+        switch change {
+        case .open(let opening): stage.open(number, epoch: opening.epoch)
+        case .close: stage.close(number)
+        }
+    }
+
+    func committed() {
+        channels.publish()
+        switch change {
+        case .open(let opening): channels.opened(number, opening)
+        case .close: channels.closed(number)
+        }
+        completion(.success(()))
+    }
+
+    func failed(_ error: LogError) { completion(.failure(ChannelError(error))) }
+}
