@@ -52,6 +52,8 @@ final class HTTPConnection {
     /// When the current phase began; in a body, when bytes last came: milliseconds.
     private var readMark: Int64 = 0
     private let opened: Int64
+    /// What of ``HTTPListener/waitingBytes`` is its own.
+    private var waitingBytes = 0
     /// When a span of the current body began, milliseconds, and how much of it had come by then.
     private var (bodyMark, bodyMarkCount): (Int64, Int) = (0, 0)
     /// Its neighbours among the listener's idle connections.
@@ -60,6 +62,8 @@ final class HTTPConnection {
 
     /// Reading stops, and no further request is begun, while more than this waits to be sent: a peer that does not read has few answers made.
     private static let outputBytesMax = 64 << 10
+    /// The same when all connections of the loop hold much.
+    static let crowdedOutputBytesMax = 2 << 10
     /// Of what has been stored an answer may hold all that one request may have: so many are made for a connection at a time.
     private static let largeCountMax = 4
     /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
@@ -93,6 +97,7 @@ final class HTTPConnection {
         guard !isClosed else { return }
         if let tls, exchanges.isEmpty { sendEnd(tls) }
         isClosed = true
+        listener.waitingBytes -= waitingBytes
         listener.remove(self)
         uv_close(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self)) { handle in
             let connection = Unmanaged<HTTPConnection>.fromOpaque(handle!.pointee.data).takeRetainedValue()
@@ -125,14 +130,14 @@ extension HTTPConnection {
             stream,
             { handle, _, buffer in
                 let connection = Unmanaged<HTTPConnection>.fromOpaque(handle!.pointee.data).takeUnretainedValue()
-                buffer!.pointee = connection.listener.readBuffer
+                buffer!.pointee = connection.listener.inputBuffer
             },
             { stream, count, buffer in
                 let connection = Unmanaged<HTTPConnection>.fromOpaque(stream!.pointee.data).takeUnretainedValue()
                 if count > 0 {
                     let bytes = UnsafeRawBufferPointer(start: buffer!.pointee.base, count: count)
                     if let tls = connection.tls { connection.receivedSealed(bytes, tls) } else { connection.received(bytes) }
-                    if count == connection.listener.readBuffer.len { connection.letOthersRead() }
+                    if count == buffer!.pointee.len { connection.letOthersRead() }
                 } else if count == Int(UV_EOF.rawValue) {
                     connection.receivedEnd()
                 } else if count < 0 {
@@ -165,17 +170,45 @@ extension HTTPConnection {
     func received(_ input: UnsafeRawBufferPointer) {
         guard !isLingering, acceptsRequests else { return }  // Read and dropped, so that the peer's end is noticed.
         listener.unlistIdle(self)
-        let used = hasUpgraded ? 0 : process(input)
-        if hasUpgraded { return handOver(UnsafeRawBufferPointer(rebasing: input[used...])) }
+        var used = hasUpgraded ? 0 : process(input)
+        if hasUpgraded { used += handOver(UnsafeRawBufferPointer(rebasing: input[used...])) }
         if used < input.count, acceptsRequests, !isClosed {
             blockedInput = Bytes(UnsafeRawBufferPointer(rebasing: input[used...]))
         }
         if hasBlocked { updateReading() }
+        countWaiting()
     }
 
-    private func handOver(_ input: UnsafeRawBufferPointer) {
-        guard !input.isEmpty, !isClosed else { return }
-        upgraded?.onInput?(input)
+    /// - Returns: How much the other protocol has taken.
+    private func handOver(_ input: UnsafeRawBufferPointer) -> Int { isClosed ? input.count : upgraded?.onInput?(input) ?? input.count }
+
+    /// Hands over what had to wait.
+    private func handOverBlocked() {
+        guard !isClosed, let upgraded, !upgraded.isInputPaused else { return }
+        let input = blockedInput
+        blockedInput = []
+        let used = input.withUnsafeBytes { handOver($0) }
+        if !isClosed { blockedInput = Bytes(input[used...]) }
+        updateReading()
+        countWaiting()
+    }
+
+    /// Bytes of answers that have not been sent.
+    private var unsentBytes: Int {
+        exchanges.reduce(output.byteCount + (writing?.byteCount ?? 0) + (tls?.wire.byteCount ?? 0)) { $0 + $1.held.byteCount }
+    }
+
+    /// Notes how much waits here, for all of the loop together.
+    private func countWaiting() {
+        guard !isClosed else { return }
+        let count = unsentBytes + blockedInput.count + (hasBlocked ? tls?.heldBytes ?? 0 : 0)
+        listener.waitingBytes += count - waitingBytes
+        waitingBytes = count
+    }
+
+    /// Whether so little waits to be sent that another answer may be begun.
+    private var hasRoom: Bool {
+        unsentBytes <= (listener.isCrowded ? HTTPConnection.crowdedOutputBytesMax : HTTPConnection.outputBytesMax)
     }
 
     /// A peer that has sent its last request may still read. Who cannot do without knowing whether it has gone instead, takes it for that.
@@ -203,8 +236,7 @@ extension HTTPConnection {
         self.parsing = parsing
         var index = 0
         while acceptsRequests, !isClosed, !hasUpgraded, exchanges.count < listener.configuration.pipelinedCountMax,
-            exchanges.reduce(output.byteCount, { $0 + $1.held.byteCount }) <= HTTPConnection.outputBytesMax,
-            exchanges.count(where: \.mayBeLarge) < HTTPConnection.largeCountMax
+            hasRoom, exchanges.count(where: \.mayBeLarge) < HTTPConnection.largeCountMax
         {
             if parsing.isHeld {
                 guard mayDispatch(parsing) else { return index }
@@ -348,17 +380,25 @@ extension HTTPConnection {
 
     func inputPauseChanged() {
         updateReading()
+        guard upgraded?.isInputPaused == false else { return }
         // Not from here: whoever takes input says so, too, while he is given some.
-        if let tls, takesInput { loop.atEndOfTick { self.unsealRest(tls) } }
+        loop.atEndOfTick { [self] in
+            handOverBlocked()
+            if let tls { unsealRest(tls) }
+        }
     }
 
     func inputEnded() { upgradedInputEnded = true }
 
     /// Lets `write` append to the answer: to the socket's queue when its turn has come, else aside.
     func output(of responder: HTTPResponder, _ write: (inout OutputQueue) -> Void) {
-        guard exchanges.first === responder else { return write(&responder.held) }
+        guard exchanges.first === responder else {
+            write(&responder.held)
+            return countWaiting()
+        }
         if !hasUnsent { writeMark = listener.milliseconds }
         write(&output)
+        countWaiting()
         scheduleFlush()
     }
 
@@ -376,6 +416,7 @@ extension HTTPConnection {
         guard count < bytes.count else { return true }
         // An error is found once more by the flush, which closes: not from here, where many are being sent to.
         output.append(bytes, behind: count, piece.room)
+        countWaiting()
         scheduleFlush()
         return false
     }
@@ -422,6 +463,7 @@ extension HTTPConnection {
 
     /// Goes on after a flush: tells the writer, takes more requests or ends the connection.
     func flushed() {
+        defer { countWaiting() }
         exchanges.first?.stream?.drained()
         guard !isClosed else { return }
         if closesAfterFlush {
@@ -437,18 +479,12 @@ extension HTTPConnection {
 
     /// Takes requests that had to wait.
     private func resume() {
-        guard !isProcessing, hasBlocked, acceptsRequests else { return }
+        guard !isProcessing, !hasUpgraded, hasBlocked, acceptsRequests else { return }
         let input = blockedInput
         let used = input.withUnsafeBytes { process($0) }
         guard !isClosed else { return }
-        if hasUpgraded {
-            blockedInput = []
-            input.withUnsafeBytes { handOver(UnsafeRawBufferPointer(rebasing: $0[used...])) }
-            updateReading()
-            if let tls { unseal(tls) }
-            return
-        }
         blockedInput = acceptsRequests ? Bytes(input[used...]) : []
+        if hasUpgraded { handOverBlocked() }
         updateReading()
         if let tls { unseal(tls) }
     }

@@ -41,6 +41,8 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     /// Before this it is not said again that connections cannot be accepted.
     private var nextComplaint: Int64 = 0
     private var dateBytes = Bytes()
+    /// What the connections hold of what waits to be sent, and of input behind it.
+    var waitingBytes = 0
 
     /// How often it is said that connections cannot be accepted.
     private static let complaintMilliseconds: Int64 = 1_000
@@ -74,6 +76,14 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         readBuffer.base.deallocate()
         plainBuffer.deallocate()
     }
+
+    /// Whether so much waits that a connection gets no further before it has taken its own.
+    var isCrowded: Bool { waitingBytes > configuration.waitingBytesMax }
+
+    /// Where the next piece of input goes. When much waits, it is a small one, because most of it may have to wait as well.
+    var inputBuffer: uv_buf_t { isCrowded ? uv_buf_init(readBuffer.base, UInt32(min(readBuffer.len, HTTPListener.crowdedReadBytes))) : readBuffer }
+
+    private static let crowdedReadBytes = 4 << 10
 
     /// The loop's time.
     var milliseconds: Int64 { loop.nowMilliseconds }
