@@ -1,5 +1,4 @@
 internal import CCurl
-internal import Glibc
 package import ParleySystem
 
 /// Outgoing HTTP over libcurl on one loop. Connections are kept and used again.
@@ -138,25 +137,16 @@ extension CurlTransport {
     /// Ends the connections on which something came that nobody has asked for: it would be taken for the answer to the next request. libcurl looks for
     /// their end alone, before version 8.1.
     private func dropSpoiled() {
-        var byte: UInt8 = 0
-        for socket in idle where recv(socket, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT)) > 0 {
+        for socket in idle where KeptSocket.hasInput(socket) {
             idle.remove(socket)
-            CurlTransport.spoil(socket)
+            KeptSocket.spoil(socket)
         }
-    }
-
-    /// Has libcurl find the end of a connection, once nothing is left to be read.
-    private static func spoil(_ socket: Int32) {
-        var rest = Bytes(repeating: 0, count: 64 << 10)
-        var pieces = 64
-        while pieces > 0, recv(socket, &rest, rest.count, Int32(MSG_DONTWAIT)) > 0 { pieces -= 1 }
-        shutdown(socket, Int32(SHUT_RDWR))
     }
 
     /// Closes a socket for libcurl, whose number may be another's from now on.
     func close(_ socket: curl_socket_t) -> Int32 {
         idle.remove(socket)
-        return Glibc.close(socket)
+        return KeptSocket.close(socket)
     }
 }
 
