@@ -11,6 +11,8 @@ final class HTTPConnection {
     /// The socket's; libuv owns it.
     private var descriptor: Int32 = -1
     var isFlushScheduled = false
+    /// Whether its input waits for its turn among others.
+    var isDelayed = false
     var isClosed = false
     /// Whether another connection has its place already.
     var isUncounted = false
@@ -66,6 +68,8 @@ final class HTTPConnection {
     static let crowdedOutputBytesMax = 2 << 10
     /// Of what has been stored an answer may hold all that one request may have: so many are made for a connection at a time.
     private static let largeCountMax = 4
+    /// So many requests that came together are served together, whatever others wait for.
+    private static let togetherCount = 4
     /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
     /// that has stopped reading. What is under way and not acknowledged does not count, so a long line stays full.
     private static let kernelUnsentBytesMax: Int32 = 32 << 10
@@ -234,13 +238,17 @@ extension HTTPConnection {
         defer { isProcessing = false }
         let parsing = self.parsing ?? listener.takeParsing()
         self.parsing = parsing
-        var index = 0
-        while acceptsRequests, !isClosed, !hasUpgraded, exchanges.count < listener.configuration.pipelinedCountMax,
-            hasRoom, exchanges.count(where: \.mayBeLarge) < HTTPConnection.largeCountMax
-        {
+        var (index, served) = (0, 0)
+        while mayBegin {
             if parsing.isHeld {
                 guard mayDispatch(parsing) else { return index }
                 dispatch(parsing)
+                // What one has sent in one breath does not keep the others waiting.
+                served += 1
+                if served >= HTTPConnection.togetherCount, index < input.count, listener.isSliceOver {
+                    listener.goOn(self, atOnce: false)
+                    return index
+                }
                 continue
             }
             do throws(HTTPParseError) {
@@ -268,6 +276,12 @@ extension HTTPConnection {
             }
         }
         return index
+    }
+
+    /// Whether there is room for another request.
+    private var mayBegin: Bool {
+        acceptsRequests && !isClosed && !hasUpgraded && exchanges.count < listener.configuration.pipelinedCountMax && hasRoom
+            && exchanges.count(where: \.mayBeLarge) < HTTPConnection.largeCountMax
     }
 
     /// How far the request has come that is on its way.
@@ -382,11 +396,21 @@ extension HTTPConnection {
         updateReading()
         guard upgraded?.isInputPaused == false else { return }
         // Not from here: whoever takes input says so, too, while he is given some.
-        loop.atEndOfTick { [self] in
-            handOverBlocked()
-            if let tls { unsealRest(tls) }
-        }
+        listener.goOn(self, atOnce: false)
     }
+
+    /// Goes on with input that has waited.
+    func goOn() {
+        guard !isClosed else { return }
+        if hasUpgraded { handOverBlocked() } else { resume() }
+        if let tls { unsealRest(tls) }
+        countWaiting()
+    }
+
+    /// Whether input has been served for long enough in this round; who stops for that goes on with ``goOnLater()``.
+    var isSliceOver: Bool { listener.isSliceOver }
+
+    func goOnLater() { listener.goOn(self, atOnce: false) }
 
     func inputEnded() { upgradedInputEnded = true }
 
@@ -470,8 +494,8 @@ extension HTTPConnection {
             if !hasUnsent { end() }
             return
         }
-        resume()
-        let isIdle = exchanges.isEmpty && !hasUnsent && !isClosed
+        if hasBlocked, mayBegin, !isProcessing { listener.goOn(self, atOnce: true) }
+        let isIdle = exchanges.isEmpty && !hasUnsent && !isClosed && !isDelayed
         guard isIdle else { return }
         if peerHasFinished || (listener.isDraining && phase == .idle) { return close() }
         if hasServed, phase == .idle, !hasBlocked, !isLingering { listener.listIdle(self) }
@@ -479,14 +503,13 @@ extension HTTPConnection {
 
     /// Takes requests that had to wait.
     private func resume() {
-        guard !isProcessing, !hasUpgraded, hasBlocked, acceptsRequests else { return }
+        guard !isProcessing, hasBlocked, mayBegin else { return }
         let input = blockedInput
         let used = input.withUnsafeBytes { process($0) }
         guard !isClosed else { return }
         blockedInput = acceptsRequests ? Bytes(input[used...]) : []
         if hasUpgraded { handOverBlocked() }
         updateReading()
-        if let tls { unseal(tls) }
     }
 
     /// Ends a connection whose last answer was sent.
@@ -504,7 +527,7 @@ extension HTTPConnection {
 
     /// Closes what is idle; the rest closes after its answers.
     func drain() {
-        if exchanges.isEmpty, !hasUnsent, phase == .idle { close() }
+        if exchanges.isEmpty, !hasUnsent, !hasBlocked, phase == .idle { close() }
     }
 
     /// Whether it has waited that long for its next request.

@@ -25,7 +25,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     package var onHalfClose: (() -> Void)?
 
     /// Behind a 101: called on the loop with what the peer sends, valid during the call. Says how much it has taken; less than all only where it has set
-    /// ``isInputPaused``, and then the rest comes again behind that, with nothing if there is none.
+    /// ``isInputPaused`` or called ``goOnLater()``, and then the rest comes again behind that, with nothing if there is none.
     package var onInput: ((UnsafeRawBufferPointer) -> Int)?
     private var framing: Framing
     private var wasAboveLowWater = false
@@ -53,6 +53,12 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     /// Whether all peers of the loop together have so much to take that each may have little waiting.
     package var isCrowded: Bool { responder?.connection?.listener.isCrowded ?? false }
+
+    /// Behind a 101: whether so much has been done with input that others must have their turn before more is.
+    package var mustYield: Bool { responder?.connection?.isSliceOver ?? false }
+
+    /// Behind a 101: has what was not taken of the input come again in its turn.
+    package func goOnLater() { responder?.connection?.goOnLater() }
 
     /// Has `onDrain` called also where the queue has been low all the time: when the peer has taken something.
     package func awaitDrain() { wasAboveLowWater = true }

@@ -92,7 +92,10 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
             used = try reader.feed(input) { event in
                 answer(event)
                 updatePause()
-                return !isClosed && !stream.isInputPaused
+                guard !isClosed, !stream.isInputPaused else { return false }
+                guard stream.mustYield else { return true }
+                stream.goOnLater()
+                return false
             }
         } catch {
             close(error.code, error.reason)

@@ -156,6 +156,14 @@ class HostileReaders(unittest.TestCase):
         step = next(entry["offset"] for entry in entries if entry["type"] == "step.started" and entry.get("kind") == "model")
         self.flood(300, self.get(f"/v1/agents/assistant/large/request?step={step}", 4))
 
+    def test_refusals(self):
+        # Small answers, of which each connection asks for many.
+        self.flood(1_500, self.get("/v1/nothing", 1_400))
+
+    def test_refusals_on_sockets(self):
+        # A message of a byte, and a refusal of 300.
+        self.flood(200, HANDSHAKE + frame(b"x") * 8_000)
+
     def test_sockets_that_follow(self):
         self.stream("application/json")
         follow = json.dumps({"op": "follow", "ref": 1, "channel": "large", "offset": "now"}).encode()
