@@ -60,7 +60,7 @@ struct SimulationAgentState {
         case "message" where policy == "rollback": return !isCancelled
         case "message": return policy == "reject"
         case "cancel": return !isCancelled
-        case "approve", "deny": return true
+        case "approve", "deny", "resume": return true
         case "signal": return open.values.contains { $0.kind == "wait" && !$0.isFollow && $0.name == input.body["name"]?.string }
         default: return false
         }

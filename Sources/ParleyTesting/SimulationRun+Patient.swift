@@ -20,7 +20,8 @@ extension SimulationRun {
         var log: SimulatedLog?
         for life in 0...deaths {
             let plan = life == deaths ? nil : SimulationRun.anyDeath(&random)
-            let process = try SimulationRun.process(&random, now, log, plan, record)
+            let hardships = SimulationHardships(&random, mayEnd: life < deaths)
+            let process = try SimulationRun.process(&random, now, log, plan, record, hardships)
             record.update { $0.starts.append(now) }
             reflexes.watch(process)
             for client in scenario.clients { client.resume(process) }
@@ -31,7 +32,7 @@ extension SimulationRun {
             crashes += process.crash.isOver ? 1 : 0
             matrix.add(process.crash.matrix)
             if life == deaths, violations.isEmpty {
-                try collect(process, scenario, record)
+                try process.readFaults.pausing { try collect(process, scenario, record) }
                 history.followed = record.entries
                 violations += SimulationChecker(history).violations
             }
@@ -51,7 +52,8 @@ extension SimulationRun {
     }
 
     private static func process(
-        _ random: inout SplitMix64, _ now: Timestamp, _ log: SimulatedLog?, _ plan: SimulationCrash.Plan?, _ record: SimulationRecord
+        _ random: inout SplitMix64, _ now: Timestamp, _ log: SimulatedLog?, _ plan: SimulationCrash.Plan?, _ record: SimulationRecord,
+        _ hardships: SimulationHardships
     ) throws -> SimulationProcess {
         var schedule = SimulatedSchedule()
         schedule.firesTogether = true
@@ -59,7 +61,8 @@ extension SimulationRun {
         schedule.heldLongest = [20, 200, 2_500].randomElement(using: &random)!
         let activeMax = [1, 2, 100].randomElement(using: &random)!
         return try SimulationProcess(
-            seed: random.next(), now: now, after: log, plan: plan, record: record, schedule: schedule, activeMax: activeMax
+            seed: random.next(), now: now, after: log, plan: plan, record: record, schedule: schedule, activeMax: activeMax,
+            hardships: hardships
         ) { world in
             ConcurrentInput.allCases.map {
                 SimulationAgent(world: world, record: record, isBroken: false, policy: $0, answersTexts: true).erased
@@ -74,7 +77,7 @@ extension SimulationRun {
             try process.run(until: process.world.now.advanced(by: .seconds(3_600)), steps: SimulationRun.stepsMax)
             guard !process.crash.isOver else { return }
             history = record.history
-            history.entries = try SimulationRun.entries(process.log, scenario.channels)
+            history.entries = try process.readFaults.pausing { try SimulationRun.entries(process.log, scenario.channels) }
             violations += SimulationChecker(history).violationsAtRest
             guard violations.isEmpty, SimulationNudge.nudge(process, history.entries) else { return }
         }
