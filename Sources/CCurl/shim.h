@@ -64,6 +64,15 @@ static inline int parley_curl_address(const struct curl_sockaddr *address, unsig
     }
     return 0;
 }
+static inline CURLcode parley_curl_set_closesocket(CURL *handle, curl_closesocket_callback callback) {
+    return curl_easy_setopt(handle, CURLOPT_CLOSESOCKETFUNCTION, callback);
+}
+// The socket of a connection that is kept after its transfer; CURL_SOCKET_BAD if it is not.
+static inline curl_socket_t parley_curl_kept_socket(CURL *handle) {
+    curl_socket_t socket = CURL_SOCKET_BAD;
+    curl_easy_getinfo(handle, CURLINFO_ACTIVESOCKET, &socket);
+    return socket;
+}
 static inline curl_socket_t parley_curl_open(const struct curl_sockaddr *address) {
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }

@@ -59,7 +59,7 @@ package enum IPAddress: Sendable, Hashable {
         guard !text.utf8.contains(0) else { return nil }
         var hints = addrinfo()
         hints.ai_flags = AI_NUMERICHOST
-        hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        hints.ai_socktype = SocketType.stream
         var found: UnsafeMutablePointer<addrinfo>?
         guard getaddrinfo(String(text), nil, &hints, &found) == 0, let raw = found?.pointee.ai_addr else { return nil }
         defer { freeaddrinfo(found) }

@@ -198,8 +198,14 @@ extension CurlCall {
         parley_curl_set_pointer(easy, CURLOPT_HTTPHEADER, headers)
     }
 
+    /// Who hears of sockets and addresses.
     private func setAddresses(_ request: OutgoingRequest) {
         addresses = request.addresses
+        parley_curl_set_closesocket(easy) { transport, socket in
+            Unmanaged<CurlTransport>.fromOpaque(transport!).takeUnretainedValue().close(socket)
+        }
+        // A connection outlives the call, and the transport every connection.
+        parley_curl_set_pointer(easy, CURLOPT_CLOSESOCKETDATA, Unmanaged.passUnretained(transport).toOpaque())
         let isGuarded = if case .any = addresses { false } else { true }
         if isGuarded || !request.usesProxy || (try? OutgoingURL(request.url))?.isLoopback == true { set(CURLOPT_PROXY, "") }
         guard isGuarded else { return }
@@ -298,7 +304,9 @@ extension CurlCall {
         }
         let message = "\(url): \(reason)"
         switch result {
-        case CURLE_URL_MALFORMAT, CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "invalid_url", message: message, reason: reason)
+        // The URL's scheme has been looked at: it is the answer's that is none.
+        case CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "upstream_not_http", message: message, reason: reason)
+        case CURLE_URL_MALFORMAT: return OutgoingError(code: "invalid_url", message: message, reason: reason)
         // Our own callback refuses nothing that is still wanted: what could not be written could not be decoded.
         case CURLE_BAD_CONTENT_ENCODING, CURLE_WRITE_ERROR:
             return OutgoingError(code: "upstream_encoding", message: message, reason: reason)

@@ -12,6 +12,8 @@ package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // 
     private let multi: OpaquePointer
     private var calls: [UnsafeMutableRawPointer: CurlCall] = [:]
     private var watches: [Int32: DescriptorWatch] = [:]
+    /// Of connections that are kept, those on which nothing may come before the next request is sent.
+    private var idle: Set<Int32> = []
     private var timer: LoopTimer?
     /// libcurl does not allow handles to be added or removed while it calls us.
     private var isInsideCurl = false
@@ -61,6 +63,7 @@ extension CurlTransport {
         if let error = call.prepare(request) { return call.end(error) }
         let easy = call.easy!
         calls[easy] = call
+        dropSpoiled()
         curl_multi_add_handle(handle, easy)  // The timer callback brings us to `act` at once.
         call.watchIdleness(request)
     }
@@ -92,6 +95,7 @@ extension CurlTransport {
         }
         for (call, result) in done {
             let error = call.error(for: result)
+            noteIdle(easy: call.easy)
             remove(call)
             call.end(error)
         }
@@ -118,10 +122,39 @@ extension CurlTransport {
     }
 }
 
+// MARK: Connections that are kept
+
+extension CurlTransport {
+    /// Notes the connection of a call that has ended, if it may be used again. In HTTP/2 frames may come at any time, and belong to nobody's answer.
+    private func noteIdle(easy: UnsafeMutableRawPointer?) {
+        guard let easy else { return }
+        var version = 0
+        parley_curl_get_long(easy, CURLINFO_HTTP_VERSION, &version)
+        let socket = parley_curl_kept_socket(easy)
+        if socket != CURL_SOCKET_BAD, version <= CURL_HTTP_VERSION_1_1 { idle.insert(socket) }
+    }
+
+    /// Ends the connections on which something came that nobody has asked for: it would be taken for the answer to the next request. libcurl looks for
+    /// their end alone, before version 8.1.
+    private func dropSpoiled() {
+        for socket in idle where KeptSocket.hasInput(socket) {
+            idle.remove(socket)
+            KeptSocket.spoil(socket)
+        }
+    }
+
+    /// Closes a socket for libcurl, whose number may be another's from now on.
+    func close(_ socket: curl_socket_t) -> Int32 {
+        idle.remove(socket)
+        return KeptSocket.close(socket)
+    }
+}
+
 // MARK: What libcurl waits for
 
 extension CurlTransport {
     private func watch(_ socket: curl_socket_t, _ action: Int32) {
+        if action != CURL_POLL_REMOVE { idle.remove(socket) }
         if action == CURL_POLL_REMOVE {
             watches.removeValue(forKey: socket)?.cancel()
             return

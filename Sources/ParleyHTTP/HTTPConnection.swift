@@ -11,6 +11,8 @@ final class HTTPConnection {
     /// The socket's; libuv owns it.
     private var descriptor: Int32 = -1
     var isFlushScheduled = false
+    /// Whether its input waits for its turn among others.
+    var isDelayed = false
     var isClosed = false
     /// Whether another connection has its place already.
     var isUncounted = false
@@ -52,6 +54,8 @@ final class HTTPConnection {
     /// When the current phase began; in a body, when bytes last came: milliseconds.
     private var readMark: Int64 = 0
     private let opened: Int64
+    /// What of ``HTTPListener/waitingBytes`` is its own.
+    private var waitingBytes = 0
     /// When a span of the current body began, milliseconds, and how much of it had come by then.
     private var (bodyMark, bodyMarkCount): (Int64, Int) = (0, 0)
     /// Its neighbours among the listener's idle connections.
@@ -60,8 +64,12 @@ final class HTTPConnection {
 
     /// Reading stops, and no further request is begun, while more than this waits to be sent: a peer that does not read has few answers made.
     private static let outputBytesMax = 64 << 10
+    /// The same when all connections of the loop hold much.
+    static let crowdedOutputBytesMax = 2 << 10
     /// Of what has been stored an answer may hold all that one request may have: so many are made for a connection at a time.
     private static let largeCountMax = 4
+    /// So many requests that came together are served together, whatever others wait for.
+    private static let togetherCount = 4
     /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
     /// that has stopped reading. What is under way and not acknowledged does not count, so a long line stays full.
     private static let kernelUnsentBytesMax: Int32 = 32 << 10
@@ -93,6 +101,7 @@ final class HTTPConnection {
         guard !isClosed else { return }
         if let tls, exchanges.isEmpty { sendEnd(tls) }
         isClosed = true
+        listener.waitingBytes -= waitingBytes
         listener.remove(self)
         uv_close(UnsafeMutableRawPointer(handle).assumingMemoryBound(to: uv_handle_t.self)) { handle in
             let connection = Unmanaged<HTTPConnection>.fromOpaque(handle!.pointee.data).takeRetainedValue()
@@ -125,14 +134,14 @@ extension HTTPConnection {
             stream,
             { handle, _, buffer in
                 let connection = Unmanaged<HTTPConnection>.fromOpaque(handle!.pointee.data).takeUnretainedValue()
-                buffer!.pointee = connection.listener.readBuffer
+                buffer!.pointee = connection.listener.inputBuffer
             },
             { stream, count, buffer in
                 let connection = Unmanaged<HTTPConnection>.fromOpaque(stream!.pointee.data).takeUnretainedValue()
                 if count > 0 {
                     let bytes = UnsafeRawBufferPointer(start: buffer!.pointee.base, count: count)
                     if let tls = connection.tls { connection.receivedSealed(bytes, tls) } else { connection.received(bytes) }
-                    if count == connection.listener.readBuffer.len { connection.letOthersRead() }
+                    if count == buffer!.pointee.len { connection.letOthersRead() }
                 } else if count == Int(UV_EOF.rawValue) {
                     connection.receivedEnd()
                 } else if count < 0 {
@@ -165,17 +174,45 @@ extension HTTPConnection {
     func received(_ input: UnsafeRawBufferPointer) {
         guard !isLingering, acceptsRequests else { return }  // Read and dropped, so that the peer's end is noticed.
         listener.unlistIdle(self)
-        let used = hasUpgraded ? 0 : process(input)
-        if hasUpgraded { return handOver(UnsafeRawBufferPointer(rebasing: input[used...])) }
+        var used = hasUpgraded ? 0 : process(input)
+        if hasUpgraded { used += handOver(UnsafeRawBufferPointer(rebasing: input[used...])) }
         if used < input.count, acceptsRequests, !isClosed {
             blockedInput = Bytes(UnsafeRawBufferPointer(rebasing: input[used...]))
         }
         if hasBlocked { updateReading() }
+        countWaiting()
     }
 
-    private func handOver(_ input: UnsafeRawBufferPointer) {
-        guard !input.isEmpty, !isClosed else { return }
-        upgraded?.onInput?(input)
+    /// - Returns: How much the other protocol has taken.
+    private func handOver(_ input: UnsafeRawBufferPointer) -> Int { isClosed ? input.count : upgraded?.onInput?(input) ?? input.count }
+
+    /// Hands over what had to wait.
+    private func handOverBlocked() {
+        guard !isClosed, let upgraded, !upgraded.isInputPaused else { return }
+        let input = blockedInput
+        blockedInput = []
+        let used = input.withUnsafeBytes { handOver($0) }
+        if !isClosed { blockedInput = Bytes(input[used...]) }
+        updateReading()
+        countWaiting()
+    }
+
+    /// Bytes of answers that have not been sent.
+    private var unsentBytes: Int {
+        exchanges.reduce(output.byteCount + (writing?.byteCount ?? 0) + (tls?.wire.byteCount ?? 0)) { $0 + $1.held.byteCount }
+    }
+
+    /// Notes how much waits here, for all of the loop together.
+    private func countWaiting() {
+        guard !isClosed else { return }
+        let count = unsentBytes + blockedInput.count + (hasBlocked ? tls?.heldBytes ?? 0 : 0)
+        listener.waitingBytes += count - waitingBytes
+        waitingBytes = count
+    }
+
+    /// Whether so little waits to be sent that another answer may be begun.
+    private var hasRoom: Bool {
+        unsentBytes <= (listener.isCrowded ? HTTPConnection.crowdedOutputBytesMax : HTTPConnection.outputBytesMax)
     }
 
     /// A peer that has sent its last request may still read. Who cannot do without knowing whether it has gone instead, takes it for that.
@@ -201,14 +238,17 @@ extension HTTPConnection {
         defer { isProcessing = false }
         let parsing = self.parsing ?? listener.takeParsing()
         self.parsing = parsing
-        var index = 0
-        while acceptsRequests, !isClosed, !hasUpgraded, exchanges.count < listener.configuration.pipelinedCountMax,
-            exchanges.reduce(output.byteCount, { $0 + $1.held.byteCount }) <= HTTPConnection.outputBytesMax,
-            exchanges.count(where: \.mayBeLarge) < HTTPConnection.largeCountMax
-        {
+        var (index, served) = (0, 0)
+        while mayBegin {
             if parsing.isHeld {
                 guard mayDispatch(parsing) else { return index }
                 dispatch(parsing)
+                // What one has sent in one breath does not keep the others waiting.
+                served += 1
+                if served >= HTTPConnection.togetherCount, index < input.count, listener.isSliceOver {
+                    listener.goOn(self, atOnce: false)
+                    return index
+                }
                 continue
             }
             do throws(HTTPParseError) {
@@ -236,6 +276,12 @@ extension HTTPConnection {
             }
         }
         return index
+    }
+
+    /// Whether there is room for another request.
+    private var mayBegin: Bool {
+        acceptsRequests && !isClosed && !hasUpgraded && exchanges.count < listener.configuration.pipelinedCountMax && hasRoom
+            && exchanges.count(where: \.mayBeLarge) < HTTPConnection.largeCountMax
     }
 
     /// How far the request has come that is on its way.
@@ -348,17 +394,35 @@ extension HTTPConnection {
 
     func inputPauseChanged() {
         updateReading()
+        guard upgraded?.isInputPaused == false else { return }
         // Not from here: whoever takes input says so, too, while he is given some.
-        if let tls, takesInput { loop.atEndOfTick { self.unsealRest(tls) } }
+        listener.goOn(self, atOnce: false)
     }
+
+    /// Goes on with input that has waited.
+    func goOn() {
+        guard !isClosed else { return }
+        if hasUpgraded { handOverBlocked() } else { resume() }
+        if let tls { unsealRest(tls) }
+        countWaiting()
+    }
+
+    /// Whether input has been served for long enough in this round; who stops for that goes on with ``goOnLater()``.
+    var isSliceOver: Bool { listener.isSliceOver }
+
+    func goOnLater() { listener.goOn(self, atOnce: false) }
 
     func inputEnded() { upgradedInputEnded = true }
 
     /// Lets `write` append to the answer: to the socket's queue when its turn has come, else aside.
     func output(of responder: HTTPResponder, _ write: (inout OutputQueue) -> Void) {
-        guard exchanges.first === responder else { return write(&responder.held) }
+        guard exchanges.first === responder else {
+            write(&responder.held)
+            return countWaiting()
+        }
         if !hasUnsent { writeMark = listener.milliseconds }
         write(&output)
+        countWaiting()
         scheduleFlush()
     }
 
@@ -376,6 +440,7 @@ extension HTTPConnection {
         guard count < bytes.count else { return true }
         // An error is found once more by the flush, which closes: not from here, where many are being sent to.
         output.append(bytes, behind: count, piece.room)
+        countWaiting()
         scheduleFlush()
         return false
     }
@@ -422,14 +487,15 @@ extension HTTPConnection {
 
     /// Goes on after a flush: tells the writer, takes more requests or ends the connection.
     func flushed() {
+        defer { countWaiting() }
         exchanges.first?.stream?.drained()
         guard !isClosed else { return }
         if closesAfterFlush {
             if !hasUnsent { end() }
             return
         }
-        resume()
-        let isIdle = exchanges.isEmpty && !hasUnsent && !isClosed
+        if hasBlocked, mayBegin, !isProcessing { listener.goOn(self, atOnce: true) }
+        let isIdle = exchanges.isEmpty && !hasUnsent && !isClosed && !isDelayed
         guard isIdle else { return }
         if peerHasFinished || (listener.isDraining && phase == .idle) { return close() }
         if hasServed, phase == .idle, !hasBlocked, !isLingering { listener.listIdle(self) }
@@ -437,20 +503,13 @@ extension HTTPConnection {
 
     /// Takes requests that had to wait.
     private func resume() {
-        guard !isProcessing, hasBlocked, acceptsRequests else { return }
+        guard !isProcessing, hasBlocked, mayBegin else { return }
         let input = blockedInput
         let used = input.withUnsafeBytes { process($0) }
         guard !isClosed else { return }
-        if hasUpgraded {
-            blockedInput = []
-            input.withUnsafeBytes { handOver(UnsafeRawBufferPointer(rebasing: $0[used...])) }
-            updateReading()
-            if let tls { unseal(tls) }
-            return
-        }
         blockedInput = acceptsRequests ? Bytes(input[used...]) : []
+        if hasUpgraded { handOverBlocked() }
         updateReading()
-        if let tls { unseal(tls) }
     }
 
     /// Ends a connection whose last answer was sent.
@@ -468,7 +527,7 @@ extension HTTPConnection {
 
     /// Closes what is idle; the rest closes after its answers.
     func drain() {
-        if exchanges.isEmpty, !hasUnsent, phase == .idle { close() }
+        if exchanges.isEmpty, !hasUnsent, !hasBlocked, phase == .idle { close() }
     }
 
     /// Whether it has waited that long for its next request.

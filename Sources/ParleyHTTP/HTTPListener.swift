@@ -41,7 +41,16 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     /// Before this it is not said again that connections cannot be accepted.
     private var nextComplaint: Int64 = 0
     private var dateBytes = Bytes()
+    /// Connections whose input waits for their turn, in the order in which they came.
+    private var delayed = Fifo<HTTPConnection>()
+    private var goesOn = false
+    /// Until then input is served as it comes: the loop's precise time; `nil` until some is.
+    private var sliceEnd: Int64?
+    /// What the connections hold of what waits to be sent, and of input behind it.
+    var waitingBytes = 0
 
+    /// How long input that has waited is served until whatever else the loop has to do comes first again.
+    private static let sliceNanoseconds: Int64 = 1_000_000
     /// How often it is said that connections cannot be accepted.
     private static let complaintMilliseconds: Int64 = 1_000
     /// Connections beyond the limit while others are being closed for them.
@@ -74,6 +83,14 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         readBuffer.base.deallocate()
         plainBuffer.deallocate()
     }
+
+    /// Whether so much waits that a connection gets no further before it has taken its own.
+    var isCrowded: Bool { waitingBytes > configuration.waitingBytesMax }
+
+    /// Where the next piece of input goes. When much waits, it is a small one, because most of it may have to wait as well.
+    var inputBuffer: uv_buf_t { isCrowded ? uv_buf_init(readBuffer.base, UInt32(min(readBuffer.len, HTTPListener.crowdedReadBytes))) : readBuffer }
+
+    private static let crowdedReadBytes = 4 << 10
 
     /// The loop's time.
     var milliseconds: Int64 { loop.nowMilliseconds }
@@ -290,10 +307,43 @@ extension HTTPListener {
         return dateBytes
     }
 
+    /// Whether input has been served for long enough until whatever else the loop has to do has come.
+    var isSliceOver: Bool {
+        if sliceEnd == nil { beginSlice() }
+        return loop.preciseNanoseconds >= sliceEnd!
+    }
+
+    /// Lets a connection go on with input that waits: at once when it may and others have not had their time already, else in its turn.
+    func goOn(_ connection: HTTPConnection, atOnce: Bool) {
+        guard !atOnce || isSliceOver else { return connection.goOn() }
+        guard !connection.isDelayed else { return }
+        connection.isDelayed = true
+        delayed.append(connection)
+        guard !goesOn else { return }
+        goesOn = true
+        loop.atEndOfTick { self.goOnWithDelayed() }
+    }
+
+    private func goOnWithDelayed() {
+        beginSlice()
+        while let connection = delayed.popFirst() {
+            connection.isDelayed = false
+            connection.goOn()
+            connection.scheduleFlush()
+            if isSliceOver { break }
+        }
+        goesOn = !delayed.isEmpty
+        if goesOn { loop.atEndOfTick { self.goOnWithDelayed() } }
+    }
+
+    private func beginSlice() { sliceEnd = loop.preciseNanoseconds + HTTPListener.sliceNanoseconds }
+
     private func flush() {
+        beginSlice()
         let connections = unflushed
         unflushed = []
         for connection in connections { connection.flush() }
+        sliceEnd = nil
     }
 
     private func sweep() {

@@ -31,6 +31,9 @@ package final class HTTPServer: Sendable {
     /// Bytes that requests hold, from their first byte until they are answered.
     package var requestBytes: Int { budget.usedBytes }
 
+    /// What connections hold of answers that wait to be sent, and of input behind them. Asks the loops.
+    package var waitingBytes: Int { listeners.reduce(0) { sum, listener in sum + (on(listener) { listener.waitingBytes } ?? 0) } }
+
     /// Binds and listens; connections are accepted when this returns.
     /// - Throws: ``HTTPServerError`` that names the address and the system's reason.
     package func start() throws(HTTPServerError) {
@@ -115,7 +118,7 @@ extension HTTPServer {
                 remedy: "Choose one with --listen <host>:<port>.")
         }
         var hints = addrinfo()
-        hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        hints.ai_socktype = SocketType.stream
         hints.ai_flags = AI_PASSIVE
         var found: UnsafeMutablePointer<addrinfo>?
         let status = getaddrinfo(configuration.host, nil, &hints, &found)
@@ -137,7 +140,7 @@ extension HTTPServer {
 
     /// Binds a socket and stores the port that it got in `address`.
     private func bind(_ address: inout Address, isShared: Bool) throws(HTTPServerError) -> Int32 {
-        let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
+        let type = SocketType.stream | SocketType.closesOnExec | SocketType.doesNotBlock
         let descriptor = socket(Int32(address.storage.ss_family), type, 0)
         guard descriptor >= 0 else { throw failure(errno) }
         set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1)

@@ -27,6 +27,9 @@ package struct HTTPServerConfiguration: Sendable {
     package var writeTimeout = Duration.seconds(120)
     /// What one connection may bring before the others of its loop have their turn.
     package var readBytes = 64 << 10
+    /// Bytes that connections of one loop may hold together of what waits: answers to be sent, and input behind them. Beyond it, a connection that has
+    /// not taken its own gets no further.
+    package var waitingBytesMax = 8 << 20
     /// The kernel's send buffer per connection: what a slow reader can make it hold.
     package var sendBufferBytes = 128 << 10
 

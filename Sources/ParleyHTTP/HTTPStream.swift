@@ -24,8 +24,9 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Called on the loop when the peer has ended its side, and may still read. Where it is not set, the peer counts as gone.
     package var onHalfClose: (() -> Void)?
 
-    /// Behind a 101: called on the loop with what the peer sends, valid during the call.
-    package var onInput: ((UnsafeRawBufferPointer) -> Void)?
+    /// Behind a 101: called on the loop with what the peer sends, valid during the call. Says how much it has taken; less than all only where it has set
+    /// ``isInputPaused`` or called ``goOnLater()``, and then the rest comes again behind that, with nothing if there is none.
+    package var onInput: ((UnsafeRawBufferPointer) -> Int)?
     private var framing: Framing
     private var wasAboveLowWater = false
     /// Behind a 101: while it is set, no more is read than has been.
@@ -49,6 +50,18 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     /// Bytes written and not yet taken by the socket.
     package var bufferedBytes: Int { responder?.bufferedBytes ?? 0 }
+
+    /// Whether all peers of the loop together have so much to take that each may have little waiting.
+    package var isCrowded: Bool { responder?.connection?.listener.isCrowded ?? false }
+
+    /// Behind a 101: whether so much has been done with input that others must have their turn before more is.
+    package var mustYield: Bool { responder?.connection?.isSliceOver ?? false }
+
+    /// Behind a 101: has what was not taken of the input come again in its turn.
+    package func goOnLater() { responder?.connection?.goOnLater() }
+
+    /// Has `onDrain` called also where the queue has been low all the time: when the peer has taken something.
+    package func awaitDrain() { wasAboveLowWater = true }
 
     /// Behind a 101: the peer has said its last, so the connection may close as soon as what is queued has been sent.
     package func inputEnded() { responder?.inputEnded() }

@@ -18,8 +18,9 @@ package struct ServerSentEvent: Sendable, Equatable {
 /// It works on bytes, so a read may end anywhere: between CR and LF, inside a field name or inside a UTF-8 scalar. Comments and the
 /// fields `id` and `retry` are read over, because no upstream of ours is resumed by them.
 ///
-/// Beyond the standard it hears what model servers say beside it: a field `error` (an event of that name), and lines of bare JSON or of a page (data).
-/// Lines that are no fields at all, such as the words of a proxy, are kept for whoever looks for the reason of a stream's end.
+/// Beyond the standard it hears what model servers say beside it: a field `error` (an event of that name), lines of bare JSON or of a page (data), names
+/// of fields in another case or with something invisible before them, and a line with `"choices"` in it that is no field (data that cannot be read): it
+/// would be missing in the answer. Lines that are no fields at all, such as the words of a proxy, are kept for whoever looks for the reason of a stream's end.
 package struct ServerSentEventParser: Sendable {
     /// What one line, and the data of one event, may measure. An upstream that sends more is broken or hostile.
     package let bytesMax: Int
@@ -28,7 +29,6 @@ package struct ServerSentEventParser: Sendable {
     private var name = ""
     private var data: Bytes?
     private var skipsLineFeed = false
-    private var isFirstLine = true
     /// The event's data is bare, without field names.
     private var isBare = false
 
@@ -80,10 +80,8 @@ package struct ServerSentEventParser: Sendable {
 
     private mutating func endLine(_ visit: (ServerSentEvent) -> Void) throws(ServerSentEventError) {
         defer { line.removeAll(keepingCapacity: true) }
-        if isFirstLine {
-            isFirstLine = false
-            if line.starts(with: [0xEF, 0xBB, 0xBF]) { line.removeFirst(3) }
-        }
+        // The mark may stand at the beginning only; servers that write each event with a writer of its own have one before each.
+        if line.starts(with: [0xEF, 0xBB, 0xBF]) { line.removeFirst(3) }
         guard !line.isEmpty else { return dispatch(visit) }
         guard line[0] != UInt8(ascii: ":") else { return }
         // No field has such a name. What is bare may go over several lines.
@@ -95,16 +93,27 @@ package struct ServerSentEventParser: Sendable {
         let colon = line.firstIndex(of: UInt8(ascii: ":")) ?? line.count
         var value = line[min(colon + 1, line.count)...]
         if value.first == UInt8(ascii: " ") { value.removeFirst() }
-        if line[..<colon].elementsEqual("data".utf8) {
+        let field = line[..<colon].drop { $0 <= 0x20 }
+        if ServerSentEventParser.isField(field, "data") {
             try append(value)
-        } else if line[..<colon].elementsEqual("error".utf8) {
+        } else if ServerSentEventParser.isField(field, "error") {
             name = "error"
             try append(value)
-        } else if line[..<colon].elementsEqual("event".utf8) {
+        } else if ServerSentEventParser.isField(field, "event") {
             name = String(decoding: value, as: UTF8.self)
+        } else if line.contains(ServerSentEventParser.choices) {
+            try append(line[...])
         } else if line[..<colon].contains(UInt8(ascii: " ")) || colon == line.count {
             strayText += (strayText.isEmpty ? [] : [0x20]) + line.prefix(max(0, ServerSentEventParser.strayBytesMax - strayText.count))
         }
+    }
+
+    private static let choices = Bytes("\"choices\"".utf8)
+
+    /// Whether `text` is the name of that field, whatever its case, with or without blanks behind it.
+    private static func isField(_ text: ArraySlice<UInt8>, _ name: String) -> Bool {
+        text.prefix(name.utf8.count).elementsEqual(name.utf8) { HTTPGrammar.lowercased($0) == $1 }
+            && text.dropFirst(name.utf8.count).allSatisfy(HTTPGrammar.isBlank)
     }
 
     private mutating func append(_ value: ArraySlice<UInt8>) throws(ServerSentEventError) {

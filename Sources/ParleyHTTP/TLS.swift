@@ -136,6 +136,9 @@ final class TLSSession {
 
     deinit { SSL_free(ssl) }
 
+    /// Bytes of the peer that have not been read.
+    var heldBytes: Int { Int(parley_bio_pending(incoming)) }
+
     /// Whether the handshake is over.
     var isEstablished: Bool { SSL_is_init_finished(ssl) == 1 }
 

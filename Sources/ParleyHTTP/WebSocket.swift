@@ -3,8 +3,8 @@ package import ParleySystem
 /// The server's end of a WebSocket (RFC 6455, version 13): text messages both ways, without extensions.
 ///
 /// Belongs to the connection's loop. Messages sent in one tick leave in one write. Nothing bounds what is queued but the sender: he looks
-/// at ``bufferedBytes`` and waits for ``onDrain`` when that is too much. The peer's messages are not read while more than a megabyte waits
-/// to be sent to him, or ``isBusy`` is set.
+/// at ``bufferedBytes`` and waits for ``onDrain`` when that is too much. The peer's messages are not heard while more than a megabyte waits
+/// to be sent to him, or anything worth mentioning while all peers together have much to take, or ``isBusy`` is set.
 package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop only.
     package let loop: EventLoop
     /// Called with each message.
@@ -13,7 +13,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     package var onDrain: (() -> Void)?
     /// Called once, when nothing comes any more and nothing can be sent, whoever ended it.
     package var onClose: (() -> Void)?
-    /// While it is set the peer's messages wait in the socket.
+    /// While it is set the peer's messages wait in the connection.
     package var isBusy = false {
         didSet { updatePause() }
     }
@@ -25,7 +25,6 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     /// What a message that is not complete holds, and whose share of the memory for requests that is.
     private var reservation: MemoryReservation?
     private let account: String
-    private var isOutputFull = false
     private var isClosed = false
 
     /// From here on the peer must take something before he is listened to.
@@ -48,6 +47,9 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     /// Bytes sent and not yet taken by the socket.
     package var bufferedBytes: Int { stream.bufferedBytes }
+
+    /// Whether all peers of the loop together have so much to take that each may have little waiting.
+    package var isCrowded: Bool { stream.isCrowded }
 
     /// Sends a message, which is one JSON text or another text in UTF-8.
     package func send(_ text: Bytes) { send(head: [], text) }
@@ -82,23 +84,26 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     // MARK: The peer
 
-    private func received(_ input: UnsafeRawBufferPointer) {
-        lastInput = loop.now
+    /// - Returns: How much was taken: what comes behind a message that makes the peer's output too much waits.
+    private func received(_ input: UnsafeRawBufferPointer) -> Int {
+        if !input.isEmpty { lastInput = loop.now }
+        var used = input.count
         do throws(WebSocketError) {
-            try reader.feed(input) { event in
+            used = try reader.feed(input) { event in
                 answer(event)
-                return !isClosed
+                updatePause()
+                guard !isClosed, !stream.isInputPaused else { return false }
+                guard stream.mustYield else { return true }
+                stream.goOnLater()
+                return false
             }
         } catch {
-            return close(error.code, error.reason)
+            close(error.code, error.reason)
         }
-        guard !isClosed else { return }
-        guard holds(reader.heldBytes) else {
-            return close(1_013, "the messages that are being read hold as much of the server's memory as they may; try again later")
+        if !isClosed, !holds(reader.heldBytes) {
+            close(1_013, "the messages that are being read hold as much of the server's memory as they may; try again later")
         }
-        guard bufferedBytes > WebSocket.outputBytesMax else { return }
-        isOutputFull = true
-        updatePause()
+        return used
     }
 
     /// - Returns: false when there is no room for so much of a message.
@@ -124,14 +129,15 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     }
 
     private func drained() {
-        isOutputFull = false
         updatePause()
         onDrain?()
     }
 
     private func updatePause() {
         guard !isClosed else { return }
-        stream.isInputPaused = isBusy || isOutputFull
+        let isFull = bufferedBytes > (isCrowded ? HTTPConnection.crowdedOutputBytesMax : WebSocket.outputBytesMax)
+        if isFull { stream.awaitDrain() }
+        stream.isInputPaused = isBusy || isFull
     }
 
     // MARK: Sending

@@ -53,19 +53,21 @@ final class WebSocketReader {
 
     /// Takes the next bytes and calls `visit` for each message and control frame that they complete, until it returns false.
     ///
+    /// - Returns: how many were taken; the rest must come again before others do.
     /// - Throws: why the connection must be closed. The reader is of no use after that.
-    func feed(_ bytes: UnsafeRawBufferPointer, _ visit: (Event) -> Bool) throws(WebSocketError) {
+    @discardableResult
+    func feed(_ bytes: UnsafeRawBufferPointer, _ visit: (Event) -> Bool) throws(WebSocketError) -> Int {
         input.pointee = bytes
         defer { input.pointee = UnsafeRawBufferPointer(start: nil, count: 0) }
         while true {
             var piece = wslay_frame_iocb()
             let count = wslay_frame_recv(context, &piece)
-            if count == Int(WSLAY_ERR_WANT_READ.rawValue) { return }
+            if count == Int(WSLAY_ERR_WANT_READ.rawValue) { return bytes.count }
             guard count >= 0 else {
                 throw .violation(
                     "the frame's head breaks RFC 6455: a control frame in pieces or above 125 bytes, or a length not in its shortest form")
             }
-            if let event = try take(piece), !visit(event) { return }
+            if let event = try take(piece), !visit(event) { return bytes.count - input.pointee.count }
         }
     }
 

@@ -13,6 +13,8 @@ final class SimulationClient: Sendable {
         case steer
         case interrupt(redirects: Bool)
         case cancel
+        /// As an operator who does not know that nothing is halted.
+        case resume
         /// Of the approval that was asked for last.
         case decide(isApproved: Bool)
         case signal(String)
@@ -117,7 +119,7 @@ final class SimulationClient: Sendable {
             answered(index, process, result.map(\.offsets))
         }
         switch wish.action {
-        case .message, .remember, .close, .steer, .interrupt, .cancel, .decide, .signal:
+        case .message, .remember, .close, .steer, .interrupt, .cancel, .resume, .decide, .signal:
             append.creates = ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: true, created: process.world.now)
             append.isInput = true
         case .closeStream: append.closes = true
@@ -175,7 +177,7 @@ extension SimulationClient.Wish {
         switch action {
         case .message(let program): [["data": ["program": .string(program.text), "request": .string(id)]]]
         case .remember(let note): [["data": SimulationClient.Wish.memory(id, note)]]
-        case .close, .steer, .interrupt, .cancel, .decide, .signal: [["type": .string(kind.name), "request": .string(id)]]
+        case .close, .steer, .interrupt, .cancel, .resume, .decide, .signal: [["type": .string(kind.name), "request": .string(id)]]
         case .append(let items): (0..<items).map { ["request": .string(id), "item": .integer(Int64($0))] }
         case .produce: [["request": .string(id), "item": 0]]
         default: []
@@ -188,6 +190,7 @@ extension SimulationClient.Wish {
         case .steer: .steer
         case .interrupt: .interrupt
         case .cancel: .cancel
+        case .resume: .resume
         case .decide(let isApproved): isApproved ? .approve : .deny
         case .signal: .signal
         case .close: .close
@@ -207,7 +210,7 @@ extension SimulationClient.Wish {
                 NewEntry(.message, members: NewEntry.join(head + [("data", ["program": .string(program.text), "request": .string(id)])]))
             ]
         case .remember(let note): return [NewEntry(.message, members: NewEntry.join(head + [("data", Self.memory(id, note))]))]
-        case .close, .steer, .interrupt, .cancel, .decide, .signal:
+        case .close, .steer, .interrupt, .cancel, .resume, .decide, .signal:
             return [NewEntry(kind, members: NewEntry.join(head + [("request", .string(id))] + members(sight.approval)))]
         default: return entries.map { NewEntry(data: $0.bytes) }
         }

@@ -169,6 +169,9 @@ package final class SimulationCrash: Sendable {
         self.record = record
     }
 
+    /// Ends the process between two commits.
+    func die() { state.withLock { $0.isOver = true } }
+
     /// Lets the process live.
     func spare() { state.withLock { $0.plan = nil } }
 

@@ -19,6 +19,7 @@ package final class SimulationProcess: Sendable {
     package let subscriptions: Subscriptions
     private let delivery: SubscriptionDelivery?
     package let record: SimulationRecord
+    let readFaults: SimulationReadFaults
     private let syncing = Mutex(Syncing.idle)
     private let syncLongest: UInt64
 
@@ -28,6 +29,7 @@ package final class SimulationProcess: Sendable {
     ///   - previous: The log that the process before has left.
     ///   - schedule: How promptly threads run; one that holds them also has what they do interleaved with each commit.
     ///   - activeMax: How many agents are in memory at most.
+    ///   - hardships: What it meets besides its death.
     ///   - retention: How long sealed text stays; without it for ever, so that a checker can count every entry that there was.
     ///   - keys: What tokens are made with: the same in each life of a server.
     ///   - receiver: Makes the network in which the webhooks of subscriptions are.
@@ -35,7 +37,8 @@ package final class SimulationProcess: Sendable {
     package init(
         seed: UInt64, now: Timestamp, after previous: SimulatedLog? = nil, plan: SimulationCrash.Plan? = nil,
         record: SimulationRecord = SimulationRecord(), schedule: SimulatedSchedule = SimulatedSchedule(),
-        activeMax: Int = AgentRuntime.activeMax, retention: Duration = .seconds(1_000_000_000),
+        activeMax: Int = AgentRuntime.activeMax, hardships: SimulationHardships = SimulationHardships(),
+        retention: Duration = .seconds(1_000_000_000),
         keys: SigningKeys = SigningKeys(), receiver: ((SimulatedWorld) -> any OutgoingTransport)? = nil,
         agents: (SimulatedWorld) -> [AnyAgent]
     ) throws(LogError) {
@@ -44,14 +47,15 @@ package final class SimulationProcess: Sendable {
         self.record = record
         world = SimulatedWorld(seed: seed, now: now, schedule: schedule)
         syncLongest = schedule.heldLongest
+        readFaults = SimulationReadFaults(hardships.failingReads)
         log =
-            previous?.reopen(outcome: { _, batches in crash.outcome(of: batches) })
-            ?? SimulatedLog(outcome: { _, batches in crash.outcome(of: batches) })
+            previous?.reopen(readError: readFaults.readError, outcome: { _, batches in crash.outcome(of: batches) })
+            ?? SimulatedLog(readError: readFaults.readError, outcome: { _, batches in crash.outcome(of: batches) })
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: world)
         runtime = AgentRuntime(
             channels: channels, world: world, agents: agents(world), node: "simulated", idleAfter: .seconds(2), activeMax: activeMax,
-            textRetention: retention)
+            waitingMax: hardships.waitingMax, textRetention: retention)
         subscriptions = Subscriptions(channels, tokenKey: keys.tokenKey)
         delivery = receiver.map { [subscriptions, world] receiver in
             SubscriptionDelivery(subscriptions, keys: keys, allowsLoopback: true, world: world, transport: receiver(world))
@@ -62,6 +66,8 @@ package final class SimulationProcess: Sendable {
         try channels.startExpiry()
         try runtime.start()
         subscriptions.start()
+        readFaults.begin()
+        if let (after, takes) = hardships.drain { drain(after: after, takes) }
         guard schedule.holds else { return }
         log.meanwhile { [unowned world] in world.meanwhile(Int(world.random() % 6)) }
         channels.observeInput(InterruptedNotices(to: runtime, world))
@@ -85,6 +91,16 @@ package final class SimulationProcess: Sendable {
             }
         }
         return isDue && writer.pump()
+    }
+
+    /// Comes to an orderly end, as when it is told to: what its bodies do by then is journaled.
+    private func drain(after pause: Duration, _ takes: Duration) {
+        world.schedule(at: world.now.advanced(by: pause)) { [weak self] in
+            guard let self else { return }
+            runtime.drain()
+            world.schedule(at: world.now.advanced(by: takes)) { [weak self] in self?.runtime.markDrained() }
+            world.schedule(at: world.now.advanced(by: takes + .milliseconds(20))) { [weak self] in self?.crash.die() }
+        }
     }
 
     /// Runs until it has died, or nothing is left to do.

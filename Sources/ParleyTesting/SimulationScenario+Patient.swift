@@ -59,6 +59,7 @@ extension SimulationScenario {
     private static func control(_ random: inout SplitMix64) -> SimulationClient.Action {
         let all: [SimulationClient.Action] = [
             .steer, .steer, .interrupt(redirects: false), .interrupt(redirects: true), .interrupt(redirects: true), .cancel,
+            .resume,
             .decide(isApproved: true), .decide(isApproved: false), .signal("go"), .signal("go"), .signal("come"), .signal("never"),
         ]
         return all.randomElement(using: &random)!

@@ -17,6 +17,17 @@ ALL_MAX, TURN_SECONDS_MAX = 200 * MEGABYTE, 1
 HOLD_SECONDS = 4
 
 
+HANDSHAKE = (
+    b"GET /v1/socket HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def frame(text):
+    """A message as a client sends it: at most 125 bytes, masked with zeros."""
+    return bytes([0x81, 0x80 | len(text)]) + bytes(4) + text
+
+
 class HostileReaders(unittest.TestCase):
     def setUp(self):
         self.node = Node(model="scripted:tokens=3,rate=100")
@@ -144,6 +155,31 @@ class HostileReaders(unittest.TestCase):
                 break
         step = next(entry["offset"] for entry in entries if entry["type"] == "step.started" and entry.get("kind") == "model")
         self.flood(300, self.get(f"/v1/agents/assistant/large/request?step={step}", 4))
+
+    def test_refusals(self):
+        # Small answers, of which each connection asks for many.
+        self.flood(1_500, self.get("/v1/nothing", 1_400))
+
+    def test_refusals_on_sockets(self):
+        # A message of a byte, and a refusal of 300.
+        self.flood(200, HANDSHAKE + frame(b"x") * 8_000)
+
+    def test_sockets_that_follow(self):
+        self.stream("application/json")
+        follow = json.dumps({"op": "follow", "ref": 1, "channel": "large", "offset": "now"}).encode()
+        is_over = threading.Event()
+
+        def append():
+            while not is_over.is_set():
+                self.ask("POST", "/v1/stream/large", json.dumps({"a": "y" * 800}).encode())
+
+        appender = threading.Thread(target=append)
+        appender.start()
+        try:
+            self.flood(1_000, HANDSHAKE + frame(follow))
+        finally:
+            is_over.set()
+            appender.join()
 
     def test_many_entries_at_once(self):
         body = json.dumps([{"type": "signal", "name": "n", "data": number} for number in range(30_000)]).encode()

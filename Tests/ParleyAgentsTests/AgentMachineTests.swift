@@ -107,6 +107,36 @@ import Testing
         #expect(stage.commit() == ["forget w", "give w"])
     }
 
+    @Test func `a signal is for the wait of its name, byte for byte`() {
+        var stage = MachineStage.running()
+        for (path, name) in [("v", "\u{E9}"), ("w", "e\u{301}")] {
+            _ = (stage.ask(path, .wait(signal: name, match: [], until: nil)), stage.commit())
+        }
+        #expect(stage.send(.signal, ["name": "e\u{301}"]) == ["write receipt step.completed"])
+        #expect(stage.commit() == ["forget w", "give w"])
+    }
+
+    @Test func `an entry that came in time to a channel is read although its wait is due by now`() {
+        var stage = MachineStage.running()
+        let due = stage.view.now
+        _ = (stage.ask("f", .follow(channel: "streams/s", after: 0, incarnation: nil, until: due)), stage.commit())
+        stage.view.followed = .completed(["result": ["entries": []]])
+        #expect(stage.handle(.timerDue(DueTimer(turn: 1, path: "f", due: due))) == ["write step.completed"])
+        stage.put(.interrupt)
+        #expect(stage.yield() == ["stop f", "write receipt step.failed"], "it stands before the entry was read")
+        var other = MachineStage.running()
+        _ = (other.ask("f", .follow(channel: "streams/s", after: 0, incarnation: nil, until: due)), other.commit())
+        #expect(other.handle(.timerDue(DueTimer(turn: 1, path: "f", due: due))) == ["write timer.fired step.failed"])
+    }
+
+    @Test func `a channel whose wait is given up before the replay is over is no longer followed`() {
+        let work = StepRequest.Work.follow(channel: "streams/s", after: 0, incarnation: nil, until: nil)
+        var stage = MachineStage.reopening("f", work, Journal.OpenStep(followed: "0-7"))
+        #expect(stage.turn(.gaveUp(path: "f")) == [], "it replays")
+        #expect(stage.turn(.release) == ["stop f", "write step.failed"])
+        #expect(stage.commit() == ["forget f", "leave 0-7", "give f"])
+    }
+
     @Test func `a steer joins the next call, and stays with its later attempts`() {
         var stage = MachineStage.running()
         #expect(stage.send(.steer, ["text": "louder"]) == [])
@@ -146,6 +176,13 @@ import Testing
         #expect(stage.send(.message, ["text": "a"]) == [], "it is for the next activation")
     }
 
+    @Test func `an agent with nothing to do leaves although the clock was set back`() {
+        var stage = MachineStage.idle()
+        stage.view.now = stage.view.now.advanced(by: .seconds(-86_400))
+        #expect(stage.handle(.alarm(.idle)) == [])
+        #expect(stage.idle() == ["rest"])
+    }
+
     @Test func `a turn that only waits is marked, and leaves when the mark is durable`() {
         var stage = MachineStage.waiting()
         #expect(stage.idle() == ["write as waiting"])
@@ -159,6 +196,15 @@ import Testing
         stage.put(.signal, ["name": "go"])
         #expect(stage.handle(.input(upTo: stage.view.head)) == ["write receipt step.completed as running"])
         #expect(stage.commit() == [], "it has something in flight")
+    }
+
+    @Test func `a turn that only waits since its last work has ended is soon marked, too`() {
+        var stage = MachineStage.waiting()
+        _ = (stage.ask("a", .body(.atLeastOnce, .standard)), stage.commit())
+        #expect(stage.handle(.alarm(.waitingMark)) == [], "it works")
+        _ = (stage.turn(.bodyEnded(path: "a", attempt: 1, .success(1))), stage.commit())
+        #expect(stage.machine.rest.alarms.contains(.waitingMark))
+        #expect(stage.handle(.alarm(.waitingMark)) == ["write as waiting"])
     }
 
     @Test func `an agent whose writes are not answered stays`() {
@@ -246,6 +292,17 @@ import Testing
         stage.put(.cancel, ["if_turn": .string(Offset(91).token)])
         _ = stage.handle(.input(upTo: stage.view.head))
         #expect(stage.yield() == ["write receipt receipt"])
+    }
+
+    @Test func `a timer stays that is due behind one whose channel cannot be read`() {
+        var stage = MachineStage.running()
+        let due = stage.view.now
+        for path in ["f", "g"] {
+            _ = (stage.ask(path, .follow(channel: "streams/s", after: 0, incarnation: nil, until: due)), stage.commit())
+        }
+        stage.machine.deferredTimers = ["f", "g"].map { DueTimer(turn: 1, path: $0, due: due) }
+        stage.view.isFollowedUnreadable = true
+        #expect(stage.handle(.look) == ["note", "fence Fenced", "stop all", "leave", "again later"])
     }
 
     @Test func `a timer that brought an agent to a log which cannot be read comes again later, with the agent`() {

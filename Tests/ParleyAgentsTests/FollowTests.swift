@@ -100,6 +100,26 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
         #expect(outputs.1 == 0)
     }
 
+    @Test func `gives what came in time, though its time was over before there was anybody to read it`() throws {
+        let output = try SimulatedNode.simulate {
+            var world = SimulatedWorld(seed: 1)
+            var node = try SimulatedNode(world, SimulatedLog(), agents: [follower(timeout: .seconds(100))])
+            node.publish(1)
+            node.send("go", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(10)))
+            // A process that does not have the agent's kind takes the entry.
+            world = SimulatedWorld(seed: 2, now: world.now)
+            node = try SimulatedNode(world, node.log.reopen(), agents: [])
+            node.publish(2, closes: true)
+            world.run(deadline: world.now.advanced(by: .seconds(1_000)))
+            world = SimulatedWorld(seed: 3, now: world.now)
+            node = try SimulatedNode(world, node.log.reopen(), agents: [follower(timeout: .seconds(100))])
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            return try node.entries(name).last?["output"]
+        }
+        #expect(output == [1, 2, "end"])
+    }
+
     @Test func `is over with the agent, and with an interrupt`() throws {
         let (rows, isWatched) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)

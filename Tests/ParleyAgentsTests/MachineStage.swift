@@ -46,11 +46,11 @@ struct MachineStage {
     }
 
     /// A turn runs again, whose step was left open; it is about to be continued.
-    static func reopening(_ path: String, _ work: StepRequest.Work) -> MachineStage {
+    static func reopening(_ path: String, _ work: StepRequest.Work, _ open: Journal.OpenStep = Journal.OpenStep()) -> MachineStage {
         var stage = MachineStage()
         stage.leave(.waiting) { journal in
-            journal.starts = [Journal.Start(path: path, kind: .model, at: stage.view.now, offset: 4)]
-            journal.open[path] = Journal.OpenStep()
+            journal.starts = [Journal.Start(path: path, kind: work.kind, at: stage.view.now, offset: 4)]
+            journal.open[path] = open
         }
         stage.isReleasing = true
         _ = (stage.handle(.look), stage.commit())
@@ -171,6 +171,9 @@ final class TableView: AgentView {
     var inboxed: [UInt64] = []
     var unreadable: Set<UInt64> = []
     var isHistoryUnreadable = false
+    /// What the channel has that a step follows.
+    var followed: StepOutcome?
+    var isFollowedUnreadable = false
     var journals: [UInt64: Journal] = [:]
     var turn: UInt64?
     var status = AgentStatus.idle
@@ -222,7 +225,10 @@ final class TableView: AgentView {
 
     func decision(of item: InboxItem) throws -> String? { nil }
     func incarnation(of channel: String) throws -> String? { nil }
-    func outcome(of follow: Follow) throws -> StepOutcome? { nil }
+    func outcome(of follow: Follow) throws -> StepOutcome? {
+        if isFollowedUnreadable { throw LogError(.damaged, "it cannot be read") }
+        return followed
+    }
 }
 
 /// A model that is never called.
@@ -265,7 +271,9 @@ extension AgentAction {
         case .timerSettled(let timer): "settled \(timer.path)"
         case .removeTimer(let timer): "remove \(timer.path)"
         case .timerAgain(let timer): "again \(timer.path)"
-        case .followBegan, .followEnded, .followsEnded: nil
+        case .followBegan(let follow): "follow \(follow.incarnation ?? "-")"
+        case .followEnded(let follow): "leave \(follow.incarnation ?? "-")"
+        case .followsEnded: nil
         case .turnEnded(let turn): "turn \(turn) ended"
         case .turnFailed: "turn failed"
         case .notice: "notice"
@@ -273,6 +281,7 @@ extension AgentAction {
         case .releaseRoom: nil
         case .rest: "rest"
         case .leave: "leave"
+        case .noteTakenUp: nil
         case .noteStopped: "note"
         case .tryAgainLater(_, let timers): (["again later"] + timers.map { "with \($0.path)" }).joined(separator: " ")
         }

@@ -49,6 +49,24 @@ private let name = "agents/probe/a"
         #expect(paths.count == 7)
     }
 
+    /// An interrupted turn takes nothing back, so a step must not be able to say that it was.
+    @Test(arguments: ["interrupted", "cancelled", "approval_denied", "approval_expired", "prefix_refused"], [true, false])
+    func `that fail with one of the runtime's own codes have failed`(code: String, isModel: Bool) throws {
+        let found = try entries { world, turn in
+            try turn.compensate("undo") { _ in }
+            let failure = StepFailure(code: code, message: "says another system", retryable: code == "prefix_refused")
+            if isModel {
+                let model = PlayedModel(world, [.text("a"), .failed(failure)])
+                return .string(try await turn.generate("call", model, .user("x"), retry: RetryPolicy(maximumAttempts: 2)).text)
+            }
+            try await turn.step("call", retry: RetryPolicy(maximumAttempts: 2)) { _ in throw failure }
+            return "done"
+        }
+        #expect(found.last?["type"] == "turn.failed" && found.last?["error"]?["code"] == "step_failed", "\(short(found))")
+        #expect(found.last?["error"]?["message"]?.string == "\(code): says another system")
+        #expect(found.contains { $0["type"] == "step.completed" && $0["step"] == "undo" })
+    }
+
     @Test func `that fail are tried again after pauses that grow, up to the bound`() throws {
         let policy = RetryPolicy(initialInterval: .seconds(1), backoffCoefficient: 3, maximumInterval: .seconds(10), maximumAttempts: 5)
         let found = try entries { _, turn in

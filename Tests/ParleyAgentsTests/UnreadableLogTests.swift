@@ -119,6 +119,67 @@ private let name = "agents/probe/a"
         #expect(output == "done", "\(short(entries).suffix(6))")
     }
 
+    @Test(arguments: 0..<16)
+    func `an agent that stalled is tried again by the next process, also if that cannot read it at first`(number: Int) throws {
+        let entries = try SimulatedNode.simulate {
+            @Sendable func program(_ step: String) -> AnyAgent {
+                agent { _, turn in
+                    try await turn.step(step) { _ in }
+                    return try await turn.wait(for: "go")
+                }
+            }
+            var world = SimulatedWorld(seed: 1)
+            var node = try SimulatedNode(world, SimulatedLog(), agents: [program("a")])
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            // Input has the changed program run.
+            node.send(.signal, ("name", "go"), ("data", "done"))
+            world = SimulatedWorld(seed: 2, now: world.now)
+            node = try SimulatedNode(world, node.log.reopen(), agents: [program("b")])
+            node.send(.signal, ("name", "go"), ("data", "done"))
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            let fault = ReadFault(at: number) { $0 != .names }
+            world = SimulatedWorld(seed: 3, now: world.now)
+            node = try SimulatedNode(world, node.log.reopen(readError: fault.readError), agents: [program("a")])
+            fault.arm()
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            fault.disarm()
+            return try node.entries(name)
+        }
+        #expect(entries.contains { $0["type"] == "agent.stalled" })
+        #expect(entries.last?["output"] == "done", "\(short(entries).suffix(6))")
+    }
+
+    @Test func `an agent that cannot be read is tried again at intervals, however much was sent to it`() throws {
+        let (count, output) = try SimulatedNode.simulate {
+            let reads = Mutex<Int?>(nil)
+            let world = SimulatedWorld(seed: 2)
+            let log = SimulatedLog(readError: { family, _ in
+                guard family == .states else { return nil }
+                return reads.withLock { count in
+                    count = count.map { $0 + 1 }
+                    return count.map { _ in LogError(.damaged, "damaged") }
+                }
+            })
+            let node = try SimulatedNode(world, log, agents: [agent { _, _ in "done" }])
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            reads.withLock { $0 = 0 }
+            for number in 0..<50 {
+                node.send("y\(number)", to: name)
+                world.run(deadline: world.now.advanced(by: .milliseconds(100)))
+            }
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            reads.withLock { $0 = 0 }
+            world.run(deadline: world.now.advanced(by: .seconds(100)))
+            let count = reads.withLock { $0.take() }!
+            world.run(deadline: world.now.advanced(by: .seconds(60)))
+            return (count, try node.entries(name).count { $0["output"] == "done" })
+        }
+        #expect(count <= 11, "\(count) reads in 100 s")
+        #expect(output == 51)
+    }
+
     @Test func `reads that fail are no ends of the process`() throws {
         let entries = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 2)

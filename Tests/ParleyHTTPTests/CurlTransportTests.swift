@@ -271,7 +271,10 @@ final class Recorder: OutgoingCallDelegate {
     }
 
     @Test func `does not take a head that trickles for the answer's begin`() throws {
-        let server = try TricklingServer()
+        let server = try RawServer { client, _ in
+            RawServer.send("HTTP/1.1 200 OK\r\n", to: client)
+            while RawServer.send("X-A: b\r\n", to: client) { usleep(50_000) }
+        }
         let loops = EventLoopGroup(count: 1, name: "client")
         defer { loops.stop() }
         var request = OutgoingRequest(url: "http://127.0.0.1:\(server.port)/")
@@ -358,6 +361,45 @@ final class Recorder: OutgoingCallDelegate {
         #expect(paths.all == ["/good", "/closes"])
     }
 
+    @Test(arguments: ["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray", "HTTP/1.1 408 Request Timeout\r\n\r\n", "data: stray\n\n"])
+    func `does not take for an answer what came before it had asked`(stray: String) throws {
+        let mayStray = Monitor(false)
+        let strayed = Arrivals<Bool>()
+        let server = try RawServer { client, number in
+            while RawServer.awaitRequest(of: client) {
+                RawServer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\(number)", to: client)
+                guard number == 0 else { continue }
+                _ = mayStray.wait { $0 ? true : nil }
+                RawServer.send(stray, to: client)
+                strayed.add(true)
+            }
+        }
+        let loops = EventLoopGroup(count: 1, name: "client")
+        defer { loops.stop() }
+        let transport = CurlTransport(loops.next())
+        func ask() throws -> [Recorder.Event] {
+            let recorder = Recorder()
+            _ = transport.start(OutgoingRequest(url: "http://127.0.0.1:\(server.port)/"), recorder)
+            return try recorder.end()
+        }
+        #expect(try ask() == [.head(200), .body("0"), .ended(nil)])
+        mayStray.withLock(signalAll: true) { $0 = true }
+        try strayed.next("stray bytes")
+        #expect(try ask() == [.head(200), .body("1"), .ended(nil)])
+        #expect(try ask() == [.head(200), .body("1"), .ended(nil)], "a clean connection is used again")
+    }
+
+    @Test func `tells what is not HTTP from a URL that cannot be used`() throws {
+        let server = try RawServer { client, _ in
+            if RawServer.awaitRequest(of: client) { RawServer.send("data: garbage\n\n", to: client) }
+        }
+        let loops = EventLoopGroup(count: 1, name: "client")
+        defer { loops.stop() }
+        let recorder = Recorder()
+        _ = CurlTransport(loops.next()).start(OutgoingRequest(url: "http://127.0.0.1:\(server.port)/"), recorder)
+        #expect(try recorder.end() == [.ended("upstream_not_http")])
+    }
+
     @Test func `does not follow redirects`() throws {
         let server = try TestServer { _, responder in responder.respond(status: 302, headers: [("Location", "/elsewhere")]) }
         let recorder = Recorder()
@@ -377,12 +419,13 @@ final class Recorder: OutgoingCallDelegate {
     }
 }
 
-/// Answers one connection with a head that never ends: a field every 50 ms.
-private final class TricklingServer: Sendable {
+/// A server whose bytes are the test's own: what each connection does runs on a thread.
+private final class RawServer: Sendable {
     let port: UInt16
     private let descriptor: Int32
 
-    init() throws {
+    /// - Parameter serve: Gets the connection, and how many there were before it. The connection is closed behind it.
+    init(_ serve: @escaping @Sendable (_ client: Int32, _ number: Int) -> Void) throws {
         let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
@@ -390,21 +433,39 @@ private final class TricklingServer: Sendable {
         var count = socklen_t(MemoryLayout<sockaddr_in>.size)
         let isListening = withUnsafeMutablePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(listener, $0, count) == 0 && listen(listener, 1) == 0 && getsockname(listener, $0, &count) == 0
+                bind(listener, $0, count) == 0 && listen(listener, 8) == 0 && getsockname(listener, $0, &count) == 0
             }
         }
         guard isListening else { throw TestFailure("cannot listen: errno \(errno)") }
         (descriptor, port) = (listener, UInt16(bigEndian: address.sin_port))
-        _ = SystemThread.startDetached(name: "trickle") {
-            let client = accept(listener, nil, nil)
-            var line = "HTTP/1.1 200 OK\r\n"
-            while client >= 0, line.withCString({ send(client, $0, strlen($0), Int32(MSG_NOSIGNAL)) }) > 0 {
-                usleep(50_000)
-                line = "X-A: b\r\n"
+        _ = SystemThread.startDetached(name: "raw server") {
+            var number = 0
+            while case let client = accept(listener, nil, nil), client >= 0 {
+                let before = number
+                number += 1
+                _ = SystemThread.startDetached(name: "raw connection") {
+                    serve(client, before)
+                    close(client)
+                }
             }
-            close(client)
         }
     }
 
-    deinit { close(descriptor) }
+    deinit {
+        shutdown(descriptor, Int32(SHUT_RDWR))
+        close(descriptor)
+    }
+
+    /// - Returns: Whether the peer is still there.
+    @discardableResult
+    static func send(_ text: String, to client: Int32) -> Bool {
+        text.withCString { Glibc.send(client, $0, strlen($0), Int32(MSG_NOSIGNAL)) } > 0
+    }
+
+    /// Waits for a head.
+    static func awaitRequest(of client: Int32) -> Bool {
+        var (head, byte) = (Bytes(), UInt8(0))
+        while !head.suffix(4).elementsEqual("\r\n\r\n".utf8), recv(client, &byte, 1, 0) == 1 { head.append(byte) }
+        return head.suffix(4).elementsEqual("\r\n\r\n".utf8)
+    }
 }

@@ -63,6 +63,26 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         for index in 0..<100 { #expect(try client.answer().text == "/\(index)") }
     }
 
+    @Test func `connections that take nothing have little waiting when there are many of them`() throws {
+        let server = try TestServer { configuration in
+            configuration.waitingBytesMax = 64 << 10
+        } handle: { _, responder in
+            responder.respond(status: 200, body: Bytes(repeating: UInt8(ascii: "x"), count: 1_000))
+        }
+        let requests = (0..<1_000).map { _ in get() }.joined()
+        let clients = try (0..<20).map { _ in try server.connect(receiveBuffer: 4_096) }
+        for client in clients { try client.send(requests) }
+        var waiting = 0
+        for _ in 0..<50 {
+            waiting = max(waiting, server.server.waitingBytes)
+            usleep(10_000)
+        }
+        // One has all that it may have before the others count for anything.
+        #expect(waiting < 1 << 20)
+        for client in clients { for _ in 0..<1_000 { #expect(try client.answer().status == 200) } }
+        #expect(server.server.waitingBytes == 0)
+    }
+
     @Test func `reads from a connection that brings much no more than its share before the others have their turn`() throws {
         let (entered, released, order) = (Monitor(false), Monitor(false), Arrivals<String>())
         let server = try TestServer { configuration in

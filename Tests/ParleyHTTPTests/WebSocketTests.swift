@@ -1,3 +1,4 @@
+import Glibc
 import ParleySystem
 import Testing
 
@@ -181,7 +182,7 @@ import Testing
         var isClosed = false
         for piece in pieces where !isClosed {
             do {
-                try piece.withUnsafeBytes { bytes in
+                _ = try piece.withUnsafeBytes { bytes in
                     try reader.feed(bytes) { event in
                         events.append("\(event)")
                         if case .close = event { isClosed = true }
@@ -281,6 +282,54 @@ import Testing
         var sent = 0
         while sent < 400, (try? client.send(frame(1, text), patience: 1)) != nil { sent += 1 }
         #expect(sent < 400)
+    }
+
+    /// What the peer asks for in one breath is answered as he takes the answers, and all of it.
+    @Test func `peers that take nothing have little waiting, however much they ask for at once`() throws {
+        let server = try TestServer { configuration in
+            configuration.waitingBytesMax = 64 << 10
+        } handle: { request, responder in
+            guard let socket = try? WebSocket.accept(request, responder, messageBytesMax: 1_000) else { return }
+            socket.onMessage = { [unowned socket] in socket.send($0 + Bytes(repeating: UInt8(ascii: "x"), count: 2_000)) }
+        }
+        let clients = try (0..<20).map { _ in try SocketClient(server, receiveBuffer: 4_096) }
+        for client in clients { try client.send(handshake()) }
+        for client in clients { #expect(try client.answer().status == 101) }
+        let questions = (0..<1_000).flatMap { frame(1, "\($0);") }
+        for client in clients { try client.send(questions + frame(9, "ping")) }
+        var waiting = 0
+        for _ in 0..<50 {
+            waiting = max(waiting, server.server.waitingBytes)
+            usleep(10_000)
+        }
+        #expect(waiting < 1 << 20)
+        for client in clients {
+            for number in 0..<1_000 { #expect(try client.message().text.hasPrefix("\(number);")) }
+            #expect(try client.frame() == .init(opcode: 10, payload: Bytes("ping".utf8)))
+        }
+        #expect(server.server.waitingBytes == 0)
+    }
+
+    @Test func `a peer that is busy is not listened to in the middle of what has come`() throws {
+        let (sockets, messages) = (Arrivals<WebSocket>(), Arrivals<String>())
+        let server = try TestServer { request, responder in
+            guard let socket = try? WebSocket.accept(request, responder, messageBytesMax: 1_000) else { return }
+            socket.onMessage = { [unowned socket] in
+                messages.add($0.text)
+                socket.isBusy = true
+            }
+            sockets.add(socket)
+        }
+        let client = try SocketClient(server, receiveBuffer: nil)
+        try client.send(handshake())
+        #expect(try client.answer().status == 101)
+        try client.send(frame(1, "one") + frame(1, "two") + frame(1, "three"))
+        let socket = try sockets.next("the socket")
+        for count in 1...3 {
+            try messages.wait("message \(count)") { $0.count == count }
+            socket.loop.execute { socket.isBusy = false }
+        }
+        #expect(messages.all == ["one", "two", "three"])
     }
 }
 

@@ -117,7 +117,7 @@ import Testing
     @Test(arguments: [
         ("upstream_unreachable", "model_unreachable", true), ("upstream_timeout", "model_timeout", true),
         ("upstream_closed", "upstream_closed", true), ("upstream_encoding", "model_invalid_response", false),
-        ("upstream_head_too_large", "model_invalid_response", false),
+        ("upstream_head_too_large", "model_invalid_response", false), ("upstream_not_http", "model_invalid_response", true),
         ("invalid_url", "model_unreachable", false),
     ])
     func `below HTTP names the base URL without its credentials`(given: String, code: String, retryable: Bool) throws {

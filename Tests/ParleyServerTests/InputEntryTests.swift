@@ -24,6 +24,8 @@ import Testing
         (#"{"type":"message","text":1}"#, "invalid_entry"),
         (#"{"type":"steer"}"#, "invalid_entry"), (#"{"type":"approve"}"#, "invalid_entry"),
         (#"{"type":"deny","approval":1}"#, "invalid_entry"),
+        (#"{"type":"interrupt","text":null}"#, "invalid_entry"), (#"{"type":"interrupt","text":1}"#, "invalid_entry"),
+        (#"{"type":"approve","approval":"1/x","args_sha256":null}"#, "invalid_entry"),
         (#"{"type":"signal"}"#, "invalid_entry"), (#"{"type":"close","id":1}"#, "invalid_entry"),
         (#"{"type":"close","id":""}"#, "invalid_entry"),
         (#"{"type":"message","text":"a"} x"#, "invalid_entry"),

@@ -158,7 +158,11 @@ private struct Members {
             guard present.contains("data") else {
                 throw ChannelError("invalid_entry", "a '\(kind.name)' needs 'text' (a string) or 'data'.")
             }
-        case .approve, .deny: try requireString("approval", kind)
+        // Not taken for a missing one: it would be another request.
+        case .interrupt where present.contains("text"): try requireString("text", kind)
+        case .approve, .deny:
+            try requireString("approval", kind)
+            if present.contains("args_sha256") { try requireString("args_sha256", kind) }
         case .signal: try requireString("name", kind)
         case .resume where present.contains("restart"):
             throw ChannelError(

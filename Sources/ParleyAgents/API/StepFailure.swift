@@ -2,7 +2,8 @@ public import ParleySystem
 
 /// Why a step failed: what the journal keeps, and what the turn catches on the first run and on every replay alike.
 public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
-    /// Stable snake_case text a program can decide by.
+    /// Stable snake_case text a program can decide by. Of a step that fails with `cancelled`, `interrupted`, `approval_denied` or `approval_expired`
+    /// by itself it becomes `step_failed`: they tell what people did.
     public var code: String
     public var message: String
     /// Whether trying again may help.
@@ -32,6 +33,17 @@ public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
     }
 
     static let prefixRefusedCode = "prefix_refused"
+
+    private static let ownCodes: Set = [
+        "interrupted", cancelled.code, "approval_denied", "approval_expired", prefixRefusedCode,
+    ]
+
+    /// The same as the failure of what a step ran. Codes by which the runtime tells what people did are its own: the program would take it for
+    /// their doing, and a turn that was interrupted takes nothing back.
+    var ofWhatRan: StepFailure {
+        guard StepFailure.ownCodes.contains(code) else { return self }
+        return StepFailure(code: "step_failed", message: description, retryable: retryable, retryAfter: retryAfter, data: data)
+    }
 
     public var description: String { "\(code): \(message)" }
 }

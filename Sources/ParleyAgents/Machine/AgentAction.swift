@@ -61,6 +61,8 @@ enum AgentAction: Sendable {
     /// Leave it, unless something has been delivered: ``AgentEvent/rested`` or ``AgentEvent/stayed``.
     case rest
     case leave
+    /// The turn that an earlier process, or activation, left open runs again.
+    case noteTakenUp
     /// Have the next activation know that it was a log which could not be read.
     case noteStopped
     /// Bring the agent back after a pause, and with it the timers that rang for it.

@@ -297,9 +297,11 @@ extension AgentMachine {
     private mutating func deliverSignal(_ item: InboxItem) -> Bool {
         guard let run else { return false }
         let data = item.body["data"] ?? .null
+        // By its bytes: strings are equal that Unicode holds to be.
+        let name = inbox[item.offset]?.row.name
         let step = run.openSteps.first { step in
-            guard case .wait(let signal, let match, _) = step.work else { return false }
-            return signal == item.body["name"]?.string && match.allSatisfy { data[$0.name] == $0.value }
+            guard case .wait(_, let match, _) = step.work else { return false }
+            return step.signal == name && match.allSatisfy { data[$0.name] == $0.value }
         }
         guard let step, self.run!.claimEnd(step.path) else { return false }
         let entries = [

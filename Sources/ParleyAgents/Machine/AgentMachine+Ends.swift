@@ -31,6 +31,7 @@ extension AgentMachine {
         over(end.turn, [end.request])
         guard isCurrent(end.epoch) else { return }
         carryOut(run?.machine.resume(end.request.path, end.outcome, at: at), view)
+        mayOnlyWait(view)
         // A decision or a signal that came too late waits for this.
         if [.wait, .approval].contains(end.request.kind) { actions.append(.next([.look])) }
     }
@@ -67,7 +68,7 @@ extension AgentMachine {
         write(AgentBatch(entries: entries, epoch: .holds(ends.epoch), decides: decides, rows: rows), for: .stepsEnded(ends))
     }
 
-    mutating func stepsEnded(_ ended: StepEnds, at: Timestamp) {
+    mutating func stepsEnded(_ ended: StepEnds, at: Timestamp, _ view: any AgentView) {
         over(ended.turn, ended.ends.map(\.request))
         let cancellation = ended.cancellation.map { [TurnEvent.cancelled($0, at: at)] } ?? []
         let resumptions = ended.ends.map { TurnEvent.resume(path: $0.request.path, $0.outcome, at: at) }
@@ -75,6 +76,7 @@ extension AgentMachine {
         let events = (cancellation + resumptions).map { AgentEvent.turn(epoch: ended.epoch, $0) }
         // What asked for the same end waits for this.
         actions.append(.next(events + [.look]))
+        if isCurrent(ended.epoch) { mayOnlyWait(view) }
     }
 
     // MARK: What a waiting step keeps outside its turn
@@ -107,27 +109,30 @@ extension AgentMachine {
 
     /// Gives the steps that follow a channel what there is. A step that is over lets go of its channel.
     mutating func readFollowed(_ view: any AgentView) {
-        for step in run?.openFollows ?? [] {
-            guard let run, !run.hasEnd(step.path), let follow = follow(run.turn, step) else { continue }
-            do {
-                guard let outcome = try view.outcome(of: follow) else { continue }
-                finish(run, step, outcome)
-            } catch {
-                return unreadable(error)
-            }
-        }
+        // Behind the inbox: what may stop the steps has been decided, or cannot stop them.
+        for step in run?.openFollows ?? [] { _ = hasRead(step, considered: run?.hasMoreToScan == true ? 0 : seen, view) }
     }
 
-    private mutating func finish(_ run: TurnRun, _ step: StepRequest, _ outcome: StepOutcome) {
+    /// Gives the step what there is.
+    /// - Returns: whether there was something, or the log could not be read.
+    mutating func hasRead(_ step: StepRequest, considered: UInt64, _ view: any AgentView) -> Bool {
+        guard let run, !run.hasEnd(step.path), let follow = follow(run.turn, step) else { return false }
+        do {
+            guard let outcome = try view.outcome(of: follow) else { return false }
+            finish(run, step, outcome, considered)
+        } catch {
+            unreadable(error)
+        }
+        return true
+    }
+
+    private mutating func finish(_ run: TurnRun, _ step: StepRequest, _ outcome: StepOutcome, _ considered: UInt64) {
         let entry =
             switch outcome {
             case .completed(let body): NewEntry(.stepCompleted, Position(turn: run.turn, step: step.path), ("result", body["result"]))
             case .failed(let failure): AgentMachine.failed(run.turn, step.path, failure)
             }
-        // Read behind the inbox: what may stop the step has been decided, or cannot stop it.
-        let considered = run.hasMoreToScan ? 0 : seen
-        writeRestingEnd(
-            run.end(of: step, [entry], outcome: outcome, considered: considered))
+        writeRestingEnd(run.end(of: step, [entry], outcome: outcome, considered: considered))
     }
 }
 

@@ -38,6 +38,8 @@ extension AgentMachine {
     /// Leaves memory when nothing has happened for a while, or others wait for room, and nothing needs it: no turn, or one that only waits.
     mutating func restIfIdle(_ view: any AgentView) {
         guard !isGone else { return }
+        // The clock may have been set back since.
+        rest.lastActive = min(rest.lastActive, view.now)
         let quietFor = rest.lastActive.duration(to: view.now)
         guard view.isCrowded || quietFor >= view.idleAfter, canRest(view) else { return scheduleIdleCheck(view) }
         if run == nil { actions.append(.rest) } else { markWaiting(isLeaving: true) }

@@ -114,7 +114,6 @@ extension AgentMachine {
     private mutating func reopen(_ request: StepRequest, _ open: Journal.OpenStep, _ view: any AgentView) {
         switch request.work {
         case .follow:
-            run?.steps[request.path, default: StepState()].followed = open.followed
             // It was registered when the process started, unless the crash came before its row.
             if let follow = follow(run!.turn, request) { actions.append(.followBegan(follow)) }
             wasDue(open, request, view)
@@ -122,7 +121,7 @@ extension AgentMachine {
         case .sleep:
             guard let due = open.due, let turn = run?.turn else { return }
             let timer = DueTimer(turn: turn, path: request.path, due: due)
-            if due <= view.now { cameDue(request, due) } else { ringAgain(timer) }
+            if due <= view.now { cameDue(request, due, view) } else { ringAgain(timer) }
         case .body(.atMostOnce, _) where open.retryAt == nil:
             let failure = StepFailure(
                 code: "outcome_unknown", message: "the process ended while the step ran; whether its effect happened is not known",

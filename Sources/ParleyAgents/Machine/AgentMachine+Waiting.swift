@@ -53,11 +53,13 @@ extension AgentMachine {
 
     /// The timer service says that a timer is due.
     mutating func fire(_ timer: DueTimer, _ view: any AgentView) {
+        // The one before it has met a log that cannot be read: the next activation finds what is due.
+        guard !isGone else { return }
         // Which turn it belongs to, and whether that waits for it still, is known once what is being written is, and the replay is over.
         let isExpected = run?.turn == timer.turn && run?.machine.expects(timer.path) == true
         guard knowsItsTurn, !isExpected else { return deferredTimers.append(timer) }
         if let run, run.turn == timer.turn, let request = run.machine.waiting(at: timer.path), request.due == timer.due {
-            cameDue(request, timer.due)
+            cameDue(request, timer.due, view)
         } else if halt == nil {
             // Nobody waits for it: the row has no meaning any more. A turn that stalled may wait for it again, when its program is mended.
             actions.append(.removeTimer(timer))
@@ -85,8 +87,10 @@ extension AgentMachine {
     /// It may have rung while no program ran, and the clock been set back since.
     mutating func ringAgain(_ timer: DueTimer) { actions += [.timerSettled(timer), .timerSet(timer.due)] }
 
-    mutating func cameDue(_ request: StepRequest, _ due: Timestamp) {
-        if request.kind == .sleep { finishSleep(request, due) } else { expire(request, due) }
+    mutating func cameDue(_ request: StepRequest, _ due: Timestamp, _ view: any AgentView) {
+        if request.kind == .sleep { return finishSleep(request, due) }
+        // What came in time to the channel that it follows counts, also when nobody was here to read it.
+        if !hasRead(request, considered: 0, view) { expire(request, due) }
     }
 
     private mutating func finishSleep(_ request: StepRequest, _ due: Timestamp) {
@@ -128,6 +132,13 @@ extension AgentMachine {
     mutating func scheduleWaitingMark(_ view: any AgentView) {
         guard run?.isMarkedWaiting == false else { return }
         call(.waitingMark, at: view.now.advanced(by: AgentMachine.waitingMarkDelay))
+    }
+
+    /// Something of the turn has ended: what is left of it may be waits that began before. Beside tasks of the program's own there may be something
+    /// else, which a process that starts must come to.
+    mutating func mayOnlyWait(_ view: any AgentView) {
+        guard let run, run.machine.waitCount > 0, !rest.alarms.contains(.waitingMark), !run.hasOwnTasks else { return }
+        scheduleWaitingMark(view)
     }
 
     private static let waitingMarkDelay = Duration.milliseconds(200)

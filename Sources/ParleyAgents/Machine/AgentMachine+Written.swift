@@ -10,6 +10,7 @@ extension AgentMachine {
         case .turnStarted(let start): turnStarted(start, appended, view)
         case .turnTakenUp(let start):
             isWriting = false
+            actions.append(.noteTakenUp)
             perform(view) { try $0.run(start, view) }
         case .turnEnded(let end): turnEnded(end, appended, view)
         case .turnWaits(let epoch, let isLeaving): turnWaits(epoch, isLeaving: isLeaving, view)
@@ -17,7 +18,7 @@ extension AgentMachine {
         case .waitStarted(let epoch, let timer, let follow): waitStarted(epoch, timer, follow, view)
         case .attemptFailed(let failed): attemptFailed(failed, view)
         case .stepEnded(let end): stepEnded(end, at: appended.at, view)
-        case .stepsEnded(let ends): stepsEnded(ends, at: appended.at)
+        case .stepsEnded(let ends): stepsEnded(ends, at: appended.at, view)
         case .decided(let offsets):
             isWriting = false
             actions += offsets.map { .turnEnded($0) }

@@ -264,7 +264,7 @@ extension StepFailure {
         if error is CancellationError {
             self.init(code: "step_failed", message: "the step's body threw CancellationError", retryable: true)
         } else {
-            self.init(error)
+            self = StepFailure(error).ofWhatRan
         }
     }
 

@@ -38,14 +38,14 @@ struct StepRequest: Sendable {
         }
     }
 
-    /// Has it end by itself when its timer says, if it has one.
-    mutating func keepDue(_ due: Timestamp?) {
+    /// Has it be what it was when it began: it ends by itself when its timer says, if it has one, and follows the same channel.
+    mutating func keep(_ open: Journal.OpenStep) {
         switch work {
-        case .sleep(let asked): work = .sleep(until: due ?? asked)
-        case .wait(let signal, let match, _): work = .wait(signal: signal, match: match, until: due)
-        case .approval(let action, let arguments, _): work = .approval(action: action, arguments: arguments, until: due)
+        case .sleep(let asked): work = .sleep(until: open.due ?? asked)
+        case .wait(let signal, let match, _): work = .wait(signal: signal, match: match, until: open.due)
+        case .approval(let action, let arguments, _): work = .approval(action: action, arguments: arguments, until: open.due)
         case .follow(let channel, let after, let incarnation, _):
-            work = .follow(channel: channel, after: after, incarnation: incarnation, until: due)
+            work = .follow(channel: channel, after: after, incarnation: open.followed ?? incarnation, until: open.due)
         case .body, .model: break
         }
     }

@@ -216,11 +216,11 @@ extension TurnMachine {
         return wait.isCancelled || !completion.isGivenUp
     }
 
-    /// Continues a step that was left open: it ends when it was to end as it began, whatever the program asks for now.
+    /// Continues a step that was left open, as it began, whatever the program asks for now.
     private mutating func reopen(_ request: StepRequest) -> [Action]? {
         guard let open = replay.takeOpen(request.path) else { return nil }
         var request = request
-        request.keepDue(open.due)
+        request.keep(open)
         waits[request.path]?.request = request
         return [.reopen(request, open)]
     }

@@ -138,6 +138,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
             state.isLeaving = true
             state.share = nil
             finishLeaving()
+        case .noteTakenUp: runtime.noteTakenUp(channel.name)
         case .noteStopped: runtime.noteStopped(channel.name)
         case .tryAgainLater(let error, let timers): tryAgainLater(error, timers)
         }

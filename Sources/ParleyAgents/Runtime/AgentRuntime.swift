@@ -35,6 +35,8 @@ package final class AgentRuntime: Sendable {
     private let turnObservers = Mutex<[String: [TurnObserver]]>([:])
     private let stalledAtStart = Mutex<Set<String>>([])
     private let stopped = Mutex<Set<String>>([])
+    /// The agents whose logs could not be read and that are tried again soon, with the timers that rang for them.
+    private let unread = Mutex<[ChannelID: Set<DueTimer>]>([:])
 
     package init(
         channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "",
@@ -163,12 +165,22 @@ package final class AgentRuntime: Sendable {
         wake(channel.name)
     }
 
-    /// An agent whose log could not be read is tried again: what is in its inbox has been acknowledged.
+    /// An agent whose log could not be read is tried again: what is in its inbox has been acknowledged. Once, however often it was woken meanwhile
+    /// in vain.
     func wakeLater(_ channel: Channel, _ timers: [DueTimer]) {
-        world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in
-            self?.wakeAgain(channel)
-            for timer in timers { self?.timerDue(channel.name, channel.id, timer) }
+        let isFirst = unread.withLock { unread in
+            defer { unread[channel.id, default: []].formUnion(timers) }
+            return unread[channel.id] == nil
         }
+        guard isFirst else { return }
+        world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in self?.wakeUnread(channel) }
+    }
+
+    private func wakeUnread(_ channel: Channel) {
+        let timers = unread.withLock { $0.removeValue(forKey: channel.id) } ?? []
+        wakeAgain(channel)
+        // Sorted, so that a simulated run follows from its seed.
+        for timer in timers.sorted(by: { $0.id < $1.id }) { timerDue(channel.name, channel.id, timer) }
     }
 
     private static let retryPause = Duration.seconds(10)
@@ -202,7 +214,10 @@ package final class AgentRuntime: Sendable {
     }
 
     /// A program that stalled may have been mended: each process tries once.
-    func retriesStalled(_ name: String) -> Bool { stalledAtStart.withLock { $0.remove(name) != nil } }
+    func retriesStalled(_ name: String) -> Bool { stalledAtStart.withLock { $0.contains(name) } }
+
+    /// It has been tried.
+    func noteTakenUp(_ name: String) { stalledAtStart.withLock { _ = $0.remove(name) } }
 
     /// The agent left memory with its turn open, because the log could not be read.
     func noteStopped(_ name: String) { stopped.withLock { _ = $0.insert(name) } }

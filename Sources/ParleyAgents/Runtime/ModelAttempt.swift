@@ -172,7 +172,9 @@ final class ModelAttempt: ModelSink, Sendable {
         case .failed(let failure):
             state.isOver = true
             hold(nil, &state)
-            return .failed(failure, state.saved)
+            // Refused can only be a text that was sent: else another attempt would be the same again.
+            let isPrefixRefused = failure.code == StepFailure.prefixRefusedCode && continuesAt != nil
+            return .failed(isPrefixRefused ? failure : failure.ofWhatRan, state.saved)
         }
         return nil
     }

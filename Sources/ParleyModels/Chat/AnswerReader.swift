@@ -181,6 +181,10 @@ struct AnswerReader: Sendable {
 
     /// Reads all places of a choice in which something may be said.
     private mutating func read(_ choice: JSON, _ number: Int64, _ events: inout [ModelEvent]) -> StepFailure? {
+        for name in ["delta", "message"] {
+            guard let said = choice[name], said.members == nil, ![.null, .bool(false), .string(""), .array([])].contains(said) else { continue }
+            return failures.invalidEvent("has a \(name) that is \(said.kindName)", retryable: false)
+        }
         if let delta = choice["delta"], delta.members != nil, let failure = read(delta: delta, number, &events) { return failure }
         let hasDelta = events.contains(where: \.isPiece)
         if let message = choice["message"], message.members != nil, let failure = read(message: message, number, &events) { return failure }

@@ -71,6 +71,10 @@ package struct ChatFailures: Sendable {
                 retryable: true)
         case "upstream_closed": return closed
         case "upstream_encoding": return encoding
+        case "upstream_not_http":
+            return failure(
+                "model_invalid_response", "\(baseURL) answered something that is not HTTP. Remedy: check \(names.baseURL), and what is in between.",
+                retryable: true)
         case "upstream_head_too_large":
             return failure(
                 "model_invalid_response",

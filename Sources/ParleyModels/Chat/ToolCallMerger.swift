@@ -188,9 +188,9 @@ extension ToolCallMerger.Piece {
     /// It has no part of a call: what is in it belongs to one that has begun, or to the message.
     fileprivate var isNote: Bool { id == nil && name == nil && arguments.isEmpty && !returned.isEmpty }
 
-    /// White space, or the word for nothing, is how some write a call without arguments.
+    /// White space, the word for nothing, or an empty list (PHP's empty object) is how some write a call without arguments.
     fileprivate var hasNoArguments: Bool {
-        arguments.count < 16 && ["", "null", "None"].contains(arguments.text.trimmed)
+        arguments.count < 16 && ["", "null", "None", "[]"].contains(arguments.text.trimmed)
     }
 
     fileprivate var beginsObject: Bool { arguments.first { ![0x20, 0x09, 0x0A, 0x0D].contains($0) } == UInt8(ascii: "{") }

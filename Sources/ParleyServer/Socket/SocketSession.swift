@@ -197,7 +197,9 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     // MARK: Readers
 
     /// Whether there is room for more to be sent.
-    var hasRoom: Bool { socket.bufferedBytes <= context.configuration.socketUnsentBytesMax }
+    var hasRoom: Bool {
+        socket.bufferedBytes <= (socket.isCrowded ? context.configuration.unsentBytesMax : context.configuration.socketUnsentBytesMax)
+    }
 
     func park(_ reader: SocketReader) {
         reader.isParked = true
