@@ -54,10 +54,10 @@ final class KilledTurn {
         case .failpoint: guard try waitForDeathOrEnd() else { return false }
         case .tokens(let count, let microseconds):
             try upstream.wait("token \(count)", timeout: .seconds(60)) { $0.reduce(0) { $0 + $1.tokensSent } >= count }
-            usleep(UInt32(microseconds))
+            RealTime.pass(.microseconds(microseconds))
             try kill()
         case .after(let milliseconds):
-            usleep(UInt32(milliseconds * 1_000))
+            RealTime.pass(.milliseconds(milliseconds))
             try kill()
         }
         try reader.waitForTurnEnd()

@@ -1,5 +1,5 @@
-import Glibc
 import ParleySystem
+import ParleyTesting
 import Testing
 
 @testable import ParleyHTTP
@@ -75,7 +75,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         var waiting = 0
         for _ in 0..<50 {
             waiting = max(waiting, server.server.waitingBytes)
-            usleep(10_000)
+            RealTime.pass(.milliseconds(10))
         }
         // One has all that it may have before the others count for anything.
         #expect(waiting < 1 << 20)
@@ -308,13 +308,13 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         }
         let slow = try server.connect()
         try slow.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
-        for _ in 0..<40 where (try? slow.send("a")) != nil { usleep(25_000) }
+        for _ in 0..<40 where (try? slow.send("a")) != nil { RealTime.pass(.milliseconds(25)) }
         #expect(try slow.answer("the 408 for a body").status == 408)
         let long = try server.connect()
         try long.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n")
         for _ in 0..<10 {
             try long.send(String(repeating: "a", count: 1_000))
-            usleep(50_000)
+            RealTime.pass(.milliseconds(50))
         }
         #expect(try long.answer().status == 200)
     }

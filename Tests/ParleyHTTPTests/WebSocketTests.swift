@@ -1,5 +1,6 @@
 import Glibc
 import ParleySystem
+import ParleyTesting
 import Testing
 
 @testable import ParleyHTTP
@@ -300,7 +301,7 @@ import Testing
         var waiting = 0
         for _ in 0..<50 {
             waiting = max(waiting, server.server.waitingBytes)
-            usleep(10_000)
+            RealTime.pass(.milliseconds(10))
         }
         #expect(waiting < 1 << 20)
         for client in clients {
