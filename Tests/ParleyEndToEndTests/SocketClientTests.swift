@@ -7,7 +7,7 @@ import Testing
 @Suite struct `Clients of the socket` {
     static let transports = ["socket", "stream"]
 
-    @Test(arguments: transports) func `parley.js goes on over kills of the server, and shows what the log says`(_ transport: String)
+    @Test(arguments: transports) func `parley.js continues over kills of the server, and shows what the log says`(_ transport: String)
         async throws
     {
         try await OwnThread.run {

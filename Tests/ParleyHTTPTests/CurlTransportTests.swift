@@ -110,7 +110,7 @@ final class Recorder: OutgoingCallDelegate {
             stream.write(Bytes("two".utf8))
             stream.finish()
         }
-        // Another call on the same transport goes on meanwhile.
+        // Another call on the same transport continues meanwhile.
         let other = Recorder()
         _ = transport.start(OutgoingRequest(url: url(server, "/")), other)
         let second = try streams.wait("another stream") { $0.count == 2 }[1]

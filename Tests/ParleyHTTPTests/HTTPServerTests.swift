@@ -100,7 +100,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
             try client.send(get("/first"))
             _ = try client.answer()
         }
-        // All of it waits in the sockets when the loop goes on, the other's behind the greedy one's.
+        // All of it waits in the sockets when the loop continues, the other's behind the greedy one's.
         try greedy.send(get("/hold"))
         _ = entered.wait(timeout: .seconds(10)) { $0 ? true : nil }
         try greedy.send(String(repeating: get("/greedy"), count: 400))
@@ -335,7 +335,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         #expect(try first.answer().status == 200)
     }
 
-    @Test func `drains: finishes what is under way and closes what is idle`() throws {
+    @Test func `drains: finishes what is in flight and closes what is idle`() throws {
         let waiting = Arrivals<HTTPResponder>()
         let server = try TestServer { request, responder in
             if request.path == "/now" { responder.respond(status: 200) } else { waiting.add(responder) }

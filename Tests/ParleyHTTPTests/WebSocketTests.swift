@@ -285,7 +285,7 @@ import Testing
         #expect(sent < 400)
     }
 
-    /// What the peer asks for in one breath is answered as he takes the answers, and all of it.
+    /// What the peer asks for in one breath is answered as it takes the answers, and all of it.
     @Test func `peers that take nothing have little waiting, however much they ask for at once`() throws {
         let server = try TestServer { configuration in
             configuration.waitingBytesMax = 64 << 10

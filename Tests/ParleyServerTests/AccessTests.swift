@@ -391,7 +391,7 @@ private func agentPath(_ hint: String = "assistant") -> String {
 }
 
 @Suite struct `A reader whose token ends` {
-    @Test func `is told where to go on, and goes on with another token: nothing is lost`() throws {
+    @Test func `is told where to resume, and continues with another token: nothing is lost`() throws {
         let server = try TestServer { configuration in
             try! configuration.keys.add("main:\(secret)", separator: ",", from: "test")
             configuration.heartbeatInterval = .milliseconds(200)

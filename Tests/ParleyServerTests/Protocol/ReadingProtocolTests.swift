@@ -156,7 +156,7 @@ extension DurableStreams {
         }
 
         /// All of them at once, because a server may let each wait for a minute.
-        @Test func `who waits in vain is told where to go on, and with which cursor`() throws {
+        @Test func `who waits in vain is told where to resume, and with which cursor`() throws {
             let server = ProtocolServer.shared
             let (empty, full) = (try server.stream(), try server.stream("text/plain", "x"))
             let waits = try [(empty, try server.tail(empty)), (full, try server.tail(full)), (empty, "now"), (full, "now")].map {

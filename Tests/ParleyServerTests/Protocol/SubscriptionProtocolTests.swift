@@ -263,7 +263,7 @@ extension DurableStreams {
             #expect(busy.json?["error"]?["current_holder"] == "w1" && busy.json?["error"]?["generation"] == 1)
 
             let (token, wakeID) = (claim.json?["token"]?.string, claim.json?["wake_id"] ?? .null)
-            // Held beyond its time by whoever shows that he is there.
+            // Held beyond its time by a worker that shows it is there.
             for _ in 0..<4 {
                 RealTime.pass(.milliseconds(400))
                 let beat = try send("POST", root(id) + "/ack", ["wake_id": wakeID, "generation": 1], token: token)
