@@ -72,7 +72,7 @@ let package = Package(
             name: "parley-bench-agents", dependencies: ["Parley", "ParleySystem"], path: "Benchmarks/Agents", swiftSettings: settings),
 
         tests("ParleySystemTests", ["ParleySystem"]),
-        tests("ParleyHTTPTests", ["ParleyHTTP", "ParleySystem"]),
+        tests("ParleyHTTPTests", ["ParleyHTTP", "ParleyTesting", "ParleySystem"]),
         tests("ParleyLogTests", ["ParleyLog", "ParleyTesting", "ParleySystem"]),
         tests("ParleyChannelsTests", ["ParleyChannels", "ParleyTesting", "ParleyLog", "ParleySystem"]),
         tests(

@@ -57,7 +57,7 @@ class Reader:
                     if last == b"event: data":
                         pending += data
                     else:
-                        # What came counts when it is known where to go on behind it.
+                        # What came counts when it is known where to resume behind it.
                         self.got, pending, self.offset = self.got + pending, [], data["streamNextOffset"]
                 if size == 0:
                     self.ended_well = last == b"event: control" and not pending

@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// How fast does a reader get a long channel that he has not seen?
+/// How fast does a reader get a long channel that it has not seen?
 struct Catchup {
     private let program: String
     private let folder: String

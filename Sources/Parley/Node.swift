@@ -27,7 +27,7 @@ package final class Node: Sendable {
     private let reloads: SignalWatcher
     private let folderWatcher: FolderWatcher?
     private let declared: DeclaredAgents
-    /// Why the node cannot go on; set by the writer.
+    /// Why the node cannot continue; set by the writer.
     private let failure = Monitor<String?>(nil)
 
     /// Opens the folder, takes up what was unfinished, and listens.
@@ -136,7 +136,7 @@ package final class Node: Sendable {
     /// The agents that files declare, with the model and the tools of each.
     var declaredKinds: [DeclaredAgents.Kind] { declared.kinds }
 
-    /// Waits for SIGTERM or SIGINT, then drains: no new work, what is under way reaches the log, readers are told to resume elsewhere or later.
+    /// Waits for SIGTERM or SIGINT, then drains: no new work, what is in flight reaches the log, readers are told to resume elsewhere or later.
     ///
     /// - Returns: `nil` after a signal, or why the node had to stop: then nothing acknowledged is lost, but nothing more could be promised.
     package func runUntilStopped() -> String? {

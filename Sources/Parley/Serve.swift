@@ -171,7 +171,7 @@ package enum ServeOptions {
         if let folder = configuration.agentsFolder { try DeclaredAgents.require(folder) }
     }
 
-    /// Starts a node, says so on standard error, and returns once it has stopped; throws what kept it from starting or going on.
+    /// Starts a node, says so on standard error, and returns once it has stopped; throws what kept it from starting or continuing.
     package static func run(_ configuration: ServeConfiguration, agents: [AnyAgent]) throws {
         Heap.givesBackSoon()
         let environment = ProcessInfo.processInfo.environment

@@ -17,7 +17,7 @@ package struct ServeConfiguration: Sendable {
     package var watchesAgents = false
     /// The folder of web pages that anybody may have; `nil`: none.
     package var publicFolder: String?
-    /// How long a stop waits for what is under way.
+    /// How long a stop waits for what is in flight.
     package var drainTime = Duration.seconds(10)
     /// How long an agent with nothing to do stays in memory.
     package var idleTime = Duration.seconds(30)

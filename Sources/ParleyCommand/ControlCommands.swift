@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// `parley steer <kind>/<id> "text"`: says something to the turn under way.
+/// `parley steer <kind>/<id> "text"`: says something to the running turn.
 enum SteerCommand: Command {
     static let name = "steer"
     static let summary = "say something that joins the turn before its next model call"

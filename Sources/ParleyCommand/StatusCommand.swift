@@ -93,7 +93,7 @@ enum StatusView {
         return ", \(count) restart\(count == 1 ? "" : "s")"
     }
 
-    /// Whether the step needs somebody or something else to go on.
+    /// Whether the step needs somebody or something else to continue.
     private static func waits(_ step: JSON) -> Bool { ["approval", "sleep", "wait"].contains(step["kind"]?.string) }
 
     private static func text(ofStep wait: JSON) -> String {

@@ -193,7 +193,7 @@ final class TurnView: Sendable {
         state.isInLine = bytes.last != UInt8(ascii: "\n")
     }
 
-    /// Says something beside the answer. In a terminal it must not stand in the middle of a line, in a file the line goes on.
+    /// Says something beside the answer. In a terminal it must not stand in the middle of a line, in a file the line continues.
     private func note(_ text: TerminalText, _ state: inout State) {
         Terminal.error((state.isInLine && Terminal.isInteractive ? "\n" : "") + text)
     }

@@ -326,7 +326,7 @@ extension CurlCall {
 // MARK: Silence
 
 extension CurlCall {
-    /// Ends the call once nothing moves any more: the request is not taken, the answer does not begin, or it does not go on. Time spent connecting is
+    /// Ends the call once nothing moves any more: the request is not taken, the answer does not begin, or it does not continue. Time spent connecting is
     /// bounded elsewhere.
     func watchIdleness(_ request: OutgoingRequest) {
         (idleTimeout, firstByteTimeout) = (request.idleTimeout, request.firstByteTimeout ?? request.idleTimeout)

@@ -21,6 +21,6 @@ extension HTTPConnection {
 }
 
 extension HTTPResponder {
-    /// The numeric address of whoever asks; empty when he is gone. Cost: a system call.
+    /// The numeric address of the peer; empty when it is gone. Cost: a system call.
     package var peerAddress: String { connection?.peerAddress ?? "" }
 }

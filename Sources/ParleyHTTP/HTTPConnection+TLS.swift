@@ -72,7 +72,7 @@ extension HTTPConnection {
         flushed()
     }
 
-    /// Tells the peer that nothing more comes, if there is room for it: a cut and an end look different to him.
+    /// Tells the peer that nothing more comes, if there is room for it: a cut and an end look different to it.
     func sendEnd(_ tls: TLSSession) {
         guard writing == nil, output.isEmpty, tls.wire.isEmpty else { return }
         tls.end()

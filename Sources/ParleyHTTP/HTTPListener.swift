@@ -133,7 +133,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         }
     }
 
-    /// From now on connections close once nothing is under way on them.
+    /// From now on connections close once nothing is in flight on them.
     func drain() {
         isDraining = true
         for connection in connections { connection.drain() }

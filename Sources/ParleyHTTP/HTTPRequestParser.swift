@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// Why a request was not accepted, and with which status it is answered. The connection cannot go on after it.
+/// Why a request was not accepted, and with which status it is answered. The connection cannot continue after it.
 package struct HTTPParseError: Error, Sendable, Equatable {
     package var status: Int
     /// `bad_request`, `head_too_large`, `target_too_long`, `body_too_large`, `unsupported_version`, `unsupported_transfer_coding`,
@@ -40,7 +40,7 @@ package struct HTTPRequestParser: ~Copyable {
         case needsMore
         /// The head is complete: see `head`, and set `bodyBytesMax` if this request may have more or less than usual.
         case head
-        /// The request is complete: `takeRequest()` before going on.
+        /// The request is complete: `takeRequest()` before continuing.
         case request
     }
 

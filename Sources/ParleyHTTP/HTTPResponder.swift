@@ -111,7 +111,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// - Returns: Whether all has been sent.
     func send(_ piece: BodyPiece) -> Bool { connection?.send(piece, of: self) ?? false }
 
-    /// The answer has been queued to its end; the connection goes on with the next one.
+    /// The answer has been queued to its end; the connection continues with the next one.
     func complete() {
         isComplete = true
         (onClose, onHalfClose, stream, reservation) = (nil, nil, nil, nil)

@@ -59,7 +59,7 @@ package final class HTTPServer: Sendable {
         bound.withLock { $0 = address.port }
     }
 
-    /// Closes the listening sockets; open connections go on.
+    /// Closes the listening sockets; open connections continue.
     package func stopAccepting() {
         for listener in listeners { on(listener) { listener.stopAccepting() } }
     }

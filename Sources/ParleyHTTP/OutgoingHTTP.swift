@@ -37,7 +37,7 @@ package protocol OutgoingCallDelegate: AnyObject, Sendable {
     func ended(_ error: OutgoingError?)
 }
 
-/// A call under way.
+/// A call in flight.
 package protocol OutgoingCall: AnyObject, Sendable {
     /// Closes the connection to the upstream; the delegate hears nothing more once this returns on the loop. Thread-safe, idempotent.
     func cancel()

@@ -145,7 +145,7 @@ final class TLSSession {
     /// Takes bytes from the socket.
     func feed(_ bytes: UnsafeRawBufferPointer) { BIO_write(incoming, bytes.baseAddress, Int32(bytes.count)) }
 
-    /// Gives what was received, and goes on with the handshake.
+    /// Gives what was received, and continues with the handshake.
     func read(into buffer: UnsafeMutableRawBufferPointer) -> Read {
         ERR_clear_error()
         let count = SSL_read(ssl, buffer.baseAddress, Int32(buffer.count))

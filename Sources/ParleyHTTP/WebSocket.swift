@@ -27,7 +27,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     private let account: String
     private var isClosed = false
 
-    /// From here on the peer must take something before he is listened to.
+    /// From here on the peer must take something before it is listened to.
     private static let outputBytesMax = 1 << 20
     /// The beginning of a message that is not counted.
     private static let uncountedBytesMax = 1 << 10

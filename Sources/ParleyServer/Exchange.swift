@@ -14,7 +14,7 @@ struct Exchange: Sendable {
     var refusals: RefusalCounter?
     /// Where what it is answered is counted.
     var answers: AnswerMemory?
-    /// Who sent it, and what he may do.
+    /// Who sent it, and what they may do.
     var access = Access.none
 
     var loop: EventLoop { request.loop }

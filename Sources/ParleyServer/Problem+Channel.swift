@@ -31,7 +31,7 @@ extension Problem {
         }
     }
 
-    /// The protocol says in header fields what a program needs to go on.
+    /// The protocol says in header fields what a program needs to continue.
     private static func headers(of error: ChannelError) -> [HeaderField] {
         func field(_ name: String, _ detail: String) -> [HeaderField] {
             switch error[detail: detail] {

@@ -42,10 +42,10 @@ package final class Server: Sendable {
     /// - Throws: ``HTTPServerError`` that names the address and the system's reason.
     package func start() throws(HTTPServerError) { try http.start() }
 
-    /// Takes no new readers from now on, and says that it is not ready; those there are go on, and so does everything else.
+    /// Takes no new readers from now on, and says that it is not ready; those there are continue, and so does everything else.
     package func refuseReaders() { context.isDraining = true }
 
-    /// Stops accepting, tells live readers where to go on, lets open answers finish, and closes what is left at the deadline.
+    /// Stops accepting, tells live readers where to resume, lets open answers finish, and closes what is left at the deadline.
     ///
     /// Not to be called on one of the loops.
     /// - Returns: Whether everything finished in time.

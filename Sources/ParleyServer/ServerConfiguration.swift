@@ -41,9 +41,9 @@ package struct ServerConfiguration: Sendable {
     package var socketChannelsMax = 1_024
     /// How long a socket may be quiet before it is asked for a sign of life; after twice as long again it is given up.
     package var socketPingInterval = Duration.seconds(20)
-    /// After how long a socket ends, telling where to go on, so that connections spread anew.
+    /// After how long a socket ends, telling where to resume, so that connections spread anew.
     package var socketLifetime = Duration.seconds(600)
-    /// Appends and look-ups of one socket that are under way before its messages wait in the connection.
+    /// Appends and look-ups of one socket that are in flight before its messages wait in the connection.
     package var socketPendingMax = 64
     /// Ephemeral events that one socket may send a second, and twice as many at once; more are refused with `rate_limited`.
     package var ephemeralPerSecond = 20

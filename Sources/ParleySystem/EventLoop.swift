@@ -14,7 +14,7 @@ package final class EventLoop: @unchecked Sendable {  // Guard: `inbox` and `thr
 
     private struct Inbox {
         var work: [@Sendable () -> Void] = []
-        /// A wake is under way that nobody has answered yet, so another one is not needed.
+        /// A wake is in flight that nobody has answered yet, so another one is not needed.
         var isWoken = false
         var isStopped = false
     }

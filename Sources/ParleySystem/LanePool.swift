@@ -90,7 +90,7 @@ final class LanePool: Sendable {
             return state.made
         }
         let isStarted = SystemThread.startDetached(name: "lane-\(number)") { run(state, width, number) }
-        // The others go on; another one is tried when a lane has waited again.
+        // The others continue; another one is tried when a lane has waited again.
         if !isStarted { state.withLock { $0.threads -= 1 } }
     }
 

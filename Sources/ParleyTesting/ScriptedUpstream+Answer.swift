@@ -37,7 +37,7 @@ extension ScriptedUpstream {
         /// Tokens a second; 0 sends all at once.
         package var rate = 100
         package var fault = Fault.none
-        /// Whether it goes on from a trailing assistant message; without that it starts over, as many hosted models do.
+        /// Whether it continues from a trailing assistant message; without that it starts over, as many hosted models do.
         package var continues = true
         /// Some servers end without `[DONE]`, some do not count.
         package var sendsDone = true
@@ -65,9 +65,9 @@ extension ScriptedUpstream {
         var tokens: [String]
         var toolCalls: [(name: String, arguments: String)] = []
         var finishReason = "stop"
-        /// What the request goes on from.
+        /// What the request continues from.
         var prefix: String?
-        /// The request went on from a text that is not the upstream's own: a client that mixes answers up.
+        /// The request continued from a text that is not the upstream's own: a client that mixes answers up.
         var hasForeignPrefix = false
 
         /// The way ``ChatCompletionsModel`` finds out whether an upstream continues.

@@ -6,7 +6,7 @@ package import ParleySystem
 ///     let upstream = try ScriptedUpstream()
 ///     upstream.behaviour.rate = 50
 ///     // run the executable with OPENAI_BASE_URL=upstream.baseURL and PARLEY_MODEL=openai:any
-///     try upstream.wait("an answer under way") { $0.last.map { $0.tokensSent > 10 } ?? false }
+///     try upstream.wait("an answer in flight") { $0.last.map { $0.tokensSent > 10 } ?? false }
 ///
 /// It speaks streaming Chat Completions, counts the tokens it generated, keeps the requests and stops generating when its client goes away.
 package final class ScriptedUpstream: Sendable {

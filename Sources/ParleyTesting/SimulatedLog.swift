@@ -19,7 +19,7 @@ package final class SimulatedLog: CommitLog {
         case durable(batches: Set<Int>)
         /// Crash after all was durable and before anybody was told.
         case durableUnacknowledged
-        /// The disk fails the write; the process goes on, but the log does not.
+        /// The disk fails the write; the process continues, but the log does not.
         case failed(LogError)
     }
 

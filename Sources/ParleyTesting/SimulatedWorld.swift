@@ -57,7 +57,7 @@ package final class SimulatedWorld: World {
         }
     }
 
-    /// Each piece has a lane of its own: many are under way at a time, and the seed decides which goes on.
+    /// Each piece has a lane of its own: many are in flight at a time, and the seed decides which continues.
     package func perform(blocking use: BlockingUse, for owner: UInt64, _ work: @escaping @Sendable () -> Void) {
         let number = state.withLock { state in
             state.blocking += 1

@@ -5,7 +5,7 @@ internal import ParleySystem
 package struct SimulationAgent: Sendable {
     let world: any World
     let record: SimulationRecord
-    /// Whether the program asks for another step than the one in the journal: as after an update that forgot the turns under way.
+    /// Whether the program asks for another step than the one in the journal: as after an update that forgot the turns in flight.
     let isBroken: Bool
     var policy = ConcurrentInput.queue
     /// Whether an input without a program begins a turn of some kind.

@@ -255,7 +255,7 @@ struct SimulationAgentChecker {
         for start in stride(from: 0, to: entries.count, by: max(1, entries.count / 16)) { checkConvergence(from: start) }
     }
 
-    /// The text of a step is what its model wrote: in the last call, behind what that was given to go on from.
+    /// The text of a step is what its model wrote: in the last call, behind what that was given to continue from.
     private mutating func checkModel(_ entry: SimulationHistory.Entry) {
         let key = "\(life.name)/\(Offset(entry.turn ?? 0))/\(entry.step)"
         let text = Bytes((entry.body["text"]?.string ?? "").utf8)

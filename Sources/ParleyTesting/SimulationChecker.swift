@@ -27,7 +27,7 @@ package struct SimulationChecker {
         return checker.found
     }
 
-    /// What must hold at any time, also of the log that a crash has left: nothing acknowledged is lost, nothing seen is taken back.
+    /// What must hold at any time, also of the log that a crash has left: nothing acknowledged is lost, nothing seen is withdrawn.
     package var violationsOfDurability: [SimulationViolation] {
         var checker = self
         checker.checkDurability()

@@ -44,7 +44,7 @@ final class SimulationClient: Sendable {
 
     /// What must hold for an entry to count.
     enum Condition: Sendable {
-        /// That the turn that began last when it was sent is under way.
+        /// That the turn that began last when it was sent is in flight.
         case turn
         /// That nothing came in between.
         case offset
@@ -52,7 +52,7 @@ final class SimulationClient: Sendable {
 
     private struct State {
         var next = 0
-        /// The process that was asked last, and whether it has been asked for the wish under way.
+        /// The process that was asked last, and whether it has been asked for the wish in flight.
         weak var process: SimulationProcess?  // It ends before its clients do.
         var isAsked = false
     }
@@ -76,7 +76,7 @@ final class SimulationClient: Sendable {
         }
     }
 
-    /// Goes on, with a new process.
+    /// Continues, with a new process.
     func resume(_ process: SimulationProcess) {
         let next = state.withLock { state in
             state.process = process

@@ -3,7 +3,7 @@ package import ParleySystem
 
 /// What a simulated run did and what everybody saw of it: the evidence that ``SimulationChecker`` judges, and nothing but values.
 package struct SimulationHistory: Sendable {
-    /// One life of a channel: a name that is deleted and made anew is another one.
+    /// One life of a channel: a name that is deleted and recreated is another one.
     package struct Life: Hashable, Sendable, CustomStringConvertible {
         package var name: String
         package var id: ChannelID
@@ -95,7 +95,7 @@ package struct SimulationHistory: Sendable {
         }
     }
 
-    /// What a model was asked to go on from, and what it generated.
+    /// What a model was asked to continue from, and what it generated.
     package struct ModelCall: Sendable {
         package var key: String
         package var continuing: String

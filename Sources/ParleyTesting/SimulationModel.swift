@@ -4,7 +4,7 @@ internal import Synchronization
 
 /// A model whose answer follows from the prompt, streamed in simulated time; what it generated is written down call by call.
 ///
-/// One that goes on gives the same answer each time, from where it is asked to; one that does not gives another answer with every call.
+/// One that continues gives the same answer each time, from where it is asked to; one that does not gives another answer with every call.
 /// An answer has characters of several bytes, and white space wherever it may be cut.
 package final class SimulatedModel: Model {
     package let name: String

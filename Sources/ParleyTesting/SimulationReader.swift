@@ -49,7 +49,7 @@ final class SimulationReader: ChannelWatcher, Sendable {
         if mayRead { look() }
     }
 
-    /// Reads soon, unless that is under way.
+    /// Reads soon, unless that is in flight.
     private func look() {
         let process: SimulationProcess? = state.withLock { state in
             guard !state.isReading, !state.isAway else { return nil }

@@ -32,7 +32,7 @@ final class SimulationReflexes: Sendable {
         }
     }
 
-    /// Milliseconds: at once, when the turn is marked as waiting, when the agent is about to leave memory, when it has left.
+    /// Milliseconds: at once, when the turn is marked as waiting, when the agent is about to be passivated, when it has left.
     private static let delays: [Int64] = [0, 1, 195, 200, 205, 1_995, 2_000, 2_000, 2_003, 2_005, 2_010, 2_200, 60_000]
 
     private func saw(_ channel: ChannelID, _ frame: Frame, _ process: SimulationProcess) {

@@ -1,7 +1,7 @@
 internal import ParleyAgents
 internal import ParleySystem
 
-/// Clients of agents whose turns wait for people: they come when an agent is about to leave memory, when its turn is marked as waiting, at the
+/// Clients of agents whose turns wait for people: they come when an agent is about to be passivated, when its turn is marked as waiting, at the
 /// very instant of a timer, and several at once.
 extension SimulationScenario {
     static func patient(_ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
@@ -21,7 +21,7 @@ extension SimulationScenario {
         return wishes
     }
 
-    /// How long clients think, in milliseconds: mostly as long as an agent takes to leave memory, or a turn to be marked as waiting.
+    /// How long clients think, in milliseconds: mostly as long as an agent takes to be passivated, or a turn to be marked as waiting.
     private static let pauses = [0, 0, 0, 1, 5, 20, 190, 200, 205, 400, 1_990, 1_995, 2_000, 2_000, 2_005, 2_200, 4_000, 20_000, 100_000]
 
     private static func late(

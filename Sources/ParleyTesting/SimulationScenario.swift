@@ -51,7 +51,7 @@ package struct SimulationScenario: Sendable {
         switch Int.random(in: 0..<4, using: &random) {
         case _ where aim == "agent.closed" || aim == "close", 0: clients[0].append(wish(name, .close, &random))
         case _ where aim == "delete", 1:
-            // Deleted and made anew, so that what is left of its first life could be mistaken for part of the second.
+            // Deleted and recreated, so that what is left of its first life could be mistaken for part of the second.
             clients[0] += [wish(name, .delete, &random), wish(name, .createAgent, &random)] + messages(2, &random)
         default: break
         }

@@ -24,7 +24,7 @@ package struct SimulationTextView {
     package init() {}
 
     /// Takes the next entry.
-    /// - Returns: why the client could not go on, or would show something else than the step recorded.
+    /// - Returns: why the client could not continue, or would show something else than the step recorded.
     package mutating func take(_ entry: SimulationHistory.Entry) -> String? {
         switch entry.type {
         case "text": add(entry)

@@ -4,11 +4,11 @@ package import ParleySystem
 /// Decides which channel is delivered from next, in memory that is bounded however many rows wait. Decides only: time is passed in, and
 /// what is to be done comes out.
 ///
-/// Of a channel only its oldest row counts, and one attempt is under way at a time: so a receiver gets a channel's entries in their order.
+/// Of a channel only its oldest row counts, and one attempt is in flight at a time: so a receiver gets a channel's entries in their order.
 /// Where more channels wait than are remembered, the log is scanned for them.
 package struct DeliveryQueue {
     package enum Step: Equatable {
-        /// Deliver the oldest row of this channel, which is under way from now on.
+        /// Deliver the oldest row of this channel, which is in flight from now on.
         case deliver(ChannelID)
         /// Look for channels with a row that is due, from this one on, and tell ``scanned(_:upTo:)``.
         case scan(from: ChannelID, atMost: Int)
@@ -32,10 +32,10 @@ package struct DeliveryQueue {
     private var ready: [ChannelID] = []
     private var firstReady = 0
     private var known: Set<ChannelID> = []
-    /// Added while they were under way.
+    /// Added while they were in flight.
     private var addedMeanwhile: Set<ChannelID> = []
     private var scan = Scan.from(ChannelID(partition: 0, number: 0))
-    /// A channel was not remembered since the scan under way began; it may lie behind.
+    /// A channel was not remembered since the scan in flight began; it may lie behind.
     private var isMissing = false
     private var lastFailure = Timestamp(milliseconds: 0)
 
@@ -94,7 +94,7 @@ package struct DeliveryQueue {
         for id in ids { add(id) }
     }
 
-    /// What was under way is over. It may have another row that is due.
+    /// What was in flight is over. It may have another row that is due.
     package mutating func delivered(_ id: ChannelID) {
         failuresInARow = 0
         end(id)

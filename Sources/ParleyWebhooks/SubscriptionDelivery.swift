@@ -33,7 +33,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
         subscriptions.notify(self)
     }
 
-    /// How many calls are under way.
+    /// How many calls are in flight.
     package var underWay: Int { state.withLock { $0.calls.count } }
 
     /// Begins no call any more; its wake is due again at the next start.

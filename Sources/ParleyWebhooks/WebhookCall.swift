@@ -95,7 +95,7 @@ package final class WebhookCall: OutgoingCallDelegate {
     }
 
     package func ended(_ error: OutgoingError?) {
-        // Whoever has said 2xx has it, though his answer breaks off.
+        // A receiver that has said 2xx has it, though its answer breaks off.
         let outcome = state.withLock { state in
             guard let error, state.status == 0 else { return state.outcome }
             return .failed(reason: error.reason.isEmpty ? error.code : "\(error.code): \(error.reason)", retryAfter: nil)

@@ -2,7 +2,7 @@ package import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// Who is told of entries, of which, and by what he knows that it is us.
+/// Who is told of entries, of which, and by what they know that it is us.
 package struct WebhookConfiguration: Sendable {
     /// http or https, without credentials.
     package let url: String
@@ -13,7 +13,7 @@ package struct WebhookConfiguration: Sendable {
     /// Whether the receiver may be on this machine or in its network, and be called without TLS.
     package let allowsPrivate: Bool
 
-    /// What somebody has to be told of because an agent waits for him, and nothing else does.
+    /// What a person has to be told of because an agent waits for them, and nothing else does.
     package static let usualEvents: Set<EntryKind> = [.approvalRequested, .agentParked, .agentStalled]
 
     /// What can be chosen: all that agents write, but text, which comes by the token.

@@ -7,7 +7,7 @@ internal import Synchronization
 /// Delivers the rows of the outbox to a receiver, until each was taken with 2xx or is given up.
 ///
 /// At least once: a row goes when its delivery has been answered, so a crash in between delivers again, with the same id. Rows are read
-/// when their turn comes; memory holds ``DeliveryQueue`` and the attempts under way.
+/// when their turn comes; memory holds ``DeliveryQueue`` and the attempts in flight.
 package final class WebhookDelivery: OutboxObserver {
     package struct Counters: Sendable, Equatable {
         package var delivered = 0
@@ -30,7 +30,7 @@ package final class WebhookDelivery: OutboxObserver {
         var calls: [ChannelID: WebhookCall] = [:]
         /// Before this no scan is begun because of the time.
         var nextScan = Timestamp(milliseconds: 0)
-        /// Rows the scan under way has passed.
+        /// Rows the scan in flight has passed.
         var scannedRows = 0
         var health = ReceiverHealth()
         /// Before this no further row that is given up is told, and how many were not.
@@ -67,7 +67,7 @@ package final class WebhookDelivery: OutboxObserver {
 
     package var counters: Counters { state.withLock { $0.counters } }
 
-    /// How many attempts are under way.
+    /// How many attempts are in flight.
     package var underWay: Int { state.withLock { $0.queue.underWay.count } }
 
     /// Counts what the last process left, and hears of new rows from now on. Call it before the writer starts. Cost: a visit of every row.
@@ -89,16 +89,16 @@ package final class WebhookDelivery: OutboxObserver {
         return rows
     }
 
-    /// Goes on with what the last process left.
+    /// Continues with what the last process left.
     package func start() { wake() }
 
-    /// Begins no attempt any more; those under way go on until they end, see ``underWay``, or the transport does.
+    /// Begins no attempt any more; those in flight continue until they end, see ``underWay``, or the transport does.
     package func drain() {
         state.withLock { $0.isStopped = true }
         alarm.stop()
     }
 
-    /// Breaks off what is under way, too; it is delivered at the next start.
+    /// Breaks off what is in flight, too; it is delivered at the next start.
     package func stop() {
         drain()
         for call in state.withLock({ Array($0.calls.values) }) { call.cancel() }
@@ -244,7 +244,7 @@ package final class WebhookDelivery: OutboxObserver {
     /// Writes what became of a row; only then is the channel's next one tried.
     private func settle(_ row: OutboxRow, _ settlement: Settlement) {
         let change = OutboxChange(row, keeps: settlement == .failed) { [weak self] result in self?.settled(row, settlement, result) }
-        // Bounded by the attempts under way.
+        // Bounded by the attempts in flight.
         do throws(LogError) { try channels.writer.submit(change, isBounded: false) } catch { unwritten(row, error) }
     }
 
@@ -346,7 +346,7 @@ package final class WebhookDelivery: OutboxObserver {
         alarm.set(state.withLock { max(instant, $0.nextScan) }) { [weak self] in self?.rang() }
     }
 
-    /// Goes on with what is known at `instant`.
+    /// Continues with what is known at `instant`.
     private func pause(until instant: Timestamp) {
         let isNew = state.withLock { state in
             defer { state.isPaused = true }

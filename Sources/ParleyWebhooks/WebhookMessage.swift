@@ -7,7 +7,7 @@ package import ParleySystem
 ///     {"type": "approval.requested", "agent": "<kind>/<id>", "channel": "agents/<kind>/<id>", "offset": "…", "at": "…", "entry": {…},
 ///      "answer": {"path": "/v1/agents/<kind>/<id>", "approve": {…}, "deny": {…}}}
 package struct WebhookMessage: Sendable {
-    /// The same over all attempts and processes, and of no other entry: an agent that was deleted and made anew under its name counts its
+    /// The same over all attempts and processes, and of no other entry: an agent that was deleted and recreated under its name counts its
     /// offsets from the start again.
     package let id: String
     package let body: Bytes
@@ -51,7 +51,7 @@ package struct WebhookMessage: Sendable {
         return body
     }
 
-    /// What to POST, and where, to let the turn go on. The digest makes sure that what was seen is what is approved.
+    /// What to POST, and where, to let the turn continue. The digest makes sure that what was seen is what is approved.
     private static func answer(_ request: JSON, _ agent: String) -> JSON {
         func decision(_ type: String) -> JSON {
             .compact(("type", .string(type)), ("approval", request["approval"]), ("args_sha256", request["args_sha256"]))

@@ -43,7 +43,7 @@ extension WebhookSecret: CustomStringConvertible {
 package enum WebhookSignature {
     /// - Parameters:
     ///   - id: The same over all attempts; without a full stop, which separates what is signed.
-    ///   - at: When this attempt is made. Receivers refuse old ones, so that nobody can send what he has overheard again.
+    ///   - at: When this attempt is made. Receivers refuse old ones, so that no eavesdropper can replay them.
     package static func headers(id: String, at: Timestamp, body: Bytes, secrets: [WebhookSecret]) -> [(name: String, value: String)] {
         let seconds = at.milliseconds / 1_000
         let signed = Bytes("\(id).\(seconds).".utf8) + body

@@ -104,7 +104,7 @@ import Testing
     }
 
     @Test(arguments: 0..<60 as Range<UInt64>)
-    func `names that are deleted and made anew while they wait for room are admitted`(seed: UInt64) throws {
+    func `names that are deleted and recreated while they wait for room are admitted`(seed: UInt64) throws {
         let (open, waiting, timers) = try SimulatedNode.simulate {
             var random = SplitMix64(seed: seed)
             let world = SimulatedWorld(seed: seed)

@@ -78,7 +78,7 @@ import Testing
         #expect(after.last?["type"] == "interrupt" && after.last?["receipt"]?["state"] == "applied")
     }
 
-    @Test func `cancelled between the approval and what it guards, that is done never, whatever is taken back`() throws {
+    @Test func `cancelled between the approval and what it guards, that is done never, whatever is compensated`() throws {
         let (records, entries) = try SimulatedNode.simulate {
             let stage = try RecordStage(Self.asking)
             stage.send(.message, ("text", "go"))

@@ -122,7 +122,7 @@ private func cancel() -> NewEntry { NewEntry(.cancel, nil, ("by", "ann"), ("reas
         #expect(!types.contains("turn.completed"))
     }
 
-    /// Dies at every commit, whether that became durable or not: the turn ends as cancelled, and what was done is taken back, each by one
+    /// Dies at every commit, whether that became durable or not: the turn ends as cancelled, and what was done is compensated, each by one
     /// step. (How often the body ran is another matter: a step is at least once.)
     @Test(arguments: 0..<40, [SimulatedLog.Outcome.lost, .durableUnacknowledged])
     func `are taken to their end by the next process`(crashAt: Int, outcome: SimulatedLog.Outcome) throws {

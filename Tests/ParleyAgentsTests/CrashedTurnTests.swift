@@ -126,7 +126,7 @@ import Testing
         #expect(entries.contains { $0["type"] == "step.completed" && $0["step"] == "paying/pay" }, "\(short(entries))")
     }
 
-    @Test func `goes on at once as long as each process gets further`() throws {
+    @Test func `continues at once as long as each process gets further`() throws {
         let (pauses, types) = try SimulatedNode.simulate {
             let (pauses, log, now) = try Self.crash(5) { turn in
                 // Each process does one step more than the one before.
@@ -228,7 +228,7 @@ import Testing
         #expect(state == "idle")
     }
 
-    /// In the third process, which pauses for a second before it goes on with the turn, and after that second.
+    /// In the third process, which pauses for a second before it continues with the turn, and after that second.
     @Test(arguments: [Duration.milliseconds(100), .seconds(5)])
     func `is given a signal that came before a cancel`(moment: Duration) throws {
         let entries = try SimulatedNode.simulate {

@@ -57,7 +57,7 @@ extension SimulatedNode {
                 ])
             node.send("sleep", to: name)
             world.settle()
-            // By then it has left memory: rung, it comes back, and is deleted at any moment of that.
+            // By then it was passivated: rung, it comes back, and is deleted at any moment of that.
             let due = try #require(try node.entries(name).compactMap { $0["due"]?.string.flatMap { Timestamp($0) } }.first)
             world.run(deadline: due.advanced(by: .milliseconds(-1)))
             var steps = 0
@@ -72,7 +72,7 @@ extension SimulatedNode {
         #expect(rows == 0)
     }
 
-    @Test(arguments: 0..<20) func `a message to an agent made anew reaches it while its predecessor leaves`(seed: UInt64) throws {
+    @Test(arguments: 0..<20) func `a message to a recreated agent reaches it while its predecessor leaves`(seed: UInt64) throws {
         let output = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: seed)
             let node = try SimulatedNode(

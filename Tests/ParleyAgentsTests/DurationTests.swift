@@ -52,7 +52,7 @@ private func waiting(_ wait: Wait, _ seconds: Int) -> TurnProgram {
         #expect(entries.last?["output"] == [.string(wait.expected), 1_000], "\(short(entries))")
     }
 
-    /// It has left memory, and comes due while no process runs.
+    /// It was passivated, and comes due while no process runs.
     @Test(arguments: Wait.allCases, [20, 1_001, 50_000])
     private func `has ended when the node starts after its end`(wait: Wait, changed: Int) throws {
         let entries = try twoProcesses(

@@ -61,7 +61,7 @@ private func holding(_ count: Count) -> AnyAgent {
     }
 
     @Test(arguments: ["complete", "fail", "stuck", "wait", "sleep"])
-    func `is freed when it ends or leaves memory`(_ text: String) throws {
+    func `is freed when it ends or is passivated`(_ text: String) throws {
         #expect(try left(text) == 0)
     }
 

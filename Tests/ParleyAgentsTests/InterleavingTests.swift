@@ -107,7 +107,7 @@ private final class Probed: Model {
     }
 
     @Test(arguments: [1, 60])
-    func `whose own task waits outside beside a scope that waits goes on`(seconds: Int) throws {
+    func `whose own task waits outside beside a scope that waits continues`(seconds: Int) throws {
         let (entries, state) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
             let node = try SimulatedNode(
@@ -129,7 +129,7 @@ private final class Probed: Model {
         #expect(entries.contains { $0["step"] == "work" && $0["type"] == "step.completed" }, "\(state ?? "-") \(short(entries))")
     }
 
-    @Test func `that ended after it had left memory is not kept in mind when its program goes on`() throws {
+    @Test func `that ended after it was passivated is not kept in mind when its program continues`() throws {
         let (entries, isKept) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
             let runs = Mutex(0)

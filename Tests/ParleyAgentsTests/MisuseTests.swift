@@ -31,7 +31,7 @@ private func turn(
     return (entries.last { $0["type"]?.string?.hasPrefix("turn.") == true && $0["type"] != "turn.started" }, entries)
 }
 
-@Suite struct `A program that goes on whatever it is told` {
+@Suite struct `A program that continues whatever it is told` {
     @Test func `is cancelled all the same`() throws {
         let (end, entries) = try turn([NewEntry(.cancel, nil, ("by", "ann"))]) { turn, _ in
             try turn.compensate("undo") { _ in }
@@ -80,7 +80,7 @@ private func turn(
 }
 
 @Suite struct `A turn that is used wrongly` {
-    @Test func `from outside its tasks throws, and goes on`() throws {
+    @Test func `from outside its tasks throws, and continues`() throws {
         let (end, _) = try turn { turn, _ in
             let codes = try await turn.step("body") { _ in
                 var codes: [String] = []

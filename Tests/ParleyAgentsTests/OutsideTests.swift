@@ -32,7 +32,7 @@ private func change(
 
 @Suite struct `A turn that waits for something outside` {
     @Test(arguments: 0..<200 as Range<UInt64>)
-    func `goes on where it was, wherever processes die`(seed: UInt64) throws {
+    func `continues where it was, wherever processes die`(seed: UInt64) throws {
         let entries = try run(seed: seed, crashes: crashes(seed)) { world in
             [
                 agent { _, turn in
@@ -118,7 +118,7 @@ private func change(
         #expect(entries.last?["output"] == ["same", "same"], "\(short(entries))")
     }
 
-    /// What it draws goes into what it asks for: after a crash, and when the agent has left memory.
+    /// What it draws goes into what it asks for: after a crash, and when the agent was passivated.
     @Test(arguments: ["uuid", "now"], [Duration.seconds(4), .seconds(600)])
     func `asks for the same by what it draws`(kind: String, life: Duration) throws {
         let entries = try twoProcesses(

@@ -75,7 +75,7 @@ private let name = "agents/probe/a"
     }
 
     @Test(arguments: [1, 60])
-    func `a turn that waits outside beside a wait goes on`(seconds: Int) throws {
+    func `a turn that waits outside beside a wait continues`(seconds: Int) throws {
         let (entries, other) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
             let node = try SimulatedNode(

@@ -34,7 +34,7 @@ private func turn(_ program: @escaping TurnProgram, then act: @escaping @Sendabl
         }
     }
 
-    /// Sooner than an agent that waits leaves memory, and later.
+    /// Sooner than an agent that waits is passivated, and later.
     @Test(arguments: [false, true], [5, 60])
     func `comes`(isCancellable: Bool, seconds: Int) throws {
         let entries = try turn { turn, world in try await Self.wait(turn, world, seconds, isCancellable: isCancellable) }
@@ -42,7 +42,7 @@ private func turn(_ program: @escaping TurnProgram, then act: @escaping @Sendabl
     }
 
     @Test(arguments: [false, true])
-    func `comes in a child of map, and the child goes on`(isCancellable: Bool) throws {
+    func `comes in a child of map, and the child continues`(isCancellable: Bool) throws {
         let entries = try turn { turn, world in
             try await turn.map("m", [0]) { _, turn -> JSON in
                 let result = try await Self.wait(turn, world, 60, isCancellable: isCancellable)
@@ -85,7 +85,7 @@ private func turn(_ program: @escaping TurnProgram, then act: @escaping @Sendabl
         #expect(entries.last?["output"] == "done", "\(short(entries))")
     }
 
-    @Test func `that was cancelled while a child waited outside is no obstacle when the agent has left memory`() throws {
+    @Test func `that was cancelled while a child waited outside is no obstacle when the agent was passivated`() throws {
         let entries = try turn { turn, world in
             try await Self.cancel(turn, world, isCancellable: true)
             return try await turn.wait(for: "go")
@@ -98,7 +98,7 @@ private func turn(_ program: @escaping TurnProgram, then act: @escaping @Sendabl
     }
 
     @Test(arguments: 0..<20, [SimulatedLog.Outcome.lost, .durableUnacknowledged])
-    func `has the first of several kinds of steps win, and goes on`(commit: Int, outcome: SimulatedLog.Outcome) throws {
+    func `has the first of several kinds of steps win, and continues`(commit: Int, outcome: SimulatedLog.Outcome) throws {
         let entries = try run(seed: 6, crashes: [(commit, outcome)]) { world in
             [
                 agent { _, turn in

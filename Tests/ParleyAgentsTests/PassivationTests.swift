@@ -32,7 +32,7 @@ private func leftUndecided(seed: UInt64, _ program: AnyAgent, first: [NewEntry],
     }
 }
 
-@Suite struct `An agent that leaves memory` {
+@Suite struct `An agent that is passivated` {
     private static let message = NewEntry(.message, nil, ("by", "ann"), ("text", "x"))
 
     @Test(arguments: 0..<400 as Range<UInt64>)
@@ -90,7 +90,7 @@ private func leftUndecided(seed: UInt64, _ program: AnyAgent, first: [NewEntry],
     }
 
     @Test(arguments: 0..<100 as Range<UInt64>)
-    func `is taken up after a crash when its turn went on because an approval expired over a late answer`(seed: UInt64) throws {
+    func `is taken up after a crash when its turn continued because an approval expired over a late answer`(seed: UInt64) throws {
         let last = try SimulatedNode.simulate {
             var schedule = SimulatedSchedule()
             schedule.firesTogether = true

@@ -11,7 +11,7 @@ private let name = "agents/probe/a"
 /// Nothing of it is outside the turn.
 private indirect enum Operation: Sendable {
     case step(Int, takes: Int)
-    /// A step that fails for good; the program goes on.
+    /// A step that fails for good; the program continues.
     case fails
     case sleep(Int)
     case wait(Int)
@@ -90,7 +90,7 @@ extension Operation {
         }
     }
 
-    /// Goes on when it fails in this one way.
+    /// Continues when it fails in this one way.
     private static func caught(_ code: String, _ body: () async throws -> [JSON]) async throws -> [JSON] {
         do { return try await body() } catch let failure as StepFailure where failure.code == code { return [.string(code)] }
     }

@@ -107,7 +107,7 @@ private final class Paths: Sendable {
         #expect(last["output"]?.string == "[30, 60, 90] \(whole.suffix(3).joined())", "seed \(seed)")
         let recorded = entries.filter { $0["type"] == "step.completed" }.compactMap { $0["step"]?.string }
         #expect(Set(recorded).count == recorded.count, "seed \(seed)")
-        // The order in which the program went on is that of the log.
+        // The order in which the program continued is that of the log.
         let races = recorded.filter { $0.hasSuffix("/race") }.map { String($0.first!) }
         #expect(races == Array(whole.suffix(3)), "seed \(seed)")
     }

@@ -8,7 +8,7 @@ import Testing
 @Suite struct `Sealing a model's text` {
     private static let tokens = ["The", " sea", " is", " wide", "."]
 
-    /// A whole text without its seal looks cut off after a crash, and a model asked to go on from there adds what was never part of the answer.
+    /// A whole text without its seal looks cut off after a crash, and a model asked to continue from there adds what was never part of the answer.
     @Test func `no crash leaves the whole text in the log without the result that seals it`() throws {
         let endings = try SimulatedNode.simulate {
             try (0..<20).map { commit in

@@ -72,12 +72,14 @@ private enum ThreadedNode {
             append.isInput = true
             append.submit()
         }
-        var ends: [JSON] = []
-        for _ in 0..<1_200 where ends.count < agents {
-            try await Task.sleep(for: .milliseconds(50))
-            ends = try names.compactMap { try end($0, channels) }
+        return try await OwnThread.run {
+            var ends: [JSON] = []
+            try? RealTime.until("the turns to end", timeout: .seconds(60)) {
+                ends = try names.compactMap { try end($0, channels) }
+                return ends.count == agents
+            }
+            return ends
         }
-        return ends
     }
 
     private static func end(_ name: String, _ channels: Channels) throws -> JSON? {

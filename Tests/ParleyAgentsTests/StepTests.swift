@@ -188,7 +188,7 @@ private let name = "agents/probe/a"
     }
 
     /// As a group of the body's own does that its timeout has cancelled.
-    @Test func `that throw CancellationError have failed, and those beside them go on`() throws {
+    @Test func `that throw CancellationError have failed, and those beside them continue`() throws {
         let (entries, paid) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
             let paid = Counter()

@@ -278,7 +278,7 @@ private struct Desk {
         #expect(code == "tool_loop" && steps == 5)
     }
 
-    @Test func `a text that a call follows is not gone on with after a crash, but begun again`() throws {
+    @Test func `a text that a call follows is not continued after a crash, but begun again`() throws {
         let (attempts, output, marks) = try SimulatedNode.simulate {
             let (world, log, model) = (SimulatedWorld(seed: 1), SimulatedLog(), HangingModel())
             let tool = Tool("note", "Notes.", parameters: ["type": "object"]) { (_: Note, _) in "x" }

@@ -265,7 +265,7 @@ extension JSON {
             stage.write(entries)
             return try stage.trace()["turns"]!.array![0]
         }
-        // One that is under way is shown in any case.
+        // One that is in flight is shown in any case.
         #expect(turn["steps"]?.array?.count == 5_001 && turn.step("s#5999")?["state"] == "open")
         #expect(turn["steps_omitted"] == 999 && turn["totals"]?["steps"] == 6_000 && turn["totals"]?["output_tokens"] == 11_998)
     }

@@ -77,7 +77,7 @@ import Testing
         #expect(waited == 3)
     }
 
-    @Test func `is given back by a turn that leaves memory to wait`() throws {
+    @Test func `is given back by a turn that is passivated to wait`() throws {
         let (outputs, _, _, left) = try Self.flood(Array(repeating: Self.large, count: 4), room: 1_000, for: .seconds(600)) { _, _, turn in
             try await turn.sleep(.seconds(100_000))
             return "late"

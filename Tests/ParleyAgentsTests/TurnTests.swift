@@ -84,7 +84,7 @@ final class Counter: Sendable {
         #expect(results == ["a", "c", "m/0/b", "m/1/b", "m/2/b"])
     }
 
-    @Test func `a sleep of thirty days leaves memory, and ends once, at its instant`() throws {
+    @Test func `a turn that sleeps for thirty days is passivated, and ends once, at its instant`() throws {
         let (slept, ended, active) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 3)
             let node = try SimulatedNode(

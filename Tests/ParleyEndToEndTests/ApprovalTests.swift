@@ -63,10 +63,9 @@ import Testing
             let (turn, request) = try Self.ask(conversation, "note paid", kind: "expiring")
             if isKilled {
                 try node.kill()
-                // The passing of time is what is tested.
                 let due = try #require(request["expires_at"]?.string.flatMap { Timestamp($0) })
                 let world = SystemWorld(threads: 1)
-                while world.now < due { usleep(10_000) }
+                try RealTime.until("the approval to expire") { world.now >= due }
                 try conversation.reader.wait("the connection to break") { $0.isOver ? true : nil }
                 try node.start()
                 conversation.reader.attach(to: node)
@@ -123,7 +122,7 @@ import Testing
             let conversation = try Conversation(node, "one")
             let (turn, request) = try Self.ask(conversation, "once paid")
             let approve = try conversation.say("approve", ("approval", request["approval"]))
-            usleep(UInt32(round * 1_500))
+            RealTime.pass(.microseconds(round * 1_500))
             try conversation.killAndRestart()
             let end = try conversation.waitForEnd(of: turn)
             #expect(try conversation.verdict(on: approve) == "applied")

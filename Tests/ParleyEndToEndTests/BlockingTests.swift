@@ -62,28 +62,20 @@ import Testing
             let turns = try conversations.map { try $0.begin("spin go") }
             // In memory no more; then none of the node's threads runs for long.
             for conversation in conversations {
-                try eventually("the agent to leave memory") {
+                try RealTime.until("the agent to leave memory") {
                     try node.request("GET", "/v1/agents/\(conversation.agent)").json?["in_memory"] == false
                 }
             }
             let pid = try node.process.pid
-            try eventually("no thread to run") { Self.runningThreads(of: pid) == 0 }
+            try RealTime.until("no thread to run") { Self.runningThreads(of: pid) == 0 }
             // One is answered, one cancelled, one left to the stop.
             try conversations[0].say("signal", ("name", "go"), ("data", 7))
             #expect(Conversation.gave(try conversations[0].waitForEnd(of: turns[0]))["go"]?["text"] == "7")
             try conversations[1].say("cancel")
             #expect(try conversations[1].waitForEnd(of: turns[1])["type"] == "turn.cancelled")
-            try eventually("no thread to run") { Self.runningThreads(of: pid) == 0 }
+            try RealTime.until("no thread to run") { Self.runningThreads(of: pid) == 0 }
             try node.process.send(SIGTERM)
             #expect(try node.process.waitForExit("the node to stop") == .status(0))
-        }
-    }
-
-    private func eventually(_ what: String, _ isSo: () throws -> Bool) throws {
-        let deadline = ContinuousClock.now + .seconds(60)
-        while try !isSo() {
-            guard ContinuousClock.now < deadline else { throw Missed("waited for \(what)") }
-            usleep(20_000)
         }
     }
 

@@ -213,7 +213,7 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
     }
 
     @Test(arguments: [false, true])
-    func `run goes on through a kill of the server, and ends with the whole text`(_ json: Bool) async throws {
+    func `run continues through a kill of the server, and ends with the whole text`(_ json: Bool) async throws {
         try await OwnThread.run {
             let (upstream, node) = try makeNode(tokens: 200, rate: 300)
             let run = try ChildProcess(

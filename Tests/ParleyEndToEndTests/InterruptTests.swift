@@ -100,7 +100,7 @@ private final class Race {
 
     func run() throws -> Outcome {
         let turn = try conversation.begin("model answer")
-        usleep(UInt32(1_000 * usual * Double.random(in: 0.5...1.2, using: &random)))
+        RealTime.pass(usual * 0.5...usual * 1.2, &random)
         let interrupt = try conversation.say("interrupt")
         let end = try conversation.waitForEnd(of: turn)
         let receipt = try conversation.receipt(of: interrupt)

@@ -10,7 +10,7 @@ import Testing
         print("killed at \(numbered.moment): \(line) (PARLEY_SEED=\(KillMoment.seed))")
     }
 
-    @Test func `killed five times in one answer, it goes on each time`() async throws {
+    @Test func `killed five times in one answer, it continues each time`() async throws {
         try await OwnThread.run {
             let turn = try KilledTurn(hasSteps: true)
             try turn.node.start()
@@ -28,7 +28,7 @@ import Testing
         KillMoment.tokens(40, microseconds: 0), .failpoint("model.delta", 200), .failpoint("commit.after", 25),
         .failpoint("model.finish", 1),
     ])
-    func `a model that cannot go on starts again, and its new text supersedes the old`(_ moment: KillMoment) async throws {
+    func `a model that cannot continue starts again, and its new text supersedes the old`(_ moment: KillMoment) async throws {
         try await OwnThread.run {
             let turn = try KilledTurn(continues: false, hasSteps: false)
             #expect(try turn.run(killedAt: moment))

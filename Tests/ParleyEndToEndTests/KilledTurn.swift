@@ -54,17 +54,17 @@ final class KilledTurn {
         case .failpoint: guard try waitForDeathOrEnd() else { return false }
         case .tokens(let count, let microseconds):
             try upstream.wait("token \(count)", timeout: .seconds(60)) { $0.reduce(0) { $0 + $1.tokensSent } >= count }
-            usleep(UInt32(microseconds))
+            RealTime.pass(.microseconds(microseconds))
             try kill()
         case .after(let milliseconds):
-            usleep(UInt32(milliseconds * 1_000))
+            RealTime.pass(.milliseconds(milliseconds))
             try kill()
         }
         try reader.waitForTurnEnd()
         return true
     }
 
-    /// `kill -9` now; then the node is started again and the reader goes on.
+    /// `kill -9` now; then the node is started again and the reader continues.
     func kill(failpoint: String? = nil) throws {
         try node.kill()
         try startAgain(failpoint: failpoint)
@@ -155,7 +155,7 @@ final class KilledTurn {
         }
     }
 
-    /// A node that was killed with text in the log goes on from it, or starts again when its model cannot.
+    /// A node that was killed with text in the log continues from it, or starts again when its model cannot.
     private func verifyRecovery(_ entries: [JSON], continues: Bool) -> Int64 {
         let sealed = entries.firstIndex { $0["type"]?.string == "step.completed" && $0["text"] != nil } ?? entries.count
         let lastRestart = entries[..<sealed].lastIndex { $0["type"]?.string == "supervision" } ?? 0

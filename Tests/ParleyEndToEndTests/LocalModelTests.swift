@@ -5,7 +5,7 @@ import Testing
 
 /// A real language model, small enough for any machine. `./test` installs it.
 @Suite(.serialized) struct `With a real model` {
-    @Test func `killed in the middle of a sentence, the sentence goes on`() async throws {
+    @Test func `killed in the middle of a sentence, the sentence continues`() async throws {
         try await OwnThread.run {
             let model = try LocalModel()
             let proxy = try RecordingProxy(to: model.url)

@@ -17,7 +17,7 @@ import Testing
             for _ in 0..<(KillMoment.isLong ? 40 : 8) {
                 next += Int.random(in: 20...80, using: &random)
                 _ = accepted.wait(timeout: .seconds(60)) { $0 >= next ? true : nil }
-                usleep(UInt32.random(in: 0..<20_000, using: &random))
+                RealTime.pass(0...20, &random)
                 do {
                     try node.kill()
                     try node.start()
@@ -71,26 +71,24 @@ private final class RandomClient: @unchecked Sendable {  // Guard: used by one t
             try send(Bool.random(using: &random) ? "approve" : "deny", ("approval", .string(approval)))
         default: try send("signal", ("name", Bool.random(using: &random) ? "go" : "never"))
         }
-        usleep(UInt32.random(in: 0..<15_000, using: &random))
+        RealTime.pass(0...15, &random)
     }
 
     @discardableResult
     private func send(_ type: String, _ members: (String, JSON?)...) throws -> String {
         let key = "\(conversation.agent) \(accepted.count)"
         let entry = Conversation.entry(type, members + [("id", .string(key))])
-        for _ in 0..<10_000 {
-            guard let answer = try? conversation.post(entry, key: key) else {
-                usleep(2_000)
-                continue
-            }
-            if type == "cancel", answer.status == 409 { return "" }  // It has ended.
-            guard answer.status == 202, let offset = answer.json?["entries"]?.array?.first?["offset"]?.string else {
-                throw Missed("\(type) is answered \(answer.status): \(answer.text)")
-            }
-            accepted[key] = offset
-            return offset
+        var answer: EndToEndHTTP.Answer?
+        try RealTime.until("an answer to \(type)", timeout: .seconds(60)) {
+            answer = try? conversation.post(entry, key: key)
+            return answer != nil
         }
-        throw Missed("\(type) was never answered")
+        guard let answer, answer.status == 202, let offset = answer.json?["entries"]?.array?.first?["offset"]?.string else {
+            if type == "cancel", answer?.status == 409 { return "" }  // It has ended.
+            throw Missed("\(type) is answered \(answer?.status ?? 0): \(answer?.text ?? "")")
+        }
+        accepted[key] = offset
+        return offset
     }
 
     /// Ends the agent, so that nothing has a reason to wait any longer for its decision.

@@ -7,7 +7,7 @@ import Testing
 @Suite struct `Clients of the socket` {
     static let transports = ["socket", "stream"]
 
-    @Test(arguments: transports) func `parley.js goes on over kills of the server, and shows what the log says`(_ transport: String)
+    @Test(arguments: transports) func `parley.js continues over kills of the server, and shows what the log says`(_ transport: String)
         async throws
     {
         try await OwnThread.run {
@@ -22,9 +22,9 @@ import Testing
             for _ in 0..<3 {
                 let lines = SocketClients.lines(client).count
                 try client.wait("the client to see more") { SocketClients.lines($0).count > lines + 12 ? true : nil }
-                usleep(UInt32.random(in: 0..<150_000, using: &random))
+                RealTime.pass(0...150, &random)
                 try node.kill()
-                usleep(UInt32.random(in: 0..<300_000, using: &random))
+                RealTime.pass(0...300, &random)
                 try node.start()
             }
             #expect(try client.waitForExit("parley.js to be done") == .status(0), "\(client.output.error)")
@@ -63,7 +63,7 @@ import Testing
             let client = try ChildProcess(python, words)
             try client.wait("the client to begin") { $0.standard.contains("ready") ? true : nil }
             for _ in 0..<3 {
-                usleep(UInt32.random(in: 50_000..<400_000, using: &random))
+                RealTime.pass(50...400, &random)
                 try node.kill()
                 try node.start()
             }

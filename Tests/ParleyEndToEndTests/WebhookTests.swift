@@ -13,7 +13,7 @@ import Testing
         ["--webhook", receiver.url, "--webhook-allow-private"] + more
     }
 
-    @Test func `tell who can approve, signed, and what they carry lets the turn go on`() async throws {
+    @Test func `tell who can approve, signed, and what they carry lets the turn continue`() async throws {
         try await OwnThread.run {
             let receiver = try WebhookReceiver()
             // A proxy that does not answer: none is asked.

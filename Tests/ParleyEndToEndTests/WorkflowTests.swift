@@ -22,7 +22,7 @@ import Testing
             try workflow.wait("the instruction to be obeyed", activity) { workflow.progress.last?["rows"] == 50 ? true : nil }
 
             for round in 0..<rounds {
-                usleep(UInt32.random(in: 50_000..<250_000, using: &random))
+                RealTime.pass(50...250, &random)
                 switch round % 3 {
                 case 0:
                     try activity.kill()
@@ -122,11 +122,10 @@ private final class Workflow {
 
     /// Follows the channel as soon as it is there.
     func attach() throws {
-        for _ in 0..<600 {
-            if try node.request("HEAD", "/v1/stream/workflows/\(name)/control").status == 200 { return reader.attach(to: node) }
-            usleep(50_000)
+        try RealTime.until("the activity to make its channel", timeout: .seconds(30)) {
+            try node.request("HEAD", "/v1/stream/workflows/\(name)/control").status == 200
         }
-        throw Missed("the activity made no channel")
+        reader.attach(to: node)
     }
 
     func say(_ entry: String) throws {
@@ -142,8 +141,8 @@ private final class Workflow {
         while ContinuousClock.now < deadline {
             if let found = find() { return found }
             if reader.seen.isOver {
+                try? RealTime.until("the node to answer") { (try? node.request("GET", "/healthz"))?.status == 200 }
                 reader.attach(to: node)
-                usleep(50_000)
             }
             let count = reader.seen.entries.count
             _ = try? reader.wait("more", timeout: .milliseconds(200)) { $0.entries.count > count || $0.isOver || $0.isClosed ? true : nil }

@@ -1,5 +1,6 @@
 import Glibc
 import ParleySystem
+import ParleyTesting
 import Testing
 
 @testable import ParleyHTTP
@@ -109,7 +110,7 @@ final class Recorder: OutgoingCallDelegate {
             stream.write(Bytes("two".utf8))
             stream.finish()
         }
-        // Another call on the same transport goes on meanwhile.
+        // Another call on the same transport continues meanwhile.
         let other = Recorder()
         _ = transport.start(OutgoingRequest(url: url(server, "/")), other)
         let second = try streams.wait("another stream") { $0.count == 2 }[1]
@@ -273,7 +274,7 @@ final class Recorder: OutgoingCallDelegate {
     @Test func `does not take a head that trickles for the answer's begin`() throws {
         let server = try RawServer { client, _ in
             RawServer.send("HTTP/1.1 200 OK\r\n", to: client)
-            while RawServer.send("X-A: b\r\n", to: client) { usleep(50_000) }
+            while RawServer.send("X-A: b\r\n", to: client) { RealTime.pass(.milliseconds(50)) }
         }
         let loops = EventLoopGroup(count: 1, name: "client")
         defer { loops.stop() }

@@ -1,5 +1,5 @@
-import Glibc
 import ParleySystem
+import ParleyTesting
 import Testing
 
 @testable import ParleyHTTP
@@ -75,7 +75,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         var waiting = 0
         for _ in 0..<50 {
             waiting = max(waiting, server.server.waitingBytes)
-            usleep(10_000)
+            RealTime.pass(.milliseconds(10))
         }
         // One has all that it may have before the others count for anything.
         #expect(waiting < 1 << 20)
@@ -100,7 +100,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
             try client.send(get("/first"))
             _ = try client.answer()
         }
-        // All of it waits in the sockets when the loop goes on, the other's behind the greedy one's.
+        // All of it waits in the sockets when the loop continues, the other's behind the greedy one's.
         try greedy.send(get("/hold"))
         _ = entered.wait(timeout: .seconds(10)) { $0 ? true : nil }
         try greedy.send(String(repeating: get("/greedy"), count: 400))
@@ -308,13 +308,13 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         }
         let slow = try server.connect()
         try slow.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
-        for _ in 0..<40 where (try? slow.send("a")) != nil { usleep(25_000) }
+        for _ in 0..<40 where (try? slow.send("a")) != nil { RealTime.pass(.milliseconds(25)) }
         #expect(try slow.answer("the 408 for a body").status == 408)
         let long = try server.connect()
         try long.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n")
         for _ in 0..<10 {
             try long.send(String(repeating: "a", count: 1_000))
-            usleep(50_000)
+            RealTime.pass(.milliseconds(50))
         }
         #expect(try long.answer().status == 200)
     }
@@ -335,7 +335,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         #expect(try first.answer().status == 200)
     }
 
-    @Test func `drains: finishes what is under way and closes what is idle`() throws {
+    @Test func `drains: finishes what is in flight and closes what is idle`() throws {
         let waiting = Arrivals<HTTPResponder>()
         let server = try TestServer { request, responder in
             if request.path == "/now" { responder.respond(status: 200) } else { waiting.add(responder) }

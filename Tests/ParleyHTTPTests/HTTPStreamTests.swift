@@ -4,7 +4,7 @@ import Testing
 @testable import ParleyHTTP
 
 @Suite struct `HTTP stream` {
-    @Test func `sends pieces as they are written, and the connection goes on`() throws {
+    @Test func `sends pieces as they are written, and the connection continues`() throws {
         let streams = Arrivals<HTTPStream>()
         let server = try TestServer { request, responder in
             if request.path == "/stream" {
@@ -28,7 +28,7 @@ import Testing
         #expect(try client.answer().text == "after")
     }
 
-    @Test func `stops at a slow reader's bound and goes on when it has read`() throws {
+    @Test func `stops at a slow reader's bound and continues when it has read`() throws {
         let piece = Bytes(repeating: 7, count: 100_000)
         let total = 20_000_000
         let writer = Arrivals<String>()
@@ -108,7 +108,7 @@ import Testing
         }
     }
 
-    @Test func `goes on to a peer that only sends no more, where it may`() throws {
+    @Test func `continues to a peer that only sends no more, where it may`() throws {
         let halves = Arrivals<HTTPStream>()
         let server = try TestServer { _, responder in
             let stream = responder.stream()

@@ -1,5 +1,5 @@
-import Glibc
 import ParleySystem
+import ParleyTesting
 import Testing
 
 @testable import ParleyHTTP
@@ -60,11 +60,11 @@ private let megabyte = 1 << 20
         }
         var clients = try (0..<2).map { _ in try server.connect() }
         for client in clients { try client.send(get()) }
-        try eventually("both to be on their way") { budget.usedBytes == 16 * megabyte }
+        try RealTime.until("both to be on their way") { budget.usedBytes == 16 * megabyte }
         #expect(try clients[0].answer().body.count == body.count)
-        try eventually("what was taken to be free") { budget.usedBytes == 8 * megabyte }
+        try RealTime.until("what was taken to be free") { budget.usedBytes == 8 * megabyte }
         clients = []
-        try eventually("what nobody waits for to be free") { budget.usedBytes == 0 }
+        try RealTime.until("what nobody waits for to be free") { budget.usedBytes == 0 }
     }
 
     @Test func `are followed by no other: the next request waits until they are taken`() throws {
@@ -109,14 +109,6 @@ private let megabyte = 1 << 20
     }
 }
 
-private func eventually(_ what: String = "it", _ isMet: () -> Bool) throws {
-    for _ in 0..<500 {
-        if isMet() { return }
-        usleep(20_000)
-    }
-    throw TestFailure("\(what): not within 10 s")
-}
-
 @Suite struct `Bodies` {
     private static func post(_ count: Int, _ path: String = "/", _ more: String = "") -> String {
         "POST \(path) HTTP/1.1\r\nHost: a\r\n\(more)Content-Length: \(count)\r\n\r\n"
@@ -157,9 +149,9 @@ private func eventually(_ what: String = "it", _ isMet: () -> Bool) throws {
         }
         clients.append(try server.connect())
         try clients.last!.send("GET /" + String(repeating: "a", count: 5_000))
-        try eventually { server.server.requestBytes > 405_000 }
+        try RealTime.until("all of it to count") { server.server.requestBytes > 405_000 }
         clients = []
-        try eventually { server.server.requestBytes == 0 }
+        try RealTime.until("nothing to count") { server.server.requestBytes == 0 }
     }
 
     @Test func `that drip behind much that came at once are broken off`() throws {
@@ -170,7 +162,7 @@ private func eventually(_ what: String = "it", _ isMet: () -> Bool) throws {
         }
         let client = try server.connect()
         try client.send(Bodies.post(megabyte).latin1 + Bytes(repeating: 0x61, count: megabyte / 2))
-        for _ in 0..<80 where (try? client.send("a")) != nil { usleep(25_000) }
+        for _ in 0..<80 where (try? client.send("a")) != nil { RealTime.pass(.milliseconds(25)) }
         #expect(try client.answer("the 408 for a body").status == 408)
     }
 }

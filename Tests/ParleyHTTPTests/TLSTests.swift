@@ -1,5 +1,6 @@
 import Foundation
 import ParleySystem
+import ParleyTesting
 import Testing
 
 @testable import ParleyHTTP
@@ -202,9 +203,9 @@ private let large = Bytes((0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 
             if silent.count % 2 == 0 { try client.send("GET / HT") }
             silent.append(client)
         }
-        while server.server.connectionCount < 20 { usleep(1_000) }
+        try RealTime.until("all connections to be there") { server.server.connectionCount == 20 }
         #expect(try refused(server), "they have only just come")
-        usleep(1_200_000)
+        RealTime.pass(.milliseconds(1_200))  // More than the patience with a connection that asks nothing.
         for _ in 0..<50 {
             let client = try server.connect()
             try client.send(get())
@@ -225,7 +226,6 @@ private let large = Bytes((0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 
             try client.send(get())
             _ = try client.answer()
         }
-        usleep(1_200_000)
         #expect(try refused(server))
         for client in clients {
             try client.send(get())

@@ -1,5 +1,6 @@
 import Glibc
 import ParleySystem
+import ParleyTesting
 import Testing
 
 @testable import ParleyHTTP
@@ -284,7 +285,7 @@ import Testing
         #expect(sent < 400)
     }
 
-    /// What the peer asks for in one breath is answered as he takes the answers, and all of it.
+    /// What the peer asks for in one breath is answered as it takes the answers, and all of it.
     @Test func `peers that take nothing have little waiting, however much they ask for at once`() throws {
         let server = try TestServer { configuration in
             configuration.waitingBytesMax = 64 << 10
@@ -300,7 +301,7 @@ import Testing
         var waiting = 0
         for _ in 0..<50 {
             waiting = max(waiting, server.server.waitingBytes)
-            usleep(10_000)
+            RealTime.pass(.milliseconds(10))
         }
         #expect(waiting < 1 << 20)
         for client in clients {

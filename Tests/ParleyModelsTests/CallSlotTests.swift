@@ -122,7 +122,7 @@ import Testing
         #expect(sink.failure?.code == "model_timeout")
     }
 
-    @Test func `goes on as long as the answer does, behind a reason to finish as well`() {
+    @Test func `continues as long as the answer does, behind a reason to finish as well`() {
         let (transport, world, sink) = (FakeTransport(), ManualWorld(), RecordingSink())
         _ = ChatCompletionsModel.test(transport, world: world).start(ModelRequest(messages: [.user("Hello")]), sink)
         let call = transport.calls[0]

@@ -42,7 +42,7 @@ import Testing
         #expect(send(request) { $0 = configuration }.body["max_completion_tokens"] == 9)
     }
 
-    @Test func `ends with the text to go on from`() {
+    @Test func `ends with the text to continue from`() {
         let call = send(ModelRequest(messages: [.user("Count")], continuing: "one, two,"))
         #expect(call.body["messages"]?.array?.last == ["role": "assistant", "content": "one, two,"])
         #expect(call.body["continue_final_message"] == nil)
@@ -257,7 +257,7 @@ import Testing
         #expect(transport.calls.map { $0.body["stream_options"] != nil } == [true, false, false, false])
     }
 
-    @Test func `does not go on from a text once that was refused`() {
+    @Test func `does not continue from a text once that was refused`() {
         let transport = FakeTransport { call in
             call.head(400, [])
             call.send(#"{"error":{"message":"Expected last role User or Tool"}}"#)
@@ -271,7 +271,7 @@ import Testing
         #expect(model.continues == .no)
     }
 
-    @Test func `goes on from texts after a refusal for another reason, until the same call is taken without its text`() {
+    @Test func `continues from texts after a refusal for another reason, until the same call is taken without its text`() {
         let transport = FakeTransport { call in
             let isContinuing = call.body["messages"]?.array?.last?["role"] == "assistant"
             call.head(isContinuing ? 400 : 200, [("content-type", isContinuing ? "application/json" : "text/event-stream")])

@@ -129,7 +129,7 @@ private final class NamedModel: Model {
         #expect(Set(definitions).count == 2 && definitions.allSatisfy { $0.utf8.count == 64 })
     }
 
-    @Test func `that streams goes on in another process with an edited file`() throws {
+    @Test func `that streams continues in another process with an edited file`() throws {
         let found = try run([
             Life(send: [(.message, "Tell me more.")], seconds: 1), Life(model: "scripted:new", instructions: "Be new.", tools: []),
         ])

@@ -68,7 +68,7 @@ import Testing
     }
 
     @Test(arguments: ["", "Hello", "Où est le café 🦊 ?", "x\u{301}\u{301} combining", String(repeating: "long ", count: 100)])
-    func `goes on from wherever its answer was cut`(prompt: String) throws {
+    func `continues from wherever its answer was cut`(prompt: String) throws {
         let full = try answer("tokens=90", request(prompt)).tokens.joined()
         let bytes = Bytes(full.utf8)
         for cut in 0...bytes.count {

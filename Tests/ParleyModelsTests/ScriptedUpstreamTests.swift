@@ -61,7 +61,7 @@ import Testing
         #expect(events.count == 31 && events.last == .finished(reason: "stop"))
     }
 
-    @Test func `goes on from a prefix`() throws {
+    @Test func `continues from a prefix`() throws {
         let upstream = try ScriptedUpstream(behaviour { _ in })
         let whole = ScriptedUpstream.text(tokens: 30)
         for count in [1, 2, 9, 10, 11, 30] {

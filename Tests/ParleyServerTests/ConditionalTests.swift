@@ -79,7 +79,7 @@ import Testing
         #expect(answer.status == 200 && answer.text == "abc")
     }
 
-    @Test(arguments: ["&live=sse", "&live=long-poll", ""]) func `who has waited for min_offset may go away while he reads`(_ live: String)
+    @Test(arguments: ["&live=sse", "&live=long-poll", ""]) func `a client that has waited for min_offset may go away while it reads`(_ live: String)
         throws
     {
         let server = try TestServer()

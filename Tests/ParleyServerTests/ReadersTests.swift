@@ -159,7 +159,7 @@ import Testing
         #expect(try client.comments(3) >= 3)
     }
 
-    @Test func `a server that stops tells its readers where to go on`() throws {
+    @Test func `a server that stops tells its readers where to resume`() throws {
         let server = try TestServer()
         let path = try server.stream("text/plain", "x")
         let reader = try follow(path, on: server)
@@ -173,7 +173,7 @@ import Testing
         #expect(try poller.answer().status == 204)
     }
 
-    @Test func `a server that is about to stop takes no new readers, and those it has go on`() throws {
+    @Test func `a server that is about to stop takes no new readers, and those it has continue`() throws {
         let server = try TestServer()
         let path = try server.stream("text/plain", "x")
         let reader = try follow(path, on: server)

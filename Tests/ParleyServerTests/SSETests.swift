@@ -13,7 +13,7 @@ import Testing
         #expect(head.headers["content-type"] == "text/event-stream")
     }
 
-    @Test func `a control event has its offset as its id, with which a browser goes on`() throws {
+    @Test func `a control event has its offset as its id, with which a browser continues`() throws {
         let path = try Self.server.stream("application/json", "[1,2]")
         let first = try Self.server.follow(path)
         _ = try first.event()
@@ -78,7 +78,7 @@ import Testing
         #expect(try type(path, [named]) == "text/plain", "a stream's type is what it was created with")
     }
 
-    @Test func `the connection goes on when the events have ended`() throws {
+    @Test func `the connection continues when the events have ended`() throws {
         let path = try Self.server.stream("text/plain", "x", closed: true)
         let client = try Self.server.follow(path)
         #expect(try client.events().map(\.name) == ["data", "control"])
@@ -99,7 +99,7 @@ import Testing
         #expect(try client.events().allSatisfy { $0.json?["streamClosed"] == nil })
     }
 
-    @Test func `a reader of a stream that is removed and made anew does not see the new one`() throws {
+    @Test func `a reader of a stream that is removed and recreated does not see the new one`() throws {
         let path = try Self.server.stream("text/plain", "x")
         let client = try Self.server.follow(path)
         _ = try client.events { $0["upToDate"] == true }

@@ -62,7 +62,7 @@ import Testing
         #expect(messages.allSatisfy { $0["channel"] != "agents/assistant/child" || $0["entries"] == nil })
     }
 
-    @Test func `says where to go on when the token ends`() throws {
+    @Test func `says where to resume when the token ends`() throws {
         let channel = try stream("[1]")
         let socket = try SocketClient(Self.server, headers: try bearer("**:read", for: .milliseconds(600)))
         try socket.follow(1, channel)

@@ -38,7 +38,7 @@ import Testing
 
     // MARK: Following
 
-    @Test func `entries come with where to go on, and a reader that stands there gets the rest`() throws {
+    @Test func `entries come with where to resume, and a reader that stands there gets the rest`() throws {
         let channel = try Self.server.jsonStream(#"[{"n":1},{"n":2}]"#)
         let socket = try Self.server.socket()
         try socket.follow(7, channel)
@@ -231,7 +231,7 @@ import Testing
         }
     }
 
-    @Test func `who does not read is parked at his offsets, takes no memory, holds nobody up, and misses nothing`() throws {
+    @Test func `a client that does not read is parked at its offsets, takes no memory, holds nobody up, and misses nothing`() throws {
         let server = try TestServer { $0.socketUnsentBytesMax = 64 << 10 }
         let channels = try (0..<4).map { _ in try server.jsonStream() }
         let slow = try server.socket(receiveBuffer: 4_096)
@@ -326,7 +326,7 @@ import Testing
 
     // MARK: Coming and going
 
-    @Test func `a server that stops says where to go on with everything, and closes with 1001`() throws {
+    @Test func `a server that stops says where to resume everything, and closes with 1001`() throws {
         let server = try TestServer()
         let channel = try server.jsonStream("[1,2]")
         try server.emit("agents/echo/root", "x")
@@ -367,7 +367,7 @@ import Testing
         #expect(throws: TestFailure.self) { _ = try dead.hear() }
     }
 
-    @Test func `whoever comes again at random, from where he was told, gets each entry once`() throws {
+    @Test func `a client that comes again at random, from where it was told, gets each entry once`() throws {
         let seed = Seed.value
         var random = SplitMix64(seed: seed)
         let server = try TestServer { $0.pageBytes = 300 }

@@ -123,7 +123,7 @@ import Testing
                 try server.emit(channel, "e\(number)")
                 written[channel]!.append("e\(number)")
             }
-            if number % 40 == 0 { usleep(100_000) }  // So that connections end meanwhile.
+            if number % 40 == 0 { RealTime.pass(.milliseconds(100)) }  // So that connections end meanwhile, which live for 300 ms.
         }
         #expect(try client.waitForExit("parley.js to have seen all") == .status(0), "seed \(Seed.value): \(client.output.error)")
         var seen: [String: [String]] = [:]

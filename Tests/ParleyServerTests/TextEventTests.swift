@@ -117,7 +117,7 @@ import Testing
         #expect(try server.request("POST", path, [("Content-Type", "text/plain")] + headers, bytes).status == 204)
     }
 
-    @Test func `a character cut between two appends comes whole, and a reader may go on anywhere`() throws {
+    @Test func `a character cut between two appends comes whole, and a reader may continue anywhere`() throws {
         let path = try server.stream("text/plain", "a")
         let (live, euro) = (try server.follow(path), Bytes("\u{20ac}".utf8))
         _ = try live.events { $0["upToDate"] == true }

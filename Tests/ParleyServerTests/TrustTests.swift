@@ -55,7 +55,7 @@ private func keep(in log: GatedLog) throws -> String {
         #expect(!answer.text.contains("[1]"))
     }
 
-    @Test func `goes on with a key that is still one`() throws {
+    @Test func `continues with a key that is still one`() throws {
         let log = GatedLog()
         let path = try keep(in: log)
         let server = try keyed(on: log)

@@ -100,7 +100,7 @@ import Testing
         #expect(try client.answer().text == "b")
     }
 
-    @Test func `events go on to a client that sends nothing more, and not to one that has gone`() throws {
+    @Test func `events continue to a client that sends nothing more, and not to one that has gone`() throws {
         let server = try TestServer()
         let path = try server.stream("text/plain", "a")
         let client = try server.follow(path)

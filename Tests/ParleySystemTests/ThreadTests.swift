@@ -1,7 +1,7 @@
 import ParleySystem
 import Testing
 
-/// Something that tests let go on.
+/// Something that tests let continue.
 private final class Gate: Sendable {
     private let isOpen = Monitor(false)
     func pass() { _ = isOpen.wait(timeout: .seconds(60)) { $0 ? true : nil } }

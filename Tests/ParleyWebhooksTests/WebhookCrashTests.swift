@@ -78,7 +78,7 @@ import Testing
     }
 
     @Test(arguments: End.allCases, 0..<8)
-    func `reach who can answer a turn that waits, and the answer they carry lets it go on`(end: End, commit: Int) throws {
+    func `reach who can answer a turn that waits, and the answer they carry lets it continue`(end: End, commit: Int) throws {
         let (deliveries, types) = try SimulatedNode.simulate {
             let receiver = SimulatedReceiver()
             let crashing = SimulatedLog(outcome: { number, batches in number == commit ? Self.outcome(end, batches.count) : .acknowledged })

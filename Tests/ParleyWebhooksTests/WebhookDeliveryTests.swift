@@ -105,7 +105,7 @@ import Testing
         #expect(pause >= .seconds(600) && pause < .seconds(602))
     }
 
-    @Test func `is given up three days after its entry, and the next one of the channel goes on`() throws {
+    @Test func `is given up three days after its entry, and the next one of the channel continues`() throws {
         let receiver = SimulatedReceiver { _, delivery in (delivery.offset.hasSuffix("1") ? .status(503) : .status(204), .zero) }
         let process = try WebhookProcess(receiver)
         let start = process.world.now
@@ -172,7 +172,7 @@ import Testing
         #expect(process.delivery.counters.pending == 0)
     }
 
-    @Test func `goes on after a start at the instant that was set, with one id`() throws {
+    @Test func `continues after a start at the instant that was set, with one id`() throws {
         let receiver = SimulatedReceiver { number, _ in
             (number == 0 ? .status(503, headers: [("Retry-After", "100")]) : .status(204), .zero)
         }
@@ -226,7 +226,7 @@ import Testing
         #expect(process.delivery.counters.pending == 0)
     }
 
-    @Test func `are held back from a receiver that is down, and go on when it is up`() throws {
+    @Test func `are held back from a receiver that is down, and continue when it is up`() throws {
         let up = Timestamp(milliseconds: 1_767_225_600_000).advanced(by: .seconds(600))
         let receiver = SimulatedReceiver { _, delivery in
             (delivery.at < up ? .fails("upstream_unreachable") : .status(204), .milliseconds(5))

@@ -8,13 +8,13 @@ public protocol Model: Sendable {
     /// `<provider>:<model>`, as it stands in the journal.
     var name: String { get }
 
-    /// Whether it can go on from the beginning of an answer.
+    /// Whether it can continue from the beginning of an answer.
     var continues: Continuation { get }
 
     /// Starts one call. `sink` hears events in order, from any one thread at a time, and after the last (`finished` or `failed`) nothing more.
     func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall
 
-    /// Finds out whether the model goes on from a prefix, for ``Continuation/auto``. Costs at most one small call, once; then the answer is remembered.
+    /// Finds out whether the model continues from a prefix, for ``Continuation/auto``. Costs at most one small call, once; then the answer is remembered.
     func probeContinuation(_ answer: @escaping @Sendable (Bool) -> Void)
 }
 
@@ -39,16 +39,16 @@ public protocol ModelSink: AnyObject, Sendable {
     func received(_ event: ModelEvent)
 }
 
-/// A model call under way.
+/// A model call in flight.
 public protocol ModelCall: AnyObject, Sendable {
     /// Closes the connection, so that no further token is bought. The sink hears nothing more. Idempotent, thread-safe.
     func cancel()
 
-    /// Takes nothing more from the upstream until ``resume()``: a few events may come still. What has no upstream may go on. Must not call the
+    /// Takes nothing more from the upstream until ``resume()``: a few events may come still. What has no upstream may continue. Must not call the
     /// sink; thread-safe.
     func pause()
 
-    /// Goes on after ``pause()``. Must not call the sink; thread-safe.
+    /// Continues after ``pause()``. Must not call the sink; thread-safe.
     func resume()
 }
 
@@ -92,7 +92,7 @@ public struct ModelRequest: Sendable {
     /// What the model may call.
     public var tools: [ToolDefinition]
     public var options: ModelOptions
-    /// The beginning of the answer, to go on from; the model must not repeat it.
+    /// The beginning of the answer, to continue from; the model must not repeat it.
     public var continuing: String?
     /// The same over all attempts of a step.
     public var idempotencyKey: String?

@@ -27,7 +27,7 @@ public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
 
     static let cancelled = StepFailure(code: "cancelled", message: "the turn or its program cancelled the step", retryable: false)
 
-    /// The endpoint does not go on from the text that it was given: the answer starts over, as another attempt that no bound counts.
+    /// The endpoint does not continue from the text that it was given: the answer starts over, as another attempt that no bound counts.
     package static func prefixRefused(_ reason: String) -> StepFailure {
         StepFailure(code: prefixRefusedCode, message: "the model does not go on from a text: \(reason)", retryable: true)
     }

@@ -64,7 +64,7 @@ public struct Followed: Sendable {
     private var hasEnded = false
 
     public struct Entry: Sendable, Equatable {
-        /// Where to go on behind it.
+        /// Where to continue behind it.
         public var offset: String
         /// A JSON channel's entry; the text of a channel of text; of any other, its bytes in base64.
         public var value: JSON

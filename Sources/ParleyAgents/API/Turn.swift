@@ -85,7 +85,7 @@ public struct Turn: Sendable {
 
     /// Has `model` answer `messages`, streaming into the channel as `text` entries.
     ///
-    /// Killed in the middle, it goes on from the last durable token where the model can, else the answer starts again and supersedes what
+    /// Killed in the middle, it continues from the last durable token where the model can, else the answer starts again and supersedes what
     /// readers saw of the first.
     ///
     /// - Throws: ``StepFailure`` with the model's code once no attempt is left, else as ``step(_:_:retry:file:line:_:)``.
@@ -214,7 +214,7 @@ public struct Turn: Sendable {
     /// Runs `body` in a task of its own that neither a cancel nor an interrupt reaches, and gives what it gives: for what must be finished
     /// once it is begun, and for what there is to do after a cancel.
     ///
-    /// In a cancelled turn every other step throws ``StepFailure`` `cancelled`, the ones under way and all later ones.
+    /// In a cancelled turn every other step throws ``StepFailure`` `cancelled`, the ones in flight and all later ones.
     @concurrent public func shielded<Result: Sendable>(
         _ name: String = "shielded", _ body: @escaping @Sendable (Turn) async throws -> Result
     ) async throws -> Result {

@@ -1,4 +1,4 @@
-/// Why a turn cannot go on: misuse of the turn, or the end of its right to run here.
+/// Why a turn cannot continue: misuse of the turn, or the end of its right to run here.
 public struct TurnError: Error, Sendable, Equatable, CustomStringConvertible {
     public var code: String
     public var message: String
@@ -36,7 +36,7 @@ public struct TurnError: Error, Sendable, Equatable, CustomStringConvertible {
     }
 }
 
-/// Somebody interrupted the turn. Let it pass through and the turn ends as `interrupted`; catch it and go on, and it ends as it ends.
+/// Somebody interrupted the turn. Let it pass through and the turn ends as `interrupted`; catch it and continue, and it ends as it ends.
 public struct Interrupted: Error, Sendable, Equatable {
     /// What the model had written.
     public var partial: String
@@ -53,7 +53,7 @@ public struct ApprovalDenied: Error, Sendable, Equatable {
 /// Nobody decided in time.
 public struct ApprovalExpired: Error, Sendable, Equatable {}
 
-/// The turn has left memory while it waits; it replays when it is due. Let it pass through: whatever the turn does after it has no effect.
+/// The turn was passivated while it waits; it replays when it is due. Let it pass through: whatever the turn does after it has no effect.
 public struct Passivated: Error, Sendable {}
 
 /// Another activation of the agent has taken over, or the process is going down: nothing this turn does has any effect any more.

@@ -20,7 +20,7 @@ enum AgentAction: Sendable {
     // Steps.
     case runBody(path: String, attempt: UInt32)
     case callModel(ModelRun)
-    /// Find out whether the model can go on from a text.
+    /// Find out whether the model can continue from a text.
     case probe(path: String, attempt: UInt32, SavedText)
     /// Stop what the step runs; text that was held back is appended.
     case stop(path: String)

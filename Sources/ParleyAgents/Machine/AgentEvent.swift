@@ -3,7 +3,7 @@ internal import ParleySystem
 
 /// What an agent is told.
 enum AgentEvent: Sendable {
-    /// Something may have changed that lets it go on.
+    /// Something may have changed that lets it continue.
     case look
     /// Input up to that offset is durable.
     case input(upTo: UInt64)
@@ -48,7 +48,7 @@ enum TurnEvent: Sendable {
     /// It is not the one that the journal is of.
     case differs(TurnError, source: String)
     case ended(TurnMachine.Outcome)
-    /// All that was to be taken back has been tried.
+    /// All that was to be compensated has been tried.
     case compensated
 
     // What it was told to come back to.
@@ -62,7 +62,7 @@ enum TurnEvent: Sendable {
     // Its steps.
     case bodyEnded(path: String, attempt: UInt32, Result<JSON, StepFailure>)
     case modelEnded(path: String, attempt: UInt32, ModelAttempt.End)
-    /// Whether the model can go on from a text has been found out.
+    /// Whether the model can continue from a text has been found out.
     case probed(path: String, attempt: UInt32, SavedText, continues: Bool)
     /// The pause before an attempt is over.
     case retry(path: String, attempt: UInt32, SavedText)

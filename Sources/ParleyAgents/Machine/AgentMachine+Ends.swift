@@ -56,7 +56,7 @@ extension AgentMachine {
 
     // MARK: Ends that entries from outside asked for
 
-    /// Commits the ends of steps and what else happened with them, and has the program go on from all of them, in the order of the log.
+    /// Commits the ends of steps and what else happened with them, and has the program continue from all of them, in the order of the log.
     mutating func writeEnds(_ ends: StepEnds, _ entries: [NewEntry], decides: [UInt64]) {
         let models = ends.ends.filter { end in
             guard end.request.isModel, case .completed = end.outcome else { return false }

@@ -9,7 +9,7 @@ struct Halt {
     var status: AgentStatus
     var pause: Pause?
 
-    /// How a turn goes on that has ended the process.
+    /// How a turn continues that has ended the process.
     struct Pause {
         let journal: Journal
         let end: ProcessEnd

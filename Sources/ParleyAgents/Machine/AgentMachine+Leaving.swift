@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// How an agent leaves memory: when nothing needs it, or when it has lost its right to be there.
+/// How an agent is passivated: when nothing needs it, or when it has lost its right to be there.
 extension AgentMachine {
     /// It has lost its right to be there, or cannot do anything.
     mutating func leave() {

@@ -35,7 +35,7 @@ struct AgentMachine {
         case running(TurnRun)
         /// A turn is open that no program runs.
         case halted(Halt)
-        /// It has left memory.
+        /// It was passivated.
         case gone
     }
 
@@ -206,7 +206,7 @@ extension AgentMachine {
     /// The turn that has begun and not ended, whether or not its program runs.
     var openTurn: UInt64? { run?.turn ?? halt?.turn }
 
-    /// Goes over to another phase, unless it has left memory.
+    /// Goes over to another phase, unless it was passivated.
     mutating func go(to phase: Phase) { if !isGone { self.phase = phase } }
 
     /// Whether the turn of that epoch runs.

@@ -16,7 +16,7 @@ protocol AgentView {
     var idleAfter: Duration { get }
     /// Text has been submitted and is not durable yet.
     var isWritingText: Bool { get }
-    /// Whether the turn also waits for something outside: it must not leave memory.
+    /// Whether the turn also waits for something outside: it must not be passivated.
     func hasStrayed(turn: UInt64) -> Bool
     /// Turns of that kind that wait stay in memory: each that left took as much of it for ever.
     var keepsWaiting: Bool { get }

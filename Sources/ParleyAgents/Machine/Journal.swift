@@ -197,7 +197,7 @@ package struct SavedText: Sendable, Equatable {
     /// How many pieces the upstream sent of it: about as many tokens.
     package var pieces = 0
     package var hasReasoning = false
-    /// The model had gone on to something else than text: the calls of tools.
+    /// The model had moved on to something else than text: the calls of tools.
     package var isTextOver = false
 
     package init() {}
@@ -213,7 +213,7 @@ package struct SavedText: Sendable, Equatable {
     }
 
     mutating func cut(to count: Int) {
-        // An attempt that goes on keeps everything before it; one that starts again keeps nothing.
+        // An attempt that continues keeps everything before it; one that starts again keeps nothing.
         if count == 0 { self = SavedText() } else { text.removeLast(max(0, text.count - count)) }
     }
 }

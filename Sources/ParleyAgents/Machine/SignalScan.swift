@@ -5,7 +5,7 @@ struct SignalScan: Sendable {
     /// How many signals are looked at before others have their turn.
     private static let atOnce = 1_000
 
-    /// Signals have been looked at up to here: whether one counts for the turn under way does not change while that runs.
+    /// Signals have been looked at up to here: whether one counts for the running turn does not change while that runs.
     private var seen: UInt64 = 0
     /// Where the last look stopped before it was through; `nil`: it was through.
     private(set) var stop: UInt64?

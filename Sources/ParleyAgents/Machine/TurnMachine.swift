@@ -45,7 +45,7 @@ struct TurnMachine {
 
     private struct Wait {
         var request: StepRequest
-        /// Cancelled by the program before it was under way.
+        /// Cancelled by the program before it was in flight.
         var isCancelled = false
     }
 
@@ -137,7 +137,7 @@ extension TurnMachine {
     /// The program has cancelled the task that waits for the step.
     mutating func cancel(_ path: String) -> [Action] {
         guard let wait = waits[path] else { return [] }
-        // What is not under way yet is cancelled once it is; what the journal says was given up is given up now.
+        // What is not in flight yet is cancelled once it is; what the journal says was given up is given up now.
         if let result = replay.takeSkipped(path, isGivenUp: true) { return [.giveNext(result)] }
         guard isLive, !held.contains(path), !replay.isGivenUp(path) else {
             waits[path]!.isCancelled = true
@@ -320,10 +320,10 @@ extension TurnMachine {
         return [.give(path: completion.path, completion.outcome)]
     }
 
-    /// The step the program waits for at `path`, unless the replay is still under way.
+    /// The step the program waits for at `path`, unless the replay is still running.
     func waiting(at path: String) -> StepRequest? { isLive ? waits[path]?.request : nil }
 
-    /// The steps under way, in no order; none during a replay.
+    /// The steps in flight, in no order; none during a replay.
     var underWay: [StepRequest] {
         guard isLive else { return [] }
         let held = Set(held)

@@ -128,7 +128,7 @@ extension TurnRun {
     /// Those of them that follow another channel. Costs nothing when there are none: it is asked after everything that happens.
     var openFollows: [StepRequest] { hasFollowed ? openSteps.filter(\.isFollow) : [] }
 
-    /// What the program waits for, when everything it waits for needs no memory: then it can leave memory.
+    /// What the program waits for, when everything it waits for needs no memory: then it can be passivated.
     var restingSteps: [StepRequest]? {
         guard let requests = machine.waitedFor, !machine.waitsOutside else { return nil }
         // A wait whose end is on its way to the log is over: nothing would come to wake the turn again.

@@ -86,7 +86,7 @@ extension AgentDriver {
 
         func journal(of turn: UInt64) throws -> Journal { try Journal(runtime.channels, channel, turn: turn) }
 
-        /// Journals of earlier versions, and those of agents written in Swift, name no definition: they go on with the program of now.
+        /// Journals of earlier versions, and those of agents written in Swift, name no definition: they continue with the program of now.
         func program(of journal: Journal) throws -> Program {
             let agent = newest
             guard let name = journal.definition, name != agent.definition?.sha256, let beganWith = agent.beganWith,

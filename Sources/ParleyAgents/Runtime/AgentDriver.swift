@@ -33,7 +33,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         var conversation: Conversation?
         /// What a turn would have of it, when the channel's head was there and turns used so many bytes.
         var extent: (head: UInt64, bytesMax: Int, extent: ConversationExtent)?
-        /// It has left memory, but for what it wrote that is not answered yet: a read of the log would not see that.
+        /// It was passivated, but for what it wrote that is not answered yet: a read of the log would not see that.
         var isLeaving = false
         /// What came meanwhile: for the activation after it.
         var missed: [Wake] = []
@@ -62,7 +62,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         }
     }
 
-    /// Tells the agent; if it has left memory since, another activation is needed.
+    /// Tells the agent; if it was passivated since, another activation is needed.
     private func deliver(_ event: AgentEvent, otherwise wake: @escaping Wake) {
         lane.deliver { [self] in
             if !machine.isGone { return handle(event) }

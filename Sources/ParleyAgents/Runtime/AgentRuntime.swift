@@ -102,7 +102,7 @@ package final class AgentRuntime: Sendable {
 
     func isActive(_ channel: String) -> Bool { directory.activation(channel) != nil }
 
-    /// Has every agent leave memory, with what its program holds, whatever it was about: for a process whose log has been closed.
+    /// Passivates every agent, with what its program holds, whatever it was about: for a process whose log has been closed.
     package func abandon() { for activation in directory.activations { activation.deleted() } }
 
     // MARK: Starting
@@ -264,9 +264,9 @@ package final class AgentRuntime: Sendable {
 
     // MARK: Stopping
 
-    /// Begins no turn and no step any more, and closes the connections to models; what is durable goes on at the next start.
+    /// Begins no turn and no step any more, and closes the connections to models; what is durable continues at the next start.
     ///
-    /// Bodies of steps that run go on, so that what they did is journaled: wait for ``runningBodies`` to become 0, as long as there is time.
+    /// Bodies of steps that run continue, so that what they did is journaled: wait for ``runningBodies`` to become 0, as long as there is time.
     package func drain() {
         draining.store(true, ordering: .relaxed)
         timers.stop()
@@ -277,11 +277,11 @@ package final class AgentRuntime: Sendable {
     /// How many bodies of steps run.
     package var runningBodies: Int { bodies.load(ordering: .relaxed) }
 
-    /// How many tasks of each kind's programs are left that neither go on nor end.
+    /// How many tasks of each kind's programs are left that neither continue nor end.
     private let parked = Mutex<[String: Int]>([:])
     private static let parkedMax = 256
 
-    /// A program of that kind went on calling when its turn had no right to run any more: a task of it is lost for as long as the process lives.
+    /// A program of that kind continued calling when its turn had no right to run any more: a task of it is lost for as long as the process lives.
     func parked(_ kind: String) {
         let count = parked.withLock { parked in
             parked[kind, default: 0] += 1
@@ -296,10 +296,10 @@ package final class AgentRuntime: Sendable {
     /// Whether turns of that kind that wait stay in memory: each that left took as much of it for ever.
     func keepsInMemory(_ kind: String) -> Bool { parked.withLock { $0[kind, default: 0] >= AgentRuntime.parkedMax } }
 
-    /// Turns that went on, by something outside of them, when they had left memory because they seemed only to wait.
+    /// Turns that continued, by something outside of them, when they had been passivated because they seemed only to wait.
     private let strays = Mutex<[String: UInt64]>([:])
 
-    /// A turn has gone on without its memory: it is taken up again, and stays.
+    /// A turn has continued without its memory: it is taken up again, and stays.
     func strayed(_ name: String, turn: UInt64) {
         strays.withLock { $0[name] = turn }
         // Noted before looking: a turn that ends from here on takes the note away, and one that had ended before is seen here.
@@ -318,7 +318,7 @@ package final class AgentRuntime: Sendable {
 
     private func noStray(_ name: String, turn: UInt64) { strays.withLock { if $0[name] == turn { $0[name] = nil } } }
 
-    /// Whether the turn must not leave memory, because it also waits for something outside.
+    /// Whether the turn must not be passivated, because it also waits for something outside.
     func hasStrayed(_ name: String, turn: UInt64) -> Bool { strays.withLock { $0[name] == turn } }
 
     func bodyBegan() { bodies.add(1, ordering: .relaxed) }

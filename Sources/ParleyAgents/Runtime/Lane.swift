@@ -18,7 +18,7 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
     private let world: any World
     private let queue = Mutex(Queue())
     private let thread = Atomic<UInt64>(0)
-    /// What is left of the delivery under way.
+    /// What is left of the delivery in flight.
     private var parts: [@Sendable () -> Void] = []
 
     package init(id: UInt64, world: any World) {
@@ -37,7 +37,7 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
     /// Has `work` run on the lane when everything that can run now has run, after the deliveries before it. Thread-safe.
     package func deliver(_ work: @escaping @Sendable () -> Void) { schedule { $0.deliveries.append(work) } }
 
-    /// Has the rest of the delivery under way, in parts with everything that can run in between, done before the next delivery: what one
+    /// Has the rest of the delivery in flight, in parts with everything that can run in between, done before the next delivery: what one
     /// commit gives the program comes before what the next one does.
     package func deliver(parts rest: [@Sendable () -> Void]) {
         precondition(isCurrent, "only a delivery has parts")

@@ -5,7 +5,7 @@ internal import Synchronization
 /// One call of a model for a step: turns what the upstream sends into `text` entries and, at its end, into the step's result.
 ///
 /// The newest piece of text is held back until the next event, so that the last one, the upstream's finish and the step's result can be one
-/// batch: otherwise a crash between them would leave a text that is complete but looks cut off, and a model asked to go on from there
+/// batch: otherwise a crash between them would leave a text that is complete but looks cut off, and a model asked to continue from there
 /// adds what was never part of the answer. It is held for ``holdMax`` at most: the finish comes right behind the last piece, and a slow model's
 /// piece is to be read, and saved, long before the next one.
 ///
@@ -21,7 +21,7 @@ final class ModelAttempt: ModelSink, Sendable {
     private struct State {
         var saved: SavedText
         let recovered: Int
-        /// What of the saved text was not sent back, so that a model that goes on may send it again: its trailing white space.
+        /// What of the saved text was not sent back, so that a model that continues may send it again: its trailing white space.
         var repeatable: Bytes
         var isFirst = true
         var held: TextDelta?
@@ -58,7 +58,7 @@ final class ModelAttempt: ModelSink, Sendable {
     private let end: @Sendable (End) -> Void
 
     /// - Parameters:
-    ///   - saved: The durable text to go on from; empty for an attempt that starts anew.
+    ///   - saved: The durable text to continue from; empty for an attempt that starts anew.
     ///   - append: Takes entries that are to be committed now; ``committed()`` is called when they are.
     ///   - end: Called once, unless the attempt is stopped.
     init(
@@ -76,7 +76,7 @@ final class ModelAttempt: ModelSink, Sendable {
         self.end = end
     }
 
-    /// How much of the saved text is sent back: all but the white space at its end, which many models cannot go on from.
+    /// How much of the saved text is sent back: all but the white space at its end, which many models cannot continue from.
     static func prefixCount(of text: Bytes) -> Int {
         var count = text.count
         while count > 0, [0x20, 0x0A, 0x0D, 0x09].contains(text[count - 1]) { count -= 1 }
@@ -125,7 +125,7 @@ final class ModelAttempt: ModelSink, Sendable {
             // Attempt and call hold each other, and the turn with them, until there is nothing more to hear.
             return (ended, failure != nil, ended == nil ? nil : state.call.take())
         }
-        // Beyond a bound the upstream would go on.
+        // Beyond a bound the upstream would continue.
         if isTooMuch { call?.cancel() }
         if let ended { end(ended) }
     }
@@ -256,7 +256,7 @@ final class ModelAttempt: ModelSink, Sendable {
             index: UInt64(state.saved.text.count), continuesAt: state.isFirst ? continuesAt : nil, pieces: pieces, delta: delta)
     }
 
-    /// A call of a tool has begun: a text that it follows is not to be gone on with after a crash, which an empty piece says.
+    /// A call of a tool has begun: a text that it follows is not to be continued after a crash, which an empty piece says.
     private func endText(_ state: inout State) {
         guard !state.saved.text.isEmpty, !state.saved.isTextOver else { return }
         state.saved.isTextOver = true

@@ -61,7 +61,7 @@ final class TimerService: Sendable {
         let from: Timestamp
         let to: Timestamp
         var partition: UInt16 = 0
-        /// Where to go on in the partition.
+        /// Where to continue in the partition.
         var lower: Bytes?
         var next: Timestamp?
     }
@@ -152,7 +152,7 @@ final class TimerService: Sendable {
         tick()
     }
 
-    /// Goes on with each pass. On the timers' thread.
+    /// Continues with each pass. On the timers' thread.
     private func tick() {
         var (passes, isStopped) = state.withLock { ($0.passes, $0.isStopped) }
         guard !isStopped else { return }
@@ -168,7 +168,7 @@ final class TimerService: Sendable {
         if ringsAgain { ring() }
     }
 
-    /// Goes on with the pass; one that cannot read is made again soon.
+    /// Continues with the pass; one that cannot read is made again soon.
     private func isFinished(_ pass: inout Pass) -> Bool {
         do throws(LogError) { return try goOn(&pass) } catch {
             Diagnostics.log(.error, "timers cannot be read", ["reason": error.message])
@@ -213,7 +213,7 @@ final class TimerService: Sendable {
 
     private typealias Due = (name: String, id: ChannelID, timer: DueTimer)
 
-    /// What is due in the pass's partition and not under way, at most so many.
+    /// What is due in the pass's partition and not in flight, at most so many.
     private func find(_ pass: inout Pass, _ count: Int) throws(LogError) -> [Due] {
         let (start, upper) = TimerService.range(pass.partition, from: pass.from)
         let (partition, to) = (pass.partition, pass.to)

@@ -34,11 +34,11 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         /// The numbers of the tasks that are known: the program's own, and those of `map` and `shielded`.
         var known: Set<String> = []
         var refusals = Refusals()
-        /// The turn has left memory, and everything that waited for one of its steps has been thrown out.
+        /// The turn was passivated, and everything that waited for one of its steps has been thrown out.
         var isLeft = false
     }
 
-    /// Whether the program may go on.
+    /// Whether the program may continue.
     private enum Right {
         case held(by: any TurnOwner)
         /// It is thrown out of everything; what it may still ask is answered from what is left.
@@ -389,7 +389,7 @@ protocol TurnOwner: AnyObject, Sendable {
     func run<Value>(_ epoch: UInt64, _ body: (inout TurnRun) throws -> Value) rethrows -> Value?
     /// The offset at which another channel ends now, and which channel that is.
     func tail(of channel: String) throws -> JSON
-    /// Called when the program continues although the turn has left memory. Any thread.
+    /// Called when the program continues although the turn was passivated. Any thread.
     func whenStrayed(_ turn: UInt64) -> @Sendable () -> Void
     /// Called when a task of the program will never continue nor end, because it kept calling whatever it was told. Any thread.
     var whenParked: @Sendable () -> Void { get }

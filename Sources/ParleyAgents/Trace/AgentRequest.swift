@@ -28,7 +28,7 @@ package struct AgentRequest {
     ///
     /// - Parameter offset: Of the `step.started` of the attempt, as traces have it.
     /// - Throws: ``ChannelError`` with code `step_not_found`, or that of the log that cannot be read.
-    /// - Complexity: O(calls that it builds on + messages + the log between the turns that it shows); a call that goes on from a prefix reads its turn
+    /// - Complexity: O(calls that it builds on + messages + the log between the turns that it shows); a call that continues from a prefix reads its turn
     ///   up to there.
     package func answer(_ offset: UInt64) throws(ChannelError) -> JSON {
         do throws(LogError) {
@@ -136,7 +136,7 @@ package struct AgentRequest {
         }
     }
 
-    /// The beginning of the answer that was sent along, for an attempt that goes on.
+    /// The beginning of the answer that was sent along, for an attempt that continues.
     private func continuing(_ call: Call) throws(LogError) -> String? {
         guard let count = call.body["continues_at"]?.integer.map({ Int($0) }), count > 0 else { return nil }
         var (open, sealed) = (Journal.OpenStep(), nil as Bytes?)

@@ -163,7 +163,7 @@ extension TurnTrace {
             ("emits", emits == 0 ? nil : .integer(Int64(emits))), ("totals", totals.json()))
     }
 
-    /// What is under way is shown in any case.
+    /// What is in flight is shown in any case.
     private var listed: [StepTrace] {
         order.compactMap { steps[$0] } + steps.values.filter { !$0.isListed }.sorted { ($0.started, $0.path) < ($1.started, $1.path) }
     }

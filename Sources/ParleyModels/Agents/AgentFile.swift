@@ -5,7 +5,7 @@ package import ParleyAgents
 ///     ---
 ///     kind: writer             # the file's name without .md; may be left out
 ///     model: openai:gpt-5-mini # <provider>:<model>; without it PARLEY_MODEL
-///     continues: auto          # prefix, no or auto: whether the model goes on from a prefix
+///     continues: auto          # prefix, no or auto: whether the model continues from a prefix
 ///     input: text              # what a message holds; text is all there is
 ///     max_tokens: 800          # how long one answer may get
 ///     temperature: 0.3

@@ -14,7 +14,7 @@ final class ChatCall: ModelCall {
         var slots: CallSlots
         /// How long it may take until the answer begins, however many signs of life there are.
         var patience: Duration
-        /// How long an answer that has begun may go on with nothing but signs of life.
+        /// How long an answer that has begun may continue with nothing but signs of life.
         var silence: Duration
         /// How long is waited for what may follow the end of an answer.
         var grace: Duration
@@ -172,7 +172,7 @@ final class ChatCall: ModelCall {
         case .failed(let failure):
             let refusal = state.withLock { $0.stream.refusal }
             if let refusal, endpoint.adapts(refusal, failure) { return sendAgain() }
-            // A failure found in the stream leaves an upstream that would go on generating.
+            // A failure found in the stream leaves an upstream that would continue generating.
             close()
             sink.received(.failed(endpoint.failure(failure, refusal)))
         case .finished:

@@ -35,7 +35,7 @@ public final class ChatCompletionsModel: Model {
 
     public let name: String
 
-    /// As configured, until the endpoint has refused to go on from a text.
+    /// As configured, until the endpoint has refused to continue from a text.
     public var continues: Continuation { habits.of(key).contains(.refusesPrefix) ? .no : configuration.continues }
 
     let configuration: Configuration

@@ -174,7 +174,7 @@ package struct ChatFailures: Sendable {
             : failure("model_empty_answer", "\(baseURL) called the answer complete, with no text and no call in it.", retryable: true)
     }
 
-    /// The upstream's words as the end of a sentence, behind which ours go on.
+    /// The upstream's words as the end of a sentence, behind which ours continue.
     private func stated(_ words: String) -> String {
         guard let said = redaction.clean(words) else { return "." }
         return ": " + said + (said.hasSuffix(".") || said.hasSuffix("…") ? "" : ".")

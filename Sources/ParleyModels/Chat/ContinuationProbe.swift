@@ -11,7 +11,7 @@ package final class ContinuationProbes: Sendable {
     /// What a model does with an unfinished last message.
     package enum Finding: Sendable, Equatable {
         case prefix
-        /// Goes on when told so by the fields that vLLM knows.
+        /// Continues when told so by the fields that vLLM knows.
         case prefixWithFields
         case no
     }
@@ -74,7 +74,7 @@ package final class ContinuationProbes: Sendable {
     }
 }
 
-/// One small call that shows whether a model goes on from a prefix.
+/// One small call that shows whether a model continues from a prefix.
 enum ContinuationProbe {
     enum Outcome: Sendable, Equatable {
         case continues

@@ -18,7 +18,7 @@ package enum EndpointHabit: Sendable, Hashable {
     case refusesRows
     /// A user's message right behind the result of a call.
     case refusesUserAfterResult
-    /// The beginning of an answer to go on from.
+    /// The beginning of an answer to continue from.
     case refusesPrefix
 }
 

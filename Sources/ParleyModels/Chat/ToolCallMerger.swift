@@ -154,7 +154,7 @@ struct ToolCallMerger: Sendable {
         }
     }
 
-    /// Whether `piece` goes on with a name that has come in part.
+    /// Whether `piece` continues with a name that has come in part.
     private func isRest(_ piece: String, of name: String) -> Bool {
         !tools.contains(name) && !tools.contains(piece) && tools.contains { $0.hasPrefix(name + piece) }
             || !tools.contains(name) && tools.contains(name + piece)

@@ -5,7 +5,7 @@ internal import ParleySystem
 package struct ModelConfiguration: Sendable {
     /// The model of agents that name none; `nil` when there is no such model.
     package var defaultModel: ModelSpec?
-    /// Whether models go on from a prefix, where the agent does not say; `nil` leaves it to the provider.
+    /// Whether models continue from a prefix, where the agent does not say; `nil` leaves it to the provider.
     package var continues: Continuation?
     package var baseURL = BaseURL.openAI
     package var apiKey: String?

@@ -5,7 +5,7 @@
 //     await parley.send("assistant/me", "Tell me about the sea.");
 //     for await (const entry of parley.follow("agents/assistant/me")) show(text.add(entry).text);
 //
-// What is followed goes on by itself after any break, from the last offset that arrived: no entry is missed, none comes twice.
+// What is followed continues by itself after any break, from the last offset that arrived: no entry is missed, none comes twice.
 
 /** What the server refused: an RFC 9457 problem. `code` is for programs, the message for people. */
 export class ParleyError extends Error {
@@ -153,7 +153,7 @@ export class Parley {
   }
 
   /**
-   * What entries say, by the rules for text: whoever follows them shows the same, from wherever he started. While entries come, a
+   * What entries say, by the rules for text: each reader that follows them shows the same, wherever it started. While entries come, a
    * `TextView` does the same piece by piece.
    * @param {Iterable<object>} entries
    */
@@ -420,7 +420,7 @@ class Follow {
             entries: message.entries, offset: message.offset, cursor: message.cursor, channel: message.channel,
             isUpToDate: message.up_to_date,
           });
-          // Too far ahead of whoever reads: come again from here when he has caught up.
+          // Too far ahead of the reader: come again from here when it has caught up.
           if (this.#isFull) {
             stop();
             this.#whenTaken().then(() => settle(resolve));
@@ -611,7 +611,7 @@ class Link {
   }
 
   #received(message) {
-    // The server stops, or lets the connections spread anew: it is about to close, and all goes on elsewhere.
+    // The server stops, or lets the connections spread anew: it is about to close, and all continues elsewhere.
     if (message.resume) return;
     const listener = this.#waiting.get(message.ref);
     // Refused, or over (and not only one of a tree): nothing comes under that reference any more.

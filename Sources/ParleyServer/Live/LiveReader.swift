@@ -3,7 +3,7 @@ internal import ParleyHTTP
 internal import ParleyLog
 internal import ParleySystem
 
-/// Somebody who follows a channel on one loop: where he stands, and how pages of the log reach him when he lags.
+/// A reader that follows a channel on one loop: where it stands, and how pages of the log reach it when it lags.
 ///
 /// There are many that only wait: its properties stand in an order that leaves no gaps.
 class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
@@ -57,7 +57,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// Bytes that wait in memory for the peer to take them.
     var unsentBytes: Int { 0 }
 
-    /// The server stops: says where to go on, and ends the answer.
+    /// The server stops: says where to resume, and ends the answer.
     func end() { preconditionFailure("a kind of reader says how it ends") }
 
     /// This node does not own the channel any more: the reader goes on where it is answered now.

@@ -115,7 +115,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
 
     func remove(_ wait: TurnWait) { waits[ObjectIdentifier(wait)] = nil }
 
-    /// Ends every reader after telling it where to go on, and answers who waits for the end of a turn.
+    /// Ends every reader after telling it where to resume, and answers who waits for the end of a turn.
     func endAll() {
         for wait in waits.values { wait.end() }
         for socket in sockets.values { socket.end(.draining) }
@@ -323,7 +323,7 @@ extension LoopReaders: ChannelWatcher {
         isGivingOut = true
         body()
         isGivingOut = false
-        // Who waits for his turn gets the same, unless something has changed by then.
+        // A reader that waits for its turn gets the same, unless something has changed by then.
         if nextDue == due.count { newest = nil }
     }
 }

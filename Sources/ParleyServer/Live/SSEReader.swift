@@ -107,7 +107,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     override func advance() {
         while isAttached, !isReading {
             if hasExpired { return end() }
-            // Parked where it is: `onDrain` goes on from here, in the log if need be.
+            // Parked where it is: `onDrain` continues from here, in the log if need be.
             guard unsentBytes <= readers.configuration.unsentBytesMax else {
                 if offset < channel.tail.head { isBehind = true }
                 return

@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// A reader that waits for the tail to be as far as he knows it to be, and only then reads.
+/// A reader that waits for the tail to be as far as the client knows it to be, and only then reads.
 final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private let minimum: UInt64
     private let then: () -> Void

@@ -10,7 +10,7 @@ const rejections = {
 class Conversation {
   constructor(agent) {
     this.agent = agent;
-    this.steps = new Map();       // Of the turn under way, by path.
+    this.steps = new Map();       // Of the running turn, by path.
     this.calls = [];              // Tool calls that the model asked for and that no step has taken up yet.
     this.inputs = new Known();    // Entries without a receipt, by offset.
     this.cards = new Known();     // Approvals, by name.

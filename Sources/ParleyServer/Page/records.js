@@ -41,7 +41,7 @@ class Records {
     this.isAsking = false;
   }
 
-  // What was open stays open, and the reader where he is.
+  // What was open stays open, and the reader's place is kept.
   show(nodes) {
     const top = log.scrollTop, focused = document.activeElement?.closest?.("[data-key]")?.dataset.key;
     rows.clear(...nodes);

@@ -125,7 +125,7 @@ function sending(is) {
   showControls();
 }
 
-// Escape is easily pressed by mistake: it interrupts two seconds later, unless it is taken back.
+// Escape is easily pressed by mistake: it interrupts two seconds later, unless it is undone.
 const interruption = {
   timer: null,
   get isPending() { return this.timer !== null; },

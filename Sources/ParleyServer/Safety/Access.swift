@@ -1,9 +1,9 @@
 package import ParleyHTTP
 package import ParleySystem
 
-/// Who sent a request, and what he may do. Asked wherever a channel is touched.
+/// Who sent a request, and what they may do. Asked wherever a channel is touched.
 package struct Access: Sendable {
-    /// The principal: the `by` of what he appends.
+    /// The principal: the `by` of what they append.
     package let name: String
     /// Whose share of a rate it counts against: all that a holder makes of one token counts together.
     let account: String
@@ -69,7 +69,7 @@ package struct Access: Sendable {
     /// Whether it comes with no right at all.
     var mayNothing: Bool { if case .nothing = basis { true } else { false } }
 
-    /// Whether there is nothing that he may not do.
+    /// Whether there is nothing that they may not do.
     var mayEverything: Bool {
         let isWhole = token?.blocks.allSatisfy { block in
             block.grants.isEmpty || block.grants.contains { $0.pattern == .everything && $0.verbs.allow(.admin) }

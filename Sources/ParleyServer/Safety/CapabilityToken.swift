@@ -82,7 +82,7 @@ package struct CapabilityToken: Sendable {
     /// Who its bearer is: `ann`, or `ann/phone` when it was narrowed under a name.
     package var name: String { blocks.compactMap(\.name).joined(separator: "/") }
 
-    /// Who it was issued to: whatever its holders made of it counts as his.
+    /// Who it was issued to: whatever its holders made of it counts as theirs.
     var issuedTo: String { blocks[0].name ?? "" }
 
     /// From this instant on it is worth nothing.

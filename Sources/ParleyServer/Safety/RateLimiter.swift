@@ -52,7 +52,7 @@ final class RateLimiter: Sendable {
 
     /// Who an address belongs to: of IPv6 the network, of which one customer has all the addresses.
     static func account(ofPeer address: String) -> String {
-        // No key and no holder of a token has a blank in his name.
+        // No key and no holder of a token has a blank in its name.
         "peer " + network(of: address)
     }
 

@@ -26,7 +26,7 @@ final class Tickets: Sendable {
     private let state = Mutex(State())
 
     static let lifetime = Duration.seconds(60)
-    /// All of them together; a holder of a token cannot have many more than he can use.
+    /// All of them together; a holder of a token cannot have many more than they can use.
     static let countMax = 10_000
 
     /// - Returns: `nil` when there are too many that nobody has used yet.

@@ -27,7 +27,7 @@ package struct Verbs: OptionSet, Hashable, Sendable {
 
     static let all = Verbs(Verb.allCases)
 
-    /// Whether they let somebody do `verb`: `admin` lets him do all.
+    /// Whether they allow `verb`: `admin` allows all.
     package func allow(_ verb: Verb) -> Bool { rawValue & (verb.rawValue | Verb.admin.rawValue) != 0 }
 
     package var names: [String] { Verb.allCases.filter { rawValue & $0.rawValue != 0 }.map(\.name) }

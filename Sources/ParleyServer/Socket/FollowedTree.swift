@@ -90,7 +90,7 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
         reader.begin()
     }
 
-    // MARK: As the readers go on
+    // MARK: As the readers continue
 
     override func advanced(_ reader: SocketReader, to offset: UInt64, children: @autoclosure () -> [String]) {
         cursor.places[reader.index].offset = offset

@@ -61,7 +61,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         session.socket.send(head: SocketReader.head(subscription.reference), event.socketForm)
     }
 
-    /// The session says where to go on, for all its readers at once.
+    /// The session says where to resume, for all its readers at once.
     override func end() {}
 
     override func channelLeft() {

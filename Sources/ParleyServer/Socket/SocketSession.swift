@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// One client on a socket: what he follows, and what he has asked for and waits for.
+/// One client on a socket: what it follows, and what it has asked for and waits for.
 ///
 /// Memory is bounded by the number of channels: what is unsent stays below a bound for all of them together, behind which readers park at
 /// their offsets, and pages are read for few at a time.
@@ -61,7 +61,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         readers.add(self)
     }
 
-    /// Says where to go on with everything, and closes once what is under way has been answered. Idempotent.
+    /// Says where to resume everything, and closes once what is in flight has been answered. Idempotent.
     func end(_ ending: Ending) {
         guard self.ending == nil, socket.isOpen else { return }
         self.ending = ending
@@ -79,7 +79,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         if hasExpired { return end(.expired) }
         for subscription in subscriptions.values { subscription.sweep() }
         let interval = context.configuration.socketPingInterval
-        // Whoever has not taken what was sent cannot have seen a ping; his time is the connection's.
+        // A client that has not taken what was sent cannot have seen a ping; its time is the connection's.
         guard socket.bufferedBytes == 0, now - socket.lastInput >= interval else { return }
         if now - socket.lastInput >= interval * 3 { return socket.abort() }
         guard now - lastPing >= interval else { return }
@@ -87,7 +87,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         socket.ping()
     }
 
-    /// Whether the client's right has ended: he comes again with another token, and goes on where he was.
+    /// Whether the client's right has ended: it then connects again with another token, and resumes.
     var hasExpired: Bool { access.expires != nil && access.hasExpired(context.channels.world.now) }
 
     private func leave() {
@@ -102,7 +102,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         socket.close(1_001, ending.rawValue)
     }
 
-    // MARK: What is under way
+    // MARK: What is in flight
 
     func operationBegan() {
         pendingCount += 1
@@ -218,7 +218,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         resumeParked()
     }
 
-    /// Lets those go on who waited longest, as long as there is room.
+    /// Lets those continue who waited longest, as long as there is room.
     private func resumeParked() {
         var rest = parked.count
         while rest > 0, ending == nil, socket.isOpen, hasRoom, readCount < SocketSession.readsMax, !parked.isEmpty {
@@ -242,7 +242,7 @@ class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only
         self.session = session
     }
 
-    /// Where to go on; `nil` while that is not known.
+    /// Where to continue; `nil` while that is not known.
     var place: JSON? { nil }
 
     /// Stops following. Idempotent.

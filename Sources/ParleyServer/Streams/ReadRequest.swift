@@ -113,8 +113,8 @@ struct ReadRequest: Sendable {
 
 /// What a reader of events gets who does not keep up.
 enum WhenBehind: String, Sendable {
-    /// All of it, when he takes it.
+    /// All of it, when the client takes it.
     case park
-    /// The settled view, from where he stands.
+    /// The settled view, from where the reader stands.
     case settled
 }

@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// What a reader who follows the rules for text shows, made of the entries he got, in whatever view and from wherever on.
+/// What a reader who follows the rules for text shows, made of the entries it got, in whatever view and from wherever on.
 ///
 /// It is written from the rules alone and shares nothing with the server or the command line: text of a higher attempt replaces that of a
 /// lower one from `continues_at` on; `step.completed` replaces whatever was shown.

@@ -2,11 +2,11 @@ internal import ParleyHTTP
 package import ParleySystem
 internal import Synchronization
 
-/// Somebody who follows a channel over SSE and keeps what he got. Connecting again after a break is the test's decision.
+/// A reader that follows a channel over SSE and keeps what it got. Connecting again after a break is the test's decision.
 package final class EndToEndReader: Sendable {
     package struct Seen: Sendable {
         package var entries: [JSON] = []
-        /// Where he goes on: the offset of the last control event.
+        /// Where it resumes: the offset of the last control event.
         package var offset: String
         /// Data whose control event has not come: not taken, because the same comes again after a break.
         var pending: [JSON] = []
@@ -70,7 +70,7 @@ package final class EndToEndReader: Sendable {
         }?.cancel()
     }
 
-    /// Waits until `find` makes something of what was seen; goes on when the node ends the connection because its time is up.
+    /// Waits until `find` makes something of what was seen; continues when the node ends the connection because its time is up.
     @discardableResult
     package func wait<Value>(_ phase: String, timeout: Duration = .seconds(60), _ find: (Seen) -> Value?) throws -> Value {
         let deadline = ContinuousClock.now + timeout

@@ -196,7 +196,7 @@ extension SimulatedWeek {
             number: commitsOfProcess - 1, time: process.world.now)
     }
 
-    /// Clients, workers and readers go on.
+    /// Clients, workers and readers continue.
     private func resume() {
         for subscriber in subscribers { subscriber.resume() }
         for client in agentClients { client.resume(process) }

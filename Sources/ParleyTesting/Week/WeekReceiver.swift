@@ -8,7 +8,7 @@ final class WeekReceiver: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     /// Answers at once, and has done everything.
     var isPatient = false
     private var downUntil = Timestamp(milliseconds: 0)
-    /// Calls under way, by subscription.
+    /// Calls in flight, by subscription.
     private(set) var underWay = 0
 
     func transport(_ world: SimulatedWorld) -> any OutgoingTransport { ScriptedTransport { self.start($0, $1, world) } }

@@ -306,7 +306,7 @@ extension WeekStreams {
         for source in forks.keys { for fork in forks[source]!.keys where names[fork] == nil { forks[source]![fork] = false } }
     }
 
-    /// The removal was under way when the process died, and only some of its rows are gone: what it kept alive may be there still.
+    /// The removal was in flight when the process died, and only some of its rows are gone: what it kept alive may be there still.
     mutating func removeByHalves(_ name: String) {
         if let stream = streams[name] { remove(stream, isCertain: false) }
     }

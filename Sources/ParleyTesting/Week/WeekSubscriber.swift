@@ -60,9 +60,9 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         }
     }
 
-    // MARK: Making it, and going on after a crash
+    // MARK: Making it, and continuing after a crash
 
-    /// Goes on in a new life of the server.
+    /// Continues in a new life of the server.
     func resume() {
         put()
         work()
@@ -176,7 +176,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         }
     }
 
-    /// Compares its cursors with what was acked. Nothing may be under way in the writer.
+    /// Compares its cursors with what was acked. Nothing may be in flight in the writer.
     func check() {
         guard isThere, !isUnsure else { return }
         guard let described = try? week.process.subscriptions.describe(id) else {
@@ -331,7 +331,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     private func acked(_ ack: SubscriptionAck) {
         guard let stream = stream(ack.stream, isPublished: true) else { return }
         let before = cursor(stream)
-        // Of one that was made anew since, nobody has been given anything: the ack is for the one before.
+        // Of one that was recreated since, nobody has been given anything: the ack is for the one before.
         guard ack.offset > before.acked, let given = given[stream.number] else { return }
         if ack.offset > given {
             week.violate("what is acked was given to somebody", "\(id), \(ack.stream): \(ack.offset), given was up to \(given)")
@@ -372,7 +372,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
                 let acked = stream["acked_offset"]?.string.flatMap({ Offset(token: $0)?.value }),
                 let tail = stream["tail_offset"]?.string.flatMap({ Offset(token: $0)?.value }), tail <= model.head
             else { continue }
-            // It may have been made anew since the wake was decided.
+            // It may have been recreated since the wake was decided.
             if self.stream(path, isPublished: true)?.number == model.number, self.stream(path) != nil, !week.isYoung(model) {
                 observe(model, acked: acked, "in a wake")
             }

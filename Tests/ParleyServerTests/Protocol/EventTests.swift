@@ -57,7 +57,7 @@ extension DurableStreams {
             #expect(head.headers["x-content-type-options"] == "nosniff")
         }
 
-        @Test func `data is followed by a control event that says where to go on`() throws {
+        @Test func `data is followed by a control event that says where to resume`() throws {
             let path = try server.stream("text/plain", "hello")
             let client = try server.follow(path)
             #expect(try client.event() == TestClient.Event(name: "data", data: "hello"))
@@ -193,7 +193,7 @@ extension DurableStreams {
             }
         }
 
-        @Test func `a reader goes on where it stopped, with no gap and nothing twice`() throws {
+        @Test func `a reader continues where it stopped, with no gap and nothing twice`() throws {
             let path = try server.stream("text/plain", "1;")
             try server.post(path, "2;")
             let offset = try #require(try server.events(path).last?.json?["streamNextOffset"]?.string)

@@ -1,5 +1,5 @@
-import Glibc
 import ParleySystem
+import ParleyTesting
 import Testing
 
 extension DurableStreams {
@@ -150,7 +150,7 @@ extension DurableStreams {
                 var (last, longest) = (begin, Duration.zero)
                 var alive = true
                 while clock.now - begin < .seconds(5) {
-                    usleep(100_000)
+                    RealTime.pass(.milliseconds(100))
                     alive =
                         try server.get(read).status == 200 && server.post(written, "x").status < 300 && server.get(fork).status == 200
                         && alive

@@ -275,7 +275,7 @@ extension DurableStreams {
             }
         }
 
-        @Test(arguments: seeds) func `a producer is answered by what he has sent, whatever he sends again, leaves out or begins anew`(
+        @Test(arguments: seeds) func `a producer is answered by what it has sent, whatever it repeats, leaves out or begins anew`(
             _ seed: UInt64
         ) throws {
             var random = SplitMix64(seed: seed)

@@ -2,6 +2,7 @@ import Foundation
 import ParleyHTTP
 import ParleyServer
 import ParleySystem
+import ParleyTesting
 import Synchronization
 import Testing
 
@@ -137,11 +138,7 @@ extension ServerUnderTest {
 
     /// Asks again until it is so.
     func eventually(_ what: String, _ isMet: () throws -> Bool) throws {
-        for _ in 0..<500 {
-            if try isMet() { return }
-            usleep(20_000)
-        }
-        throw TestFailure("\(what): not within 10 s")
+        try RealTime.until(what, isMet)
     }
 }
 

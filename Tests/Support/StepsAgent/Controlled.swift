@@ -14,6 +14,8 @@ import Parley
 /// | `nap`, `main` | the turn itself waits a moment; it does something on the main actor, and a step, too |
 /// | `spin` | waits for a signal again and again, whatever that throws |
 /// | `model`, `sleep`, `wait`, `approval`, `expiring` | what the turn has for that; an `expiring` approval is asked for one second |
+///
+/// What sleeps here does so as the operation of an author that waits or blocks: no test waits by it.
 struct Controlled: Agent {
     static let kind = "controlled"
 

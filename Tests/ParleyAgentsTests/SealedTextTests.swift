@@ -67,7 +67,7 @@ extension SimulatedNode {
         }
     }
 
-    @Test func `of a turn that goes on is gone while it waits, and it replays all the same`() throws {
+    @Test func `of a turn that continues is gone while it waits, and it replays all the same`() throws {
         let (texts, output, whole) = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
             let node = try SimulatedNode(world, SimulatedLog(), agents: [Self.probe(world)])

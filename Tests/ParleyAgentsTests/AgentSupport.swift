@@ -60,7 +60,7 @@ extension SimulatedNode {
 
 typealias TurnProgram = @Sendable (Turn, SimulatedWorld) async throws -> JSON
 
-/// Sends a message to an agent, ends the process after a while, and lets another one go on for a day.
+/// Sends a message to an agent, ends the process after a while, and lets another one continue for a day.
 ///
 /// - Parameters:
 ///   - duration: How long the first process lives.

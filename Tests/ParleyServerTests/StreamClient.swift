@@ -23,7 +23,7 @@ final class TestClient {
     /// Bytes of a chunked body that have been unwrapped and not yet taken.
     private var unwrapped = Bytes()
     private var endsInReturn = false
-    /// Whether the body of the last answer comes in chunks; else it goes on to the end of the connection.
+    /// Whether the body of the last answer comes in chunks; else it continues to the end of the connection.
     private var isChunked = true
     private let authority: String
     private let headers: [(String, String)]
@@ -78,7 +78,7 @@ final class TestClient {
         }
     }
 
-    /// Sends nothing any more, and goes on to read.
+    /// Sends nothing any more, and continues to read.
     func finishSending() { shutdown(descriptor, Int32(SHUT_WR)) }
 
     /// The body of a stream of events as it comes, up to `mark`.

@@ -4,7 +4,7 @@ import ParleyTesting
 import Testing
 
 @Suite struct `Start and stop` {
-    @Test func `told to stop in the middle of a turn, it ends in time, tells its readers, and goes on at the next start`() async throws {
+    @Test func `told to stop in the middle of a turn, it ends in time, tells its readers, and continues at the next start`() async throws {
         try await OwnThread.run {
             let (upstream, node) = try makeNode(tokens: 300, rate: 300)
             // However long the stop takes to come, the answer is in its middle.

@@ -1,4 +1,3 @@
-import Glibc
 import ParleySystem
 import Testing
 
@@ -272,7 +271,7 @@ extension DurableStreams {
             let tail = try server.request("PUT", path, [("Stream-Forked-From", source)]).next
             let client = try server.connect()
             try client.send("GET", path + "?offset=\(tail)&live=long-poll")
-            usleep(200_000)  // until it waits
+            #expect(!client.hasInput(within: 200), "it does not wait")
             try server.post(source, "of the source")
             try server.post(path, "own")
             #expect(try client.answer().text == "own")

@@ -123,7 +123,7 @@ final class SimulatedReceiver: Sendable {
         return call
     }
 
-    /// What was under way with a process that is gone.
+    /// What was in flight with a process that is gone.
     func forgetCalls() { state.withLock { $0.underWay = [:] } }
 }
 
