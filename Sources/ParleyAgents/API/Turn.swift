@@ -282,6 +282,9 @@ public struct Generation: Sendable, Equatable {
     public var steers: [String]
     /// What was said by whoever interrupted it: the text is what there was until then.
     public var redirection: String?
+    /// ``steers`` and ``redirection`` as messages that name their entries: the log says in which order they belong.
+    private(set) var joined: [ModelMessage]
+    private(set) var redirected: ModelMessage?
 
     init(journal: JSON) {
         text = journal["text"]?.string ?? ""
@@ -290,7 +293,9 @@ public struct Generation: Sendable, Equatable {
         recoveredTokens = Int(journal["recovered_tokens"]?.integer ?? 0)
         toolCalls = journal["tool_calls"]?.array?.map { ToolCall(journal: $0) } ?? []
         returned = journal["returned"]
-        steers = journal["steered"]?.array?.compactMap { $0["text"]?.string } ?? []
+        joined = journal["steered"]?.array?.map { .user(steer: $0) } ?? []
+        steers = joined.map(\.text)
         redirection = journal["redirection"]?.string
+        redirected = redirection.map { .user($0, source: journal["interrupted_by"]?.string) }
     }
 }
