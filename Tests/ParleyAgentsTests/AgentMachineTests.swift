@@ -268,6 +268,18 @@ import Testing
         #expect(stage.commit() == ["turn 1 ended"])
     }
 
+    @Test func `a request that differs from the journal's is told by what differs`() {
+        var other = MachineStage.model
+        other.name = "table:other"
+        var asked = ModelRequest(messages: [.user("x")])
+        let recorded = asked.journal("table:model", digest: "1", base: nil, RequestListing(asked.messages[...], history: []))
+        #expect(asked.differences(from: recorded, "table:model") == "messages")
+        #expect(asked.differences(from: recorded, other.name) == "model (was 'table:model', is 'table:other')")
+        asked.options.maxTokens = 5
+        asked.tools = [ToolDefinition(name: "t", description: "d", parameters: .object([]))]
+        #expect(asked.differences(from: recorded, "table:model") == #"tools, options (were {}, are {"max_tokens":5})"#)
+    }
+
     @Test(arguments: [
         (EntryKind.cancel, "write receipt supervision turn.cancelled as idle"), (.interrupt, "write receipt turn.interrupted as idle"),
         (.close, "write supervision turn.cancelled as idle"), (.resume, "write receipt agent.resumed as running"),

@@ -147,7 +147,9 @@ public struct Turn: Sendable {
         let path = try await path(signal)
         let members = match.sorted { $0.key < $1.key }.map { JSON.Member($0.key, $0.value) }
         let work = StepRequest.Work.wait(signal: signal, match: members, until: try await instant(after: timeout))
-        return try await perform(StepRequest(path: path, kind: .wait, source: "\(file):\(line)", work: work))["result"] ?? .null
+        var request = StepRequest(path: path, kind: .wait, source: "\(file):\(line)", work: work)
+        if !members.isEmpty { request.details = [JSON.Member("match", .object(members))] }
+        return try await perform(request)["result"] ?? .null
     }
 
     /// Asks a person whether `action` may be done with exactly these arguments, and waits for the answer.

@@ -9,7 +9,7 @@ extension AgentMachine {
         case .gaveUp(let path): carryOut(run?.machine.cancel(path), view)
         case .emitted(let entry): write(AgentBatch(entries: [entry], epoch: .holds(epoch)))
         case .scopeEnded(let scope, let names): carryOut(run?.machine.scopeEnded(scope, isNamed: names.contains), view)
-        case .differs(let error, let source): stall(error, at: source)
+        case .differs(let error, let source, let request): stall(request.map { explained(error, $0, view) } ?? error, at: source)
         case .ended(let result): carryOut(run?.machine.ended(result), view)
         case .compensated: carryOut(run?.machine.compensated(), view)
         case .give(let completion): carryOut(run?.machine.give(completion), view)
@@ -68,6 +68,16 @@ extension AgentMachine {
         perform(view) { _ in }
         // Taken up again only to wait, it is soon out of the reach of further crashes.
         if run?.restingSteps != nil { scheduleWaitingMark(view) }
+    }
+
+    /// Says in what a model's request is another one than that of the journal.
+    private func explained(_ error: TurnError, _ request: StepRequest, _ view: any AgentView) -> TurnError {
+        guard case .model(let model, let asked, _) = request.work, let start = run?.machine.recorded(request.path), start.kind == .model,
+            let recorded = try? view.body(at: start.offset)?["request"]
+        else { return error }
+        var error = error
+        error.message += " The request differs in: \(asked.differences(from: recorded, model.name))."
+        return error
     }
 
     /// The program is not the one that the journal is of.
