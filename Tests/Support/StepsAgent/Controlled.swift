@@ -13,6 +13,7 @@ import Parley
 /// | `block`, `stuck` | a step, or the turn itself, that blocks its thread until the file is there |
 /// | `nap`, `main` | the turn itself waits a moment; it does something on the main actor, and a step, too |
 /// | `spin` | waits for a signal again and again, whatever that throws |
+/// | `match` | waits for a signal whose data has the order `"42"` |
 /// | `model`, `sleep`, `wait`, `approval`, `expiring` | what the turn has for that; an `expiring` approval is asked for one second |
 ///
 /// What sleeps here does so as the operation of an author that waits or blocks: no test waits by it.
@@ -62,6 +63,7 @@ struct Controlled: Agent {
             try await turn.sleep(.seconds(30 * 86_400), name: name)
             return Gave(step: name, text: "slept")
         case "wait": return Gave(step: name, text: "\(try await turn.wait(for: name))")
+        case "match": return Gave(step: name, text: try await turn.wait(for: name, match: ["order": "42"]).text)
         case "stuck":
             trace.block(until: name)
             return Gave(step: name, text: "free")
