@@ -1,4 +1,5 @@
 internal import ParleyHTTP
+internal import ParleyServer
 internal import ParleySystem
 
 /// `parley approve <kind>/<id>`: lets the agent do what it asks for.
@@ -53,7 +54,8 @@ enum ApprovalChoice {
         if arguments.positional.count > 2 {
             throw UsageError("'\(arguments.positional[2])' was not expected. A reason is an option: --reason \"text\".")
         }
-        let client = try Client(arguments)
+        // Without the approval's name it is looked up, which needs the right to read.
+        let client = try Client(arguments, needs: arguments.positional.count > 1 ? [.approve] : [.read, .approve])
         let approval = try arguments.positional.count > 1 ? arguments.positional[1] : only(channel, client)
         var digest = arguments["args-sha256"]
         switch try request(approval, channel, client) {

@@ -1,4 +1,5 @@
 internal import ParleyHTTP
+internal import ParleyServer
 internal import ParleySystem
 internal import Synchronization
 
@@ -26,7 +27,7 @@ enum RunCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try arguments.agent()
         let message = try MessageBody.read(arguments)
-        let client = try Client(arguments)
+        let client = try Client(arguments, needs: [.read, .append])
         let offset = try MessageArgument.send(message, to: channel, client, key: arguments["key"])
         let (view, json) = (TurnView(), arguments.has("json"))
         let leaving = goesOn(channel, offset, arguments)
@@ -205,7 +206,8 @@ enum ListCommand: Command {
         \(usage)
 
         Lists agents by name: name, state, the reason if the agent is parked or stalled, and the approvals, signals and sleeps it waits for,
-        and until when. With a slash it lists channels instead, those of agents included: name, end offset, content type.
+        and until when. With a slash it lists channels instead, those of agents included: name as commands take it, end offset,
+        content type.
 
           --kind <kind>    only agents of this kind
           --state <state>  only agents in this state: idle, running, waiting, parked, stalled or closed
@@ -268,13 +270,17 @@ extension ListCommand {
                 ? "`parley status \(prefix)` shows an agent" : "`parley ls --kind \(prefix)` lists the agents of a kind"
             throw UsageError("'\(prefix)' was not expected; \(agents), channels are listed with a slash: /\(prefix)")
         }
-        var after = ""
+        var (after, isEmpty) = ("", true)
         repeat {
             let query = "limit=1000&prefix=\(PercentEncoding.encode(String(prefix.dropFirst())))\(after)"
             let answer = try client.request("GET", "/v1/streams?\(query)")
             guard answer.status == 200, let page = answer.json else { throw client.refusal(answer) }
             for channel in page["streams"]?.array ?? [] {
-                let columns = ["name", "tail_offset", "content_type"].map { channel[$0]?.string ?? "" }
+                isEmpty = false
+                let name = channel["name"]?.string ?? ""
+                let columns =
+                    [name.hasPrefix("agents/") ? Refusal.agent(name) : "/" + name]
+                    + ["tail_offset", "content_type"].map { channel[$0]?.string ?? "" }
                 let isClosed = channel["closed"]?.bool == true
                 Terminal.output(
                     arguments.has("json")
@@ -282,6 +288,7 @@ extension ListCommand {
             }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty
+        if isEmpty { Terminal.error("there is no channel\(line: prefix == "/" ? "" : " whose name begins with \(prefix)") yet") }
         return .done
     }
 }
