@@ -426,7 +426,7 @@ private struct Moody: Decodable, Sendable {
     }
 
     @Test(arguments: [
-        (#"{"count":1,"parts":[]}"#, "'item' is missing"), (#"{"item":1,"count":1,"parts":[]}"#, "'item' is a number that does not fit"),
+        (#"{"count":1,"parts":[]}"#, "'item' is missing"), (#"{"item":1,"count":1,"parts":[]}"#, "'item' is a number; expected a string"),
         (#"{"item":null,"count":1,"parts":[]}"#, "'item' is null; expected a string"),
         (#"{"item":"a","count":1000,"parts":[]}"#, "a value in it does not fit its type"),
         (#"{"item":"a","count":1.5,"parts":[]}"#, "a value in it does not fit its type"),

@@ -8,6 +8,7 @@ import Parley
 /// | `note`, `once` | a step that leaves its trace; `once` runs at most once |
 /// | `hold` | a step that waits until it is cancelled |
 /// | `gate` | a step that waits until the file `<STEPS_FILE>.<name>` is there |
+/// | `print` | a step that prints its name |
 /// | `flaky` | a step whose first two attempts fail |
 /// | `dies` | a step that kills the process when it runs for the first time |
 /// | `block`, `stuck` | a step, or the turn itself, that blocks its thread until the file is there |
@@ -89,6 +90,7 @@ struct Controlled: Agent {
             case "hold": try await Task.sleep(for: .seconds(86_400))
             case "block": trace.block(until: name)
             case "gate": while !trace.isOpen(name) { try await Task.sleep(for: .milliseconds(2)) }
+            case "print": print(name)
             case "flaky" where step.attempt < 3: throw StepFailure(code: "flaky", message: "not yet", retryable: true)
             case "dies" where isFirst: kill(getpid(), SIGKILL)
             default: break
