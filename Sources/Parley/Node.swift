@@ -29,7 +29,7 @@ package final class Node: Sendable {
     private let declared: DeclaredAgents
     /// Kinds written in Swift whose input is not a text.
     private let dataKinds: Set<String>
-    /// Why the node cannot go on; set by the writer.
+    /// Why the node cannot continue; set by the writer.
     private let failure = Monitor<String?>(nil)
 
     /// Opens the folder, takes up what was unfinished, and listens.
