@@ -25,7 +25,7 @@ struct Banner {
         if !configuration.keys.isEmpty { rows.append(("", "export PARLEY_TOKEN=<a key or token>")) }
         var curl = isUnknown ? "--cacert \(Banner.quoted(configuration.tlsCertificate ?? "")) " : ""
         if !configuration.keys.isEmpty { curl += "-H \"Authorization: Bearer $PARLEY_TOKEN\" " }
-        rows += Banner.prompts(node, address, curl: curl)
+        rows += Banner.unusable(node) + Banner.prompts(node, address, curl: curl)
         if let files = Banner.reloaded(configuration, node) { rows.append(("Reload", "kill -HUP \(getpid()) reads \(files) again")) }
         rows.append(("Stop", "Ctrl-C, or kill -9 \(getpid()) in the middle of an answer: after the next start it continues"))
         lines += [""] + rows.map { name, value in "  " + name + String(repeating: " ", count: 11 - name.count) + value } + [""]
@@ -60,12 +60,24 @@ struct Banner {
         return names.first { certificate.covers($0) } ?? host
     }
 
+    /// Kinds whose turns fail because their model is not configured: what is missing was said in full before, in lines that scroll away.
+    private static func unusable(_ node: Node) -> [(String, String)] {
+        let kinds = node.declaredKinds.filter { $0.problem != nil }
+        guard !kinds.isEmpty else { return [] }
+        let names = kinds.map(\.file.kind).joined(separator: ", ")
+        let isUnset = kinds.contains { $0.problem!.contains("PARLEY_MODEL is not set") }
+        let remedy = isUnset ? "set PARLEY_MODEL, e.g. PARLEY_MODEL=scripted, and start again" : "see above"
+        return [("No model", "turns of \(names) will fail: \(remedy)")]
+    }
+
     /// - Parameter curl: The options that curl needs.
     private static func prompts(_ node: Node, _ address: String, curl: String) -> [(String, String)] {
         let declared = node.declaredKinds.filter { $0.problem == nil }
         guard let talker = declared.first(where: { $0.file.kind == "assistant" }) ?? declared.first else {
-            return node.kinds.first.map {
-                [("Talk to it", "\(program) run \($0)/me \"Hello\""), ("Follow it", "\(program) tail \($0)/me")]
+            let unusable = node.declaredKinds.map(\.file.kind)
+            return node.kinds.first { !unusable.contains($0) }.map { kind in
+                let input = node.takesText(kind) ? "\"Hello\"" : "--data '{…}'"
+                return [("Talk to it", "\(program) run \(kind)/me \(input)\(place)"), ("Follow it", "\(program) tail \(kind)/me")]
             } ?? []
         }
         let agent = "\(talker.file.kind)/me"
@@ -85,9 +97,16 @@ struct Banner {
         return rows
     }
 
-    /// As it was called, if this is the program.
-    private static var program: String {
-        let called = CommandLine.arguments.first ?? ""
-        return called.split(separator: "/").last == "parley" ? called : "parley"
+    /// As it was called, if this is the program; else where the shell finds it, or the link in the clone.
+    private static var program: String { isProgram ? called : isInstalled ? "parley" : "./parley" }
+
+    /// A comment that says where to run it.
+    private static var place: String { isProgram || isInstalled ? "" : "   # in the clone of Parley" }
+
+    private static var called: String { CommandLine.arguments.first ?? "" }
+    private static var isProgram: Bool { called.split(separator: "/").last == "parley" }
+    private static var isInstalled: Bool {
+        let path = getenv("PATH").map { String(cString: $0) } ?? ""
+        return path.split(separator: ":").contains { access("\($0)/parley", X_OK) == 0 }
     }
 }

@@ -27,6 +27,8 @@ package final class Node: Sendable {
     private let reloads: SignalWatcher
     private let folderWatcher: FolderWatcher?
     private let declared: DeclaredAgents
+    /// Kinds written in Swift whose input is not a text.
+    private let dataKinds: Set<String>
     /// Why the node cannot continue; set by the writer.
     private let failure = Monitor<String?>(nil)
 
@@ -68,6 +70,7 @@ package final class Node: Sendable {
             Subscriptions(channels, tokenKey: keys.tokenKey), keys: keys, allowsLoopback: configuration.isLoopbackOnly, world: world,
             transport: transport())
         let written = Set(agents.map(\.kind))
+        dataKinds = Set(agents.filter { !$0.takesText }.map(\.kind))
         let services = NodeServices(declared, written: written.sorted(), log: log)
         runtime = AgentRuntime(
             channels: channels, world: world, agents: declared.kinds.map(\.agent).filter { !written.contains($0.kind) } + agents,
@@ -130,6 +133,9 @@ package final class Node: Sendable {
     /// The kinds of agents there are.
     package var kinds: [String] { runtime.kinds }
 
+    /// Whether agents of the kind take a message's text.
+    func takesText(_ kind: String) -> Bool { !dataKinds.contains(kind) }
+
     /// Where those files are; `nil`: nowhere.
     var agentsFolder: String? { declared.folder }
 
@@ -171,7 +177,7 @@ package final class Node: Sendable {
     private static func readKeys(_ server: Server, _ configuration: ServeConfiguration, _ environment: [String: String]) {
         do {
             try server.reload(try configuration.readKeys(environment))
-            Diagnostics.log(.info, "keys and certificate were read anew")
+            Diagnostics.log(.info, "keys and certificate were read again")
         } catch {
             Diagnostics.log(.error, "keys and certificate stay as they were", ["reason": "\(error)"])
         }
@@ -185,7 +191,7 @@ package final class Node: Sendable {
         let changes = declared.reload()
         let changed = changes.kinds.filter { !written.contains($0.file.kind) }
         for problem in changes.problems {
-            Diagnostics.log(.error, "an agent file is wrong; what was read of it before counts", ["reason": problem])
+            Diagnostics.log(.error, "an agent file is wrong and was not read; if it was read before, that version stays in use", ["reason": problem])
         }
         for kind in changes.gone {
             // Its agents may have turns that wait; without the kind nothing could continue them.

@@ -1,7 +1,8 @@
 @_exported public import ParleyAgents
 @_exported public import ParleySystem
 internal import FoundationEssentials
-internal import Glibc
+// Without the annotation, `stdout` cannot be named: it is a variable of C.
+@preconcurrency internal import Glibc
 
 /// Runs a node with these agents until it is told to stop (SIGTERM, SIGINT), and then drains.
 ///
@@ -17,6 +18,8 @@ internal import Glibc
 /// }
 /// ```
 public func serve(_ agents: any Agent...) async throws {
+    // What an agent prints is in a log file with the line's end, and not when the process ends.
+    setvbuf(stdout, nil, _IOLBF, 0)
     let configuration = ServeProgram.configuration()
     // On a thread of its own: the one that the program began on stays free for the main actor, which agents may use.
     let failure: (any Error)? = await withCheckedContinuation { [agents = agents.map { erase($0) }] continuation in

@@ -94,7 +94,9 @@ package struct ServeConfiguration: Sendable {
         do throws(SafetyError) {
             var keys = KeyRing()
             try keys.add(environment["PARLEY_KEYS"] ?? "", separator: ",", from: "PARLEY_KEYS")
-            for file in keyFiles { try keys.addFile(file) }
+            for file in keyFiles {
+                do throws(SafetyError) { try keys.addFile(file) } catch { throw SafetyError("--keys: \(error.message)") }
+            }
             return keys
         } catch {
             throw ConfigurationError(error.message)
@@ -144,7 +146,7 @@ package struct ServeConfiguration: Sendable {
         }
     }
 
-    /// PEM: who may vouch for the certificates of whom the node calls, models and receivers; `nil`: whom the system trusts.
+    /// PEM: certificate authorities that the node's own calls, of models and receivers, trust besides the system's; `nil`: those alone.
     static func authorityFile(_ environment: [String: String]) throws(ConfigurationError) -> String? {
         guard let file = environment["PARLEY_CA_FILE"], !file.isEmpty else { return nil }
         guard FileManager.default.isReadableFile(atPath: file) else {

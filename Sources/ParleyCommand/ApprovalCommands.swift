@@ -1,4 +1,5 @@
 internal import ParleyHTTP
+internal import ParleyServer
 internal import ParleySystem
 
 /// `parley approve <kind>/<id>`: lets the agent do what it asks for.
@@ -53,7 +54,8 @@ enum ApprovalChoice {
         if arguments.positional.count > 2 {
             throw UsageError("'\(arguments.positional[2])' was not expected. A reason is an option: --reason \"text\".")
         }
-        let client = try Client(arguments)
+        // Without the approval's name it is looked up, which needs the right to read.
+        let client = try Client(arguments, needs: arguments.positional.count > 1 ? [.approve] : [.read, .approve])
         let approval = try arguments.positional.count > 1 ? arguments.positional[1] : only(channel, client)
         var digest = arguments["args-sha256"]
         switch try request(approval, channel, client) {
@@ -75,7 +77,9 @@ enum ApprovalChoice {
     }
 
     /// The names of the approvals that wait for a decision, and whether the agent may be about to ask for one.
-    private static func open(_ channel: String, _ client: Client) throws -> (names: [String], isBusy: Bool) {
+    private static func open(_ channel: String, _ client: Client) throws -> (
+        approvals: [(name: String, asks: String)], isBusy: Bool
+    ) {
         let answer = try client.request("GET", "/v1/" + channel)
         guard answer.status == 200, let status = answer.json else { throw client.refusal(answer, of: channel) }
         return (StatusView.approvals(status), status["state"] == "running" || (status["undecided"]?.integer ?? 0) > 0)
@@ -92,16 +96,18 @@ enum ApprovalChoice {
         guard let only = open.first else {
             throw FollowError("\(agent) waits for no approval. `parley audit \(agent) --type approval` shows what was decided.")
         }
-        guard open.count == 1 else { throw FollowError("several approvals are open; name one: \(open.joined(separator: ", "))") }
-        return only
+        guard open.count == 1 else {
+            throw FollowError("several approvals are open; name one: \(open.map { "\($0.name) (\($0.asks))" }.joined(separator: ", "))")
+        }
+        return only.name
     }
 
     /// What can be decided instead.
     private static func choices(_ type: String, _ channel: String, _ client: Client) throws -> String {
-        let open = try open(channel, client).names
+        let open = try open(channel, client).approvals
         let agent = Refusal.agent(channel)
         if open.isEmpty { return "None waits for a decision. `parley audit \(agent) --type approval` shows those that were decided." }
-        return "Open: \(open.map { "`parley \(type) \(agent) \($0)`" }.joined(separator: ", "))."
+        return "Open: \(open.map { "`parley \(type) \(agent) \($0.name)` (\($0.asks))" }.joined(separator: ", "))."
     }
 
     private enum Request {

@@ -32,7 +32,8 @@ enum ChannelArgument {
         return words.count > 1 ? agent("\(first)/\(words[1])") : nil
     }
 
-    /// Two segments are an agent's name; anything else, and whatever begins with a slash, is a channel's whole name.
+    /// Two segments are an agent's name, and what begins with a slash is a channel's whole name. Anything else names neither: without the slash or
+    /// the id that was forgotten, a command would create a channel that nobody meant.
     static func any(_ text: String) throws(UsageError) -> String {
         let name = text.hasPrefix("/") ? String(text.dropFirst()) : text
         let segments = name.split(separator: "/", omittingEmptySubsequences: false)
@@ -43,6 +44,9 @@ enum ChannelArgument {
             return try agent(name)
         }
         if !text.hasPrefix("/"), segments.count == 2 { return try agent(name) }
+        guard text.hasPrefix("/") else {
+            throw UsageError("'\(text)' names neither an agent, which is <kind>/<id>, nor a channel, which begins with a slash: /\(text).")
+        }
         guard segments.allSatisfy({ !["", ".", ".."].contains($0) }), name.utf8.count <= 1_024,
             name.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F })
         else {

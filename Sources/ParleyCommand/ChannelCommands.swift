@@ -1,4 +1,5 @@
 internal import ParleyHTTP
+internal import ParleyServer
 internal import ParleySystem
 internal import Synchronization
 
@@ -26,7 +27,7 @@ enum RunCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try arguments.agent()
         let message = try MessageBody.read(arguments)
-        let client = try Client(arguments)
+        let client = try Client(arguments, needs: [.read, .append])
         let offset = try MessageArgument.send(message, to: channel, client, key: arguments["key"])
         let (view, json) = (TurnView(), arguments.has("json"))
         let leaving = goesOn(channel, offset, arguments)
@@ -46,6 +47,12 @@ enum RunCommand: Command {
             if joined { json ? () : view.say("  the message joined the turn that was running") }
             return watched.withLock { $0.outcome == nil }
         }
+        // While another turn runs, nothing comes of this one.
+        _ = SystemThread.startDetached(name: "queued") {
+            Pause.wait(RunCommand.patience)
+            guard !watched.withLock({ $0.isDecided }), let text = try? queued(channel, client) else { return }
+            json ? Terminal.error(text) : view.say(text)
+        }
         do { try follower.run() } catch let error as Client.Unreachable {
             Terminal.error(leaving)
             throw error
@@ -56,6 +63,25 @@ enum RunCommand: Command {
             view.say(Verdict.text(state, refused["reason"]?.string ?? "", Refusal.agent(channel)))
         }
         return outcome == "turn.completed" ? .done : .failed
+    }
+
+    private static let patience = Duration.seconds(1)
+
+    /// What the message waits behind; `nil` when there is no turn any more.
+    private static func queued(_ channel: String, _ client: Client) throws -> TerminalText? {
+        let answer = try client.request("GET", "/v1/" + channel)
+        guard answer.status == 200, let status = answer.json, status["turn"] != nil, let since = status["since"]?.string else { return nil }
+        let waits = (status["waiting_for"]?.array ?? []).filter { ["approval", "sleep", "wait"].contains($0["kind"]?.string) }
+        switch status["state"]?.string {
+        case "running": return "  queued behind a turn that runs since \(since)"
+        case "waiting":
+            let what = waits.first.map { " for \(WaitView.brief(of: $0))" } ?? ""
+            return "  queued behind a turn that has begun at \(since) and waits\(line: what)"
+        case let state?:
+            let agent = Refusal.agent(channel)
+            return "  queued behind a turn that is \(state) since \(since): `parley status \(agent)` says why, and what to do"
+        case nil: return nil
+        }
     }
 
     /// What is said when the command ends before the turn.
@@ -79,6 +105,8 @@ private struct WatchedMessage {
     private(set) var outcome: String?
     /// The receipt that says no.
     private(set) var refused: JSON?
+    /// Its receipt has come.
+    private(set) var isDecided = false
 
     init(_ offset: String) { (self.offset, turn) = (offset, offset) }
 
@@ -91,6 +119,7 @@ private struct WatchedMessage {
         let type = entry["type"]?.string ?? ""
         if type == "receipt" {
             guard entry["of"]?.string == offset else { return false }
+            isDecided = true
             // It comes before the turn: a message that is refused begins none.
             if entry["state"] == "applied" { turn = entry["turn"]?.string ?? turn } else { (outcome, refused) = (type, entry) }
             return true
@@ -176,8 +205,9 @@ enum ListCommand: Command {
     static let help = """
         \(usage)
 
-        Lists agents by name: name, state, and the reason if the agent is parked or stalled. With a slash it lists channels instead, those of
-        agents included: name, end offset, content type.
+        Lists agents by name: name, state, the reason if the agent is parked or stalled, and the approvals, signals and sleeps it waits for,
+        and until when. With a slash it lists channels instead, those of agents included: name as commands take it, end offset,
+        content type.
 
           --kind <kind>    only agents of this kind
           --state <state>  only agents in this state: idle, running, waiting, parked, stalled or closed
@@ -193,16 +223,26 @@ enum ListCommand: Command {
         var agents: [(name: String, row: JSON)] = []
         var after = ""
         repeat {
-            let answer = try client.request("GET", "/v1/agents?limit=500\(filters)\(after)")
+            let answer = try client.request("GET", "/v1/agents?limit=500&details=true\(filters)\(after)")
             guard answer.status == 200, let page = answer.json else { throw client.refusal(answer) }
             agents += (page["agents"]?.array ?? []).map { (Refusal.agent($0["agent"]?.string ?? ""), $0) }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty
         for (name, agent) in agents.sorted(by: { $0.name < $1.name }) {
-            let reason: TerminalText = agent["reason"]?.string.map { "\t\($0)" } ?? ""
-            Terminal.output(arguments.has("json") ? "\(json: agent)\n" : "\(name)\t\(agent["state"]?.string ?? "")\(reason)\n")
+            let columns = [name, agent["state"]?.string ?? "", agent["reason"]?.string, waits(agent)].compactMap { $0 }
+            let line = columns.map { TerminalText.line($0) }.joined(separator: "\t") + "\n"
+            Terminal.output(arguments.has("json") ? "\(json: agent)\n" : TerminalText(trusted: line))
         }
         return agents.isEmpty ? try sayWhyEmpty(arguments, client) : .done
+    }
+
+    private static let waitsMax = 3
+
+    /// What an agent waits for, in a column.
+    private static func waits(_ agent: JSON) -> String? {
+        guard let waits = agent["waiting_for"]?.array, !waits.isEmpty else { return nil }
+        let more = waits.count > waitsMax ? ["\(waits.count - waitsMax) more"] : []
+        return (waits.prefix(waitsMax).map { WaitView.brief(of: $0) } + more).joined(separator: "; ")
     }
 
     /// A list of nothing may come from a mistyped kind.
@@ -230,13 +270,17 @@ extension ListCommand {
                 ? "`parley status \(prefix)` shows an agent" : "`parley ls --kind \(prefix)` lists the agents of a kind"
             throw UsageError("'\(prefix)' was not expected; \(agents), channels are listed with a slash: /\(prefix)")
         }
-        var after = ""
+        var (after, isEmpty) = ("", true)
         repeat {
             let query = "limit=1000&prefix=\(PercentEncoding.encode(String(prefix.dropFirst())))\(after)"
             let answer = try client.request("GET", "/v1/streams?\(query)")
             guard answer.status == 200, let page = answer.json else { throw client.refusal(answer) }
             for channel in page["streams"]?.array ?? [] {
-                let columns = ["name", "tail_offset", "content_type"].map { channel[$0]?.string ?? "" }
+                isEmpty = false
+                let name = channel["name"]?.string ?? ""
+                let columns =
+                    [name.hasPrefix("agents/") ? Refusal.agent(name) : "/" + name]
+                    + ["tail_offset", "content_type"].map { channel[$0]?.string ?? "" }
                 let isClosed = channel["closed"]?.bool == true
                 Terminal.output(
                     arguments.has("json")
@@ -244,6 +288,7 @@ extension ListCommand {
             }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty
+        if isEmpty { Terminal.error("there is no channel\(line: prefix == "/" ? "" : " whose name begins with \(prefix)") yet") }
         return .done
     }
 }

@@ -1,5 +1,6 @@
 internal import Glibc
 internal import ParleyHTTP
+internal import ParleyServer
 internal import ParleySystem
 internal import Synchronization
 
@@ -10,8 +11,12 @@ final class Client: Sendable {
     private let transport: CurlTransport
     /// The key or token that every request shows.
     private let bearer: String?
+    /// What the command needs on the channel that it is about; empty: what each request needs.
+    let needs: [Verb]
 
-    init(_ arguments: Arguments) throws(UsageError) {
+    /// - Parameter needs: All verbs of a command that sends several requests, for the token that a refusal suggests.
+    init(_ arguments: Arguments, needs: [Verb] = []) throws(UsageError) {
+        self.needs = needs
         var url = arguments["server"] ?? Terminal.environment("PARLEY_URL") ?? "http://127.0.0.1:4437"
         while url.hasSuffix("/") { url.removeLast() }
         do { _ = try OutgoingURL(url) } catch {
@@ -21,7 +26,7 @@ final class Client: Sendable {
         bearer = try Bearer.find(arguments)
         loop = EventLoop(name: "client")
         loop.start()
-        // For servers whose certificate the system does not trust, such as one that signed it itself.
+        // For servers whose certificate the system does not trust, such as one that is self-signed.
         transport = CurlTransport(loop, authorityFile: Terminal.environment("PARLEY_CA_FILE"))
     }
 
@@ -79,7 +84,7 @@ final class Client: Sendable {
             Terminal.environment("PARLEY_CA_FILE").map {
                 "PARLEY_CA_FILE is '\($0)'; expected the PEM file of who has signed it, or the certificate itself."
             }
-            ?? "PARLEY_CA_FILE names a PEM file of further authorities."
+            ?? "PARLEY_CA_FILE names a PEM file of authorities to trust besides the system's."
         return "the certificate of \(baseURL) is not trusted: \(reason). \(remedy)"
     }
 

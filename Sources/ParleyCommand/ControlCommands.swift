@@ -185,7 +185,15 @@ enum ControlEntry {
                 Terminal.error("durable; what becomes of it is in the channel, which this key or token may not read")
                 return .done
             }
+            if receipt == nil, type == "signal", let text = try mismatch(of: body, channel, client) {
+                Terminal.error(text)
+                return .done
+            }
             Terminal.error(verdict(on: type, offset, receipt, Refusal.agent(channel)))
+            if type == "resume", receipt?["state"] == "applied", let text = try haltedAgain(channel, after: offset, client) {
+                Terminal.error(text)
+                return .failed
+            }
             return receipt == nil || receipt?["state"] == "applied" ? .done : .failed
         } catch  where error is Client.Unreachable || error is Client.Disconnected {
             Terminal.error(
@@ -195,6 +203,37 @@ enum ControlEntry {
                 """)
             return .done
         }
+    }
+
+    /// Says that the agent waits for a signal of that name with other data.
+    private static func mismatch(of signal: JSON, _ channel: String, _ client: Client) throws -> TerminalText? {
+        let status = try client.request("GET", "/v1/" + channel).json
+        let wait = status?["waiting_for"]?.array?.first { $0["kind"] == "wait" && $0["name"] == signal["name"] && $0["match"] != nil }
+        guard let wait else { return nil }
+        return
+            "kept, but it does not match: \(Refusal.agent(channel)) waits for \(line: WaitView.what(wait)), and the data is \(json: signal["data"] ?? .null)"
+    }
+
+    /// Says that the turn has stopped again as soon as it was resumed. It replays first: until then nothing tells.
+    private static func haltedAgain(_ channel: String, after offset: String, _ client: Client) throws -> TerminalText? {
+        var next = offset
+        for _ in 0..<30 {
+            let answer = try client.request("GET", "/v1/stream/\(channel)?offset=\(next)&view=raw")
+            guard answer.status == 200, let entries = answer.json?.array else { return nil }
+            for entry in entries {
+                switch entry["type"]?.string {
+                case "agent.stalled", "agent.parked":
+                    let what = entry["type"] == "agent.stalled" ? "stalled" : "parked"
+                    let source = entry["source"]?.string.map { " At \($0)." } ?? ""
+                    return "\(what) again: \(line: entry["message"]?.string ?? "")\(line: source) Remedy: \(line: entry["remedy"]?.string ?? "")"
+                case "receipt", "agent.resumed", "supervision", "message", "steer": continue
+                default: return nil
+                }
+            }
+            next = answer.header("Stream-Next-Offset") ?? next
+            if entries.isEmpty { Pause.wait(.milliseconds(100)) }
+        }
+        return nil
     }
 
     /// What became of the entry, in words.

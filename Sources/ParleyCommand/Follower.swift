@@ -48,31 +48,42 @@ final class Follower: Sendable {
 
     /// Follows until the channel ends or `take` returns false.
     ///
+    /// A server that has answered and now asks for patience, because it stops or is overloaded, is asked again for as long as it says so.
+    ///
     /// - Throws: when the server refuses (no such channel, say), does not answer at first, or cannot be reached for a minute later.
     func run() throws {
         var waited = Duration.zero
         var pause = Duration.milliseconds(100)
         while true {
             let before = state.withLock { state in
-                (state.events, state.pending) = (ServerSentEventParser(), [])
+                (state.events, state.pending, state.problem) = (ServerSentEventParser(), [], nil)
                 return state.offset
             }
             var failure: (any Error)?
             do { try connect(before) } catch { failure = error }
             let state = state.withLock { $0 }
             if state.isEnded || state.isLeft { return }
-            if let problem = state.problem { throw client.refusal(problem, of: channel, isAny: true) }
-            if state.offset != before { (waited, pause) = (.zero, .milliseconds(100)) }
-            if failure == nil { continue }
-            guard state.wasReached, waited < Follower.patience else { throw failure! }
-            if !state.isLost {
-                say("parley: the connection to \(client.baseURL) is lost; retrying for a minute")
-                self.state.withLock { $0.isLost = true }
+            let isBusy = state.wasReached && state.problem.flatMap(Refusal.pause) != nil
+            if let problem = state.problem, !isBusy { throw client.refusal(problem, of: channel, isAny: true) }
+            if state.offset != before || isBusy { waited = .zero }
+            if state.offset != before { pause = .milliseconds(100) }
+            if !isBusy {
+                guard let failure else { continue }
+                guard state.wasReached, waited < Follower.patience else { throw failure }
             }
+            if !state.isLost { sayLost(isBusy) }
             Pause.wait(pause)
             waited += pause
             pause = min(pause * 2, .seconds(2))
         }
+    }
+
+    private func sayLost(_ isBusy: Bool) {
+        state.withLock { $0.isLost = true }
+        say(
+            isBusy
+                ? "parley: the server at \(client.baseURL) is stopping or overloaded; retrying"
+                : "parley: the connection to \(client.baseURL) is lost; retrying for a minute")
     }
 
     private func connect(_ offset: String) throws {

@@ -38,14 +38,15 @@ enum MessageArgument {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else {
             throw UsageError(
-                "the file '\(path)' cannot be read: \(String(cString: strerror(errno))). Send a text that begins with @ through -.")
+                "the file '\(path)' cannot be read: \(String(cString: strerror(errno))). Send a text that begins with @ through -.",
+                showsUsage: false)
         }
         defer { close(descriptor) }
         return try decoded(StreamRequest.contents(descriptor, "the file '\(path)'"), "the file '\(path)'")
     }
 
     private static func decoded(_ bytes: Bytes, _ source: String) throws -> String {
-        guard let text = String(validating: bytes, as: UTF8.self) else { throw UsageError("\(source) is not UTF-8 text.") }
+        guard let text = String(validating: bytes, as: UTF8.self) else { throw UsageError("\(source) is not UTF-8 text.", showsUsage: false) }
         return text.hasSuffix("\n") ? String(text.dropLast()) : text
     }
 

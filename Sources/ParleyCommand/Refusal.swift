@@ -17,7 +17,7 @@ extension Client {
             return FollowError(
                 "\(baseURL) answered \(answer.status) without saying why. Is it a Parley server? --server or PARLEY_URL names another.")
         }
-        let refusal = Refusal(json, answer.status, channel: channel, isWanted: isWanted, verb: verb)
+        let refusal = Refusal(json, answer.status, channel: channel, isWanted: isWanted, needs: needs.isEmpty ? [verb].compactMap { $0 } : needs)
         let pause = Refusal.pause(answer)
         // The server's own "try again later" says less than the time.
         let text = pause == nil ? refusal.text : refusal.text.replacing(". Try again later (", with: " (").replacing(". Wait (", with: " (")
@@ -57,14 +57,14 @@ struct Refusal {
     private let status: Int
     /// Whether it may be created instead.
     private let isWanted: Bool
-    /// What the request needs, if that is known here.
-    private let verb: Verb?
+    /// What the command needs, if that is known here.
+    private let needs: [Verb]
 
     /// - Parameter channel: What the request was about.
-    init(_ json: JSON, _ status: Int, channel: String? = nil, isWanted: Bool = true, verb: Verb? = nil) {
+    init(_ json: JSON, _ status: Int, channel: String? = nil, isWanted: Bool = true, needs: [Verb] = []) {
         // Below /v1/stream/__ds/ the protocol wants another form.
         let json = json["error"].map { ["code": $0["code"] ?? .null, "detail": $0["message"] ?? .null] } ?? json
-        (self.json, self.status, self.isWanted, self.verb) = (json, status, isWanted, verb)
+        (self.json, self.status, self.isWanted, self.needs) = (json, status, isWanted, needs)
         code = json["code"]?.string ?? ""
         kinds = (json["kinds"]?.array ?? []).compactMap(\.string)
         agent = channel.flatMap { $0.hasPrefix("agents/") ? Refusal.agent($0) : nil }
@@ -111,7 +111,7 @@ struct Refusal {
         case "unauthorized": "Set PARLEY_TOKEN to a key or token of this server, or name a file that holds one with --token-file."
         case "forbidden":
             json["channel"]?.string.flatMap { channel in
-                neededVerb.map {
+                neededVerbs.map {
                     "A token for it: parley token --allow '\(channel):\($0)' --name <name>, with a key as PARLEY_TOKEN."
                 }
             }
@@ -126,10 +126,11 @@ struct Refusal {
         }
     }
 
-    /// The verb that a token needs. Of several that the server names, the one that this request needs.
-    private var neededVerb: String? {
+    /// The verbs that a token needs: all that the command needs, so that the next request is not refused in turn.
+    private var neededVerbs: String? {
         let accepted = (json["verbs"]?.array ?? []).compactMap(\.string)
-        return verb.flatMap { accepted.contains($0.name) ? $0.name : nil } ?? json["verb"]?.string
+        let names = needs.map(\.name)
+        return names.contains(where: accepted.contains) ? names.joined(separator: ",") : json["verb"]?.string
     }
 
     /// How long to wait before the request is repeated, if the server says so.

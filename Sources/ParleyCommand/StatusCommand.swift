@@ -53,9 +53,10 @@ enum StatusView {
         for (name, label) in [("reason", "reason:"), ("message", "message:"), ("remedy", "remedy:")] {
             if let text = status[name]?.string { rows.append([label, Columns.prose(text)]) }
         }
+        if let source = status["stalled"]?["source"]?.string { rows.append(["at:", source]) }
         if let turn = status["turn"]?.string { rows.append(["turn:", turn + restarts(status)]) }
         for wait in status["waiting_for"]?.array ?? [] { rows.append([waits(wait) ? "waits for:" : "runs:", text(ofStep: wait)]) }
-        for approval in approvals(status) { rows.append(["", "parley approve \(agent) \(approval)"]) }
+        for approval in approvals(status) { rows.append(["", "parley approve \(agent) \(approval.name)"]) }
         if ["parked", "stalled"].contains(status["state"]?.string) {
             rows += [["", "parley resume \(agent)   tries again"], ["", "parley cancel \(agent)   ends the turn"]]
         }
@@ -71,17 +72,20 @@ enum StatusView {
         return Columns.lines(rows)
     }
 
-    /// The names of the approvals that wait for a decision.
-    static func approvals(_ status: JSON) -> [String] {
+    /// The approvals that wait for a decision: the name of each, and what is asked.
+    static func approvals(_ status: JSON) -> [(name: String, asks: String)] {
         let turn = status["turn"]?.string ?? ""
-        return (status["waiting_for"]?.array ?? []).filter { $0["kind"] == "approval" }.map { "\(turn)/\($0["step"]?.string ?? "")" }
+        return (status["waiting_for"]?.array ?? []).filter { $0["kind"] == "approval" }.map {
+            ("\(turn)/\($0["step"]?.string ?? "")", WaitView.action($0))
+        }
     }
 
     private static func text(ofEntry entry: JSON) -> String {
         let said = entry["text"]?.string ?? entry["name"]?.string ?? entry["approval"]?.string ?? entry["reason"]?.string
+        let isKept = entry["type"] == "signal" ? ", kept until a turn waits for it" : ""
         return
             "\(entry["type"]?.string ?? "") \(entry["offset"]?.string ?? "") by \(TerminalText.name(entry["by"]?.string ?? "")) at \(entry["at"]?.string ?? "")"
-            + (said.map { ": \"\(Columns.prose($0))\"" } ?? "")
+            + (said.map { ": \"\(Columns.prose($0))\"" } ?? "") + isKept
     }
 
     private static func state(_ status: JSON) -> String {
@@ -97,11 +101,42 @@ enum StatusView {
     private static func waits(_ step: JSON) -> Bool { ["approval", "sleep", "wait"].contains(step["kind"]?.string) }
 
     private static func text(ofStep wait: JSON) -> String {
-        var text = "\(wait["kind"]?.string ?? "") \(TerminalText.name(wait["step"]?.string ?? ""))"
+        var text = WaitView.what(wait)
+        if let step = wait["step"]?.string, step != wait["name"]?.string, waits(wait) { text += " (\(TerminalText.name(step)))" }
         if let attempt = wait["attempt"]?.integer, attempt > 1 { text += ", attempt \(attempt)" }
         if let since = wait["since"]?.string { text += ", since \(since)" }
         if let due = wait["due"]?.string { text += ", until \(due)" }
         if let retry = wait["retry_at"]?.string { text += ", again at \(retry)" }
         return text
+    }
+}
+
+/// What a step waits for, in words: `approval of write_file {"path":"a.md"}`, `signal payment with {"order":"42"}`, `sleep`.
+enum WaitView {
+    private static let argumentCharactersMax = 160
+
+    static func what(_ wait: JSON) -> String {
+        let name = TerminalText.name(wait["name"]?.string ?? wait["step"]?.string ?? "")
+        switch wait["kind"]?.string {
+        case "approval": return "approval of \(action(wait))"
+        case "wait":
+            if let channel = wait["channel"]?.string { return "more of \(TerminalText.name(channel))" }
+            return "signal \(name)" + (wait["match"].map { " with \(brief($0))" } ?? "")
+        case "sleep": return name == "sleep" ? name : "sleep \(name)"
+        case let kind: return "\(kind ?? "") \(TerminalText.name(wait["step"]?.string ?? ""))"
+        }
+    }
+
+    /// What is to be approved, with its arguments where they are known.
+    static func action(_ wait: JSON) -> String {
+        TerminalText.name(wait["name"]?.string ?? wait["step"]?.string ?? "") + (wait["args"].map { " \(brief($0))" } ?? "")
+    }
+
+    /// The same with when it ends by itself, for lists.
+    static func brief(of wait: JSON) -> String { what(wait) + (wait["due"]?.string.map { " until \($0)" } ?? "") }
+
+    private static func brief(_ value: JSON) -> String {
+        let text = TerminalText(json: value).string
+        return text.count > argumentCharactersMax ? text.prefix(argumentCharactersMax) + "…" : text
     }
 }

@@ -9,7 +9,12 @@ enum Terminal {
     static func output(_ text: TerminalText) { write(text.string, to: 1) }
     static func error(_ text: TerminalText) { write(text.string + "\n", to: 2) }
 
-    static var isInteractive: Bool { isatty(2) == 1 }
+    /// Whether both go to the same place, such as a terminal or with `2>&1`: then what is said beside an answer could cut one of its lines.
+    static let isOneStream: Bool = {
+        var (output, error) = (stat(), stat())
+        guard fstat(1, &output) == 0, fstat(2, &error) == 0 else { return false }
+        return output.st_dev == error.st_dev && output.st_ino == error.st_ino
+    }()
 
     /// Whether standard output is looked at by a person: then it may be drawn.
     static var isOutputDrawn: Bool { isatty(1) == 1 }

@@ -13,7 +13,7 @@ enum Bearer {
             guard word.count == 1 else { throw SafetyError("\(file) has \(word.count) words; expected one key or token.") }
             return String(word[0])
         } catch {
-            throw UsageError("--token-file: \(error.message)")
+            throw UsageError("--token-file: \(error.message)", showsUsage: false)
         }
     }
 }
@@ -61,7 +61,9 @@ enum TokenCommand: Command {
         do {
             if let file = arguments["keys"] {
                 var ring = KeyRing()
-                try ring.addFile(file)
+                do throws(SafetyError) { try ring.addFile(file) } catch {
+                    throw UsageError("--keys: \(error.message)", showsUsage: false)
+                }
                 try requireWhole(block)
                 token = try CapabilityToken(keyName: ring.keys[0].name, key: ring.keys[0].signing, block).text
             } else if let bearer, bearer.hasPrefix("parley_") {

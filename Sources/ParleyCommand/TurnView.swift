@@ -193,9 +193,12 @@ final class TurnView: Sendable {
         state.isInLine = bytes.last != UInt8(ascii: "\n")
     }
 
-    /// Says something beside the answer. In a terminal it must not stand in the middle of a line, in a file the line continues.
+    /// Says something beside the answer. Where both appear it gets a line of its own, and the answer continues on the next one; in a file of its
+    /// own the answer's line continues.
     private func note(_ text: TerminalText, _ state: inout State) {
-        Terminal.error((state.isInLine && Terminal.isInteractive ? "\n" : "") + text)
+        guard Terminal.isOneStream else { return Terminal.error(text) }
+        Terminal.error((state.isInLine ? "\n" : "") + text)
+        state.isInLine = false
     }
 
     private func endLine(_ state: inout State) {

@@ -19,7 +19,8 @@ package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // 
     private var isInsideCurl = false
     private var isStopped = false
 
-    /// - Parameter authorityFile: PEM: who may vouch for the certificates of upstreams, instead of whom the system trusts.
+    /// - Parameter authorityFile: PEM: certificate authorities to trust besides the system's. libcurl looks into this file, then into the system's
+    ///   folder of certificates.
     package init(_ loop: EventLoop, authorityFile: String? = nil) {
         self.loop = loop
         self.authorityFile = authorityFile

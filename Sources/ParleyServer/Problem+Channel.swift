@@ -6,9 +6,17 @@ internal import ParleySystem
 extension Problem {
     /// What a channel refused, as the answer the protocol has for it.
     init(_ error: ChannelError) {
-        self.init(status: Problem.status(of: error.code), code: error.code, detail: error.message)
+        self.init(status: Problem.status(of: error.code), code: error.code, detail: Problem.detail(of: error))
         for detail in error.details { extra.append(.init(detail.name, detail.value)) }
         headers = Problem.headers(of: error)
+    }
+
+    /// An agent is created by its first message, where a channel needs a request of its own.
+    private static func detail(of error: ChannelError) -> String {
+        let beginning = "there is no channel 'agents/"
+        guard error.code == "channel_not_found", error.message.hasPrefix(beginning) else { return error.message }
+        let agent = error.message.dropFirst(beginning.count).prefix { $0 != "'" }
+        return "there is no agent '\(agent)'. Check the name, or create the agent with a message: POST /v1/agents/\(agent)."
     }
 
     private static func status(of code: String) -> Int {

@@ -204,7 +204,7 @@ package struct JSONScanner {
 
     private mutating func literal(_ word: StaticString) throws(JSONError) {
         for index in 0..<word.utf8CodeUnitCount {
-            guard position + index < bytes.count, bytes[position + index] == word.utf8Start[index] else { throw fail("expected \(word)") }
+            guard position + index < bytes.count, bytes[position + index] == word.utf8Start[index] else { throw fail("expected a value") }
         }
         position += word.utf8CodeUnitCount
     }

@@ -5,16 +5,22 @@ internal import ParleySystem
 struct SimulationConversation {
     private struct Turn {
         var input: UInt64
-        /// What people said to it, each when it was applied: the input first.
-        var said: [Said] = []
+        /// What people said to it, in log order: the input first.
+        private(set) var said: [Said] = []
         var started: UInt64 = .max
         var ended: UInt64?
         /// Whether later turns remember it.
         var isRemembered = false
+
+        mutating func say(_ new: Said) {
+            let before = said.lastIndex { $0.isInput || $0.offset < new.offset }
+            said.insert(new, at: new.isInput ? 0 : before.map { $0 + 1 } ?? 0)
+        }
     }
 
     private struct Said {
         var text: String
+        var offset: UInt64
         /// The step it joined, or whose place it took.
         var step: String
         var at: Timestamp
@@ -51,8 +57,8 @@ struct SimulationConversation {
             guard let of = entry.decides, of > 0, of <= UInt64(entries.count), let text = entries[Int(of) - 1].said else { return }
             let kind = entries[Int(of) - 1].type
             let isSteer = kind == "steer" || kind == "message" && life.policy == "steer"
-            turns[turn, default: Turn(input: turn)].said.append(
-                Said(text: text, step: entry.step, at: entry.at ?? Timestamp(milliseconds: 0), isSteer: isSteer, isInput: of == turn))
+            turns[turn, default: Turn(input: turn)].say(
+                Said(text: text, offset: of, step: entry.step, at: entry.at ?? Timestamp(milliseconds: 0), isSteer: isSteer, isInput: of == turn))
         case "turn.started": turns[turn, default: Turn(input: turn)].started = entry.offset
         case "turn.completed", "turn.interrupted":
             turns[turn]?.ended = entry.offset

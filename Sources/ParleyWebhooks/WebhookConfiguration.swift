@@ -88,10 +88,15 @@ private struct WebhookURL {
         }
         if parts.hasFragment { problems.append("--webhook has a fragment (#), which is never sent. Leave it out.") }
         if !allowsPrivate {
-            let remedy = "For a receiver on this machine or in its network add --webhook-allow-private."
-            if parts.scheme != "https" { problems.append("--webhook is \(parts.origin); expected https. \(remedy)") }
+            var reasons = parts.scheme == "https" ? [] : ["expected https"]
             if let address = IPAddress(numericHost: parts.host), !address.isPublic {
-                problems.append("--webhook is at \(address), which is not an address of the public Internet. \(remedy)")
+                reasons.append("\(address) is not an address of the public Internet")
+            }
+            if !reasons.isEmpty {
+                // The path may be a secret.
+                problems.append(
+                    "--webhook is \(parts.origin)/…; \(reasons.joined(separator: ", and ")). For a receiver on this machine or in its network add --webhook-allow-private."
+                )
             }
         }
         guard problems.isEmpty else { throw WebhookConfigurationError(problems) }

@@ -1,4 +1,4 @@
-"""./run where the build fails: it says so, and leaves nothing behind."""
+"""./run where the build fails, or would be in vain: it says so, and leaves nothing behind."""
 
 import os
 import pathlib
@@ -41,6 +41,15 @@ class RunTest(unittest.TestCase):
         self.assertIn("starting the local model", run.stderr)
         self.assertIn("error:", run.stdout + run.stderr)
         wait_for("the model to end", lambda: not self.processes())
+
+    def test_a_model_that_cannot_be_used_is_said_before_the_build(self):
+        for model, says in [("openai:gpt-5-mini", "OPENAI_API_KEY is not set"), ("gpt-5-mini", "expected <provider>:<model>")]:
+            environment = {name: value for name, value in os.environ.items() if not name.startswith(("PARLEY_", "OPENAI_"))}
+            environment["PARLEY_MODEL"] = model
+            run = subprocess.run(["./run"], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60)
+            self.assertEqual(run.returncode, 1, run.stderr)
+            self.assertIn(says, run.stderr)
+            self.assertNotIn("building", run.stderr)
 
 
 if __name__ == "__main__":

@@ -151,6 +151,42 @@ import Testing
                 == ["write step.started receipt", "call m with x, louder, softer"])
     }
 
+    private static func call(_ messages: ModelMessage...) -> StepRequest.Work {
+        .model(MachineStage.model, ModelRequest(messages: messages), .standard)
+    }
+
+    /// The words of the entry at `offset`, as a program has them that was interrupted by it.
+    private static func said(_ text: String, at offset: UInt64) -> ModelMessage { .user(text, source: Offset(offset).token) }
+
+    @Test func `steers and the words of an interrupt reach the model in log order, also in later attempts`() {
+        var stage = MachineStage.running()
+        _ = (stage.ask("m", Self.call(.user("x"))), stage.commit())
+        #expect(stage.send(.steer, ["text": "only green tea"]) == [])
+        #expect(stage.send(.interrupt, ["text": "enough"]) == ["forget m", "write receipt step.completed"])
+        let interrupt = stage.view.head
+        #expect(stage.send(.steer, ["text": "and thanks"]) == [])
+        _ = stage.commit()
+        let work = Self.call(.user("x"), .assistant("tea"), Self.said("enough", at: interrupt))
+        let called = "call m#2 with x, tea, only green tea, enough, and thanks"
+        #expect(stage.ask("m#2", work) == ["write step.started receipt receipt", called])
+        _ = stage.commit()
+        let failure = StepFailure(code: "model_unavailable", message: "", retryable: true)
+        _ = (stage.turn(.modelEnded(path: "m#2", attempt: 1, .failed(failure, SavedText()))), stage.commit())
+        #expect(stage.turn(.retry(path: "m#2", attempt: 2, SavedText())) == ["write step.started", called])
+    }
+
+    @Test func `what is said after an interrupt that waits for the next step joins the call after it`() {
+        var stage = MachineStage.running()
+        _ = (stage.send(.steer, ["text": "a"]), stage.send(.interrupt, ["text": "b"]))
+        let interrupt = stage.view.head
+        #expect(stage.send(.steer, ["text": "c"]) == [])
+        #expect(stage.ask("m", Self.call(.user("x"))) == ["write step.started receipt", "call m with x, a"])
+        #expect(stage.commit() == ["forget m", "write receipt step.completed"])
+        _ = stage.commit()
+        let work = Self.call(.user("x"), .user("a"), Self.said("b", at: interrupt))
+        #expect(stage.ask("m#2", work) == ["write step.started receipt", "call m#2 with x, a, b, c"])
+    }
+
     @Test func `what is for another turn is refused, whatever runs`() {
         var stage = MachineStage.running()
         #expect(stage.send(.cancel, ["if_turn": .string(Offset(90).token)]) == ["write receipt"])
@@ -230,6 +266,18 @@ import Testing
             stage.turn(.differs(.mismatch(expected: "a", found: "b"), source: "X.swift:1"))
                 == ["notice", "fence TurnError", "stop all", "write agent.stalled as stalled"])
         #expect(stage.commit() == ["turn 1 ended"])
+    }
+
+    @Test func `a request that differs from the journal's is told by what differs`() {
+        var other = MachineStage.model
+        other.name = "table:other"
+        var asked = ModelRequest(messages: [.user("x")])
+        let recorded = asked.journal("table:model", digest: "1", base: nil, RequestListing(asked.messages[...], history: []))
+        #expect(asked.differences(from: recorded, "table:model") == "messages")
+        #expect(asked.differences(from: recorded, other.name) == "model (was 'table:model', is 'table:other')")
+        asked.options.maxTokens = 5
+        asked.tools = [ToolDefinition(name: "t", description: "d", parameters: .object([]))]
+        #expect(asked.differences(from: recorded, "table:model") == #"tools, options (were {}, are {"max_tokens":5})"#)
     }
 
     @Test(arguments: [

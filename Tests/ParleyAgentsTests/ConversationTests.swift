@@ -29,6 +29,7 @@ private struct Talk {
                 let first = try await turn.generate("one", model, .user("hello"))
                 _ = first.redirection == nil ? try await turn.generate("two", model, .user("again")) : first
             }
+            if text.hasPrefix("answer") { _ = try await turn.respond("one", model, [.user(text)], tools: []) }
             if text.hasPrefix("ask") { try await turn.approval("ask", of: ["text": JSON.string(text)]) }
             if text.hasPrefix("fail") { throw StepFailure(code: "told_to", message: "", retryable: false) }
             return (.object([JSON.Member("said", .string(text.count > 100 ? "much" : "did \(text)")), JSON.Member("before", before)]), [:])
@@ -127,6 +128,21 @@ extension String {
         }
         #expect(!partial.isEmpty)
         #expect(seen == ["user: talk", "assistant: \(partial)", "user: rather this", "assistant: did talk"])
+    }
+
+    @Test func `has a steer and a redirection after it in log order, whichever was applied first`() throws {
+        let (seen, partial, receipts) = try SimulatedNode.simulate {
+            let talk = try Talk()
+            talk.send(.message, "answer", for: .milliseconds(300))
+            talk.send(.steer, "be brief", for: .zero)
+            talk.send(.interrupt, "rather this")
+            talk.send(.message, "next")
+            let entries = try talk.node.entries(talk.name)
+            let interrupted = entries.first { $0["finish_reason"] == "interrupted" }
+            return (try talk.seen(), interrupted?["text"]?.string ?? "", entries.filter { $0["type"] == "receipt" }.map { $0["step"]?.string })
+        }
+        #expect(!partial.isEmpty && receipts.prefix(3) == [nil, "one", "one#2"])
+        #expect(seen == ["user: answer", "assistant: \(partial)", "user: be brief", "user: rather this", "assistant: did answer"])
     }
 
     @Test func `leaves out turns that failed, and approvals`() throws {

@@ -48,6 +48,34 @@ import Testing
         #expect(status["state"] == "parked" && status["reason"] == "poison" && status["remedy"] != nil)
     }
 
+    @Test func `does not hide that others ran in the process, which may have ended it`() throws {
+        let (alone, together) = try SimulatedNode.simulate {
+            func park(_ names: [String]) throws -> [JSON] {
+                var (log, now) = (SimulatedLog(), Timestamp(milliseconds: 0))
+                for life in 0..<4 {
+                    let world = SimulatedWorld(seed: UInt64(life), now: now)
+                    let hang = agent { _, _ in
+                        await withCheckedContinuation { (_: CheckedContinuation<Void, Never>) in }
+                        return .null
+                    }
+                    let node = try SimulatedNode(world, life == 0 ? log : log.reopen(), agents: [hang])
+                    if life == 0 { for name in names { node.send("x", to: name) } }
+                    world.run(deadline: world.now.advanced(by: .seconds(60)))
+                    if life == 3 { return try names.map { try node.runtime.status(of: $0)! } }
+                    (log, now) = (node.log, world.now)
+                }
+                return []
+            }
+            return (try park(["agents/probe/a"]), try park(["agents/probe/a", "agents/probe/b", "agents/probe/c"]))
+        }
+        #expect(alone.count == 1 && alone[0]["reason"] == "poison" && alone[0]["message"]?.string?.contains("other") == false)
+        #expect(together.count == 3)
+        for status in together {
+            #expect(status["reason"] == "poison" && status["message"]?.string?.contains("turns of 2 other agents") == true, "\(status)")
+            #expect(status["message"]?.string?.contains("agents/probe") == false, "who may see one may not know of all")
+        }
+    }
+
     @Test func `stays parked over processes until it is resumed, and then may crash as often again`() throws {
         let (parked, output) = try SimulatedNode.simulate {
             let (_, log, now) = try Self.crash(3)

@@ -263,6 +263,49 @@ private struct Desk {
         #expect(parts?.map { $0["role"]?.string } == ["user", "assistant", "tool", "user"])
     }
 
+    @Test func `a steer and an interrupt after it stay in their order in every request, also after a crash`() throws {
+        let (steer, interrupt, requests, types) = try SimulatedNode.simulate {
+            let desk = try Desk(takes: .seconds(30))
+            desk.send(.message, ("text", "Tell me about tea."))
+            desk.run(for: .milliseconds(300))
+            desk.send(.steer, ("text", "Only green tea."))
+            desk.send(.interrupt, ("text", .string(#"call: note {"text": "milk"}"#)))
+            desk.run(for: .seconds(2))
+            // The process ends while the tool runs; the turn replays what came before.
+            let next = try Desk(log: desk.node.log.reopen())
+            next.run()
+            let entries = try next.entries()
+            let requests = entries.filter { $0["type"] == "step.started" && $0["kind"] == "model" }.map { $0["request"]?["parts"]?.array ?? [] }
+            return (
+                entries.first { $0["type"] == "steer" }?["offset"], entries.first { $0["type"] == "interrupt" }?["offset"], requests,
+                entries.compactMap { $0["type"]?.string }
+            )
+        }
+        #expect(!types.contains("agent.stalled") && types.last == "turn.completed")
+        #expect(requests.count == 3 && requests.dropFirst().allSatisfy { $0.count >= 4 }, "\(requests)")
+        for parts in requests.dropFirst() where parts.count >= 4 {
+            #expect(parts[0..<4].map { $0["role"]?.string } == ["user", "assistant", "user", "user"])
+            #expect(parts[2]["offset"] == steer && parts[3]["offset"] == interrupt, "\(parts)")
+        }
+    }
+
+    @Test func `a steer and an interrupt after it stay in their order when a tool is interrupted`() throws {
+        let (request, output) = try SimulatedNode.simulate {
+            let desk = try Desk(takes: .seconds(30))
+            desk.send(.message, ("text", .string(#"call: note {"text": "milk"}"#)))
+            desk.run(for: .seconds(5))
+            desk.send(.steer, ("text", "and be brief"))
+            desk.send(.interrupt, ("text", "say: never mind"))
+            desk.run()
+            let call = try desk.entries("step.started").last
+            let channel = try desk.node.channels.find(desk.name)!
+            let offset = Offset(token: call?["offset"]?.string ?? "")?.value ?? 0
+            return (try AgentRequest(desk.node.channels, channel).answer(offset), try desk.entries("turn.completed").last?["output"])
+        }
+        #expect(request["messages"]?.array?.suffix(2).map { $0["text"] } == ["and be brief", "say: never mind"])
+        #expect(output == "never mind")
+    }
+
     @Test func `a model that calls for ever is stopped`() throws {
         let (code, steps) = try SimulatedNode.simulate {
             let (world, model) = (SimulatedWorld(seed: 1), CallingModel())
@@ -383,7 +426,7 @@ private struct Moody: Decodable, Sendable {
     }
 
     @Test(arguments: [
-        (#"{"count":1,"parts":[]}"#, "'item' is missing"), (#"{"item":1,"count":1,"parts":[]}"#, "'item' is a number that does not fit"),
+        (#"{"count":1,"parts":[]}"#, "'item' is missing"), (#"{"item":1,"count":1,"parts":[]}"#, "'item' is a number; expected a string"),
         (#"{"item":null,"count":1,"parts":[]}"#, "'item' is null; expected a string"),
         (#"{"item":"a","count":1000,"parts":[]}"#, "a value in it does not fit its type"),
         (#"{"item":"a","count":1.5,"parts":[]}"#, "a value in it does not fit its type"),

@@ -40,6 +40,7 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
         Misuse("ls", "--knid", "writer", says: "Did you mean '--kind'?"),
         Misuse("ls", "orders", says: "`parley ls --kind orders`", "channels are listed with a slash: /orders"),
         Misuse("append", "/orders/1", says: "the data is missing"),
+        Misuse("create", "orders", says: "'orders' names neither an agent, which is <kind>/<id>, nor a channel", ": /orders."),
         Misuse("fork", "/orders/1", says: "the new channel is missing"),
         Misuse("status", says: "<kind>/<id> is missing"),
         Misuse("create", "/x", "--ttl", "soon", says: "--ttl is 'soon'", "3600"),
@@ -178,7 +179,7 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
             #expect(try run("tail", "/orders/2").out == "{\"a\": 1}\n7" || run("tail", "/orders/2").out == "{\"a\":1}\n7")
             #expect(
                 try run("ls", "/orders/").out
-                    == "orders/1\t0000000000000002\tapplication/json\norders/2\t0000000000000002\tapplication/json\tclosed")
+                    == "/orders/1\t0000000000000002\tapplication/json\n/orders/2\t0000000000000002\tapplication/json\tclosed")
             #expect(try run("delete", "/orders/1").isDone && run("ls", "/orders/", "--json").out.split(separator: "\n").count == 1)
             #expect(try run("delete", "/orders/nothing").error.contains("channel_not_found"))
         }

@@ -55,7 +55,8 @@ import Testing
         "append /x 1 --if-tail 1", "fork /orders/1", "create /x --ttl soon", "close writer/one now", "state writer", "signal writer/one",
         "signal writer/one go {", "agents chekc", "agents check /nowhere", "completion tcsh", "token --allow agents/**",
         "token --allow **:read",
-        "token --name ann", "token --expires never --name ann --allow **:read", "backup",
+        "token --name ann", "create orders", "serve --keys nokeys", "token --keys nokeys --allow **:read --name ann",
+        "ls --token-file nokeys", "token --expires never --name ann --allow **:read", "backup",
     ]
 
     @Test func `mistakes`() async throws {
@@ -80,7 +81,7 @@ import Testing
         "approve writer/nobody", "deny writer/nobody 0000000000000001/x", "cancel clerk/em", "tail clerk/em", "trace clerk/em",
         "run wirter/one hi", "run poet/one hi", "cancel poet/one", "tail orders/42", "tail /orders/42", "append /orders/42 1",
         "fork /orders/42 /orders/43", "delete /orders/42", "status /orders/42", "ls --kind wirter", "ls --kind writer --state parked",
-        "ls --state happy",
+        "ls --state happy", "ls /nothing",
         "approve clerk/me bogus", "deny clerk/me 0000000000000001/bogus", "resume clerk/me", "trace clerk/me --turn 0000000000000009",
         "cancel clerk/me --if-turn 0000000000000009", "cancel writer/idle", "approve writer/idle", "send writer/done hi",
         "cancel writer/done",

@@ -282,6 +282,76 @@ import Testing
         }
     }
 
+    @Test func `several open approvals are told apart by what they are for`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted()
+            let server = ["PARLEY_URL": node.url]
+            let calls = ["a", "b"].map { "call: write_file {\"path\": \"\($0).md\", \"text\": \"\($0)\"}" }.joined(separator: "\n")
+            let run = try ChildProcess(Products.path("parley"), ["run", "clerk/one", calls], environment: server)
+            try run.wait("both approvals to be asked for") { $0.error.components(separatedBy: "asks for approval").count == 3 ? true : nil }
+            let asked = ["a", "b"].map { "write_file {\"path\":\"\($0).md\",\"text\":\"\($0)\"}" }
+            let several = try parley("approve", "clerk/one", environment: server)
+            #expect(several.exit == .status(1) && asked.allSatisfy { several.error.contains("/approval (\($0))") }, "\(several)")
+            let status = try parley("status", "clerk/one", environment: server).standard
+            #expect(asked.allSatisfy { status.contains("approval of \($0) (tools/") }, "\(status)")
+            let list = try parley("ls", environment: server).standard
+            #expect(list.hasPrefix("clerk/one\t") && list.hasSuffix("\tapproval of write_file; approval of write_file\n"), "\(list)")
+        }
+    }
+
+    @Test func `a signal that does not match says what is waited for, and so do status and ls`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode("steps-agent", environment: ["PARLEY_MODEL": "scripted"])
+            try node.start()
+            let server = ["PARLEY_URL": node.url]
+            _ = try parley("send", "controlled/one", "--data", #"{"operations": ["match payment"]}"#, environment: server)
+            let tail = try ChildProcess(Products.path("parley"), ["tail", "controlled/one", "--json"], environment: server)
+            try tail.wait("the wait to begin") { $0.standard.contains("\"step.started\"") ? true : nil }
+            let awaited = #"signal payment with {"order":"42"}"#
+            let wrong = try parley("signal", "controlled/one", "payment", #"{"order": 42}"#, environment: server)
+            #expect(wrong.exit == .status(0) && wrong.error.contains("does not match: controlled/one waits for \(awaited)"), "\(wrong)")
+            let status = try parley("status", "controlled/one", environment: server).standard
+            #expect(status.contains(awaited) && status.contains("kept until a turn waits for it"), "\(status)")
+            #expect(try parley("ls", environment: server).standard.hasSuffix("\tsignal payment\n"))
+            let right = try parley("signal", "controlled/one", "payment", #"{"order": "42"}"#, environment: server)
+            #expect(right.exit == .status(0) && right.error.contains("applied"), "\(right)")
+        }
+    }
+
+    @Test func `run says what its message waits behind`() async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted("tokens=5000,rate=20")
+            let server = ["PARLEY_URL": node.url]
+            let first = try ChildProcess(Products.path("parley"), ["run", "writer/one", "Write."], environment: server)
+            try first.wait("the beginning of the answer") { $0.standard.isEmpty ? nil : true }
+            let second = try ChildProcess(Products.path("parley"), ["run", "writer/one", "And more."], environment: server)
+            try second.wait("it to be said") { $0.error.contains("queued behind a turn that runs since 20") ? true : nil }
+            #expect(second.output.standard.isEmpty)
+        }
+    }
+
+    @Test func `resume says when the agent stalls again, in what the program differs, and where`() async throws {
+        try await OwnThread.run {
+            let before = try EndToEndNode("steps-agent", environment: ["PARLEY_MODEL": "scripted:rate=0"])
+            try before.start()
+            _ = try parley("send", "controlled/one", "--data", #"{"operations": ["model draft", "wait go"]}"#, "--server", before.url)
+            let tail = try ChildProcess(Products.path("parley"), ["tail", "controlled/one", "--json"], environment: ["PARLEY_URL": before.url])
+            try tail.wait("the wait to begin") { $0.standard.contains("\"name\":\"go\"") ? true : nil }
+            try before.kill()
+            // The same agents and another model: the program asks for something else than it did.
+            let node = try EndToEndNode("steps-agent", environment: ["PARLEY_MODEL": "scripted:tokens=9"])
+            try FileManager.default.copyItem(atPath: before.dataFolder, toPath: node.dataFolder)
+            try node.start()
+            let server = ["PARLEY_URL": node.url]
+            _ = try parley("signal", "controlled/one", "go", environment: server)
+            let differs = "differs in: model (was 'scripted:rate=0', is 'scripted:tokens=9')"
+            let status = try parley("status", "controlled/one", environment: server).standard
+            #expect(status.contains("stalled since") && status.contains(differs) && status.contains("Controlled.swift:"), "\(status)")
+            let resume = try parley("resume", "controlled/one", environment: server)
+            #expect(resume.exit == .status(1) && resume.error.contains("stalled again: ") && resume.error.contains(differs), "\(resume)")
+        }
+    }
+
     @Test func `agents are listed by name, and a kind that there is not is said`() async throws {
         try await OwnThread.run {
             let node = try Self.scripted()

@@ -87,6 +87,22 @@ import Testing
         }
     }
 
+    @Test func `an agent that takes data is proposed with data, and what it prints is seen at once`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode("steps-agent", environment: ["PARLEY_MODEL": "scripted"])
+            try node.start()
+            let said = try node.process.wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
+            #expect(said.contains(/Talk to it +\S*parley run controlled\/me --data '{…}'/), "\(said)")
+            let text = try parley("run", "controlled/me", "hello", "--server", node.url)
+            #expect(
+                text.exit == .status(1) && text.error.contains("it is a string; expected an object. Send it as the message's 'data'"),
+                "\(text.error)")
+            let data = try parley("run", "controlled/me", "--data", #"{"operations": ["print hello"]}"#, "--server", node.url)
+            #expect(data.exit == .status(0), "\(data.error)")
+            try node.process.wait("what the agent printed") { $0.standard.contains("hello\n") ? true : nil }
+        }
+    }
+
     @Test func `turns that fail are logged once for each agent and cause`() async throws {
         try await OwnThread.run {
             let (upstream, node) = try makeNode(tokens: 1, rate: 0)
@@ -119,7 +135,7 @@ import Testing
 
             try Self.write("---\nmax_tokens: many\n---\nWrite.\n", "writer.md", node)
             if way == "SIGHUP" { try node.process.send(SIGHUP) }
-            try node.process.wait("the mistake to be logged") { $0.error.contains("max_tokens \\\"many\\\" is not a number") ? true : nil }
+            try node.process.wait("the mistake to be logged") { $0.error.contains("max_tokens \\\"many\\\" is not a whole number") ? true : nil }
             #expect(try parley("run", "writer/one", "Write.", environment: server).standard.count > short.count)
             let kinds = try parley("agents", environment: server).standard.split(separator: "\n")
             #expect(kinds.count == 2 && kinds[0].hasPrefix("poet ") && kinds[1].hasPrefix("writer "), "\(kinds)")
@@ -193,6 +209,8 @@ import Testing
             let said = try node.launch().wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
             let lines = said.split(separator: "\n").filter { $0.contains("PARLEY_MODEL is not set") }
             #expect(lines.count == 1 && lines[0].contains("poet.md, ") && lines[0].contains("writer.md: "), "\(said)")
+            // Commands whose turn would fail are not proposed.
+            #expect(said.contains("  No model   turns of poet, writer will fail: set PARLEY_MODEL") && !said.contains(" run "), "\(said)")
         }
     }
 
@@ -206,7 +224,7 @@ import Testing
             #expect(files.map { $0["file"]?.string } == ["clerk.md", "writer.md"].map { "\(node.agentsFolder)/\($0)" })
             let problems = files[0]["problems"]?.array ?? []
             #expect(problems.count == 2 && problems[0]["line"] == 2 && problems[0]["field"] == "max_tokens", "\(files[0])")
-            #expect(problems[0]["message"]?.string?.hasPrefix("max_tokens \"many\" is not a number") == true)
+            #expect(problems[0]["message"]?.string?.hasPrefix("max_tokens \"many\" is not a whole number") == true)
             #expect(files[1]["problems"] == [] && files[1]["notices"]?.array?.count == 1)
         }
     }

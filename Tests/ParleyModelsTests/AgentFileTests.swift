@@ -61,9 +61,9 @@ import Testing
     @Test(arguments: [
         (
             "kind: author",
-            "agents/writer.md:2: kind \"author\" is not the file's name; accepted: writer. Remedy: write `kind: writer`, or rename the file to `author.md`."
+            "agents/writer.md:2: kind \"author\" is not the file's name; accepted: writer. Remedy: write `kind: writer`, or leave the line out."
         ),
-        ("kind: a/b", "agents/writer.md:2: kind \"a/b\" is not the file's name; accepted: writer. Remedy: write `kind: writer`."),
+        ("kind: a/b", "agents/writer.md:2: kind \"a/b\" is not the file's name; accepted: writer. Remedy: write `kind: writer`, or leave the line out."),
         ("kind:", "agents/writer.md:2: kind is empty; accepted: writer. Remedy: write `kind: writer`, or leave the line out."),
         (
             "\nmodel: gpt",
@@ -87,7 +87,7 @@ import Testing
         ),
         (
             "max_tokens: many",
-            "agents/writer.md:2: max_tokens \"many\" is not a number of this kind; accepted: a whole number from 1 to 1000000. Remedy: write `max_tokens: 800`, or leave the line out."
+            "agents/writer.md:2: max_tokens \"many\" is not a whole number; accepted: a whole number from 1 to 1000000. Remedy: write `max_tokens: 800`, or leave the line out."
         ),
         (
             "max_tokens: 0",
@@ -143,7 +143,7 @@ import Testing
         ),
         ("modle: openai:x", "agents/writer.md:2: modle is an unknown field; accepted: \(fields). Remedy: did you mean `model`?"),
         ("colour: red", "agents/writer.md:2: colour is an unknown field; accepted: \(fields). Remedy: leave it out."),
-        ("temperature: 1\ntemperature: 1", "agents/writer.md:3: temperature stands on line 2 already. Remedy: keep one of the two."),
+        ("temperature: 1\ntemperature: 1", "agents/writer.md:3: temperature is already on line 2. Remedy: keep one of the two."),
         (
             "continues: resume",
             "agents/writer.md:2: continues \"resume\" is not possible with any provider of this version; accepted: prefix, no, auto. Remedy: try \"auto\"."
@@ -152,15 +152,19 @@ import Testing
             "model: openai:m\ncontinues: resume",
             "agents/writer.md:3: continues \"resume\" is not possible with the provider \"openai\"; accepted: prefix, no, auto. Remedy: try \"auto\"."
         ),
-        ("- kind", "agents/writer.md:2: the front matter is a list; accepted: lines of `name: value`. Remedy: write `kind: writer`."),
-        ("kind", "agents/writer.md:2: the front matter is a plain value; accepted: lines of `name: value`. Remedy: write `kind: writer`."),
+        ("- kind", "agents/writer.md:2: the front matter is a list; accepted: lines of `name: value`. Remedy: write for example `max_tokens: 800`."),
+        ("kind", "agents/writer.md:2: the front matter is a plain value; accepted: lines of `name: value`. Remedy: write for example `max_tokens: 800`."),
         (
             "kind: writer\nmodel: a: b",
             "agents/writer.md:3: the front matter is not YAML: mapping values are not allowed in this context. Remedy: write `name: value`, and put values with `:` or `#` in quotes."
         ),
         (
             "kind: writer\n\tmodel: x",
-            "agents/writer.md:3: the front matter is not YAML: found a tab character that violates indentation. Remedy: write `name: value`, and put values with `:` or `#` in quotes."
+            "agents/writer.md:3: the front matter is not YAML: a tab is where only spaces may be. Remedy: indent with spaces."
+        ),
+        (
+            "tools:\n\t- write_file",
+            "agents/writer.md:3: the front matter is not YAML: a tab is where only spaces may be. Remedy: indent with spaces."
         ),
         (
             "kind: &a writer",
@@ -206,11 +210,11 @@ import Testing
     @Test(arguments: [
         (
             "",
-            "agents/writer.md:1: there is no front matter. Remedy: begin the file with a line `---`, a line `kind: writer` and a line `---`."
+            "agents/writer.md:1: there is no front matter. Remedy: begin the file with two lines `---`; fields, if any, go between them."
         ),
         (
             "Write.",
-            "agents/writer.md:1: there is no front matter. Remedy: begin the file with a line `---`, a line `kind: writer` and a line `---`."
+            "agents/writer.md:1: there is no front matter. Remedy: begin the file with two lines `---`; fields, if any, go between them."
         ),
         (
             "---\nkind: writer\nWrite.",
@@ -260,7 +264,7 @@ import Testing
         defer { try? FileManager.default.removeItem(at: folder) }
         try write("b.md", Bytes("---\n---\nWrite.".utf8))
         try write("a.md", Bytes("---\nkind: a\n---\nRead.".utf8))
-        try write("bad name.md", Bytes("---\n---\nWrite.".utf8))
+        try write("bad name.md", Bytes("---\nkind: bad name\n---\nWrite.".utf8))
         try write("binary.md", Bytes("---\n---\n".utf8) + [0xFF])
         try write("huge.md", Bytes(repeating: 0x20, count: 1 << 20 + 1))
         try write(".hidden.md", Bytes("x".utf8))
@@ -272,7 +276,7 @@ import Testing
         #expect(agents.map(\.kind) == ["a", "b"] && agents.map(\.instructions) == ["Read.", "Write."])
         #expect(
             problems.map { $0.description.replacing(folder.path + "/", with: "") } == [
-                "bad name.md: \"bad name\" is no name for an agent's file; accepted: 1 to 128 of A-Z a-z 0-9 . _ ~ -. Remedy: rename the file.",
+                "bad name.md: \"bad name\" is no name for an agent's file; accepted: 1 to 128 of A-Z a-z 0-9 . _ ~ -. Remedy: rename the file, e.g. to `bad-name.md`.",
                 "binary.md:3: is not UTF-8 text. Remedy: save it as UTF-8.",
                 "huge.md: is longer than 1 MiB. Remedy: make it shorter.",
                 "link.md: cannot be read: No such file or directory. Remedy: check its permissions.",

@@ -136,6 +136,9 @@ import Testing
         #expect(
             failure.message
                 == "cannot reach http://model.test:8080/v1 (connection refused). Remedy: start the model server, or check OPENAI_BASE_URL.")
+        let untrusted = "SSL certificate problem: self-signed certificate"
+        #expect(
+            try fail { $0.end(OutgoingError(code: "upstream_unreachable", message: untrusted)) }.message.contains("PARLEY_CA_FILE"))
     }
 
     @Test func `of a page instead of a stream points at the base URL`() throws {

@@ -49,6 +49,17 @@ import Testing
         )
     }
 
+    @Test func `says of a tool that it is not offered that there is none, and which there are`() throws {
+        var asked = request("call: nosuch {}")
+        #expect(try answer("", asked).tokens.joined() == "There is no tool nosuch; this agent has none.")
+        asked.tools = ["a", "b"].map { ToolDefinition(name: $0, description: "", parameters: .object([])) }
+        let answer = try answer("", asked)
+        #expect(answer.tokens.joined() == "There is no tool nosuch; this agent has a, b." && answer.calls.isEmpty)
+        asked.messages[3].text = "say: Here.\ncall: a {}"
+        let known = try self.answer("", asked)
+        #expect(known.tokens.joined() == "Here." && known.calls.map(\.name) == ["a"])
+    }
+
     @Test func `keeps its rate`() throws {
         #expect(try hear("tokens=120", request("Hello")).took == .seconds(3))
         #expect(try hear("tokens=300,rate=3", request("Hello")).took == .seconds(100))

@@ -44,6 +44,11 @@ private let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         Case(url: "https://example.com/hidden#a", says: ["fragment"], hides: ["hidden"]),
         Case(url: "http://example.com/?key=hidden", says: ["https", "--webhook-allow-private"], hides: ["hidden"]),
         Case(url: "https://127.0.0.1/", says: ["127.0.0.1", "public", "--webhook-allow-private"]),
+        Case(
+            url: "http://127.0.0.1:9000/hidden",
+            says: [
+                "--webhook is http://127.0.0.1:9000/…; expected https, and 127.0.0.1 is not an address of the public Internet. For a receiver"
+            ], hides: ["hidden", "Internet. For a receiver on this machine or in its network add --webhook-allow-private. "]),
         Case(url: "https://2130706433/", says: ["127.0.0.1", "public"]),
         Case(url: "https://0x7f.1/", says: ["127.0.0.1", "public"]),
         Case(url: "https://[::1]:8443/", says: ["::1", "public"]),

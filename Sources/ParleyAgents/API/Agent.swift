@@ -70,6 +70,8 @@ package struct AnyAgent: Sendable {
     package let historyBytes: Int
     package typealias Receive = @Sendable (_ input: TurnInput, _ turn: Turn, _ state: JSON?) async throws -> (output: JSON, state: JSON)
 
+    /// Whether its input is the message's text.
+    package let takesText: Bool
     /// Handles one input; gives the output and the new state.
     package let receive: Receive
     /// What `receive` goes by, if that is data: a turn that has begun keeps it.
@@ -79,12 +81,13 @@ package struct AnyAgent: Sendable {
 
     package init(
         kind: String, policy: ConcurrentInput = .queue, historyBytes: Int = AnyAgent.historyBytesUsual, definition: AgentDefinition? = nil,
-        receive: @escaping Receive, beganWith: (@Sendable (_ definition: JSON) -> Receive)? = nil
+        takesText: Bool = true, receive: @escaping Receive, beganWith: (@Sendable (_ definition: JSON) -> Receive)? = nil
     ) {
         self.kind = kind
         self.policy = policy
         self.historyBytes = historyBytes
         self.definition = definition
+        self.takesText = takesText
         self.receive = receive
         self.beganWith = beganWith
     }
@@ -93,7 +96,7 @@ package struct AnyAgent: Sendable {
     package static let historyBytesUsual = 256 << 10
 
     package init<A: Agent>(_ agent: A) {
-        self.init(kind: A.kind, policy: A.policy) { message, turn, saved in
+        self.init(kind: A.kind, policy: A.policy, takesText: A.Input.self == String.self) { message, turn, saved in
             let input = try AnyAgent.input(A.Input.self, from: message.take())
             var state = try AnyAgent.state(A.State.self, from: saved)
             let output = try await agent.receive(input, turn, &state)
@@ -108,9 +111,11 @@ package struct AnyAgent: Sendable {
             throw StepFailure(code: "invalid_input", message: "the message has neither text nor data", retryable: false)
         }
         do { return try data.decode(type) } catch {
+            let isText = message["data"] == nil
+            // Said beside what stands there, for the sender of a text to an agent that takes none.
+            let remedy = isText ? ". Send it as the message's 'data', for example with `parley run <kind>/<id> --data '{...}'`" : ""
             throw StepFailure(
-                code: "invalid_input",
-                message: "the message's \(message["data"] == nil ? "text" : "data") is not a \(type): \(data.misfit(error))",
+                code: "invalid_input", message: "the message's \(isText ? "text" : "data") is not a \(type): \(data.misfit(error))\(remedy)",
                 retryable: false)
         }
     }

@@ -156,7 +156,7 @@ private struct Members {
         case .message, .steer:
             if present.contains("text") { return try requireString("text", kind) }
             guard present.contains("data") else {
-                throw ChannelError("invalid_entry", "a '\(kind.name)' needs 'text' (a string) or 'data'.")
+                throw ChannelError("invalid_entry", "'\(kind.name)' needs 'text' (a string) or 'data'.")
             }
         // Not taken for a missing one: it would be another request.
         case .interrupt where present.contains("text"): try requireString("text", kind)
@@ -174,7 +174,7 @@ private struct Members {
     private func requireString(_ name: String, _ kind: EntryKind) throws(ChannelError) {
         guard strings.contains(name) else {
             throw ChannelError(
-                "invalid_entry", "a '\(kind.name)' needs '\(name)', a string\(present.contains(name) ? "; it is something else" : "").")
+                "invalid_entry", "'\(kind.name)' needs '\(name)', a string\(present.contains(name) ? "; it is something else" : "").")
         }
     }
 }

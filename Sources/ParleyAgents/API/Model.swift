@@ -140,10 +140,13 @@ public struct ModelMessage: Sendable, Codable, Equatable {
     public static func user(_ text: String) -> ModelMessage { ModelMessage(.user, text) }
     public static func assistant(_ text: String) -> ModelMessage { ModelMessage(.assistant, text) }
 
-    static func user(_ text: String, source: String) -> ModelMessage { ModelMessage(.user, text, source: source) }
+    static func user(_ text: String, source: String?) -> ModelMessage { ModelMessage(.user, text, source: source) }
     static func assistant(_ text: String, source: String) -> ModelMessage { ModelMessage(.assistant, text, source: source) }
 
-    private init(_ role: Role, _ text: String, source: String) {
+    /// What joined a request, as the end of its step tells of it.
+    static func user(steer: JSON) -> ModelMessage { user(steer["text"]?.string ?? "", source: steer["offset"]?.string) }
+
+    private init(_ role: Role, _ text: String, source: String?) {
         self.init(role, text)
         self.source = source
     }
@@ -162,6 +165,22 @@ public struct ModelMessage: Sendable, Codable, Equatable {
         var message = ModelMessage(.tool, text)
         message.toolCallID = call.id
         return message
+    }
+}
+
+extension [ModelMessage] {
+    /// Adds what joined a conversation, in log order: before what was said after it, as the words of an interrupt may have been.
+    mutating func join(_ said: [ModelMessage]) {
+        for message in said { insert(message, at: place(of: message)) }
+    }
+
+    /// Where a message that joins stands: behind everything but what people have said after it.
+    func place(of message: ModelMessage) -> Int {
+        guard let source = message.source else { return count }
+        var place = count
+        // Offsets as text are ordered as they are.
+        while place > 0, self[place - 1].role == .user, let other = self[place - 1].source, other > source { place -= 1 }
+        return place
     }
 }
 

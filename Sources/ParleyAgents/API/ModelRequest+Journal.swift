@@ -48,8 +48,20 @@ extension ModelRequest {
             ("sha256", digest.map { .string($0) }), ("model", .string(model)), ("base", base.map { .string($0.token) }),
             ("keep", base.map { .integer(Int64($0.keep)) }), ("parts", .array(listing.parts)),
             ("tools", tools.isEmpty ? nil : .string(SHA256.hex(toolsContent))),
-            ("options", (try? JSON(encoding: options)).flatMap { $0 == .object([]) ? nil : $0 }))
+            ("options", journaledOptions))
     }
+
+    /// In what it differs from a request of a journal, in words.
+    func differences(from recorded: JSON, _ model: String) -> String {
+        var found: [String] = []
+        if let name = recorded["model"]?.string, name != model { found.append("model (was '\(name)', is '\(model)')") }
+        if recorded["tools"]?.string != toolsDigest.map({ hexadecimal($0) }) { found.append("tools") }
+        let options = journaledOptions
+        if recorded["options"] != options { found.append("options (were \(recorded["options"]?.text ?? "{}"), are \(options?.text ?? "{}"))") }
+        return found.isEmpty ? "messages" : found.joined(separator: ", ")
+    }
+
+    private var journaledOptions: JSON? { (try? JSON(encoding: options)).flatMap { $0 == .object([]) ? nil : $0 } }
 
     /// The content that the journal refers to by hash and that stands nowhere else in the channel, but for that of the base.
     func content(beyond base: RequestLedger.Base?, _ listing: RequestListing) -> [(digest: Bytes, content: Bytes)] {

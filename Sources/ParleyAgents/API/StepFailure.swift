@@ -20,11 +20,18 @@ public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
         self.data = data
     }
 
-    /// The turn was cancelled, or its program cancelled the step.
-    static func interrupted(_ text: String? = nil) -> StepFailure {
-        StepFailure(code: "interrupted", message: "interrupted", retryable: false, data: text.map { ["text": .string($0)] })
+    /// Somebody interrupted the step.
+    ///
+    /// - Parameters:
+    ///   - text: What was said instead, if anything.
+    ///   - entry: The offset of the interrupt that says it.
+    static func interrupted(_ text: String? = nil, by entry: String? = nil) -> StepFailure {
+        StepFailure(
+            code: "interrupted", message: "interrupted", retryable: false,
+            data: text.map { JSON.compact(("text", .string($0)), ("interrupted_by", entry.map { .string($0) })) })
     }
 
+    /// The turn was cancelled, or its program cancelled the step.
     static let cancelled = StepFailure(code: "cancelled", message: "the turn or its program cancelled the step", retryable: false)
 
     /// The endpoint does not continue from the text that it was given: the answer starts over, as another attempt that no bound counts.

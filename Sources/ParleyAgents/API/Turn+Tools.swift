@@ -22,10 +22,10 @@ extension Turn {
         for _ in 0..<rounds {
             let answer = try await generate(
                 name, model, conversation, tools: tools, options: options, retry: retry, file: file, line: line)
-            conversation += answer.steers.map { .user($0) }
-            if let redirection = answer.redirection {
+            conversation.join(answer.joined)
+            if let redirection = answer.redirected {
                 // What was written so far stays part of the conversation.
-                conversation += (answer.text.isEmpty ? [] : [.assistant(answer.text)]) + [.user(redirection)]
+                conversation += (answer.text.isEmpty ? [] : [.assistant(answer.text)]) + [redirection]
                 continue
             }
             guard !answer.toolCalls.isEmpty else { return answer }
@@ -44,7 +44,7 @@ extension Turn {
             conversation += zip(answer.toolCalls, results).map { .result($1.text, of: $0) }
             guard let interruption = results.lazy.compactMap(\.interruption).first else { continue }
             guard let redirection = interruption.redirection else { throw Interrupted(partial: answer.text) }
-            conversation.append(.user(redirection))
+            conversation.append(.user(redirection, source: interruption.entry))
         }
         throw StepFailure(code: "tool_loop", message: "the model called tools in each of \(rounds) answers", retryable: false)
     }

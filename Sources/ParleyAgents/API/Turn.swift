@@ -147,7 +147,9 @@ public struct Turn: Sendable {
         let path = try await path(signal)
         let members = match.sorted { $0.key < $1.key }.map { JSON.Member($0.key, $0.value) }
         let work = StepRequest.Work.wait(signal: signal, match: members, until: try await instant(after: timeout))
-        return try await perform(StepRequest(path: path, kind: .wait, source: "\(file):\(line)", work: work))["result"] ?? .null
+        var request = StepRequest(path: path, kind: .wait, source: "\(file):\(line)", work: work)
+        if !members.isEmpty { request.details = [JSON.Member("match", .object(members))] }
+        return try await perform(request)["result"] ?? .null
     }
 
     /// Asks a person whether `action` may be done with exactly these arguments, and waits for the answer.
@@ -282,6 +284,9 @@ public struct Generation: Sendable, Equatable {
     public var steers: [String]
     /// What was said by whoever interrupted it: the text is what there was until then.
     public var redirection: String?
+    /// ``steers`` and ``redirection`` as messages that name their entries: the log says in which order they belong.
+    private(set) var joined: [ModelMessage]
+    private(set) var redirected: ModelMessage?
 
     init(journal: JSON) {
         text = journal["text"]?.string ?? ""
@@ -290,7 +295,9 @@ public struct Generation: Sendable, Equatable {
         recoveredTokens = Int(journal["recovered_tokens"]?.integer ?? 0)
         toolCalls = journal["tool_calls"]?.array?.map { ToolCall(journal: $0) } ?? []
         returned = journal["returned"]
-        steers = journal["steered"]?.array?.compactMap { $0["text"]?.string } ?? []
+        joined = journal["steered"]?.array?.map { .user(steer: $0) } ?? []
+        steers = joined.map(\.text)
         redirection = journal["redirection"]?.string
+        redirected = redirection.map { .user($0, source: journal["interrupted_by"]?.string) }
     }
 }

@@ -42,6 +42,8 @@ public struct Interrupted: Error, Sendable, Equatable {
     public var partial: String
     /// What was said instead, if anything.
     public var redirection: String?
+    /// The offset of the interrupt that says it.
+    var entry: String?
 }
 
 /// A person said no.

@@ -72,7 +72,7 @@ enum AgentAction: Sendable {
 /// What the log of the process is told.
 enum AgentNotice: Sendable {
     case fenced(code: String)
-    case parked(ParkReason)
+    case parked(ParkReason, others: [String])
     case stalled(TurnError, source: String?)
     case waitsOutside(turn: UInt64, next: String)
 }

@@ -46,7 +46,7 @@ enum TurnEvent: Sendable {
     /// No task can use the scope any more, which gave out these names.
     case scopeEnded(String, Scope.Names)
     /// It is not the one that the journal is of.
-    case differs(TurnError, source: String)
+    case differs(TurnError, source: String, request: StepRequest? = nil)
     case ended(TurnMachine.Outcome)
     /// All that was to be compensated has been tried.
     case compensated

@@ -177,7 +177,7 @@ extension AgentMachine {
     ) -> ([NewEntry], StepOutcome) {
         guard step.isModel else {
             stop(step.path)
-            let failure = StepFailure.interrupted(text)
+            let failure = StepFailure.interrupted(text, by: Offset(item.offset).token)
             return ([AgentMachine.failed(turn, step.path, failure)], .failed(failure))
         }
         // Before an attempt has said anything, what readers were shown of the one before is what there is. The piece that was held is shown

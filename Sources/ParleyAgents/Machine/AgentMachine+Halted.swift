@@ -31,13 +31,15 @@ extension AgentMachine {
         case .waiting: try recover(turn, journal, view)
         case .parked: phase = .halted(Halt(turn: turn, status: .parked))
         case .stalled where !loaded.triesStalledAgain: phase = .halted(Halt(turn: turn, status: .stalled))
-        case .stalled: try resume(turn, journal, after: .stall, view)
-        case _ where loaded.wasStopped: try resume(turn, journal, after: .failedRead, view)
-        default: try resume(turn, journal, after: loaded.hasDrained ? .drain : journal.crash, view)
+        case .stalled: try resume(turn, journal, after: .stall, loaded, view)
+        case _ where loaded.wasStopped: try resume(turn, journal, after: .failedRead, loaded, view)
+        default: try resume(turn, journal, after: loaded.hasDrained ? .drain : journal.crash, loaded, view)
         }
     }
 
-    private mutating func resume(_ turn: UInt64, _ journal: Journal, after end: ProcessEnd, _ view: any AgentView) throws {
+    private mutating func resume(
+        _ turn: UInt64, _ journal: Journal, after end: ProcessEnd, _ loaded: LoadedAgent, _ view: any AgentView
+    ) throws {
         var journal = journal
         if case .crash = end { journal.workSinceCrash = max(1, journal.workSinceCrash) }
         switch end.remedy(journal) {
@@ -45,7 +47,7 @@ extension AgentMachine {
         case .resume(after: let pause):
             phase = .halted(Halt(turn: turn, status: .running, pause: Halt.Pause(journal: journal, end: end)))
             actions.append(.at(view.now.advanced(by: pause), .pauseOver(turn: turn)))
-        case .park(let reason): park(turn, journal.restarts, reason)
+        case .park(let reason): park(turn, journal.restarts, reason, others: loaded.ranToo)
         }
     }
 
@@ -62,10 +64,11 @@ extension AgentMachine {
             ("restarts", .integer(Int64(journal.restarts + 1))))
     }
 
-    private mutating func park(_ turn: UInt64, _ restarts: Int, _ reason: ParkReason) {
+    /// - Parameter others: The agents whose turns ran as well when the process ended: any of them may have ended it.
+    private mutating func park(_ turn: UInt64, _ restarts: Int, _ reason: ParkReason, others: [String] = []) {
         isWriting = true
         phase = .halted(Halt(turn: turn, status: .parked))
-        actions.append(.notice(.parked(reason)))
+        actions.append(.notice(.parked(reason, others: others)))
         let position = Position(turn: turn)
         let entries = [
             NewEntry(
@@ -73,7 +76,7 @@ extension AgentMachine {
                 ("restarts", .integer(Int64(restarts))),
                 ("reason", .string(reason.rawValue))),
             NewEntry(
-                .agentParked, position, ("reason", .string(reason.rawValue)), ("message", .string(reason.message)),
+                .agentParked, position, ("reason", .string(reason.rawValue)), ("message", .string(reason.message + ParkReason.company(others.count))),
                 ("remedy", .string(AgentMachine.wayOut))),
         ]
         // Of a new epoch, so that nothing of the program comes behind it.
@@ -284,6 +287,13 @@ enum ProcessEnd {
 /// Why an agent is parked.
 enum ParkReason: String {
     case crash, poison, work
+
+    /// Says that other turns ran in the process that ended. It does not name them: not everybody may know of every agent.
+    static func company(_ count: Int) -> String {
+        guard count > 0 else { return "" }
+        let who = count == 1 ? "the turn of another agent" : "turns of \(count) other agents"
+        return "; \(who) ran in the process as well when it ended last, and may have ended it: the server's log has the names"
+    }
 
     var message: String {
         switch self {

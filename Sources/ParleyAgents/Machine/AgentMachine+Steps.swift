@@ -9,7 +9,7 @@ extension AgentMachine {
         case .gaveUp(let path): carryOut(run?.machine.cancel(path), view)
         case .emitted(let entry): write(AgentBatch(entries: [entry], epoch: .holds(epoch)))
         case .scopeEnded(let scope, let names): carryOut(run?.machine.scopeEnded(scope, isNamed: names.contains), view)
-        case .differs(let error, let source): stall(error, at: source)
+        case .differs(let error, let source, let request): stall(request.map { explained(error, $0, view) } ?? error, at: source)
         case .ended(let result): carryOut(run?.machine.ended(result), view)
         case .compensated: carryOut(run?.machine.compensated(), view)
         case .give(let completion): carryOut(run?.machine.give(completion), view)
@@ -68,6 +68,16 @@ extension AgentMachine {
         perform(view) { _ in }
         // Taken up again only to wait, it is soon out of the reach of further crashes.
         if run?.restingSteps != nil { scheduleWaitingMark(view) }
+    }
+
+    /// Says in what a model's request is another one than that of the journal.
+    private func explained(_ error: TurnError, _ request: StepRequest, _ view: any AgentView) -> TurnError {
+        guard case .model(let model, let asked, _) = request.work, let start = run?.machine.recorded(request.path), start.kind == .model,
+            let recorded = try? view.body(at: start.offset)?["request"]
+        else { return error }
+        var error = error
+        error.message += " The request differs in: \(asked.differences(from: recorded, model.name))."
+        return error
     }
 
     /// The program is not the one that the journal is of.
@@ -325,17 +335,20 @@ extension AgentMachine {
         guard case .model(let model, let asked, _) = request.work else { return }
         let path = request.path
         // A continued answer answers what was asked.
-        let joined = saved.text.isEmpty ? takeSteers(view) : []
+        let joined = saved.text.isEmpty ? takeSteers(view, isShielded: request.isShielded) : []
         guard let run else { return }
         let steered = (run.steps[path]?.steered?.array ?? []) + joined.map(\.steer)
         if !joined.isEmpty { self.run?.steps[path, default: StepState()].steered = .array(steered) }
+        let said = steered.map { ModelMessage.user(steer: $0) }
         var call = asked
-        call.messages += AgentMachine.messages(steered)
+        call.messages.join(said)
         if !saved.text.isEmpty {
             call.continuing = Bytes(saved.text.prefix(ModelAttempt.prefixCount(of: saved.text))).text
             call.options.maxTokens = call.options.maxTokens.map { max(0, $0 - saved.pieces) }
         }
-        let base = run.requests.base(of: asked, at: path)
+        var base = run.requests.base(of: asked, at: path)
+        // Behind the first of what joined it, the request is no other's.
+        if let first = said.first, let keep = base?.keep { base?.keep = min(keep, asked.messages.place(of: first)) }
         let listing = RequestListing(call.messages.dropFirst(base?.keep ?? 0), history: run.history)
         started(
             request, attempt, journal: call.journal(model.name, digest: request.digest, base: base, listing),
@@ -344,20 +357,14 @@ extension AgentMachine {
         actions.append(.callModel(ModelRun(path: path, attempt: attempt, request: call, saved: saved)))
     }
 
-    private static func messages(_ steered: [JSON]) -> [ModelMessage] {
-        steered.map { steer in
-            var message = ModelMessage.user(steer["text"]?.string ?? "")
-            message.source = steer["offset"]?.string
-            return message
-        }
-    }
-
     /// What was said since the last call joins this one, in the order in which it was said.
-    private mutating func takeSteers(_ view: any AgentView) -> [InboxItem] {
+    private mutating func takeSteers(_ view: any AgentView, isShielded: Bool) -> [InboxItem] {
         var offsets = Array(inbox.steers.all)
         if agent.policy == .steer { offsets = (offsets + inbox.messages.all).sorted() }
+        // What was said after an interrupt which is about to end this call joins the one after it.
+        let end = isShielded ? .max : firstInterrupt
         var (items, bytes): ([InboxItem], Int) = ([], 0)
-        for offset in offsets {
+        for offset in offsets where offset < end {
             guard let entry = inbox[offset], condition(entry) == .holds else { continue }
             bytes += Int(entry.row.byteCount)
             // The rest joins the call after this one.
@@ -367,6 +374,12 @@ extension AgentMachine {
         }
         for item in items { remove(item) }
         return items
+    }
+
+    /// The first entry that ends what the steps do; `.max` without one.
+    private var firstInterrupt: UInt64 {
+        let entries = inbox.controls.all.filter { inbox[$0]?.kind == .interrupt } + (agent.policy == .interrupt ? Array(inbox.messages.all) : [])
+        return entries.filter { inbox[$0].map { condition($0) == .holds } ?? false }.min() ?? .max
     }
 
     /// How much joins one request at most.

@@ -69,6 +69,8 @@ struct LoadedAgent {
     var triesStalledAgain: Bool
     /// The process before ended in an orderly way.
     var hasDrained: Bool
+    /// The other agents whose turns ran when it ended.
+    var ranToo: [String] = []
 }
 
 /// Where a conversation begins, and how much it is.

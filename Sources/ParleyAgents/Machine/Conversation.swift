@@ -23,9 +23,15 @@ struct Conversation: Sendable {
         var parts: [Part] = []
         /// The offset of a redirection whose partial answer is in the entries behind it.
         var redirection: UInt64?
+
+        /// In log order, also where an interrupt was applied first: what was said before it joins the next call in its place, see `join`.
+        mutating func say(_ offset: UInt64) {
+            let before = parts.lastIndex { if case .said(let other) = $0 { other < offset } else { true } }
+            parts.insert(.said(offset), at: before.map { $0 + 1 } ?? 0)
+        }
     }
 
-    private enum Part {
+    private enum Part: Equatable {
         /// An entry that was applied to the turn.
         case said(UInt64)
         /// What a model had written when it was redirected.
@@ -67,7 +73,7 @@ struct Conversation: Sendable {
             guard body["state"] == "applied", let of = body["of"]?.string.flatMap({ Offset(token: $0)?.value }), of != turn.turn else {
                 break
             }
-            open?.parts.append(.said(of))
+            open?.say(of)
             open?.redirection = of
         case .stepCompleted:
             // The batch that applies a redirection has the partial answer right behind the receipt.
@@ -75,7 +81,7 @@ struct Conversation: Sendable {
             open?.redirection = nil
             let body = frame.body
             guard body["interrupted_by"]?.string == Offset(redirection).token, let text = body["text"]?.string, !text.isEmpty else { break }
-            let place = open.map { $0.parts.count - 1 } ?? 0
+            let place = open?.parts.lastIndex { $0 == .said(redirection) } ?? 0
             open?.parts.insert(.wrote(text), at: place)
         case .turnCompleted, .turnInterrupted:
             defer { open = nil }

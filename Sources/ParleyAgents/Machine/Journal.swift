@@ -251,7 +251,7 @@ extension StepFailure {
     /// What the program gets: the failures that people cause have types of their own.
     var thrown: any Error {
         switch code {
-        case "interrupted": Interrupted(partial: "", redirection: data?["text"]?.string)
+        case "interrupted": Interrupted(partial: "", redirection: data?["text"]?.string, entry: data?["interrupted_by"]?.string)
         case "approval_denied": ApprovalDenied(by: data?["decided_by"]?.string ?? "", reason: data?["reason"]?.string)
         case "approval_expired": ApprovalExpired()
         default: self

@@ -69,7 +69,10 @@ struct StepRequest: Sendable {
     var isFollow: Bool { if case .follow = work { true } else { false } }
 
     /// What was asked for, as its start has it.
-    var asked: JSON? { digest.map { .object((["sha256": .string($0)] as JSON).members! + details) } }
+    var asked: JSON? {
+        let members = (digest.map { [JSON.Member("sha256", .string($0))] } ?? []) + details
+        return members.isEmpty ? nil : .object(members)
+    }
 
     var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
 }

@@ -1,4 +1,5 @@
 internal import ParleyChannels
+internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
@@ -40,6 +41,10 @@ final class AgentDirectory: Sendable {
     let waitingMax: Int
     private let state = Mutex(State())
     private let crowded = Atomic<Bool>(false)
+    /// What lists have read of agents, in memory or not.
+    let listed = ListedWaits()
+    private let unfinished = Mutex<[String]?>(nil)
+    private static let unfinishedMax = 1_000
 
     /// - Parameters:
     ///   - countMax: How many agents are in memory at most; at least 1.
@@ -75,6 +80,21 @@ final class AgentDirectory: Sendable {
             state.activations[name] = activation
             activation.take(call.addressed(to: channel.id))
             return .delivered
+        }
+    }
+
+    /// The agents, or the first thousand of them, whose turns ran when the process before ended. Ask before an agent writes: it is read once.
+    func leftRunning(_ log: any CommitLog) throws(LogError) -> [String] {
+        if let known = unfinished.withLock({ $0 }) { return known }
+        var names: [String] = []
+        try AgentIndex.scan(log, [.running]) { name, _ in
+            names.append(name)
+            return names.count < AgentDirectory.unfinishedMax
+        }
+        return unfinished.withLock { unfinished in
+            // Who reads later may see what agents have written since.
+            if unfinished == nil { unfinished = names }
+            return unfinished!
         }
     }
 

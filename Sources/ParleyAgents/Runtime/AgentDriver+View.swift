@@ -40,6 +40,7 @@ extension AgentDriver {
         func load() throws -> LoadedAgent {
             // First the head, then the inbox: what comes later is noticed later, see `takeInput`.
             let head = channel.tail.head
+            let leftRunning = try runtime.directory.leftRunning(runtime.channels.log)
             guard let row = try runtime.channels.row(channel) else { throw ChannelError.notFound(channel.name) }
             let inbox = try self.inbox(after: 0, upTo: head)
             let last = try runtime.channels.log.first(.states, from: channel.id.key, to: channel.id.keyEnd, reversed: true)
@@ -53,7 +54,7 @@ extension AgentDriver {
                 record: record, head: head, inbox: inbox, turn: row.turn, status: row.status,
                 wasStopped: runtime.hasStopped(channel.name),
                 triesStalledAgain: row.status == .stalled && runtime.retriesStalled(channel.name),
-                hasDrained: runtime.hasDrained(channel.id.partition))
+                hasDrained: runtime.hasDrained(channel.id.partition), ranToo: leftRunning.filter { $0 != channel.name })
         }
 
         func inbox(after: UInt64, upTo head: UInt64) throws -> [Inbox.Entry] {

@@ -370,7 +370,9 @@ extension AgentNotice {
     fileprivate func log(of channel: String) {
         switch self {
         case .fenced(let code): Diagnostics.log(.warning, "agent fenced", ["channel": channel, "code": code])
-        case .parked(let reason): Diagnostics.log(.error, "agent parked", ["channel": channel, "reason": reason.rawValue])
+        case .parked(let reason, let others):
+            let ranToo = others.isEmpty ? "-" : others.prefix(16).joined(separator: " ")
+            Diagnostics.log(.error, "agent parked", ["channel": channel, "reason": reason.rawValue, "ran_too": ranToo])
         case .stalled(let error, let source):
             Diagnostics.log(.error, "agent stalled", ["channel": channel, "reason": error.message, "source": source ?? "-"])
         case .waitsOutside(let turn, let next):

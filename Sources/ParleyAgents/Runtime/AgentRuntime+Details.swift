@@ -1,6 +1,7 @@
 package import ParleyChannels
 package import ParleyLog
 package import ParleySystem
+internal import Synchronization
 
 /// Which agents a list shows, and what it says of each.
 package struct AgentListQuery: Sendable {
@@ -24,8 +25,9 @@ package struct AgentListQuery: Sendable {
 extension AgentRuntime {
     /// A count stops here: a list is asked for every few seconds.
     private static let countedMax = 10_000
-    /// How far back the details of one agent are looked for, in entries.
+    /// How far back the end of the last turn is looked for, in entries, and what an open one waits for.
     private static let detailEntriesMax = 256
+    private static let turnEntriesMax = 65_536
 
     /// How many agents there are in each state, at most ``countedMax`` of each.
     func counts(_ query: AgentListQuery) throws(LogError) -> JSON {
@@ -41,15 +43,20 @@ extension AgentRuntime {
         return .object(members)
     }
 
-    /// What a list says of an agent beside its state. Reads the newest entries only, so that it costs the same however long the channel is.
+    /// What a list says of an agent beside its state.
+    ///
+    /// Reads what is new since it was asked last, the first time the whole turn: one that runs writes much behind what it waits for.
     func details(of name: String, _ status: AgentStatus) throws(LogError) -> [JSON.Member] {
         guard let channel = try channels.find(name) else { return [] }
-        var details = AgentDetails(status)
-        var room = AgentRuntime.detailEntriesMax
-        try channels.walkBack(channel, from: channel.tail.head) { _, frame in
+        let head = channel.tail.head
+        var details = AgentDetails(status, known: status.hasOpenTurn ? directory.listed[channel.id] : nil)
+        var room = status.hasOpenTurn ? AgentRuntime.turnEntriesMax : AgentRuntime.detailEntriesMax
+        try channels.walkBack(channel, from: head) { offset, frame in
             room -= 1
-            return details.take(frame) && room > 0
+            return details.take(offset, frame) && room > 0
         }
+        if room == 0 { details.forgetKnown() }
+        directory.listed[channel.id] = status.hasOpenTurn ? OpenWaits(upTo: head, waits: details.waits) : nil
         return details.members
     }
 
@@ -76,57 +83,110 @@ extension AgentRuntime {
     }
 }
 
+/// What a turn waits for, as far as the log has been read.
+struct OpenWaits: Sendable {
+    var upTo: UInt64 = 0
+    /// Oldest first.
+    var waits: [Wait] = []
+
+    struct Wait: Sendable {
+        var step: String
+        var json: JSON
+    }
+}
+
+/// What lists have read of the agents with an open turn, so that a page that is asked for every few seconds reads only what is new.
+final class ListedWaits: Sendable {
+    private let known = Mutex<(agents: [ChannelID: OpenWaits], count: Int)>(([:], 0))
+    /// Of so many agents, and waits of theirs; then it begins anew.
+    private static let (agentsMax, waitsMax) = (4_096, 16_384)
+
+    subscript(id: ChannelID) -> OpenWaits? {
+        get { known.withLock { $0.agents[id] } }
+        set {
+            known.withLock { known in
+                known.count -= known.agents.removeValue(forKey: id)?.waits.count ?? 0
+                guard let newValue, newValue.waits.count <= ListedWaits.waitsMax else { return }
+                if known.agents.count >= ListedWaits.agentsMax || known.count + newValue.waits.count > ListedWaits.waitsMax { known = ([:], 0) }
+                known.agents[id] = newValue
+                known.count += newValue.waits.count
+            }
+        }
+    }
+}
+
 /// What the newest entries of an agent say of it, taken from the tail back.
 private struct AgentDetails {
     private let status: AgentStatus
+    private let known: OpenWaits
     private var updated: Timestamp?
     private var lastTurn: JSON?
-    private var waiting: [JSON] = []
+    private var found: [OpenWaits.Wait] = []
     /// Steps of which something newer has been seen.
-    private var known: Set<String> = []
+    private var seen: Set<String> = []
+    /// When steps end by themselves whose start has not been seen.
+    private var dues: [String: JSON] = [:]
+    /// What was known is of an earlier turn, or too far back.
+    private var isKnownOver = false
 
-    init(_ status: AgentStatus) { self.status = status }
+    init(_ status: AgentStatus, known: OpenWaits?) { (self.status, self.known) = (status, known ?? OpenWaits()) }
 
     var members: [JSON.Member] {
-        let found: [(String, JSON?)] = [
+        let waits = waits.map(\.json)
+        let members: [(String, JSON?)] = [
             ("updated", updated.map { .string($0.description) }), ("last_turn", lastTurn),
-            ("waiting_for", waiting.isEmpty ? nil : .array(waiting.reversed())),
+            ("waiting_for", waits.isEmpty ? nil : .array(waits)),
         ]
-        return found.compactMap { name, value in value.map { JSON.Member(name, $0) } }
+        return members.compactMap { name, value in value.map { JSON.Member(name, $0) } }
+    }
+
+    /// Not all that came since has been taken.
+    mutating func forgetKnown() { isKnownOver = true }
+
+    /// What the turn waits for, oldest first.
+    var waits: [OpenWaits.Wait] {
+        (isKnownOver ? [] : known.waits.filter { !seen.contains($0.step) }) + found.reversed()
     }
 
     /// Takes the entry before the last one taken; returns whether older ones matter.
-    mutating func take(_ frame: Frame) -> Bool {
+    mutating func take(_ offset: UInt64, _ frame: Frame) -> Bool {
         if updated == nil { updated = frame.at }
+        if offset <= known.upTo { return false }
         if frame.kind.endsTurn {
             // What an open turn does says more than how the one before it ended.
-            if status == .idle || status == .closed { lastTurn = AgentDetails.end(frame) }
+            if !status.hasOpenTurn { lastTurn = AgentDetails.end(frame) }
+            isKnownOver = true
             return false
         }
-        if frame.kind == .turnStarted { return false }
-        if status == .waiting { takeWait(frame) }
-        return status != .running
+        if frame.kind == .turnStarted {
+            isKnownOver = true
+            return false
+        }
+        if status.hasOpenTurn { takeWait(frame) }
+        return true
     }
 
     private mutating func takeWait(_ frame: Frame) {
-        guard let step = frame.position?.step, !step.isEmpty, !known.contains(step) else { return }
+        guard let step = frame.position?.step, !step.isEmpty, !seen.contains(step) else { return }
         switch frame.kind {
         case .approvalRequested: add(step, frame, "approval", frame.body["action"], due: frame.body["expires_at"])
+        case .timerSet: dues[step] = frame.body["due"]
         case .stepStarted:
             let kind = frame.body["kind"]?.string ?? "step"
             guard ["sleep", "wait"].contains(kind) else { return }
-            add(step, frame, kind, frame.body["name"], due: nil)
-        case .approvalDecided, .stepCompleted, .stepFailed: known.insert(step)
+            add(step, frame, kind, frame.body["name"], due: dues[step], channel: frame.body["request"]?["channel"])
+        case .approvalDecided, .stepCompleted: seen.insert(step)
+        case .stepFailed where frame.body["final"]?.bool == true: seen.insert(step)
         default: break
         }
     }
 
-    private mutating func add(_ step: String, _ frame: Frame, _ kind: String, _ name: JSON?, due: JSON?) {
-        known.insert(step)
-        waiting.append(
-            JSON.compact(
-                ("step", .string(step)), ("kind", .string(kind)), ("name", name), ("since", frame.at.map { .string($0.description) }),
-                ("due", due)))
+    private mutating func add(_ step: String, _ frame: Frame, _ kind: String, _ name: JSON?, due: JSON?, channel: JSON? = nil) {
+        seen.insert(step)
+        let json = JSON.compact(
+            ("step", .string(step)), ("kind", .string(kind)), ("name", name), ("since", frame.at.map { .string($0.description) }),
+            ("due", due), ("channel", channel))
+        found.append(OpenWaits.Wait(step: step, json: json))
     }
 
     private static func end(_ frame: Frame) -> JSON {
@@ -141,4 +201,8 @@ private struct AgentDetails {
             ("state", .string(state)), ("turn", frame.position.map { .string(Offset($0.turn).token) }),
             ("at", frame.at.map { .string($0.description) }), ("error", state == "failed" ? frame.body["error"] : nil))
     }
+}
+
+extension AgentStatus {
+    fileprivate var hasOpenTurn: Bool { self != .idle && self != .closed }
 }

@@ -24,7 +24,7 @@ extension AgentRuntime {
             let journal = try Journal(channels, channel, turn: turn)
             members.append(("restarts", .integer(Int64(journal.restarts))))
             members.append(("since", .string(journal.startedAt.description)))
-            members.append(("waiting_for", .array(journal.waiting)))
+            members.append(("waiting_for", .array(try waits(channel, journal))))
         }
         if row.status == .stalled || row.status == .parked, let halt = try lastHalt(channel) {
             members += ["reason", "message", "remedy"].map { ($0, halt.body[$0]) }
@@ -114,15 +114,42 @@ extension AgentRuntime {
     }
 }
 
-extension Journal {
+extension AgentRuntime {
+    /// Of so many steps a status says what they are called and what they ask for.
+    private static let namedStepsMax = 256
+    /// Arguments that are longer are left out, and so is what there is no room for beside others.
+    private static let (argumentBytesMax, allArgumentBytesMax) = (4 << 10, 64 << 10)
+
     /// What the turn waits for, as its status shows it.
-    fileprivate var waiting: [JSON] {
-        starts.compactMap { start in
-            guard let open = open[start.path] else { return nil }
-            return JSON.compact(
+    private func waits(_ channel: Channel, _ journal: Journal) throws(LogError) -> [JSON] {
+        var (waits, room): ([JSON], Int) = ([], AgentRuntime.allArgumentBytesMax)
+        for start in journal.starts {
+            guard let open = journal.open[start.path] else { continue }
+            var members: [(String, JSON?)] = [
                 ("step", .string(start.path)), ("kind", .string(start.kind.rawValue)), ("attempt", .integer(Int64(open.attempt))),
                 ("since", .string(start.at.description)), ("due", open.due.map { .string($0.description) }),
-                ("retry_at", open.retryAt.map { .string($0.description) }))
+                ("retry_at", open.retryAt.map { .string($0.description) }),
+            ]
+            if waits.count < AgentRuntime.namedStepsMax { members += try asked(channel, start, &room) }
+            waits.append(JSON.compact(members))
         }
+        return waits
+    }
+
+    /// What a step is called, and what a wait or an approval asks for.
+    private func asked(_ channel: Channel, _ start: Journal.Start, _ room: inout Int) throws(LogError) -> [(String, JSON?)] {
+        // What is asked of a person stands right behind the start.
+        let place = start.kind == .approval ? start.offset + 1 : start.offset
+        guard let body = try channels.entry(channel, at: place, { $0.body }) else { return [] }
+        guard start.kind == .approval else {
+            return [("name", body["name"]), ("match", body["request"]?["match"]), ("channel", body["request"]?["channel"])]
+        }
+        let arguments = body["args"].flatMap { arguments in
+            let count = arguments.bytes.count
+            guard count <= min(room, AgentRuntime.argumentBytesMax) else { return nil as JSON? }
+            room -= count
+            return arguments
+        }
+        return [("name", body["action"]), ("args", arguments)]
     }
 }

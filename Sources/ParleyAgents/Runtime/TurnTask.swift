@@ -250,7 +250,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         case .new, nil: return false
         case .differs(let expected):
             let error = TurnError.mismatch(expected: expected, found: request.text)
-            tell(.differs(error, source: request.source))
+            tell(.differs(error, source: request.source, request: request))
             throw error
         }
     }

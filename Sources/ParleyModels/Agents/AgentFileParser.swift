@@ -21,7 +21,8 @@ struct AgentFileParser {
 
     mutating func parse(_ text: String) -> AgentFile {
         if !AgentFile.isKind(agent.kind) {
-            report(nil, nil, agent.kind, "is no name for an agent's file", accepted: "1 to 128 of A-Z a-z 0-9 . _ ~ -", "rename the file.")
+            report(nil, nil, agent.kind, "is no name for an agent's file", accepted: "1 to 128 of A-Z a-z 0-9 . _ ~ -",
+                "rename the file, e.g. to `\(AgentFileParser.name(like: agent.kind)).md`.")
         }
         guard let (frontMatter, body, bodyLine) = split(text) else { return agent }
         do throws(YAMLError) {
@@ -45,7 +46,7 @@ struct AgentFileParser {
         func isFence(_ line: Substring) -> Bool { line.hasPrefix("---") && line.dropFirst(3).allSatisfy(\.isWhitespace) }
         guard let first = lines.first, isFence(first) else {
             report(
-                1, nil, nil, "there is no front matter", "begin the file with a line `---`, a line `kind: \(agent.kind)` and a line `---`.")
+                1, nil, nil, "there is no front matter", "begin the file with two lines `---`; fields, if any, go between them.")
             return nil
         }
         guard let end = lines.indices.dropFirst().first(where: { isFence(lines[$0]) }) else {
@@ -72,13 +73,13 @@ struct AgentFileParser {
             if case .scalar("", _) = root { return }
             report(
                 root.line, nil, nil, "the front matter is \(root.kindName)", accepted: "lines of `name: value`",
-                "write `kind: \(agent.kind)`.")
+                "write for example `max_tokens: \(example("max_tokens"))`.")
             return
         }
         var seen: [String: Int] = [:]
         for pair in pairs {
             if let line = seen[pair.name] {
-                report(pair.line, pair.name, nil, "stands on line \(line) already", "keep one of the two.")
+                report(pair.line, pair.name, nil, "is already on line \(line)", "keep one of the two.")
                 continue
             }
             seen[pair.name] = pair.line
@@ -120,10 +121,15 @@ struct AgentFileParser {
     }
 
     private mutating func readKind(_ value: String, _ line: Int) {
-        guard value != agent.kind else { return }
-        let remedy =
-            AgentFile.isKind(value) ? "write `kind: \(agent.kind)`, or rename the file to `\(value).md`." : "write `kind: \(agent.kind)`."
-        report(line, "kind", value, "is not the file's name", accepted: agent.kind, remedy)
+        // A file whose name is wrong is renamed first, and the field cannot agree with it before.
+        guard value != agent.kind, AgentFile.isKind(agent.kind) else { return }
+        report(line, "kind", value, "is not the file's name", accepted: agent.kind, "write `kind: \(agent.kind)`, or leave the line out.")
+    }
+
+    /// A name for a file that resembles one that is none.
+    private static func name(like text: String) -> String {
+        let name = String(text.map { AgentFile.isKind(String($0)) ? $0 : "-" }.prefix(128))
+        return name.contains { $0 != "-" } ? name : "assistant"
     }
 
     /// A list of tools, or one alone.
@@ -180,7 +186,8 @@ struct AgentFileParser {
         -> T?
     {
         if let number = T(value), range.contains(number) { return number }
-        let found = T(value) == nil ? "is not a number of this kind" : "is out of range"
+        let kind = T.self is any BinaryInteger.Type ? "a whole number" : "a number"
+        let found = T(value) == nil ? "is not \(kind)" : "is out of range"
         report(
             pair.line, pair.name, value, found, accepted: accepted(pair.name),
             "write `\(pair.name): \(example(pair.name))`, or leave the line out.")

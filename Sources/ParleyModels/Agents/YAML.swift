@@ -161,8 +161,16 @@ extension YAML {
             let reason = parser.pointee.problem.map { String(cString: $0) } ?? "unknown problem"
             let isReader = parser.pointee.error == YAML_READER_ERROR
             let line = isReader ? lineOfOffset(parser.pointee.problem_offset) : parser.pointee.problem_mark.line + 1
+            // libyaml does not always say that it is a tab, which looks like spaces.
+            if !isReader, reason.contains("tab character") || character(at: parser.pointee.problem_mark.index) == "\t" {
+                return YAMLError(line: line, problem: "is not YAML: a tab is where only spaces may be", remedy: "indent with spaces.")
+            }
             return YAMLError(
                 line: line, problem: "is not YAML: \(reason)", remedy: "write `name: value`, and put values with `:` or `#` in quotes.")
+        }
+
+        private func character(at index: Int) -> Unicode.Scalar? {
+            String(decoding: input, as: UTF8.self).unicodeScalars.dropFirst(index).first
         }
 
         /// The reader knows no lines: it stops at a byte.

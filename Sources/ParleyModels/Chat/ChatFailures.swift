@@ -85,9 +85,12 @@ package struct ChatFailures: Sendable {
                 "model_unreachable", "cannot use the address \(baseURL). Remedy: check \(names.baseURL).", retryable: false)
         default:
             let reason = redaction.clean(error.message).map { " (\($0))" } ?? ""
+            let remedy =
+                error.message.lowercased().contains("certificate")
+                ? "name the authority that has signed its certificate with PARLEY_CA_FILE (a PEM file)"
+                : "start the model server"
             return failure(
-                "model_unreachable",
-                "cannot reach \(baseURL)\(reason). Remedy: start the model server, or check \(names.baseURL).", retryable: true)
+                "model_unreachable", "cannot reach \(baseURL)\(reason). Remedy: \(remedy), or check \(names.baseURL).", retryable: true)
         }
     }
 

@@ -8,7 +8,8 @@ internal import Synchronization
 /// and `stop`, and continues from a prefix as they do. What it takes from outside comes from a ``World``, so it runs in a simulation.
 ///
 /// Some lines of a user message are commands: a message that begins with `say: X` is answered with X, with `fail: CODE` by a failure of that
-/// code; each line `call: TOOL {arguments}` calls a tool that it is offered, and once the results are there it speaks of them.
+/// code; each line `call: TOOL {arguments}` calls a tool that it is offered, and once the results are there it speaks of them. Of a tool that it is
+/// not offered it says so.
 public final class ScriptedModel: Model {
     /// How it answers; as text: `scripted:tokens=300,rate=50,seed=7,continues=prefix`.
     package struct Options: Sendable, Equatable {
@@ -61,10 +62,14 @@ package struct ScriptedAnswer: Sendable, Equatable {
         var prompt = request.messages.last { $0.role == .user }?.text ?? ""
         // What follows the last user's message is the results of the calls that it asked for.
         let results = request.messages.reversed().prefix { $0.role != .user }.filter { $0.role == .tool }.reversed()
-        (prompt, calls) = ScriptedAnswer.calls(in: prompt, of: request)
+        let unknown: String?
+        (prompt, calls, unknown) = ScriptedAnswer.calls(in: prompt, of: request)
         if !results.isEmpty {
             calls = []
             prompt = "say: The result: \(results.map(\.text).joined(separator: "; "))."
+        } else if let unknown {
+            let names = request.tools.map(\.name).joined(separator: ", ")
+            prompt = "say: There is no tool \(unknown); this agent has \(names.isEmpty ? "none" : names)."
         } else if !calls.isEmpty && prompt.allSatisfy(\.isWhitespace) {
             prompt = "say:"
         }
@@ -106,21 +111,25 @@ package struct ScriptedAnswer: Sendable, Equatable {
         options.seed &+ UInt64(bitPattern: Int64(request.seed ?? 0)) &* 0x9E37_79B9_7F4A_7C15
     }
 
-    /// The lines that call tools, and the rest of the prompt.
-    private static func calls(in prompt: String, of request: ModelRequest) -> (rest: String, calls: [ToolCall]) {
-        var (rest, calls): ([Substring], [ToolCall]) = ([], [])
+    /// The lines that call tools, and the rest of the prompt; and the first tool that is called and not offered.
+    private static func calls(in prompt: String, of request: ModelRequest) -> (rest: String, calls: [ToolCall], unknown: String?) {
+        var (rest, calls, unknown): ([Substring], [ToolCall], String?) = ([], [], nil)
         for line in prompt.split(separator: "\n", omittingEmptySubsequences: false) {
             let words = line.drop(while: \.isWhitespace)
             let call = words.dropFirst("call:".count).drop(while: \.isWhitespace)
             let name = call.prefix { !$0.isWhitespace }
-            guard words.hasPrefix("call:"), request.tools.contains(where: { $0.name == name }) else {
+            guard words.hasPrefix("call:"), !name.isEmpty else {
                 rest.append(line)
+                continue
+            }
+            guard request.tools.contains(where: { $0.name == name }) else {
+                unknown = unknown ?? String(name)
                 continue
             }
             let arguments = call.dropFirst(name.count).drop(while: \.isWhitespace)
             calls.append(ToolCall(id: "call_\(calls.count + 1)", name: String(name), arguments: String(arguments)))
         }
-        return calls.isEmpty ? (prompt, []) : (rest.joined(separator: "\n"), calls)
+        return (calls.isEmpty ? prompt : rest.joined(separator: "\n"), calls, unknown)
     }
 
     private static func argument(of command: String, in prompt: String) -> String? {

@@ -90,7 +90,7 @@ package struct Access: Sendable {
         let choice = names.count > 1 ? quoted.dropLast().joined(separator: ", ") + " or \(quoted.last!)" : quoted[0]
         return Problem(
             status: 403, code: "forbidden",
-            detail: "what you present does not allow this on '\(channel)': it needs \(choice) there. Ask for a token that has it.",
+            detail: "your key or token does not allow this on '\(channel)', which needs \(choice) there. Ask for a token that has it.",
             extra: [
                 .init("verb", .string(verbs[0].name)), .init("verbs", .array(names.map { .string($0) })),
                 .init("channel", .string(channel)),

@@ -43,7 +43,7 @@ struct AccessPolicy: Sendable {
         guard allowsAnyOrigin || from.map({ origins.contains($0) }) == true else {
             throw Problem(
                 status: 403, code: "origin_not_allowed",
-                detail: "Origin is '\(origin)'; expected this server's own or a configured one. Add it to the allowed origins.")
+                detail: "Origin is '\(origin)'; expected this server's own, or one that the server's option --cors-origin allows.")
         }
         return [
             ("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", StreamHeader.exposed.joined(separator: ", ")),

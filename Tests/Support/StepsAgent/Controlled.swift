@@ -8,11 +8,13 @@ import Parley
 /// | `note`, `once` | a step that leaves its trace; `once` runs at most once |
 /// | `hold` | a step that waits until it is cancelled |
 /// | `gate` | a step that waits until the file `<STEPS_FILE>.<name>` is there |
+/// | `print` | a step that prints its name |
 /// | `flaky` | a step whose first two attempts fail |
 /// | `dies` | a step that kills the process when it runs for the first time |
 /// | `block`, `stuck` | a step, or the turn itself, that blocks its thread until the file is there |
 /// | `nap`, `main` | the turn itself waits a moment; it does something on the main actor, and a step, too |
 /// | `spin` | waits for a signal again and again, whatever that throws |
+/// | `match` | waits for a signal whose data has the order `"42"` |
 /// | `model`, `sleep`, `wait`, `approval`, `expiring` | what the turn has for that; an `expiring` approval is asked for one second |
 ///
 /// What sleeps here does so as the operation of an author that waits or blocks: no test waits by it.
@@ -62,6 +64,7 @@ struct Controlled: Agent {
             try await turn.sleep(.seconds(30 * 86_400), name: name)
             return Gave(step: name, text: "slept")
         case "wait": return Gave(step: name, text: "\(try await turn.wait(for: name))")
+        case "match": return Gave(step: name, text: try await turn.wait(for: name, match: ["order": "42"]).text)
         case "stuck":
             trace.block(until: name)
             return Gave(step: name, text: "free")
@@ -87,6 +90,7 @@ struct Controlled: Agent {
             case "hold": try await Task.sleep(for: .seconds(86_400))
             case "block": trace.block(until: name)
             case "gate": while !trace.isOpen(name) { try await Task.sleep(for: .milliseconds(2)) }
+            case "print": print(name)
             case "flaky" where step.attempt < 3: throw StepFailure(code: "flaky", message: "not yet", retryable: true)
             case "dies" where isFirst: kill(getpid(), SIGKILL)
             default: break
