@@ -107,7 +107,7 @@ enum ApprovalChoice {
         let open = try open(channel, client).approvals
         let agent = Refusal.agent(channel)
         if open.isEmpty { return "None waits for a decision. `parley audit \(agent) --type approval` shows those that were decided." }
-        return "Open: \(open.map { "`parley \(type) \(agent) \($0.name)` (\($0.asks))" }.joined(separator: ", "))."
+        return "Open: \(open.map { "`parley \(type) \(agent) \($0.name)`" }.joined(separator: ", "))."
     }
 
     private enum Request {
