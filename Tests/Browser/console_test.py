@@ -697,6 +697,73 @@ class ConsoleTest(unittest.TestCase):
         wait_for("a new one of that kind", lambda: console.text("h1").startswith("clerk/"))
         console.wait_link("new")
 
+    def test_home_shows_what_waits_for_a_person_also_while_the_turn_runs(self):
+        node, console, _ = self.ask(model="scripted:rate=4")
+        # Its announcement takes half a minute more.
+        listed = json.loads(node.request("GET", "/v1/agents?details=true")[1])["agents"][0]
+        self.assertEqual((listed["state"], listed["waiting_for"][0]["name"]), ("running", "publish"))
+        console.open()
+        wait_for("the approval", lambda: "Approve publish?" in console.text("a.card .says"))
+        self.assertEqual(console.texts(".home h2")[0], "Waits for you1")
+
+    def test_a_failure_is_dismissed_until_the_next_one(self):
+        node, console = self.serve(model=AT_ONCE)
+        node.append("assistant/fails", type="message", text="fail: model_refused")
+        node.ended("assistant/fails", "turn.failed")
+        console.open()
+        console.click(".home button[aria-label='Dismiss the failure of assistant/fails']")
+        wait_for("it to be gone", lambda: not console.count(".home a.card.failed"))
+        console.open()
+        wait_for("the page", lambda: console.count(".home .kind") == 2)
+        self.assertEqual(console.count(".home a.card.failed"), 0, "it stays dismissed")
+        node.append("assistant/fails", type="message", text="fail: model_refused")
+        wait_for("the next failure", lambda: console.count(".home a.card.failed") == 1)
+
+    def test_the_address_of_an_agent_s_channel_leads_to_the_agent(self):
+        node, console = self.serve(model=AT_ONCE)
+        console.open("/assistant/me", expect=["not there"])
+        console.click(".empty a")
+        wait_for("the agent", lambda: console.text("h1") == "assistant/me")
+        console.open("/agents/assistant/you", expect=["new"])
+        self.assertEqual(console.text("h1"), "assistant/you")
+
+    def test_an_approval_that_was_decided_is_a_line_and_what_was_asked_is_behind_it(self):
+        node, console, asked = self.ask(model=AT_ONCE)
+        tall = console.find(".approval").size["height"]
+        console.click(".approval .approve")
+        wait_for("the decision", lambda: console.text(".approval .verdict").startswith("Approved"))
+        self.assertEqual(console.text(".approval h2"), "publish")
+        self.assertLess(console.find(".approval").size["height"], tall / 2)
+        self.assertEqual(console.count(".approval .as-text, .approval .digest"), 0)
+        console.click(".approval .asked > summary")
+        self.assertIn(asked["args"]["body"], console.texts(".approval .as-text"))
+        self.assertIn(asked["args_sha256"], console.text(".approval .digest"))
+
+    def test_the_trace_of_an_open_turn_says_so_once_and_for_how_long(self):
+        node, console, _ = self.ask(model=AT_ONCE)
+        console.click("#trace")
+        wait_for("the turn", lambda: console.count(".trace .meta") == 1)
+        words = console.texts(".trace .meta span")
+        self.assertEqual(words.count("open"), 1, words)
+
+    def test_offsets_are_there_in_full(self):
+        node, console = self.serve(model=AT_ONCE)
+        console.open("assistant/me")
+        console.send("say: hello")
+        node.ended("assistant/me", "turn.completed")
+        console.click("#raw")
+        wait_for("the entries", lambda: console.count("#rows .raw .at") > 3)
+        offset = node.entries("assistant/me")[0]["offset"]
+        self.assertEqual(console.script("return document.querySelector('#rows .raw .at').title"), offset)
+        console.click("#about")
+        wait_for("the end offset", lambda: any(len(text) == 16 and text.startswith("000") for text in console.texts(".about .facts dd")))
+
+    def test_a_phone_offers_what_a_screen_offers_while_a_turn_runs(self):
+        node, console = self.begin()
+        console.device(320, 568, scale=2, mobile=True)
+        wait_for("all controls", lambda: console.count("#json, #asCurl, #steer, #interrupt, #cancel, #send") == 6)
+        self.check_touch(console, 320)
+
     def test_the_trace_shows_when_what_ran(self):
         node, console, asked = self.ask(model=AT_ONCE)
         node.append("publisher/notes", type="approve", approval=asked["approval"])

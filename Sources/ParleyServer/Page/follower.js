@@ -103,7 +103,7 @@ class Follower {
     showActivity();
     if (isDeleted) return this.empty("This agent was deleted", "Its name is not used again by mistake.", this.reviver());
     if (this.unknown) return this.empty(`No agents of kind “${this.name.split("/")[0]}”`, ...Follower.others(kinds, this.name));
-    if (this.isPlain) return this.empty(`No channel ${this.name}`, "A program makes one by PUT, or parley create does. It shows here once it is there.");
+    if (this.isPlain) return this.empty(`No channel ${this.name}`, "A program makes one by PUT, or parley create does. It shows here once it is there.", this.namesake());
     this.empty("Nobody here yet", "Say something, and it begins.");
   }
 
@@ -116,6 +116,13 @@ class Follower {
       return link;
     });
     return ["This server has ", ...links.flatMap((link, index) => index ? [", ", link] : [link]), "."];
+  }
+
+  /** The agent that was meant, perhaps: its address has no slash before it. */
+  namesake() {
+    const name = this.name.slice(1), link = make("a", "", `Open the agent ${name}`);
+    link.href = hash(name);
+    return isName(name) ? make("span", "offers", link) : undefined;
   }
 
   reviver() {

@@ -1,19 +1,33 @@
 // What there is, what waits for a person, and what went wrong.
 
+// Failures that this browser has been told to leave out: of each agent the turn, so that the next one shows again.
+const dismissed = {
+  key: "parley-dismissed", max: 500,
+  get all() { try { return JSON.parse(localStorage.getItem(this.key)) ?? {}; } catch { return {}; } },
+  has({ agent, last_turn: turn }) { return this.all[agent] === turn.turn; },
+  add({ agent, last_turn: turn }) {
+    const { [agent]: _, ...others } = this.all, kept = Object.entries(others).slice(1 - this.max);
+    try { localStorage.setItem(this.key, JSON.stringify(Object.fromEntries([...kept, [agent, turn.turn]]))); } catch { }
+  },
+};
+
 const home = {
   waiting: [], halted: [], channels: [], hasMoreChannels: false,
 
   async refresh() {
-    const list = state => ask(`/v1/agents?state=${state}&limit=100&details=true`);
-    const [waiting, stalled, parked, streams] = await Promise.all([list("waiting"), list("stalled"), list("parked"), ask("/v1/streams?agents=false&limit=50")]);
-    this.waiting = waiting.agents.filter(agent => agent.waiting_for?.some(({ kind }) => kind === "approval"));
-    this.halted = [...stalled.agents, ...parked.agents];
+    const list = state => ask(`/v1/agents?state=${state}&limit=500&details=true`).then(answer => answer.agents);
+    const [waiting, running, stalled, parked, streams] = await Promise.all(
+      [...["waiting", "running", "stalled", "parked"].map(list), ask("/v1/streams?agents=false&limit=50")]);
+    // A turn may ask for something and do something else meanwhile.
+    this.waiting = [...waiting, ...running].filter(agent => agent.waiting_for?.some(({ kind }) => kind === "approval"));
+    this.halted = [...stalled, ...parked];
     [this.channels, this.hasMoreChannels] = [streams.streams, Boolean(streams.next)];
   },
 
   show() {
-    const failed = agents.found.filter(agent => agent.state === "idle" && agent.last_turn?.state === "failed");
-    const running = agents.found.filter(agent => agent.state === "running");
+    const failed = agents.found.filter(agent => agent.state === "idle" && agent.last_turn?.state === "failed" && !dismissed.has(agent));
+    const asking = new Set(this.waiting.map(({ agent }) => agent));
+    const running = agents.found.filter(({ agent, state }) => state === "running" && !asking.has(agent));
     const nodes = [
       this.section("Waits for you", this.newest(this.waiting).map(agent => this.approval(agent)), "Nothing waits for a person."),
       this.section("Stalled or parked", this.newest(this.halted).map(agent => this.halt(agent))),
@@ -49,7 +63,7 @@ const home = {
   },
 
   approval(agent) {
-    return this.card(agent, ...agent.waiting_for.filter(({ kind }) => kind === "approval")
+    return this.card({ ...agent, state: "waiting" }, ...agent.waiting_for.filter(({ kind }) => kind === "approval")
       .map(({ name, due }) => `Approve ${unhidden(String(name))}?` + (due ? ` · by ${clock(due)}` : "")));
   },
 
@@ -58,7 +72,11 @@ const home = {
   failure(agent) {
     const card = this.card(agent, problem(agent.last_turn.error).slice(0, 300));
     card.classList.add("failed");
-    return card;
+    const dismiss = make("button", "tiny", "Dismiss");
+    dismiss.dataset.key = `dismiss ${agent.kind}/${agent.id}`;
+    dismiss.setAttribute("aria-label", `Dismiss the failure of ${agent.kind}/${agent.id}`);
+    dismiss.addEventListener("click", () => { dismissed.add(agent); this.show(); });
+    return make("div", "dismissible", card, dismiss);
   },
 
   kind({ kind, model, tools, source, problem: wrong }) {

@@ -37,7 +37,9 @@ class RawLog {
     if (inputTypes.has(type)) row.classList.add("in");
     if (/failed|stalled/.test(type) || entry.state === "rejected") row.classList.add("bad");
     const time = make("time", "", entry.at ? secondFormat.format(new Date(entry.at)) : "");
-    row.append(make("summary", "", make("span", "at", shortOffset(entry.offset)), time, make("b", "", type),
+    const at = make("span", "at", shortOffset(entry.offset));
+    at.title = entry.offset;
+    row.append(make("summary", "", at, time, make("b", "", type),
       make("span", "brief", RawLog.brief(entry))));
     row.json = json;
     return row;

@@ -9,6 +9,9 @@ function open() {
   const [path, query] = location.hash.slice(1).split("?");
   let name = "";
   try { name = path.split("/").map(decodeURIComponent).join("/"); } catch { }
+  // An agent's channel shows as the agent.
+  const agent = name.match(/^\/agents\/([^/]+\/[^/]+)$/)?.[1];
+  if (agent && isName(agent)) return location.replace(hash(agent, new URLSearchParams(query).get("view") ?? ""));
   const asked = new URLSearchParams(query).get("view") ?? "", view = asked in tabs ? asked : "";
   follower?.stop();
   follower = null;

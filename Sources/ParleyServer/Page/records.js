@@ -86,7 +86,7 @@ class TraceTab extends Records {
     const said = turn.input?.text ?? (turn.input?.data === undefined ? "" : short(turn.input.data));
     const head = make("div", "turn-head",
       make("h2", "", said.slice(0, 160) || `Turn ${shortOffset(turn.turn)}`),
-      make("div", "meta", make("span", `is ${turn.state}`, turn.state), ...TraceTab.facts(turn).map(fact => make("span", "", fact))));
+      make("div", "meta", make("span", `is ${turn.state}`, turn.state), ...TraceTab.facts(turn, now).map(fact => make("span", "", fact))));
     const rows = make("div", "falls");
     for (const step of turn.steps ?? []) this.step(rows, step, turn, place, 0);
     for (const control of turn.controls ?? []) if (!control.step) rows.append(this.saidTo(control, turn, place, 0));
@@ -95,9 +95,9 @@ class TraceTab extends Records {
     return make("section", "trace", head, rows);
   }
 
-  static facts(turn) {
+  static facts(turn, now) {
     const { totals = {} } = turn, facts = [clock(turn.started)];
-    facts.push(turn.duration_ms === undefined ? "open" : span(turn.duration_ms));
+    facts.push(span(turn.duration_ms ?? new Date(now) - new Date(turn.started)));
     if (turn.queued_ms > 50) facts.push(`queued ${span(turn.queued_ms)}`);
     if (totals.output_tokens || totals.input_tokens) facts.push(`${totals.input_tokens ?? 0} tokens in, ${totals.output_tokens ?? 0} out`);
     if (totals.recovered_tokens) facts.push(`${totals.recovered_tokens} recovered`);
@@ -207,12 +207,12 @@ class AboutTab extends Records {
   }
 
   status(status) {
-    const waits = (status.waiting_for ?? []).map(({ step, kind, since, due }) =>
-      `${kind} ${step} since ${clock(since)}` + (due ? `, ${countdown(due)}` : "")).join("; ");
+    const waits = (status.waiting_for ?? []).map(({ step, kind, name = step, since, due, match }) =>
+      `${kind} ${name}${match ? ` with ${short(match)}` : ""} since ${clock(since)}` + (due ? `, ${countdown(due)}` : "")).join("; ");
     return this.section("Now", this.facts([
       ["State", status.state], ["Reason", status.reason], ["Why", status.message], ["What helps", status.remedy], ["Since", status.since && clock(status.since)],
       ["Waits for", waits], ["Messages that wait", status.queued?.ahead], ["Entries undecided", status.undecided], ["Restarts of the turn", status.restarts],
-      ["Made", clock(status.created)], ["In memory", status.in_memory ? "yes" : "no: it costs disk only"], ["Offset", shortOffset(status.tail_offset)],
+      ["Made", clock(status.created)], ["In memory", status.in_memory ? "yes" : "no: it costs disk only"], ["Offset", status.tail_offset],
     ]));
   }
 

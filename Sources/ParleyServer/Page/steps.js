@@ -74,15 +74,17 @@ class ApprovalCard {
     this.verdict = make("p", "verdict");
     this.verdict.hidden = true;
     this.entries = make("div", "said-so");
+    this.action = make("code", "", unhidden(entry.action || entry.approval));
     const text = pretty(entry.args), args = make("pre", "args", text);
     args.tabIndex = 0;
     args.setAttribute("role", "region");
     args.setAttribute("aria-label", "Arguments as JSON");
     const given = ApprovalCard.given(entry.args);
     const exact = given ? make("details", "exact", make("summary", "", "As JSON"), args) : args;
-    const title = make("h2", "", "Approve ", make("code", "", unhidden(entry.action || entry.approval)), "?");
-    const ask = make("div", "ask", title, this.until), digest = make("p", "digest", `SHA-256 ${entry.args_sha256}`);
-    this.node = make("section", "approval", ask, given, exact, digest, this.controls, this.verdict, this.entries);
+    this.title = make("h2", "", "Approve ", this.action, "?");
+    const ask = make("div", "ask", this.title, this.until), digest = make("p", "digest", `SHA-256 ${entry.args_sha256}`);
+    this.asked = [given, exact, digest].filter(Boolean);
+    this.node = make("section", "approval", ask, ...this.asked, this.controls, this.verdict, this.entries);
     this.node.setAttribute("aria-label", `Approval of ${unhidden(String(entry.action))}`);
     this.node.dataset.decision = "open";
     this.node.dataset.approval = entry.approval;
@@ -147,8 +149,13 @@ class ApprovalCard {
   end(decision, text) {
     this.say(text);
     this.node.dataset.decision = decision;
-    this.controls.remove();
+    this.title.replaceChildren(this.action);
+    this.controls.replaceWith(this.verdict);
     this.until.remove();
+    // What was asked makes room for what follows, and is a click away.
+    const asked = make("details", "asked", make("summary", "", "What was asked"));
+    this.verdict.after(asked);
+    asked.append(...this.asked);
     announce(text);
   }
 }
