@@ -132,6 +132,8 @@ extension CurlTransport {
         var version = 0
         parley_curl_get_long(easy, CURLINFO_HTTP_VERSION, &version)
         let socket = parley_curl_kept_socket(easy)
+        // What is waited for on it is the answer to the next request, which may have taken the connection before this one's end was read.
+        guard watches[socket] == nil else { return }
         if socket != CURL_SOCKET_BAD, version <= CURL_HTTP_VERSION_1_1 { idle.insert(socket) }
     }
 
