@@ -31,7 +31,7 @@ mutations=(
     "no row for an entry to be told of|Sources/ParleyChannels/Outbox.swift|s/stage.put(.outbox, OutboxRow.key(channel.id, offset), \[\])/_ = offset/|lose nothing, invent nothing, and keep their ids"
     "a row comes back for a deleted agent|Sources/ParleyWebhooks/WebhookDelivery.swift|/^ *guard wasThere else { return }\$/d|leaves no row behind"
     "sealed text of every step goes|Sources/ParleyChannels/Trim.swift|s/ && position.step == text.step//|of a step goes, and not that of another step or turn beside it"
-    "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/try commit(stage.finish())/let batches = stage.finish(); settle(staged); staged = []; try commit(batches)/|while a commit is under way, nobody has been told"
+    "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/lose(try commit(stage.finish()), &staged)/let batches = stage.finish(); settle(staged); staged = []; _ = try commit(batches)/|while a commit is under way, nobody has been told"
 )
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
