@@ -82,6 +82,23 @@ private func message(_ text: String) -> NewEntry { NewEntry(.message, nil, ("by"
         #expect(!entries.contains { $0["type"] == "supervision" }, "nothing has crashed")
     }
 
+    @Test func `leaves nothing to try at the former owner, also when something arrives for an agent of it`() throws {
+        let waited = try SimulatedNode.simulate {
+            let stage = try TwoNodes { turn, _ in try await turn.wait(for: "go") }
+            stage.send(message("x"), key: "1")
+            stage.run(.seconds(1))
+            let (former, channel) = (stage.nodes[0], try #require(try stage.nodes[0].channels.find(name)))
+            stage.move(asks: true)
+            stage.run(.seconds(600))
+            let before = stage.world.now
+            former.runtime.inputCommitted(channel, offsets: 1...1)
+            // Without a deadline, time passes only as long as there is something to do.
+            stage.world.run { before.duration(to: stage.world.now) > .seconds(600) }
+            return before.duration(to: stage.world.now)
+        }
+        #expect(waited == .zero)
+    }
+
     @Test func `has its timers fire at the new owner, and only there`() throws {
         let entries = try SimulatedNode.simulate {
             let stage = try TwoNodes { turn, _ in

@@ -236,8 +236,12 @@ package final class AgentRuntime: Sendable {
                 // Before there were marks of each partition, the one of the first stood for all.
                 if mark.isEmpty { drained = partitions } else { drained.insert(partition) }
             }
-            try channels.writer.submit(RowChange(partition) { $0.delete(.index, IndexMark.drained.key(partition)) })
+            try removeDrainMark(partition)
         }
+    }
+
+    private func removeDrainMark(_ partition: UInt16) throws(LogError) {
+        try channels.writer.submit(RowChange(partition) { $0.delete(.index, IndexMark.drained.key(partition)) })
     }
 
     private func drainMark(_ partition: UInt16) throws(LogError) -> Bytes? {
@@ -342,6 +346,8 @@ package final class AgentRuntime: Sendable {
     private func find(_ name: String, for call: AgentDirectory.Call) -> Channel? {
         let channel: Channel?
         do throws(LogError) { channel = try channels.find(name) } catch {
+            // Its new owner finds in the log what it has to do.
+            if error.code == .partitionUnavailable { return nil }
             Diagnostics.log(.error, "agent cannot be activated", ["channel": name, "reason": error.message])
             world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in self?.call(name, call) }
             return nil
@@ -435,7 +441,7 @@ extension AgentRuntime: PartitionObserver {
         return { [self] in
             if isDrained {
                 drained.withLock { $0.insert(partition) }
-                try? channels.writer.submit(RowChange(partition) { $0.delete(.index, IndexMark.drained.key(partition)) })
+                try? removeDrainMark(partition)
             }
             wakeSlowly(unfinished)
             // Not on the writer's thread: what is followed is looked up.
