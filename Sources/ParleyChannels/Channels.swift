@@ -27,6 +27,8 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     private var forked: [ChannelID: [(id: ChannelID, name: String)]] = [:]
     /// Channels whose log is rewritten in the current commit.
     private var trimmed: Set<ChannelID> = []
+    /// The number of the next channel, by partition; where it is missing, the log knows.
+    var nextNumber: [UInt16: UInt64] = [:]
     /// The writer's, once it has started.
     var limit: ChannelLimit?
     /// `nil`: nobody subscribes to anything, and commits do nothing for it.
@@ -87,7 +89,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
             if let channel = residents.channels[name] { return (channel, false) }
             try requireOpen(partition.number)
             guard !residents.unpublished.contains(name), let loaded = try load(name) else { return (nil, false) }
-            // Where a fork's rows are, somebody else may be at home.
+            // A fork's rows are in its source's partition.
             if loaded.id.partition != partition.number { try requireOpen(loaded.id.partition) }
             residents.channels[name] = loaded
             let excess = residents.channels.count - residentMax / partitions.count
@@ -214,13 +216,12 @@ extension Channels {
         let counterKey = ChannelID(partition: partition, number: 0).key
         let number: UInt64
         try stage.concern(partition)
-        let home = partitions[Int(partition)]
-        if let next = home.nextNumber.withLock({ $0 }) {
+        if let next = nextNumber[partition] {
             number = next
         } else {
             number = try log.get(.channels, counterKey)?.readBigEndian(at: 0) ?? 1
         }
-        home.nextNumber.withLock { $0 = number + 1 }
+        nextNumber[partition] = number + 1
         var counter = Bytes()
         counter.append(bigEndian: number + 1)
         stage.put(.channels, counterKey, counter)

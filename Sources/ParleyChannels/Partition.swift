@@ -15,8 +15,6 @@ final class Partition: Sendable {
     let number: UInt16
     /// By name. A fork is with its name, and its rows with its source.
     let residents = Mutex(Residents())
-    /// The number of the next channel; `nil`: the log knows. The writer's.
-    let nextNumber = Mutex<UInt64?>(nil)
 
     init(_ number: UInt16) { self.number = number }
 
@@ -54,7 +52,7 @@ extension Channels {
 
     /// Becomes the owner of a partition, and serves what is in it. Not for event loops: the log is asked.
     ///
-    /// One that is open already, as far as this node knows, is closed first: somebody else may have had it since.
+    /// One that is open already, as far as this node knows, is closed first: another may have had it since.
     ///
     /// - Parameter completion: Called once, on the writer's thread, or here when it could not be acquired.
     package func open(_ partition: UInt16, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
@@ -100,10 +98,10 @@ extension Channels {
     func closed(_ partition: UInt16) {
         guard openPartitions.contains(partition) else { return }
         openBits.bitwiseAnd(~PartitionSet([partition]).bits, ordering: .sequentiallyConsistent)
-        partitions[Int(partition)].nextNumber.withLock { $0 = nil }
+        nextNumber[partition] = nil
         limit?.closed(partition)
         for observer in currentObservers { observer.partitionClosed(partition) }
-        // Whoever loads a channel looks under the same locks whether he may: what is taken out now is all.
+        // A load looks under the same locks whether the partition is open: what is taken out now is all.
         let gone = partitions.flatMap { slot in
             slot.takeOut { $0.id.partition == partition || slot.number == partition }
         }

@@ -142,7 +142,9 @@ package final class WebhookDelivery: OutboxObserver {
     /// Begins to deliver the oldest row of a channel, if it is due.
     private func begin(_ id: ChannelID) {
         do throws(LogError) {
-            guard channels.openPartitions.contains(id.partition), let row = try OutboxRow.first(of: id, in: channels.log) else { return state.withLock { $0.queue.dropped(id) } }
+            guard channels.openPartitions.contains(id.partition), let row = try OutboxRow.first(of: id, in: channels.log) else {
+                return state.withLock { $0.queue.dropped(id) }
+            }
             guard row.due <= world.now else {
                 state.withLock { $0.queue.dropped(id) }
                 return ring(at: row.due)
@@ -281,7 +283,7 @@ package final class WebhookDelivery: OutboxObserver {
     private func unwritten(_ row: OutboxRow, _ error: LogError) {
         state.withLock { $0.queue.dropped(row.channel) }
         guard error.code != .closed else { return drain() }
-        // Whoever has the partition now delivers it again.
+        // The new owner of the partition delivers it again.
         guard error.code != .partitionUnavailable else { return wake() }
         Diagnostics.log(.error, "outbox cannot be written", ["channel": name(row), "reason": error.message])
         ring(at: world.now.advanced(by: WebhookDelivery.afterError))

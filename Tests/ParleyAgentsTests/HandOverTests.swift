@@ -34,7 +34,7 @@ private final class TwoNodes: Sendable {
     private var other: SimulatedNode { nodes[1 - owner.withLock { $0 }] }
 
     /// Gives the partition to the other node.
-    /// - Parameter asks: Whether the owner is asked to give it up; otherwise he learns of it when he wants to commit.
+    /// - Parameter asks: Whether the owner is asked to give it up; otherwise it learns of it when it wants to commit.
     func move(asks: Bool) {
         let (from, to) = (current, other)
         owner.withLock { $0 = 1 - $0 }
@@ -115,7 +115,7 @@ private func message(_ text: String) -> NewEntry { NewEntry(.message, nil, ("by"
         #expect(entries.last?["at"]?.string?.contains("00:01:0") == true, "\(short(entries))")
     }
 
-    @Test func `ends what the former owner runs, who learns of it at his next commit`() throws {
+    @Test func `ends what the former owner runs, which learns of it at its next commit`() throws {
         let (entries, ran) = try SimulatedNode.simulate {
             let ran = Counter()
             let stage = try TwoNodes { turn, world in

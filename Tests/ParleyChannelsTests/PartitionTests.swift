@@ -94,13 +94,13 @@ import Testing
         #expect(b.append("\"z\"", to: here).value?.offsets == [1])
     }
 
-    @Test func `an owner that has it again forgets what he knew of it before`() throws {
+    @Test func `an owner that has it again forgets what it knew of it before`() throws {
         open(partition, on: a)
         a.create(here)
         a.append("\"x\"", to: here)
         open(partition, on: b)
         b.append("\"y\"", to: here)
-        // He has not learned that he had lost it.
+        // It has not learned that it had lost it.
         a.channels.open(partition) { _ in }
         a.writer.pump()
         a.world.settle()

@@ -90,8 +90,8 @@ final class FollowService: Sendable {
     /// What is followed is not here any more: its followers find out.
     private func left(_ watch: Watch) {
         let isKnown = state.withLock { state in
-            guard let name = state.watches.first(where: { $0.value === watch })?.key else { return false }
-            state.watches[name] = nil
+            guard state.watches[watch.channel.name] === watch else { return false }
+            state.watches[watch.channel.name] = nil
             return true
         }
         if isKnown { watch.channelChanged(watch.channel) }
