@@ -434,7 +434,7 @@ extension HTTPConnection {
             output(of: responder) { $0.append(bytes, piece.room) }
             return false
         }
-        let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
+        let flags = SocketFlag.doesNotBlock | SocketFlag.raisesNoSignal
         let count = max(0, bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, flags) })
         writeMark = listener.milliseconds
         guard count < bytes.count else { return true }
@@ -521,7 +521,7 @@ extension HTTPConnection {
         if let tls { sendEnd(tls) }
         isLingering = true
         readMark = listener.milliseconds
-        shutdown(descriptor, Int32(SHUT_WR))
+        shutdown(descriptor, SocketDirection.sending)
         updateReading()
     }
 

@@ -9,14 +9,14 @@ enum KeptSocket {
     /// Whether something has come on it that nobody has read. Its end is no such thing.
     static func hasInput(_ socket: Int32) -> Bool {
         var byte: UInt8 = 0
-        return recv(socket, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT)) > 0
+        return recv(socket, &byte, 1, SocketFlag.peeks | SocketFlag.doesNotBlock) > 0
     }
 
     /// Has libcurl find the end of the connection, once nothing is left to be read.
     static func spoil(_ socket: Int32) {
         var (rest, pieces) = (Bytes(repeating: 0, count: pieceBytes), piecesMax)
-        while pieces > 0, recv(socket, &rest, rest.count, Int32(MSG_DONTWAIT)) > 0 { pieces -= 1 }
-        shutdown(socket, Int32(SHUT_RDWR))
+        while pieces > 0, recv(socket, &rest, rest.count, SocketFlag.doesNotBlock) > 0 { pieces -= 1 }
+        shutdown(socket, SocketDirection.both)
     }
 
     static func close(_ socket: Int32) -> Int32 { Glibc.close(socket) }
