@@ -31,13 +31,14 @@ struct SimulationAgentState {
         case let type where SimulationAgentState.inputs.contains(type): undecided.append(entry)
         case "receipt": undecided.removeAll { $0.offset == entry.decides }
         case "turn.started": (turn, open, isCancelled) = (entry.turn, [:], false)
-        case let type where SimulationAgentState.turnEnds.contains(type): (turn, lastTurn, open) = (nil, entry.turn, [:])
+        case let type where SimulationAgentState.turnEnds.contains(type): (turn, lastTurn, open, isStalled) = (nil, entry.turn, [:], false)
         case "step.started" where entry.attempt == 1:
             open[entry.step] = OpenStep(
                 kind: entry.body["kind"]?.string ?? "", name: entry.body["name"]?.string ?? "",
                 isFollow: entry.body["request"]?["channel"] != nil, isShielded: entry.isShielded, startedAt: entry.offset)
         case let type where type == "step.completed" || type == "step.failed" && entry.body["final"] == true: open[entry.step] = nil
         case "agent.stalled": isStalled = true
+        case "agent.resumed": isStalled = false
         case "supervision":
             isStalled = false
             if entry.body["action"] == "cancel" { isCancelled = true }
@@ -55,6 +56,8 @@ struct SimulationAgentState {
         case .holds: break
         }
         guard turn != nil else { return input.type != "signal" }
+        // Every control is decided without its program; the rest waits.
+        if isStalled { return ["interrupt", "cancel", "approve", "deny", "resume", "close"].contains(input.type) }
         switch input.type {
         case "message" where policy == "interrupt", "interrupt": return open.values.contains { !$0.isShielded }
         case "message" where policy == "rollback": return !isCancelled

@@ -140,6 +140,8 @@ package struct SimulationHistory: Sendable {
     package var starts: [Timestamp] = []
     /// Whether the turns wait for people as long as it takes, and a machine may be busy, but no clock is set.
     package var isPatient = false
+    /// Whether a process had programs that ask for another step than the journal has.
+    package var mayStall = false
     /// Lives that a deletion may have ended.
     package var mayBeGone: Set<String> = []
     /// Rows that should not be there when everything is quiet.

@@ -27,13 +27,13 @@ struct SimulationPromptness {
     ) -> [SimulationViolation] {
         var state = SimulationAgentState()
         for entry in entries { state.take(entry) }
-        if state.isStalled, let stall = entries.last(where: { $0.type == "agent.stalled" }) {
+        if !history.mayStall, state.isStalled, let stall = entries.last(where: { $0.type == "agent.stalled" }) {
             return [SimulationViolation(invariant: "no turn stalls without a cause", evidence: "\(life): \(stall.short)")]
         }
         var found = state.lying(life.policy).map {
             SimulationViolation(invariant: "no input is left lying", evidence: "\(life): all is quiet, and undecided is \($0.short)")
         }
-        guard let turn = state.turn else { return found }
+        guard let turn = state.turn, !state.isStalled else { return found }
         let waiting = state.open.values.filter { ["wait", "approval"].contains($0.kind) }
         if waiting.isEmpty {
             found.append(

@@ -21,13 +21,18 @@ extension SimulationRun {
         for life in 0...deaths {
             let plan = life == deaths ? nil : SimulationRun.anyDeath(&random)
             let hardships = SimulationHardships(&random, mayEnd: life < deaths)
-            let process = try SimulationRun.process(&random, now, log, plan, record, hardships)
-            record.update { $0.starts.append(now) }
+            // As after an update that forgot the turns under way, and was taken back.
+            let isBroken = life > 0 && life < deaths && Int.random(in: 0..<2, using: &random) == 0
+            let process = try SimulationRun.process(&random, now, log, plan, record, hardships, isBroken: isBroken)
+            record.update { history in
+                history.starts.append(now)
+                if isBroken { history.mayStall = true }
+            }
             reflexes.watch(process)
             for client in scenario.clients { client.resume(process) }
             for reader in scenario.readers { reader.resume(process) }
             SimulationRun.resumeParked(process)
-            try live(process, scenario, record)
+            try live(process, scenario, record, isBroken ? 1 : SimulationRun.roundsMax)
             commits += process.log.commits
             crashes += process.crash.isOver ? 1 : 0
             matrix.add(process.crash.matrix)
@@ -53,7 +58,7 @@ extension SimulationRun {
 
     private static func process(
         _ random: inout SplitMix64, _ now: Timestamp, _ log: SimulatedLog?, _ plan: SimulationCrash.Plan?, _ record: SimulationRecord,
-        _ hardships: SimulationHardships
+        _ hardships: SimulationHardships, isBroken: Bool
     ) throws -> SimulationProcess {
         var schedule = SimulatedSchedule()
         schedule.firesTogether = true
@@ -65,15 +70,17 @@ extension SimulationRun {
             hardships: hardships
         ) { world in
             ConcurrentInput.allCases.map {
-                SimulationAgent(world: world, record: record, isBroken: false, policy: $0, answersTexts: true).erased
+                SimulationAgent(world: world, record: record, isBroken: isBroken, policy: $0, answersTexts: true).erased
             }
                 + SimulationMemory.agents
         }
     }
 
     /// Lets a process live until it dies or everything has ended: whenever all is quiet it is judged, and turns get what they wait for.
-    private mutating func live(_ process: SimulationProcess, _ scenario: SimulationScenario, _ record: SimulationRecord) throws {
-        for _ in 0..<SimulationRun.roundsMax {
+    private mutating func live(
+        _ process: SimulationProcess, _ scenario: SimulationScenario, _ record: SimulationRecord, _ rounds: Int
+    ) throws {
+        for _ in 0..<rounds {
             try process.run(until: process.world.now.advanced(by: .seconds(3_600)), steps: SimulationRun.stepsMax)
             guard !process.crash.isOver else { return }
             history = record.history
@@ -81,6 +88,7 @@ extension SimulationRun {
             violations += SimulationChecker(history).violationsAtRest
             guard violations.isEmpty, SimulationNudge.nudge(process, history.entries) else { return }
         }
+        guard rounds == SimulationRun.roundsMax else { return }
         violations.append(
             SimulationViolation(invariant: "no turn stalls without a cause", evidence: "turns still wait after all that they waited for"))
     }
