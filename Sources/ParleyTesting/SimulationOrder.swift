@@ -68,6 +68,7 @@ struct SimulationOrder {
         let stop = state.undecided.first { isStop($0) && state.condition($0) == .holds }
         guard let stop else { return nil }
         if isTurn, stop.type != "cancel", isDecidedWith(end, at: index, stop) { return nil }
+        if state.isStalled, isRedirected(end, at: index, to: stop) { return nil }
         if let control = control(behind: end, at: index), control < stop.offset { return nil }
         return stop
     }
@@ -79,6 +80,11 @@ struct SimulationOrder {
         if stop.body["text"] != nil { return true }
         guard let receipt = receipts[stop.offset] else { return false }
         return entries[(index + 1)...].prefix { $0.type == "receipt" }.contains { $0.offset == receipt.offset }
+    }
+
+    /// Whether `end` is of the batch that ends a stalled turn for another.
+    private func isRedirected(_ end: SimulationHistory.Entry, at index: Int, to input: SimulationHistory.Entry) -> Bool {
+        entries[index...].prefix { $0.at == end.at }.contains { $0.type == "turn.started" && $0.turn == input.offset }
     }
 
     /// The offset of the input whose receipt stands in the batch of `end`.

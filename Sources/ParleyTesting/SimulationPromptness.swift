@@ -12,6 +12,8 @@ struct SimulationPromptness {
     private var state = SimulationAgentState()
     /// Since when each undecided input could have been decided.
     private var decidable: [UInt64: Timestamp] = [:]
+    /// When an interrupt last ended a stalled turn: in the batch that begins the one with its text.
+    private var redirected: Timestamp?
 
     static func violations(
         _ life: SimulationHistory.Life, _ entries: [SimulationHistory.Entry], _ history: SimulationHistory
@@ -66,6 +68,7 @@ struct SimulationPromptness {
             if let since = decidable.removeValue(forKey: of) { judge(entry, since: since) }
         }
         if entry.type == "turn.started" { checkTurn(entry) }
+        if entry.type == "turn.interrupted", state.isStalled { redirected = at }
         state.take(entry)
         let lying = Set(state.lying(life.policy).map(\.offset))
         for offset in lying where decidable[offset] == nil { decidable[offset] = at }
@@ -81,8 +84,9 @@ struct SimulationPromptness {
         violate("input is decided within a bound", "could have been for \(waited) when its receipt came: \(receipt.short)")
     }
 
-    /// Messages are taken in the order of the log.
+    /// Messages are taken in the order of the log; what is to be done instead of a turn that no program runs takes the place of that turn.
     private mutating func checkTurn(_ start: SimulationHistory.Entry) {
+        if let redirected, redirected == start.at { return }
         let earlier = state.undecided.first {
             $0.offset < start.turn ?? 0 && ["message", "steer"].contains($0.type) && state.condition($0) == .holds
         }

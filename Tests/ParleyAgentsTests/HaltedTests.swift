@@ -28,7 +28,13 @@ private struct Stalled {
         node.send("x", to: Self.name)
         first.run(deadline: first.now.advanced(by: .seconds(1)))
         self.node = try SimulatedNode(
-            world, log.reopen(), agents: [agent { _, turn in .integer(Int64(try await turn.step("new") { _ in 1 })) }])
+            world, log.reopen(),
+            agents: [
+                agent { _, turn in
+                    _ = try await turn.step("new") { _ in 1 }
+                    return .array(turn.history.flatMap(\.messages).map { .string($0.text) })
+                }
+            ])
         // A step that waits is not touched when the process starts.
         self.node.send(NewEntry(.signal, nil, ("by", "ann"), ("name", "other")), to: Self.name)
         run()
@@ -71,6 +77,15 @@ private struct Stalled {
         #expect(without.receipt == "applied" && without.types.last == "turn.interrupted")
         #expect(with.receipt == "applied")
         #expect(with.types.contains("turn.interrupted") && with.types.last == "turn.completed")
+    }
+
+    @Test func `what an interrupt begins remembers what was said to the turn that it ended`() throws {
+        let output = try SimulatedNode.simulate {
+            let stage = try Stalled()
+            _ = try stage.send(.interrupt, ("text", "rather this"))
+            return try stage.node.entries(Stalled.name).last { $0["type"] == "turn.completed" }?["output"]
+        }
+        #expect(output == ["x"])
     }
 
     @Test func `a turn that was cancelled before it stalled stays cancelled, also by an interrupt`() throws {

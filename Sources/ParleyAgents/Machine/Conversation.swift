@@ -142,24 +142,32 @@ struct Conversation: Sendable {
         Array(items.drop { $0.offsets.lowerBound != first })
     }
 
-    /// The last turns before `offset` that have about `bytes`, or a little more.
+    /// The last turns before `offset` that have about `bytes`, or a little more. A turn that is open there is folded as far as it has come.
     static func reading(
         _ channels: Channels, _ channel: Channel, before offset: UInt64, bytes: Int
     ) throws(LogError) -> Conversation {
         var (start, size, counted): (UInt64?, Int, Set<UInt64>) = (nil, 0, [])
-        try channels.walkBack(channel, from: offset - 1) { _, frame in
+        var (open, hasEnded): (UInt64?, Bool) = (nil, false)
+        try channels.walkBack(channel, from: offset - 1) { place, frame in
             guard let turn = frame.position?.turn else { return true }
             switch frame.kind {
             case .turnCompleted, .turnInterrupted:
                 size += frame.payload.count
                 counted.insert(turn)
+                hasEnded = true
+            case .turnFailed, .turnCancelled:
+                hasEnded = true
+                return true
             // Its input stands before it, and is part of the conversation.
             case .turnStarted where counted.remove(turn) != nil: start = turn
+            case .turnStarted where !hasEnded:
+                (open, hasEnded) = (place, true)
+                return true
             default: return true
             }
             return size < bytes || !counted.isEmpty
         }
-        guard let start else { return Conversation(after: offset - 1) }
+        guard let start else { return Conversation(after: (open ?? offset) - 1) }
         var conversation = Conversation(after: start - 1)
         try conversation.extend(channels, channel, upTo: offset - 1)
         conversation.trim(to: bytes)
