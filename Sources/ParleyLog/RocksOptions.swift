@@ -8,7 +8,7 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
     private let big: OpaquePointer
 
     /// What is in memory of the newest writes, in all families; while it is written to tables, up to twice as much.
-    private static let memtableBytes = 32 << 20
+    private static let memtableBytes = 24 << 20
 
     /// The bytes of `[partition u16][channel u64]`.
     static let prefixBytes = 10

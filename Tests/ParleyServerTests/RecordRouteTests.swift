@@ -38,6 +38,14 @@ import Testing
         if status == 405 { #expect(answer.headers["allow"] != nil) }
     }
 
+    @Test func `what there is of an agent is told to whoever asks for something else of it`() throws {
+        let answer = try Self.server.request("GET", "/v1/agents/echo/there/trase", [], "")
+        #expect(answer.code == "route_not_found")
+        for part in ["agents/echo/there has no 'trase'", "audit, request, state, definition", "Did you mean trace?"] {
+            #expect(answer.text.contains(part), "\(answer.text)")
+        }
+    }
+
     @Test func `a trace and an audit are answered as JSON that nobody keeps`() throws {
         let server = Self.server
         try server.post("/v1/agents/echo/asked", #"[{"type":"message","text":"hello"},{"type":"cancel","reason":"no"}]"#, Self.json)

@@ -10,7 +10,7 @@ internal import ParleySystem
 struct AgentRecords: Sendable {
     let context: ServerContext
 
-    enum Record: String, Sendable {
+    enum Record: String, Sendable, CaseIterable {
         case trace, audit, request, state, definition
 
         /// The parameters of its query.
@@ -31,6 +31,17 @@ struct AgentRecords: Sendable {
             let text = PercentEncoding.decode(path[..<slash])
         else { return nil }
         return AgentName(channel: "agents" + text).map { ($0, record) }
+    }
+
+    /// What is wrong with a path that names an agent, and something else of it than there is; `nil` when it does not.
+    static func missing(_ path: ArraySlice<UInt8>) -> String? {
+        guard let slash = path.lastIndex(of: UInt8(ascii: "/")), let text = PercentEncoding.decode(path[..<slash]),
+            let agent = AgentName(channel: "agents" + text)
+        else { return nil }
+        let word = String(decoding: path[(slash + 1)...].prefix(32), as: UTF8.self)
+        let records = Record.allCases.map(\.rawValue)
+        let meant = Suggestion.closest(to: word, in: records).map { " Did you mean \($0)?" } ?? ""
+        return "\(agent.channel) has no '\(word)'; expected \(records.joined(separator: ", ")), or nothing behind the name.\(meant)"
     }
 
     func handle(_ exchange: Exchange, _ agent: AgentName, _ record: Record) throws(Problem) {

@@ -56,7 +56,7 @@ struct AgentRoutes: Sendable {
         }
         throw Problem(
             status: 404, code: "route_not_found",
-            detail: "expected /v1/agents/<kind>/<id>, each 1 to 128 characters of A-Z a-z 0-9 . _ ~ -.")
+            detail: AgentRecords.missing(path) ?? "expected /v1/agents/<kind>/<id>, each 1 to 128 characters of A-Z a-z 0-9 . _ ~ -.")
     }
 
     // MARK: Looking
