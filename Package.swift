@@ -84,7 +84,7 @@ let package = Package(
         tests(
             "ParleyServerTests",
             [
-                "ParleyServer", "ParleyAgents", "ParleyWebhooks", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleyHTTP",
+                "ParleyServer", "ParleyAgents", "ParleyModels", "ParleyWebhooks", "ParleyChannels", "ParleyTesting", "ParleyLog", "ParleyHTTP",
                 "ParleySystem",
             ]),
         // Runs the executables as they are: it depends on them so that they are built.

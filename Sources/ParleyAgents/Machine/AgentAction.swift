@@ -49,7 +49,7 @@ enum AgentAction: Sendable {
     case followBegan(Follow)
     case followEnded(Follow)
     case followsEnded
-    /// The turn of that input has ended, or it was decided otherwise.
+    /// The turn of that input has ended, or was halted.
     case turnEnded(UInt64)
     case turnFailed(StepFailure)
     case notice(AgentNotice)

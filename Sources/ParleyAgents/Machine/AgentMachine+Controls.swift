@@ -122,7 +122,7 @@ extension AgentMachine {
 
     mutating func reject(_ item: InboxItem, _ reason: String, as state: String = "rejected") {
         let receipt = AgentMachine.receipt(item.offset, item.body, state, reason: reason)
-        write(AgentBatch(entries: [receipt], epoch: .holds(epoch), decides: [item.offset]), for: .rejected(item.offset))
+        write(AgentBatch(entries: [receipt], epoch: .holds(epoch), decides: [item.offset]), for: .rejected)
     }
 
     // MARK: Conditions

@@ -184,7 +184,7 @@ extension AgentMachine {
             AgentBatch(
                 entries: end.entries, epoch: .holds(epoch), decides: isDecided ? [item.offset] : [],
                 rows: end.open.rows(of: identity.id) + [.status(.idle, turn: nil)]),
-            for: .haltedTurnEnded(end, decided: isDecided ? item.offset : nil))
+            for: .haltedTurnEnded(end))
     }
 
     /// The turn has ended without its program.

@@ -192,7 +192,7 @@ extension AgentMachine {
         for offset in end.decides { inbox.remove(offset) }
         actions += end.left.timers.map { .timerSettled($0) }
         if !end.left.paths.isEmpty { actions.append(.followsEnded) }
-        actions += ([end.turn] + end.decides).map { .turnEnded($0) }
+        actions.append(.turnEnded(end.turn))
         perform(view) { _ in }
     }
 
@@ -245,7 +245,7 @@ extension AgentMachine {
             decisions.map { AgentMachine.receipt($0.item.offset, $0.item.body, $0.outcome, reason: $0.reason) },
             decisions.map(\.item.offset)
         )
-        write(AgentBatch(entries: receipts, epoch: .holds(epoch), decides: offsets), for: .decided(offsets))
+        write(AgentBatch(entries: receipts, epoch: .holds(epoch), decides: offsets), for: .decided)
     }
 
     /// Entries whose condition can no longer hold, as they are to be decided, some at a time. Cost: none while nothing has changed.

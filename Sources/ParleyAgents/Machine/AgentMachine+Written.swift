@@ -19,11 +19,10 @@ extension AgentMachine {
         case .attemptFailed(let failed): attemptFailed(failed, view)
         case .stepEnded(let end): stepEnded(end, at: appended.at, view)
         case .stepsEnded(let ends): stepsEnded(ends, at: appended.at, view)
-        case .decided(let offsets):
+        case .decided:
             isWriting = false
-            actions += offsets.map { .turnEnded($0) }
             perform(view) { _ in }
-        case .rejected(let offset): actions.append(.turnEnded(offset))
+        case .rejected: break
         case .turnHalted(let turn):
             isWriting = false
             actions.append(.turnEnded(turn))
@@ -32,9 +31,8 @@ extension AgentMachine {
             isWriting = false
             actions += timers.map { .timerSettled($0) }
             perform(view) { _ in }
-        case .haltedTurnEnded(let end, let decided):
+        case .haltedTurnEnded(let end):
             haltedTurnEnded(end, at: appended.offsets.last!)
-            if let decided { actions.append(.turnEnded(decided)) }
             perform(view) { _ in }
         case .agentClosed: leave()
         }

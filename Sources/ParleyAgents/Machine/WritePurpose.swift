@@ -19,15 +19,15 @@ enum WritePurpose: Sendable {
     case stepsEnded(StepEnds)
 
     /// Input was decided while nothing else could begin.
-    case decided([UInt64])
+    case decided
     /// Input was decided beside what else the agent does.
-    case rejected(UInt64)
+    case rejected
 
     /// The turn stalled, or was parked.
     case turnHalted(UInt64)
     case haltedApprovalDecided([DueTimer])
     /// An open turn was ended without its program.
-    case haltedTurnEnded(HaltedEnd, decided: UInt64?)
+    case haltedTurnEnded(HaltedEnd)
     /// - Parameter before: The inbox as it was.
     case agentClosed(before: Inbox)
 }

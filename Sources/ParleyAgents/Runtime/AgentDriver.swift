@@ -210,7 +210,12 @@ extension AgentDriver {
     }
 
     private func append(_ batch: AgentBatch, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void) {
-        let append = Append(runtime.channels, to: channel.name, batch.entries) { [self] result in lane.deliver { answer(result) } }
+        let append = Append(runtime.channels, to: channel.name, batch.entries) { [self] result in
+            lane.deliver { [self] in
+                answer(result)
+                if case .success = result { runtime.decided(batch.decides, in: channel.name) }
+            }
+        }
         append.epoch = batch.epoch
         append.id = channel.id
         append.decides = batch.decides

@@ -93,17 +93,23 @@ extension AgentRuntime {
         return [JSON.Member("reason", halt.body["reason"] ?? .null), JSON.Member("since", .string(halt.at.description))]
     }
 
-    /// Tells what became of the input at `offset`: the entry that ended its turn, or the receipt that says it began none; nothing while it is open.
+    /// Tells what became of the input at `offset`: the entry that ended the turn which it began or joined, or the receipt that says it did
+    /// neither; nothing while it is open.
     ///
     /// - Parameter tell: Is told about how many bytes the entry has, and gets its JSON if there is room for that.
-    package func outcome(of offset: Offset, in channelName: String, tell: (_ byteCount: Int, _ json: () -> Bytes) -> Void) throws(LogError)
-    {
-        guard let channel = try channels.find(channelName) else { return }
+    /// - Returns: The turn that the input has joined, for as long as that is open.
+    package func outcome(
+        of offset: Offset, in channelName: String, tell: (_ byteCount: Int, _ json: () -> Bytes) -> Void
+    ) throws(LogError) -> UInt64? {
+        guard let channel = try channels.find(channelName) else { return nil }
+        var (turn, isOpen) = (offset.value, true)
         try channels.walk(channel, after: offset.value, upTo: channel.tail.head) { place, frame in
-            let ends = frame.kind.endsTurn && frame.position?.turn == offset.value
-            let stalls = [.agentStalled, .agentParked].contains(frame.kind) && frame.position?.turn == offset.value
-            let refuses = frame.kind == .receipt && frame.position == nil && frame.body["of"]?.string == offset.token
-            guard ends || stalls || refuses else { return true }
+            let decides = frame.kind == .receipt && frame.body["of"]?.string == offset.token
+            if decides, let joined = frame.position?.turn { turn = joined }
+            let ends = frame.kind.endsTurn && frame.position?.turn == turn
+            let stalls = [.agentStalled, .agentParked].contains(frame.kind) && frame.position?.turn == turn
+            guard ends || stalls || decides && frame.position == nil else { return true }
+            isOpen = false
             tell(frame.payload.count) {
                 var bytes = Bytes()
                 frame.writeJSON(offset: place, owner: channelName, to: &bytes)
@@ -111,6 +117,7 @@ extension AgentRuntime {
             }
             return false
         }
+        return isOpen && turn != offset.value ? turn : nil
     }
 }
 

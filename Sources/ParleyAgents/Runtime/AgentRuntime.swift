@@ -405,7 +405,7 @@ package final class AgentRuntime: Sendable {
         let notify: @Sendable () -> Void
     }
 
-    /// Calls `notify` once when the turn of the input at `turn` has ended, or the input was decided otherwise. Call it before looking.
+    /// Calls `notify` whenever the input at `turn` was decided, or its turn has ended, until that is withdrawn. Call it before looking.
     package func observeTurn(_ turn: UInt64, in channel: String, _ notify: @escaping @Sendable () -> Void) -> any Scheduled {
         let observer = TurnObserver(id: world.random(), turn: turn, notify: notify)
         turnObservers.withLock { $0[channel, default: []].append(observer) }
@@ -424,12 +424,13 @@ package final class AgentRuntime: Sendable {
 
     func turnEnded(_ channel: String, _ turn: UInt64) {
         noStray(channel, turn: turn)
-        let due = turnObservers.withLock { observers in
-            guard let all = observers[channel] else { return [TurnObserver]() }
-            let rest = all.filter { $0.turn != turn }
-            observers[channel] = rest.isEmpty ? nil : rest
-            return all.filter { $0.turn == turn }
-        }
+        decided([turn], in: channel)
+    }
+
+    /// Something has become of the input at these offsets.
+    func decided(_ offsets: [UInt64], in channel: String) {
+        guard !offsets.isEmpty else { return }
+        let due = turnObservers.withLock { $0[channel]?.filter { offsets.contains($0.turn) } ?? [] }
         for observer in due { observer.notify() }
     }
 }

@@ -2,6 +2,7 @@ package import ParleyAgents
 package import ParleyChannels
 internal import ParleyLog
 package import ParleySystem
+internal import Synchronization
 
 extension AgentRuntime: AgentHost {
     package func status(of channelName: String, _ answer: @escaping @Sendable (JSON?) -> Void) {
@@ -34,20 +35,13 @@ extension AgentRuntime: AgentHost {
     package func outcome(
         of turn: Offset, in channelName: String, _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
     ) -> any Scheduled {
-        let look = { @Sendable [self] in
-            read(channelName) { runtime throws(LogError) in
-                try runtime.outcome(of: turn, in: channelName, tell: tell)
-            } failed: {
-            }
-        }
-        // First observe, then look: what ends in between is seen by both, and the route takes the first answer.
-        let observer = observeTurn(turn.value, in: channelName, look)
-        look()
-        return observer
+        let question = TurnQuestion(self, turn, in: channelName, tell)
+        question.observe(turn.value)
+        return question
     }
 
     /// Runs `body` where reads may block, apart from the agents: what they do, and what their code does to a thread, delays no answer.
-    private func read(
+    fileprivate func read(
         _ what: String, _ body: @escaping @Sendable (AgentRuntime) throws(LogError) -> Void, failed: @escaping @Sendable () -> Void
     ) {
         world.perform(blocking: .read, for: 0) { [self] in
@@ -56,5 +50,58 @@ extension AgentRuntime: AgentHost {
                 failed()
             }
         }
+    }
+}
+
+/// Somebody who waits for the end of the turn that an input begins or joins.
+private final class TurnQuestion: Scheduled {
+    private struct State {
+        /// The turns that are observed, by their input, and how to withdraw that; `nil` once it is cancelled.
+        var observed: [UInt64: any Scheduled]? = [:]
+    }
+
+    private let runtime: AgentRuntime
+    private let input: Offset
+    private let channelName: String
+    private let tell: @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
+    private let state = Mutex(State())
+
+    init(
+        _ runtime: AgentRuntime, _ input: Offset, in channelName: String,
+        _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
+    ) {
+        (self.runtime, self.input, self.channelName, self.tell) = (runtime, input, channelName, tell)
+    }
+
+    /// First observes, then looks: what ends in between is seen by both.
+    func observe(_ turn: UInt64) {
+        let isNew = state.withLock { state in
+            guard state.observed != nil, state.observed?[turn] == nil else { return false }
+            state.observed?[turn] = runtime.observeTurn(turn, in: channelName) { [weak self] in self?.look() }
+            return true
+        }
+        if isNew { look() }
+    }
+
+    private func look() {
+        runtime.read(channelName) { [self] runtime throws(LogError) in
+            let joined = try runtime.outcome(of: input, in: channelName) { byteCount, json in
+                if withdraw() { tell(byteCount, json) }
+            }
+            if let joined { observe(joined) }
+        } failed: {
+        }
+    }
+
+    func cancel() { _ = withdraw() }
+
+    /// - Returns: Whether nobody was told before, nor has cancelled.
+    private func withdraw() -> Bool {
+        let observed: [UInt64: any Scheduled]? = state.withLock { state in
+            defer { state.observed = nil }
+            return state.observed
+        }
+        for observer in (observed ?? [:]).values { observer.cancel() }
+        return observed != nil
     }
 }
