@@ -85,9 +85,8 @@ private final class TurnQuestion: Scheduled {
 
     private func look() {
         runtime.read(channelName) { [self] runtime throws(LogError) in
-            let joined = try runtime.outcome(of: input, in: channelName) { byteCount, json in
-                if withdraw() { tell(byteCount, json) }
-            }
+            let joined = try runtime.outcome(
+                of: input, in: channelName, tell: { byteCount, json in if withdraw() { tell(byteCount, json) } })
             if let joined { observe(joined) }
         } failed: {
         }
