@@ -80,8 +80,9 @@ package final class Monitor<State>: @unchecked Sendable {  // Guard: `state` is 
     {
         pthread_mutex_lock(mutex)
         defer {
-            if signalAll { pthread_cond_broadcast(condition) } else if signal { pthread_cond_signal(condition) }
+            // Whoever is woken finds the lock free.
             pthread_mutex_unlock(mutex)
+            if signalAll { pthread_cond_broadcast(condition) } else if signal { pthread_cond_signal(condition) }
         }
         return try body(&state)
     }

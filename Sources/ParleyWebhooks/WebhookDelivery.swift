@@ -245,7 +245,10 @@ package final class WebhookDelivery: OutboxObserver {
 
     /// Writes what became of a row; only then is the channel's next one tried.
     private func settle(_ row: OutboxRow, _ settlement: Settlement) {
-        let change = OutboxChange(row, keeps: settlement == .failed) { [weak self] result in self?.settled(row, settlement, result) }
+        let done: RowChange.Completion = { [weak self] result in self?.settled(row, settlement, result) }
+        let change =
+            settlement == .failed
+            ? RowChange.put(.outbox, row.key, row.value, ifThere: true, done) : .delete(.outbox, row.key, ifThere: true, done)
         // Bounded by the attempts in flight.
         do throws(LogError) { try channels.writer.submit(change, isBounded: false) } catch { unwritten(row, error) }
     }
@@ -377,31 +380,4 @@ extension WebhookDelivery: PartitionObserver {
     }
 
     package func partitionClosed(_ partition: UInt16) { state.withLock { $0.pending[partition] = nil } }
-}
-
-/// Removes a row of the outbox, or writes when it is due next.
-private final class OutboxChange: Submission, @unchecked Sendable {  // Guard: `wasThere` is touched by the writer thread only.
-    private let row: OutboxRow
-    private let keeps: Bool
-    private let done: @Sendable (Result<Bool, LogError>) -> Void
-    private var wasThere = false
-
-    /// - Parameter done: Called once, on the writer thread, with whether there was such a row: it goes with its channel.
-    init(_ row: OutboxRow, keeps: Bool, done: @escaping @Sendable (Result<Bool, LogError>) -> Void) {
-        self.row = row
-        self.keeps = keeps
-        self.done = done
-    }
-
-    var partition: UInt16? { row.channel.partition }
-    var cost: Int { 256 }
-
-    func stage(into stage: inout Stage) throws(LogError) {
-        wasThere = try stage.get(.outbox, row.key) != nil
-        guard wasThere else { return }
-        if keeps { stage.put(.outbox, row.key, row.value) } else { stage.delete(.outbox, row.key) }
-    }
-
-    func committed() { done(.success(wasThere)) }
-    func failed(_ error: LogError) { done(.failure(error)) }
 }

@@ -241,7 +241,7 @@ package final class AgentRuntime: Sendable {
     }
 
     private func removeDrainMark(_ partition: UInt16) throws(LogError) {
-        try channels.writer.submit(RowChange(partition) { $0.delete(.index, IndexMark.drained.key(partition)) })
+        try channels.writer.submit(RowChange.delete(.index, IndexMark.drained.key(partition)))
     }
 
     private func drainMark(_ partition: UInt16) throws(LogError) -> Bytes? {
@@ -255,7 +255,7 @@ package final class AgentRuntime: Sendable {
 
     private func markDrained(_ partition: UInt16) {
         // Refused, the next process counts a crash that was none.
-        try? channels.writer.submit(RowChange(partition) { $0.put(.index, IndexMark.drained.key(partition), [1]) })
+        try? channels.writer.submit(RowChange.put(.index, IndexMark.drained.key(partition), [1]))
     }
 
     /// Gives a partition up to another owner: its agents leave memory, and no open turn is to blame for it.
@@ -481,19 +481,6 @@ package struct AgentObservers: Sendable {
     package var removed: @Sendable (_ channel: String) -> Void = { _ in }
 
     package init() {}
-}
-
-/// Rows of a partition that belong to no channel.
-private final class RowChange: Submission {
-    let partition: UInt16?
-    private let change: @Sendable (inout Stage) -> Void
-
-    init(_ partition: UInt16, _ change: @escaping @Sendable (inout Stage) -> Void) { (self.partition, self.change) = (partition, change) }
-
-    var cost: Int { 64 }
-    func stage(into stage: inout Stage) throws(LogError) { change(&stage) }
-    func committed() {}
-    func failed(_ error: LogError) {}
 }
 
 /// An agent's name: `agents/<kind>/<id>` is its channel.

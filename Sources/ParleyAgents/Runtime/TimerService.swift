@@ -119,7 +119,10 @@ final class TimerService: Sendable {
     /// Removes a row that nobody waits for.
     func remove(_ key: Bytes, _ writer: GroupCommit) {
         // Refused, the next process finds the row again.
-        try? writer.submit(TimerRemoval(key: key, timers: self))
+        try? writer.submit(
+            RowChange.delete(.timers, key) { [self] result in
+                if case .success = result { settled(key) }
+            })
     }
 
     /// Removes the rows of timers that have rung for a channel that is gone: whoever was to settle them is gone with it. Those that have not
@@ -243,21 +246,4 @@ final class TimerService: Sendable {
         upper.append(bigEndian: partition + 1)
         return (lower, upper)
     }
-}
-
-/// The row of a timer whose channel is gone, on its way out.
-private final class TimerRemoval: Submission {
-    private let key: Bytes
-    private let timers: TimerService
-
-    init(key: Bytes, timers: TimerService) {
-        self.key = key
-        self.timers = timers
-    }
-
-    var partition: UInt16? { key.readBigEndian(at: 0) }
-    var cost: Int { key.count }
-    func stage(into stage: inout Stage) throws(LogError) { stage.delete(.timers, key) }
-    func committed() { timers.settled(key) }
-    func failed(_ error: LogError) {}
 }

@@ -368,7 +368,7 @@ extension Subscriptions {
 
     private func removeRow(of stream: ChannelID) {
         // Refused, the next process finds the row, and nothing to do for it.
-        try? channels.writer.submit(RowRemoval(SubscriptionRows.newStreamKey(stream)), isBounded: false)
+        try? channels.writer.submit(RowChange.delete(.index, SubscriptionRows.newStreamKey(stream)), isBounded: false)
     }
 
     // MARK: What follows from a decision
@@ -463,17 +463,4 @@ extension Subscriptions {
         entries[id]!.nextAnnouncement = channels.world.now.advanced(by: pause)
         setAlarm(id)
     }
-}
-
-/// Removes one row.
-private final class RowRemoval: Submission {
-    private let key: Bytes
-
-    init(_ key: Bytes) { self.key = key }
-
-    var partition: UInt16? { key.readBigEndian(at: 0) }
-    var cost: Int { key.count }
-    func stage(into stage: inout Stage) throws(LogError) { stage.delete(.index, key) }
-    func committed() {}
-    func failed(_ error: LogError) {}
 }
