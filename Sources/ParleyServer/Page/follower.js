@@ -103,26 +103,31 @@ class Follower {
     showActivity();
     if (isDeleted) return this.empty("This agent was deleted", "Its name is not used again by mistake.", this.reviver());
     if (this.unknown) return this.empty(`No agents of kind “${this.name.split("/")[0]}”`, ...Follower.others(kinds, this.name));
-    if (this.isPlain) return this.empty(`No channel ${this.name}`, "A program makes one by PUT, or parley create does. It shows here once it is there.", this.namesake());
+    if (this.isPlain) return this.empty(`No channel ${this.name}`, "A program creates it with PUT, a person with `parley create`. It appears here then.", this.namesake());
     this.empty("Nobody here yet", "Say something, and it begins.");
   }
 
   /** The kinds there are, each as a link to the agent of the same id. */
   static others(kinds, name) {
     if (!kinds?.length) return ["This server has no kinds of agents: it was started without a folder of them."];
-    const links = kinds.slice(0, 20).map(kind => {
-      const link = make("a", "", kind);
-      link.href = hash(`${kind}/${name.split("/")[1]}`);
-      return link;
-    });
-    return ["This server has ", ...links.flatMap((link, index) => index ? [", ", link] : [link]), "."];
+    const [asked, id] = name.split("/"), link = kind => {
+      const node = make("a", "", kind);
+      node.href = hash(`${kind}/${id}`);
+      return node;
+    };
+    const links = kinds.slice(0, 20).map(link), meant = nearest(asked, kinds);
+    return [...(meant ? ["Did you mean ", link(meant), "? "] : []), "This server has ", ...links.flatMap((link, index) => index ? [", ", link] : [link]), "."];
   }
 
   /** The agent that was meant, perhaps: its address has no slash before it. */
   namesake() {
     const name = this.name.slice(1), link = make("a", "", `Open the agent ${name}`);
     link.href = hash(name);
-    return isName(name) ? make("span", "offers", link) : undefined;
+    if (!isName(name)) return undefined;
+    // Not everybody may know the kinds: then it may be one.
+    const offers = make("span", "offers"), isKind = ask("/v1/kinds").then(({ kinds }) => kinds.some(({ kind }) => kind === name.split("/")[0]), () => true);
+    isKind.then(is => { if (is) offers.append(link); });
+    return offers;
   }
 
   reviver() {

@@ -212,7 +212,7 @@ class AboutTab extends Records {
     return this.section("Now", this.facts([
       ["State", status.state], ["Reason", status.reason], ["Why", status.message], ["What helps", status.remedy], ["Since", status.since && clock(status.since)],
       ["Waits for", waits], ["Messages that wait", status.queued?.ahead], ["Entries undecided", status.undecided], ["Restarts of the turn", status.restarts],
-      ["Made", clock(status.created)], ["In memory", status.in_memory ? "yes" : "no: it costs disk only"], ["Offset", status.tail_offset],
+      ["Created", clock(status.created)], ["In memory", status.in_memory ? "yes" : "no, only on disk"], ["Offset", status.tail_offset],
     ]));
   }
 
@@ -245,6 +245,6 @@ class AboutTab extends Records {
     const remove = make("button", "risky delete", "Delete this agent…"), follow = make("button", "", "Copy as curl");
     follow.addEventListener("click", () => copyText(curl.follow(`agents/${this.agent}`), follow));
     remove.addEventListener("click", () => confirmDelete(`agents/${this.agent}`, status));
-    return this.section("Elsewhere, and away", make("div", "offers", follow, remove));
+    return this.section("Follow or delete", make("div", "offers", follow, remove));
   }
 }

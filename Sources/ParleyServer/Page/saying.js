@@ -16,7 +16,7 @@ async function request(url, options = {}) {
 }
 
 function askForKey(refused) {
-  $("lockProblem").textContent = refused ? "The server does not take this one, or not any more." : "";
+  $("lockProblem").textContent = refused ? "The server does not take this key or token: it is wrong, or has expired." : "";
   $("key").value = "";
   if (!$("lock").open) $("lock").showModal();
   return new Promise(done => {
@@ -65,7 +65,7 @@ const targetPath = name => (name.startsWith("/") ? "/v1/stream" + name.split("/"
 function written(type) {
   const text = $("text").value.trim();
   if (!composer.isJSON) return follower.isPlain ? $("text").value : { type, text };
-  try { JSON.parse(text); } catch (error) { throw new Error(`this is no JSON: ${error.message}`); }
+  try { JSON.parse(text); } catch (error) { throw new Error(`this is not valid JSON: ${error.message}`); }
   return follower.isPlain ? text : `{"type":${JSON.stringify(type)},"data":${text}}`;
 }
 

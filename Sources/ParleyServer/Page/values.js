@@ -6,6 +6,21 @@ const make = (tag, className, ...content) => {
   return node;
 };
 const isName = name => /^[A-Za-z0-9._~-]{1,128}\/[A-Za-z0-9._~-]{1,128}$/.test(name);
+// The candidate that was probably meant: the nearest by edits, of which each has a third of its length.
+function nearest(word, candidates) {
+  const distance = (a, b) => {
+    let row = Array.from({ length: b.length + 1 }, (_, index) => index);
+    for (let i = 1; i <= a.length; i++) {
+      const next = [i];
+      for (let j = 1; j <= b.length; j++) next.push(Math.min(next[j - 1] + 1, row[j] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1)));
+      row = next;
+    }
+    return row[b.length];
+  };
+  const near = candidates.map(candidate => [distance(word.toLowerCase(), candidate.toLowerCase()), candidate])
+    .filter(([edits, candidate]) => edits <= Math.max(1, Math.floor(candidate.length / 3)));
+  return near.sort((a, b) => a[0] - b[0])[0]?.[1];
+}
 const randomID = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, "0")).join("");
 const pause = (ms, signal) => new Promise(done => {
   const timer = setTimeout(done, ms);
