@@ -60,14 +60,14 @@ struct Banner {
         return names.first { certificate.covers($0) } ?? host
     }
 
-    /// Kinds whose turns fail because their model is not configured: what is missing was said in full before, in lines that scroll away.
+    /// Kinds whose turns fail because their model is not configured, and what is missing.
     private static func unusable(_ node: Node) -> [(String, String)] {
         let kinds = node.declaredKinds.filter { $0.problem != nil }
         guard !kinds.isEmpty else { return [] }
         let names = kinds.map(\.file.kind).joined(separator: ", ")
         let isUnset = kinds.contains { $0.problem!.contains("PARLEY_MODEL is not set") }
-        let remedy = isUnset ? "set PARLEY_MODEL, e.g. PARLEY_MODEL=scripted, and start again" : "see above"
-        return [("No model", "turns of \(names) will fail: \(remedy)")]
+        let remedy = isUnset ? "set PARLEY_MODEL, e.g. PARLEY_MODEL=scripted, and start again" : "see below"
+        return [("No model", "turns of \(names) will fail: \(remedy)")] + node.modelProblems.map { ("", $0.replacing("\n", with: "; ")) }
     }
 
     /// - Parameter curl: The options that curl needs.

@@ -67,7 +67,7 @@ final class DeclaredAgents: Sendable {
     /// Reads all files at the start.
     ///
     /// An agent whose model is not configured is among them: its turns fail and say why. Left out, it would leave those that are open where they are.
-    /// - Returns: what is wrong.
+    /// - Returns: what is wrong with files; of models see ``modelProblems``.
     func load() -> [String] {
         let (kinds, problems) = read()
         let all = problems.map(\.description) + kinds.compactMap(\.problem)
@@ -75,11 +75,11 @@ final class DeclaredAgents: Sendable {
             state.kinds = Dictionary(kinds.map { ($0.file.kind, $0) }, uniquingKeysWith: { $1 })
             state.problems = Set(all)
         }
-        return problems.map(\.description) + DeclaredAgents.gathered(kinds)
+        return problems.map(\.description)
     }
 
     /// Why the models of kinds cannot be used, a line for each reason: one missing variable is often that of all.
-    private static func gathered(_ kinds: [Kind]) -> [String] {
+    var modelProblems: [String] {
         let reasons = Dictionary(grouping: kinds.filter { $0.problem != nil }) { String($0.problem!.dropFirst($0.file.file.count)) }
         return reasons.map { reason, kinds in kinds.map(\.file.file).joined(separator: ", ") + reason }.sorted()
     }

@@ -58,7 +58,7 @@ package final class Node: Sendable {
                 "parley: there are no agents: there is no folder \(DeclaredAgents.usualFolder). Make it with a file <kind>.md, or name another with --agents."
             )
         }
-        let folder = try DataFolder(configuration.dataFolder)
+        let folder = try Node.open(configuration.dataFolder)
         log = try RocksLog(folder)
         let keys = try SigningKeys.load(folder.signingKeysPath)
         let failure = failure
@@ -88,17 +88,9 @@ package final class Node: Sendable {
             (serving.http.requestBytesMax, serving.answerBytesMax) = (mebibytes << 20, mebibytes << 20)
         }
         serving.readersPerAccountMax = configuration.readersPerAccountMax
-        if let certificate = configuration.tlsCertificate, let key = configuration.tlsKey {
-            do throws(TLSError) { serving.http.tls = try TLSIdentity(certificateFile: certificate, keyFile: key) } catch {
-                throw ConfigurationError(error.message)
-            }
-        }
+        serving.http.tls = try configuration.identity()
         certificate = serving.http.tls
-        if let folder = configuration.publicFolder {
-            do throws(PublicFolderError) { serving.publicFolder = try PublicFolder(folder) } catch {
-                throw ConfigurationError("\(error)")
-            }
-        }
+        serving.publicFolder = try configuration.pages()
         if let count = configuration.channelsMax { try channels.limitCount(to: count) }
         server = Server(channels: channels, agents: runtime, node: services, subscriptions: subscriptions, configuration: serving) {
             webhooks?.measures ?? []
@@ -127,6 +119,18 @@ package final class Node: Sendable {
         subscriptions.subscriptions.start()
     }
 
+    /// Opens the data folder; what keeps it from that is said with the process that has it, and with a remedy.
+    private static func open(_ path: String) throws(LogError) -> DataFolder {
+        do throws(LogError) { return try DataFolder(path) } catch {
+            var said = error.message
+            if error.code == .locked, let holder = LockHolder.find("\(path)/LOCK") { said = said.replacing("another process", with: holder) }
+            if error.code == .inaccessible, ![". ", "--data"].contains(where: said.contains) {
+                said += ". Name a folder that this process can write with --data"
+            }
+            throw LogError(error.code, said)
+        }
+    }
+
     /// The port that is listened on.
     package var port: Int { server.port }
 
@@ -139,14 +143,19 @@ package final class Node: Sendable {
     /// Where those files are; `nil`: nowhere.
     var agentsFolder: String? { declared.folder }
 
+    /// Why the models of those agents cannot be used.
+    var modelProblems: [String] { declared.modelProblems }
+
     /// The agents that files declare, with the model and the tools of each.
     var declaredKinds: [DeclaredAgents.Kind] { declared.kinds }
 
     /// Waits for SIGTERM or SIGINT, then drains: no new work, what is in flight reaches the log, readers are told to resume elsewhere or later.
     ///
+    /// - Parameter stopping: Called once it is known that the node stops, before it drains.
     /// - Returns: `nil` after a signal, or why the node had to stop: then nothing acknowledged is lost, but nothing more could be promised.
-    package func runUntilStopped() -> String? {
+    package func runUntilStopped(_ stopping: () -> Void = {}) -> String? {
         let reason = failure.wait { $0 }!
+        stopping()
         signals.cancel()
         reloads.cancel()
         folderWatcher?.cancel()

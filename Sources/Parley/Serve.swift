@@ -3,6 +3,8 @@
 internal import FoundationEssentials
 // Without the annotation, `stdout` cannot be named: it is a variable of C.
 @preconcurrency internal import Glibc
+internal import ParleyChannels
+internal import ParleyWebhooks
 
 /// Runs a node with these agents until it is told to stop (SIGTERM, SIGINT), and then drains.
 ///
@@ -74,6 +76,9 @@ package enum ServeOptions {
     ]
     /// Without one.
     package static let flags = ["watch-agents", "webhook-allow-private"]
+
+    /// What can be chosen with --webhook-events.
+    package static let webhookEvents = WebhookConfiguration.possibleEvents.map(\.name)
 
     /// What each does.
     package static let help = """
@@ -172,6 +177,8 @@ package enum ServeOptions {
     ) throws(ConfigurationError) {
         _ = try configuration.webhook(environment)
         if let folder = configuration.agentsFolder { try DeclaredAgents.require(folder) }
+        _ = try configuration.identity()
+        _ = try configuration.pages()
     }
 
     /// Starts a node, says so on standard error, and returns once it has stopped; throws what kept it from starting or continuing.
@@ -180,6 +187,9 @@ package enum ServeOptions {
         let environment = ProcessInfo.processInfo.environment
         let node = try Node(configuration, environment: environment, agents: agents) { Diagnostics.say($0) }
         Diagnostics.say(Banner(configuration, node, environment).text)
-        if let reason = node.runUntilStopped() { throw ConfigurationError("stopped: \(reason)") }
+        let drain = configuration.drainTime
+        let reason = node.runUntilStopped { Diagnostics.say("parley: stopping; waits up to \(drain.components.seconds) s for turns to pause") }
+        if let reason { throw ConfigurationError("stopped: \(reason)") }
+        Diagnostics.say("parley: stopped")
     }
 }

@@ -69,7 +69,7 @@ package struct ServeConfiguration: Sendable {
     package mutating func complete(_ environment: [String: String]) throws(ConfigurationError) {
         keys = try readKeys(environment)
         guard (tlsCertificate == nil) == (tlsKey == nil) else {
-            throw ConfigurationError("--tls-cert and --tls-key go together; one is missing.")
+            throw ConfigurationError("--tls-\(tlsKey == nil ? "key" : "cert") is missing: --tls-cert and --tls-key go together.")
         }
         guard !keys.isEmpty || isLoopback else {
             throw ConfigurationError(
@@ -100,6 +100,39 @@ package struct ServeConfiguration: Sendable {
             return keys
         } catch {
             throw ConfigurationError(error.message)
+        }
+    }
+
+    /// What clients are shown; `nil`: no TLS.
+    /// - Throws: ``ConfigurationError`` that names the option.
+    func identity() throws(ConfigurationError) -> TLSIdentity? {
+        guard let tlsCertificate, let tlsKey else { return nil }
+        try ServeConfiguration.requirePEM(tlsCertificate, "tls-cert", "CERTIFICATE", "certificate, followed by its chain", other: "tls-key")
+        try ServeConfiguration.requirePEM(tlsKey, "tls-key", "PRIVATE KEY", "private key", other: "tls-cert")
+        do throws(TLSError) { return try TLSIdentity(certificateFile: tlsCertificate, keyFile: tlsKey) } catch {
+            throw ConfigurationError("--tls-cert, --tls-key: \(error.message).")
+        }
+    }
+
+    /// Refuses a file that lacks what is wanted of it: OpenSSL says only that there is no line to start at.
+    private static func requirePEM(
+        _ file: String, _ option: String, _ label: String, _ what: String, other: String
+    ) throws(ConfigurationError) {
+        let expected = "expected a PEM file with the \(what)."
+        guard let text = FileManager.default.contents(atPath: file).map({ String(decoding: $0, as: UTF8.self) }) else {
+            let reason = FileManager.default.fileExists(atPath: file) ? "cannot be read" : "does not exist"
+            throw ConfigurationError("--\(option) is '\(file)', which \(reason); \(expected)")
+        }
+        guard !text.contains("\(label)-----") else { return }
+        let isSwapped = text.contains(label == "CERTIFICATE" ? "PRIVATE KEY-----" : "CERTIFICATE-----")
+        throw ConfigurationError(
+            "--\(option) is '\(file)', which has no PEM \(label.lowercased()); \(expected)\(isSwapped ? " Is it swapped with --\(other)?" : "")")
+    }
+
+    /// The pages for everyone; `nil`: none.
+    func pages() throws(ConfigurationError) -> PublicFolder? {
+        do throws(PublicFolderError) { return try publicFolder.map { path throws(PublicFolderError) in try PublicFolder(path) } } catch {
+            throw ConfigurationError("\(error)")
         }
     }
 

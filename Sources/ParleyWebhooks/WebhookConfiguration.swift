@@ -44,17 +44,26 @@ package struct WebhookConfiguration: Sendable {
     /// The entry types that `text` names.
     package static func events(_ text: String) throws(WebhookConfigurationError) -> Set<EntryKind> {
         var events: Set<EntryKind> = []
-        var problems: [String] = []
+        var unknown: [String] = []
         for part in text.split(separator: ",", omittingEmptySubsequences: false) {
             let name = String(part).trimmingSpaces
             if let kind = possibleEvents.first(where: { $0.name == name }) {
                 events.insert(kind)
             } else {
-                problems.append("--webhook-events has '\(name)'; there are \(possibleEvents.map(\.name).joined(separator: ", ")).")
+                unknown.append(name)
             }
         }
-        guard problems.isEmpty else { throw WebhookConfigurationError(problems) }
+        guard unknown.isEmpty else { throw WebhookConfigurationError([problem(with: unknown)]) }
         return events
+    }
+
+    private static func problem(with unknown: [String]) -> String {
+        let names = possibleEvents.map(\.name)
+        let meant = unknown.map { name in
+            "'\(name)'" + (Suggestion.closest(to: name, in: names).map { " (did you mean \($0)?)" } ?? "")
+        }
+        return "--webhook-events has \(meant.joined(separator: " and ")); there are \(names.joined(separator: ", "))."
+
     }
 }
 
@@ -78,7 +87,8 @@ private struct WebhookURL {
         let parts: OutgoingURL
         do { parts = try OutgoingURL(text) } catch {
             // The URL itself may hold a secret: it is not repeated.
-            throw WebhookConfigurationError(["--webhook is not a URL: \(error.message). Expected https://<host>[:<port>]/<path>."])
+            let reason = text.contains("://") ? error.message : "it has no scheme such as https:// in front"
+            throw WebhookConfigurationError(["--webhook is not a URL: \(reason). Expected https://<host>[:<port>]/<path>."])
         }
         origin = parts.origin
         var problems: [String] = []

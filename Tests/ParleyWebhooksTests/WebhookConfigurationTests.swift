@@ -54,6 +54,10 @@ private let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         Case(url: "https://[::1]:8443/", says: ["::1", "public"]),
         Case(url: "https://[::ffff:169.254.169.254]/", says: ["169.254.169.254", "public"]),
         Case(events: "aproval.requested", says: ["aproval.requested", "approval.requested", "agent.stalled"]),
+        Case(
+            events: "approval.request,nope",
+            says: ["--webhook-events has 'approval.request' (did you mean approval.requested?) and 'nope'; there are "]),
+        Case(url: "hidden", says: ["--webhook is not a URL: it has no scheme"], hides: ["hidden"]),
         Case(events: "text", says: ["'text'", "turn.completed"]),
         Case(events: "message", says: ["'message'"]),
         Case(events: "", says: ["''"]),

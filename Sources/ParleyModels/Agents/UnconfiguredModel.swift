@@ -13,9 +13,13 @@ package struct UnconfiguredModel: Model {
         sink.received(
             .failed(
                 StepFailure(
-                    code: "model_not_configured", message: "the model '\(name)' is not configured: \(problem)", retryable: false)))
+                    code: "model_not_configured", message: "\(which): \(problem)\(remedy)", retryable: false)))
         return EndedCall()
     }
+
+    private var which: String { name.isEmpty ? "no model is configured" : "the model '\(name)' is not configured" }
+    /// A node reads its environment at start.
+    private var remedy: String { (problem.hasSuffix(".") ? "" : ".") + " Then restart the server." }
 
     private final class EndedCall: ModelCall {
         func cancel() {}
