@@ -39,7 +39,7 @@ enum ChannelArgument {
         let segments = name.split(separator: "/", omittingEmptySubsequences: false)
         if segments.first == "agents" {
             guard segments.count == 3 else {
-                throw UsageError("'\(text)' is no agent's channel; expected agents/<kind>/<id>, or <kind>/<id>.")
+                throw UsageError("'\(text)' is not a valid name of an agent's channel; expected agents/<kind>/<id>, or <kind>/<id>.")
             }
             return try agent(name)
         }
@@ -51,7 +51,7 @@ enum ChannelArgument {
             name.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F })
         else {
             throw UsageError(
-                "'\(text)' is no channel; expected up to 1024 bytes without control characters, in segments that are neither empty nor . nor .., e.g. /orders/42."
+                "'\(text)' is not a valid name of a channel; expected up to 1024 bytes without control characters, in segments that are neither empty nor . nor .., e.g. /orders/42."
             )
         }
         return name

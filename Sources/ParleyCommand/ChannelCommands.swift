@@ -149,7 +149,7 @@ enum TailCommand: Command {
           --json          one entry per line, as JSON; always so for plain channels
           --server <url>  default PARLEY_URL, then http://127.0.0.1:4437
         """
-    static let options: [CommandOption] = [.value("from"), .flag("raw"), .flag("json"), .value("server")]
+    static let options: [CommandOption] = [.value("from", ["-1", "now"]), .flag("raw"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try ChannelArgument.any(arguments.require(0, "the channel"))
@@ -213,7 +213,9 @@ enum ListCommand: Command {
           --state <state>  only agents in this state: idle, running, waiting, parked, stalled or closed
           --json           one agent or channel per line, as JSON
         """
-    static let options: [CommandOption] = [.value("kind"), .value("state"), .flag("json"), .value("server")]
+    static let options: [CommandOption] = [
+        .value("kind"), .value("state", ["idle", "running", "waiting", "parked", "stalled", "closed"]), .flag("json"), .value("server"),
+    ]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         try arguments.requireAtMost(1)
@@ -257,7 +259,11 @@ enum ListCommand: Command {
         }
         let filters = ["kind", "state"].compactMap { name in arguments[name].map { "\(name) \($0)" } }.joined(separator: " and ")
         Terminal.error(
-            filters.isEmpty ? "there are no agents yet; `parley run <kind>/<id> \"text\"` creates one" : "no agent has \(line: filters)")
+            filters.isEmpty
+                ? client.showsToken
+                    ? "there are no agents that your token may read"
+                    : "there are no agents yet; `parley run <kind>/<id> \"text\"` creates one"
+                : "no agent\(text: client.showsToken ? " that your token may read" : "") has \(line: filters)")
         return .done
     }
 }
@@ -288,7 +294,10 @@ extension ListCommand {
             }
             after = page["next"]?.string.map { "&after=\(PercentEncoding.encode($0))" } ?? ""
         } while !after.isEmpty
-        if isEmpty { Terminal.error("there is no channel\(line: prefix == "/" ? "" : " whose name begins with \(prefix)") yet") }
+        if isEmpty {
+            let which = client.showsToken ? " that your token may read" : prefix == "/" ? " yet" : ""
+            Terminal.error(prefix == "/" ? "there are no channels\(text: which)" : "no channel\(text: which) has a name that begins with \(line: prefix)")
+        }
         return .done
     }
 }

@@ -39,6 +39,9 @@ final class Client: Sendable {
         var json: JSON? { try? JSON.parse(body) }
     }
 
+    /// Whether it shows a token, which may be for a part of what there is.
+    var showsToken: Bool { bearer?.hasPrefix("parley_") ?? false }
+
     private var authorization: [(name: String, value: String)] { bearer.map { [("Authorization", "Bearer \($0)")] } ?? [] }
 
     /// One request and its whole answer.
@@ -61,6 +64,9 @@ final class Client: Sendable {
     }
 
     private func named(_ error: OutgoingError) -> any Error {
+        if error.reason.contains("HTTP/0.9") {
+            return FollowError("what answers at \(baseURL) is not a Parley server. Name another with --server or PARLEY_URL.")
+        }
         guard error.code == "upstream_unreachable" else {
             return Disconnected(description: "the connection to the server at \(baseURL) broke: \(error.reason).")
         }
@@ -82,7 +88,7 @@ final class Client: Sendable {
         }
         let remedy =
             Terminal.environment("PARLEY_CA_FILE").map {
-                "PARLEY_CA_FILE is '\($0)'; expected the PEM file of who has signed it, or the certificate itself."
+                "PARLEY_CA_FILE is '\($0)'; expected a PEM file with the certificate of the authority that signed it, or with that certificate itself."
             }
             ?? "PARLEY_CA_FILE names a PEM file of authorities to trust besides the system's."
         return "the certificate of \(baseURL) is not trusted: \(reason). \(remedy)"

@@ -40,6 +40,11 @@ enum CompletionCommand: Command {
         }
     }
 
+    /// Its options whose values are known, each with these.
+    private static func chosen(_ command: any Command.Type) -> [(option: String, values: String)] {
+        options(command).filter { !$0.choices.isEmpty }.map { ($0.name, $0.choices.joined(separator: " ")) }
+    }
+
     /// The words that can follow a command: options; and for some, what they take.
     private static func words(_ command: any Command.Type) -> String {
         (taken(command) + options(command).map { "--\($0.name)" }).joined(separator: " ")
@@ -47,6 +52,9 @@ enum CompletionCommand: Command {
 
     @Sendable private static func bash() -> String {
         let cases = ParleyProgram.commands.map { "        \($0.name)) words=\"\(words($0))\" ;;" }
+        let values = ParleyProgram.commands.flatMap { command in
+            chosen(command).map { "        '\(command.name) --\($0.option)') words=\"\($0.values)\" ;;" }
+        }
         return """
             # parley completion bash
             _parley() {
@@ -55,6 +63,9 @@ enum CompletionCommand: Command {
                     case "${COMP_WORDS[1]}" in
             \(cases.joined(separator: "\n"))
                     *) words="" ;;
+                    esac
+                    case "${COMP_WORDS[1]} ${COMP_WORDS[COMP_CWORD - 1]}" in
+            \(values.joined(separator: "\n"))
                     esac
                 fi
                 COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
@@ -66,6 +77,9 @@ enum CompletionCommand: Command {
     @Sendable private static func zsh() -> String {
         let names = ParleyProgram.commands.map { "        '\($0.name):\(quoted($0.summary))'" }
         let cases = ParleyProgram.commands.map { "        \($0.name)) compadd -- \(words($0)); _files ;;" }
+        let values = ParleyProgram.commands.flatMap { command in
+            chosen(command).map { "        '\(command.name) --\($0.option)') compadd -- \($0.values); return ;;" }
+        }
         return """
             #compdef parley
             _parley() {
@@ -76,6 +90,9 @@ enum CompletionCommand: Command {
                     _describe command commands
                     return
                 fi
+                case "$words[2] $words[CURRENT-1]" in
+            \(values.joined(separator: "\n"))
+                esac
                 case "$words[2]" in
             \(cases.joined(separator: "\n"))
                 esac
@@ -91,10 +108,14 @@ enum CompletionCommand: Command {
                     ? []
                     : ["complete -c parley -n '__fish_seen_subcommand_from \(command.name)' -a '\(taken(command).joined(separator: " "))'"])
                 + options(command).map { option in
-                    "complete -c parley -n '__fish_seen_subcommand_from \(command.name)' -l \(option.name)\(option.takesValue ? " -r" : "")"
+                    "complete -c parley -n '__fish_seen_subcommand_from \(command.name)' -l \(option.name)\(value(option))"
                 }
         }
         return "# parley completion fish\n" + commands.joined(separator: "\n")
+    }
+
+    private static func value(_ option: CommandOption) -> String {
+        option.choices.isEmpty ? option.takesValue ? " -r" : "" : " -x -a '\(option.choices.joined(separator: " "))'"
     }
 
     private static func quoted(_ text: String) -> String { text.replacing("'", with: "'\\''") }

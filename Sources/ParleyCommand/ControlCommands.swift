@@ -131,7 +131,7 @@ enum SignalCommand: Command {
         var data: JSON?
         if arguments.positional.count > 2 {
             do { data = try JSON.parse(arguments.positional[2]) } catch {
-                throw UsageError("the data is no JSON: \(error). A text needs quotes: '\"text\"'.")
+                throw UsageError("the data has \(error). A text needs quotes: '\"text\"'.")
             }
         }
         return try ControlEntry.send("signal", [("name", .string(name)), ("data", data)], arguments)

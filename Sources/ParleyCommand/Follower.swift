@@ -128,5 +128,6 @@ final class Follower: Sendable {
 
 struct FollowError: Error, CustomStringConvertible {
     var description: String
-    init(_ description: String) { self.description = description }
+    var exit: ExitStatus
+    init(_ description: String, exit: ExitStatus = .failed) { (self.description, self.exit) = (description, exit) }
 }

@@ -15,7 +15,7 @@ enum MessageBody {
         if arguments.positional.count > 1 { throw UsageError("there are a text and --data; a message has one of them.") }
         let text = try MessageArgument.content(of: source)
         do { return JSON.Member("data", try JSON.parse(Bytes(text.utf8))) } catch {
-            throw UsageError("--data is no JSON: \(error). A text needs quotes: --data '\"text\"'.")
+            throw UsageError("--data has \(error). A text needs quotes: --data '\"text\"'.")
         }
     }
 }

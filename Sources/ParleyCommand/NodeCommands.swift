@@ -78,6 +78,7 @@ enum BackupCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let word = try arguments.require(0, "the folder")
         try arguments.requireAtMost(1)
+        guard !word.isEmpty else { throw UsageError("the folder is ''; expected a path of a new folder on the server's machine.") }
         let folder = word.hasPrefix("/") ? word : FileManager.default.currentDirectoryPath + "/" + word
         let body: JSON = ["folder": .string(folder)]
         let client = try Client(arguments)

@@ -48,13 +48,14 @@ enum ParleyProgram {
             return .usage
         } catch {
             Terminal.error("parley \(name): \(line: Columns.prose("\(error)"))")
-            return .failed
+            return (error as? FollowError)?.exit ?? .failed
         }
     }
 
     static func unknown(_ name: String) -> String {
+        if name.hasPrefix("-") { return "'\(name)' stands before the command; options follow it: parley <command> \(name) ..." }
         let meant = Suggestion.closest(to: name, in: commands.map { $0.name })
-        return "unknown command '\(name)'.\(meant.map { " Did you mean '\($0)'?" } ?? "") `parley help` lists them."
+        return "unknown command '\(name)'.\(meant.map { " Did you mean '\($0)'?" } ?? "") `parley help` lists the commands."
     }
 
     static var help: String {
@@ -98,9 +99,13 @@ protocol Command {
 struct CommandOption: Sendable {
     var name: String
     var takesValue: Bool
+    /// What completion offers as its value; empty: anything.
+    var choices: [String] = []
 
     /// An option with a value, `--name <value>`.
-    static func value(_ name: String) -> CommandOption { CommandOption(name: name, takesValue: true) }
+    static func value(_ name: String, _ choices: [String] = []) -> CommandOption {
+        CommandOption(name: name, takesValue: true, choices: choices)
+    }
     /// An option that is there or not, `--name`.
     static func flag(_ name: String) -> CommandOption { CommandOption(name: name, takesValue: false) }
 }
@@ -171,6 +176,12 @@ struct Arguments {
             (1...15).contains(value.utf8.count) && UInt64(value, radix: 16) != nil && !value.hasPrefix("-") && !value.hasPrefix("+")
         let meant = isShort ? " Did you mean \(String(repeating: "0", count: 16 - value.utf8.count) + value)?" : ""
         throw UsageError("--\(option) is '\(value)'; expected \(expected.joined(separator: ", or ")).\(meant)")
+    }
+
+    /// Refuses an option whose value is no instant.
+    func checkInstant(_ option: String) throws(UsageError) {
+        guard let value = self[option], Timestamp(value) == nil else { return }
+        throw UsageError("--\(option) is '\(value)'; expected an instant such as 2026-01-31T09:30:00Z.")
     }
 
     /// Refuses words behind the first `count`.

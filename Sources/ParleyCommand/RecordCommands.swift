@@ -21,8 +21,10 @@ enum TraceCommand: Command {
     static let options: [CommandOption] = [.value("turn"), .value("limit"), .value("before"), .flag("json"), .value("server")]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        for name in ["turn", "before"] { try arguments.check(name, []) }
         let answer = try RecordQuery.ask("trace", ["turn", "limit", "before"], arguments)
         guard !arguments.has("json") else { return .done }
+        if answer["turns"]?.array?.isEmpty ?? true { RecordQuery.sayNone("turns", besides: ["before"], arguments) }
         Terminal.output(TerminalText(lines: TraceView(answer, draws: Terminal.isOutputDrawn).lines))
         RecordQuery.sayNext(answer, "older turns")
         return .done
@@ -44,7 +46,7 @@ enum AuditCommand: Command {
         decided, and what was executed. Calls of a model that were refused before a person was asked are in `parley trace`.
 
           --by <principal>  only what this principal sent or decided
-          --type <type>     message, steer, interrupt, cancel, approve, deny, signal, close or approval; several with commas
+          --type <type>     message, steer, interrupt, cancel, approve, deny, signal, close, resume or approval; several with commas
           --since <instant> e.g. 2026-01-31T09:30:00Z
           --until <instant>
           --limit <n>       the newest <n> records; default 100
@@ -52,11 +54,17 @@ enum AuditCommand: Command {
           --json            the server's answer as it is
         """
     static let options: [CommandOption] =
-        ["by", "type", "since", "until", "limit", "before", "server"].map { .value($0) } + [.flag("json")]
+        [.value("by"), .value("type", types)] + ["since", "until", "limit", "before", "server"].map { .value($0) } + [.flag("json")]
+    private static let types = ["message", "steer", "interrupt", "cancel", "approve", "deny", "signal", "close", "resume", "approval"]
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
+        for name in ["since", "until"] { try arguments.checkInstant(name) }
+        try arguments.check("before", [])
         let answer = try RecordQuery.ask("audit", ["by", "type", "since", "until", "limit", "before"], arguments)
         guard !arguments.has("json") else { return .done }
+        if answer["records"]?.array?.isEmpty ?? true {
+            RecordQuery.sayNone("records", besides: ["by", "type", "since", "until", "before"], arguments)
+        }
         Terminal.output(TerminalText(lines: AuditView.lines(answer)))
         RecordQuery.sayNext(answer, "older records")
         return .done
@@ -97,6 +105,13 @@ private enum RecordQuery {
         guard answer.status == 200, let json = answer.json else { throw client.refusal(answer, of: channel) }
         if arguments.has("json") { Terminal.output("\(json: json)\n") }
         return json
+    }
+
+    /// An empty answer of an agent that is there may come from the options.
+    static func sayNone(_ what: String, besides filters: [String], _ arguments: Arguments) {
+        let given = filters.compactMap { name in arguments[name].map { "--\(name) \($0)" } }
+        let agent = arguments.positional[0]
+        Terminal.error("\(line: given.isEmpty ? "\(agent) has no \(what) yet" : "\(agent) has no \(what) with \(given.joined(separator: " "))")")
     }
 
     static func sayNext(_ answer: JSON, _ what: String) {

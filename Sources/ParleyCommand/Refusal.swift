@@ -31,7 +31,7 @@ extension Client {
         } else if isAny, refusal.code == "channel_not_found", channel?.contains("/") == false {
             sentences.append("An agent is named <kind>/<id>.")
         }
-        return FollowError(sentences.compactMap { $0 }.joined(separator: " "))
+        return FollowError(sentences.compactMap { $0 }.joined(separator: " "), exit: refusal.isMisuse ? .usage : .failed)
     }
 
     /// The agent or the kind whose name is nearest. The server may refuse to list them: then there is none.
@@ -52,6 +52,7 @@ struct Refusal {
     /// `<kind>/<id>`, if it is about an agent.
     let agent: String?
     private let json: JSON
+    private let channel: String?
     /// As the command line names it: `<kind>/<id>`, or `/<channel>`.
     private let name: String
     private let status: Int
@@ -64,7 +65,7 @@ struct Refusal {
     init(_ json: JSON, _ status: Int, channel: String? = nil, isWanted: Bool = true, needs: [Verb] = []) {
         // Below /v1/stream/__ds/ the protocol wants another form.
         let json = json["error"].map { ["code": $0["code"] ?? .null, "detail": $0["message"] ?? .null] } ?? json
-        (self.json, self.status, self.isWanted, self.needs) = (json, status, isWanted, needs)
+        (self.json, self.status, self.isWanted, self.needs, self.channel) = (json, status, isWanted, needs, channel)
         code = json["code"]?.string ?? ""
         kinds = (json["kinds"]?.array ?? []).compactMap(\.string)
         agent = channel.flatMap { $0.hasPrefix("agents/") ? Refusal.agent($0) : nil }
@@ -88,7 +89,23 @@ struct Refusal {
         var said = own ?? json["detail"]?.string ?? json["title"]?.string ?? "the server answered \(status)"
         // A command sends one entry.
         if json["index"] == 0, said.hasPrefix("entry 0: ") { said.removeFirst("entry 0: ".count) }
+        said = typed(said)
         return code.isEmpty ? said : "\(said.hasSuffix(".") ? String(said.dropLast()) : said) (\(code))."
+    }
+
+    /// Whether what is wrong was typed.
+    var isMisuse: Bool { ["invalid_json", "invalid_expires_at", "invalid_ttl", "invalid_token_request"].contains(code) }
+
+    /// Fields of a request, and the options that they come from.
+    private static let options = [
+        ("Stream-Expires-At", "--expires-at"), ("Stream-TTL", "--ttl"), ("Stream-Fork-Offset", "--offset"), ("Idempotency-Key", "--key"),
+        ("Content-Type is", "--type is"), ("Content-Type", "content type"),
+    ]
+
+    /// The server's words with names as they are typed: of options, and of the channel that it is about.
+    private func typed(_ said: String) -> String {
+        let said = Refusal.options.reduce(said) { $0.replacing($1.0, with: $1.1) }
+        return channel.map { said.replacing("'\($0)'", with: name) } ?? said
     }
 
     /// Says it without HTTP, which the server's own words are about.
@@ -145,6 +162,7 @@ struct Refusal {
         switch code {
         case "channel_not_found":
             "`parley ls /` lists the channels\(isWanted ? "; `parley create \(name)` creates this one." : ".")"
+        case "content_type_mismatch": "Name the channel's type: --type '\(ownType ?? "<its content type>")'."
         case "channel_exists": "Choose another name, or remove that channel first: `parley delete \(name)`."
         case "use_agent_fork": "Name the fork as a channel: `parley fork \(name) /<new name>`."
         case "invalid_json": "A text needs quotes: '\"text\"'."
@@ -154,6 +172,11 @@ struct Refusal {
         case "tail_moved": "`parley tail \(name)` shows what is new."
         default: nil
         }
+    }
+
+    /// The type that the server names as the channel's.
+    private var ownType: String? {
+        json["detail"]?.string?.split(separator: "the channel's is '").last?.split(separator: "'").first.map(String.init)
     }
 
     private var remedyOfAgent: String? {

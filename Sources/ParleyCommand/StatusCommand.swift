@@ -8,7 +8,8 @@ enum StatusCommand: Command {
     static let help = """
         \(usage)
 
-        Shows the state, the turn that is running and what it waits for; for an agent that is parked or stalled, also the reason and the remedy.
+        Shows the state, the turn that is running and what it waits for, or how the last one ended; for an agent that is parked or stalled,
+        also the reason and the remedy.
 
           --json  the server's answer as it is
         """
@@ -23,9 +24,17 @@ enum StatusCommand: Command {
         if arguments.has("json") {
             Terminal.output("\(json: status)\n")
         } else {
-            Terminal.output(TerminalText(lines: StatusView.lines(status, undecided: try undecided(status, channel, client))))
+            let (entries, last) = (try undecided(status, channel, client), try lastTurn(status, channel, client))
+            Terminal.output(TerminalText(lines: StatusView.lines(status, undecided: entries, lastTurn: last)))
         }
         return .done
+    }
+
+    /// `{turns, at}` of the trace with the newest turn; `nil` while a turn is open, which the status itself is about.
+    private static func lastTurn(_ status: JSON, _ channel: String, _ client: Client) throws -> JSON? {
+        guard status["turn"] == nil else { return nil }
+        let answer = try client.request("GET", "/v1/\(channel)/trace?limit=1")
+        return answer.status == 200 ? answer.json : nil
     }
 
     /// The entries that nothing has been decided about, oldest first, as the audit has them.
@@ -41,8 +50,10 @@ enum StatusCommand: Command {
 enum StatusView {
     private static let undecidedMax = 10
 
-    /// - Parameter entries: Those that nothing has been decided about.
-    static func lines(_ status: JSON, undecided entries: [JSON]) -> [String] {
+    /// - Parameters:
+    ///   - entries: Those that nothing has been decided about.
+    ///   - trace: The newest turn and the server's time, unless a turn is open.
+    static func lines(_ status: JSON, undecided entries: [JSON], lastTurn trace: JSON?) -> [String] {
         let agent = Refusal.agent(status["agent"]?.string ?? "")
         var rows: [[String]] = [["agent:", agent], ["state:", state(status)]]
         if status["known"] == false {
@@ -55,6 +66,7 @@ enum StatusView {
         }
         if let source = status["stalled"]?["source"]?.string { rows.append(["at:", source]) }
         if let turn = status["turn"]?.string { rows.append(["turn:", turn + restarts(status)]) }
+        if let last = trace.flatMap({ lastTurn($0, agent) }) { rows.append(["last turn:", last]) }
         for wait in status["waiting_for"]?.array ?? [] { rows.append([waits(wait) ? "waits for:" : "runs:", text(ofStep: wait)]) }
         for approval in approvals(status) { rows.append(["", "parley approve \(agent) \(approval.name)"]) }
         if ["parked", "stalled"].contains(status["state"]?.string) {
@@ -86,6 +98,15 @@ enum StatusView {
         return
             "\(entry["type"]?.string ?? "") \(entry["offset"]?.string ?? "") by \(TerminalText.name(entry["by"]?.string ?? "")) at \(entry["at"]?.string ?? "")"
             + (said.map { ": \"\(Columns.prose($0))\"" } ?? "") + isKept
+    }
+
+    /// `failed 2 min ago, model_unauthorized (...)`.
+    private static func lastTurn(_ trace: JSON, _ agent: String) -> String? {
+        guard let turn = trace["turns"]?.array?.last, let state = turn["state"]?.string, state != "open" else { return nil }
+        let instants = [turn["ended"], trace["at"]].compactMap { $0?.string.flatMap { Timestamp($0) } }
+        let ago = instants.count == 2 ? " \(TraceView.roughly(instants[1].milliseconds - instants[0].milliseconds)) ago" : ""
+        guard state == "failed" else { return state + ago }
+        return "failed\(ago), \(turn["error"]?["code"]?.string ?? "for an unknown reason") (`parley trace \(agent)` shows it)"
     }
 
     private static func state(_ status: JSON) -> String {

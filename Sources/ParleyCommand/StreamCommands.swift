@@ -142,6 +142,7 @@ enum StreamRequest {
         if let ttl = arguments["ttl"], Int64(ttl) == nil || ttl.hasPrefix("-") || ttl.hasPrefix("+") {
             throw UsageError("--ttl is '\(ttl)'; expected seconds, e.g. 3600.")
         }
+        try arguments.checkInstant("expires-at")
         return [("Stream-TTL", arguments["ttl"]), ("Stream-Expires-At", arguments["expires-at"])].compactMap { name, value in
             value.map { (name, $0) }
         }

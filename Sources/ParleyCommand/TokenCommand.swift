@@ -1,4 +1,5 @@
 internal import FoundationEssentials
+internal import Parley
 internal import ParleyServer
 internal import ParleySystem
 
@@ -58,7 +59,9 @@ enum TokenCommand: Command {
         }
         let block = CapabilityToken.Block(name: arguments["name"], expires: expires, grants: grants)
         let bearer = try Bearer.find(arguments)
+        for grant in grants { if let notice = notice(on: grant.pattern.text) { Terminal.error("\(line: notice)") } }
         do {
+            if let name = arguments["name"] { try CapabilityToken.Block.checkName(name) }
             if let file = arguments["keys"] {
                 var ring = KeyRing()
                 do throws(SafetyError) { try ring.addFile(file) } catch {
@@ -67,7 +70,15 @@ enum TokenCommand: Command {
                 try requireWhole(block)
                 token = try CapabilityToken(keyName: ring.keys[0].name, key: ring.keys[0].signing, block).text
             } else if let bearer, bearer.hasPrefix("parley_") {
-                guard let own = CapabilityToken(bearer) else { throw UsageError("PARLEY_TOKEN begins like a token and is none.") }
+                let source = arguments["token-file"].map { "--token-file \($0)" } ?? "PARLEY_TOKEN"
+                guard let own = CapabilityToken(bearer) else {
+                    throw UsageError("\(source) begins like a token and is not one; was it copied in part?", showsUsage: false)
+                }
+                guard own.expires > now else {
+                    throw UsageError(
+                        "\(source): that token ended at \(own.expires), and so would all that is made from it. Ask for a new one.",
+                        showsUsage: false)
+                }
                 token = try own.narrowed(block).text
                 for line in lost(grants, own) { Terminal.error("\(line: line)") }
             } else {
@@ -79,6 +90,13 @@ enum TokenCommand: Command {
         }
         Terminal.output("\(token)\n")
         return .done
+    }
+
+    /// Says so of a pattern that names channels and looks like that of an agent.
+    private static func notice(on pattern: String) -> String? {
+        let parts = pattern.split(separator: "/", omittingEmptySubsequences: false)
+        guard parts.count == 2, parts[0] != "agents", AgentName(kind: parts[0], id: parts[1] == "*" ? "any" : parts[1]) != nil else { return nil }
+        return "\(pattern) names the channel\(parts[1] == "*" ? "s" : "") /\(pattern); for the agent\(parts[1] == "*" ? "s" : "") write agents/\(pattern)"
     }
 
     /// What was asked for and is not granted, because the token that the new one is made from does not allow it.
@@ -111,7 +129,12 @@ enum TokenCommand: Command {
     }
 
     private static func expiry(_ text: String, _ now: Timestamp) throws(UsageError) -> Timestamp {
-        if let instant = Timestamp(text) { return instant }
+        if let instant = Timestamp(text) {
+            guard instant > now else {
+                throw UsageError("--expires is '\(text)', which is in the past; expected a later instant, or a duration such as 1h.")
+            }
+            return instant
+        }
         let units: [Character: Int64] = ["s": 1, "m": 60, "h": 3_600, "d": 86_400]
         guard let unit = text.last.flatMap({ units[$0] }), let count = Int64(text.dropLast()), (1...315_360_000).contains(count),
             count * unit <= 315_360_000

@@ -143,14 +143,20 @@ struct TraceView {
         if state != "completed", approval == nil { words.append(state) }
         if let tokens = TraceView.tokens(step) { words.append(tokens) }
         if state == "open", let due = step["due"]?.string { words.append("until \(due)") }
-        let attempts = step["attempts"]?.array ?? []
-        if attempts.count > 1 {
-            let states = attempts.map { $0["error"]?["code"]?.string ?? $0["state"]?.string ?? "" }
-            words.append("\(attempts.count) attempts: \(states.joined(separator: ", "))")
-        }
-        if let error = step["error"], approval == nil { words.append(TraceView.text(ofError: error)) }
+        if step["finish_reason"] == "length" { words.append("cut at max_tokens") }
+        words += TraceView.ends(of: step["attempts"]?.array ?? [], approval == nil ? step["error"] : nil)
         if let approval { words.append(TraceView.text(ofApproval: approval)) }
         return words.joined(separator: ", ")
+    }
+
+    /// How the attempts ended, and the step's error; what is the same of all is said once.
+    private static func ends(of attempts: [JSON], _ error: JSON?) -> [String] {
+        let states = attempts.map { $0["error"]?["code"]?.string ?? $0["state"]?.string ?? "" }
+        let said = error.map(text(ofError:)).map { [$0] } ?? []
+        guard states.count > 1 else { return said }
+        guard Set(states).count == 1 else { return ["\(states.count) attempts: \(states.joined(separator: ", "))"] + said }
+        let all = "\(states.count) attempts, all "
+        return error?["code"]?.string == states[0] ? [all + said[0]] : [all + states[0]] + said
     }
 
     private static func tokens(_ step: JSON) -> String? {
@@ -205,6 +211,17 @@ struct TraceView {
     }
 
     private func instant(_ value: JSON?) -> Timestamp? { value?.string.flatMap { Timestamp($0) } }
+
+    /// `12 s`, `4 min`, `3 h`, `12 d`.
+    static func roughly(_ milliseconds: Int64) -> String {
+        let seconds = max(0, milliseconds / 1_000)
+        switch seconds {
+        case ..<60: return "\(seconds) s"
+        case ..<3_600: return "\(seconds / 60) min"
+        case ..<172_800: return "\(seconds / 3_600) h"
+        default: return "\(seconds / 86_400) d"
+        }
+    }
 
     /// `7 ms`, `2.31 s`, `4 min 5 s`, `3 h 20 min`, `12 d 4 h`.
     static func duration(_ milliseconds: Int64) -> String {

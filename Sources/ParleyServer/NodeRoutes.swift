@@ -50,7 +50,16 @@ final class NodeRoutes: Sendable {
     }
 
     private func folder(_ request: HTTPRequest) throws(Problem) -> String {
-        let folder = (try? JSON.parse(request.body))?["folder"]?.string ?? ""
+        guard let members = (try? JSON.parse(request.body))?.members else {
+            throw .bad("invalid_folder", "the body is not a JSON object; expected {\"folder\": \"/backups/monday\"}.")
+        }
+        let unknown = members.map(\.name).filter { $0 != "folder" }.map { "'\($0.prefix(64))'" }
+        let others = unknown.isEmpty ? "" : " The body has \(unknown.prefix(3).joined(separator: ", ")), which is unknown here."
+        guard let value = members.first(where: { $0.name == "folder" })?.value else {
+            throw .bad("invalid_folder", "'folder' is missing; expected the absolute path of a new folder on the server's machine.\(others)")
+        }
+        guard unknown.isEmpty else { throw .bad("invalid_folder", "expected 'folder' alone.\(others)") }
+        let folder = value.string ?? ""
         guard folder.hasPrefix("/"), folder.utf8.count <= 1_024, !folder.utf8.contains(0) else {
             throw .bad(
                 "invalid_folder", "folder is '\(folder.prefix(64))'; expected the absolute path of a new folder on the server's machine.")

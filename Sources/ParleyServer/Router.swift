@@ -66,7 +66,7 @@ final class Router: HTTPHandler, Sendable {
     private static func check(_ head: HTTPRequestHead) throws(Problem) {
         switch head.misfit(among: singleFields) {
         case .repeated(let name): throw .bad("invalid_header", "\(name) is given more than once; expected once.")
-        case .notUTF8(let name): throw .bad("invalid_header", "\(name) holds bytes that are no UTF-8. Encode its value as UTF-8.")
+        case .notUTF8(let name): throw .bad("invalid_header", "\(name) holds bytes that are not UTF-8. Encode its value as UTF-8.")
         case nil: break
         }
         if head.hasBody, let encoding = head.header("Content-Encoding"), encoding.lowercased() != "identity" {

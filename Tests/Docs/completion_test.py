@@ -15,7 +15,7 @@ BIN = pathlib.Path(os.environ.get("PARLEY_BIN", ROOT / ".build" / "debug"))
 
 # What is typed before the key Tab, and what the line then is.
 COMPLETED = {"parley ta": "parley tail", "parley run --js": "parley run --json", "parley backup --ser": "parley backup --server", "./parley vers": "./parley version",
-    "parley help tai": "parley help tail", "parley completion fi": "parley completion fish",
+    "parley ls --state pa": "parley ls --state parked", "parley help tai": "parley help tail", "parley completion fi": "parley completion fish",
 }
 
 

@@ -62,6 +62,14 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
         Misuse("steer", says: "<kind>/<id> is missing"), Misuse("cancel", "writer", "", says: "'writer' is no agent"),
         Misuse("run", "writer/one", "--Is it?", says: "A text that begins with -- goes behind a word --."),
         Misuse("ls", "-k", "writer", says: "unknown option '-k'", "--kind"),
+        Misuse("trace", "writer/one", "--turn", "5", says: "--turn is '5'", "Did you mean 0000000000000005?"),
+        Misuse("trace", "writer/one", "--before", "zz", says: "--before is 'zz'"),
+        Misuse("audit", "writer/one", "--since", "yesterday", says: "--since is 'yesterday'", "2026-01-31T09:30:00Z"),
+        Misuse("create", "/x", "--expires-at", "yesterday", says: "--expires-at is 'yesterday'"),
+        Misuse("token", "--name", "x y", "--allow", "**:read", says: "the name is 'x y'"),
+        Misuse("token", "--expires", "2020-01-01T00:00:00Z", says: "--expires is '2020-01-01T00:00:00Z', which is in the past"),
+        Misuse("token", "--allow", "/agents/x/y:read", says: "leave out the slash in front: 'agents/x/y'"),
+        Misuse("backup", "", says: "the folder is ''"),
     ]
 
     @Test(arguments: misuses)

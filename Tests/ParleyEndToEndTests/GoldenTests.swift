@@ -57,6 +57,8 @@ import Testing
         "token --allow **:read",
         "token --name ann", "create orders", "serve --keys nokeys", "token --keys nokeys --allow **:read --name ann",
         "ls --token-file nokeys", "token --expires never --name ann --allow **:read", "backup",
+        "serve --tls-cert nocert --tls-key nokey", "serve --tls-cert nocert", "serve --public nofolder", "--server x ls",
+        "trace writer/one --turn 5", "audit writer/one --since yesterday",
     ]
 
     @Test func `mistakes`() async throws {
@@ -144,6 +146,8 @@ import Testing
                 #expect(try bash.waitForExit("bash") == .status(0), "\(bash.output.error)")
                 return bash.output.standard.split(separator: "\n").map(String.init)
             }
+            #expect(try completed("ls --state pa") == ["parked"])
+            #expect(try completed("audit writer/one --type appro") == ["approve", "approval"])
             let found = try ["ta", "run writer/one --js", "completion f"].map(completed)
             #expect(found == [["tail"], ["--json"], ["fish"]])
         }

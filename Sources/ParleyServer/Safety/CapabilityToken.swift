@@ -143,6 +143,11 @@ package struct CapabilityToken: Sendable {
 }
 
 extension CapabilityToken.Block {
+    /// - Throws: ``SafetyError`` that says what names there are.
+    package static func checkName(_ name: String) throws(SafetyError) {
+        guard SafetyName(Bytes(name.utf8)) != nil else { throw SafetyName.wrong(name) }
+    }
+
     private enum Tag: UInt8 { case name = 1, expires, grant }
 
     func encoded() throws(SafetyError) -> Bytes {
@@ -153,7 +158,7 @@ extension CapabilityToken.Block {
             bytes += value
         }
         if let name {
-            guard SafetyName(Bytes(name.utf8)) != nil else { throw SafetyName.wrong(name) }
+            try CapabilityToken.Block.checkName(name)
             field(.name, Bytes(name.utf8))
         }
         if let expires {

@@ -82,7 +82,7 @@ package struct KeyRing: Sendable {
         guard descriptor >= 0 else { throw SafetyError("cannot open \(path): \(String(cString: strerror(errno))).") }
         defer { close(descriptor) }
         var status = stat()
-        guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { throw SafetyError("\(path) is no file.") }
+        guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { throw SafetyError("\(path) is not a file.") }
         guard status.st_mode & 0o077 == 0 else {
             let mode = String(status.st_mode & 0o777, radix: 8)
             throw SafetyError("\(path) has mode \(mode), so users other than its owner could read the secrets in it. Try: chmod 600 \(path)")

@@ -55,8 +55,11 @@ struct SafetyRoutes: Sendable {
     }
 
     private static func name(_ body: JSON) throws(Problem) -> String {
-        guard let name = body["name"]?.string, SafetyName(Bytes(name.utf8)) != nil else {
-            throw .bad("invalid_token_request", "'name' is missing or wrong; expected 1 to 64 characters of A-Z a-z 0-9 . _ ~ @ + -.")
+        guard let name = body["name"]?.string else {
+            throw .bad("invalid_token_request", "'name' is missing, or is not a string; expected the holder's name.")
+        }
+        do throws(SafetyError) { try CapabilityToken.Block.checkName(name) } catch {
+            throw .bad("invalid_token_request", "'name': \(error.message)")
         }
         return name
     }
@@ -84,7 +87,11 @@ struct SafetyRoutes: Sendable {
         case (.integer(let seconds)?, nil) where seconds > 0 && seconds <= lifetimeMax.components.seconds:
             return now.advanced(by: .seconds(seconds))
         case (nil, .string(let text)?):
-            guard let instant = Timestamp(text), instant > now, instant <= latest else { break }
+            guard let instant = Timestamp(text), instant > now, instant <= latest else {
+                throw .bad(
+                    "invalid_token_request",
+                    "'expires_at' is '\(text.prefix(64))'; expected an instant (RFC 3339) after \(now) and up to \(latest).")
+            }
             return instant
         default: break
         }
@@ -133,7 +140,7 @@ struct SafetyRoutes: Sendable {
     private static func object(_ exchange: Exchange, _ fields: [String], _ code: String) throws(Problem) -> JSON {
         let json: JSON
         do throws(JSONError) { json = try JSON.parse(exchange.request.body, uniqueNames: true) } catch {
-            throw .bad("invalid_json", "the body is no JSON: \(error.description)")
+            throw .bad("invalid_json", "the body has \(error.description)")
         }
         guard let members = json.members else {
             throw .bad(code, "the body is \(json.kindName); expected an object with \(fields.joined(separator: ", ")).")

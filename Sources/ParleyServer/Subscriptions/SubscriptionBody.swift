@@ -11,7 +11,7 @@ struct SubscriptionBody {
     private static let urlBytesMax = 2_048
 
     init(_ request: HTTPRequest) throws(SubscriptionProblem) {
-        do throws(JSONError) { json = try JSON.parse(request.body) } catch { throw .invalid("the body is no JSON: \(error).") }
+        do throws(JSONError) { json = try JSON.parse(request.body) } catch { throw .invalid("the body has \(error).") }
         guard json.members != nil else { throw .invalid("the body is \(json.kindName); expected an object.") }
     }
 
@@ -92,7 +92,7 @@ struct SubscriptionBody {
 
     func acks(max: Int) throws(SubscriptionProblem) -> [SubscriptionAck] {
         guard let value = json["acks"], value != .null else { return [] }
-        guard let values = value.array, values.count <= max else { throw .invalid("acks is no list of at most \(max) offsets.") }
+        guard let values = value.array, values.count <= max else { throw .invalid("acks is not a list of at most \(max) offsets.") }
         var acks: [SubscriptionAck] = []
         for value in values {
             guard let stream = value["stream"]?.string ?? value["path"]?.string, let text = value["offset"]?.string else {
