@@ -22,7 +22,9 @@ enum LockHolder {
     private static func find(inode: UInt64, in locks: String) -> String? {
         for line in locks.split(separator: "\n") {
             let words = line.split(separator: " ")
-            guard words.count > 5, words[1] == "FLOCK", words[5].hasSuffix(":\(inode)"), let process = Int(words[4]), process > 0 else { continue }
+            guard words.count > 5, words[1] == "FLOCK", words[5].hasSuffix(":\(inode)"), let process = Int(words[4]), process > 0 else {
+                continue
+            }
             return "process \(process)"
         }
         return nil

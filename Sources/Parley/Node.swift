@@ -123,7 +123,9 @@ package final class Node: Sendable {
     private static func open(_ path: String) throws(LogError) -> DataFolder {
         do throws(LogError) { return try DataFolder(path) } catch {
             var said = error.message
-            if error.code == .locked, let holder = LockHolder.find("\(path)/LOCK") { said = said.replacing("another process", with: holder) }
+            if error.code == .locked, let holder = LockHolder.find("\(path)/LOCK") {
+                said = said.replacing("another process", with: holder)
+            }
             if error.code == .inaccessible, ![". ", "--data"].contains(where: said.contains) {
                 said += ". Name a folder that this process can write with --data"
             }
@@ -200,7 +202,8 @@ package final class Node: Sendable {
         let changes = declared.reload()
         let changed = changes.kinds.filter { !written.contains($0.file.kind) }
         for problem in changes.problems {
-            Diagnostics.log(.error, "an agent file is wrong and was not read; if it was read before, that version stays in use", ["reason": problem])
+            Diagnostics.log(
+                .error, "an agent file is wrong and was not read; if it was read before, that version stays in use", ["reason": problem])
         }
         for kind in changes.gone {
             // Its agents may have turns that wait; without the kind nothing could continue them.

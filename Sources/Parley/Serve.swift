@@ -188,7 +188,9 @@ package enum ServeOptions {
         let node = try Node(configuration, environment: environment, agents: agents) { Diagnostics.say($0) }
         Diagnostics.say(Banner(configuration, node, environment).text)
         let drain = configuration.drainTime
-        let reason = node.runUntilStopped { Diagnostics.say("parley: stopping; waits up to \(drain.components.seconds) s for turns to pause") }
+        let reason = node.runUntilStopped {
+            Diagnostics.say("parley: stopping; waits up to \(drain.components.seconds) s for turns to pause")
+        }
         if let reason { throw ConfigurationError("stopped: \(reason)") }
         Diagnostics.say("parley: stopped")
     }

@@ -126,7 +126,8 @@ package struct ServeConfiguration: Sendable {
         guard !text.contains("\(label)-----") else { return }
         let isSwapped = text.contains(label == "CERTIFICATE" ? "PRIVATE KEY-----" : "CERTIFICATE-----")
         throw ConfigurationError(
-            "--\(option) is '\(file)', which has no PEM \(label.lowercased()); \(expected)\(isSwapped ? " Is it swapped with --\(other)?" : "")")
+            "--\(option) is '\(file)', which has no PEM \(label.lowercased()); \(expected)\(isSwapped ? " Is it swapped with --\(other)?" : "")"
+        )
     }
 
     /// The pages for everyone; `nil`: none.

@@ -296,7 +296,9 @@ extension ListCommand {
         } while !after.isEmpty
         if isEmpty {
             let which = client.showsToken ? " that your token may read" : prefix == "/" ? " yet" : ""
-            Terminal.error(prefix == "/" ? "there are no channels\(text: which)" : "no channel\(text: which) has a name that begins with \(line: prefix)")
+            Terminal.error(
+                prefix == "/"
+                    ? "there are no channels\(text: which)" : "no channel\(text: which) has a name that begins with \(line: prefix)")
         }
         return .done
     }

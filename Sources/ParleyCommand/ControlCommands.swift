@@ -225,7 +225,8 @@ enum ControlEntry {
                 case "agent.stalled", "agent.parked":
                     let what = entry["type"] == "agent.stalled" ? "stalled" : "parked"
                     let source = entry["source"]?.string.map { " At \($0)." } ?? ""
-                    return "\(what) again: \(line: entry["message"]?.string ?? "")\(line: source) Remedy: \(line: entry["remedy"]?.string ?? "")"
+                    return
+                        "\(what) again: \(line: entry["message"]?.string ?? "")\(line: source) Remedy: \(line: entry["remedy"]?.string ?? "")"
                 case "receipt", "agent.resumed", "supervision", "message", "steer": continue
                 default: return nil
                 }

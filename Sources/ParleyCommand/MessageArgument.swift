@@ -46,7 +46,9 @@ enum MessageArgument {
     }
 
     private static func decoded(_ bytes: Bytes, _ source: String) throws -> String {
-        guard let text = String(validating: bytes, as: UTF8.self) else { throw UsageError("\(source) is not UTF-8 text.", showsUsage: false) }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw UsageError("\(source) is not UTF-8 text.", showsUsage: false)
+        }
         return text.hasSuffix("\n") ? String(text.dropLast()) : text
     }
 

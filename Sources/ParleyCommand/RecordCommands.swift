@@ -111,7 +111,8 @@ private enum RecordQuery {
     static func sayNone(_ what: String, besides filters: [String], _ arguments: Arguments) {
         let given = filters.compactMap { name in arguments[name].map { "--\(name) \($0)" } }
         let agent = arguments.positional[0]
-        Terminal.error("\(line: given.isEmpty ? "\(agent) has no \(what) yet" : "\(agent) has no \(what) with \(given.joined(separator: " "))")")
+        Terminal.error(
+            "\(line: given.isEmpty ? "\(agent) has no \(what) yet" : "\(agent) has no \(what) with \(given.joined(separator: " "))")")
     }
 
     static func sayNext(_ answer: JSON, _ what: String) {

@@ -17,7 +17,8 @@ extension Client {
             return FollowError(
                 "\(baseURL) answered \(answer.status) without saying why. Is it a Parley server? --server or PARLEY_URL names another.")
         }
-        let refusal = Refusal(json, answer.status, channel: channel, isWanted: isWanted, needs: needs.isEmpty ? [verb].compactMap { $0 } : needs)
+        let refusal = Refusal(
+            json, answer.status, channel: channel, isWanted: isWanted, needs: needs.isEmpty ? [verb].compactMap { $0 } : needs)
         let pause = Refusal.pause(answer)
         // The server's own "try again later" says less than the time.
         let text = pause == nil ? refusal.text : refusal.text.replacing(". Try again later (", with: " (").replacing(". Wait (", with: " (")

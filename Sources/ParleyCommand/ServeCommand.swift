@@ -20,7 +20,9 @@ enum ServeCommand: Command {
 
         \(ServeOptions.help)
         """
-    static let options = ServeOptions.names.map { CommandOption.value($0, $0 == "webhook-events" ? ServeOptions.webhookEvents : []) } + ServeOptions.flags.map { CommandOption.flag($0) }
+    static let options =
+        ServeOptions.names.map { CommandOption.value($0, $0 == "webhook-events" ? ServeOptions.webhookEvents : []) }
+        + ServeOptions.flags.map { CommandOption.flag($0) }
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         try arguments.requireAtMost(0)

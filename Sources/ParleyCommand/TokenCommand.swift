@@ -95,8 +95,11 @@ enum TokenCommand: Command {
     /// Says so of a pattern that names channels and looks like that of an agent.
     private static func notice(on pattern: String) -> String? {
         let parts = pattern.split(separator: "/", omittingEmptySubsequences: false)
-        guard parts.count == 2, parts[0] != "agents", AgentName(kind: parts[0], id: parts[1] == "*" ? "any" : parts[1]) != nil else { return nil }
-        return "\(pattern) names the channel\(parts[1] == "*" ? "s" : "") /\(pattern); for the agent\(parts[1] == "*" ? "s" : "") write agents/\(pattern)"
+        guard parts.count == 2, parts[0] != "agents", AgentName(kind: parts[0], id: parts[1] == "*" ? "any" : parts[1]) != nil else {
+            return nil
+        }
+        return
+            "\(pattern) names the channel\(parts[1] == "*" ? "s" : "") /\(pattern); for the agent\(parts[1] == "*" ? "s" : "") write agents/\(pattern)"
     }
 
     /// What was asked for and is not granted, because the token that the new one is made from does not allow it.

@@ -56,7 +56,8 @@ final class NodeRoutes: Sendable {
         let unknown = members.map(\.name).filter { $0 != "folder" }.map { "'\($0.prefix(64))'" }
         let others = unknown.isEmpty ? "" : " The body has \(unknown.prefix(3).joined(separator: ", ")), which is unknown here."
         guard let value = members.first(where: { $0.name == "folder" })?.value else {
-            throw .bad("invalid_folder", "'folder' is missing; expected the absolute path of a new folder on the server's machine.\(others)")
+            throw .bad(
+                "invalid_folder", "'folder' is missing; expected the absolute path of a new folder on the server's machine.\(others)")
         }
         guard unknown.isEmpty else { throw .bad("invalid_folder", "expected 'folder' alone.\(others)") }
         let folder = value.string ?? ""

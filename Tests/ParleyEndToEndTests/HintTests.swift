@@ -76,7 +76,8 @@ import Testing
             let create = try parley("create", "/orders/1", "--type", "text/plain", environment: server)
             #expect(create.error.contains("/orders/1 exists with content type"), "\(create)")
             let backup = try node.request("POST", "/v1/backup", [("Content-Type", "application/json")], #"{"foldr": "/x"}"#)
-            #expect(backup.status == 400 && backup.text.contains("'folder' is missing") && backup.text.contains("'foldr'"), "\(backup.text)")
+            #expect(
+                backup.status == 400 && backup.text.contains("'folder' is missing") && backup.text.contains("'foldr'"), "\(backup.text)")
         }
     }
 

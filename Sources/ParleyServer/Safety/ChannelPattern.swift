@@ -18,7 +18,8 @@ package struct ChannelPattern: Hashable, Sendable {
             throw SafetyError("a channel pattern has \(text.utf8.count) bytes; expected 1 to \(ChannelPattern.bytesMax).")
         }
         guard !text.hasPrefix("/") else {
-            throw SafetyError("the channel pattern '\(text)' begins with a slash; leave out the slash in front: '\(text.drop { $0 == "/" })'.")
+            throw SafetyError(
+                "the channel pattern '\(text)' begins with a slash; leave out the slash in front: '\(text.drop { $0 == "/" })'.")
         }
         segments = text.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).map { Bytes($0) }
         for segment in segments {

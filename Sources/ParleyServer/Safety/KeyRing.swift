@@ -85,7 +85,8 @@ package struct KeyRing: Sendable {
         guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { throw SafetyError("\(path) is not a file.") }
         guard status.st_mode & 0o077 == 0 else {
             let mode = String(status.st_mode & 0o777, radix: 8)
-            throw SafetyError("\(path) has mode \(mode), so users other than its owner could read the secrets in it. Try: chmod 600 \(path)")
+            throw SafetyError(
+                "\(path) has mode \(mode), so users other than its owner could read the secrets in it. Try: chmod 600 \(path)")
         }
         guard status.st_size <= 1 << 20 else { throw SafetyError("\(path) has \(status.st_size) bytes; expected at most 1 MiB.") }
         var bytes = Bytes(repeating: 0, count: Int(status.st_size))

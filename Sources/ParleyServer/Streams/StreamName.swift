@@ -48,7 +48,8 @@ struct StreamName: Sendable {
             guard let agent = AgentName(channel: text) else {
                 throw Problem(
                     status: 404, code: "channel_not_found",
-                    detail: "'\(text)' is not a valid name of an agent's channel; expected agents/<kind>/<id>, each 1 to 128 characters of A-Z a-z 0-9 . _ ~ -."
+                    detail:
+                        "'\(text)' is not a valid name of an agent's channel; expected agents/<kind>/<id>, each 1 to 128 characters of A-Z a-z 0-9 . _ ~ -."
                 )
             }
             self.agent = agent
