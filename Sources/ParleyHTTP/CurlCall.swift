@@ -110,6 +110,7 @@ extension CurlCall {
         self.easy = easy
         set(CURLOPT_URL, request.url)
         set(CURLOPT_PROTOCOLS_STR, "http,https")
+        if scheme.hasPrefix("http:") { set(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1) }
         set(CURLOPT_PATH_AS_IS, 1)  // What is named is called, and not what `..` in it would lead to.
         set(CURLOPT_NOSIGNAL, 1)
         if let file = transport.authorityFile { set(CURLOPT_CAINFO, file) }

@@ -38,6 +38,9 @@ package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // 
             return 0
         }
         parley_curlm_set_pointer(handle, CURLMOPT_TIMERDATA, context)
+        // A connection is one call's at a time. libcurl takes a peer's word for it that it speaks HTTP/2, also in answer to HTTP/1.1, and would
+        // send others' requests on connections whose answers are still to come: they would get each other's.
+        parley_curlm_set_long(handle, CURLMOPT_PIPELINING, Int(CURLPIPE_NOTHING))
         loop.execute { loop.atStop { self.stop() } }  // Keeps the transport until then, and so the callbacks' context.
     }
 

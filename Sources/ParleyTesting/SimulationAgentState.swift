@@ -22,6 +22,8 @@ struct SimulationAgentState {
     private(set) var undecided: [SimulationHistory.Entry] = []
     private(set) var isStalled = false
     private(set) var isCancelled = false
+    /// The offset of the entry that ended the last turn.
+    private var lastEnd: UInt64 = 0
 
     static let inputs: Set = ["message", "steer", "interrupt", "cancel", "approve", "deny", "signal", "close", "resume"]
     static let turnEnds: Set = ["turn.completed", "turn.failed", "turn.interrupted", "turn.cancelled"]
@@ -31,7 +33,8 @@ struct SimulationAgentState {
         case let type where SimulationAgentState.inputs.contains(type): undecided.append(entry)
         case "receipt": undecided.removeAll { $0.offset == entry.decides }
         case "turn.started": (turn, open, isCancelled) = (entry.turn, [:], false)
-        case let type where SimulationAgentState.turnEnds.contains(type): (turn, lastTurn, open, isStalled) = (nil, entry.turn, [:], false)
+        case let type where SimulationAgentState.turnEnds.contains(type):
+            (turn, lastTurn, open, isStalled, lastEnd) = (nil, entry.turn, [:], false, entry.offset)
         case "step.started" where entry.attempt == 1:
             open[entry.step] = OpenStep(
                 kind: entry.body["kind"]?.string ?? "", name: entry.body["name"]?.string ?? "",
@@ -40,8 +43,8 @@ struct SimulationAgentState {
         case "agent.stalled": isStalled = true
         case "agent.resumed": isStalled = false
         case "supervision":
-            isStalled = false
-            if entry.body["action"] == "cancel" { isCancelled = true }
+            // The end of a stalled turn follows in the same batch.
+            if entry.body["action"] == "cancel" { isCancelled = true } else { isStalled = false }
         default: break
         }
     }
@@ -56,6 +59,7 @@ struct SimulationAgentState {
         case .holds: break
         }
         guard turn != nil else { return input.type != "signal" }
+        if isMessage(input) { return false }
         // Every control is decided without its program; the rest waits.
         if isStalled { return ["interrupt", "cancel", "approve", "deny", "resume", "close"].contains(input.type) }
         switch input.type {
@@ -67,6 +71,11 @@ struct SimulationAgentState {
         case "signal": return open.values.contains { $0.kind == "wait" && !$0.isFollow && $0.name == input.body["name"]?.string }
         default: return false
         }
+    }
+
+    /// Whether it is an interrupt that was too late for its turn, and begins another one in its turn.
+    func isMessage(_ input: SimulationHistory.Entry) -> Bool {
+        input.type == "interrupt" && input.body["text"] != nil && input.body["if_turn"] == nil && input.offset < lastEnd
     }
 
     enum Condition { case holds, notYet, failed }

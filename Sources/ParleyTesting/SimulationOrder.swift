@@ -36,7 +36,8 @@ struct SimulationOrder {
             if isEnd(entry), let stop = stop(state, before: entry, at: index) {
                 violate("what stands first is decided first", "\(stop.short) was undecided at \(entry.short)")
             }
-            if let open = state.open[entry.step], open.isShielded, isStopped(entry) {
+            // A turn that no program runs ends with all that is open in it.
+            if let open = state.open[entry.step], open.isShielded, isStopped(entry), !state.isStalled {
                 violate("neither a cancel nor an interrupt reaches what is shielded", entry.short)
             }
             state.take(entry)
@@ -65,7 +66,7 @@ struct SimulationOrder {
         if end.body["error"]?["code"] == "cancelled" { return nil }
         let isTurn = SimulationAgentState.turnEnds.contains(end.type)
         guard isTurn || state.open[end.step]?.isShielded == false else { return nil }
-        let stop = state.undecided.first { isStop($0) && state.condition($0) == .holds }
+        let stop = state.undecided.first { isStop($0) && !state.isMessage($0) && state.condition($0) == .holds }
         guard let stop else { return nil }
         if isTurn, stop.type != "cancel", isDecidedWith(end, at: index, stop) { return nil }
         if state.isStalled, isRedirected(end, at: index, to: stop) { return nil }

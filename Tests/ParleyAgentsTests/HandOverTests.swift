@@ -137,6 +137,29 @@ private func message(_ text: String) -> NewEntry { NewEntry(.message, nil, ("by"
         #expect(entries.count { $0["type"] == "step.completed" } == 1, "\(short(entries))")
     }
 
+    @Test func `that is lost and comes back is no crash of its turns`() throws {
+        let entries = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        try await turn.step("long") { _ in await pause(world, .seconds(600)) }
+                        return "done"
+                    }
+                ])
+            node.send("x", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(5)))
+            for _ in 0..<5 {
+                node.channels.open(partition) { _ in }
+                world.run(deadline: world.now.advanced(by: .seconds(30)))
+            }
+            world.run(deadline: world.now.advanced(by: .seconds(2_000)))
+            return try node.entries(name)
+        }
+        #expect(entries.last?["output"] == "done", "\(short(entries))")
+    }
+
     /// The partition changes hands again and again, asked for or not, at every moment of turns that sleep, wait, run bodies and call models.
     @Test(arguments: 0..<(isLong ? 400 : 60))
     func `loses and repeats nothing`(seed: Int) throws {

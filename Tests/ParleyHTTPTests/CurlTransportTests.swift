@@ -390,6 +390,33 @@ final class Recorder: OutgoingCallDelegate {
         #expect(try ask() == [.head(200), .body("1"), .ended(nil)], "a clean connection is used again")
     }
 
+    @Test(arguments: ["HTTP/2 200", "HTTP/2.0 200 OK"])
+    func `has a connection for each call, whatever a server says that it speaks`(status: String) throws {
+        let asked = Monitor(0)
+        let server = try RawServer { client, number in
+            while RawServer.awaitRequest(of: client) {
+                asked.withLock(signalAll: true) { $0 += 1 }
+                // All are under way before the first is answered.
+                if number > 0 { _ = asked.wait(timeout: .seconds(10)) { $0 == 5 ? true : nil } }
+                let line = number == 0 ? status : "HTTP/1.1 200 OK"
+                RawServer.send("\(line)\r\nContent-Length: 1\r\n\r\n\(number)", to: client)
+            }
+        }
+        let loops = EventLoopGroup(count: 1, name: "client")
+        defer { loops.stop() }
+        let transport = CurlTransport(loops.next())
+        func begin() -> Recorder {
+            let recorder = Recorder()
+            _ = transport.start(OutgoingRequest(url: "http://127.0.0.1:\(server.port)/"), recorder)
+            return recorder
+        }
+        _ = try begin().end()
+        let bodies = try (0..<4).map { _ in begin() }.map { try $0.end() }.compactMap { events in
+            events.lazy.compactMap { if case .body(let text) = $0 { text } else { nil } }.first
+        }
+        #expect(Set(bodies).count == 4, "each on its own: \(bodies)")
+    }
+
     @Test func `tells what is not HTTP from a URL that cannot be used`() throws {
         let server = try RawServer { client, _ in
             if RawServer.awaitRequest(of: client) { RawServer.send("data: garbage\n\n", to: client) }

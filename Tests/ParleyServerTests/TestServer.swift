@@ -146,7 +146,8 @@ final class TestAgents: AgentHost {
     }
 
     func outcome(
-        of turn: Offset, in channelName: String, _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
+        of turn: Offset, in channelName: String, gone: @escaping @Sendable (ChannelError) -> Void,
+        _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
     ) -> any Scheduled {
         waiting.withLock { $0[channelName] = { entry in tell(entry.bytes.count) { entry.bytes } } }
         arrivals.withLock(signalAll: true) { $0 += 1 }

@@ -44,7 +44,7 @@ extension AgentMachine {
 
     /// The entries that something may be decided on, in log order.
     private mutating func candidates(_ open: [StepRequest], _ view: any AgentView) -> [UInt64] {
-        var offsets = Array(inbox.controls.all)
+        var offsets = inbox.controls.all.filter { !isMessage($0) }
         switch agent.policy {
         case .queue, .steer: break
         case .interrupt, .reject, .rollback:
@@ -148,6 +148,12 @@ extension AgentMachine {
     }
 
     // MARK: Interrupt
+
+    /// Whether an entry is an interrupt that was too late for its turn, and begins another one in its turn.
+    func isMessage(_ offset: UInt64) -> Bool {
+        guard let entry = inbox[offset], entry.kind == .interrupt else { return false }
+        return entry.row.hasText && entry.row.turn == nil && offset < record?.lastEnd ?? 0
+    }
 
     /// Ends what the turn's steps do, and only that: the program continues with what there is.
     private mutating func interrupt(_ item: InboxItem, text: String?, _ view: any AgentView) -> Bool {

@@ -118,10 +118,10 @@ extension AgentMachine {
         }
         if decideFailed(view) { return }
         for offset in inbox.controls.all {
-            guard let entry = inbox[offset], condition(entry) == .holds else { continue }
+            guard let entry = inbox[offset], condition(entry) == .holds, !isMessage(offset) else { continue }
             // A turn that pauses after a crash is about to run again: all but a cancel is decided with its program, and that too when there is
-            // something that a cancel does not reach, or that came before it.
-            if let pause = halt.pause, entry.kind != .cancel || pause.journal.isShielded || isPreceded(offset) { return }
+            // something that a cancel does not reach, or has the program take back, or that came before it.
+            if let pause = halt.pause, entry.kind != .cancel || pause.journal.needsProgram || isPreceded(offset) { return }
             guard let item = item(offset, view) else { return }
             switch item.kind {
             case .resume: return try resume(halt, item, view)
@@ -314,8 +314,10 @@ extension Journal {
     /// Why the turn was cancelled; `nil` unless it was.
     var cancellation: JSON? { completions.lazy.compactMap(\.cancellation).first }
 
-    /// Whether it does something that a cancel does not reach: a shielded step, or what is left to do once it was cancelled.
-    var isShielded: Bool { cancellation != nil || starts.contains { $0.isShielded && open[$0.path] != nil } }
+    /// Whether a cancel leaves something to do: a shielded step, what is to be taken back, or what is left once it was cancelled before.
+    var needsProgram: Bool {
+        cancellation != nil || !compensations.isEmpty || starts.contains { $0.isShielded && open[$0.path] != nil }
+    }
 
     /// What a model was writing.
     var partial: String { starts.last { open[$0.path]?.text.text.isEmpty == false }.flatMap { open[$0.path]?.text.text.text } ?? "" }

@@ -163,12 +163,14 @@ extension AgentMachine {
         content: [(digest: Bytes, content: Bytes)] = [], joined: [InboxItem] = [], steered: [JSON] = []
     ) {
         guard let run else { return }
+        let compensations = self.run?.machine.nameCompensations() ?? []
         let entry = NewEntry(
             .stepStarted, Position(turn: run.turn, step: request.path, attempt: attempt), ("kind", .string(request.kind.rawValue)),
             ("name", .string(request.name)), ("idempotency_key", .string(request.idempotencyKey(identity.name, run.turn))),
             ("request", journal ?? request.asked),
             ("continues_at", continuesAt.map { .integer(Int64($0)) }),
             ("compensation", request.isCompensation ? true : nil), ("shielded", request.isShielded ? true : nil),
+            ("compensations", compensations.isEmpty ? nil : .array(compensations.map { .string($0) })),
             ("steered", joined.isEmpty ? nil : .array(steered.compactMap { $0["offset"] })))
         let receipts = joined.map { AgentMachine.receipt($0.offset, $0.body, "applied", turn: run.turn, step: request.path) }
         var rows = takeWaitingMark()
@@ -378,7 +380,9 @@ extension AgentMachine {
 
     /// The first entry that ends what the steps do; `.max` without one.
     private var firstInterrupt: UInt64 {
-        let entries = inbox.controls.all.filter { inbox[$0]?.kind == .interrupt } + (agent.policy == .interrupt ? Array(inbox.messages.all) : [])
+        let entries =
+            inbox.controls.all.filter { inbox[$0]?.kind == .interrupt && !isMessage($0) }
+            + (agent.policy == .interrupt ? Array(inbox.messages.all) : [])
         return entries.filter { inbox[$0].map { condition($0) == .holds } ?? false }.min() ?? .max
     }
 

@@ -76,11 +76,13 @@ struct Conversation: Sendable {
             open?.say(of)
             open?.redirection = of
         case .stepCompleted:
-            // The batch that applies a redirection has the partial answer right behind the receipt.
+            // The batch that applies a redirection has the partial answers right behind the receipt.
             guard let redirection = open?.redirection else { break }
-            open?.redirection = nil
             let body = frame.body
-            guard body["interrupted_by"]?.string == Offset(redirection).token, let text = body["text"]?.string, !text.isEmpty else { break }
+            // Without a redirection it is what the program says that it is: as a rule the output of an interrupted turn.
+            guard body["interrupted_by"]?.string == Offset(redirection).token, body["redirection"] != nil,
+                let text = body["text"]?.string, !text.isEmpty
+            else { break }
             let place = open?.parts.lastIndex { $0 == .said(redirection) } ?? 0
             open?.parts.insert(.wrote(text), at: place)
         case .turnCompleted, .turnInterrupted:

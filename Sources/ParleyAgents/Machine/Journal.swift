@@ -77,7 +77,7 @@ package struct Journal: Sendable {
     package var hasEndedStep = false
     /// The offset of the entry that stalled or parked the agent, while it is.
     package var haltedAt: UInt64?
-    /// Compensations that the program had registered when it stalled, and that have not run.
+    /// Compensations that the program has registered, as far as a start of a step or a stall names them, and that have not run.
     package var compensations: [String] = []
     /// How many entries of each name the program has published.
     package var emits: [Emission: Int] = [:]
@@ -112,7 +112,7 @@ package struct Journal: Sendable {
             resumed(crashed: ProcessEnd.isCrash(frame.body["cause"]?.string))
         case .agentStalled:
             haltedAt = offset
-            compensations = frame.body["compensations"]?.array?.compactMap(\.string) ?? []
+            register(frame.body["compensations"])
         case .agentParked: haltedAt = offset
         case .agentResumed: resumed()
         case .emit:
@@ -120,6 +120,7 @@ package struct Journal: Sendable {
             hasProgress = true
         case .stepStarted:
             let body = frame.body
+            register(body["compensations"])
             if position.attempt == 1 {
                 hasProgress = true
                 let kind = body["kind"]?.string.flatMap { StepKind(rawValue: $0) } ?? .step
@@ -152,6 +153,10 @@ package struct Journal: Sendable {
             close(path, .completed(frame.body), at)
         default: break
         }
+    }
+
+    private mutating func register(_ names: JSON?) {
+        for case .string(let path) in names?.array ?? [] where !compensations.contains(path) { compensations.append(path) }
     }
 
     /// A person has the turn run again: it may do, and crash, as much once more.

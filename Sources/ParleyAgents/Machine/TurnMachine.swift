@@ -88,6 +88,8 @@ struct TurnMachine {
 struct Compensations {
     /// Registered and not run, oldest first.
     fileprivate(set) var registered: [StepRequest] = []
+    /// Those that no start of a step has named yet.
+    fileprivate var unnamed: [String] = []
     /// The paths of those that failed for good.
     fileprivate(set) var failed: [String] = []
 }
@@ -156,7 +158,16 @@ extension TurnMachine {
     /// Whether an entry that the program publishes is new to the journal.
     mutating func emit(_ emission: Journal.Emission, bytes: Int) throws -> Bool { try emits.add(emission, bytes: bytes) }
 
-    mutating func compensate(_ request: StepRequest) { compensations.registered.append(request) }
+    mutating func compensate(_ request: StepRequest) {
+        compensations.registered.append(request)
+        compensations.unnamed.append(request.path)
+    }
+
+    /// What was registered since the last start of a step, which is to be named by the next one: should the program not run again, nobody else knows.
+    mutating func nameCompensations() -> [String] {
+        defer { compensations.unnamed = [] }
+        return compensations.unnamed
+    }
 
     /// The program has ended.
     mutating func ended(_ result: Outcome) -> [Action] {

@@ -102,22 +102,30 @@ extension AgentRuntime {
         of offset: Offset, in channelName: String, tell: (_ byteCount: Int, _ json: () -> Bytes) -> Void
     ) throws(LogError) -> UInt64? {
         guard let channel = try channels.find(channelName) else { return nil }
-        var (turn, isOpen) = (offset.value, true)
+        var turn = offset.value
+        var end: UInt64?
         try channels.walk(channel, after: offset.value, upTo: channel.tail.head) { place, frame in
             let decides = frame.kind == .receipt && frame.body["of"]?.string == offset.token
             if decides, let joined = frame.position?.turn { turn = joined }
-            let ends = frame.kind.endsTurn && frame.position?.turn == turn
-            let stalls = [.agentStalled, .agentParked].contains(frame.kind) && frame.position?.turn == turn
-            guard ends || stalls || decides && frame.position == nil else { return true }
-            isOpen = false
+            let isOfTurn = frame.position?.turn == turn
+            if isOfTurn && frame.kind.endsTurn || decides && frame.position == nil {
+                end = place
+                return false
+            }
+            if isOfTurn, [.agentStalled, .agentParked].contains(frame.kind) { end = place }
+            // It was taken up again.
+            if isOfTurn, [.agentResumed, .supervision].contains(frame.kind) { end = nil }
+            return true
+        }
+        guard let end else { return turn == offset.value ? nil : turn }
+        try channels.entry(channel, at: end) { frame in
             tell(frame.payload.count) {
                 var bytes = Bytes()
-                frame.writeJSON(offset: place, owner: channelName, to: &bytes)
+                frame.writeJSON(offset: end, owner: channelName, to: &bytes)
                 return bytes
             }
-            return false
         }
-        return isOpen && turn != offset.value ? turn : nil
+        return nil
     }
 }
 

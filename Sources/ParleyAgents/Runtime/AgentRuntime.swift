@@ -433,6 +433,12 @@ package final class AgentRuntime: Sendable {
         let due = turnObservers.withLock { $0[channel]?.filter { offsets.contains($0.turn) } ?? [] }
         for observer in due { observer.notify() }
     }
+
+    /// Nothing more will be decided here in these channels: who waits is to look again.
+    private func turnsLeft(_ isLeft: (String) -> Bool) {
+        let due = turnObservers.withLock { observers in observers.filter { isLeft($0.key) }.flatMap(\.value) }
+        for observer in due { observer.notify() }
+    }
 }
 
 extension AgentRuntime: PartitionObserver {
@@ -452,7 +458,9 @@ extension AgentRuntime: PartitionObserver {
     }
 
     package func partitionClosed(_ partition: UInt16) {
-        drained.withLock { $0.remove(partition) }
+        // Should it come back: this process has not ended, and none of its turns is to blame.
+        drained.withLock { $0.insert(partition) }
+        turnsLeft { Placement.partition(of: $0) == partition }
         timers.closed(partition)
         follows.closed(partition)
         for activation in directory.activations where activation.channel.id.partition == partition { activation.deleted() }
@@ -468,6 +476,7 @@ extension AgentRuntime: InputObserver {
         timers.channelDeleted(channel.id, channels.writer)
         follows.endAll(of: channel.name)
         strays.withLock { $0[channel.name] = nil }
+        turnsLeft { $0 == channel.name }
         // In memory may be its successor already.
         if let activation = directory.activation(channel.name), activation.channel.id == channel.id { activation.deleted() }
     }

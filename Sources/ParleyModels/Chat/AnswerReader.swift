@@ -135,7 +135,7 @@ struct AnswerReader: Sendable {
 
     private static func word(_ reason: JSON) -> String? {
         switch reason {
-        case .null, .bool(false), .string(""), .string("null"): nil
+        case .null, .bool(false), .string(""), .string("null"), .string("None"): nil
         default: reason.string ?? reason.text
         }
     }

@@ -147,7 +147,8 @@ package struct ChatFailures: Sendable {
 
     /// The failure for an answer that ended for another reason than being whole; `nil` when it is whole, or cut at its limit.
     func ended(_ reason: FinishReason, word: String) -> StepFailure? {
-        let word = redaction.clean(word) ?? ""
+        // Also what is left out altogether is told of.
+        let word = redaction.clean(word) ?? "[...]"
         switch reason {
         case .stop, .toolCalls, .length: return nil
         case .filtered:

@@ -28,10 +28,13 @@ package protocol AgentHost: AnyObject, Sendable {
     /// - Parameter ifTail: Refuses when the channel's tail is elsewhere.
     func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void)
 
-    /// Tells of the entry that ends the turn of the input at `turn`, once it is durable; cancelling withdraws the question.
+    /// Tells of the entry that ends the turn which the input at `turn` begins or joins, once it is durable; cancelling withdraws the question.
     ///
-    /// - Parameter tell: Is told about how many bytes the entry has, and gets its JSON if there is room for that. Any thread.
+    /// - Parameters:
+    ///   - gone: Called instead when this node will not know: the channel was deleted, or is another node's. Any thread.
+    ///   - tell: Is told about how many bytes the entry has, and gets its JSON if there is room for that. Any thread.
     func outcome(
-        of turn: Offset, in channelName: String, _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
+        of turn: Offset, in channelName: String, gone: @escaping @Sendable (ChannelError) -> Void,
+        _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
     ) -> any Scheduled
 }

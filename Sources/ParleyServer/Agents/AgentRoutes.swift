@@ -13,6 +13,8 @@ struct AgentRoutes: Sendable {
     private static let listMax = 1_000
     private static let listDefault = 100
     private static let waitSecondsMax: Int64 = 60
+    /// What begins a turn, or joins one.
+    private static let waitable: Set<EntryKind> = [.message, .steer, .interrupt]
 
     /// - Parameter path: What stands behind ``prefix``.
     func handle(_ exchange: Exchange, path: ArraySlice<UInt8>) {
@@ -147,7 +149,8 @@ struct AgentRoutes: Sendable {
             ("Location", "/v1/agents/\(agent.kind)/\(agent.id)"), (StreamHeader.nextOffset, Offset(outcome.appended.tail).token),
         ]
         if head.idempotencyKey != nil, outcome.appended.isReplay { headers.append(("Idempotent-Replayed", "true")) }
-        guard let wait, !context.isDraining, let agents = context.agents, let turn = outcome.entries.last(where: { $0.kind == .message })
+        guard let wait, !context.isDraining, let agents = context.agents,
+            let turn = outcome.entries.last(where: { AgentRoutes.waitable.contains($0.kind) })
         else {
             return exchange.respond(202, headers, jsonText: outcome.json)
         }

@@ -33,15 +33,16 @@ extension AgentRuntime: AgentHost {
     }
 
     package func outcome(
-        of turn: Offset, in channelName: String, _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
+        of turn: Offset, in channelName: String, gone: @escaping @Sendable (ChannelError) -> Void,
+        _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
     ) -> any Scheduled {
-        let question = TurnQuestion(self, turn, in: channelName, tell)
+        let question = TurnQuestion(self, turn, in: channelName, gone, tell)
         question.observe(turn.value)
         return question
     }
 
     /// Runs `body` where reads may block, apart from the agents: what they do, and what their code does to a thread, delays no answer.
-    fileprivate func read(
+    private func read(
         _ what: String, _ body: @escaping @Sendable (AgentRuntime) throws(LogError) -> Void, failed: @escaping @Sendable () -> Void
     ) {
         world.perform(blocking: .read, for: 0) { [self] in
@@ -63,14 +64,16 @@ private final class TurnQuestion: Scheduled {
     private let runtime: AgentRuntime
     private let input: Offset
     private let channelName: String
+    private let gone: @Sendable (ChannelError) -> Void
     private let tell: @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
     private let state = Mutex(State())
 
     init(
-        _ runtime: AgentRuntime, _ input: Offset, in channelName: String,
+        _ runtime: AgentRuntime, _ input: Offset, in channelName: String, _ gone: @escaping @Sendable (ChannelError) -> Void,
         _ tell: @escaping @Sendable (_ byteCount: Int, _ json: () -> Bytes) -> Void
     ) {
-        (self.runtime, self.input, self.channelName, self.tell) = (runtime, input, channelName, tell)
+        (self.runtime, self.input, self.channelName) = (runtime, input, channelName)
+        (self.gone, self.tell) = (gone, tell)
     }
 
     /// First observes, then looks: what ends in between is seen by both.
@@ -84,15 +87,22 @@ private final class TurnQuestion: Scheduled {
     }
 
     private func look() {
-        runtime.read(channelName) { [self] runtime throws(LogError) in
-            let joined = try runtime.outcome(
-                of: input, in: channelName, tell: { byteCount, json in if withdraw() { tell(byteCount, json) } })
-            if let joined { observe(joined) }
-        } failed: {
+        runtime.world.perform(blocking: .read, for: 0) { [self] in
+            do throws(LogError) {
+                guard try runtime.channels.find(channelName) != nil else { return end(.deleted(channelName)) }
+                let joined = try runtime.outcome(
+                    of: input, in: channelName, tell: { byteCount, json in if withdraw() { tell(byteCount, json) } })
+                if let joined { observe(joined) }
+            } catch {
+                if error.code == .partitionUnavailable { return end(ChannelError(error)) }
+                Diagnostics.log(.error, "agents cannot be read", ["what": channelName, "reason": error.message])
+            }
         }
     }
 
     func cancel() { _ = withdraw() }
+
+    private func end(_ error: ChannelError) { if withdraw() { gone(error) } }
 
     /// - Returns: Whether nobody was told before, nor has cancelled.
     private func withdraw() -> Bool {

@@ -25,7 +25,10 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
         exchange.responder.onClose = { [weak self] in _ = self?.settle() }
         exchange.responder.onHalfClose = {}  // It waits all the same.
         let (answers, account) = (exchange.answers, exchange.account)
-        question = agents.outcome(of: turn, in: channelName) { byteCount, json in
+        question = agents.outcome(of: turn, in: channelName) { error in
+            // Where another node knows, it is asked; the entries are durable.
+            self.exchange.onLoop { if error.code == "partition_unavailable" { self.end() } else { self.refuse(Problem(error)) } }
+        } _: { byteCount, json in
             // What the turn has said stands in the answer twice. Without room it is left in the channel.
             do throws(Problem) {
                 let room = try answers?.room(for: 2 * byteCount, of: account)
@@ -67,6 +70,8 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
         guard settle() else { return }
         exchange.respond(202, headers, json: ["entries": entries])
     }
+
+    private func refuse(_ problem: Problem) { if settle() { exchange.respond(problem) } }
 
     /// - Returns: whether the answer is still owed.
     private func settle() -> Bool {
