@@ -100,7 +100,6 @@ extension Channels {
         openBits.bitwiseAnd(~PartitionSet([partition]).bits, ordering: .sequentiallyConsistent)
         nextNumber[partition] = nil
         limit?.closed(partition)
-        for observer in currentObservers { observer.partitionClosed(partition) }
         // A load looks under the same locks whether the partition is open: what is taken out now is all.
         let gone = partitions.flatMap { slot in
             slot.takeOut { $0.id.partition == partition || slot.number == partition }
@@ -108,6 +107,8 @@ extension Channels {
         for channel in gone {
             for watcher in channel.leave() { watcher.channelLeft(channel) }
         }
+        // Only now: nobody can take hold of a channel any more whom an observer would not see.
+        for observer in currentObservers { observer.partitionClosed(partition) }
     }
 
     private var currentObservers: [any PartitionObserver] { observers.withLock { $0.compactMap(\.observer) } }

@@ -6,6 +6,8 @@ internal import Synchronization
 package final class Alarm: Sendable {
     private struct State {
         var next: (instant: Timestamp, scheduled: any Scheduled)?
+        /// How many appointments there were: one that rings while another takes its place must not be taken for that.
+        var count = 0
         var isStopped = false
     }
 
@@ -20,8 +22,10 @@ package final class Alarm: Sendable {
         state.withLock { state in
             guard !state.isStopped, state.next.map({ instant < $0.instant }) ?? true else { return }
             state.next?.scheduled.cancel()
+            state.count += 1
+            let number = state.count
             let scheduled = world.schedule(at: instant) { [weak self] in
-                self?.state.withLock { $0.next = nil }
+                self?.state.withLock { if $0.count == number { $0.next = nil } }
                 ring()
             }
             state.next = (instant, scheduled)

@@ -9,8 +9,16 @@ struct SimulationConversation {
         private(set) var said: [Said] = []
         var started: UInt64 = .max
         var ended: UInt64?
-        /// Whether later turns remember it.
-        var isRemembered = false
+        /// What models had written when a redirection came, by its offset.
+        var written: [UInt64: [String]] = [:]
+        /// What it came to, if later turns remember it.
+        var output: String?
+
+        /// It as later turns remember it.
+        var messages: [String] {
+            said.flatMap { (written[$0.offset] ?? []).map { "assistant: " + $0 } + ["user: " + $0.text] }
+                + [output ?? ""].filter { !$0.isEmpty }.map { "assistant: " + $0 }
+        }
 
         mutating func say(_ new: Said) {
             let before = said.lastIndex { $0.isInput || $0.offset < new.offset }
@@ -58,11 +66,16 @@ struct SimulationConversation {
             let kind = entries[Int(of) - 1].type
             let isSteer = kind == "steer" || kind == "message" && life.policy == "steer"
             turns[turn, default: Turn(input: turn)].say(
-                Said(text: text, offset: of, step: entry.step, at: entry.at ?? Timestamp(milliseconds: 0), isSteer: isSteer, isInput: of == turn))
+                Said(
+                    text: text, offset: of, step: entry.step, at: entry.at ?? Timestamp(milliseconds: 0), isSteer: isSteer,
+                    isInput: of == turn))
         case "turn.started": turns[turn, default: Turn(input: turn)].started = entry.offset
+        case "step.completed" where entry.body["redirection"] != nil:
+            guard let by = entry.offset(of: "interrupted_by"), let text = entry.body["text"]?.string, !text.isEmpty else { return }
+            turns[turn]?.written[by, default: []].append(text)
         case "turn.completed", "turn.interrupted":
             turns[turn]?.ended = entry.offset
-            turns[turn]?.isRemembered = true
+            turns[turn]?.output = entry.body["output"].map { $0.string ?? $0.text } ?? ""
         case let type where SimulationAgentState.turnEnds.contains(type): turns[turn]?.ended = entry.offset
         default: break
         }
@@ -70,13 +83,12 @@ struct SimulationConversation {
 
     /// What was said in the turns before one, and what it must remember of it, in order. What is too long may be forgotten.
     private func remembered(before turn: Turn) -> [String] {
-        let texts = said(before: turn)
+        let texts = turns(before: turn).flatMap { $0.said.map(\.text) }
         return texts.reduce(0) { $0 + $1.utf8.count } > 100_000 ? [] : texts
     }
 
-    private func said(before turn: Turn) -> [String] {
-        turns.values.filter { $0.isRemembered && $0.ended ?? .max < turn.started }.sorted { $0.started < $1.started }
-            .flatMap { $0.said.map(\.text) }
+    private func turns(before turn: Turn) -> [Turn] {
+        turns.values.filter { $0.output != nil && $0.ended ?? .max < turn.started }.sorted { $0.started < $1.started }
     }
 
     // MARK: What turns saw
@@ -93,6 +105,7 @@ struct SimulationConversation {
             }
             first[recollection.request] = recollection.messages
             check(recollection.messages, have: remembered(before: turn), "turn \(turn.input) of \(recollection.request)")
+            checkWhole(recollection.messages, turns(before: turn).flatMap(\.messages), "turn \(turn.input) of \(recollection.request)")
         }
     }
 
@@ -151,6 +164,13 @@ struct SimulationConversation {
             }
             rest = rest[(place + 1)...]
         }
+    }
+
+    /// What is remembered is what there was, and that once, from some turn on: the oldest may be forgotten.
+    private mutating func checkWhole(_ messages: [String], _ all: [String], _ what: String) {
+        guard messages != Array(all.suffix(messages.count)) else { return }
+        let (seen, had) = (messages.map { $0.prefix(80) }, all.map { $0.prefix(80) })
+        violate("a turn remembers what there was", "\(what) saw \(seen), and there was \(had)")
     }
 
     private mutating func violate(_ invariant: String, _ evidence: String) {

@@ -144,8 +144,9 @@ import Testing
 
     @Test func `takes up unfinished work of a kind whose file comes back`() async throws {
         try await OwnThread.run {
-            let node = try EndToEndNode(agents: ["poet.md": Self.poet], environment: ["PARLEY_MODEL": "scripted:tokens=100,rate=50"])
-            try node.start()
+            let node = try EndToEndNode(agents: ["poet.md": Self.poet], environment: ["PARLEY_MODEL": "scripted:tokens=100,rate=500"])
+            // The first turn does not end before the process does, however slow the machine is.
+            try node.start(environment: ["PARLEY_MODEL": "scripted:tokens=100,rate=2"])
             let run = try ChildProcess(Products.path("parley"), ["run", "poet/one", "Write."], environment: ["PARLEY_URL": node.url])
             try run.wait("the beginning of the answer") { $0.standard.isEmpty ? nil : true }
             #expect(try parley("send", "poet/one", "Then this.", environment: ["PARLEY_URL": node.url]).exit == .status(0))

@@ -47,13 +47,17 @@ package final class EndToEndNode: Sendable {
 
     /// Starts the node without waiting for anything.
     ///
-    /// - Parameter failpoint: Where it is to die: `<name>:<n>`.
+    /// - Parameters:
+    ///   - failpoint: Where it is to die: `<name>:<n>`.
+    ///   - changes: What is otherwise in this process's environment than in those of the others.
     @discardableResult
-    package func launch(failpoint: String? = nil, options: [String] = [], mayReadAnything: Bool = true) throws -> ChildProcess {
+    package func launch(
+        failpoint: String? = nil, options: [String] = [], environment changes: [String: String] = [:], mayReadAnything: Bool = true
+    ) throws -> ChildProcess {
         let isCommand = executable.hasSuffix("/parley")
         let arguments =
             (isCommand ? ["serve"] : []) + ["--listen", "127.0.0.1:\(port)", "--data", dataFolder, "--agents", agentsFolder] + options
-        var environment = environment
+        var environment = environment.merging(changes) { $1 }
         environment["PARLEY_FAILPOINT"] = failpoint
         environment["STEPS_FILE"] = stepsFile
         let process = try ChildProcess(executable, arguments, environment: environment, mayReadAnything: mayReadAnything)
@@ -62,8 +66,8 @@ package final class EndToEndNode: Sendable {
     }
 
     /// Starts the node and waits until it serves.
-    package func start(failpoint: String? = nil, options: [String] = []) throws {
-        try launch(failpoint: failpoint, options: options).wait("the node to serve") { output in
+    package func start(failpoint: String? = nil, options: [String] = [], environment changes: [String: String] = [:]) throws {
+        try launch(failpoint: failpoint, options: options, environment: changes).wait("the node to serve") { output in
             if output.error.contains("serving http://") { return true }
             if let exit = output.exit { throw Missed("the node ended at its start: \(exit)\n\(output.error)") }
             return nil
