@@ -29,7 +29,7 @@ mutations=(
     "a follow goes by name|Sources/ParleyAgents/Machine/AgentMachine+Ends.swift|s/incarnation: run?.steps\[request.path\]?.followed ?? incarnation)/incarnation: (run?.steps[request.path]?.followed ?? incarnation).flatMap { _ in nil as String? })/|never mixes the entries of two channels"
     "a turn that has ended keeps what it gave to be run|Sources/ParleyAgents/Runtime/TurnTask.swift|s/^        state.code = \[:\]\$/        _ = state.code/|is freed when it ends or is passivated"
     "no row for an entry to be told of|Sources/ParleyChannels/Outbox.swift|s/stage.put(.outbox, OutboxRow.key(channel.id, offset), \[\])/_ = offset/|lose nothing, invent nothing, and keep their ids"
-    "a row comes back for a deleted agent|Sources/ParleyWebhooks/WebhookDelivery.swift|/^ *guard wasThere else { return }\$/d|leaves no row behind"
+    "a row comes back for a deleted agent|Sources/ParleyChannels/RowChange.swift|/^ *guard holds else { return }\$/d|leaves no row behind"
     "sealed text of every step goes|Sources/ParleyChannels/Trim.swift|s/ && position.step == text.step//|of a step goes, and not that of another step or turn beside it"
     "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/lose(try commit(stage.finish()), &staged)/let batches = stage.finish(); settle(staged); staged = []; _ = try commit(batches)/|while a commit is under way, nobody has been told"
 )

@@ -65,7 +65,7 @@ const targetPath = name => (name.startsWith("/") ? "/v1/stream" + name.split("/"
 function written(type) {
   const text = $("text").value.trim();
   if (!composer.isJSON) return follower.isPlain ? $("text").value : { type, text };
-  try { JSON.parse(text); } catch (error) { throw new Error(`this is not valid JSON: ${error.message}`); }
+  try { JSON.parse(text); } catch (error) { throw new Error(`this is no JSON: ${error.message}`); }
   return follower.isPlain ? text : `{"type":${JSON.stringify(type)},"data":${text}}`;
 }
 
