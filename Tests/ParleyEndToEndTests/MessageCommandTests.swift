@@ -268,8 +268,10 @@ import Testing
             // Each process ends at the end of that turn; the turn is parked after three that wrote nothing new, unlike the first.
             for _ in 1...4 {
                 #expect(try node.process.waitForExit("the node to end with the turn") == .signal(SIGKILL))
-                try node.start(failpoint: "turn.end:1")
+                // Perhaps before it says that it serves.
+                try node.launch(failpoint: "turn.end:1")
             }
+            try node.awaitServing()
             let server = ["PARLEY_URL": node.url]
             let tail = try ChildProcess(Products.path("parley"), ["tail", "writer/one"], environment: server)
             try tail.wait("the turn to be parked") { $0.error.contains("parked: ") ? true : nil }

@@ -67,7 +67,13 @@ package final class EndToEndNode: Sendable {
 
     /// Starts the node and waits until it serves.
     package func start(failpoint: String? = nil, options: [String] = [], environment changes: [String: String] = [:]) throws {
-        try launch(failpoint: failpoint, options: options, environment: changes).wait("the node to serve") { output in
+        try launch(failpoint: failpoint, options: options, environment: changes)
+        try awaitServing()
+    }
+
+    /// Waits until the process that was launched serves.
+    package func awaitServing() throws {
+        try process.wait("the node to serve") { output in
             if output.error.contains("serving http://") { return true }
             if let exit = output.exit { throw Missed("the node ended at its start: \(exit)\n\(output.error)") }
             return nil
