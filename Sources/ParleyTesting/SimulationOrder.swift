@@ -138,10 +138,13 @@ struct SimulationOrder {
         }
     }
 
-    /// Whether something stopped the turn before that answer came.
+    /// Whether something stopped the turn before that answer came. A turn that stalls is ended by a close, too.
     private func isStopped(_ request: SimulationHistory.Entry, before answer: SimulationHistory.Entry) -> Bool {
-        entries.contains { input in
-            input.offset < answer.offset && (isStop(input) || ["interrupt", "rollback"].contains(life.policy) && input.type == "message")
+        let hasStalled = entries.contains { $0.type == "agent.stalled" && $0.turn == request.turn }
+        return entries.contains { input in
+            input.offset < answer.offset
+                && (isStop(input) || hasStalled && input.type == "close"
+                    || ["interrupt", "rollback"].contains(life.policy) && input.type == "message")
                 && input.offset != request.turn
         }
     }

@@ -68,7 +68,8 @@ struct SimulationPromptness {
             if let since = decidable.removeValue(forKey: of) { judge(entry, since: since) }
         }
         if entry.type == "turn.started" { checkTurn(entry) }
-        if entry.type == "turn.interrupted", state.isStalled { redirected = at }
+        // One that had been cancelled before it stalled ends as that.
+        if ["turn.interrupted", "turn.cancelled"].contains(entry.type), state.isStalled { redirected = at }
         state.take(entry)
         let lying = Set(state.lying(life.policy).map(\.offset))
         for offset in lying where decidable[offset] == nil { decidable[offset] = at }
