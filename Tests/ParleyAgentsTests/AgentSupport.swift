@@ -2,12 +2,25 @@ import Foundation
 import ParleyAgents
 import ParleyChannels
 import ParleyLog
+import ParleyModels
 import ParleySystem
 import ParleyTesting
 import Synchronization
 
 /// Whether sweeps are to be as wide as `./test --long` wants them.
 let isLong = ProcessInfo.processInfo.environment["PARLEY_LONG"] == "1"
+
+extension SimulatedWorld {
+    /// Lets so much time go by.
+    func go(_ duration: Duration = .seconds(60)) { run(deadline: now.advanced(by: duration)) }
+}
+
+/// A model that takes more than half a second for its answer.
+func thirtyTokens(_ world: any World) -> ScriptedModel {
+    var options = ScriptedModel.Options()
+    (options.tokens, options.rate) = (30, 50)
+    return ScriptedModel(options, world: world)
+}
 
 // MARK: - Waiting outside the turn
 

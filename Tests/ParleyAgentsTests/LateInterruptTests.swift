@@ -8,16 +8,6 @@ import Testing
 
 private let name = "agents/probe/a"
 
-extension SimulatedWorld {
-    fileprivate func go(_ duration: Duration = .seconds(60)) { run(deadline: now.advanced(by: duration)) }
-}
-
-private func scripted(_ world: any World) -> ScriptedModel {
-    var options = ScriptedModel.Options()
-    (options.tokens, options.rate) = (30, 50)
-    return ScriptedModel(options, world: world)
-}
-
 /// An interrupt with a text that its turn has no use for.
 @Suite struct `A late redirection` {
     @Test func `begins a turn of its own behind what was queued before it`() throws {
@@ -31,7 +21,7 @@ private func scripted(_ world: any World) -> ScriptedModel {
                             try await turn.shielded { turn in try await turn.sleep(.seconds(5)) }
                             return "first done"
                         }
-                        return .string(try await turn.generate("one", scripted(world), .user("hello")).finishReason)
+                        return .string(try await turn.generate("one", thirtyTokens(world), .user("hello")).finishReason)
                     }
                 ])
             node.send("first", to: name)
@@ -56,7 +46,7 @@ private func scripted(_ world: any World) -> ScriptedModel {
                     agents: [
                         agent { text, turn in
                             if text == "first" { return .integer(Int64(try await turn.step("one") { _ in 1 })) }
-                            return .string(try await turn.generate("one", scripted(world), .user("hello")).finishReason)
+                            return .string(try await turn.generate("one", thirtyTokens(world), .user("hello")).finishReason)
                         }
                     ])
                 node.send("first", to: name)

@@ -8,20 +8,13 @@ import Testing
 
 private let name = "agents/probe/a"
 
-extension SimulatedWorld {
-    fileprivate func go(_ duration: Duration = .seconds(60)) { run(deadline: now.advanced(by: duration)) }
-}
-
-private func scripted(_ world: any World) -> ScriptedModel {
-    var options = ScriptedModel.Options()
-    (options.tokens, options.rate) = (30, 50)
-    return ScriptedModel(options, world: world)
-}
-
 /// What later turns remember of an answer that was cut short.
 @Suite struct `A partial answer` {
-    @Test func `is there once when an interrupt ends the turn`() throws {
-        let (history, partial, entries) = try SimulatedNode.simulate {
+    /// What a turn remembers of one that was interrupted while `talk` was asking a model, and all entries.
+    private static func remembered(
+        _ talk: @escaping @Sendable (Turn, any Model) async throws -> String
+    ) throws -> (history: [String], entries: [JSON]) {
+        try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
             let node = try SimulatedNode(
                 world, SimulatedLog(),
@@ -30,48 +23,30 @@ private func scripted(_ world: any World) -> ScriptedModel {
                         if text == "look" {
                             return .array(turn.history.flatMap(\.messages).map { .string("\($0.role.rawValue): \($0.text)") })
                         }
-                        return .string(
-                            try await turn.generate("one", PlayedModel(world, [.text("It "), .text("begins")]), .user("hello")).text)
+                        return .string(try await talk(turn, PlayedModel(world, [.text("It "), .text("begins")])))
                     }
                 ])
             node.send("talk", to: name)
             world.go(.milliseconds(300))
             node.send(.interrupt)
             world.go()
-            let partial = try node.entries(name).last { $0["type"] == "turn.interrupted" }?["output"]?.string
             node.send("look", to: name)
             world.go()
-            return (try node.entries(name).last?["output"]?.array?.compactMap(\.string) ?? [], partial ?? "", try node.entries(name))
+            let entries = try node.entries(name)
+            return (entries.last?["output"]?.array?.compactMap(\.string) ?? [], entries)
         }
+    }
+
+    @Test func `is there once when an interrupt ends the turn`() throws {
+        let (history, entries) = try Self.remembered { turn, model in try await turn.generate("one", model, .user("hello")).text }
+        let partial = entries.last { $0["type"] == "turn.interrupted" }?["output"]?.string ?? ""
         #expect(!partial.isEmpty, "\(short(entries))")
         #expect(history == ["user: talk", "assistant: \(partial)"], "\(history)")
     }
 
     @Test func `is there once when the program makes it its output`() throws {
-        let history = try SimulatedNode.simulate {
-            let world = SimulatedWorld(seed: 1)
-            let node = try SimulatedNode(
-                world, SimulatedLog(),
-                agents: [
-                    agent { text, turn in
-                        if text == "look" {
-                            return .array(turn.history.flatMap(\.messages).map { .string("\($0.role.rawValue): \($0.text)") })
-                        }
-                        do {
-                            return .string(
-                                try await turn.generate("one", PlayedModel(world, [.text("It "), .text("begins")]), .user("hello")).text)
-                        } catch let end as Interrupted {
-                            return .string(end.partial)
-                        }
-                    }
-                ])
-            node.send("talk", to: name)
-            world.go(.milliseconds(300))
-            node.send(.interrupt)
-            world.go()
-            node.send("look", to: name)
-            world.go()
-            return try node.entries(name).last?["output"]?.array?.compactMap(\.string) ?? []
+        let (history, _) = try Self.remembered { turn, model in
+            do { return try await turn.generate("one", model, .user("hello")).text } catch let end as Interrupted { return end.partial }
         }
         #expect(history.count == 2, "\(history)")
     }
@@ -86,7 +61,7 @@ private func scripted(_ world: any World) -> ScriptedModel {
                         if text == "look" { return .array(turn.history.flatMap(\.messages).map { .string("\($0.role.rawValue)") }) }
                         return .array(
                             try await turn.map("m", [0, 1]) { item, turn in
-                                .string(try await turn.generate("one", scripted(world), .user("hello \(item)")).finishReason)
+                                .string(try await turn.generate("one", thirtyTokens(world), .user("hello \(item)")).finishReason)
                             })
                     }
                 ])

@@ -12,10 +12,6 @@ private func node(_ world: SimulatedWorld, _ log: SimulatedLog = SimulatedLog(),
     try SimulatedNode(world, log, agents: [agent { _, turn in try await program(turn, world) }])
 }
 
-extension SimulatedWorld {
-    fileprivate func go(_ duration: Duration = .seconds(60)) { run(deadline: now.advanced(by: duration)) }
-}
-
 private func hang() async { await withCheckedContinuation { (_: CheckedContinuation<Void, Never>) in } }
 
 /// A cancel of a turn that may not run again: what is to be taken back is, or is named.

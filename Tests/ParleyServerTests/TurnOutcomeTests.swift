@@ -84,15 +84,22 @@ import Testing
                     told.add(JSON.string(error.code).bytes)
                 } _: { _, _ in
                 }
+                world.run(deadline: world.now.advanced(by: .seconds(1)))
                 end(node)
                 world.run(deadline: world.now.advanced(by: .seconds(1)))
                 question.cancel()
                 return told.entries.compactMap(\.string)
             }
+            let row = ChannelRow(name: Self.name, contentType: ContentType.json, isAgent: true, created: Timestamp(milliseconds: 0))
             return try gone { DeleteChannel($0.channels, Self.name) { _ in }.submit() }
+                + gone { node in
+                    // In one commit, so that nobody sees the name free.
+                    DeleteChannel(node.channels, Self.name) { _ in }.submit()
+                    CreateChannel(node.channels, row, []) { _ in }.submit()
+                }
                 + gone { $0.channels.close(Placement.partition(of: Self.name)) { _ in } }
         }
-        #expect(gone == ["agent_deleted", "partition_unavailable"])
+        #expect(gone == ["agent_deleted", "agent_deleted", "partition_unavailable"])
     }
 
     /// The type of the entry that the first input's sender is told.

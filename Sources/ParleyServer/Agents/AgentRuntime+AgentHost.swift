@@ -57,8 +57,10 @@ extension AgentRuntime: AgentHost {
 /// Somebody who waits for the end of the turn that an input begins or joins.
 private final class TurnQuestion: Scheduled {
     private struct State {
-        /// The turns that are observed, by their input, and how to withdraw that; `nil` once it is cancelled.
+        /// The turns that are observed, by their input, and how to withdraw that; `nil` once it is answered or cancelled.
         var observed: [UInt64: any Scheduled]? = [:]
+        /// The channel as it was found first: another one of its name has other turns.
+        var channel: ChannelID?
     }
 
     private let runtime: AgentRuntime
@@ -89,7 +91,7 @@ private final class TurnQuestion: Scheduled {
     private func look() {
         runtime.world.perform(blocking: .read, for: 0) { [self] in
             do throws(LogError) {
-                guard try runtime.channels.find(channelName) != nil else { return end(.deleted(channelName)) }
+                guard let channel = try runtime.channels.find(channelName), isKnown(channel.id) else { return end(.deleted(channelName)) }
                 let joined = try runtime.outcome(
                     of: input, in: channelName, tell: { byteCount, json in if withdraw() { tell(byteCount, json) } })
                 if let joined { observe(joined) }
@@ -97,6 +99,13 @@ private final class TurnQuestion: Scheduled {
                 if error.code == .partitionUnavailable { return end(ChannelError(error)) }
                 Diagnostics.log(.error, "agents cannot be read", ["what": channelName, "reason": error.message])
             }
+        }
+    }
+
+    private func isKnown(_ id: ChannelID) -> Bool {
+        state.withLock { state in
+            state.channel = state.channel ?? id
+            return state.channel == id
         }
     }
 
