@@ -207,19 +207,20 @@ extension CurlCall {
         }
         // A connection outlives the call, and the transport every connection.
         parley_curl_set_pointer(easy, CURLOPT_CLOSESOCKETDATA, Unmanaged.passUnretained(transport).toOpaque())
-        let isGuarded = if case .any = addresses { false } else { true }
         if isGuarded || !request.usesProxy || (try? OutgoingURL(request.url))?.isLoopback == true { set(CURLOPT_PROXY, "") }
-        guard isGuarded else { return }
         let context = Unmanaged.passUnretained(self).toOpaque()  // As for the other callbacks.
-        // Before anything is sent to an address that is refused, not even a SYN.
+        // Before anything is sent to an address that is refused, not even a SYN. Of those that are not refused too, because libcurl would leave the
+        // socket to every process that is started meanwhile: the peer would not hear that the connection was closed.
         parley_curl_set_opensocket(easy) { context, _, address in
             let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
             var bytes = Bytes(repeating: 0, count: 16)
             let count = Int(parley_curl_address(address, &bytes))
-            return call.mayConnect(IPAddress(bytes: bytes[..<count])) ? parley_curl_open(address) : CURL_SOCKET_BAD
+            return !call.isGuarded || call.mayConnect(IPAddress(bytes: bytes[..<count])) ? parley_curl_open(address) : CURL_SOCKET_BAD
         }
         parley_curl_set_pointer(easy, CURLOPT_OPENSOCKETDATA, context)
     }
+
+    private var isGuarded: Bool { if case .any = addresses { false } else { true } }
 
     /// Before the request is sent, on a new connection or on one that another call has opened.
     private func setSendLimit() {
@@ -234,7 +235,6 @@ extension CurlCall {
     /// read the request, and charged for it. A connection that was closed before is found out before anything is sent.
     private func maySend(to address: IPAddress?) -> Bool {
         sendCount += 1
-        let isGuarded = if case .any = addresses { false } else { true }
         return sendCount == 1 && (!isGuarded || mayConnect(address))
     }
 

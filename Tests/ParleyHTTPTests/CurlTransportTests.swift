@@ -185,6 +185,18 @@ final class Recorder: OutgoingCallDelegate {
         #expect(recorder.events.all == [.head(200)])
     }
 
+    /// A process that is started meanwhile would hold the connection open: the upstream would not hear that the call was cancelled.
+    @Test func `keeps its connections from processes that are started meanwhile`() throws {
+        let server = try TestServer { _, responder in responder.stream().write(Bytes("x".utf8)) }
+        let recorder = Recorder()
+        let call = CurlTransport(server.group.next()).start(OutgoingRequest(url: url(server, "/")), recorder)
+        defer { call.cancel() }
+        try recorder.events.wait("the answer") { $0.count == 2 }
+        let connections = (0..<Int32(min(getdtablesize(), 65_536))).filter { peerPort(of: $0) == server.port }
+        #expect(!connections.isEmpty)
+        #expect(connections.allSatisfy { fcntl($0, F_GETFD) & FD_CLOEXEC != 0 })
+    }
+
     @Test func `cancels inside a callback of the call`() throws {
         let closed = Arrivals<Bool>()
         let server = try TestServer { _, responder in
@@ -447,6 +459,15 @@ final class Recorder: OutgoingCallDelegate {
     }
 }
 
+private func peerPort(of descriptor: Int32) -> Int? {
+    var address = sockaddr_in()
+    var count = socklen_t(MemoryLayout<sockaddr_in>.size)
+    let status = withUnsafeMutablePointer(to: &address) {
+        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getpeername(descriptor, $0, &count) }
+    }
+    return status == 0 && address.sin_family == sa_family_t(AF_INET) ? Int(UInt16(bigEndian: address.sin_port)) : nil
+}
+
 /// A server whose bytes are the test's own: what each connection does runs on a thread.
 private final class RawServer: Sendable {
     let port: UInt16
@@ -454,7 +475,7 @@ private final class RawServer: Sendable {
 
     /// - Parameter serve: Gets the connection, and how many there were before it. The connection is closed behind it.
     init(_ serve: @escaping @Sendable (_ client: Int32, _ number: Int) -> Void) throws {
-        let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        let listener = socket(AF_INET, SocketType.stream | SocketType.closesOnExec, 0)
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
@@ -469,6 +490,7 @@ private final class RawServer: Sendable {
         _ = SystemThread.startDetached(name: "raw server") {
             var number = 0
             while case let client = accept(listener, nil, nil), client >= 0 {
+                _ = fcntl(client, F_SETFD, FD_CLOEXEC)
                 let before = number
                 number += 1
                 _ = SystemThread.startDetached(name: "raw connection") {

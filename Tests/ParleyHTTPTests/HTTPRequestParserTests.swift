@@ -151,7 +151,8 @@ extension ParserCase {
         .accepts("three chunks", chunked("3\r\nabc\r\n1\r\nd\r\nA\r\n0123456789\r\n0\r\n\r\n"), "POST / abcd0123456789"),
         .accepts("size with leading zeros", chunked("003\r\nabc\r\n000\r\n\r\n"), "POST / abc"),
         .accepts(
-            "chunks of a byte, with others between", chunked(String(repeating: "1\r\nx\r\n", count: 50) + "1;a=b\r\ny\r\n2\r\nzz\r\n0\r\n\r\n"),
+            "chunks of a byte, with others between",
+            chunked(String(repeating: "1\r\nx\r\n", count: 50) + "1;a=b\r\ny\r\n2\r\nzz\r\n0\r\n\r\n"),
             "POST / " + String(repeating: "x", count: 50) + "yzz"),
         .rejects("a chunk of a byte that ends in LF", chunked("1\r\nx\r\n1\r\nx\n")),
         .rejects("size g", chunked("g\r\n")),

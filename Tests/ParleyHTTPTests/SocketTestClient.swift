@@ -29,7 +29,7 @@ final class TestClient {
         var found: UnsafeMutablePointer<addrinfo>?
         guard getaddrinfo(host, String(port), &hints, &found) == 0, let address = found else { throw TestFailure("no address \(host)") }
         defer { freeaddrinfo(found) }
-        descriptor = socket(address.pointee.ai_family, Int32(SOCK_STREAM.rawValue), 0)
+        descriptor = socket(address.pointee.ai_family, SocketType.stream | SocketType.closesOnExec, 0)
         var limit = timeval(tv_sec: 10, tv_usec: 0)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
         setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
