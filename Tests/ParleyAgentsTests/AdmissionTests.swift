@@ -103,6 +103,48 @@ import Testing
         #expect(open.isEmpty)
     }
 
+    /// Those with messages behind a turn that waits can decide nothing, and those that have stalled take no timer: both are looked at again and
+    /// again, and the log tells of more of them than are remembered.
+    @Test func `agents that can do nothing do not keep timers from others`() throws {
+        let (open, steps) = try SimulatedNode.simulate {
+            let first = SimulatedWorld(seed: 1)
+            let log = SimulatedLog()
+            let before = try SimulatedNode(
+                first, log,
+                agents: [
+                    agent { text, turn in
+                        if text == "wait" { _ = try await turn.wait(for: "go") }
+                        try await turn.sleep(.seconds(60), name: "before")
+                        return "slept"
+                    }
+                ])
+            for number in 0..<6 {
+                for text in ["wait", "behind"] {
+                    before.send(.init(.message, nil, ("by", "ann"), ("text", .string(text))), to: "agents/probe/a\(number)")
+                }
+                for name in ["b", "c"] { before.send(name == "b" ? "stall" : "sleep", to: "agents/probe/\(name)\(number)") }
+            }
+            first.run(deadline: first.now.advanced(by: .seconds(1)))
+            let world = SimulatedWorld(seed: 2, now: first.now)
+            let node = try SimulatedNode(
+                world, log.reopen(),
+                agents: [
+                    agent { text, turn in
+                        if text == "wait" { _ = try await turn.wait(for: "go") }
+                        try await turn.sleep(.seconds(60), name: text == "stall" ? "after" : "before")
+                        return "slept"
+                    }
+                ], activeMax: 1, waitingMax: 2)
+            var steps = 0
+            world.run(deadline: world.now.advanced(by: .seconds(3_600))) {
+                steps += 1
+                return steps == 100_000
+            }
+            return (try (0..<6).filter { try node.entries("agents/probe/c\($0)").last?["output"] != "slept" }, steps)
+        }
+        #expect(open.isEmpty && steps < 100_000, "\(open) \(steps)")
+    }
+
     @Test(arguments: 0..<60 as Range<UInt64>)
     func `names that are deleted and recreated while they wait for room are admitted`(seed: UInt64) throws {
         let (open, waiting, timers) = try SimulatedNode.simulate {

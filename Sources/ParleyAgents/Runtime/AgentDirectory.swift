@@ -21,6 +21,8 @@ final class AgentDirectory: Sendable {
         case delivered
         /// It waits for room, the first to do so.
         case isCrowded
+        /// No more names are remembered: a timer is to fire again once there is ``hasRoomForTimers``.
+        case isFull
         /// The channel was let go of since it was found; find it again.
         case isStale
     }
@@ -38,7 +40,10 @@ final class AgentDirectory: Sendable {
     }
 
     private let countMax: Int
-    let waitingMax: Int
+    private let waitingMax: Int
+    /// Of how many agents the log tells at a time. That leaves room for those that are called meanwhile: what the log tells of may be agents that can do
+    /// nothing yet.
+    var pageMax: Int { waitingMax / 2 }
     private let state = Mutex(State())
     private let crowded = Atomic<Bool>(false)
     /// What lists have read of agents, in memory or not.
@@ -48,10 +53,10 @@ final class AgentDirectory: Sendable {
 
     /// - Parameters:
     ///   - countMax: How many agents are in memory at most; at least 1.
-    ///   - waitingMax: How many names are remembered at most. Calls to others that the log can tell of are dropped, see ``takePass()``.
+    ///   - waitingMax: How many names are remembered at most; at least 2. Calls to others that the log can tell of are dropped, see ``takePass()``.
     init(countMax: Int, waitingMax: Int) {
         self.countMax = max(1, countMax)
-        self.waitingMax = waitingMax
+        self.waitingMax = max(2, waitingMax)
     }
 
     var count: Int { state.withLock { $0.activations.count } }
@@ -106,9 +111,15 @@ final class AgentDirectory: Sendable {
     private func wait(_ name: String, _ call: Call, _ state: inout State) -> Answer {
         let isFirst = state.order.isEmpty
         if state.waiting[name] == nil {
-            if state.waiting.count >= waitingMax, call.isInLog {
-                state.hasDropped = true
-                return .delivered
+            if state.waiting.count >= waitingMax {
+                switch call {
+                case .fire: return .isFull
+                case .takeInput:
+                    state.hasDropped = true
+                    return .delivered
+                // The log may not tell of it.
+                case .wake: break
+                }
             }
             state.order.append(name)
         }
@@ -128,6 +139,9 @@ final class AgentDirectory: Sendable {
             return (name, calls)
         }
     }
+
+    /// Whether timers that were refused are to fire again. Ask when agents have been admitted, and behind each refusal.
+    var hasRoomForTimers: Bool { state.withLock { $0.waiting.count <= pageMax } }
 
     /// Frees the place of a name that was admitted, unless an activation has taken it: there may be no agent of that name any more. Only the loop that
     /// admitted it calls this: another call for the same name may fail while the place is still needed.
@@ -173,9 +187,6 @@ extension ChannelID {
 }
 
 extension AgentDirectory.Call {
-    /// Whether the log can tell of it later: there is a row of the inbox or of the timers.
-    fileprivate var isInLog: Bool { if case .wake = self { false } else { true } }
-
     /// The same for whatever agent has the name by then: one that comes into memory takes its whole inbox.
     fileprivate var later: Self { if case .takeInput = self { .wake } else { self } }
 

@@ -107,7 +107,9 @@ final class ListedWaits: Sendable {
             known.withLock { known in
                 known.count -= known.agents.removeValue(forKey: id)?.waits.count ?? 0
                 guard let newValue, newValue.waits.count <= ListedWaits.waitsMax else { return }
-                if known.agents.count >= ListedWaits.agentsMax || known.count + newValue.waits.count > ListedWaits.waitsMax { known = ([:], 0) }
+                if known.agents.count >= ListedWaits.agentsMax || known.count + newValue.waits.count > ListedWaits.waitsMax {
+                    known = ([:], 0)
+                }
                 known.agents[id] = newValue
                 known.count += newValue.waits.count
             }

@@ -197,7 +197,7 @@ package final class AgentRuntime: Sendable {
             try channels.log.scan(.inbox, from: lower, to: upper, reversed: false) { key, _ in
                 let id = ChannelID(partition: partition, number: key.readBigEndian(at: 2))
                 guard ids.last != id else { return true }
-                guard ids.count < directory.waitingMax else {
+                guard ids.count < directory.pageMax else {
                     next = id
                     return false
                 }
@@ -338,9 +338,19 @@ package final class AgentRuntime: Sendable {
         switch directory.deliver(call, to: channel, { AgentDriver(runtime: self, channel: channel, agent: agent) }) {
         case .delivered: break
         case .isCrowded: for activation in directory.activations { activation.makeRoom() }
+        case .isFull: refuse(call)
         case .isStale: self.call(name, call)
         }
     }
+
+    private func refuse(_ call: AgentDirectory.Call) {
+        guard case .fire(let timer, let id) = call else { return }
+        timers.refused(timer, of: id)
+        fireRefused()
+    }
+
+    /// Fires the timers again that there was no room for.
+    private func fireRefused() { if directory.hasRoomForTimers { timers.goOn() } }
 
     /// The channel that the call is for; `nil` when there is none any more.
     private func find(_ name: String, for call: AgentDirectory.Call) -> Channel? {
@@ -378,12 +388,12 @@ package final class AgentRuntime: Sendable {
             for call in calls { self.call(name, call) }
             directory.giveUp(name)
         }
+        fireRefused()
         while !isDraining, let start = directory.takePass() { wakeUndecided(from: start) }
     }
 
     /// Asks the log who has something to do, a page at a time, when that could not be remembered.
     private func wakeUndecided(from start: ChannelID) {
-        if start == .first { timers.lookAgain() }
         do throws(LogError) {
             for name in try undecided(in: channels.openPartitions, from: start) { wake(name) }
         } catch {

@@ -52,6 +52,8 @@ final class TimerService: Sendable {
         /// At most two: one that has much to do, and one that sees to what has come due since.
         var passes: [Pass] = []
         var ringsAgain = false
+        /// The first of the timers that there was no room for: until there is, nothing fires.
+        var refused: Timestamp?
         var isTickScheduled = false
         var isStopped = false
     }
@@ -113,6 +115,17 @@ final class TimerService: Sendable {
         set(Timestamp(milliseconds: 0))
     }
 
+    /// There is no room to remember whom the timer is for: it fires again behind ``goOn()``.
+    func refused(_ timer: DueTimer, of id: ChannelID) {
+        state.withLock { state in
+            state.underWay.remove(timer.key(id))
+            state.refused = min(state.refused ?? timer.due, timer.due)
+        }
+    }
+
+    /// There is room again. Those that have fired and are not settled do not fire again, so that there is an end to it.
+    func goOn() { if let due = state.withLock({ $0.refused.take() }) { set(due) } }
+
     /// The row of a timer is gone.
     func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
 
@@ -157,8 +170,8 @@ final class TimerService: Sendable {
 
     /// Continues with each pass. On the timers' thread.
     private func tick() {
-        var (passes, isStopped) = state.withLock { ($0.passes, $0.isStopped) }
-        guard !isStopped else { return }
+        var (passes, mayFire) = state.withLock { ($0.passes, !$0.isStopped && $0.refused == nil) }
+        guard mayFire else { return }
         let isOver = passes.indices.map { isFinished(&passes[$0]) }
         let rest = zip(passes, isOver).filter { !$0.1 }.map(\.0)
         let ringsAgain = state.withLock { state in
