@@ -131,8 +131,15 @@ extension ParserCase {
         .rejects("tab in the request line", "GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n"),
         .rejects("space behind the version", "GET / HTTP/1.1 \r\nHost: a\r\n\r\n"),
         .accepts("one leading CRLF", "\r\n" + get(""), "GET / "),
-        .rejects("two leading CRLFs", "\r\n\r\n" + get("")),
-        .rejects("leading LF", "\n" + get("")),
+        .accepts("eight leading CRLFs", String(repeating: "\r\n", count: 8) + get(""), "GET / "),
+        .rejects("nine leading CRLFs", String(repeating: "\r\n", count: 9) + get("")),
+        .accepts("leading LFs", "\n\n\r\n" + get(""), "GET / "),
+        .rejects("nine leading LFs", String(repeating: "\n", count: 9) + get("")),
+        .accepts(
+            "empty lines between pipelined requests",
+            get("") + "\r\n\r\n" + body("Content-Length: 3") + String(repeating: "\r\n", count: 8) + get(""),
+            "GET / ", "POST / abc", "GET / "),
+        .rejects("a CR behind an empty line", "\r\n\r" + get("")),
         .rejects("leading CR", "\r" + get("")),
         .rejects("TLS hello", "\u{16}\u{03}\u{01}"),
         .accepts("three pipelined", get("") + body("Content-Length: 3") + get(""), "GET / ", "POST / abc", "GET / "),
@@ -223,6 +230,25 @@ extension ParserCase {
         let message = "GET /a%20b?x=1&y=a+b%21&z HTTP/1.1\r\nHost: h\r\nAccept:  text/html \r\naccept: */*\r\n\r\n"
         var parser = HTTPRequestParser()
         let head = try message.latin1.withUnsafeBytes { bytes throws in
+    @Test(arguments: [0, 1, 4]) func `counts empty lines before a request as part of its head`(_ lines: Int) throws {
+        let head = ParserCase.get("").latin1
+        func isTaken(_ headBytes: Int) -> Bool {
+            var limits = HTTPParserLimits()
+            limits.headBytes = headBytes
+            var parser = HTTPRequestParser(limits: limits)
+            let message = Bytes(String(repeating: "\r\n", count: lines).utf8) + head
+            do {
+                return try message.withUnsafeBytes { bytes throws in try parser.parse(bytes).event == .head }
+            } catch {
+                #expect((error as? HTTPParseError)?.status == 431)
+                return false
+            }
+        }
+        #expect(isTaken(2 * lines + head.count))
+        #expect(!isTaken(2 * lines + head.count - 1))
+        #expect(!isTaken(1), "the limit may be less than the lines")
+    }
+
             let first = try parser.parse(bytes)
             #expect(first.event == .head && first.used == bytes.count)
             #expect(try parser.parse(UnsafeRawBufferPointer(rebasing: bytes[first.used...])).event == .request)
