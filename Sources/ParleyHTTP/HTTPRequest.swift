@@ -57,23 +57,10 @@ package final class HTTPRequest: Sendable {
     package func headers(_ name: String) -> [String] { head.headers(name) }
 
     private static func split(_ head: HTTPRequestHead) -> (path: Range<Int>, query: Range<Int>?) {
-        var start = head.methodEnd + 1
+        let start = head.targetAuthority?.upperBound ?? head.methodEnd + 1
         let end = head.targetEnd
-        let bytes = head.bytes
-        if bytes[start] != UInt8(ascii: "/"), let authority = authorityStart(bytes, start..<end) {
-            start = bytes[authority..<end].firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") } ?? end
-        }
-        guard let mark = bytes[start..<end].firstIndex(of: UInt8(ascii: "?")) else { return (start..<end, nil) }
+        guard let mark = head.bytes[start..<end].firstIndex(of: UInt8(ascii: "?")) else { return (start..<end, nil) }
         return (start..<mark, mark + 1..<end)
-    }
-
-    /// Where the authority of an absolute target (`http://host/path`) starts.
-    private static func authorityStart(_ bytes: Bytes, _ target: Range<Int>) -> Int? {
-        for scheme in ["http://", "https://"] where target.count >= scheme.utf8.count {
-            let end = target.lowerBound + scheme.utf8.count
-            if bytes[target.lowerBound..<end].elementsEqual(scheme.utf8, by: { HTTPGrammar.lowercased($0) == $1 }) { return end }
-        }
-        return nil
     }
 }
 

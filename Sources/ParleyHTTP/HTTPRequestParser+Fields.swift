@@ -37,6 +37,11 @@ extension HTTPRequestParser {
         guard hostCount == 1 || (hostCount == 0 && head.minorVersion == 0) else {
             throw .bad(hostCount == 0 ? "the Host field is missing" : "there is more than one Host")
         }
+        if let authority = head.targetAuthority {
+            guard !authority.isEmpty, head.bytes[authority].allSatisfy(HTTPGrammar.isHost) else {
+                throw .bad("the request target's host is not a host")
+            }
+        }
         if head.minorVersion == 0 { head.expectsContinue = false }  // RFC 9110, section 10.1.1
         head.keepsAlive = !closes && (keeps || head.minorVersion == 1)
     }

@@ -16,7 +16,7 @@ struct ClientURL {
         let schemes = [ClientURL.first(request, "X-Forwarded-Proto"), forwarded.proto].compactMap { $0?.lowercased() }
         let said = schemes.first { $0 == "http" || $0 == "https" }
         scheme = request.isSecure ? "https" : said ?? "http"
-        let authorities = [ClientURL.first(request, "X-Forwarded-Host"), forwarded.host, request.header("Host")].compactMap { $0 }
+        let authorities = [ClientURL.first(request, "X-Forwarded-Host"), forwarded.host, request.head.authority].compactMap { $0 }
         authority = authorities.first { Authority($0) != nil } ?? "localhost"
     }
 

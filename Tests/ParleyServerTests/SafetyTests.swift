@@ -44,6 +44,26 @@ import Testing
         #expect(try Self.server.get("/healthz", [("Host", host), ("Origin", origin)]).status == status)
     }
 
+    /// The authority of a URL as target replaces the Host (RFC 9112, section 3.2.2).
+    @Test(arguments: [
+        ("http://evil.example/healthz", "localhost", 403), ("HTTP://evil.example/healthz", "localhost", 403),
+        ("https://evil.example:4437/healthz", "localhost", 403), ("http://localhost.evil.example/healthz", "127.0.0.1", 403),
+        ("http://localhost:4437/healthz", "localhost", 200), ("http://parley.example/healthz", "localhost", 200),
+        ("http://[::1]/healthz", "evil.example", 200), ("http://evil.example/healthz", "evil.example", 403),
+    ])
+    func `a URL as request target is judged as a Host is`(_ target: String, _ host: String, _ status: Int) throws {
+        let answer = try Self.server.get(target, [("Host", host)])
+        #expect(answer.status == status)
+        if status == 403 { #expect(answer.code == "host_not_allowed") }
+    }
+
+    @Test func `a page may not call itself the server's own by the Host, where the target names another`() throws {
+        let headers = [("Host", "localhost:4437"), ("Origin", "http://localhost:4437")]
+        #expect(try Self.server.get("http://parley.example/healthz", headers).code == "origin_not_allowed")
+        let written = try Self.server.request("PUT", "http://evil.example" + Self.server.path(), headers, Bytes("x".utf8))
+        #expect(written.code == "host_not_allowed")
+    }
+
     /// As load balancers ask.
     @Test(arguments: ["/healthz", "/readyz"], ["GET", "HEAD"]) func `health is told without a Host`(_ path: String, _ method: String) throws
     {

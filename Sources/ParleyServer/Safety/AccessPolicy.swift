@@ -4,7 +4,7 @@ internal import ParleySystem
 /// Which hosts a request may name and which pages may send it.
 ///
 /// A server on loopback without keys is reachable by every page the user's browser shows: directly, which the Origin tells, or by a name
-/// that the attacker points to loopback (DNS rebinding), which the Host tells.
+/// that the attacker points to loopback (DNS rebinding), which the Host tells, or the request target where that is a URL.
 struct AccessPolicy: Sendable {
     private let hosts: [Authority]
     private let allowsAnyHost: Bool
@@ -26,13 +26,13 @@ struct AccessPolicy: Sendable {
     /// - Throws: 403 `host_not_allowed` or `origin_not_allowed`.
     func check(_ request: HTTPRequestHead) throws(Problem) -> [HeaderField] {
         // What sends none speaks HTTP/1.0: a load balancer that looks whether the server lives. A browser always names the host.
-        let host = request.header("Host")
+        let host = request.authority
         let authority = host.flatMap { Authority($0) }
         guard host == nil || allows(authority) else {
             throw Problem(
                 status: 403, code: AccessPolicy.wrongHost,
                 detail:
-                    "Host is '\(host ?? "")'; expected localhost or a loopback address. To be reached by another name, start the server with keys: --keys <file> or PARLEY_KEYS."
+                    "the request is addressed to the host '\(host ?? "")'; expected localhost or a loopback address. To be reached by another name, start the server with keys: --keys <file> or PARLEY_KEYS."
             )
         }
         // Who may read it depends on who asks, also when nobody of another origin did: a shared cache must know.

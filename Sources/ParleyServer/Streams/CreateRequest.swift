@@ -70,7 +70,7 @@ struct CreateRequest {
                     source.utf8.split(separator: UInt8(ascii: "/"), maxSplits: 2).dropFirst().first.map { String(Substring($0)) } ?? ""
                 throw .bad(
                     "invalid_fork_source",
-                    "Stream-Forked-From names the server '\(behind.prefix(64))', this one is '\(request.header("Host") ?? "")'; a channel is forked where it is."
+                    "Stream-Forked-From names the server '\(behind.prefix(64))', this one is '\(request.head.authority ?? "")'; a channel is forked where it is."
                 )
             }
             path = Substring(rest.utf8.prefix { $0 != UInt8(ascii: "?") && $0 != UInt8(ascii: "#") })
@@ -84,7 +84,7 @@ struct CreateRequest {
 
     /// Whether that is this server, by the name the request came to or by its proxy's.
     private static func isHere(_ origin: URLOrigin, _ request: HTTPRequest) -> Bool {
-        [request.header("Host"), ClientURL(request).authority].contains { name in
+        [request.head.authority, ClientURL(request).authority].contains { name in
             name.flatMap { Authority($0) }?.isSame(as: origin.authority, in: origin.scheme) ?? false
         }
     }
