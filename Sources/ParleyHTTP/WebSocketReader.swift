@@ -23,6 +23,7 @@ final class WebSocketReader {
     private var control = Bytes()
     /// Bytes of the current frame that are still to come; `nil` between frames.
     private var remaining: UInt64?
+    private var heads = WebSocketHeads()
 
     /// Bytes of a message that is not complete.
     var heldBytes: Int { message.count }
@@ -62,21 +63,27 @@ final class WebSocketReader {
         while true {
             var piece = wslay_frame_iocb()
             let count = wslay_frame_recv(context, &piece)
-            if count == Int(WSLAY_ERR_WANT_READ.rawValue) { return bytes.count }
+            if count == Int(WSLAY_ERR_WANT_READ.rawValue) {
+                heads.pass(bytes[...])
+                // wslay tells of a frame only with the byte behind its head, for which a peer could let us wait.
+                if remaining == nil, let head = heads.open { try begin(head) }
+                return bytes.count
+            }
             guard count >= 0 else {
                 throw .violation(
                     "the frame's head breaks RFC 6455: a control frame in pieces or above 125 bytes, or a length not in its shortest form")
             }
-            if let event = try take(piece), !visit(event) { return bytes.count - input.pointee.count }
+            if let event = try take(piece), !visit(event) {
+                let used = bytes.count - input.pointee.count
+                heads.pass(bytes.prefix(used))
+                return used
+            }
         }
     }
 
     /// - Returns: what the piece completes.
     private func take(_ piece: wslay_frame_iocb) throws(WebSocketError) -> Event? {
-        if remaining == nil {
-            try begin(piece)
-            remaining = piece.payload_length
-        }
+        if remaining == nil { try begin(WebSocketHead(piece)) }
         let bytes = UnsafeRawBufferPointer(start: piece.data, count: piece.data_length)
         let isControl = piece.opcode & 8 != 0
         if isControl { control.append(contentsOf: bytes) } else { message.append(contentsOf: bytes) }
@@ -95,21 +102,22 @@ final class WebSocketReader {
     }
 
     /// Checks the head of a frame.
-    private func begin(_ piece: wslay_frame_iocb) throws(WebSocketError) {
-        guard piece.mask != 0 else { throw .violation("a frame is not masked; a client masks each one") }
-        guard piece.rsv == 0 else { throw .violation("a reserved bit is set, but no extension was agreed on") }
-        switch piece.opcode {
+    private func begin(_ head: WebSocketHead) throws(WebSocketError) {
+        guard head.isMasked else { throw .violation("a frame is not masked; a client masks each one") }
+        guard !head.hasReservedBits else { throw .violation("a reserved bit is set, but no extension was agreed on") }
+        switch head.opcode {
         case 0: guard isInMessage else { throw .violation("a continuation comes without a message to continue") }
         case 1, 2:
             guard !isInMessage else { throw .violation("a message begins inside another") }
-            guard piece.opcode == 1 else { throw .unsupported("the message is binary; expected JSON text") }
+            guard head.opcode == 1 else { throw .unsupported("the message is binary; expected JSON text") }
             isInMessage = true
-        case 8, 9, 10: return
-        default: throw .violation("opcode \(piece.opcode) means nothing")
+        case 8, 9, 10: return remaining = head.byteCount
+        default: throw .violation("opcode \(head.opcode) means nothing")
         }
-        guard piece.payload_length <= UInt64(messageBytesMax - message.count) else {
+        guard head.byteCount <= UInt64(messageBytesMax - message.count) else {
             throw .tooLarge("the message has more than \(messageBytesMax) bytes")
         }
+        remaining = head.byteCount
     }
 
     private func controlEvent(_ opcode: UInt8) throws(WebSocketError) -> Event {
@@ -136,6 +144,12 @@ final class WebSocketReader {
     private static func isUTF8(_ bytes: Bytes) -> Bool {
         do { _ = try UTF8Span(validating: bytes.span) } catch { return false }
         return true
+    }
+}
+
+extension WebSocketHead {
+    fileprivate init(_ piece: wslay_frame_iocb) {
+        (opcode, hasReservedBits, isMasked, byteCount) = (piece.opcode, piece.rsv != 0, piece.mask != 0, piece.payload_length)
     }
 }
 

@@ -237,6 +237,39 @@ import Testing
         #expect(try client.readToEnd("the end").isEmpty)
     }
 
+    /// A peer that announces much and sends none of it does not keep a connection that is lost already.
+    @Test(arguments: [
+        Violation(testDescription: "a message", bytes: [0x81, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 1, 0, 0, 0, 0], code: 1_009),
+        Violation(testDescription: "a message of 4 GB", bytes: [0x81, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], code: 1_009),
+        Violation(
+            testDescription: "the rest of a message",
+            bytes: frame(9, "x") + frame(1, "abc", fin: false) + [0x80, 0xff, 0, 0, 0, 0, 0, 0x0f, 0xff, 0xfe, 0, 0, 0, 0], code: 1_009),
+        Violation(testDescription: "a frame without a mask", bytes: [0x81, 1], code: 1_002),
+        Violation(testDescription: "a binary message", bytes: [0x82, 0x81, 0, 0, 0, 0], code: 1_003),
+    ])
+    func `a frame is refused by its head`(_ row: Violation) throws {
+        let client = try Echo().open()
+        try client.send(row.bytes)
+        var close = try client.frame()
+        if close.opcode == 10 { close = try client.frame() }
+        #expect(close.opcode == 8)
+        #expect(close.payload.count > 2 && close.payload.readBigEndian(at: 0, as: UInt16.self) == row.code, "\(close.payload)")
+    }
+
+    @Test func `control frames come between the pieces of a message that is as long as it may be`() throws {
+        let reader = WebSocketReader(messageBytesMax: 4)
+        var events: [WebSocketReader.Event] = []
+        for byte in frame(1, "abcd", fin: false) + frame(9, "are you there?") + frame(0, "") {
+            _ = try [byte].withUnsafeBytes { bytes in
+                try reader.feed(bytes) {
+                    events.append($0)
+                    return true
+                }
+            }
+        }
+        #expect(events == [.ping(Bytes("are you there?".utf8)), .text(Bytes("abcd".utf8))])
+    }
+
     // MARK: Closing
 
     @Test func `a close is answered with its code, and then the connection ends`() throws {
