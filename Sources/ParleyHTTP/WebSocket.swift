@@ -11,6 +11,9 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     package var onMessage: ((Bytes) -> Void)?
     /// Called when the peer has taken enough for more to be sent.
     package var onDrain: (() -> Void)?
+    /// Called once, when the peer has ended its side without a close frame and all its messages have been given. It may still read, and is owed
+    /// ``close(_:_:)`` behind its answers; where this is not set, it gets that at once.
+    package var onHalfClose: (() -> Void)?
     /// Called once, when nothing comes any more and nothing can be sent, whoever ended it.
     package var onClose: (() -> Void)?
     /// While it is set the peer's messages wait in the connection.
@@ -25,6 +28,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     /// What a message that is not complete holds, and whose share of the memory for requests that is.
     private var reservation: MemoryReservation?
     private let account: String
+    private var peerHasFinished = false
     private var isClosed = false
 
     /// From here on the peer must take something before it is listened to.
@@ -40,6 +44,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
         reader = WebSocketReader(messageBytesMax: messageBytesMax)
         stream.onInput = { [unowned self] in received($0) }  // The stream lets go of these when it ends.
         stream.onDrain = { [unowned self] in drained() }
+        stream.onHalfClose = { [unowned self] in halfClosed() }
         stream.onClose = { [self] in ended() }
     }
 
@@ -87,15 +92,13 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     /// - Returns: How much was taken: what comes behind a message that makes the peer's output too much waits.
     private func received(_ input: UnsafeRawBufferPointer) -> Int {
         if !input.isEmpty { lastInput = loop.now }
-        var used = input.count
+        var (used, isAll) = (input.count, true)
         do throws(WebSocketError) {
             used = try reader.feed(input) { event in
                 answer(event)
                 updatePause()
-                guard !isClosed, !stream.isInputPaused else { return false }
-                guard stream.mustYield else { return true }
-                stream.goOnLater()
-                return false
+                isAll = mayHearMore
+                return isAll
             }
         } catch {
             close(error.code, error.reason)
@@ -103,7 +106,28 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
         if !isClosed, !holds(reader.heldBytes) {
             close(1_013, "the messages that are being read hold as much of the server's memory as they may; try again later")
         }
+        if peerHasFinished, isAll, !isClosed { inputEnded() }
         return used
+    }
+
+    /// Whether another message may be heard now; if not, the rest comes again.
+    private var mayHearMore: Bool {
+        guard !isClosed, !stream.isInputPaused else { return false }
+        guard stream.mustYield else { return true }
+        stream.goOnLater()
+        return false
+    }
+
+    private func halfClosed() {
+        peerHasFinished = true
+        // What waits for its turn is heard before.
+        if !stream.isInputPaused { _ = received(UnsafeRawBufferPointer(start: nil, count: 0)) }
+    }
+
+    private func inputEnded() {
+        guard let onHalfClose else { return close(1_000, "your side of the connection has ended") }
+        self.onHalfClose = nil
+        onHalfClose()
     }
 
     /// - Returns: false when there is no room for so much of a message.
@@ -170,7 +194,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
         guard !isClosed else { return }
         isClosed = true
         let onClose = onClose
-        (self.onClose, onMessage, onDrain) = (nil, nil, nil)
+        (self.onClose, onMessage, onDrain, onHalfClose) = (nil, nil, nil, nil)
         onClose?()
     }
 }

@@ -307,6 +307,48 @@ import Testing
         #expect(try client.frame() == .init(opcode: 8, payload: [3, 0xe8]))
     }
 
+    @Test func `a peer that stops sending without a close frame gets the answers to all that it sent, and then a close`() throws {
+        let client = try Echo().open()
+        let texts = (0..<500).map { "message \($0)" }
+        try client.send(texts.flatMap { frame(1, Bytes($0.utf8)) } + frame(1, "half of one", fin: false))
+        client.finishSending()
+        for text in texts { #expect(try client.message().text == text) }
+        let close = try client.frame()
+        #expect(close.opcode == 8 && close.payload.readBigEndian(at: 0, as: UInt16.self) == 1_000)
+        #expect(try client.readToEnd("the end").isEmpty)
+    }
+
+    @Test func `a peer that stops sending is told so once what it sent was heard, also where that had to wait`() throws {
+        let (sockets, heard) = (Arrivals<WebSocket>(), Arrivals<String>())
+        let server = try TestServer { request, responder in
+            guard let socket = try? WebSocket.accept(request, responder, messageBytesMax: 1_000) else { return }
+            socket.onMessage = { [unowned socket] in
+                heard.add($0.text)
+                socket.isBusy = true
+            }
+            socket.onHalfClose = { heard.add("the end") }
+            sockets.add(socket)
+        }
+        let client = try SocketClient(server, receiveBuffer: nil)
+        try client.send(handshake())
+        #expect(try client.answer().status == 101)
+        try client.send(frame(1, "one") + frame(1, "two"))
+        client.finishSending()
+        let socket = try sockets.next("the socket")
+        for count in 1...2 {
+            try heard.wait("message \(count)") { $0.count == count }
+            socket.loop.execute { socket.isBusy = false }
+        }
+        try heard.wait("the end") { $0 == ["one", "two", "the end"] }
+        socket.loop.execute {
+            socket.send(Bytes("late".utf8))
+            socket.close(1_000, "")
+        }
+        #expect(try client.message().text == "late")
+        #expect(try client.frame() == .init(opcode: 8, payload: [3, 0xe8]))
+        #expect(try client.readToEnd("the end").isEmpty)
+    }
+
     @Test func `a peer that sends and takes nothing is not listened to for ever`() throws {
         let client = try Echo().connect(receiveBuffer: 4_096)
         try client.send(handshake())

@@ -21,6 +21,9 @@ final class SocketClient {
         guard answer.status == 101 else { throw TestFailure("the handshake is answered with \(answer.status)") }
     }
 
+    /// Sends nothing more, and reads on.
+    func finishSending() { client.finishSending() }
+
     func say(_ text: String) throws { try client.send(SocketClient.frame(1, Bytes(text.utf8))) }
 
     func say(_ members: (String, JSON?)...) throws {

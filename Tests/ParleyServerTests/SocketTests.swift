@@ -348,6 +348,23 @@ import Testing
         #expect(socket.closing?.reason == "draining")
     }
 
+    @Test func `a client that has sent its last frame and ends its side gets what it asked for, and then a close`() throws {
+        let channel = try Self.server.jsonStream("[1,2]")
+        let socket = try Self.server.socket()
+        for number in 1...50 {
+            try socket.say(("op", "append"), ("ref", .integer(Int64(number))), ("channel", .string(channel)), ("entries", [3]))
+        }
+        try socket.follow(51, "not/there")
+        try socket.say(("op", "unfollow"), ("ref", 52))
+        socket.finishSending()
+        var answers: [Int64: JSON] = [:]
+        while let message = try socket.hear() { answers[message["ref"]?.integer ?? 0] = message }
+        #expect(socket.closing?.code == 1_000)
+        for number in 1...50 { #expect(answers[Int64(number)]?["ok"] == true) }
+        #expect(answers[51]?["error"]?["code"] == "channel_not_found")
+        #expect(answers[52]?["error"]?["code"] == "unknown_ref")
+    }
+
     @Test func `a socket is recycled, a quiet one is asked for a sign of life, and a dead one given up`() throws {
         let server = try TestServer {
             $0.socketLifetime = .seconds(3)

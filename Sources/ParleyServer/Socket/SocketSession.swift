@@ -7,7 +7,13 @@ internal import ParleySystem
 /// Memory is bounded by the number of channels: what is unsent stays below a bound for all of them together, behind which readers park at
 /// their offsets, and pages are read for few at a time.
 final class SocketSession: @unchecked Sendable {  // Guard: used on the loop only.
-    enum Ending: String { case draining, recycled, expired }
+    enum Ending: String {
+        case draining, recycled, expired
+        /// The client sends nothing more, and may still read.
+        case finished
+
+        var closeCode: Int { self == .finished ? 1_000 : 1_001 }
+    }
 
     let socket: WebSocket
     let exchange: Exchange
@@ -54,6 +60,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     func begin() {
         socket.onMessage = { [unowned self] in received($0) }  // The socket lets go of these when it ends.
         socket.onDrain = { [unowned self] in resumeParked() }
+        socket.onHalfClose = { [unowned self] in finished() }
         socket.onClose = { [self] in leave() }
         // Spread, so that clients that came together do not all come again together.
         let spread = Double(context.channels.world.random() % 1_000) / 10_000
@@ -97,9 +104,16 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         readers.remove(self)
     }
 
+    /// Closes once what the client has sent is answered.
+    private func finished() {
+        guard ending == nil else { return }
+        ending = .finished
+        closeIfEnded()
+    }
+
     private func closeIfEnded() {
         guard let ending, pendingCount == 0 else { return }
-        socket.close(1_001, ending.rawValue)
+        socket.close(ending.closeCode, ending.rawValue)
     }
 
     // MARK: What is in flight
