@@ -9,6 +9,12 @@ package struct JSONScanner {
     /// Whether an object that has a name twice is refused: also where only escapes differ, or only Unicode holds the names to be the same, because
     /// what decodes into Swift types compares them so.
     package var requiresUniqueNames = false
+    /// Whether it matters that an object which is built has a name twice with different values, by the names that lead there; where it does, the first
+    /// such name is ``ambiguousName``.
+    package var watchesAmbiguity: (([String]) -> Bool)?
+    package private(set) var ambiguousName: String?
+    /// The names that lead to the value being built, where ambiguity is watched.
+    private var path: [String] = []
     private var depth = 0
     private static let depthMax = 256
 
@@ -39,8 +45,9 @@ package struct JSONScanner {
             var found: [JSON.Member] = []
             var names = JSON.MemberNames()
             try members { (name, scanner) throws(JSONError) in
-                let value = try scanner.value()
+                let value = try scanner.value(of: name)
                 if let place = names.place(of: name, in: found) {
+                    scanner.compare(found[place].value, value, of: name)
                     found[place].value = value
                 } else {
                     found.append(JSON.Member(name, value))
@@ -70,6 +77,20 @@ package struct JSONScanner {
             if let number = Double(text), "\(number)" == text { return .number(number) }
             return .literal(text)
         }
+    }
+
+    /// The value of the member `name`.
+    package mutating func value(of name: String) throws(JSONError) -> JSON {
+        guard watchesAmbiguity != nil else { return try value() }
+        path.append(name)
+        defer { path.removeLast() }
+        return try value()
+    }
+
+    /// Notes that the member `name` of the object being built has two values.
+    package mutating func compare(_ first: JSON, _ second: JSON, of name: String) {
+        guard ambiguousName == nil, let watchesAmbiguity, first != second, watchesAmbiguity(path + [name]) else { return }
+        ambiguousName = name
     }
 
     /// Passes over one value and returns where it stands.

@@ -51,6 +51,68 @@ import Testing
         }
     }
 
+    /// Of two values some readers take the first, some the last: nothing is taken for said that the model may not have said.
+    @Test(arguments: [
+        (#"{"choices":[{"delta":{"content":"a"}}],"choices":[{"delta":{"content":"b"}}]}"#, "choices"),
+        (#"{"choices":[{"delta":{"content":"a","content":"b"}}]}"#, "content"),
+        (#"{"choices":[{"delta":{"content":"a","c\u006fntent":null}}]}"#, "content"),
+        (#"{"choices":[{"delta":{"content":"a"},"delta":{"content":"b"}}]}"#, "delta"),
+        (#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop","finish_reason":"length"}]}"#, "finish_reason"),
+        (#"{"choices":[{"index":0,"index":1,"delta":{"content":"a"}}]}"#, "index"),
+        (#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"1","function":{"name":"a","name":"b","arguments":"{}"}}]}}]}"#, "name"),
+        (#"{"choices":[{"delta":{"tool_calls":[{"id":"1","function":{"arguments":"{}","arguments":"{\"x\":1}"}}]}}]}"#, "arguments"),
+        (#"{"choices":[{"delta":{"reasoning_content":"a","reasoning_content":"b"}}]}"#, "reasoning_content"),
+        (#"{"choices":[{"delta":{"content":"a"}}],"usage":{"completion_tokens":1,"completion_tokens":2}}"#, "completion_tokens"),
+        (#"{"choices":[{"delta":{"content":"a"}}],"usage":{"completion_tokens":1},"usage":{"completion_tokens":NaN}}"#, "usage"),
+    ])
+    func `fails where a chunk can be read in two ways`(chunk: String, name: String) {
+        for body in ["data: \(chunk)\n\n", chunk] {
+            let sink = hear {
+                $0.head()
+                $0.send(body + (body == chunk ? "" : finishing() + done))
+                $0.end()
+            }
+            #expect(sink.events.count == 1)
+            #expect(sink.failure?.code == "model_invalid_response" && sink.failure?.retryable == false)
+            #expect(sink.failure?.message.contains("has the member '\(name)' twice") == true, "\(sink.events)")
+        }
+    }
+
+    @Test(arguments: [
+        #"{"choices":[{"delta":{"content":"Hi","content":"Hi"}}]}"#,
+        #"{"choices":[{"index":0,"index":0.0,"delta":{"content":"Hi","role":"assistant","role":"user"}}]}"#,
+        #"{"id":"1","id":"2","choices":[{"delta":{"content":"Hi"}}],"created":1,"created":2}"#,
+        #"{"choices":[{"delta":{"content":"Hi"},"logprobs":null,"logprobs":{"content":[1],"content":[2]}}]}"#,
+        #"{"choices":[{"delta":{"content":"Hi"}}],"usage":{"prompt_tokens_details":1,"prompt_tokens_details":2}}"#,
+    ])
+    func `may repeat a member with the same value, or one that nothing depends on`(chunk: String) {
+        let sink = hear {
+            $0.head()
+            $0.send("data: \(chunk)\n\n" + finishing() + done)
+            $0.end()
+        }
+        #expect(sink.events.filter { if case .usage = $0 { false } else { true } } == [.text("Hi"), .finished(reason: "stop")])
+    }
+
+    @Test func `stands where what follows its end can be read in two ways`() {
+        let sink = hear {
+            $0.head()
+            $0.send(delta("Hi") + finishing() + "data: {\"choices\":[],\"usage\":1,\"usage\":2}\n\n" + done)
+            $0.end()
+        }
+        #expect(sink.events == [.text("Hi"), .finished(reason: "stop")])
+    }
+
+    @Test func `fails where calls in a text can be read in two ways`() {
+        let calls = JSON.string(#"[{"id":"1","function":{"name":"a","name":"b","arguments":"{}"}}]"#).text
+        let sink = hear {
+            $0.head()
+            $0.send("data: {\"choices\":[{\"delta\":{\"tool_calls\":\(calls)}}]}\n\n" + finishing("tool_calls") + done)
+            $0.end()
+        }
+        #expect(sink.failure?.code == "model_invalid_response")
+    }
+
     @Test func `comes out the same however its bytes are cut`() {
         let stream = Bytes(
             (delta("é🦊") + delta(" 漢字\n") + "data: {\"choices\":[{\"delta\":{\"content\":\"\\ud83e\\udd8a\"}}]}\r\n\r\n"

@@ -17,6 +17,8 @@ struct AnswerReader: Sendable {
     private var declined = ""
     private var returned = ReturnedMembers()
     private var split = SplitCharacters()
+    /// What the chunk that was parsed last says in two ways.
+    private var ambiguousName: String?
     private var echo: EchoedPrefix
     /// A delta has said something.
     private var sawDelta = false
@@ -67,7 +69,11 @@ struct AnswerReader: Sendable {
     }
 
     /// The chunk in `data`, with the halves of characters put together; `nil` when it is no JSON.
-    mutating func parse(_ data: Bytes) -> JSON? { split.read(data) }
+    mutating func parse(_ data: Bytes) -> JSON? {
+        let chunk = split.read(data)
+        ambiguousName = chunk?.ambiguousName
+        return chunk?.value
+    }
 
     /// Some servers forget the empty line between two chunks, or the line's end, too.
     private mutating func parts(_ event: ServerSentEvent, _ output: inout [ModelEvent]) -> ModelEvent? {
@@ -88,8 +94,12 @@ struct AnswerReader: Sendable {
         return failures.invalidEvent("is not a JSON object", saying: isCut ? "" : PageText.isPage(data) ? PageText.words(data) : data.text)
     }
 
-    /// Reads a chunk, or an answer in one piece.
+    /// Reads what ``parse(_:)`` gave: a chunk, or an answer in one piece.
     mutating func read(_ chunk: JSON, _ output: inout [ModelEvent]) -> ModelEvent? {
+        if let name = ambiguousName {
+            return closed()
+                ?? .failed(failures.invalidEvent("has the member '\(name.prefix(40))' twice, with different values", retryable: false))
+        }
         if let error = UpstreamError(answer: chunk) { return closed() ?? .failed(fail(error)) }
         guard chunk.members != nil else { return closed() ?? .failed(failures.invalidEvent("is not a JSON object")) }
         let choices = AnswerChoices.of(chunk)
@@ -263,6 +273,15 @@ struct AnswerReader: Sendable {
         progress += 1
     }
 
+    /// The members of a choice that are read.
+    static let choiceNames: Set = [
+        "index", "delta", "message", "text", "tool_calls", "function_call", "finish_reason", "native_finish_reason", "finish_details", "usage",
+        "error",
+    ]
+    /// The members of a delta or message that are read.
+    static let saidNames = Set(
+        ["content", "refusal", "tool_calls", "function_call", "finish_reason", "error"] + reasoningNames + unknownNames
+            + MessageContent.otherNames + ReturnedMembers.names)
     private static let reasoningNames = ["reasoning_content", "reasoning", "reasoning_text", "thinking"]
     /// What an answer may have beside text and calls, and no conversation here has a place for.
     private static let unknownNames = ["audio", "images"]

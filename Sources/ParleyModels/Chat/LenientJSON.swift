@@ -1,28 +1,45 @@
+internal import ParleyAgents
 internal import ParleySystem
 
 /// Reads the JSON of endpoints that write what is not quite JSON: `NaN` and `Infinity` as numbers, control characters in strings.
 enum LenientJSON {
-    static func parse(_ bytes: Bytes) -> JSON? {
-        if let value = try? JSON.parse(bytes) { return value }
-        return mended(bytes).flatMap { try? JSON.parse($0) }
+    static func parse(_ bytes: Bytes, uniqueNames: Bool = false) -> JSON? {
+        if let value = try? JSON.parse(bytes, uniqueNames: uniqueNames) { return value }
+        return mended(bytes).flatMap { try? JSON.parse($0, uniqueNames: uniqueNames) }
     }
 
     /// As ``parse(_:)``, for a chunk or a whole answer: members that nothing here reads are passed over, because a tree measures many times its text.
-    static func chunk(_ bytes: Bytes) -> JSON? { (try? known(bytes)) ?? mended(bytes).flatMap { try? known($0) } }
+    ///
+    /// - Returns: also the first member among those that matter which is there twice with different values: what the chunk says depends on who reads it.
+    static func chunk(_ bytes: Bytes) -> (value: JSON, ambiguousName: String?)? {
+        (try? known(bytes)) ?? mended(bytes).flatMap { try? known($0) }
+    }
 
-    private static func known(_ bytes: Bytes) throws(JSONError) -> JSON {
+    private static func known(_ bytes: Bytes) throws(JSONError) -> (value: JSON, ambiguousName: String?) {
         var scanner = JSONScanner(bytes)
-        guard scanner.next(is: "{") else { return try JSON.parse(bytes) }
+        guard scanner.next(is: "{") else { return (try JSON.parse(bytes), nil) }
         try scanner.requireUTF8()
+        scanner.watchesAmbiguity = isRead
         var found: [JSON.Member] = []
         try scanner.members { (name, scanner) throws(JSONError) in
             guard names.contains(name) else { return _ = try scanner.skip() }
-            let value = try scanner.value()
-            found.removeAll { $0.name == name }
+            let value = try scanner.value(of: name)
+            if let place = found.firstIndex(where: { $0.name == name }) { scanner.compare(found.remove(at: place).value, value, of: name) }
             found.append(JSON.Member(name, value))
         }
         try scanner.end()
-        return .object(found)
+        return (.object(found), scanner.ambiguousName)
+    }
+
+    /// Whether an answer depends on the member that these names lead to. Within errors one word is as good as another.
+    private static func isRead(_ path: [String]) -> Bool {
+        guard path.count > 1 else { return true }
+        switch path[0] {
+        case "choices" where path.count > 2 && ["delta", "message"].contains(path[1]): return AnswerReader.saidNames.contains(path[2])
+        case "choices": return AnswerReader.choiceNames.contains(path[1])
+        case "usage": return ModelUsage.names.contains(path[1])
+        default: return false
+        }
     }
 
     /// What ``AnswerReader`` and ``UpstreamError`` read.

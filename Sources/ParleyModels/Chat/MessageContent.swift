@@ -18,7 +18,7 @@ struct MessageContent: Sendable {
         }
     }
 
-    private static let otherNames = ["text", "output_text", "content_blocks"]
+    static let otherNames = ["text", "output_text", "content_blocks"]
 
     /// A block, or what is new of one. Calls and signatures in blocks stand in the members for them, too.
     private mutating func read(block: JSON, hasReasoning: Bool) {
@@ -72,6 +72,8 @@ struct ReturnedMembers: Sendable {
     private static let values = [
         "extra_content", "reasoning_opaque", "reasoning_signature", "provider_specific_fields", "thought_signature",
     ]
+
+    static let names = lists + values
 
     var members: JSON? {
         let all = (reasoning.map { [JSON.Member($0.name, .string($0.text))] } ?? []) + kept
@@ -136,11 +138,15 @@ extension ModelUsage {
     init?(chunk: JSON, choice: JSON?) {
         let places = [chunk["usage"], choice?["usage"], chunk["x_groq"]?["usage"]]
         guard let usage = places.lazy.compactMap({ $0 }).first(where: { $0.members?.isEmpty == false }) else { return nil }
-        func tokens(_ names: String...) -> Int {
+        func tokens(_ names: [String]) -> Int {
             let value = names.lazy.compactMap { usage[$0] }.first
             let number = value?.double ?? value?.string.flatMap { Double($0) } ?? 0
             return number.isFinite ? Int(min(max(number, 0), 1e15)) : 0
         }
-        self.init(inputTokens: tokens("prompt_tokens", "input_tokens"), outputTokens: tokens("completion_tokens", "output_tokens"))
+        self.init(inputTokens: tokens(ModelUsage.inputNames), outputTokens: tokens(ModelUsage.outputNames))
     }
+
+    private static let inputNames = ["prompt_tokens", "input_tokens"]
+    private static let outputNames = ["completion_tokens", "output_tokens"]
+    static let names = inputNames + outputNames
 }

@@ -18,12 +18,12 @@ struct SplitCharacters: Sendable {
         waiting.keys.contains { $0.hasPrefix("/choices/") && ($0.contains("/content") || $0.hasSuffix("/text")) }
     }
 
-    /// `chunk` as JSON, with what is split put together; `nil` when it is none.
-    mutating func read(_ chunk: Bytes) -> JSON? {
+    /// `chunk` as ``LenientJSON/chunk(_:)`` reads it, with what is split put together; `nil` when it is no JSON.
+    mutating func read(_ chunk: Bytes) -> (value: JSON, ambiguousName: String?)? {
         let marked = SplitCharacters.marked(chunk)
-        guard let value = LenientJSON.chunk(marked ?? chunk) else { return nil }
+        guard let (value, ambiguousName) = LenientJSON.chunk(marked ?? chunk) else { return nil }
         isMarked = marked != nil
-        return isMarked || !waiting.isEmpty ? join(value, "") : value
+        return (isMarked || !waiting.isEmpty ? join(value, "") : value, ambiguousName)
     }
 
     private mutating func join(_ value: JSON, _ place: String) -> JSON {

@@ -64,7 +64,7 @@ struct ToolCallMerger: Sendable {
         case .null, .array([]), .string(""), .bool(false): break
         case .array(let calls): return calls.allSatisfy { $0.members != nil || $0 == .null } ? calls : nil
         case .object(let call): return [.object(call)]
-        case .string(let text): return LenientJSON.parse(Bytes(text.utf8)).flatMap { pieces(in: ["tool_calls": $0]) }
+        case .string(let text): return LenientJSON.parse(Bytes(text.utf8), uniqueNames: true).flatMap { pieces(in: ["tool_calls": $0]) }
         default: return nil
         }
         // What came before `tool_calls`: one call, without index and id.
