@@ -13,16 +13,33 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
     private let transport: any OutgoingTransport
     private let state = Mutex(State())
 
-    /// Calls at once; the wakes of further subscriptions wait.
-    static let underWayMax = 64
-
     private struct State {
         /// By subscription: the latest wake counts, an older one is over.
-        var waiting: [TextKey: SubscriptionNotification] = [:]
-        var order: [String] = []
-        var calls: [TextKey: (wakeID: String, call: WebhookCall?)] = [:]
+        var waiting: [TextKey: (notification: SubscriptionNotification, receiver: String)] = [:]
+        var turns = ReceiverTurns()
+        var calls: [TextKey: (wakeID: String, receiver: String, call: WebhookCall?)] = [:]
         var health = ReceiverHealth()
         var isStopped = false
+
+        mutating func removeCall(_ id: TextKey) -> WebhookCall? {
+            guard let entry = calls.removeValue(forKey: id) else { return nil }
+            turns.ended(for: entry.receiver)
+            return entry.call
+        }
+
+        /// The wake to deliver next, from now on in flight.
+        mutating func next() -> SubscriptionNotification? {
+            while let (id, receiver) = turns.next() {
+                // Recreated meanwhile, the subscription may have another receiver, where it waits as well.
+                if let entry = waiting[TextKey(id)], entry.receiver == receiver {
+                    waiting[TextKey(id)] = nil
+                    calls[TextKey(id)] = (entry.notification.wake.id, receiver, nil)
+                    return entry.notification
+                }
+                turns.ended(for: receiver)
+            }
+            return nil
+        }
     }
 
     package init(
@@ -40,7 +57,8 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
     package func drain() {
         state.withLock { state in
             state.isStopped = true
-            (state.waiting, state.order) = ([:], [])
+            state.waiting = [:]
+            state.turns.dropWaiting()
         }
     }
 
@@ -50,12 +68,13 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
     }
 
     package func deliver(_ notification: SubscriptionNotification) {
-        let id = notification.subscription.id
+        let (id, receiver) = (notification.subscription.id, SubscriptionDelivery.host(of: notification))
         let old: WebhookCall? = state.withLock { state in
             guard !state.isStopped else { return nil }
-            if state.waiting.updateValue(notification, forKey: TextKey(id)) == nil { state.order.append(id) }
+            let before = state.waiting.updateValue((notification, receiver), forKey: TextKey(id))
+            if before?.receiver != receiver { state.turns.add(id, for: receiver) }
             // Whoever has not answered by now is told of the new wake instead.
-            return state.calls.removeValue(forKey: TextKey(id))?.call
+            return state.removeCall(TextKey(id))
         }
         old?.cancel()
         world.perform(lane: lane(id)) { [weak self] in self?.beginNext() }
@@ -64,15 +83,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
     private func lane(_ id: String) -> UInt64 { UInt64(Placement.partition(of: id)) }
 
     private func beginNext() {
-        let next: SubscriptionNotification? = state.withLock { state in
-            guard state.calls.count < SubscriptionDelivery.underWayMax,
-                let index = state.order.firstIndex(where: { state.calls[$0] == nil })
-            else { return nil }
-            let notification = state.waiting.removeValue(forKey: TextKey(state.order.remove(at: index)))
-            if let notification { state.calls[notification.subscription.id] = (notification.wake.id, nil) }
-            return notification
-        }
-        if let next { send(next) }
+        while let next = state.withLock({ $0.next() }) { send(next) }
     }
 
     private func send(_ notification: SubscriptionNotification) {
@@ -90,15 +101,19 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
         ) { [weak self] outcome in
             self?.ended(notification, outcome, answer: answer.withLock { $0 })
         }
-        state.withLock { state in
-            if state.calls[id]?.wakeID == wakeID { state.calls[id]!.call = call }
+        let isWanted = state.withLock { state in
+            guard state.calls[TextKey(id)]?.wakeID == wakeID else { return false }
+            state.calls[TextKey(id)]!.call = call
+            return true
         }
+        // Over already, or another wake has taken its place before this call was known.
+        if !isWanted { call.cancel() }
     }
 
     private func ended(_ notification: SubscriptionNotification, _ outcome: WebhookCall.Outcome, answer: Bytes) {
         let (id, wakeID) = (notification.subscription.id, notification.wake.id)
         state.withLock { state in
-            if state.calls[id]?.wakeID == wakeID { state.calls[id] = nil }
+            if state.calls[TextKey(id)]?.wakeID == wakeID { _ = state.removeCall(TextKey(id)) }
         }
         switch outcome {
         case .delivered:
@@ -134,6 +149,12 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
 
     private static func origin(of notification: SubscriptionNotification) -> String {
         (try? SubscriptionURL(receiver(of: notification), allowsLoopback: true))?.origin ?? ""
+    }
+
+    /// Whose share of the calls a wake counts against: however the URL is written, and whatever its path, it is the same machine that is slow.
+    private static func host(of notification: SubscriptionNotification) -> String {
+        let origin = origin(of: notification)
+        return URLOrigin(origin).map { "\($0.authority.host):\($0.authority.port(of: $0.scheme))" } ?? origin
     }
 
     /// The body of PROTOCOL.md, section 7.1.

@@ -45,6 +45,23 @@ import Testing
         #expect(try server.request("DELETE", path).status == 404)
     }
 
+    @Test func `a receiver that does not answer keeps no other from its wakes`() throws {
+        let server = try TestServer()
+        let (silent, quick) = (try SubscriptionReceiver { _ in nil }, try SubscriptionReceiver { _ in (200, #"{"done":true}"#) })
+        let json = [("Content-Type", "application/json")]
+        func subscribe(_ id: String, _ pattern: String, _ url: String) throws {
+            let body = #"{"type":"webhook","pattern":"\#(pattern)","webhook":{"url":"\#(url)"}}"#
+            #expect(try server.request("PUT", "/v1/stream/__ds/subscriptions/" + id, json, Bytes(body.utf8)).status == 201)
+        }
+        for number in 0..<80 { try subscribe("silent-\(number)", "a/*", "\(silent.url)/\(number)") }
+        try subscribe("quick", "b/*", quick.url)
+        #expect(try server.request("PUT", "/v1/stream/a/1", json, "1").status == 201)
+        _ = try silent.notification(15)
+        #expect(try server.request("PUT", "/v1/stream/b/1", json, "1").status == 201)
+        _ = try quick.notification()
+        #expect(silent.count == 16)
+    }
+
     @Test func `metrics say what subscriptions have done, and how much waits`() throws {
         let server = try TestServer()
         let receiver = try SubscriptionReceiver { $0 == 0 ? (500, "") : (200, #"{"done":true}"#) }

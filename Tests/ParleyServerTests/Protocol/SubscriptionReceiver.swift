@@ -19,8 +19,8 @@ final class SubscriptionReceiver: Sendable {
     private let server: HTTPServer
     private let handler: Handler
 
-    /// - Parameter answer: Status and body for the notification of that number, from 0.
-    init(_ answer: @escaping @Sendable (Int) -> (status: Int, body: String) = { _ in (200, "{}") }) throws {
+    /// - Parameter answer: Status and body for the notification of that number, from 0; `nil` for none.
+    init(_ answer: @escaping @Sendable (Int) -> (status: Int, body: String)? = { _ in (200, "{}") }) throws {
         var configuration = HTTPServerConfiguration()
         configuration.host = "127.0.0.1"
         configuration.port = 0
@@ -47,9 +47,9 @@ final class SubscriptionReceiver: Sendable {
 
     private final class Handler: HTTPHandler {
         let received = Monitor<[Notification]>([])
-        let answer: @Sendable (Int) -> (status: Int, body: String)
+        let answer: @Sendable (Int) -> (status: Int, body: String)?
 
-        init(_ answer: @escaping @Sendable (Int) -> (status: Int, body: String)) { self.answer = answer }
+        init(_ answer: @escaping @Sendable (Int) -> (status: Int, body: String)?) { self.answer = answer }
 
         func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
             let notification = Notification(
@@ -58,7 +58,7 @@ final class SubscriptionReceiver: Sendable {
                 received.append(notification)
                 return received.count - 1
             }
-            let (status, body) = answer(number)
+            guard let (status, body) = answer(number) else { return }
             responder.respond(status: status, headers: [("Content-Type", "application/json")], body: Bytes(body.utf8))
         }
     }
