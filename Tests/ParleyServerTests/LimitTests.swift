@@ -52,6 +52,34 @@ private let json = ("Content-Type", "application/json")
         #expect(!isFree("a", 1_100), "who has not waited is not forgotten")
     }
 
+    @Test func `nobody gets a full bucket by being one of very many accounts`() throws {
+        let limiter = RateLimiter(rate: 10)
+        func isFree(_ account: String, _ milliseconds: Int) -> Bool { (try? limiter.take(account, .milliseconds(milliseconds))) != nil }
+        func flood(_ milliseconds: Int) { for number in 0..<10_000 { _ = isFree("x\(number)", milliseconds) } }
+        flood(1_000)
+        // There is no room for its own bucket, so it shares one, and has no other when there is room again.
+        #expect((0..<20).allSatisfy { _ in isFree("late", 1_000) })
+        #expect(!isFree("late", 1_000))
+        flood(1_050)
+        #expect(!isFree("late", 1_050))
+        #expect(isFree("late", 2_200), "those that are full are forgotten, and it has a bucket of its own")
+        #expect((0..<20).count { _ in isFree("late", 2_200) } < 12, "with what was left in the one before")
+    }
+
+    @Test func `accounts for which there is no room do not all share one bucket`() throws {
+        let limiter = RateLimiter(rate: 10)
+        for number in 0..<10_000 { try? limiter.take("x\(number)", .zero) }
+        for _ in 0..<30 { try? limiter.take("greedy", .zero) }
+        let free = (0..<1_000).count { (try? limiter.take("y\($0)", .zero)) != nil }
+        #expect(free > 900)
+    }
+
+    @Test func `however many addresses ask, those who show a key have their buckets`() throws {
+        let limiter = RateLimiter(rate: 1)
+        for number in 0..<50_000 { try? limiter.take(RateLimiter.account(ofPeer: "10.0.\(number >> 8).\(number & 255)"), .zero) }
+        for key in 0..<1_000 { try limiter.take("key-\(key)", .zero) }
+    }
+
     @Test(arguments: [
         ("10.1.2.3", "10.1.2.3"), ("::ffff:10.1.2.3", "::ffff:10.1.2.3"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2"),
         ("2001:db8::1", "2001:db8::"),

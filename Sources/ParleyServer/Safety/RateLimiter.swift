@@ -4,56 +4,35 @@ internal import Synchronization
 
 /// Lets everybody have so many requests a second, and a burst of two seconds' worth: a bucket of tokens for each account.
 final class RateLimiter: Sendable {
-    private struct Bucket {
-        var tokens: Double
-        var filled: Duration
-    }
-
-    private let buckets = Mutex<[String: Bucket]>([:])
-    private let rate: Double
-    private let burst: Double
-
-    /// Beyond it those who have waited long enough are forgotten; all who are still unknown then share one bucket.
-    private static let accountsMax = 10_000
-    private static let others = "*"
+    private let rate: TokenBucket.Rate
+    /// Those who show a key or token, and those who do not: however many of these there are, the others have their buckets.
+    private let tables = Mutex((holders: BucketTable(), peers: BucketTable()))
 
     /// - Parameter rate: Requests a second, above 0.
-    init(rate: Double) {
-        self.rate = rate
-        burst = max(1, rate * 2)
-    }
+    init(rate: Double) { self.rate = .init(perSecond: rate, burst: max(1, rate * 2)) }
 
     /// Takes a token.
     ///
     /// - Parameter now: By a clock that never steps back.
     /// - Throws: 429 `too_many_requests` that says when there is one again.
     func take(_ account: String, _ now: Duration) throws(Problem) {
-        let wait = buckets.withLock { buckets -> Double? in
-            var account = account
-            if buckets[account] == nil, buckets.count >= RateLimiter.accountsMax {
-                buckets = buckets.filter { level($0.value, now) < burst }
-                if buckets.count >= RateLimiter.accountsMax { account = RateLimiter.others }
-            }
-            let tokens = buckets[account].map { level($0, now) } ?? burst
-            // The loops' clocks are the same one, each as of its own tick: time that was counted must not be counted again.
-            let filled = max(now, buckets[account]?.filled ?? now)
-            buckets[account] = Bucket(tokens: tokens >= 1 ? tokens - 1 : tokens, filled: filled)
-            return tokens >= 1 ? nil : (1 - tokens) / rate
+        let wait = tables.withLock { tables in
+            account.hasPrefix(RateLimiter.peerPrefix)
+                ? tables.peers.take(account, now, rate) : tables.holders.take(account, now, rate)
         }
         guard let wait else { return }
         throw Problem(
-            status: 429, code: "too_many_requests", detail: "more than \(rate) requests a second; the limit is each sender's own. Wait.",
+            status: 429, code: "too_many_requests",
+            detail: "more than \(rate.perSecond) requests a second; the limit is each sender's own. Wait.",
             headers: [("Retry-After", String(max(1, Int(wait.rounded(.up)))))])
     }
 
-    private func level(_ bucket: Bucket, _ now: Duration) -> Double {
-        min(burst, bucket.tokens + max(0, (now - bucket.filled) / .seconds(1)) * rate)
-    }
+    // No key and no holder of a token has a blank in its name.
+    private static let peerPrefix = "peer "
 
     /// Who an address belongs to: of IPv6 the network, of which one customer has all the addresses.
     static func account(ofPeer address: String) -> String {
-        // No key and no holder of a token has a blank in its name.
-        "peer " + network(of: address)
+        peerPrefix + network(of: address)
     }
 
     private static func network(of address: String) -> String {
@@ -61,6 +40,71 @@ final class RateLimiter: Sendable {
         let groups = address.prefix(while: { $0 != "%" }).split(separator: ":", omittingEmptySubsequences: false)
         guard let gap = groups.dropFirst().firstIndex(of: ""), gap < 4 else { return groups.prefix(4).joined(separator: ":") }
         return groups.prefix(gap).joined(separator: ":") + "::"
+    }
+}
+
+/// Tokens that come back with time.
+private struct TokenBucket {
+    struct Rate {
+        let perSecond: Double
+        /// What a bucket holds.
+        let burst: Double
+    }
+
+    private var tokens: Double
+    private var filled: Duration
+
+    init(full rate: Rate, _ now: Duration) { (tokens, filled) = (rate.burst, now) }
+
+    func isFull(_ now: Duration, _ rate: Rate) -> Bool { level(now, rate) >= rate.burst }
+
+    /// - Returns: Seconds until there is a token; `nil` when one was taken.
+    mutating func take(_ now: Duration, _ rate: Rate) -> Double? {
+        tokens = level(now, rate)
+        // The loops' clocks are the same one, each as of its own tick: time that was counted must not be counted again.
+        filled = max(now, filled)
+        guard tokens >= 1 else { return (1 - tokens) / rate.perSecond }
+        tokens -= 1
+        return nil
+    }
+
+    private func level(_ now: Duration, _ rate: Rate) -> Double {
+        min(rate.burst, tokens + max(0, (now - filled) / .seconds(1)) * rate.perSecond)
+    }
+}
+
+/// The buckets of accounts, in bounded memory.
+///
+/// An account is forgotten only once its bucket is full, which makes no difference to it. Those for whom there is no room share buckets, a few in
+/// each, until there is; then each goes on with what is left of the one that it shared. So nobody gets a full bucket by being one of many.
+private struct BucketTable {
+    private var own: [String: TokenBucket] = [:]
+    private var shared: [TokenBucket?] = []
+    /// Before this it is not looked again who can be forgotten: that costs a visit of all.
+    private var nextSweep = Duration.zero
+
+    private static let ownMax = 10_000
+    /// Many, so that a flood of accounts leaves most others alone; which one is an account's nobody outside can know.
+    private static let sharedCount = 1_024
+    private static let sweepInterval = Duration.seconds(1)
+
+    /// - Returns: Seconds until there is a token; `nil` when one was taken.
+    mutating func take(_ account: String, _ now: Duration, _ rate: TokenBucket.Rate) -> Double? {
+        if own[account] != nil { return own[account]!.take(now, rate) }
+        let place = Int(UInt(bitPattern: account.hashValue) % UInt(BucketTable.sharedCount))
+        var bucket = (shared.isEmpty ? nil : shared[place]) ?? TokenBucket(full: rate, now)
+        defer { keep(bucket, of: account, at: place, now, rate) }
+        return bucket.take(now, rate)
+    }
+
+    private mutating func keep(_ bucket: TokenBucket, of account: String, at place: Int, _ now: Duration, _ rate: TokenBucket.Rate) {
+        if own.count >= BucketTable.ownMax, now >= nextSweep {
+            own = own.filter { !$0.value.isFull(now, rate) }
+            nextSweep = now + BucketTable.sweepInterval
+        }
+        guard own.count >= BucketTable.ownMax else { return own[account] = bucket }
+        if shared.isEmpty { shared = Array(repeating: nil, count: BucketTable.sharedCount) }
+        shared[place] = bucket
     }
 }
 
