@@ -46,8 +46,12 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var goesOn = false
     /// Until then input is served as it comes: the loop's precise time; `nil` until some is.
     private var sliceEnd: Int64?
-    /// What the connections hold of what waits to be sent, and of input behind it.
-    var waitingBytes = 0
+    /// What the connections hold of what waits to be sent, and of input behind it. Others may read it at any time.
+    var waitingBytes: Int {
+        get { waiting.load(ordering: .relaxed) }
+        set { waiting.store(newValue, ordering: .relaxed) }
+    }
+    private let waiting = Atomic(0)
 
     /// How long input that has waited is served until whatever else the loop has to do comes first again.
     private static let sliceNanoseconds: Int64 = 1_000_000

@@ -31,8 +31,8 @@ package final class HTTPServer: Sendable {
     /// Bytes that requests hold, from their first byte until they are answered.
     package var requestBytes: Int { budget.usedBytes }
 
-    /// What connections hold of answers that wait to be sent, and of input behind them. Asks the loops.
-    package var waitingBytes: Int { listeners.reduce(0) { sum, listener in sum + (on(listener) { listener.waitingBytes } ?? 0) } }
+    /// What connections hold of answers that wait to be sent, and of input behind them.
+    package var waitingBytes: Int { listeners.reduce(0) { $0 + $1.waitingBytes } }
 
     /// Binds and listens; connections are accepted when this returns.
     /// - Throws: ``HTTPServerError`` that names the address and the system's reason.

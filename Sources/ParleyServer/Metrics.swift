@@ -33,6 +33,14 @@ struct Metrics {
         for (code, count) in values { text.append("\(name){code=\"\(code)\"} \(count)\n") }
     }
 
+    mutating func add(_ connections: ConnectionCounters) {
+        add("parley_connections", .gauge, "Open connections.", Double(connections.open))
+        add("parley_request_bytes", .gauge, "Bytes held by requests in flight.", Double(connections.requestBytes))
+        add(
+            "parley_waiting_bytes", .gauge, "Bytes of answers and of input behind them that wait on connections.",
+            Double(connections.waitingBytes))
+    }
+
     /// How live readers keep up.
     mutating func add(_ parking: [ParkingCounters]) {
         func sum(_ value: (ParkingCounters) -> Int) -> Double { Double(parking.reduce(0) { $0 + value($1) }) }

@@ -231,8 +231,7 @@ final class Router: HTTPHandler, Sendable {
         for measure in context.measures() { metrics.add(measure) }
         metrics.add("parley_heap_allocated_bytes", .gauge, "Heap memory allocated by the program.", Double(Heap.allocatedBytes))
         metrics.add("parley_heap_resident_bytes", .gauge, "Heap memory resident in the allocator.", Double(Heap.residentBytes))
-        metrics.add("parley_connections", .gauge, "Open connections.", Double(context.connectionCount))
-        metrics.add("parley_request_bytes", .gauge, "Bytes held by requests in flight.", Double(context.requestBytes))
+        metrics.add(context.connections)
         metrics.add(
             "parley_answer_bytes", .gauge, "Bytes of answers that clients have not taken.", Double(context.answers.budget.usedBytes))
         metrics.add("parley_readers", .gauge, "Live readers connected.", Double(context.readerCount))

@@ -32,7 +32,10 @@ package final class Server: Sendable {
             measures: measures)
         self.context = context
         http = HTTPServer(configuration.http, on: group, handler: Router(context))
-        context.count(connections: { [weak http] in http?.connectionCount ?? 0 }, requestBytes: { [weak http] in http?.requestBytes ?? 0 })
+        context.count { [weak http] in
+            http.map { ConnectionCounters(open: $0.connectionCount, requestBytes: $0.requestBytes, waitingBytes: $0.waitingBytes) }
+                ?? ConnectionCounters()
+        }
     }
 
     /// The port that the server listens on; 0 before ``start()``.

@@ -6,6 +6,15 @@ internal import ParleySystem
 internal import ParleyWebhooks
 internal import Synchronization
 
+/// What there is of connections, and what they hold.
+struct ConnectionCounters {
+    var open = 0
+    /// Of requests until they are answered.
+    var requestBytes = 0
+    /// Of answers that wait to be sent, and of input behind them.
+    var waitingBytes = 0
+}
+
 /// What the routes of one server share.
 final class ServerContext: Sendable {
     let channels: Channels
@@ -23,8 +32,7 @@ final class ServerContext: Sendable {
     let measures: @Sendable () -> [Measure]
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
     private let draining = Atomic(false)
-    private let connectionCounter = Mutex<@Sendable () -> Int>({ 0 })
-    private let requestByteCounter = Mutex<@Sendable () -> Int>({ 0 })
+    private let connectionCounters = Mutex<@Sendable () -> ConnectionCounters>({ ConnectionCounters() })
 
     init(
         channels: Channels, agents: (any AgentHost)?, node: (any NodeHost)?, subscriptions: SubscriptionDelivery?,
@@ -58,16 +66,10 @@ final class ServerContext: Sendable {
 
     var readerCount: Int { readersByLoop.values.reduce(0) { $0 + $1.count } }
 
-    var connectionCount: Int { connectionCounter.withLock { $0 }() }
+    var connections: ConnectionCounters { connectionCounters.withLock { $0 }() }
 
-    /// What requests hold until they are answered.
-    var requestBytes: Int { requestByteCounter.withLock { $0 }() }
-
-    /// Says how many connections there are, and what requests hold; the server that knows is made after this.
-    func count(connections: @escaping @Sendable () -> Int, requestBytes: @escaping @Sendable () -> Int) {
-        connectionCounter.withLock { $0 = connections }
-        requestByteCounter.withLock { $0 = requestBytes }
-    }
+    /// Says how to count connections; the server that knows is made after this.
+    func count(_ counters: @escaping @Sendable () -> ConnectionCounters) { connectionCounters.withLock { $0 = counters } }
 
     /// The live readers of a connection's loop.
     func readers(on loop: EventLoop) -> LoopReaders { readersByLoop[ObjectIdentifier(loop)]! }

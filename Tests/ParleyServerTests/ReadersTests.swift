@@ -73,6 +73,7 @@ import Testing
         try server.eventually("two parked readers") { try server.metric("parley_readers_parked") == 2 }
         try server.eventually("their bytes") { try server.metric("parley_readers_unsent_bytes") ?? 0 > 65_536 }
         #expect(try server.metric("parley_readers_unsent_bytes") ?? .infinity < 2 * Double(64 + 2 * 32 + 64) * 1_024, "bounded")
+        #expect(try server.metric("parley_waiting_bytes") ?? 0 > 65_536)
         #expect(try server.metric("parley_readers_settled_total") == 0)
 
         #expect(offsets(entries(try parking.events { $0["streamNextOffset"]?.string == tail })) == Array(1...UInt64(tail, radix: 16)!))
