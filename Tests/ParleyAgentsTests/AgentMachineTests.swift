@@ -320,6 +320,10 @@ import Testing
         var other = MachineStage.running()
         _ = other.ask("a", .body(.atLeastOnce, .standard))
         #expect(other.refuse("fenced") == ["notice", "fence Fenced", "stop all", "leave"])
+        var deleted = MachineStage.running()
+        _ = deleted.ask("a", .body(.atLeastOnce, .standard))
+        deleted.view.isDeleted = true
+        #expect(deleted.refuse("agent_deleted") == ["fence Fenced", "stop all", "leave"], "a deletion is no cause for alarm")
     }
 
     @Test func `a process that drains begins no step and no turn`() {

@@ -114,8 +114,8 @@ extension AgentMachine {
             }
         case .refused(let claim, let error):
             rest.inFlight -= 1
-            refused(claim, error)
-        case .textRefused(let claim, let error): refused(claim, error)
+            refused(claim, error, view)
+        case .textRefused(let claim, let error): refused(claim, error, view)
         case .turn(let epoch, let event): if run?.epoch == epoch { turn(event, view) }
         case .pauseOver(let turn): perform(view) { $0.pauseIsOver(turn) }
         case .alarm(let alarm): rang(alarm, view)
@@ -155,14 +155,14 @@ extension AgentMachine {
         parkIfOverworked(view)
     }
 
-    private mutating func refused(_ claim: EpochClaim, _ error: ChannelError) {
+    private mutating func refused(_ claim: EpochClaim, _ error: ChannelError, _ view: any AgentView) {
         guard !isGone else { return }
         // What is left of a turn that was halted meanwhile is of no use, and no sign that the agent has another owner.
         if case .holds(let epoch) = claim, epoch != self.epoch { return }
         // What could not be read may be readable soon.
         if AgentMachine.readErrors.contains(error.code) { return unreadable(error) }
-        // The log going down is said once, by the server.
-        if error.code != LogError.Code.closed.text { actions.append(.notice(.fenced(code: error.code))) }
+        // The log going down is said once, by the server; and a deletion that ends what runs is what was asked for.
+        if error.code != LogError.Code.closed.text, !view.isDeleted { actions.append(.notice(.fenced(code: error.code))) }
         leave()
     }
 
