@@ -95,7 +95,9 @@ extension Channels {
         let (head, isClosed, _) = channel.tail
         var page = Page(of: channel, next: offset)
         page.trims = channel.trims
-        let filter = view == .settled && channel.isAgent ? try settledFilter(channel, after: offset, upTo: head, bytesMax: bytesMax) : nil
+        let filter =
+            view == .settled && channel.isAgent
+            ? try project(channel, after: offset, upTo: head, SettledFilter(bytesMax: bytesMax)) : nil
         var (read, isCut) = (0, false)
         try walk(channel, after: offset, upTo: head) { place, frame in
             if read >= bytesMax, page.mayEnd(before: frame) || read >= 2 * bytesMax {
@@ -117,21 +119,6 @@ extension Channels {
         page.isUpToDate = page.next >= head
         page.isEnd = page.isUpToDate && isClosed
         return page
-    }
-
-    private func settledFilter(_ channel: Channel, after offset: UInt64, upTo head: UInt64, bytesMax: Int) throws(LogError) -> SettledFilter
-    {
-        var filter = SettledFilter()
-        var read = 0
-        try walk(channel, after: offset, upTo: head) { place, frame in
-            // Beyond the page only what seals or supersedes its text counts, and only while some of it is open.
-            let inPage = read < bytesMax
-            if !inPage && filter.openTurns.isEmpty { return false }
-            read += frame.payload.count + Frame.headerBytes
-            filter.note(place, frame, inPage: inPage)
-            return true
-        }
-        return filter
     }
 }
 
@@ -222,18 +209,9 @@ extension Chunk {
     /// This commit's entries in wire form, as ``Channels/page(_:after:view:bytesMax:)`` gives them.
     package func page(of channel: Channel, view: View) -> Page {
         var page = Page(of: channel, next: first - 1)
-        let chunk = self
+        let filter = view == .settled && channel.isAgent ? project(SettledFilter()) : nil
         frames.withUnsafeBytes { bytes in
-            var filter: SettledFilter?
-            if view == .settled && channel.isAgent {
-                var noted = SettledFilter()
-                Frame.walk(bytes, first: chunk.first) { place, frame in
-                    noted.note(place, frame, inPage: true)
-                    return true
-                }
-                filter = noted
-            }
-            Frame.walk(bytes, first: chunk.first) { place, frame in
+            _ = Frame.walk(bytes, first: first) { place, frame in
                 if filter?.keeps(place, frame) ?? true { page.add(place, frame, owner: channel.name, receipt: filter?.receipts[place]) }
                 page.next = place
                 return true

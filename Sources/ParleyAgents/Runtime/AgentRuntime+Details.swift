@@ -192,15 +192,9 @@ private struct AgentDetails {
     }
 
     private static func end(_ frame: Frame) -> JSON {
-        let state =
-            switch frame.kind {
-            case .turnFailed: "failed"
-            case .turnInterrupted: "interrupted"
-            case .turnCancelled: "cancelled"
-            default: "completed"
-            }
+        let state = frame.kind.turnState
         return JSON.compact(
-            ("state", .string(state)), ("turn", frame.position.map { .string(Offset($0.turn).token) }),
+            ("state", state.map { .string($0) }), ("turn", frame.position.map { .string(Offset($0.turn).token) }),
             ("at", frame.at.map { .string($0.description) }), ("error", state == "failed" ? frame.body["error"] : nil))
     }
 }

@@ -43,7 +43,9 @@ package struct AgentAudit {
     /// The answer as the route gives it: the newest records that match, oldest first.
     package func answer(_ query: AuditQuery) throws(ChannelError) -> JSON {
         do throws(LogError) {
-            let (offsets, next) = try matches(query)
+            // Who decided stands after what was asked for, and then perhaps after `before`.
+            let start = query.by == nil ? query.before.map { min(head, $0 - min($0, 1)) } ?? head : head
+            let (offsets, next) = try channels.projectBack(channel, from: start, AuditSearch(query))
             let records = offsets.isEmpty ? [:] : try records(offsets)
             return JSON.compact(
                 ("agent", .string(channel.name)), ("tail_offset", .string(Offset(head).token)),
@@ -54,127 +56,99 @@ package struct AgentAudit {
         }
     }
 
-    // MARK: Which
-
-    /// Where the page's records begin, newest first.
-    private func matches(_ query: AuditQuery) throws(LogError) -> (offsets: [UInt64], next: UInt64?) {
-        let kinds = Set(InputEntry.kinds.filter { query.types.isEmpty || query.types.contains($0.name) })
-        let hasApprovals = query.types.isEmpty || query.types.contains(AuditQuery.approval)
-        // Whatever stamps `by` writes it first (`InputEntry`).
-        let by = query.by.map { NewEntry.join([("by", .string($0))]) }
-        var decided: Set<Position> = []
-        var offsets: [UInt64] = []
-        var next: UInt64?
-        // Who decided stands after what was asked for, and then perhaps after `before`.
-        let start = by == nil ? query.before.map { min(head, $0 - min($0, 1)) } ?? head : head
-        try channels.walkBack(channel, from: start) { offset, frame in
-            switch frame.kind {
-            case .approvalDecided where hasApprovals && by != nil:
-                if frame.body["decided_by"]?.string == query.by, let place = frame.position { decided.insert(place.ofStep) }
-                return true
-            case .approvalRequested where hasApprovals:
-                guard by == nil || frame.position.map({ decided.contains($0.ofStep) }) == true else { return true }
-            case let kind where kinds.contains(kind):
-                // The closing quote is part of it: "ann" is not the beginning of "annette".
-                guard by.map({ frame.membersBegin(with: $0) }) ?? true else { return true }
-            default: return true
-            }
-            if let before = query.before, offset >= before { return true }
-            // `at` never decreases, so what is older than the page may be is not looked at.
-            if let since = query.since, frame.at! < since { return false }
-            if let until = query.until, frame.at! > until { return true }
-            guard offsets.count < query.limit else {
-                next = offsets.last
-                return false
-            }
-            offsets.append(offset)
-            return true
-        }
-        return (offsets, next)
-    }
-
-    // MARK: What became of them
-
-    private struct Collected {
-        var inputs: [UInt64: (entry: InputRecord, receipt: JSON?)] = [:]
-        var approvals = ApprovalRecords()
-        /// Where each of them was requested.
-        var requests: [UInt64] = []
-    }
-
     private func records(_ offsets: [UInt64]) throws(LogError) -> [UInt64: JSON] {
-        let wanted = Set(offsets)
-        // What nobody has decided yet has no receipt to look for.
         var undecided: Set<UInt64> = []
         for offset in offsets where try channels.log.get(.inbox, channel.id.key(offset)) != nil { undecided.insert(offset) }
-        var awaited = wanted.count
-        var collected = Collected()
-        try channels.walk(channel, after: offsets.last! - 1, upTo: head) { offset, frame in
-            if wanted.contains(offset) {
-                if AgentAudit.take(offset, frame, &collected) || undecided.contains(offset) { awaited -= 1 }
-            } else if frame.kind == .receipt, let of = AgentAudit.takeReceipt(offset, frame, &collected), !undecided.contains(of) {
-                awaited -= 1
-            }
-            if collected.approvals.isOpen, frame.kind != .text, let position = frame.position {
-                collected.approvals.take(offset, frame, position)
-            }
-            return awaited > 0 || collected.approvals.isOpen
-        }
-        return AgentAudit.json(collected)
-    }
-
-    /// - Returns: whether it is an approval.
-    private static func take(_ offset: UInt64, _ frame: Frame, _ collected: inout Collected) -> Bool {
-        if let input = InputRecord(offset, frame) {
-            collected.inputs[offset] = (input, nil)
-        } else if let position = frame.position {
-            _ = collected.approvals.add(offset, frame, position)
-            collected.requests.append(offset)
-            return true
-        }
-        return false
-    }
-
-    /// - Returns: the record whose receipt it is.
-    private static func takeReceipt(_ offset: UInt64, _ frame: Frame, _ collected: inout Collected) -> UInt64? {
-        guard let of = receiptOf(frame), collected.inputs[of] != nil else { return nil }
-        let body = frame.body
-        let position = frame.position
-        collected.inputs[of]?.receipt = JSON.compact(
-            ("offset", .string(Offset(offset).token)), ("at", .string(frame.at!.description)), ("state", body["state"]),
-            ("reason", body["reason"]), ("turn", position.map { .string(Offset($0.turn).token) }),
-            ("step", position.flatMap { $0.step.isEmpty ? nil : .string($0.step) }))
-        return of
-    }
-
-    /// Which entry a receipt is for, without parsing it where it begins as `AgentMachine` writes it.
-    private static func receiptOf(_ frame: Frame) -> UInt64? {
-        guard frame.membersBegin(with: receiptPrefix), frame.members.count >= receiptPrefix.count + 16 else {
-            return frame.body["of"]?.string.flatMap { Offset(token: $0)?.value }
-        }
-        let token = frame.members[receiptPrefix.count..<receiptPrefix.count + 16]
-        return Offset(token: String(decoding: token, as: UTF8.self))?.value
-    }
-
-    private static let receiptPrefix = Bytes("\"of\":\"".utf8)
-
-    private static func json(_ collected: Collected) -> [UInt64: JSON] {
-        var records: [UInt64: JSON] = [:]
-        for (offset, input) in collected.inputs {
-            records[offset] = JSON.compact(input.entry.members + [("receipt", input.receipt ?? .null)])
-        }
-        for (offset, record) in zip(collected.requests, collected.approvals.all) {
-            let stamps: [(String, JSON?)] = [
-                ("offset", .string(Offset(offset).token)), ("type", .string(AuditQuery.approval)),
-                ("by", record.decidedBy.map { .string($0) }),
-            ]
-            records[offset] = JSON.compact(stamps + record.members)
-        }
-        return records
+        return try channels.project(
+            channel, after: offsets.last! - 1, upTo: head, AuditRecords(Set(offsets), undecided: undecided))
     }
 }
 
-extension Position {
-    /// The step, whatever the attempt.
-    fileprivate var ofStep: Position { Position(turn: turn, step: step) }
+/// Finds where the records of a page begin, newest first. Reads from the tail back.
+private struct AuditSearch: Projection {
+    private let query: AuditQuery
+    private let kinds: Set<EntryKind>
+    /// Whatever stamps `by` writes it first (`InputEntry`), with its closing quote: "ann" is not the beginning of "annette".
+    private let by: Bytes?
+    /// The steps of approvals that the queried principal decided.
+    private var decided: Set<Position> = []
+    private var offsets: [UInt64] = []
+    private var next: UInt64?
+    private(set) var isComplete = false
+
+    var output: (offsets: [UInt64], next: UInt64?) { (offsets, next) }
+
+    init(_ query: AuditQuery) {
+        self.query = query
+        let types = query.types.isEmpty ? Set(AuditQuery.allTypes) : query.types
+        kinds = Set(InputEntry.kinds.filter { types.contains($0.name) } + (types.contains(AuditQuery.approval) ? [.approvalRequested] : []))
+        by = query.by.map { NewEntry.join([("by", .string($0))]) }
+    }
+
+    mutating func apply(_ entry: LogEntry) {
+        noteDecision(entry)
+        guard kinds.contains(entry.kind), isByWhom(entry) else { return }
+        if let before = query.before, entry.offset >= before { return }
+        // `at` never decreases, so what is older than the page may be is not looked at.
+        if let since = query.since, entry.at < since { return isComplete = true }
+        if let until = query.until, entry.at > until { return }
+        guard offsets.count < query.limit else { return (next, isComplete) = (offsets.last, true) }
+        offsets.append(entry.offset)
+    }
+
+    private mutating func noteDecision(_ entry: LogEntry) {
+        guard by != nil, entry.kind == .approvalDecided, kinds.contains(.approvalRequested), let place = entry.position else { return }
+        if entry.body["decided_by"]?.string == query.by { decided.insert(place.ofStep) }
+    }
+
+    private func isByWhom(_ entry: LogEntry) -> Bool {
+        guard let by else { return true }
+        if entry.kind == .approvalRequested { return entry.position.map { decided.contains($0.ofStep) } == true }
+        return entry.frame.membersBegin(with: by)
+    }
+}
+
+/// Collects what became of the entries and approvals that an audit shows, by the offsets at which they begin.
+private struct AuditRecords: Projection {
+    private let wanted: Set<UInt64>
+    /// Inputs without a receipt to look for: nothing has decided them yet.
+    private let undecided: Set<UInt64>
+    /// Entries that have not been read yet, and inputs whose receipt has not.
+    private var awaited: Set<UInt64>
+    private var inputs: [UInt64: InputRecord] = [:]
+    private var receipts: [UInt64: Receipt] = [:]
+    private var approvals: ApprovalRecords
+
+    init(_ wanted: Set<UInt64>, undecided: Set<UInt64>) {
+        (self.wanted, self.undecided, awaited) = (wanted, undecided, wanted)
+        approvals = ApprovalRecords(requestedAt: wanted)
+    }
+
+    var isComplete: Bool { awaited.isEmpty && approvals.isComplete }
+
+    mutating func apply(_ entry: LogEntry) {
+        approvals.apply(entry)
+        if wanted.contains(entry.offset) {
+            inputs[entry.offset] = InputRecord(entry)
+            if !entry.kind.isInput || undecided.contains(entry.offset) { awaited.remove(entry.offset) }
+        } else if let receipt = Receipt(entry, isWanted: { inputs[$0] != nil }) {
+            receipts[receipt.of] = receipt
+            awaited.remove(receipt.of)
+        }
+    }
+
+    var output: [UInt64: JSON] {
+        var records = inputs.mapValues { input in
+            let receipt = receipts[input.offset].map { JSON.compact($0.members(at: $0.at)) }
+            return JSON.compact(input.members + [("receipt", receipt ?? .null)])
+        }
+        for record in approvals.output {
+            let stamps: [(String, JSON?)] = [
+                ("offset", .string(Offset(record.offset).token)), ("type", .string(AuditQuery.approval)),
+                ("by", record.decidedBy.map { .string($0) }),
+            ]
+            records[record.offset] = JSON.compact(stamps + record.members)
+        }
+        return records
+    }
 }

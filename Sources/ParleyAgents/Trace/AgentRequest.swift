@@ -46,7 +46,7 @@ package struct AgentRequest {
         var messages: [JSON] = []
         for part in try parts(of: call) { messages.append(try message(part)) }
         let tools = try call.request["tools"]?.string.map { hash throws(LogError) in
-            try content(hash).flatMap { try? JSON.parse($0) } ?? .null
+            try channels.content(hash, of: channel).flatMap { try? JSON.parse($0) } ?? .null
         }
         return JSON.compact(
             ("agent", .string(channel.name)), ("turn", .string(Offset(call.position.turn).token)), ("step", .string(call.position.step)),
@@ -106,7 +106,7 @@ package struct AgentRequest {
             return JSON.compact(
                 ("role", role), ("text", text.map { .string($0) }), ("offset", part["offset"]), ("missing", text == nil ? true : nil))
         }
-        guard let hash = part["sha256"]?.string, let content = try content(hash) else {
+        guard let hash = part["sha256"]?.string, let content = try channels.content(hash, of: channel) else {
             return JSON.compact(("role", role), ("sha256", part["sha256"]), ("missing", true))
         }
         guard let form = AgentRequest.form(part, content) else { return ["role": role, "text": .string(content.text)] }
@@ -120,11 +120,6 @@ package struct AgentRequest {
             return nil
         }
         return part["json"] != nil || ["tool_calls", "tool_call_id", "returned"].contains { value[$0] != nil } ? members : nil
-    }
-
-    private func content(_ hash: String) throws(LogError) -> Bytes? {
-        guard let digest = Bytes(hexadecimal: hash) else { return nil }
-        return try channels.log.get(.big, channel.id.key(digest))
     }
 
     /// The text of what was said in the channel, as it goes into a request.

@@ -42,8 +42,8 @@ package struct AgentTrace {
     package func answer(_ query: TraceQuery) throws(ChannelError) -> JSON {
         do throws(LogError) {
             guard let turn = query.turn else { return try page(query) }
-            let turns = try read(after: turn, from: turn) { $0.turn == turn }
-            if let found = turns.first { return try answer([found], next: nil) }
+            let turns = try channels.project(channel, after: turn, upTo: head, TracedTurns { $0.position?.turn == turn })
+            if !turns.isEmpty { return try answer(turns, next: nil) }
         } catch {
             throw ChannelError(error)
         }
@@ -53,58 +53,19 @@ package struct AgentTrace {
     }
 
     private func page(_ query: TraceQuery) throws(LogError) -> JSON {
-        let starts = try starts(query)
-        guard let oldest = starts.last else { return try answer([], next: nil) }
         let before = query.before ?? .max
-        let turns = try read(after: oldest - 1, from: oldest) { $0.offset < before }
+        let starts = try channels.projectBack(channel, from: min(head, before - min(before, 1)), TurnStarts(limit: query.limit))
+        guard let oldest = starts.last else { return try answer([], next: nil) }
+        let turns = try channels.project(channel, after: oldest - 1, upTo: head, TracedTurns { $0.offset < before })
         // In front of the first turn stand its message and its receipt.
         return try answer(turns, next: oldest > 3 ? oldest : nil)
-    }
-
-    /// Where the turns of the page begin, newest first.
-    private func starts(_ query: TraceQuery) throws(LogError) -> [UInt64] {
-        var starts: [UInt64] = []
-        var steps = 0
-        try channels.walkBack(channel, from: min(head, query.before.map { $0 - min($0, 1) } ?? head)) { offset, frame in
-            if frame.kind == .stepStarted { steps += 1 }
-            guard frame.kind == .turnStarted else { return true }
-            guard starts.isEmpty || steps <= AgentTrace.stepsMax else { return false }
-            starts.append(offset)
-            return starts.count < query.limit
-        }
-        return starts
-    }
-
-    /// Reads turns from the one that begins at or after `first`, until one begins that is not `wanted`.
-    private func read(
-        after offset: UInt64, from first: UInt64, _ wanted: (_ start: (turn: UInt64, offset: UInt64)) -> Bool
-    ) throws(LogError) -> [TurnTrace] {
-        var turns: [TurnTrace] = []
-        var room = AgentTrace.stepsMax
-        try channels.walk(channel, after: offset, upTo: head) { place, frame in
-            if frame.kind == .turnStarted, let turn = frame.position?.turn {
-                guard wanted((turn, place)) else { return turns.isEmpty }
-                turns.append(TurnTrace(turn: turn, offset: place, at: frame.at!, stepsMax: room))
-            } else if let last = turns.indices.last {
-                turns[last].add(place, frame)
-                room = turns[last].room
-            }
-            return true
-        }
-        return turns
     }
 
     private func answer(_ turns: [TurnTrace], next: UInt64?) throws(LogError) -> JSON {
         var shown: [JSON] = []
         var totals = TraceTotals()
         for turn in turns {
-            shown.append(
-                try turn.json(
-                    { offset throws(LogError) in try input(offset) },
-                    { digest throws(LogError) in
-                        guard let digest = Bytes(hexadecimal: digest) else { return nil }
-                        return try channels.log.get(.big, channel.id.key(digest))
-                    }))
+            shown.append(try turn.json(channels, channel))
             totals.add(turn.totals)
         }
         return JSON.compact(
@@ -112,9 +73,50 @@ package struct AgentTrace {
             ("tail_offset", .string(Offset(head).token)), ("turns", .array(shown)), ("totals", totals.json(turns: turns.count)),
             ("next", next.map { .string(Offset($0).token) }))
     }
+}
 
-    private func input(_ offset: UInt64) throws(LogError) -> InputRecord? {
-        try channels.entry(channel, at: offset) { InputRecord(offset, $0) }
+/// Finds where the turns of a page begin, newest first. Reads from the tail back.
+private struct TurnStarts: Projection {
+    let limit: Int
+    private(set) var output: [UInt64] = []
+    private(set) var isComplete = false
+    var steps = 0
+
+    mutating func apply(_ entry: LogEntry) {
+        if entry.kind == .stepStarted { steps += 1 }
+        guard entry.kind == .turnStarted else { return }
+        guard output.isEmpty || steps <= AgentTrace.stepsMax else { return isComplete = true }
+        output.append(entry.offset)
+        isComplete = output.count >= limit
+    }
+}
+
+/// Collects turns from the first one that is wanted until one begins that is not.
+private struct TracedTurns: Projection {
+    let isWanted: (_ start: LogEntry) -> Bool
+    private(set) var output: [TurnTrace] = []
+    private(set) var isComplete = false
+
+    mutating func apply(_ entry: LogEntry) {
+        guard entry.kind == .turnStarted, let turn = entry.position?.turn else {
+            if let last = output.indices.last { output[last].apply(entry) }
+            return
+        }
+        guard isWanted(entry) else { return isComplete = !output.isEmpty }
+        output.append(TurnTrace(turn: turn, at: entry.at, stepsMax: output.last?.room ?? AgentTrace.stepsMax))
+    }
+}
+
+extension Channels {
+    /// What somebody sent to an agent.
+    func input(_ offset: UInt64, of channel: Channel) throws(LogError) -> InputRecord? {
+        try entry(channel, at: offset) { InputRecord(LogEntry(offset, $0)) }
+    }
+
+    /// What a part of a model's request says that names it by hash.
+    func content(_ hash: String, of channel: Channel) throws(LogError) -> Bytes? {
+        guard let digest = Bytes(hexadecimal: hash) else { return nil }
+        return try log.get(.big, channel.id.key(digest))
     }
 }
 
@@ -125,9 +127,9 @@ struct InputRecord {
     var kind: EntryKind
     var body: JSON
 
-    init?(_ offset: UInt64, _ frame: Frame) {
-        guard frame.kind.isInput, let at = frame.at else { return nil }
-        (self.offset, self.at, kind, body) = (offset, at, frame.kind, frame.body)
+    init?(_ entry: LogEntry) {
+        guard entry.kind.isInput else { return nil }
+        (offset, at, kind, body) = (entry.offset, entry.at, entry.kind, entry.body)
     }
 
     /// How much of a text is shown: enough to recognise it, the whole stands in the channel.
@@ -161,16 +163,18 @@ struct TraceTotals {
     var waitingMilliseconds: Int64 = 0
     var otherMilliseconds: Int64 = 0
 
-    mutating func add(_ kind: String, _ duration: Int64) {
-        switch kind {
+    /// Counts a step that has ended.
+    mutating func add(_ step: StepTrace, until ended: Timestamp) {
+        let duration = ended.milliseconds - step.started.milliseconds
+        switch step.start.kind {
         case StepKind.model.rawValue: modelMilliseconds += duration
-        case _ where TraceTotals.isWait(kind): waitingMilliseconds += duration
+        case _ where step.start.isWait: waitingMilliseconds += duration
         default: otherMilliseconds += duration
         }
+        inputTokens += step.inputTokens ?? 0
+        outputTokens += step.outputTokens ?? 0
+        recoveredTokens += step.recoveredTokens ?? 0
     }
-
-    /// Whether a step of this kind does nothing but wait.
-    static func isWait(_ kind: String) -> Bool { [StepKind.sleep, .wait, .approval].contains { $0.rawValue == kind } }
 
     mutating func add(_ other: TraceTotals) {
         steps += other.steps

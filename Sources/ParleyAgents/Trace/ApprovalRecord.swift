@@ -1,162 +1,139 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What the log proves of one approval: asked, decided by whom, and then done once or never. Filled from its turn's entries in log order.
+/// What the log proves of one approval: asked, decided by whom, and then done once or never. Folded from its turn's entries.
 ///
 /// What it guards is, by definition, the first step that does something (anything but a sleep, a wait or another approval) and begins in the
 /// approval's scope after it was approved. A scope is the path up to its last `/`, and what lies below counts. What takes back what the turn did
 /// is no such step, and in a turn that was cancelled there is none any more, unless the approval was shielded.
-struct ApprovalRecord {
-    private let position: Position
-    let scope: String
-    private let requested: (offset: UInt64, at: Timestamp)
+struct ApprovalRecord: Projection {
+    /// The approval's own step.
+    let step: Position
+    private let requested: Moment
     private let body: JSON
     /// The receipt that names the approval: of the entry that decided or interrupted it.
     private var entry: JSON?
-    private var decided: (offset: UInt64, at: Timestamp, body: JSON)?
+    private var decided: (moment: Moment, body: JSON)?
     /// How it ended without a decision: `interrupted` or `cancelled`.
-    private var ended: (offset: UInt64, at: Timestamp, code: String)?
+    private var ended: (moment: Moment, code: String)?
     private var executed: Execution?
-    /// Nothing that comes can change it any more.
-    private(set) var isSettled = false
+    private(set) var isComplete = false
 
     private struct Execution {
         var step: String
-        var kind: String
-        var offset: UInt64
-        var at: Timestamp
-        /// Of what a tool was called with.
-        var argumentsDigest: JSON?
+        var start: StepStart
+        var began: Moment
         var attempts = 1
-        var end: (offset: UInt64, at: Timestamp, state: String)?
+        var end: (moment: Moment, state: String)?
     }
 
     /// From its `approval.requested`.
-    init(_ offset: UInt64, _ frame: Frame, _ position: Position) {
-        self.position = position
-        scope = position.step.lastIndex(of: "/").map { String(position.step[...$0]) } ?? ""
-        requested = (offset, frame.at!)
-        body = frame.body
+    init(_ entry: LogEntry, _ position: Position) {
+        (step, requested, body) = (position.ofStep, entry.moment, entry.body)
     }
 
-    var step: Position { Position(turn: position.turn, step: position.step) }
-
-    /// The step that was executed.
-    var executedStep: Position? { executed.map { Position(turn: position.turn, step: $0.step) } }
-
-    /// Approved, and nothing that it guards has begun.
-    var awaitsExecution: Bool { decided != nil && executed == nil && !isSettled }
+    /// Where it was requested.
+    var offset: UInt64 { requested.offset }
 
     /// Who decided it.
     var decidedBy: String? { decided?.body["decided_by"]?.string }
 
-    /// Takes a later entry of the same turn.
-    mutating func take(_ offset: UInt64, _ frame: Frame, _ place: Position) {
-        guard place.turn == position.turn, !isSettled else { return }
-        if frame.kind.endsTurn || frame.endsByCancel && awaitsExecution && body["shielded"] == nil { return isSettled = true }
-        if place.step == position.step { return takeOwn(offset, frame) }
+    private var scope: String { step.step.lastIndex(of: "/").map { String(step.step[...$0]) } ?? "" }
+
+    /// The places whose entries may change it: its own step and, once it is approved, its scope; then the step that was executed instead.
+    var places: [Position] {
+        if isComplete { return [] }
+        guard decided != nil else { return [step] }
+        return [step, Position(turn: step.turn, step: executed?.step ?? scope)]
+    }
+
+    mutating func apply(_ entry: LogEntry) {
+        guard !isComplete, let place = entry.position, place.turn == step.turn else { return }
+        if entry.kind.endsTurn || entry.cancelsTurn && decided != nil && executed == nil && body["shielded"] == nil {
+            return isComplete = true
+        }
+        if place.step == step.step { return applyOwn(entry) }
         guard decided != nil else { return }
-        if place.step == executed?.step {
-            takeExecution(offset, frame)
-        } else if executed == nil, frame.kind == .stepStarted, place.step.hasPrefix(scope) {
-            let start = frame.body
-            let kind = start["kind"]?.string ?? "step"
-            guard !TraceTotals.isWait(kind), start["compensation"] == nil else { return }
-            executed = Execution(step: place.step, kind: kind, offset: offset, at: frame.at!)
-            if kind == StepKind.tool.rawValue { executed?.argumentsDigest = start["request"]?["sha256"] }
+        if place.step == executed?.step { return applyExecution(entry) }
+        guard executed == nil, entry.kind == .stepStarted, place.step.hasPrefix(scope) else { return }
+        let start = StepStart(entry)
+        if !start.isWait, !start.isCompensation { executed = Execution(step: place.step, start: start, began: entry.moment) }
+    }
+
+    private mutating func applyOwn(_ entry: LogEntry) {
+        if entry.kind == .receipt { self.entry = entry.body["of"] }
+        if entry.kind == .approvalDecided {
+            decided = (entry.moment, entry.body)
+            isComplete = state != "approved"
+        } else if decided == nil, entry.kind == .stepFailed, let end = AttemptEnd(entry), end.isFinal {
+            ended = (entry.moment, end.code ?? end.state)
+            isComplete = true
         }
     }
 
-    private mutating func takeOwn(_ offset: UInt64, _ frame: Frame) {
-        switch frame.kind {
-        case .receipt: entry = frame.body["of"]
-        case .approvalDecided:
-            decided = (offset, frame.at!, frame.body)
-            isSettled = decided?.body["decision"]?.string != "approved"
-        case .stepFailed where decided == nil && frame.body["final"]?.bool == true:
-            ended = (offset, frame.at!, frame.body["error"]?["code"]?.string ?? "failed")
-            isSettled = true
-        default: break
-        }
-    }
-
-    private mutating func takeExecution(_ offset: UInt64, _ frame: Frame) {
-        switch frame.kind {
-        case .stepStarted: executed?.attempts += 1
-        case .stepCompleted: executed?.end = (offset, frame.at!, "completed")
-        case .stepFailed:
-            let body = frame.body
-            guard body["final"]?.bool == true else { return }
-            let code = body["error"]?["code"]?.string ?? ""
-            executed?.end = (offset, frame.at!, ["interrupted", "cancelled"].contains(code) ? code : "failed")
-        default: break
-        }
-        isSettled = executed?.end != nil
+    private mutating func applyExecution(_ entry: LogEntry) {
+        if entry.kind == .stepStarted { executed?.attempts += 1 }
+        guard let end = AttemptEnd(entry), end.isFinal else { return }
+        executed?.end = (entry.moment, end.state)
+        isComplete = true
     }
 }
 
-/// Approvals, and whom of them an entry concerns: a program may ask for a thousand at once, so nobody looks through all for every entry.
-struct ApprovalRecords {
-    private(set) var all: [ApprovalRecord] = []
-    /// By their own step and by the step that was executed, as long as something is to come.
-    private var open: [Position: [Int]] = [:]
-    /// Those that are approved and of which nothing has begun, by their scope.
-    private var awaiting: [Position: [Int]] = [:]
+/// Approvals, and which of them an entry concerns: a program may ask for a thousand at once, so an entry is applied only to those.
+struct ApprovalRecords: Projection {
+    /// In the order in which they were requested.
+    private(set) var output: [ApprovalRecord] = []
+    /// Which of them an entry at a place may change, as long as something may.
+    private var concerned: [Position: Set<Int>] = [:]
+    /// Only those that were requested there; `nil` for all.
+    private let wanted: Set<UInt64>?
 
-    /// Whether something is still to come.
-    var isOpen: Bool { !open.isEmpty }
+    init(requestedAt wanted: Set<UInt64>? = nil) { self.wanted = wanted }
 
-    /// Adds an approval from its `approval.requested`.
-    /// - Returns: its place.
-    mutating func add(_ offset: UInt64, _ frame: Frame, _ position: Position) -> Int {
-        let record = ApprovalRecord(offset, frame, position)
-        open[record.step, default: []].append(all.count)
-        all.append(record)
-        return all.count - 1
-    }
+    var isComplete: Bool { concerned.isEmpty }
 
-    /// Takes the next entry of a turn.
-    mutating func take(_ offset: UInt64, _ frame: Frame, _ position: Position) {
-        if frame.kind.endsTurn || frame.endsByCancel {
-            for index in open.filter({ $0.key.turn == position.turn }).values.joined() { take(index, offset, frame, position) }
-            return
-        }
-        let concerned = open[Position(turn: position.turn, step: position.step)] ?? []
-        for index in concerned { take(index, offset, frame, position) }
-        guard frame.kind == .stepStarted else { return }
-        for scope in ApprovalRecords.scopes(of: position.step) {
-            for index in awaiting[Position(turn: position.turn, step: scope)] ?? [] { take(index, offset, frame, position) }
+    mutating func apply(_ entry: LogEntry) {
+        if entry.kind == .approvalRequested, wanted?.contains(entry.offset) ?? true { add(entry) }
+        guard !isComplete, entry.kind != .text, let position = entry.position else { return }
+        for index in Set(places(of: entry, position).flatMap { concerned[$0] ?? [] }) {
+            let before = output[index].places
+            output[index].apply(entry)
+            move(index, from: before, to: output[index].places)
         }
     }
 
-    /// `a/b/c` lies in the scopes ``, `a/` and `a/b/`.
-    private static func scopes(of path: String) -> [String] {
-        [""] + path.indices.filter { path[$0] == "/" }.map { String(path[...$0]) }
+    private mutating func add(_ entry: LogEntry) {
+        guard let position = entry.position else { return }
+        output.append(ApprovalRecord(entry, position))
+        move(output.count - 1, from: [], to: output.last!.places)
     }
 
-    private mutating func take(_ index: Int, _ offset: UInt64, _ frame: Frame, _ position: Position) {
-        let wasExecuted = all[index].executedStep
-        let didAwait = all[index].awaitsExecution
-        all[index].take(offset, frame, position)
-        let record = all[index]
-        if didAwait != record.awaitsExecution {
-            let scope = Position(turn: position.turn, step: record.scope)
-            if didAwait { awaiting[scope]?.removeAll { $0 == index } } else { awaiting[scope, default: []].append(index) }
-            if awaiting[scope]?.isEmpty == true { awaiting[scope] = nil }
+    private mutating func move(_ index: Int, from before: [Position], to after: [Position]) {
+        for place in before where !after.contains(place) {
+            concerned[place]?.remove(index)
+            if concerned[place]?.isEmpty == true { concerned[place] = nil }
         }
-        if wasExecuted == nil, let step = record.executedStep { open[step, default: []].append(index) }
-        guard record.isSettled else { return }
-        for step in [record.step, record.executedStep].compactMap({ $0 }) {
-            open[step]?.removeAll { $0 == index }
-            if open[step]?.isEmpty == true { open[step] = nil }
-        }
+        for place in after { concerned[place, default: []].insert(index) }
+    }
+
+    /// The end of a turn and its cancellation concern all approvals of the turn. A start of `a/b/c` stands in the scopes ``, `a/` and `a/b/` as well.
+    private func places(of entry: LogEntry, _ position: Position) -> [Position] {
+        if entry.kind.endsTurn || entry.cancelsTurn { return concerned.keys.filter { $0.turn == position.turn } }
+        guard entry.kind == .stepStarted else { return [position.ofStep] }
+        let path = position.step
+        let scopes = [""] + path.indices.filter { path[$0] == "/" }.map { String(path[...$0]) }
+        return [position.ofStep] + scopes.map { Position(turn: position.turn, step: $0) }
     }
 }
 
-extension Frame {
+extension LogEntry {
     /// The turn is cancelled here: what is not shielded ends.
-    var endsByCancel: Bool { kind == .supervision && body["action"] == "cancel" }
+    var cancelsTurn: Bool { kind == .supervision && body["action"] == "cancel" }
+
+    fileprivate var moment: Moment { (offset, at) }
 }
+
+private typealias Moment = (offset: UInt64, at: Timestamp)
 
 // MARK: - JSON
 
@@ -164,32 +141,32 @@ extension ApprovalRecord {
     var state: String { decided?.body["decision"]?.string ?? ended?.code ?? "open" }
 
     var members: [(String, JSON?)] {
-        [
-            ("approval", .string("\(Offset(position.turn))/\(position.step)")), ("turn", .string(Offset(position.turn).token)),
-            ("step", .string(position.step)), ("action", body["action"]), ("args_sha256", body["args_sha256"]), ("state", .string(state)),
-            ("requested", ApprovalRecord.moment(requested.offset, requested.at, ("expires_at", body["expires_at"]))),
+        let token = Offset(step.turn).token
+        return [
+            ("approval", .string("\(token)/\(step.step)")), ("turn", .string(token)), ("step", .string(step.step)),
+            ("action", body["action"]), ("args_sha256", body["args_sha256"]), ("state", .string(state)),
+            ("requested", ApprovalRecord.json(requested, ("expires_at", body["expires_at"]))),
             (
                 "decided",
                 decided.map {
-                    ApprovalRecord.moment(
-                        $0.offset, $0.at, ("decision", $0.body["decision"]), ("by", $0.body["decided_by"]), ("reason", $0.body["reason"]),
+                    ApprovalRecord.json(
+                        $0.moment, ("decision", $0.body["decision"]), ("by", $0.body["decided_by"]), ("reason", $0.body["reason"]),
                         ("entry", entry))
                 }
             ),
-            ("ended", ended.map { ApprovalRecord.moment($0.offset, $0.at, ("reason", .string($0.code)), ("entry", entry)) }),
+            ("ended", ended.map { ApprovalRecord.json($0.moment, ("reason", .string($0.code)), ("entry", entry)) }),
             ("executed", executed.map { ApprovalRecord.json($0) } ?? .null),
         ]
     }
 
     private static func json(_ execution: Execution) -> JSON {
-        moment(
-            execution.offset, execution.at, ("step", .string(execution.step)), ("kind", .string(execution.kind)),
-            ("args_sha256", execution.argumentsDigest), ("attempts", .integer(Int64(execution.attempts))),
-            ("state", .string(execution.end?.state ?? "open")),
-            ("ended", execution.end.map { moment($0.offset, $0.at) }))
+        json(
+            execution.began, ("step", .string(execution.step)), ("kind", .string(execution.start.kind)),
+            ("args_sha256", execution.start.argumentsDigest), ("attempts", .integer(Int64(execution.attempts))),
+            ("state", .string(execution.end?.state ?? "open")), ("ended", execution.end.map { json($0.moment) }))
     }
 
-    private static func moment(_ offset: UInt64, _ at: Timestamp, _ more: (String, JSON?)...) -> JSON {
-        JSON.compact([("offset", .string(Offset(offset).token)), ("at", .string(at.description))] + more)
+    private static func json(_ moment: Moment, _ more: (String, JSON?)...) -> JSON {
+        JSON.compact([("offset", .string(Offset(moment.offset).token)), ("at", .string(moment.at.description))] + more)
     }
 }

@@ -5,7 +5,7 @@ internal import ParleySystem
 /// The calls of a turn's models that no tool ran for: of an unknown tool, with wrong arguments, denied, or of an answer that was cut.
 ///
 /// Such a call is no step. What is left of it is the call in the model's answer, and the result in the request of a later call of the model.
-struct CallsNotRun {
+struct CallsNotRun: Projection {
     private typealias Call = (id: String, name: String)
 
     /// By the path of the model's step.
@@ -19,8 +19,9 @@ struct CallsNotRun {
     private static let requestsMax = 8
     private static let resultMax = 200
 
-    /// Takes the start or the end of a step.
-    mutating func take(_ offset: UInt64, _ position: Position, _ body: JSON) {
+    mutating func apply(_ entry: LogEntry) {
+        guard entry.kind == .stepStarted || entry.kind == .stepCompleted, let position = entry.position else { return }
+        let (offset, body) = (entry.offset, entry.body)
         if let calls = body["tool_calls"]?.array, !calls.isEmpty {
             asked[position.step] = (offset, calls.map { ($0["id"]?.string ?? "", $0["name"]?.string ?? "") })
         }
@@ -30,26 +31,24 @@ struct CallsNotRun {
     }
 
     /// The calls by the path of the model's step, each with what the model was told: `{call, name, result}`.
-    ///
-    /// - Parameter content: Finds what a request's part says, by its digest.
-    func members(_ content: (String) throws(LogError) -> Bytes?) throws(LogError) -> [String: JSON] {
+    func members(_ channels: Channels, _ channel: Channel) throws(LogError) -> [String: JSON] {
         var found: [String: JSON] = [:]
         for (path, answer) in asked {
             let missing = answer.calls.filter { call in !(began[call.id] ?? []).contains { $0 > answer.offset } }
-            let calls = try missing.isEmpty ? [] : results(of: missing, after: answer.offset, content)
+            let calls = try missing.isEmpty ? [] : results(of: missing, after: answer.offset, channels, channel)
             if !calls.isEmpty { found[path] = .array(calls) }
         }
         return found
     }
 
     private func results(
-        of calls: [Call], after offset: UInt64, _ content: (String) throws(LogError) -> Bytes?
+        of calls: [Call], after offset: UInt64, _ channels: Channels, _ channel: Channel
     ) throws(LogError) -> [JSON] {
         var results: [String: String] = [:]
         for request in told.filter({ $0.offset > offset }).prefix(CallsNotRun.requestsMax) where results.count < calls.count {
             for digest in request.digests {
-                guard let bytes = try content(digest), let result = try? JSON.parse(bytes), let id = result["tool_call_id"]?.string,
-                    calls.contains(where: { $0.id == id }), results[id] == nil
+                guard let bytes = try channels.content(digest, of: channel), let result = try? JSON.parse(bytes),
+                    let id = result["tool_call_id"]?.string, calls.contains(where: { $0.id == id }), results[id] == nil
                 else { continue }
                 results[id] = result["text"]?.string ?? ""
             }
