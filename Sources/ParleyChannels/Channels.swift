@@ -14,25 +14,16 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     package let outbox: Outbox?
     let partitions: [Partition]
     let openBits: Atomic<UInt64>
-    let observers = Mutex<[PartitionWatch]>([])
-    private let inputObserver = Mutex<(any InputObserver)?>(nil)
+    let observers = Mutex(ChannelObservers())
 
-    /// Channels with something staged in the current commit, in the order they were touched.
-    private var touched: [Channel] = []
-    private var touchedIDs: Set<ObjectIdentifier> = []
-    /// Names created or removed in the current commit: readers learn of them once it is durable.
-    private var created: [TextKey: Channel] = [:]
-    private var removed: Set<TextKey> = []
-    private var freed: [String] = []
-    private var forked: [ChannelID: [(id: ChannelID, name: String)]] = [:]
-    /// Channels whose log is rewritten in the current commit.
-    private var trimmed: Set<ChannelID> = []
+    /// What is staged and not committed.
+    private var overlay = Overlay()
     /// The number of the next channel, by partition; where it is missing, the log knows.
     var nextNumber: [UInt16: UInt64] = [:]
     /// The writer's, once it has started.
     var limit: ChannelLimit?
     /// `nil`: nobody subscribes to anything, and commits do nothing for it.
-    private weak var subscriptions: Subscriptions?
+    private(set) weak var subscriptions: Subscriptions?
     private let lifetimes = Mutex<DueRows?>(nil)
     /// When to look at which channel's lifetime; whether it has ended is decided by the writer, who knows of every access.
     var expiry: DueRows { lifetimes.withLock { $0! } }
@@ -60,7 +51,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         ) { [weak self] name, visit in
             guard let self else { return }
             // Refused, the row is still there for the next look.
-            try? writer.submit(LifetimeCheck(self, name.text, visit.channel, visit))
+            submit(.checkLifetime(LifetimeCheck(name: name.text, id: visit.channel, visit: visit)))
         }
         lifetimes.withLock { $0 = expiry }
         // The writer is stopped before the channels go.
@@ -69,7 +60,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     }
 
     /// Has `observer` told of entries that wait for an agent's decision; `nil`: nobody any more.
-    package func observeInput(_ observer: (any InputObserver)?) { inputObserver.withLock { $0 = observer } }
+    package func observeInput(_ observer: (any InputObserver)?) { observers.withLock { $0.input = observer } }
 
     /// Has `subscriptions` told of what is created and what changes. Called before the writer starts.
     func observe(_ subscriptions: Subscriptions) { self.subscriptions = subscriptions }
@@ -96,7 +87,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
             return (loaded, excess > 0 && excess % Channels.excessStep == 1)
         }
         // Where nobody writes, nothing else would let go of what is read. Refused, the next load beyond the limit tries again.
-        if isCrowded { try? writer.submit(IdleEviction(self)) }
+        if isCrowded { submit(.evictIdle) }
         return channel
     }
 
@@ -171,9 +162,9 @@ extension Channels {
     /// left of a fork's name, or of what was kept for it.
     func resolve(_ name: String, in stage: inout Stage) throws(LogError) -> Channel? {
         try stage.concern(Placement.partition(of: name))
-        var channel = created[name]
+        var channel = overlay.created[name]
         if channel == nil {
-            guard !removed.contains(name) else { return nil }
+            guard !overlay.removed.contains(name) else { return nil }
             channel = try findAny(name)
         }
         guard let channel else {
@@ -231,7 +222,7 @@ extension Channels {
         if let fork = row.fork {
             let source = ChannelID(partition: partition, number: fork.sourceNumber)
             stage.put(.index, ForkRow.key(source, id), Bytes(row.name.utf8))
-            forked[source, default: []].append((id, row.name))
+            overlay.forked[source, default: []].append((id, row.name))
         }
         channel.staged.isRowChanged = true
         if let due = setDue(channel, in: &stage) { expiry.set(due) }
@@ -239,9 +230,9 @@ extension Channels {
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
         limit?.added(row.name)
         subscriptions?.created(channel, in: &stage)
-        created[row.name] = channel
+        overlay.created[row.name] = channel
         self.partition(of: row.name).residents.withLock { $0.unpublished.insert(row.name) }
-        removed.remove(row.name)
+        overlay.removed.remove(row.name)
         touch(channel)
         return channel
     }
@@ -270,8 +261,8 @@ extension Channels {
         channel.staged.isDeleted = true
         channel.staged.row.isClosed = true
         // Made in this very commit and kept for its forks, it is found nowhere else yet.
-        if tombstone || !isKept { created[channel.name] = nil }
-        if tombstone || !isKept { removed.insert(channel.name) }
+        if tombstone || !isKept { overlay.created[channel.name] = nil }
+        if tombstone || !isKept { overlay.removed.insert(channel.name) }
         touch(channel)
     }
 
@@ -285,28 +276,28 @@ extension Channels {
 
     /// The name of a channel that was kept for its forks has become free.
     func free(_ name: String) {
-        created[name] = nil
-        removed.insert(name)
-        freed.append(name)
+        overlay.created[name] = nil
+        overlay.removed.insert(name)
+        overlay.freed.append(name)
     }
 
-    func isTrimmed(_ id: ChannelID) -> Bool { trimmed.contains(id) }
-    func markTrimmed(_ id: ChannelID) { trimmed.insert(id) }
+    func isTrimmed(_ id: ChannelID) -> Bool { overlay.trimmed.contains(id) }
+    func markTrimmed(_ id: ChannelID) { overlay.trimmed.insert(id) }
 
     /// What was forked from a channel in the current commit: scans do not see it yet.
-    func forkedInThisCommit(_ id: ChannelID) -> [(id: ChannelID, name: String)] { forked[id] ?? [] }
+    func forkedInThisCommit(_ id: ChannelID) -> [(id: ChannelID, name: String)] { overlay.forked[id] ?? [] }
 
     /// Channels made in the current commit, by name; without those that are there for their forks alone by now.
-    var unpublished: [Channel] { created.values.filter { !$0.isGone }.sorted { $0.name < $1.name } }
+    var unpublished: [Channel] { overlay.created.values.filter { !$0.isGone }.sorted { $0.name < $1.name } }
 
     func touch(_ channel: Channel) {
-        if touchedIDs.insert(ObjectIdentifier(channel)).inserted { touched.append(channel) }
+        if overlay.touchedIDs.insert(ObjectIdentifier(channel)).inserted { overlay.touched.append(channel) }
     }
 
     private func flush(into stage: inout Stage) {
         // In the order of their keys: where one went into the memtable, the next is looked for from there.
-        touched.sort { ($0.id.partition, $0.id.number) < ($1.id.partition, $1.id.number) }
-        for channel in touched { flush(channel, into: &stage) }
+        overlay.touched.sort { ($0.id.partition, $0.id.number) < ($1.id.partition, $1.id.number) }
+        for channel in overlay.touched { flush(channel, into: &stage) }
     }
 
     private func flush(_ channel: Channel, into stage: inout Stage) {
@@ -316,24 +307,20 @@ extension Channels {
     /// Publishes everything the commit made durable. Called by the first submission that is answered, so that whoever gets an answer also
     /// reads his own write.
     func publish() {
-        guard !touched.isEmpty else { return }
-        for (name, channel) in created { partition(of: name.text).residents.withLock { $0.channels[name] = channel } }
-        for channel in touched {
+        guard !overlay.touched.isEmpty else { return }
+        for (name, channel) in overlay.created { partition(of: name.text).residents.withLock { $0.channels[name] = channel } }
+        for channel in overlay.touched {
             partition(of: channel.name).residents.withLock { residents in
                 residents.unpublished.remove(channel.name)
                 if channel.staged.isDeleted, residents.channels[channel.name] === channel { residents.channels[channel.name] = nil }
             }
             for watcher in channel.publish() { watcher.channelChanged(channel) }
         }
-        subscriptions?.published(touched)
-        for name in freed { partition(of: name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } } }
-        freed.removeAll()
-        forked.removeAll()
-        trimmed.removeAll()
-        touched.removeAll(keepingCapacity: true)
-        touchedIDs.removeAll(keepingCapacity: true)
-        created.removeAll(keepingCapacity: true)
-        removed.removeAll(keepingCapacity: true)
+        subscriptions?.published(overlay.touched)
+        for name in overlay.freed {
+            partition(of: name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } }
+        }
+        overlay.clear()
         evictIdle()
     }
 
@@ -342,12 +329,13 @@ extension Channels {
         func isLost(_ channel: Channel) -> Bool {
             failures[channel.id.partition] != nil || failures[Placement.partition(of: channel.name)] != nil
         }
-        for channel in touched where isLost(channel) {
+        for channel in overlay.touched where isLost(channel) {
             partition(of: channel.name).residents.withLock { $0.unpublished.remove(channel.name) }
-            touchedIDs.remove(ObjectIdentifier(channel))
+            overlay.touchedIDs.remove(ObjectIdentifier(channel))
         }
-        touched.removeAll(where: isLost)
-        created = created.filter { !isLost($0.value) }
+        overlay.touched.removeAll(where: isLost)
+        overlay.created = overlay.created.filter { !isLost($0.value) }
+        if overlay.touched.isEmpty { overlay.clear() }
         for (partition, error) in failures.sorted(by: { $0.key < $1.key }) {
             Diagnostics.log(.warning, "partition lost", ["partition": "\(partition)", "reason": error.message])
             closed(partition)
@@ -355,13 +343,13 @@ extension Channels {
     }
 
     func notifyInput(_ channel: Channel, offsets: ClosedRange<UInt64>) {
-        inputObserver.withLock { $0 }?.inputCommitted(channel, offsets: offsets)
+        observers.withLock { $0.input }?.inputCommitted(channel, offsets: offsets)
     }
 
-    func notifyDeleted(_ channel: Channel) { inputObserver.withLock { $0 }?.channelDeleted(channel) }
+    func notifyDeleted(_ channel: Channel) { observers.withLock { $0.input }?.channelDeleted(channel) }
 
     /// Lets go of channels that nobody watches when a shard has grown past its share. Nothing is staged when this runs.
-    fileprivate func evictIdle() {
+    func evictIdle() {
         for partition in partitions {
             partition.residents.withLock { residents in
                 guard residents.channels.count > residentMax / partitions.count else { return }
@@ -371,20 +359,34 @@ extension Channels {
     }
 }
 
-/// Has the writer let go of channels that nobody watches: only between two commits is it sure that nothing is staged in them.
-private final class IdleEviction: Submission {
-    private let channels: Channels
+/// What the current commit has made of channels, beside what is in the stage: readers learn of it once it is durable.
+private struct Overlay {
+    /// Channels with something staged, in the order in which they were touched.
+    var touched: [Channel] = []
+    var touchedIDs: Set<ObjectIdentifier> = []
+    /// By name.
+    var created: [TextKey: Channel] = [:]
+    var removed: Set<TextKey> = []
+    /// Names of channels that were kept for their forks.
+    var freed: [String] = []
+    /// By their source.
+    var forked: [ChannelID: [(id: ChannelID, name: String)]] = [:]
+    /// Channels whose log is rewritten.
+    var trimmed: Set<ChannelID> = []
 
-    init(_ channels: Channels) { self.channels = channels }
-
-    let cost = 0
-
-    func stage(into stage: inout Stage) {}
-
-    func committed() {
-        channels.publish()
-        channels.evictIdle()
+    mutating func clear() {
+        freed.removeAll()
+        forked.removeAll()
+        trimmed.removeAll()
+        touched.removeAll(keepingCapacity: true)
+        touchedIDs.removeAll(keepingCapacity: true)
+        created.removeAll(keepingCapacity: true)
+        removed.removeAll(keepingCapacity: true)
     }
+}
 
-    func failed(_ error: LogError) {}
+/// Who is told of what happens to channels.
+struct ChannelObservers {
+    var partitions: [PartitionWatch] = []
+    var input: (any InputObserver)?
 }

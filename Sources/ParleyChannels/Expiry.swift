@@ -64,8 +64,8 @@ extension Channels {
         guard now > before, stored.duration(to: now) >= channel.lifetime!.slack else { return }
         channel.storedAccess.store(now.milliseconds, ordering: .relaxed)
         // Refused, the next access tries again; nobody waits for it.
-        do throws(LogError) { try writer.submit(LifetimeCheck(self, channel.name, channel.id)) } catch {
-            channel.storedAccess.store(stored.milliseconds, ordering: .relaxed)
+        submit(.checkLifetime(LifetimeCheck(name: channel.name, id: channel.id))) { result in
+            if case .failure = result { channel.storedAccess.store(stored.milliseconds, ordering: .relaxed) }
         }
     }
 
@@ -84,33 +84,19 @@ extension Channels {
 }
 
 /// Looks at a channel's lifetime where every access is known: removes the channel, or says when to look again.
-final class LifetimeCheck: Submission, @unchecked Sendable {  // Guard: as `Append`.
-    private let channels: Channels
-    private let name: String
-    private let id: ChannelID
+struct LifetimeCheck: Sendable {
+    let name: String
+    let id: ChannelID
     /// Of the row that asked for it; without one it was an access.
-    private let visit: DueVisit?
-    private var due: Timestamp?
+    var visit: DueVisit?
 
-    init(_ channels: Channels, _ name: String, _ id: ChannelID, _ visit: DueVisit? = nil) {
-        (self.channels, self.name, self.id, self.visit) = (channels, name, id, visit)
-    }
-
-    var partition: UInt16? { id.partition }
-    var cost: Int { 256 }
-
-    func stage(into stage: inout Stage) throws(LogError) {
+    /// Writer's thread.
+    /// - Returns: when it is to be looked at again.
+    func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Timestamp? {
         if let visit { stage.delete(.index, visit.row) }
         // An expired one is removed on the way.
-        guard let channel = try channels.resolve(name, in: &stage), channel.id == id, !channel.isGone else { return }
-        due = channels.setDue(channel, in: &stage)
+        guard let channel = try channels.resolve(name, in: &stage), channel.id == id, !channel.isGone else { return nil }
         channels.touch(channel)
+        return channels.setDue(channel, in: &stage)
     }
-
-    func committed() {
-        channels.publish()
-        if let due { channels.expiry.set(due) }
-    }
-
-    func failed(_ error: LogError) {}
 }

@@ -45,8 +45,8 @@ extension Channels {
     /// Has `observer` told of partitions that are opened and closed. It is not kept alive.
     package func observePartitions(_ observer: any PartitionObserver) {
         observers.withLock { observers in
-            observers.removeAll { $0.observer == nil }
-            observers.append(PartitionWatch(observer: observer))
+            observers.partitions.removeAll { $0.observer == nil }
+            observers.partitions.append(PartitionWatch(observer: observer))
         }
     }
 
@@ -68,8 +68,8 @@ extension Channels {
             let epoch = try log.acquire(partition)
             var takeUp: [@Sendable () -> Void] = []
             for observer in currentObservers { takeUp.append(try observer.prepare(partition)) }
-            let opening = PartitionChange.Opening(epoch: epoch, names: try names(in: partition), takeUp: takeUp)
-            try writer.submit(PartitionChange(self, partition, .open(opening), completion), isBounded: false)
+            let opening = PartitionOpening(partition: partition, epoch: epoch, names: try names(in: partition), takeUp: takeUp)
+            submit(.open(opening)) { completion($0.map { _ in }) }
         } catch {
             completion(.failure(ChannelError(error)))
         }
@@ -80,16 +80,14 @@ extension Channels {
     ///
     /// - Parameter completion: Called once, on the writer's thread, when nothing of this node's can be committed there any more.
     package func close(_ partition: UInt16, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
-        do throws(LogError) { try writer.submit(PartitionChange(self, partition, .close, completion), isBounded: false) } catch {
-            completion(.failure(ChannelError(error)))
-        }
+        submit(.close(partition)) { completion($0.map { _ in }) }
     }
 
     // MARK: The writer's side
 
-    fileprivate func opened(_ partition: UInt16, _ opening: PartitionChange.Opening) {
-        limit?.opened(partition, names: opening.names)
-        openBits.bitwiseOr(PartitionSet([partition]).bits, ordering: .releasing)
+    func opened(_ opening: PartitionOpening) {
+        limit?.opened(opening.partition, names: opening.names)
+        openBits.bitwiseOr(PartitionSet([opening.partition]).bits, ordering: .releasing)
         for takeUp in opening.takeUp { takeUp() }
         expiry.lookAgain()
     }
@@ -111,7 +109,7 @@ extension Channels {
         for observer in currentObservers { observer.partitionClosed(partition) }
     }
 
-    private var currentObservers: [any PartitionObserver] { observers.withLock { $0.compactMap(\.observer) } }
+    private var currentObservers: [any PartitionObserver] { observers.withLock { $0.partitions.compactMap(\.observer) } }
 
     /// - Throws: ``LogError`` with code `partition_unavailable` unless this node owns all partitions: a list that is not complete is none.
     package func requireAllOpen() throws(LogError) {
@@ -127,48 +125,11 @@ struct PartitionWatch {
     weak var observer: (any PartitionObserver)?
 }
 
-/// Opens or closes a partition between what is decided before and after.
-private final class PartitionChange: Submission {
-    struct Opening {
-        let epoch: UInt64
-        /// How many names are taken there.
-        let names: Int
-        let takeUp: [@Sendable () -> Void]
-    }
-
-    enum Change {
-        case open(Opening)
-        case close
-    }
-
-    private let channels: Channels
-    private let number: UInt16
-    private let change: Change
-    private let completion: @Sendable (Result<Void, ChannelError>) -> Void
-
-    init(
-        _ channels: Channels, _ number: UInt16, _ change: Change, _ completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void
-    ) {
-        (self.channels, self.number, self.change, self.completion) = (channels, number, change, completion)
-    }
-
-    var cost: Int { 256 }
-
-    func stage(into stage: inout Stage) {
-        switch change {
-        case .open(let opening): stage.open(number, epoch: opening.epoch)
-        case .close: stage.close(number)
-        }
-    }
-
-    func committed() {
-        channels.publish()
-        switch change {
-        case .open(let opening): channels.opened(number, opening)
-        case .close: channels.closed(number)
-        }
-        completion(.success(()))
-    }
-
-    func failed(_ error: LogError) { completion(.failure(ChannelError(error))) }
+/// A partition that has been acquired, and what there is in it.
+struct PartitionOpening: Sendable {
+    let partition: UInt16
+    let epoch: UInt64
+    /// How many names are taken there.
+    let names: Int
+    let takeUp: [@Sendable () -> Void]
 }

@@ -49,7 +49,7 @@ package final class TrimService: Sendable {
             .sealedText, log: channels.log, world: world, open: { channels.openPartitions }, atOnce: 8, pause: .milliseconds(50)
         ) { value, visit in
             // Refused, the row is still there for the next look.
-            try? channels.writer.submit(Trim(channels, visit, SealedText(row: visit.row, value)))
+            channels.submit(.trim(Trim(visit: visit, text: SealedText(row: visit.row, value))))
         }
     }
 
@@ -74,26 +74,20 @@ package final class TrimService: Sendable {
 /// Puts holes in place of a step's text.
 ///
 /// On the writer's thread, because two steps that ran side by side have their text in the same values of the log.
-private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Append`.
-    private let channels: Channels
-    private let visit: DueVisit
-    private let text: SealedText?
+struct Trim: Sendable {
+    let visit: DueVisit
+    let text: SealedText?
 
-    init(_ channels: Channels, _ visit: DueVisit, _ text: SealedText?) {
-        (self.channels, self.visit, self.text) = (channels, visit, text)
-    }
+    var id: ChannelID { visit.channel }
 
-    private var id: ChannelID { visit.channel }
-
-    var partition: UInt16? { id.partition }
-    var cost: Int { 64 << 10 }
-
-    func stage(into stage: inout Stage) throws(LogError) {
+    /// Writer's thread.
+    /// - Returns: whether it has to come again.
+    func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Bool {
         stage.delete(.index, visit.row)
         // What forks share stays as they know it.
         guard let text, let channel = try channels.resolve(text.channelName, in: &stage), channel.id == id, channel.isAgent,
             try !channels.hasForks(id, in: &stage), !channels.isTrimmed(id)
-        else { return try again(in: &stage) }
+        else { return again(channels, in: &stage) }
         var trimmed = TrimmedStretch()
         // The value that holds the first entry begins at or before it.
         let start = try channels.log.first(.log, from: id.key, to: id.key(text.from + 1), reversed: true)?.key ?? id.key(text.from)
@@ -106,28 +100,20 @@ private final class Trim: Submission, @unchecked Sendable {  // Guard: as `Appen
         }
         for first in trimmed.removed { stage.delete(.log, id.key(first)) }
         for (first, frames) in trimmed.changed { stage.put(.log, id.key(first), frames) }
-        guard !trimmed.changed.isEmpty else { return }
+        guard !trimmed.changed.isEmpty else { return false }
         channels.markTrimmed(id)
         channel.staged.row.trims += 1
         channel.staged.isRowChanged = true
         channels.touch(channel)
+        return false
     }
 
     /// Two in one commit would each start from what is in the log, and the second undo the first: it has its turn a moment later.
-    private func again(in stage: inout Stage) throws(LogError) {
-        guard text != nil, channels.isTrimmed(id) else { return }
-        stage.put(.index, visit.row, text!.value)
-        isLate = true
+    private func again(_ channels: Channels, in stage: inout Stage) -> Bool {
+        guard let text, channels.isTrimmed(id) else { return false }
+        stage.put(.index, visit.row, text.value)
+        return true
     }
-
-    private var isLate = false
-
-    func committed() {
-        channels.publish()
-        if isLate { try? channels.writer.submit(Trim(channels, visit, text)) }
-    }
-
-    func failed(_ error: LogError) {}
 }
 
 /// Values of the log with holes in them: adjacent ones are one, and one that is all of a value joins the value before it.

@@ -51,11 +51,11 @@ package final class SimulatedNode: Sendable {
         _ entry: NewEntry, to channel: String, key: String? = nil,
         _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void = { _ in }
     ) {
-        let append = Append(channels, to: channel, [entry], completion: answer)
+        var append = Append(to: channel, [entry])
         append.creates = ChannelRow(name: channel, contentType: ContentType.json, isAgent: true, created: world.now)
         append.isInput = true
         append.idempotency = key.map { IdempotencyKey(key: $0, body: []) }
-        append.submit()
+        channels.submit(append, answer)
     }
 
     /// How many rows a family has.

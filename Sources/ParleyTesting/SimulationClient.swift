@@ -102,22 +102,20 @@ final class SimulationClient: Sendable {
                 ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: false, created: process.world.now), index, process)
         case .delete:
             process.record.update { $0.mayBeGone.insert(wish.channel) }
-            DeleteChannel(process.channels, wish.channel) { [self] result in
+            process.channels.submit(DeleteChannel(wish.channel)) { [self] result in
                 answered(index, process, result.map { [] })
-            }.submit()
+            }
         default: append(wish, index, process)
         }
     }
 
     private func create(_ row: ChannelRow, _ index: Int, _ process: SimulationProcess) {
-        CreateChannel(process.channels, row, []) { [self] result in answered(index, process, result.map { _ in [] }) }.submit()
+        process.channels.submit(CreateChannel(row)) { [self] result in answered(index, process, result.map { _ in [] }) }
     }
 
     private func append(_ wish: Wish, _ index: Int, _ process: SimulationProcess) {
         let entries = wish.newEntries(SimulationClient.sight(wish.channel, process))
-        let append = Append(process.channels, to: wish.channel, entries) { [self] result in
-            answered(index, process, result.map(\.offsets))
-        }
+        var append = Append(to: wish.channel, entries)
         switch wish.action {
         case .message, .remember, .close, .steer, .interrupt, .cancel, .resume, .decide, .signal:
             append.creates = ChannelRow(name: wish.channel, contentType: ContentType.json, isAgent: true, created: process.world.now)
@@ -129,7 +127,9 @@ final class SimulationClient: Sendable {
         if append.producer == nil && !entries.isEmpty {
             append.idempotency = IdempotencyKey(key: wish.id, body: Bytes(wish.id.utf8))
         }
-        append.submit()
+        process.channels.submit(append) { [self] result in
+            answered(index, process, result.map(\.offsets))
+        }
     }
 
     /// What the client knows of the channel when it sends.

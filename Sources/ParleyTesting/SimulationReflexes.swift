@@ -76,9 +76,9 @@ final class SimulationReflexes: Sendable {
     }
 
     static func send(_ entry: NewEntry, to name: String, _ process: SimulationProcess) {
-        let append = Append(process.channels, to: name, [entry]) { _ in }
+        var append = Append(to: name, [entry])
         append.isInput = true
-        append.submit()
+        process.channels.submit(append)
     }
 }
 
@@ -111,8 +111,8 @@ enum SimulationNudge {
     }
 
     private static func end(_ stream: String, _ process: SimulationProcess) {
-        let append = Append(process.channels, to: stream, []) { _ in }
+        var append = Append(to: stream, [])
         append.closes = true
-        append.submit()
+        process.channels.submit(append)
     }
 }

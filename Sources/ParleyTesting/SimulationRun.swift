@@ -87,9 +87,9 @@ package struct SimulationRun: Sendable {
         process.world.schedule(at: process.world.now.advanced(by: .seconds(30))) { [unowned process] in
             // A log that cannot be read fails the run elsewhere.
             try? AgentIndex.scan(process.log, [.parked]) { name, _ in
-                let resume = Append(process.channels, to: name, [NewEntry(.resume, nil, ("by", "operator"))]) { _ in }
+                var resume = Append(to: name, [NewEntry(.resume, nil, ("by", "operator"))])
                 resume.isInput = true
-                resume.submit()
+                process.channels.submit(resume)
                 return true
             }
         }

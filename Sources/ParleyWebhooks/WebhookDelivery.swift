@@ -245,15 +245,14 @@ package final class WebhookDelivery: OutboxObserver {
 
     /// Writes what became of a row; only then is the channel's next one tried.
     private func settle(_ row: OutboxRow, _ settlement: Settlement) {
-        let done: RowChange.Completion = { [weak self] result in self?.settled(row, settlement, result) }
-        let change =
-            settlement == .failed
-            ? RowChange.put(.outbox, row.key, row.value, ifThere: true, done) : .delete(.outbox, row.key, ifThere: true, done)
-        // Bounded by the attempts in flight.
-        do throws(LogError) { try channels.writer.submit(change, isBounded: false) } catch { unwritten(row, error) }
+        var change: RowChange =
+            settlement == .failed ? .put(.outbox, row.key, row.value, ifThere: true) : .delete(.outbox, row.key, ifThere: true)
+        // The attempts in flight bound it.
+        change.isBounded = false
+        channels.submit(change) { [weak self] result in self?.settled(row, settlement, result) }
     }
 
-    private func settled(_ row: OutboxRow, _ settlement: Settlement, _ result: Result<Bool, LogError>) {
+    private func settled(_ row: OutboxRow, _ settlement: Settlement, _ result: Result<Bool, ChannelError>) {
         guard case .success(let wasThere) = result else {
             if case .failure(let error) = result { unwritten(row, error) }
             return
@@ -283,11 +282,11 @@ package final class WebhookDelivery: OutboxObserver {
     }
 
     /// The row is as it was, and is delivered again.
-    private func unwritten(_ row: OutboxRow, _ error: LogError) {
+    private func unwritten(_ row: OutboxRow, _ error: ChannelError) {
         state.withLock { $0.queue.dropped(row.channel) }
-        guard error.code != .closed else { return drain() }
+        guard error.code != LogError.Code.closed.text else { return drain() }
         // The new owner of the partition delivers it again.
-        guard error.code != .partitionUnavailable else { return wake() }
+        guard error.code != LogError.Code.partitionUnavailable.text else { return wake() }
         Diagnostics.log(.error, "outbox cannot be written", ["channel": name(row), "reason": error.message])
         ring(at: world.now.advanced(by: WebhookDelivery.afterError))
     }

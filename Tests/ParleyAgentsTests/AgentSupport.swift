@@ -62,10 +62,10 @@ extension SimulatedNode {
 
     /// Appends a number to a plain channel, which it creates if need be.
     func publish(_ number: Int, to channel: String, closes: Bool = false) {
-        let append = Append(channels, to: channel, [NewEntry(data: JSON.integer(Int64(number)).bytes)]) { _ in }
+        var append = Append(to: channel, [NewEntry(data: JSON.integer(Int64(number)).bytes)])
         append.creates = ChannelRow(name: channel, contentType: ContentType.json, isAgent: false, created: world.now)
         append.closes = closes
-        append.submit()
+        channels.submit(append)
     }
 }
 

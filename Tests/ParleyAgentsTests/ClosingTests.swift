@@ -13,11 +13,11 @@ import Testing
             let accepted = Counter()
             func send(_ entry: NewEntry, after milliseconds: Int) {
                 process.world.schedule(at: process.world.now.advanced(by: .milliseconds(milliseconds))) {
-                    let append = Append(process.channels, to: "agents/probe/a", [entry]) { if case .success = $0 { accepted.add("entry") } }
+                    var append = Append(to: "agents/probe/a", [entry])
                     append.creates = ChannelRow(
                         name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: process.world.now)
                     append.isInput = true
-                    append.submit()
+                    process.channels.submit(append) { if case .success = $0 { accepted.add("entry") } }
                 }
             }
             send(NewEntry(.close), after: 1)

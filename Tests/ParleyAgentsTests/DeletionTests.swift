@@ -9,11 +9,10 @@ import Testing
 private let name = "agents/probe/a"
 
 extension SimulatedNode {
-    func delete(_ channel: String) { DeleteChannel(channels, channel) { _ in }.submit() }
+    func delete(_ channel: String) { channels.submit(DeleteChannel(channel)) }
 
     func create(_ channel: String) {
-        CreateChannel(channels, ChannelRow(name: channel, contentType: ContentType.json, isAgent: true, created: world.now), []) { _ in }
-            .submit()
+        channels.submit(CreateChannel(ChannelRow(name: channel, contentType: ContentType.json, isAgent: true, created: world.now)))
     }
 }
 

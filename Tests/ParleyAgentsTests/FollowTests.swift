@@ -11,11 +11,11 @@ private let source = "workflows/1"
 extension SimulatedNode {
     /// Appends to a plain channel, once however often it is called with the same number.
     fileprivate func publish(_ number: Int, closes: Bool = false) {
-        let append = Append(channels, to: source, [NewEntry(data: JSON.integer(Int64(number)).bytes)]) { _ in }
+        var append = Append(to: source, [NewEntry(data: JSON.integer(Int64(number)).bytes)])
         append.creates = ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now)
         append.idempotency = IdempotencyKey(key: "\(number)", body: [])
         append.closes = closes
-        append.submit()
+        channels.submit(append)
     }
 
     fileprivate func follows() throws -> Int {
@@ -89,7 +89,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
             world.run(deadline: world.now.advanced(by: .seconds(1_000)))
             node.send("go", to: name)
             world.settle()
-            DeleteChannel(node.channels, source) { _ in }.submit()
+            node.channels.submit(DeleteChannel(source))
             world.settle()
             return (
                 try node.entries(name).filter { $0["type"] == "turn.completed" }.compactMap { $0["output"]?.text }, try node.follows(),
@@ -129,7 +129,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
                 node.send("go", to: "agents/probe/\(agent)")
                 world.settle()
                 if end == .message {
-                    DeleteChannel(node.channels, "agents/probe/\(agent)") { _ in }.submit()
+                    node.channels.submit(DeleteChannel("agents/probe/\(agent)"))
                 } else {
                     node.send(NewEntry(end, nil, ("by", "ann")), to: "agents/probe/\(agent)")
                 }
@@ -203,7 +203,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
             try node.channels.startExpiry()
             var row = ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now)
             row.lifetime = .ttl(seconds: 500)
-            CreateChannel(node.channels, row, []) { _ in }.submit()
+            node.channels.submit(CreateChannel(row))
             world.settle()
             node.send("go", to: name)
             world.run(deadline: world.now.advanced(by: .seconds(100_000)))
@@ -229,7 +229,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
             first.send("go", to: name)
             run(first, 100)
             let without = try process([])
-            DeleteChannel(without.channels, source) { _ in }.submit()
+            without.channels.submit(DeleteChannel(source))
             run(without, 10)
             let mended = try process([])
             mended.world.run(deadline: mended.world.now.advanced(by: .seconds(10)))
@@ -251,7 +251,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
             node.send("go", to: name)
             world.run(deadline: world.now.advanced(by: .seconds(seed % 3 == 0 ? 100 : 1)))
             var random = SplitMix64(seed: seed)
-            DeleteChannel(node.channels, source) { _ in }.submit()
+            node.channels.submit(DeleteChannel(source))
             for _ in 0..<random.next() % 3 { world.doOne() }
             for number in 11...16 {
                 node.publish(number)
@@ -289,7 +289,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
             node.create(name)
             node.send("y", to: name)
             // So that the successor waits: what it follows is recreated as well.
-            DeleteChannel(node.channels, "streams/f") { _ in }.submit()
+            node.channels.submit(DeleteChannel("streams/f"))
             node.publish(1, to: "streams/f")
             world.run(deadline: world.now.advanced(by: .seconds(100)))
             node.publish(2, to: "streams/f")

@@ -11,10 +11,10 @@ extension SimulatedNode {
     /// Sends entries in one request; what it was answered with.
     fileprivate func send(_ entries: [NewEntry], to channel: String = name) -> Answer {
         let answer = Answer()
-        let append = Append(channels, to: channel, entries) { answer.store($0) }
+        var append = Append(to: channel, entries)
         append.creates = ChannelRow(name: channel, contentType: ContentType.json, isAgent: true, created: world.now)
         append.isInput = true
-        append.submit()
+        channels.submit(append) { answer.store($0) }
         world.settle()
         return answer
     }

@@ -12,9 +12,9 @@ private let source = "workflows/1"
 
 extension SimulatedNode {
     fileprivate func publish(_ number: Int) {
-        let append = Append(channels, to: source, [NewEntry(data: JSON.integer(Int64(number)).bytes)]) { _ in }
+        var append = Append(to: source, [NewEntry(data: JSON.integer(Int64(number)).bytes)])
         append.creates = ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now)
-        append.submit()
+        channels.submit(append)
     }
     fileprivate func followRows() throws -> Int {
         var count = 0
@@ -25,8 +25,7 @@ extension SimulatedNode {
         return count
     }
     fileprivate func createSource() {
-        CreateChannel(channels, ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now), []) { _ in }
-            .submit()
+        channels.submit(CreateChannel(ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now)))
     }
     fileprivate func control(_ kind: EntryKind, _ members: (String, JSON?)...) {
         send(NewEntry(kind, members: NewEntry.join([("by", "ann")] + members)), to: name)
@@ -161,7 +160,7 @@ private final class Probed: Model {
             world.run(deadline: world.now.advanced(by: .seconds(200)))
             let end = try node.entries(name).last?["type"]
             world.run(deadline: world.now.advanced(by: .seconds(3_600)))
-            return (end, node.runtime.hasStrayed(name, turn: 1))
+            return (end, node.runtime.programs.hasStrayed(name, turn: 1))
         }
         #expect(entries == "turn.cancelled")
         #expect(!isKept)
@@ -182,10 +181,8 @@ private final class Probed: Model {
             }
             let first = SimulatedWorld(seed: 1)
             let before = try SimulatedNode(first, SimulatedLog(), agents: [program(first, 1)])
-            let create = CreateChannel(
-                before.channels, ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: first.now), []
-            ) { _ in }
-            create.submit()
+            let create = CreateChannel(ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: first.now))
+            before.channels.submit(create)
             first.run(deadline: first.now.advanced(by: .milliseconds(10)))
             before.send("x", to: name)
             first.run(deadline: first.now.advanced(by: .milliseconds(150)))
@@ -491,9 +488,10 @@ private final class Probed: Model {
                         return try await feed.next()?.value ?? "end"
                     }
                 ])
-            CreateChannel(node.channels, ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now), []) {
+            node.channels.submit(CreateChannel(ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now)))
+            {
                 _ in
-            }.submit()
+            }
             world.run(deadline: world.now.advanced(by: .milliseconds(10)))
             node.send("x", to: name)
             world.run(deadline: world.now.advanced(by: .seconds(1)))
@@ -519,9 +517,10 @@ private final class Probed: Model {
                         return try await feed.next()?.value ?? "end"
                     }
                 ])
-            CreateChannel(node.channels, ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now), []) {
+            node.channels.submit(CreateChannel(ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now)))
+            {
                 _ in
-            }.submit()
+            }
             world.run(deadline: world.now.advanced(by: .milliseconds(10)))
             node.send("x", to: name)
             for _ in 0..<(3 + seed % 30) { world.doOne() }

@@ -230,13 +230,13 @@ func notShown(_ seen: [RecordingModel.Seen], _ requests: [(key: String, answer: 
                 NewEntry(.stepStarted, position, ("kind", "model"), ("name", "answer"), ("request", request)),
                 NewEntry(.stepCompleted, position, ("text", "old"), ("finish_reason", "stop"), ("recovered_tokens", 0)),
             ]
-            let append = Append(before.channels, to: name, entries) { _ in }
+            var append = Append(to: name, entries)
             (append.epoch, append.decides) = (.takes(after: 0), [1])
             append.rows = { stage, channel, _ in
                 channel.move(to: .running, turn: 1, in: &stage)
                 stage.put(.big, channel.id.key(hash), Bytes("s".utf8))
             }
-            append.submit()
+            before.channels.submit(append)
             world.run(deadline: world.now.advanced(by: .seconds(1)))
 
             let later = SimulatedWorld(seed: 1, now: world.now)

@@ -10,10 +10,10 @@ private func leftUndecided(seed: UInt64, _ program: AnyAgent, first: [NewEntry],
     try SimulatedNode.simulate {
         let process = try SimulationProcess(seed: seed, now: Timestamp(milliseconds: 0)) { _ in [program] }
         func send(_ entry: NewEntry) {
-            let append = Append(process.channels, to: "agents/probe/a", [entry]) { _ in }
+            var append = Append(to: "agents/probe/a", [entry])
             append.creates = ChannelRow(name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: process.world.now)
             append.isInput = true
-            append.submit()
+            process.channels.submit(append)
         }
         for entry in first { send(entry) }
         // The second look finds that the agent has been idle long enough, give or take what commits take.
@@ -67,11 +67,11 @@ private func leftUndecided(seed: UInt64, _ program: AnyAgent, first: [NewEntry],
                 ]
             }
             func send(_ entry: NewEntry) {
-                let append = Append(process.channels, to: "agents/probe/a", [entry]) { _ in }
+                var append = Append(to: "agents/probe/a", [entry])
                 append.creates = ChannelRow(
                     name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: process.world.now)
                 append.isInput = true
-                append.submit()
+                process.channels.submit(append)
             }
             send(Self.message)
             try process.run(until: process.world.now.advanced(by: .milliseconds(45 + Int(seed % 32))), steps: 10_000)

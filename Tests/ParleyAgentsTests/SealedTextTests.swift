@@ -90,9 +90,9 @@ extension SimulatedNode {
             node.send("go", to: name)
             world.run(deadline: world.now.advanced(by: .seconds(10)))
             let row = ChannelRow(name: "copy", contentType: ContentType.json, isAgent: false, created: world.now)
-            let creation = CreateChannel(node.channels, row, []) { _ in }
+            var creation = CreateChannel(row)
             creation.fork = ForkRequest(source: name, offset: nil, subOffset: nil)
-            creation.submit()
+            node.channels.submit(creation)
             world.run(deadline: world.now.advanced(by: .seconds(10_000)))
             return (try node.entries(name), try node.entries("copy"))
         }
@@ -106,10 +106,10 @@ extension SimulatedNode {
             node.send("go", to: name)
             world.run(deadline: world.now.advanced(by: .seconds(10_000)))
             let row = ChannelRow(name: "copy", contentType: ContentType.json, isAgent: false, created: world.now)
-            let creation = CreateChannel(node.channels, row, []) { _ in }
+            var creation = CreateChannel(row)
             creation.fork = ForkRequest(source: name, offset: 30, subOffset: nil)
-            creation.submit()
-            Append(node.channels, to: "copy", [NewEntry(data: Bytes("7".utf8))]) { _ in }.submit()
+            node.channels.submit(creation)
+            node.channels.submit(Append(to: "copy", [NewEntry(data: Bytes("7".utf8))]))
             world.settle()
             let page = try node.channels.page(try node.channels.find("copy")!, after: 20, view: .raw, bytesMax: .max)
             return (page.next, page.body.text)

@@ -67,10 +67,10 @@ private enum ThreadedNode {
         defer { writer.stop() }
         let names = (0..<agents).map { "agents/probe/\($0)" }
         for name in names {
-            let append = Append(channels, to: name, [NewEntry(.message, nil, ("by", "tester"), ("text", "x"))]) { _ in }
+            var append = Append(to: name, [NewEntry(.message, nil, ("by", "tester"), ("text", "x"))])
             append.creates = ChannelRow(name: name, contentType: ContentType.json, isAgent: true, created: world.now)
             append.isInput = true
-            append.submit()
+            channels.submit(append)
         }
         return try await OwnThread.run {
             var ends: [JSON] = []

@@ -30,9 +30,9 @@ struct RecordStage {
 
     /// Entries as an agent's owner writes them, without an agent.
     func write(_ entries: [NewEntry]) {
-        let append = Append(node.channels, to: name, entries) { _ in }
+        var append = Append(to: name, entries)
         append.creates = ChannelRow(name: name, contentType: ContentType.json, isAgent: true, created: world.now)
-        append.submit()
+        node.channels.submit(append)
         world.settle()
     }
 

@@ -17,7 +17,7 @@ import Testing
         starts: [String], ends: [String] = [], cancelledBehind count: Int? = nil
     ) -> Journal {
         var journal = Journal()
-        journal.startedAt = start
+        journal.start.at = start
         for (index, path) in starts.enumerated() {
             journal.starts.append(.init(path: path, kind: .step, at: start, offset: UInt64(index)))
             if !ends.contains(path) { journal.open[path] = Journal.OpenStep() }

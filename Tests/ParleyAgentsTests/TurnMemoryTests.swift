@@ -22,12 +22,12 @@ import Testing
             for (index, input) in inputs.enumerated() { node.send(input, to: "agents/probe/a\(index)") }
             var (held, waited) = (0, 0)
             world.run(deadline: world.now.advanced(by: time)) {
-                held = max(held, node.runtime.turnMemory.usedBytes)
+                held = max(held, node.runtime.memory.turns.usedBytes)
                 waited = max(waited, node.runtime.waitingCount)
                 return false
             }
             let outputs = try inputs.indices.map { try node.entries("agents/probe/a\($0)").last?["output"] }
-            return (outputs, held, waited, node.runtime.turnMemory.usedBytes)
+            return (outputs, held, waited, node.runtime.memory.turns.usedBytes)
         }
     }
 

@@ -18,10 +18,10 @@ import Testing
                     }
                 ]
             }
-            let message = Append(process.channels, to: "agents/probe/a", [NewEntry(.message, nil, ("text", "x"))]) { _ in }
+            var message = Append(to: "agents/probe/a", [NewEntry(.message, nil, ("text", "x"))])
             message.creates = ChannelRow(name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: process.world.now)
             message.isInput = true
-            message.submit()
+            process.channels.submit(message)
             try process.run(until: process.world.now.advanced(by: .seconds(100)), steps: 10_000)
             let channel = try #require(try process.channels.find("agents/probe/a"))
             var output: JSON?

@@ -46,7 +46,7 @@ import Testing
     @Test func `again with the same key and body gives the same offsets and appends nothing`() throws {
         let bench = Bench()
         bench.create()
-        let key: (Append) -> Void = { $0.idempotency = IdempotencyKey(key: "k", body: [1]) }
+        let key: (inout Append) -> Void = { $0.idempotency = IdempotencyKey(key: "k", body: [1]) }
         #expect(bench.append("1", "2", with: key).value?.offsets == [1, 2])
         bench.append("3")
         for bench in [bench, bench.reopened()] {
@@ -69,7 +69,7 @@ import Testing
     @Test func `twice with one key within one commit appends once`() throws {
         let bench = Bench()
         bench.create()
-        let key: (Append) -> Void = { $0.idempotency = IdempotencyKey(key: "k", body: [1]) }
+        let key: (inout Append) -> Void = { $0.idempotency = IdempotencyKey(key: "k", body: [1]) }
         let first = bench.append("1", commits: false, with: key)
         let second = bench.append("1", commits: false, with: key)
         let other = bench.append("2", commits: false) { $0.idempotency = IdempotencyKey(key: "k", body: [2]) }

@@ -22,19 +22,21 @@ final class Bench: Sendable {
 
     /// Appends, in a commit of its own unless `commits` is false; then the answer comes with the next commit.
     @discardableResult
-    func append(_ entries: [NewEntry], to name: String = "a", commits: Bool = true, with prepare: (Append) -> Void = { _ in }) -> Answer<
-        Appended
-    > {
+    func append(_ entries: [NewEntry], to name: String = "a", commits: Bool = true, with prepare: (inout Append) -> Void = { _ in })
+        -> Answer<
+            Appended
+        >
+    {
         let answer = Answer<Appended>()
-        let append = Append(channels, to: name, entries) { answer.set($0) }
-        prepare(append)
-        append.submit()
+        var append = Append(to: name, entries)
+        prepare(&append)
+        channels.submit(append) { answer.set($0) }
         if commits { writer.pump() }
         return answer
     }
 
     @discardableResult
-    func append(_ texts: String..., to name: String = "a", commits: Bool = true, with prepare: (Append) -> Void = { _ in }) -> Answer<
+    func append(_ texts: String..., to name: String = "a", commits: Bool = true, with prepare: (inout Append) -> Void = { _ in }) -> Answer<
         Appended
     > {
         append(texts.map { NewEntry(data: Bytes($0.utf8)) }, to: name, commits: commits, with: prepare)
@@ -48,7 +50,7 @@ final class Bench: Sendable {
         let answer = Answer<(isNew: Bool, tail: UInt64, isClosed: Bool)>()
         var row = ChannelRow(name: name, contentType: type, isAgent: isAgent, created: world.now)
         (row.isClosed, row.lifetime) = (isClosed, lifetime)
-        CreateChannel(channels, row, []) { answer.set($0) }.submit()
+        channels.submit(CreateChannel(row)) { answer.set($0) }
         if commits { writer.pump() }
         return answer
     }
@@ -56,7 +58,7 @@ final class Bench: Sendable {
     @discardableResult
     func delete(_ name: String = "a", commits: Bool = true) -> Answer<Void> {
         let answer = Answer<Void>()
-        DeleteChannel(channels, name) { answer.set($0) }.submit()
+        channels.submit(DeleteChannel(name)) { answer.set($0) }
         if commits { writer.pump() }
         return answer
     }

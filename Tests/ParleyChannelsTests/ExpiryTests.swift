@@ -21,20 +21,20 @@ import Testing
         func create(_ name: String, _ lifetime: Lifetime) {
             var row = ChannelRow(name: name, contentType: ContentType.json, isAgent: false, created: world.now)
             row.lifetime = lifetime
-            CreateChannel(channels, row, []) { _ in }.submit()
+            channels.submit(CreateChannel(row))
             world.settle()
         }
 
         func fork(_ name: String, from source: String) {
             let row = ChannelRow(name: name, contentType: ContentType.json, isAgent: false, created: world.now)
-            let creation = CreateChannel(channels, row, []) { _ in }
+            var creation = CreateChannel(row)
             (creation.fork, creation.hasContentType) = (ForkRequest(source: source, offset: nil, subOffset: nil), false)
-            creation.submit()
+            channels.submit(creation)
             world.settle()
         }
 
         func append(_ text: String, to name: String) {
-            Append(channels, to: name, [NewEntry(data: Bytes(text.utf8))]) { _ in }.submit()
+            channels.submit(Append(to: name, [NewEntry(data: Bytes(text.utf8))]))
             world.settle()
         }
 
@@ -151,7 +151,7 @@ import Testing
             scene.world.step(clock: .seconds(100))
             var row = ChannelRow(name: "a", contentType: ContentType.json, isAgent: false, created: scene.world.now)
             row.lifetime = .ttl(seconds: 50)
-            CreateChannel(scene.channels, row, []) { _ in }.submit()
+            scene.channels.submit(CreateChannel(row))
             scene.append("2", to: "a")
             return try scene.channels.page(try scene.channels.find("a")!, after: 0, view: .raw, bytesMax: .max).body.text
         }

@@ -13,9 +13,9 @@ extension Bench {
         let answer = Answer<CreateChannel.Created>()
         var row = ChannelRow(name: name, contentType: type ?? "application/octet-stream", isAgent: false, created: world.now)
         row.lifetime = lifetime
-        let creation = CreateChannel(channels, row, []) { answer.set($0) }
+        var creation = CreateChannel(row)
         (creation.fork, creation.hasContentType) = (ForkRequest(source: source, offset: offset, subOffset: sub), type != nil)
-        creation.submit()
+        channels.submit(creation) { answer.set($0) }
         if commits { writer.pump() }
         return answer
     }

@@ -64,7 +64,7 @@ import Testing
             let process = try SubscriptionProcess()
             var row = ChannelRow(name: "events/a", contentType: ContentType.json, isAgent: false, created: process.world.now)
             row.lifetime = .ttl(seconds: 1_600)
-            CreateChannel(process.channels, row, []) { _ in }.submit()
+            process.channels.submit(CreateChannel(row))
             _ = process.ask(.put(.pull(), root: "http://localhost/"))
             process.append("events/a", "1")
             process.world.settle()

@@ -57,13 +57,13 @@ final class SubscriptionProcess: Sendable {
     @discardableResult
     func append(_ name: String, _ text: String = "1") -> Answer<Appended> {
         let answer = Answer<Appended>()
-        let append = Append(channels, to: name, [NewEntry(data: Bytes(text.utf8))]) { answer.set($0) }
+        var append = Append(to: name, [NewEntry(data: Bytes(text.utf8))])
         append.creates = ChannelRow(name: name, contentType: ContentType.json, isAgent: false, created: world.now)
-        append.submit()
+        channels.submit(append) { answer.set($0) }
         return answer
     }
 
-    func delete(_ name: String) { DeleteChannel(channels, name) { _ in }.submit() }
+    func delete(_ name: String) { channels.submit(DeleteChannel(name)) }
 
     @discardableResult
     func request(_ request: SubscriptionRequest, of id: String = "s") -> Answer<SubscriptionAnswer> {

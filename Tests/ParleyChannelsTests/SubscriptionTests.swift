@@ -159,11 +159,9 @@ import Testing
         let process = try SubscriptionProcess()
         process.append("events/a")
         process.world.settle()
-        let fork = CreateChannel(
-            process.channels, ChannelRow(name: "b", contentType: ContentType.json, isAgent: false, created: process.world.now), []
-        ) { _ in }
+        var fork = CreateChannel(ChannelRow(name: "b", contentType: ContentType.json, isAgent: false, created: process.world.now))
         fork.fork = ForkRequest(source: "events/a", offset: nil, subOffset: nil)
-        fork.submit()
+        process.channels.submit(fork)
         _ = process.ask(.put(.pull("**", ["events/a"]), root: ""))
         process.delete("events/a")
         process.world.settle()

@@ -10,16 +10,16 @@ import Testing
     private let world = SimulatedWorld(seed: 1)
 
     /// Appends one message and commits; gives the answer.
-    private func append(_ channels: Channels, _ writer: GroupCommit, _ configure: (Append) -> Void = { _ in }) throws -> Result<
+    private func append(_ channels: Channels, _ writer: GroupCommit, _ configure: (inout Append) -> Void = { _ in }) throws -> Result<
         Appended, ChannelError
     > {
         let answer = Mutex<Result<Appended, ChannelError>?>(nil)
-        let append = Append(channels, to: "agents/probe/a", [NewEntry(.message, nil, ("by", "tester"), ("text", "hi"))]) { result in
+        var append = Append(to: "agents/probe/a", [NewEntry(.message, nil, ("by", "tester"), ("text", "hi"))])
+        append.creates = ChannelRow(name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: world.now)
+        configure(&append)
+        channels.submit(append) { result in
             answer.withLock { $0 = result }
         }
-        append.creates = ChannelRow(name: "agents/probe/a", contentType: ContentType.json, isAgent: true, created: world.now)
-        configure(append)
-        append.submit()
         while writer.pump() {}
         return try #require(answer.withLock { $0 })
     }
@@ -77,10 +77,10 @@ import Testing
         _ = try append(channels, writer).get()
         let channel = try #require(try channels.find("agents/probe/a"))
         for _ in 0..<2 {
-            let append = Append(channels, to: channel.name, [NewEntry(.message, nil, ("by", "tester"), ("text", "hi"))]) { _ in
+            let append = Append(to: channel.name, [NewEntry(.message, nil, ("by", "tester"), ("text", "hi"))])
+            channels.submit(append) { _ in
                 answers.add(1, ordering: .relaxed)
             }
-            append.submit()
             while writer.pump() {}
         }
         #expect(seen.withLock { Array($0.suffix(2)) } == [Seen(head: 1, answers: 0), Seen(head: 2, answers: 1)])

@@ -39,12 +39,12 @@ import Testing
         log.afterCommit.withLock {
             $0 = { early.withLock { found in found.append((try? channels.find("a")) != nil) } }
         }
-        CreateChannel(channels, row("a"), []) { _ in }.submit()
+        channels.submit(CreateChannel(row("a")))
         writer.pump()
         #expect(early.withLock { $0 } == [false])
         let channel = try #require(try channels.find("a"))
         #expect(channel === channels.resident("a"))
-        Append(channels, to: "a", [NewEntry(data: [1])]) { _ in }.submit()
+        channels.submit(Append(to: "a", [NewEntry(data: [1])]))
         writer.pump()
         #expect(early.withLock { $0 } == [false, true])
         #expect(channel.tail.head == 1)
@@ -56,13 +56,13 @@ import Testing
         let channels = Channels(log: log, writer: writer, world: TestServer.world)
         let codes = Mutex<[String]>([])
         for refused in [ProducerClaim(id: "p", epoch: 0, sequence: 1), nil] {
-            let append = Append(channels, to: "a", [NewEntry(data: [1])]) { result in
-                if case .failure(let error) = result { codes.withLock { $0.append(error.code) } }
-            }
+            var append = Append(to: "a", [NewEntry(data: [1])])
             append.creates = row("a")
             append.producer = refused
             append.contentType = refused == nil ? "application/json" : nil
-            append.submit()
+            channels.submit(append) { result in
+                if case .failure(let error) = result { codes.withLock { $0.append(error.code) } }
+            }
         }
         writer.pump()
         #expect(codes.withLock { $0 } == ["producer_gap", "content_type_mismatch"])

@@ -64,7 +64,7 @@ import Testing
                 step.append(NewEntry(.emit, nil, ("name", .string("\(number)/\(index)"))))  // Keeps the pieces apart.
             }
             step.append(NewEntry(.stepCompleted, position, ("text", .string("the text of \(number)"))))
-            Append(server.channels, to: "agents/echo/slow", step) { _ in }.submit()
+            server.channels.submit(Append(to: "agents/echo/slow", step))
             let tail = UInt64((number + 1) * step.count)
             seen += entries(try quick.events { $0["streamNextOffset"]?.string.flatMap { UInt64($0, radix: 16) } == tail })
         }

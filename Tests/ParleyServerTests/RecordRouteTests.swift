@@ -50,8 +50,8 @@ import Testing
         let server = Self.server
         try server.post("/v1/agents/echo/asked", #"[{"type":"message","text":"hello"},{"type":"cancel","reason":"no"}]"#, Self.json)
         let channels = server.channels
-        let owned = Append(
-            channels, to: "agents/echo/asked",
+        var owned = Append(
+            to: "agents/echo/asked",
             [
                 NewEntry(.receipt, Position(turn: 1), ("of", "0000000000000001"), ("state", "applied")),
                 NewEntry(.turnStarted, Position(turn: 1), ("input", "0000000000000001")),
@@ -59,10 +59,9 @@ import Testing
                 NewEntry(.stepCompleted, Position(turn: 1, step: "a/0/b", attempt: 1), ("result", 1)),
                 NewEntry(.receipt, Position(turn: 1), ("of", "0000000000000002"), ("state", "applied")),
                 NewEntry(.turnCancelled, Position(turn: 1), ("reason", "no")),
-            ]
-        ) { _ in }
+            ])
         owned.decides = [1, 2]
-        owned.submit()
+        channels.submit(owned)
         // What is answered after it was submitted stands behind it.
         try server.post("/v1/agents/echo/asked", #"{"type":"signal","name":"s"}"#, Self.json)
 

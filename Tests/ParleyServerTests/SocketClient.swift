@@ -126,10 +126,10 @@ extension TestServer {
     @discardableResult
     func stage(_ channel: String, _ entries: [NewEntry], closes: Bool = false) throws -> UInt64 {
         let done = Monitor<Result<Appended, ChannelError>?>(nil)
-        let append = Append(channels, to: channel, entries) { result in done.withLock(signalAll: true) { $0 = result } }
+        var append = Append(to: channel, entries)
         append.creates = ChannelRow(name: channel, contentType: "application/json", isAgent: true, created: TestServer.world.now)
         append.closes = closes
-        append.submit()
+        channels.submit(append) { result in done.withLock(signalAll: true) { $0 = result } }
         guard let result = done.wait(timeout: .seconds(10), { $0 }) else { throw TestFailure("an append to \(channel) is not answered") }
         return try result.get().tail
     }

@@ -142,7 +142,7 @@ final class TestAgents: AgentHost {
     func definition(of channel: Channel) -> JSON { ["agent": .string(channel.name), "known": true] }
 
     func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
-        DeleteChannel(channels, channelName, ifTail: ifTail, completion: done).submit()
+        channels.submit(DeleteChannel(channelName, ifTail: ifTail), done)
     }
 
     func outcome(

@@ -91,11 +91,11 @@ import Testing
                 return told.entries.compactMap(\.string)
             }
             let row = ChannelRow(name: Self.name, contentType: ContentType.json, isAgent: true, created: Timestamp(milliseconds: 0))
-            return try gone { DeleteChannel($0.channels, Self.name) { _ in }.submit() }
+            return try gone { $0.channels.submit(DeleteChannel(Self.name)) }
                 + gone { node in
                     // In one commit, so that nobody sees the name free.
-                    DeleteChannel(node.channels, Self.name) { _ in }.submit()
-                    CreateChannel(node.channels, row, []) { _ in }.submit()
+                    node.channels.submit(DeleteChannel(Self.name))
+                    node.channels.submit(CreateChannel(row))
                 }
                 + gone { $0.channels.close(Placement.partition(of: Self.name)) { _ in } }
         }

@@ -125,7 +125,7 @@ import Testing
         let position = Position(turn: 1, step: "s", attempt: 1)
         func append(_ entries: NewEntry...) throws {
             let tail = try server.tail(path)
-            Append(server.channels, to: "agents/echo/tag", entries) { _ in }.submit()
+            server.channels.submit(Append(to: "agents/echo/tag", entries))
             try server.eventually("the entries") { try server.tail(path) > tail }
         }
         func page(_ tag: String = "") throws -> TestClient.Answer { try server.get(path + "?view=settled", [("If-None-Match", tag)]) }

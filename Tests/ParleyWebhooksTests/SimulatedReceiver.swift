@@ -163,12 +163,12 @@ final class WebhookProcess: Sendable {
 
     /// Submits entries to an agent's channel, as its owner would.
     func append(_ entries: [NewEntry], to name: String = "agents/waiter/a") {
-        let append = Append(channels, to: name, entries) { _ in }
+        var append = Append(to: name, entries)
         append.creates = ChannelRow(name: name, contentType: ContentType.json, isAgent: true, created: world.now)
-        append.submit()
+        channels.submit(append)
     }
 
-    func delete(_ name: String) { DeleteChannel(channels, name) { _ in }.submit() }
+    func delete(_ name: String) { channels.submit(DeleteChannel(name)) }
 
     func run(_ duration: Duration = .seconds(10 * 86_400)) { world.run(deadline: world.now.advanced(by: duration)) }
 

@@ -127,11 +127,11 @@ extension WebhookProcess {
     }
 
     fileprivate func send(_ entry: NewEntry, key: String) {
-        let append = Append(channels, to: "agents/waiter/a", [entry]) { _ in }
+        var append = Append(to: "agents/waiter/a", [entry])
         append.creates = ChannelRow(name: "agents/waiter/a", contentType: ContentType.json, isAgent: true, created: world.now)
         append.isInput = true
         append.idempotency = IdempotencyKey(key: key, body: [])
-        append.submit()
+        channels.submit(append)
     }
 }
 

@@ -60,9 +60,9 @@ import Testing
         let world = SimulatedWorld(seed: 1)
         let writer = GroupCommit(log: log)
         let channels = Channels(log: log, writer: writer, world: world)
-        let append = Append(channels, to: "agents/waiter/a", [.approval()]) { _ in }
+        var append = Append(to: "agents/waiter/a", [.approval()])
         append.creates = ChannelRow(name: "agents/waiter/a", contentType: ContentType.json, isAgent: true, created: world.now)
-        append.submit()
+        channels.submit(append)
         writer.pump()
         #expect(try log.first(.outbox, from: [0, 0], to: [255, 255]) == nil)
     }
@@ -150,10 +150,8 @@ import Testing
         process.run(.seconds(60))
         #expect(try process.rows() == 0)
         #expect(receiver.deliveries.count == 1 && process.delivery.counters.pending == 0)
-        CreateChannel(
-            process.channels,
-            ChannelRow(name: "agents/waiter/a", contentType: ContentType.json, isAgent: true, created: process.world.now), []
-        ) { _ in }.submit()
+        process.channels.submit(
+            CreateChannel(ChannelRow(name: "agents/waiter/a", contentType: ContentType.json, isAgent: true, created: process.world.now)))
         process.append([.approval()])
         process.run(.seconds(60))
         #expect(receiver.deliveries.map(\.offset) == ["0000000000000001", "0000000000000001"])

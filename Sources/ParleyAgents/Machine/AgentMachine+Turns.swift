@@ -72,7 +72,7 @@ extension AgentMachine {
         let rows = (end?.open.rows(of: identity.id) ?? []) + [.status(.running, turn: item.offset)]
         let content = agent.definition.map { [AgentRow.content($0.content, digest: $0.digest)] } ?? []
         var journal = Journal()
-        (journal.seed, journal.history) = (seed, history)
+        (journal.start.seed, journal.start.history) = (seed, history)
         write(
             AgentBatch(entries: entries, epoch: .takes(after: epoch), decides: [item.offset], rows: rows + content),
             for: .turnStarted(
@@ -83,7 +83,7 @@ extension AgentMachine {
         if let end = start.end { haltedTurnEnded(end, at: appended.offsets[end.entries.count - 1]) }
         isWriting = false
         var start = start
-        (start.journal.startedAt, start.journal.started) = (appended.at, appended.offsets.last!)
+        (start.journal.start.at, start.journal.start.offset) = (appended.at, appended.offsets.last!)
         perform(view) { try $0.run(start, view) }
     }
 

@@ -32,6 +32,17 @@ package struct Journal: Sendable {
         package var name: String
     }
 
+    /// What `turn.started` says.
+    package struct TurnStarted: Sendable {
+        package var seed: UInt64 = 0
+        /// The hash of the definition that the turn began with.
+        package var definition: String?
+        package var at = Timestamp(milliseconds: 0)
+        package var offset: UInt64 = 0
+        /// Where the conversation begins that the turn sees; `nil` in logs that do not say.
+        package var history: UInt64?
+    }
+
     /// A step that was begun and has no result.
     package struct OpenStep: Sendable {
         package var attempt: UInt32 = 1
@@ -57,14 +68,8 @@ package struct Journal: Sendable {
     /// Results in log order: the order in which the program got them.
     package var completions: [Completion] = []
     package var open: [String: OpenStep] = [:]
-    package var seed: UInt64 = 0
-    /// The hash of the definition that the turn began with.
-    package var definition: String?
-    package var startedAt = Timestamp(milliseconds: 0)
-    /// The offset of `turn.started`.
-    package var started: UInt64 = 0
-    /// Where the conversation begins that the turn sees; `nil` in logs that do not say.
-    package var history: UInt64?
+    /// How the turn began.
+    package var start = TurnStarted()
     /// How often the turn was taken up again.
     package var restarts = 0
     /// Process ends in a row, without drain, in which the turn committed nothing after it had been resumed.
@@ -98,11 +103,7 @@ package struct Journal: Sendable {
         let at = frame.at!  // Every entry with a position is stamped.
         switch frame.kind {
         case .turnStarted:
-            seed = frame.body["seed"]?.string.flatMap { UInt64($0, radix: 16) } ?? 0
-            startedAt = at
-            started = offset
-            history = frame.body["history"]?.string.flatMap { Offset(token: $0)?.value }
-            definition = frame.body["definition"]?.string
+            start = TurnStarted(frame, at: at, offset: offset)
         case .supervision where frame.body["action"] == "cancel":
             completions.append(
                 Completion(
@@ -288,5 +289,14 @@ extension StepFailure {
         } else {
             self.init(code: "step_failed", message: String(describing: error), retryable: true)
         }
+    }
+}
+
+extension Journal.TurnStarted {
+    fileprivate init(_ frame: Frame, at: Timestamp, offset: UInt64) {
+        (self.at, self.offset) = (at, offset)
+        seed = frame.body["seed"]?.string.flatMap { UInt64($0, radix: 16) } ?? 0
+        history = frame.body["history"]?.string.flatMap { Offset(token: $0)?.value }
+        definition = frame.body["definition"]?.string
     }
 }

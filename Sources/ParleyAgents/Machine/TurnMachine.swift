@@ -49,6 +49,29 @@ struct TurnMachine {
         var isCancelled = false
     }
 
+    /// The steps that the program waits for.
+    private struct Waits {
+        fileprivate private(set) var byPath: [String: Wait] = [:]
+        /// How many of them wait for a signal, by the digest of its name.
+        fileprivate private(set) var signals: [Bytes: Int] = [:]
+
+        subscript(path: String) -> Wait? { byPath[path] }
+
+        mutating func add(_ request: StepRequest) {
+            byPath[request.path] = Wait(request: request)
+            if let signal = request.signal { signals[signal, default: 0] += 1 }
+        }
+
+        mutating func change(_ path: String, _ change: (inout Wait) -> Void) { if byPath[path] != nil { change(&byPath[path]!) } }
+
+        /// - Returns: whether it waited for it.
+        mutating func remove(_ path: String) -> Bool {
+            guard let wait = byPath.removeValue(forKey: path) else { return false }
+            if let signal = wait.request.signal, let count = signals.removeValue(forKey: signal), count > 1 { signals[signal] = count - 1 }
+            return true
+        }
+    }
+
     private enum Phase {
         case running
         case ended(Outcome)
@@ -57,9 +80,7 @@ struct TurnMachine {
     }
 
     private var replay: Replay
-    private var waits: [String: Wait] = [:]
-    /// How many of them wait for a signal, by the digest of its name.
-    private var signals: [Bytes: Int] = [:]
+    private var waits = Waits()
     /// Steps asked for during the replay that the journal does not have, in their order.
     private var held: [String] = []
     /// The program has come as far as the journal takes it, but for what it waits for outside the turn.
@@ -79,7 +100,7 @@ struct TurnMachine {
     /// - Parameter now: When the turn began, unless the journal says it.
     init(_ journal: Journal, at now: Timestamp? = nil) {
         replay = Replay(journal)
-        self.now = now ?? journal.startedAt
+        self.now = now ?? journal.start.at
         emits = EmitCount(journal: journal.emits)
     }
 }
@@ -108,12 +129,12 @@ private struct OutsideWatch {
 
 extension TurnMachine {
     /// How many steps the program waits for.
-    var waitCount: Int { waits.count }
+    var waitCount: Int { waits.byPath.count }
 
     func isWaiting(for path: String) -> Bool { waits[path] != nil }
 
     /// Whether a step waits for signals with that digest of their name.
-    func awaits(_ signal: Bytes) -> Bool { signals[signal] != nil }
+    func awaits(_ signal: Bytes) -> Bool { waits.signals[signal] != nil }
 
     /// Compares what the program asks for with what the journal has. Call it once for each step, before ``ask(_:isKnown:)``.
     mutating func match(_ request: StepRequest, isNamed: (Substring) -> Bool) -> Replay.Match {
@@ -123,8 +144,7 @@ extension TurnMachine {
     /// The program waits for a step.
     /// - Parameter isKnown: The journal has it.
     mutating func ask(_ request: StepRequest, isKnown: Bool) -> [Action] {
-        waits[request.path] = Wait(request: request)
-        if let signal = request.signal { signals[signal, default: 0] += 1 }
+        waits.add(request)
         guard isKnown else {
             if isLive, isCaughtUp { return [.begin(request)] }
             held.append(request.path)
@@ -142,7 +162,7 @@ extension TurnMachine {
         // What is not in flight yet is cancelled once it is; what the journal says was given up is given up now.
         if let result = replay.takeSkipped(path, isGivenUp: true) { return [.giveNext(result)] }
         guard isLive, !held.contains(path), !replay.isGivenUp(path) else {
-            waits[path]!.isCancelled = true
+            waits.change(path) { $0.isCancelled = true }
             return replay.isGivenUp(path) ? releaseSoon() : []
         }
         return [.cancel(wait.request)]
@@ -150,7 +170,7 @@ extension TurnMachine {
 
     /// The program was thrown out of all that it waits for, and nothing of it runs any more. What it gave to be run is let go of: it may hold
     /// the turn that holds it.
-    mutating func leaveProgram() { (waits, signals, held, compensations.registered) = ([:], [:], [], []) }
+    mutating func leaveProgram() { (waits, held, compensations.registered) = (Waits(), [], []) }
 
     /// Whether the program may leave out what the journal has: it has been told that the turn is cancelled.
     private var isCancelled: Bool { cancellation != nil || outside.hasCancelledProgram }
@@ -222,7 +242,7 @@ extension TurnMachine {
     }
 
     /// Whether the program waits for a result; for one that says that it gave up the step, whether it has done so again.
-    private static func isReady(_ completion: Journal.Completion, _ waits: [String: Wait]) -> Bool {
+    private static func isReady(_ completion: Journal.Completion, _ waits: Waits) -> Bool {
         guard let wait = waits[completion.path] else { return false }
         return wait.isCancelled || !completion.isGivenUp
     }
@@ -232,7 +252,7 @@ extension TurnMachine {
         guard let open = replay.takeOpen(request.path) else { return nil }
         var request = request
         request.keep(open)
-        waits[request.path]?.request = request
+        waits.change(request.path) { $0.request = request }
         return [.reopen(request, open)]
     }
 
@@ -324,8 +344,7 @@ extension TurnMachine {
             now = max(now, completion.at)
             return [.cancelProgram] + conclude()
         }
-        guard let wait = waits.removeValue(forKey: completion.path) else { return [] }
-        if let signal = wait.request.signal, let count = signals.removeValue(forKey: signal), count > 1 { signals[signal] = count - 1 }
+        guard waits.remove(completion.path) else { return [] }
         now = max(now, completion.at)
         emits.progressed()
         return [.give(path: completion.path, completion.outcome)]
@@ -338,7 +357,7 @@ extension TurnMachine {
     var underWay: [StepRequest] {
         guard isLive else { return [] }
         let held = Set(held)
-        return waits.values.lazy.map(\.request).filter { !held.contains($0.path) }
+        return waits.byPath.values.lazy.map(\.request).filter { !held.contains($0.path) }
     }
 
     mutating func childBegan(_ path: String) { children.insert(path) }
@@ -348,7 +367,7 @@ extension TurnMachine {
     var waitsOutside: Bool {
         guard !children.isEmpty else { return false }
         var inside: Set<Substring> = []
-        for path in waits.keys {
+        for path in waits.byPath.keys {
             var rest = path[...]
             while let slash = rest.lastIndex(of: "/"), inside.insert(rest[..<slash]).inserted { rest = rest[..<slash] }
         }
@@ -356,7 +375,7 @@ extension TurnMachine {
     }
 
     /// What the program waits for, if the journal has nothing more to give; `nil` otherwise, and while it waits for nothing.
-    var waitedFor: [StepRequest]? { isLive && replay.isOver && !waits.isEmpty ? waits.values.map(\.request) : nil }
+    var waitedFor: [StepRequest]? { isLive && replay.isOver && !waits.byPath.isEmpty ? waits.byPath.values.map(\.request) : nil }
 }
 
 // MARK: - The end

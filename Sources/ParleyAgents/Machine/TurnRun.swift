@@ -20,8 +20,6 @@ struct TurnRun {
     var crash: CrashWork?
     /// There are signals that an open wait has not looked at yet.
     var hasMoreToScan = false
-    /// Steps that were kept from beginning, because the process drains.
-    private var kept: Set<String> = []
     /// It has followed a channel.
     private(set) var hasFollowed = false
 
@@ -59,6 +57,8 @@ struct StepState {
     var partial = SavedText()
     /// The incarnation of the channel that it follows.
     var followed: String?
+    /// It was kept from beginning, because the process drains.
+    var isKept = false
 
     /// What it ran is over.
     mutating func isOver() { (steered, partial) = (nil, SavedText()) }
@@ -120,10 +120,12 @@ extension TurnRun {
     }
 
     /// The open steps whose end has not been handed to the log, in the order of their paths; none during a replay.
-    var openSteps: [StepRequest] { machine.underWay.filter { !hasEnd($0.path) && !kept.contains($0.path) }.sorted { $0.path < $1.path } }
+    var openSteps: [StepRequest] {
+        machine.underWay.filter { !hasEnd($0.path) && steps[$0.path]?.isKept != true }.sorted { $0.path < $1.path }
+    }
 
     /// The step does not begin in this process.
-    mutating func keepsFromBeginning(_ path: String) { kept.insert(path) }
+    mutating func keepsFromBeginning(_ path: String) { steps[path, default: StepState()].isKept = true }
 
     /// Those of them that follow another channel. Costs nothing when there are none: it is asked after everything that happens.
     var openFollows: [StepRequest] { hasFollowed ? openSteps.filter(\.isFollow) : [] }

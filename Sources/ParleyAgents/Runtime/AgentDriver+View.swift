@@ -18,8 +18,8 @@ extension AgentDriver {
         var isCrowded: Bool { runtime.directory.isCrowded }
         var idleAfter: Duration { runtime.idleAfter }
         var isWritingText: Bool { driver.textsInFlight.load(ordering: .relaxed) > 0 }
-        func hasStrayed(turn: UInt64) -> Bool { runtime.hasStrayed(channel.name, turn: turn) }
-        var keepsWaiting: Bool { runtime.keepsInMemory(driver.state.agent.kind) }
+        func hasStrayed(turn: UInt64) -> Bool { runtime.programs.hasStrayed(channel.name, turn: turn) }
+        var keepsWaiting: Bool { runtime.programs.keepsInMemory(driver.state.agent.kind) }
 
         func declared() -> (traits: AgentTraits, program: Program) { (newest.traits, Program(receive: newest.receive)) }
 
@@ -52,9 +52,9 @@ extension AgentDriver {
             }
             return LoadedAgent(
                 record: record, head: head, inbox: inbox, turn: row.turn, status: row.status,
-                wasStopped: runtime.hasStopped(channel.name),
-                triesStalledAgain: row.status == .stalled && runtime.retriesStalled(channel.name),
-                hasDrained: runtime.hasDrained(channel.id.partition), ranToo: leftRunning.filter { $0 != channel.name })
+                wasStopped: runtime.takeUp.hasStopped(channel.name),
+                triesStalledAgain: row.status == .stalled && runtime.takeUp.retriesStalled(channel.name),
+                hasDrained: runtime.takeUp.hasDrained(channel.id.partition), ranToo: leftRunning.filter { $0 != channel.name })
         }
 
         func inbox(after: UInt64, upTo head: UInt64) throws -> [Inbox.Entry] {
@@ -90,7 +90,7 @@ extension AgentDriver {
         /// Journals of earlier versions, and those of agents written in Swift, name no definition: they continue with the program of now.
         func program(of journal: Journal) throws -> Program {
             let agent = newest
-            guard let name = journal.definition, name != agent.definition?.sha256, let beganWith = agent.beganWith,
+            guard let name = journal.start.definition, name != agent.definition?.sha256, let beganWith = agent.beganWith,
                 let digest = Bytes(hexadecimal: name), let content = try runtime.channels.log.get(.big, channel.id.key(digest))
             else { return Program(receive: agent.receive) }
             return Program(receive: beganWith(try JSON.parse(content)))
@@ -121,11 +121,11 @@ extension AgentDriver {
         }
 
         func history(of journal: Journal) throws -> [HistoryItem] {
-            guard journal.started > 0 else { return [] }
-            guard let first = journal.history else { return try conversation(before: journal.started).items }
+            guard journal.start.offset > 0 else { return [] }
+            guard let first = journal.start.history else { return try conversation(before: journal.start.offset).items }
             var conversation = driver.state.conversation ?? Conversation(after: first - 1)
-            try conversation.extend(runtime.channels, channel, upTo: journal.started - 1)
-            driver.state.conversation = runtime.conversations.keep(conversation)
+            try conversation.extend(runtime.channels, channel, upTo: journal.start.offset - 1)
+            driver.state.conversation = runtime.memory.conversations.keep(conversation)
             return conversation.from(first)
         }
 
@@ -136,7 +136,7 @@ extension AgentDriver {
                 try driver.state.conversation ?? Conversation.reading(runtime.channels, channel, before: offset, bytes: bytes)
             try conversation.extend(runtime.channels, channel, upTo: offset - 1)
             conversation.trim(to: bytes)
-            driver.state.conversation = runtime.conversations.keep(conversation)
+            driver.state.conversation = runtime.memory.conversations.keep(conversation)
             return conversation
         }
 

@@ -122,7 +122,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
 
         case .timerSet(let due): runtime.timers.set(due)
         case .timerSettled(let timer): runtime.timers.settled(timer.key(channel.id))
-        case .removeTimer(let timer): runtime.timers.remove(timer.key(channel.id), runtime.channels.writer)
+        case .removeTimer(let timer): runtime.timers.remove(timer.key(channel.id), runtime.channels)
         case .timerAgain(let timer): runtime.timerDue(channel.name, channel.id, timer)
         case .followBegan(let follow): runtime.follows.begin(follow, in: channel.id.partition)
         case .followEnded(let follow): runtime.follows.end(follow)
@@ -138,14 +138,14 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
             state.isLeaving = true
             state.share = nil
             finishLeaving()
-        case .noteTakenUp: runtime.noteTakenUp(channel.name)
-        case .noteStopped: runtime.noteStopped(channel.name)
+        case .noteTakenUp: runtime.takeUp.noteTakenUp(channel.name)
+        case .noteStopped: runtime.takeUp.noteStopped(channel.name)
         case .tryAgainLater(let error, let timers): tryAgainLater(error, timers)
         }
     }
 
     private func takeRoom(_ bytes: Int) {
-        let share = runtime.turnMemory.take(bytes) { [self] share in
+        let share = runtime.memory.turns.take(bytes) { [self] share in
             lane.deliver { self.hasRoom(share) }
         }
         if let share { hasRoom(share) }
@@ -181,14 +181,14 @@ extension AgentDriver {
     private func write(_ batch: AgentBatch, _ purpose: WritePurpose) {
         purpose.passFailpoint()
         // What begins once that is durable is as good as begun: a process that drains waits for it.
-        if purpose.beginsBody { runtime.bodyBegan() }
+        if purpose.beginsBody { runtime.programs.bodyBegan() }
         append(batch) { [self] result in
             switch result {
             case .success(let appended): handle(.committed(batch, purpose, appended))
             case .failure(let error) where error.code == ChannelError.undecided: handle(.yielded(purpose))
             case .failure(let error): handle(.refused(batch.epoch, error))
             }
-            if purpose.beginsBody { runtime.bodyEnded() }
+            if purpose.beginsBody { runtime.programs.bodyEnded() }
             finishLeaving()
         }
     }
@@ -210,12 +210,7 @@ extension AgentDriver {
     }
 
     private func append(_ batch: AgentBatch, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void) {
-        let append = Append(runtime.channels, to: channel.name, batch.entries) { [self] result in
-            lane.deliver { [self] in
-                answer(result)
-                if case .success = result { runtime.decided(batch.decides, in: channel.name) }
-            }
-        }
+        var append = Append(to: channel.name, batch.entries)
         append.epoch = batch.epoch
         append.id = channel.id
         append.decides = batch.decides
@@ -225,7 +220,12 @@ extension AgentDriver {
         append.rows = { [self] stage, channel, offsets in
             for row in batch.rows { put(row, of: channel, offsets, in: &stage) }
         }
-        append.submit()
+        runtime.channels.submit(append) { [self] result in
+            lane.deliver { [self] in
+                answer(result)
+                if case .success = result { runtime.decided(batch.decides, in: channel.name) }
+            }
+        }
     }
 
     /// On the writer's thread.
@@ -252,7 +252,7 @@ extension AgentDriver {
 extension AgentDriver: TurnOwner {
     private func start(_ start: TurnStart, _ epoch: UInt64, _ history: [HistoryItem], _ saved: JSON?) {
         startedAt.withLock { $0 = [:] }
-        state.share = state.share ?? runtime.turnMemory.owe(history.reduce(start.input.byteCount) { $0 + $1.byteCount })
+        state.share = state.share ?? runtime.memory.turns.owe(history.reduce(start.input.byteCount) { $0 + $1.byteCount })
         let task = TurnTask(
             owner: self, lane: lane, channelName: channel.name, turn: start.turn, epoch: epoch, journal: start.journal,
             history: history)
@@ -273,9 +273,11 @@ extension AgentDriver: TurnOwner {
         return ["offset": .string(Offset(found.tail.head).token), "incarnation": .string(found.id.incarnation)]
     }
 
-    func whenStrayed(_ turn: UInt64) -> @Sendable () -> Void { { [runtime, name = channel.name] in runtime.strayed(name, turn: turn) } }
-
-    var whenParked: @Sendable () -> Void { { [runtime, kind = state.agent.kind] in runtime.parked(kind) } }
+    func reports(_ turn: UInt64) -> TurnReports {
+        TurnReports(
+            strayed: { [runtime, name = channel.name] in runtime.strayed(name, turn: turn) },
+            parked: { [runtime, kind = state.agent.kind] in runtime.programs.parked(kind) })
+    }
 }
 
 // MARK: - Steps
@@ -285,7 +287,7 @@ extension AgentDriver {
         guard let running = state.task, case .body(let body) = running.code(path) else { return }
         let epoch = running.epoch
         let context = StepContext(idempotencyKey: running.idempotencyKey(path), fence: epoch, attempt: Int(attempt))
-        runtime.bodyBegan()
+        runtime.programs.bodyBegan()
         state.bodies[path] = Task(executorPreference: stepExecutor) { [self] in
             let result: Result<JSON, StepFailure>
             if Task.isCancelled {
@@ -296,7 +298,7 @@ extension AgentDriver {
             lane.deliver { [self] in
                 handle(epoch, .bodyEnded(path: path, attempt: attempt, result))
                 // A process that drains waits for this: what the body did has been handed to the log.
-                runtime.bodyEnded()
+                runtime.programs.bodyEnded()
             }
         }
     }
@@ -305,7 +307,7 @@ extension AgentDriver {
         guard let running = state.task, case .model(let model) = running.code(run.path) else { return }
         let (epoch, turn) = (running.epoch, running.turn)
         let position = Position(turn: turn, step: run.path, attempt: run.attempt)
-        let attempt = ModelAttempt(position: position, saved: run.saved, world: runtime.world, share: runtime.answerTexts.share()) {
+        let attempt = ModelAttempt(position: position, saved: run.saved, world: runtime.world, share: runtime.memory.answers.share()) {
             [self] attempt, entries in
             write(entries, epoch, of: attempt)
         } end: { [self] end in

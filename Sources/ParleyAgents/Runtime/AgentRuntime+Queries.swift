@@ -23,7 +23,7 @@ extension AgentRuntime {
         if let turn = row.turn {
             let journal = try Journal(channels, channel, turn: turn)
             members.append(("restarts", .integer(Int64(journal.restarts))))
-            members.append(("since", .string(journal.startedAt.description)))
+            members.append(("since", .string(journal.start.at.description)))
             members.append(("waiting_for", .array(try waits(channel, journal))))
         }
         if row.status == .stalled || row.status == .parked, let halt = try lastHalt(channel) {

@@ -14,27 +14,19 @@ package final class AgentRuntime: Sendable {
     package let idleAfter: Duration
     /// Takes sealed text out of the log.
     let trims: TrimService
-    var timers: TimerService { timerService.withLock { $0! } }
-    var follows: FollowService { followService.withLock { $0! } }
+    var timers: TimerService { services.withLock { $0!.timers } }
+    var follows: FollowService { services.withLock { $0!.follows } }
 
     private let agents: Mutex<[String: AnyAgent]>
     /// What the node is told of.
     package let observers: AgentObservers
-    private let timerService = Mutex<TimerService?>(nil)
-    private let followService = Mutex<FollowService?>(nil)
+    private let services = Mutex<(timers: TimerService, follows: FollowService)?>(nil)
     let directory: AgentDirectory
-    /// What agents keep in memory of their conversations.
-    let conversations: ConversationBudget
-    /// What turns hold in memory while they run.
-    let turnMemory: TurnMemory
-    /// What answers of models hold in memory while they come.
-    let answerTexts: AnswerTexts
+    let memory: AgentMemory
+    let programs = ProgramWatch()
+    let takeUp = TakeUp()
+    private let watchers = TurnWatchers()
     private let draining = Atomic<Bool>(false)
-    private let drained = Mutex(PartitionSet())
-    private let bodies = Atomic<Int>(0)
-    private let turnObservers = Mutex<[String: [TurnObserver]]>([:])
-    private let stalledAtStart = Mutex<Set<String>>([])
-    private let stopped = Mutex<Set<String>>([])
     /// The agents whose logs could not be read and that are tried again soon, with the timers that rang for them.
     private let unread = Mutex<[ChannelID: Set<DueTimer>]>([:])
 
@@ -46,9 +38,8 @@ package final class AgentRuntime: Sendable {
         answerTexts: AnswerTexts = AnswerTexts(),
         observers: AgentObservers = AgentObservers()
     ) {
-        self.conversations = conversations
-        self.answerTexts = answerTexts
-        turnMemory = TurnMemory(bytesMax: turnBytesMax, world: world)
+        memory = AgentMemory(
+            conversations: conversations, turns: TurnMemory(bytesMax: turnBytesMax, world: world), answers: answerTexts)
         directory = AgentDirectory(countMax: activeMax, waitingMax: waitingMax)
         self.channels = channels
         self.world = world
@@ -61,9 +52,8 @@ package final class AgentRuntime: Sendable {
         let timers = TimerService(log: channels.log, world: world, open: { channels.openPartitions }) { [weak self] name, id, timer in
             self?.timerDue(name, id, timer)
         }
-        timerService.withLock { $0 = timers }
         let follows = FollowService(channels: channels, world: world) { [weak self] name in self?.wake(name) }
-        followService.withLock { $0 = follows }
+        services.withLock { $0 = (timers, follows) }
     }
 
     /// The kinds of agents there are, sorted.
@@ -98,7 +88,7 @@ package final class AgentRuntime: Sendable {
     package var activeCount: Int { directory.count }
 
     /// How many agents have something to do and wait for room in memory: for themselves, or for their next turn.
-    package var waitingCount: Int { directory.waitingCount + turnMemory.waitingCount }
+    package var waitingCount: Int { directory.waitingCount + memory.turns.waitingCount }
 
     func isActive(_ channel: String) -> Bool { directory.activation(channel) != nil }
 
@@ -139,7 +129,7 @@ package final class AgentRuntime: Sendable {
         var unfinished: [String] = []
         try AgentIndex.scan(channels.log, in: partitions, [.running, .stalled]) { name, status in
             let isMeant = isMeant(AgentName(channel: name)?.kind ?? "")
-            if isMeant, status == .stalled { stalledAtStart.withLock { _ = $0.insert(name) } }
+            if isMeant, status == .stalled { takeUp.stalled(name) }
             if isMeant { unfinished.append(name) }
             return true
         }
@@ -213,35 +203,20 @@ package final class AgentRuntime: Sendable {
         return names
     }
 
-    /// A program that stalled may have been mended: each process tries once.
-    func retriesStalled(_ name: String) -> Bool { stalledAtStart.withLock { $0.contains(name) } }
-
-    /// It has been tried.
-    func noteTakenUp(_ name: String) { stalledAtStart.withLock { _ = $0.remove(name) } }
-
-    /// The agent left memory with its turn open, because the log could not be read.
-    func noteStopped(_ name: String) { stopped.withLock { _ = $0.insert(name) } }
-
-    /// Whether the agent's turn is open because of that, and not because the process before ended.
-    func hasStopped(_ name: String) -> Bool { stopped.withLock { $0.remove(name) != nil } }
-
-    /// Whether whoever had the partition before gave it up in an orderly way: then no open turn is to blame for that.
-    func hasDrained(_ partition: UInt16) -> Bool { drained.withLock { $0.contains(partition) } }
-
     /// Submitted before anything else, so that it is gone before a turn of this process can write.
     private func takeDrainMarks(in partitions: PartitionSet) throws(LogError) {
         for partition in partitions.numbers {
             guard let mark = try drainMark(partition) else { continue }
-            drained.withLock { drained in
-                // Before there were marks of each partition, the one of the first stood for all.
-                if mark.isEmpty { drained = partitions } else { drained.insert(partition) }
-            }
-            try removeDrainMark(partition)
+            // Before there were marks of each partition, the one of the first stood for all.
+            if mark.isEmpty { takeUp.drained(all: partitions) } else { takeUp.drained(partition) }
+            removeDrainMark(partition)
         }
     }
 
-    private func removeDrainMark(_ partition: UInt16) throws(LogError) {
-        try channels.writer.submit(RowChange.delete(.index, IndexMark.drained.key(partition)))
+    private func removeDrainMark(_ partition: UInt16) {
+        var removal = RowChange.delete(.index, IndexMark.drained.key(partition))
+        removal.isBounded = false
+        channels.submit(removal)
     }
 
     private func drainMark(_ partition: UInt16) throws(LogError) -> Bytes? {
@@ -255,7 +230,7 @@ package final class AgentRuntime: Sendable {
 
     private func markDrained(_ partition: UInt16) {
         // Refused, the next process counts a crash that was none.
-        try? channels.writer.submit(RowChange.put(.index, IndexMark.drained.key(partition), [1]))
+        channels.submit(RowChange.put(.index, IndexMark.drained.key(partition), [1]))
     }
 
     /// Gives a partition up to another owner: its agents leave memory, and no open turn is to blame for it.
@@ -279,35 +254,13 @@ package final class AgentRuntime: Sendable {
     }
 
     /// How many bodies of steps run.
-    package var runningBodies: Int { bodies.load(ordering: .relaxed) }
-
-    /// How many tasks of each kind's programs are left that neither continue nor end.
-    private let parked = Mutex<[String: Int]>([:])
-    private static let parkedMax = 256
-
-    /// A program of that kind continued calling when its turn had no right to run any more: a task of it is lost for as long as the process lives.
-    func parked(_ kind: String) {
-        let count = parked.withLock { parked in
-            parked[kind, default: 0] += 1
-            return parked[kind]!
-        }
-        guard count == 1 || count == AgentRuntime.parkedMax else { return }
-        Diagnostics.log(
-            .error, "a program goes on whatever its turn throws, and holds memory for ever: let Passivated and Fenced pass through",
-            ["kind": kind, "tasks": "\(count)"])
-    }
-
-    /// Whether turns of that kind that wait stay in memory: each that left took as much of it for ever.
-    func keepsInMemory(_ kind: String) -> Bool { parked.withLock { $0[kind, default: 0] >= AgentRuntime.parkedMax } }
-
-    /// Turns that continued, by something outside of them, when they had been passivated because they seemed only to wait.
-    private let strays = Mutex<[String: UInt64]>([:])
+    package var runningBodies: Int { programs.runningBodies }
 
     /// A turn has continued without its memory: it is taken up again, and stays.
     func strayed(_ name: String, turn: UInt64) {
-        strays.withLock { $0[name] = turn }
+        programs.strayed(name, turn: turn)
         // Noted before looking: a turn that ends from here on takes the note away, and one that had ended before is seen here.
-        guard isOpen(turn, of: name) else { return noStray(name, turn: turn) }
+        guard isOpen(turn, of: name) else { return programs.noStray(name, turn: turn) }
         wake(name)
     }
 
@@ -319,14 +272,6 @@ package final class AgentRuntime: Sendable {
             return true
         }
     }
-
-    private func noStray(_ name: String, turn: UInt64) { strays.withLock { if $0[name] == turn { $0[name] = nil } } }
-
-    /// Whether the turn must not be passivated, because it also waits for something outside.
-    func hasStrayed(_ name: String, turn: UInt64) -> Bool { strays.withLock { $0[name] == turn } }
-
-    func bodyBegan() { bodies.add(1, ordering: .relaxed) }
-    func bodyEnded() { bodies.subtract(1, ordering: .relaxed) }
 
     // MARK: Activations
 
@@ -364,7 +309,7 @@ package final class AgentRuntime: Sendable {
         }
         // Whose timer it was has been deleted, and may have a successor of that name.
         if case .fire(let timer, let id) = call, channel?.id != id {
-            timers.remove(timer.key(id), channels.writer)
+            timers.remove(timer.key(id), channels)
             return nil
         }
         return channel
@@ -409,46 +354,18 @@ package final class AgentRuntime: Sendable {
 
     // MARK: Who waits for a turn
 
-    private struct TurnObserver: Sendable {
-        let id: UInt64
-        let turn: UInt64
-        let notify: @Sendable () -> Void
-    }
-
     /// Calls `notify` whenever the input at `turn` was decided, or its turn has ended, until that is withdrawn. Call it before looking.
     package func observeTurn(_ turn: UInt64, in channel: String, _ notify: @escaping @Sendable () -> Void) -> any Scheduled {
-        let observer = TurnObserver(id: world.random(), turn: turn, notify: notify)
-        turnObservers.withLock { $0[channel, default: []].append(observer) }
-        return Withdrawal { [weak self] in
-            self?.turnObservers.withLock { observers in
-                observers[channel]?.removeAll { $0.id == observer.id }
-                if observers[channel]?.isEmpty == true { observers[channel] = nil }
-            }
-        }
-    }
-
-    private struct Withdrawal: Scheduled {
-        let withdraw: @Sendable () -> Void
-        func cancel() { withdraw() }
+        watchers.add(world.random(), of: turn, in: channel, notify)
     }
 
     func turnEnded(_ channel: String, _ turn: UInt64) {
-        noStray(channel, turn: turn)
+        programs.noStray(channel, turn: turn)
         decided([turn], in: channel)
     }
 
     /// Something has become of the input at these offsets.
-    func decided(_ offsets: [UInt64], in channel: String) {
-        guard !offsets.isEmpty else { return }
-        let due = turnObservers.withLock { $0[channel]?.filter { offsets.contains($0.turn) } ?? [] }
-        for observer in due { observer.notify() }
-    }
-
-    /// Nothing more will be decided here in these channels: who waits is to look again.
-    private func turnsLeft(_ isLeft: (String) -> Bool) {
-        let due = turnObservers.withLock { observers in observers.filter { isLeft($0.key) }.flatMap(\.value) }
-        for observer in due { observer.notify() }
-    }
+    func decided(_ offsets: [UInt64], in channel: String) { watchers.decided(offsets, in: channel) }
 }
 
 extension AgentRuntime: PartitionObserver {
@@ -457,8 +374,8 @@ extension AgentRuntime: PartitionObserver {
         let isDrained = try drainMark(partition) != nil
         return { [self] in
             if isDrained {
-                drained.withLock { $0.insert(partition) }
-                try? removeDrainMark(partition)
+                takeUp.drained(partition)
+                removeDrainMark(partition)
             }
             wakeSlowly(unfinished)
             // Not on the writer's thread: what is followed is looked up.
@@ -469,8 +386,8 @@ extension AgentRuntime: PartitionObserver {
 
     package func partitionClosed(_ partition: UInt16) {
         // Should it come back: this process has not ended, and none of its turns is to blame.
-        drained.withLock { $0.insert(partition) }
-        turnsLeft { Placement.partition(of: $0) == partition }
+        takeUp.drained(partition)
+        watchers.left { Placement.partition(of: $0) == partition }
         timers.closed(partition)
         follows.closed(partition)
         for activation in directory.activations where activation.channel.id.partition == partition { activation.deleted() }
@@ -483,10 +400,10 @@ extension AgentRuntime: InputObserver {
     }
 
     package func channelDeleted(_ channel: Channel) {
-        timers.channelDeleted(channel.id, channels.writer)
+        timers.channelDeleted(channel.id, channels)
         follows.endAll(of: channel.name)
-        strays.withLock { $0[channel.name] = nil }
-        turnsLeft { $0 == channel.name }
+        programs.noStray(channel.name)
+        watchers.left { $0 == channel.name }
         // In memory may be its successor already.
         if let activation = directory.activation(channel.name), activation.channel.id == channel.id { activation.deleted() }
     }

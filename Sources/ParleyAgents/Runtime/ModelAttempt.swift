@@ -20,25 +20,36 @@ final class ModelAttempt: ModelSink, Sendable {
 
     private struct State {
         var saved: SavedText
+        /// How many pieces of the saved text come from attempts before.
         let recovered: Int
         /// What of the saved text was not sent back, so that a model that continues may send it again: its trailing white space.
         var repeatable: Bytes
         var isFirst = true
-        var held: TextDelta?
-        var heldSince: Timestamp
-        /// Lets go of the piece that is held.
-        var release: (any Scheduled)?
+        var last: LastPiece
         /// How many entries have been handed over and are not durable yet.
         var uncommittedCount = 0
-        var reasoningCount = 0
-        var toolCalls: [ToolCallInProgress] = []
-        var returned: [JSON.Member] = []
-        var usage: ModelUsage?
+        var beside = BesideText()
         var bounds = AnswerBounds()
         var call: (any ModelCall)?
         /// It waits for room for what comes.
         var isPaused = false
         var isOver = false
+    }
+
+    /// What the answer consists of beside its text.
+    private struct BesideText {
+        var reasoningCount = 0
+        var toolCalls: [ToolCallInProgress] = []
+        var returned: [JSON.Member] = []
+        var usage: ModelUsage?
+    }
+
+    /// The newest piece of text, which is held back.
+    private struct LastPiece {
+        var held: TextDelta?
+        var since: Timestamp
+        /// Lets go of the piece that is held.
+        var release: (any Scheduled)?
     }
 
     private struct ToolCallInProgress {
@@ -71,7 +82,7 @@ final class ModelAttempt: ModelSink, Sendable {
         state = Mutex(
             State(
                 saved: saved, recovered: saved.pieces, repeatable: Bytes(saved.text[ModelAttempt.prefixCount(of: saved.text)...]),
-                heldSince: world.now))
+                last: LastPiece(since: world.now)))
         self.append = append
         self.end = end
     }
@@ -108,8 +119,8 @@ final class ModelAttempt: ModelSink, Sendable {
     func interrupt() -> (members: [(String, JSON?)], last: NewEntry?) {
         let (call, members, last) = state.withLock { state in
             state.isOver = true
-            state.toolCalls = []
-            return (state.call.take(), result("interrupted", state), state.held.map { NewEntry(text: $0, at: position) })
+            state.beside.toolCalls = []
+            return (state.call.take(), result("interrupted", state), state.last.held.map { NewEntry(text: $0, at: position) })
         }
         call?.cancel()
         return (members, last)
@@ -158,17 +169,17 @@ final class ModelAttempt: ModelSink, Sendable {
         case .toolCall(let index, let id, let name, let arguments):
             endText(&state)
             extend(&state, to: index)
-            if let id { state.toolCalls[index].id = id }
-            if let name { state.toolCalls[index].name += name }
-            state.toolCalls[index].arguments += arguments
+            if let id { state.beside.toolCalls[index].id = id }
+            if let name { state.beside.toolCalls[index].name += name }
+            state.beside.toolCalls[index].arguments += arguments
         case .returned(call: let index?, let members):
             extend(&state, to: index)
-            ModelAttempt.merge(members, into: &state.toolCalls[index].returned)
-        case .returned(call: nil, let members): ModelAttempt.merge(members, into: &state.returned)
-        case .usage(let usage): state.usage = usage
+            ModelAttempt.merge(members, into: &state.beside.toolCalls[index].returned)
+        case .returned(call: nil, let members): ModelAttempt.merge(members, into: &state.beside.returned)
+        case .usage(let usage): state.beside.usage = usage
         case .finished(let reason):
             state.isOver = true
-            return .finished(result(reason, state), last: state.held.map { NewEntry(text: $0, at: position) })
+            return .finished(result(reason, state), last: state.last.held.map { NewEntry(text: $0, at: position) })
         case .failed(let failure):
             state.isOver = true
             hold(nil, &state)
@@ -181,7 +192,7 @@ final class ModelAttempt: ModelSink, Sendable {
 
     /// Within ``AnswerBounds``, which have been counted.
     private func extend(_ state: inout State, to index: Int) {
-        while state.toolCalls.count <= index { state.toolCalls.append(ToolCallInProgress()) }
+        while state.beside.toolCalls.count <= index { state.beside.toolCalls.append(ToolCallInProgress()) }
     }
 
     private static func merge(_ object: JSON, into members: inout [JSON.Member]) {
@@ -196,16 +207,16 @@ final class ModelAttempt: ModelSink, Sendable {
 
     /// Lets go of the piece that was held, and holds `delta` instead; or adds it to that, when too many wait.
     private func hold(_ delta: TextDelta?, _ state: inout State) {
-        if let held = state.held {
+        if let held = state.last.held {
             if let delta, state.uncommittedCount >= ModelAttempt.uncommittedMax, held.part == delta.part, delta.pieces > 0 {
-                state.held!.delta += delta.delta
-                state.held!.pieces += delta.pieces
+                state.last.held!.delta += delta.delta
+                state.last.held!.pieces += delta.pieces
                 return
             }
             state.uncommittedCount += 1
             append(self, [NewEntry(text: held, at: position)])
         }
-        state.held = delta
+        state.last.held = delta
         if delta != nil { releaseLater(&state) }
         Failpoint.pass("model.delta")
     }
@@ -215,18 +226,18 @@ final class ModelAttempt: ModelSink, Sendable {
 
     /// One timer at a time: when it rings it looks how long the piece that is held then has been held.
     private func releaseLater(_ state: inout State) {
-        state.heldSince = world.now
-        if state.release == nil { setRelease(after: ModelAttempt.holdMax, &state) }
+        state.last.since = world.now
+        if state.last.release == nil { setRelease(after: ModelAttempt.holdMax, &state) }
     }
 
     private func setRelease(after wait: Duration, _ state: inout State) {
-        state.release = world.schedule(at: world.now.advanced(by: wait)) { [weak self] in self?.state.withLock { self?.release(&$0) } }
+        state.last.release = world.schedule(at: world.now.advanced(by: wait)) { [weak self] in self?.state.withLock { self?.release(&$0) } }
     }
 
     private func release(_ state: inout State) {
-        state.release = nil
-        guard state.held != nil, !state.isOver else { return }
-        let left = ModelAttempt.holdMax - state.heldSince.duration(to: world.now)
+        state.last.release = nil
+        guard state.last.held != nil, !state.isOver else { return }
+        let left = ModelAttempt.holdMax - state.last.since.duration(to: world.now)
         // While the writer does not keep up, what comes is put together still. A clock that was set back holds nothing for longer.
         if left > .zero || state.uncommittedCount >= ModelAttempt.uncommittedMax {
             return setRelease(after: left > .zero ? min(left, ModelAttempt.holdMax) : ModelAttempt.holdMax, &state)
@@ -266,15 +277,15 @@ final class ModelAttempt: ModelSink, Sendable {
 
     private func addReasoning(_ delta: Bytes, _ state: inout State) -> TextDelta? {
         guard !delta.isEmpty else { return nil }
-        let text = TextDelta(part: .reasoning, index: UInt64(state.reasoningCount), delta: delta)
-        state.reasoningCount += delta.count
+        let text = TextDelta(part: .reasoning, index: UInt64(state.beside.reasoningCount), delta: delta)
+        state.beside.reasoningCount += delta.count
         state.saved.hasReasoning = true
         return text
     }
 
     private func result(_ reason: String, _ state: State) -> [(String, JSON?)] {
         var ids: Set<String> = []
-        let calls = state.toolCalls.enumerated().map { index, call in
+        let calls = state.beside.toolCalls.enumerated().map { index, call in
             // Results refer to calls by their ids, so each has one of its own.
             let id = call.id.isEmpty || !ids.insert(call.id).inserted ? newID(index) : call.id
             return JSON.compact(
@@ -283,8 +294,9 @@ final class ModelAttempt: ModelSink, Sendable {
         }
         return [
             ("text", .string(state.saved.text.text)), ("tool_calls", calls.isEmpty ? nil : .array(calls)),
-            ("returned", calls.isEmpty || state.returned.isEmpty ? nil : .object(state.returned)), ("finish_reason", .string(reason)),
-            ("usage", state.usage.flatMap { try? JSON(encoding: $0) }), ("recovered_tokens", .integer(Int64(state.recovered))),
+            ("returned", calls.isEmpty || state.beside.returned.isEmpty ? nil : .object(state.beside.returned)),
+            ("finish_reason", .string(reason)),
+            ("usage", state.beside.usage.flatMap { try? JSON(encoding: $0) }), ("recovered_tokens", .integer(Int64(state.recovered))),
         ]
     }
 

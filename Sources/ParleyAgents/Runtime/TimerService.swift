@@ -130,20 +130,19 @@ final class TimerService: Sendable {
     func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
 
     /// Removes a row that nobody waits for.
-    func remove(_ key: Bytes, _ writer: GroupCommit) {
+    func remove(_ key: Bytes, _ channels: Channels) {
         // Refused, the next process finds the row again.
-        try? writer.submit(
-            RowChange.delete(.timers, key) { [self] result in
-                if case .success = result { settled(key) }
-            })
+        channels.submit(RowChange.delete(.timers, key)) { [self] result in
+            if case .success = result { settled(key) }
+        }
     }
 
     /// Removes the rows of timers that have rung for a channel that is gone: whoever was to settle them is gone with it. Those that have not
     /// rung yet are removed when they do.
-    func channelDeleted(_ id: ChannelID, _ writer: GroupCommit) {
+    func channelDeleted(_ id: ChannelID, _ channels: Channels) {
         let keys = state.withLock { $0.underWay.filter { DueTimer.channel(ofKey: $0) == id } }
         // Sorted, so that a simulated run follows from its seed.
-        for key in keys.sorted(by: { $0.lexicographicallyPrecedes($1) }) { remove(key, writer) }
+        for key in keys.sorted(by: { $0.lexicographicallyPrecedes($1) }) { remove(key, channels) }
     }
 
     /// So many are fired at a time, with a pause after them: a hundred thousand that came due while the node was down, or at one

@@ -1,6 +1,16 @@
 internal import ParleySystem
 internal import Synchronization
 
+/// What all agents of a node hold in memory together.
+struct AgentMemory: Sendable {
+    /// What agents keep of their conversations from turn to turn.
+    let conversations: ConversationBudget
+    /// What turns hold while they run.
+    let turns: TurnMemory
+    /// What answers of models hold while they come.
+    let answers: AnswerTexts
+}
+
 /// What the turns that run may hold of memory, all together: their inputs and the conversations before them. A turn that finds no room waits
 /// before it begins; its input waits in the log meanwhile.
 ///

@@ -15,8 +15,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     /// Whether the program has still to ask for something that the journal has.
     private let isMissing: Atomic<Bool>
     private let items: Mutex<[HistoryItem]>
-    private let whenParked: @Sendable () -> Void
-    private let whenStrayed: @Sendable () -> Void
+    private let reports: TurnReports
     private let time: Mutex<Timestamp>
     /// What the program did on another thread than the lane's, where an actor that it shares with others had left it. It is done before whatever the
     /// program does next.
@@ -60,11 +59,11 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     init(
         owner: any TurnOwner, lane: Lane, channelName: String, turn: UInt64, epoch: UInt64, journal: Journal, history: [HistoryItem]
     ) {
-        (self.channelName, self.lane, self.turn, self.epoch, seed) = (channelName, lane, turn, epoch, journal.seed)
+        (self.channelName, self.lane, self.turn, self.epoch, seed) = (channelName, lane, turn, epoch, journal.start.seed)
         items = Mutex(history)
-        (whenParked, whenStrayed) = (owner.whenParked, owner.whenStrayed(turn))
+        reports = owner.reports(turn)
         isMissing = Atomic(!journal.starts.isEmpty)
-        time = Mutex(journal.startedAt)
+        time = Mutex(journal.start.at)
         state = State(right: .held(by: owner))
     }
 
@@ -225,7 +224,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         catchUp()
         if state.isLeft {
             state.isLeft = false
-            whenStrayed()
+            reports.strayed()
         }
         if state.refusals.isAbandoned, !request.isCompensation { throw fence ?? StepFailure.cancelled }
         try checkRunning(isShielded: request.isShielded)
@@ -361,7 +360,7 @@ extension TurnTask {
     }
 
     private func park() async {
-        whenParked()
+        reports.parked()
         state.refusals.hasParked = true
         if fence != nil { leaveProgram() }
         await TurnTask.suspendForEver()
@@ -389,8 +388,13 @@ protocol TurnOwner: AnyObject, Sendable {
     func run<Value>(_ epoch: UInt64, _ body: (inout TurnRun) throws -> Value) rethrows -> Value?
     /// The offset at which another channel ends now, and which channel that is.
     func tail(of channel: String) throws -> JSON
-    /// Called when the program continues although the turn was passivated. Any thread.
-    func whenStrayed(_ turn: UInt64) -> @Sendable () -> Void
-    /// Called when a task of the program will never continue nor end, because it kept calling whatever it was told. Any thread.
-    var whenParked: @Sendable () -> Void { get }
+    func reports(_ turn: UInt64) -> TurnReports
+}
+
+/// What is told of a program that is not where its turn believes it. Any thread.
+struct TurnReports: Sendable {
+    /// It continues although the turn was passivated.
+    let strayed: @Sendable () -> Void
+    /// A task of it will never continue nor end, because it kept calling whatever it was told.
+    let parked: @Sendable () -> Void
 }

@@ -59,34 +59,13 @@ package enum SubscriptionAnswer: Sendable {
     case done
 }
 
-/// One decision about a subscription.
-final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as `Append`.
-    typealias Completion = @Sendable (Result<SubscriptionAnswer, ChannelError>) -> Void
-
-    private let subscriptions: Subscriptions
-    private let id: String
-    private let request: SubscriptionRequest
-    private let completion: Completion
-    private var result: Result<SubscriptionAnswer, ChannelError> = .success(.done)
-    /// What follows once it is durable.
-    private var notification: SubscriptionNotification?
-    private var begun: WakeAnnouncement?
-    private var linked: Set<ChannelID> = []
-    private var done = SubscriptionCounters()
-
-    init(_ subscriptions: Subscriptions, _ id: String, _ request: SubscriptionRequest, _ completion: @escaping Completion) {
-        (self.subscriptions, self.id, self.request, self.completion) = (subscriptions, id, request, completion)
-    }
-
-    private var channels: Channels { subscriptions.channels }
-    private var now: Timestamp { channels.world.now }
-
-    func submit() {
-        do throws(LogError) { try channels.writer.submit(self, isBounded: isBounded) } catch { completion(.failure(ChannelError(error))) }
-    }
+/// A request, of a subscription.
+struct SubscriptionCommand: Sendable {
+    let id: String
+    let request: SubscriptionRequest
 
     /// What the node itself asks is bounded by the number of subscriptions.
-    private var isBounded: Bool {
+    var isBounded: Bool {
         switch request {
         case .look, .ring, .delivered, .failed: false
         // It has been let in already.
@@ -95,38 +74,65 @@ final class SubscriptionChange: Submission, @unchecked Sendable {  // Guard: as 
         }
     }
 
-    var partition: UInt16? { Placement.partition(of: id) }
-    var cost: Int { 1_024 }
-
-    func stage(into stage: inout Stage) throws(LogError) {
-        // Before anything is looked at: what comes after needs another look.
-        if case .look = request { subscriptions.looked(id) }
-        if case .ring = request { subscriptions.rang(id) }
-        let made = if case .put(_, _, let search?) = request { subscriptions.endSearch(search.number) } else { [String]() }
-        result = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try decide(made, in: &stage) }
+    /// Writer's thread.
+    func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
+        // Without them, the server is being taken apart.
+        guard let subscriptions = channels.subscriptions else { throw .log(LogError(.closed, "the log is closing")) }
+        // Streams that are there are looked for first, where that takes its time.
+        if case .put(let configuration, let root, nil) = request, configuration.pattern != nil, subscriptions.entry(id) == nil {
+            return Decision(effects: [.search(SubscriptionSearch(subscriptions, id, configuration, root: root))])
+        }
+        var change = SubscriptionChange(subscriptions, id, request)
+        let answer = try change.decide(in: &stage)
+        return Decision(reply: .subscription(answer), effects: [.subscriptionDecided(change.effects)])
     }
+}
 
-    func committed() {
-        channels.publish()
+/// What follows from a decision about a subscription.
+struct SubscriptionEffects {
+    let subscriptions: Subscriptions
+    let id: String
+    var notification: SubscriptionNotification?
+    var begun: WakeAnnouncement?
+    var linked: Set<ChannelID> = []
+    var done = SubscriptionCounters()
+
+    /// Writer's thread.
+    func carryOut() {
         subscriptions.count(done)
         subscriptions.linked(linked, by: id)
         if let notification { subscriptions.deliver(notification) }
         if let begun { subscriptions.begun(begun, of: id) }
         subscriptions.announce(id)
         subscriptions.setAlarm(id)
-        completion(result)
+    }
+}
+
+/// One decision about a subscription.
+struct SubscriptionChange {
+    private let subscriptions: Subscriptions
+    private let id: String
+    private let request: SubscriptionRequest
+    private(set) var effects: SubscriptionEffects
+
+    init(_ subscriptions: Subscriptions, _ id: String, _ request: SubscriptionRequest) {
+        (self.subscriptions, self.id, self.request) = (subscriptions, id, request)
+        effects = SubscriptionEffects(subscriptions: subscriptions, id: id)
     }
 
-    func failed(_ error: LogError) {
-        completion(.failure(ChannelError(error)))
-    }
+    private var channels: Channels { subscriptions.channels }
+    private var now: Timestamp { channels.world.now }
 }
 
 // MARK: - Deciding
 
 extension SubscriptionChange {
-    /// - Parameter made: Streams that were made while those that were there were looked for.
-    private func decide(_ made: [String], in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
+    mutating func decide(in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
+        // Before anything is looked at: what comes after needs another look.
+        if case .look = request { subscriptions.looked(id) }
+        if case .ring = request { subscriptions.rang(id) }
+        // Streams that were made while those that were there were looked for.
+        let made = if case .put(_, _, let search?) = request { subscriptions.endSearch(search.number) } else { [String]() }
         guard var entry = subscriptions.entry(id) else {
             if case .put(let configuration, let root, let search) = request {
                 return try create(configuration, root, try found(search, made, configuration), in: &stage)
@@ -140,12 +146,12 @@ extension SubscriptionChange {
         if case .delete = request { return answer }
         count(before, entry.subscription, expired: expired, answer)
         let pending = try firstPending(&entry, in: &stage)
-        linked = entry.newStreams
+        effects.linked = entry.newStreams
         if entry.subscription.canWake(now: now) {
             if let pending {
                 entry.subscription.begin(stream: pending, now: now, random: (channels.world.random(), channels.world.random()))
-                done.wakes += 1
-                if entry.subscription.failures > 0 { done.retries += 1 }
+                effects.done.wakes += 1
+                if entry.subscription.failures > 0 { effects.done.retries += 1 }
                 if entry.subscription.configuration.isWebhook { try notify(&entry, in: &stage) }
                 if case .acknowledged = answer { answer = .acknowledged(nextWake: true) }
             } else if entry.subscription.wake != nil || entry.subscription.hasFailed {
@@ -154,7 +160,7 @@ extension SubscriptionChange {
             }
         }
         if entry.subscription.generation > before.generation, let wake = entry.subscription.wake {
-            begun = WakeAnnouncement(generation: entry.subscription.generation, stream: wake.stream)
+            effects.begun = WakeAnnouncement(generation: entry.subscription.generation, stream: wake.stream)
         }
         if entry.subscription != before { stage.put(.index, SubscriptionRows.key(id), entry.subscription.bytes) }
         subscriptions.keep(entry)
@@ -162,15 +168,15 @@ extension SubscriptionChange {
     }
 
     /// Notes what the request has done, before a new wake begins.
-    private func count(_ before: Subscription, _ after: Subscription, expired: Bool, _ answer: SubscriptionAnswer) {
-        if expired { done.leasesExpired = 1 }
-        if after.failures > before.failures { done.failed = 1 }
-        if case .delivered(let wakeID, _) = request, before.wake?.id == wakeID, !expired { done.delivered = 1 }
-        if case .claimed = answer { done.claims = 1 }
-        done.wakes = Int(after.generation - before.generation)
+    private mutating func count(_ before: Subscription, _ after: Subscription, expired: Bool, _ answer: SubscriptionAnswer) {
+        if expired { effects.done.leasesExpired = 1 }
+        if after.failures > before.failures { effects.done.failed = 1 }
+        if case .delivered(let wakeID, _) = request, before.wake?.id == wakeID, !expired { effects.done.delivered = 1 }
+        if case .claimed = answer { effects.done.claims = 1 }
+        effects.done.wakes = Int(after.generation - before.generation)
     }
 
-    private func apply(to entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
+    private mutating func apply(to entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
         switch request {
         case .put(let configuration, let root, _):
             guard configuration.digest == entry.subscription.configuration.digest else {
@@ -180,7 +186,7 @@ extension SubscriptionChange {
             return .confirmed(entry.subscription)
         case .delete:
             stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
-            linked = subscriptions.remove(id)
+            effects.linked = subscriptions.remove(id)
         case .add(let streams): try add(streams, &entry, in: &stage)
         case .remove(let stream): try remove(stream, &entry, in: &stage)
         case .claim(let worker): return try claim(worker, &entry, in: &stage)
@@ -391,9 +397,9 @@ extension SubscriptionChange {
         return streams
     }
 
-    private func notify(_ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
+    private mutating func notify(_ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
         guard let wake = entry.subscription.wake else { return }
-        notification = SubscriptionNotification(
+        effects.notification = SubscriptionNotification(
             subscription: entry.subscription, wake: wake, streams: try streams(entry, in: &stage),
             token: subscriptions.tokens.make(entry.subscription, wake))
     }

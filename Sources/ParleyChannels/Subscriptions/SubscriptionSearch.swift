@@ -5,54 +5,29 @@ internal import ParleySystem
 ///
 /// The writer begins it. From then on it notes which streams are made that match (``Subscriptions/created(_:in:)``), and those that were made
 /// before are in the log once that commit is durable; together none is missed.
-final class SubscriptionSearch: Submission, @unchecked Sendable {  // Guard: as `Append`, then of one lane.
-    typealias Completion = SubscriptionChange.Completion
-
+final class SubscriptionSearch: @unchecked Sendable {  // Guard: touched by the writer's thread, then by one lane.
     private let subscriptions: Subscriptions
     private let id: String
     private let configuration: SubscriptionConfiguration
-    private let pattern: SubscriptionPattern
     private let root: String
-    private let completion: Completion
-    /// Its number; `nil`: the subscription is there already, and ``known`` decides.
-    private var number: UInt64?
-    private var known: SubscriptionChange?
+    private let number: UInt64
     private var names: [String] = []
+    private var answer: CommandSubmission.Answer = { _ in }
 
-    init(
-        _ subscriptions: Subscriptions, _ id: String, _ configuration: SubscriptionConfiguration, _ pattern: SubscriptionPattern,
-        root: String, _ completion: @escaping Completion
-    ) {
-        (self.subscriptions, self.id, self.configuration, self.pattern) = (subscriptions, id, configuration, pattern)
-        (self.root, self.completion) = (root, completion)
+    /// Writer's thread.
+    init(_ subscriptions: Subscriptions, _ id: String, _ configuration: SubscriptionConfiguration, root: String) {
+        (self.subscriptions, self.id, self.configuration, self.root) = (subscriptions, id, configuration, root)
+        number = subscriptions.beginSearch(configuration)
     }
 
-    func submit() {
-        do throws(LogError) { try subscriptions.channels.writer.submit(self) } catch { completion(.failure(ChannelError(error))) }
-    }
-
-    var partition: UInt16? { Placement.partition(of: id) }
-    var cost: Int { 1_024 }
-
-    func stage(into stage: inout Stage) throws(LogError) {
-        if subscriptions.entry(id) == nil {
-            number = subscriptions.beginSearch(configuration)
-        } else {
-            known = SubscriptionChange(subscriptions, id, .put(configuration, root: root), completion)
-            try known!.stage(into: &stage)
-        }
-    }
-
-    func committed() {
-        if let known { return known.committed() }
-        subscriptions.channels.publish()
+    /// Has the subscription made with what it finds; `answer` is that command's. Writer's thread, once.
+    func start(_ answer: @escaping CommandSubmission.Answer) {
+        self.answer = answer
         go(subscriptions.channels.openPartitions.numbers[...])
     }
 
-    func failed(_ error: LogError) {
-        if let number { _ = subscriptions.endSearch(number) }
-        completion(.failure(ChannelError(error)))
-    }
+    /// It is not wanted any more. Writer's thread, instead of ``start(_:)``.
+    func abandon() { _ = subscriptions.endSearch(number) }
 
     /// Goes through one partition after another, and lets other work in between.
     private func go(_ partitions: ArraySlice<UInt16>) {
@@ -63,7 +38,7 @@ final class SubscriptionSearch: Submission, @unchecked Sendable {  // Guard: as 
             } catch {
                 return finish(.failure(ChannelError(error)))
             }
-            guard names.count <= Subscriptions.linksMax else { return finish(.failure(SubscriptionSearch.tooMany(pattern))) }
+            guard names.count <= Subscriptions.linksMax else { return finish(.failure(SubscriptionSearch.tooMany(configuration.pattern!))) }
             go(partitions.dropFirst())
         }
     }
@@ -72,7 +47,7 @@ final class SubscriptionSearch: Submission, @unchecked Sendable {  // Guard: as 
         var lower = Bytes()
         lower.append(bigEndian: partition)
         let partitionBytes = lower.count
-        lower.append(pattern.literalPrefix)
+        lower.append(configuration.pattern!.literalPrefix)
         let first = names.count
         try subscriptions.channels.log.scan(.names, from: lower, to: SubscriptionSearch.end(of: lower), reversed: false) { key, value in
             guard NameRow(Bytes(value))?.isTombstone == false else { return true }
@@ -85,8 +60,9 @@ final class SubscriptionSearch: Submission, @unchecked Sendable {  // Guard: as 
     }
 
     private func finish(_ found: Result<[String], ChannelError>) {
-        let search = SubscriptionRequest.Search(number: number!, found: found)
-        SubscriptionChange(subscriptions, id, .put(configuration, root: root, search), completion).submit()
+        let search = SubscriptionRequest.Search(number: number, found: found)
+        let command = SubscriptionCommand(id: id, request: .put(configuration, root: root, search))
+        subscriptions.channels.submit(.subscription(command), answer)
     }
 
     static func tooMany(_ pattern: SubscriptionPattern) -> ChannelError {

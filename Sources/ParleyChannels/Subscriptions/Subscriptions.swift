@@ -67,7 +67,9 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         try SubscriptionRows.scan(channels.log, partition) { subscription in
             stored.subscriptions.append((subscription, []))
         } link: { id, stream, link in
-            guard link.isExplicit, let last = stored.subscriptions.indices.last, stored.subscriptions[last].subscription.id == id else { return }
+            guard link.isExplicit, let last = stored.subscriptions.indices.last, stored.subscriptions[last].subscription.id == id else {
+                return
+            }
             stored.subscriptions[last].explicit.append(stream)
         }
         try SubscriptionRows.newStreams(channels.log, partition) { stored.newStreams.append(($0, $1)) }
@@ -115,11 +117,12 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         _ request: SubscriptionRequest, of id: String,
         completion: @escaping @Sendable (Result<SubscriptionAnswer, ChannelError>) -> Void = { _ in }
     ) {
-        // Streams that are there are looked for first, where that takes its time.
-        if case .put(let configuration, let root, nil) = request, let pattern = configuration.pattern {
-            SubscriptionSearch(self, id, configuration, pattern, root: root, completion).submit()
-        } else {
-            SubscriptionChange(self, id, request, completion).submit()
+        channels.submit(.subscription(SubscriptionCommand(id: id, request: request))) { result in
+            completion(
+                result.map { reply in
+                    guard case .subscription(let answer) = reply else { preconditionFailure("a subscription is answered with \(reply)") }
+                    return answer
+                })
         }
     }
 }
@@ -368,7 +371,9 @@ extension Subscriptions {
 
     private func removeRow(of stream: ChannelID) {
         // Refused, the next process finds the row, and nothing to do for it.
-        try? channels.writer.submit(RowChange.delete(.index, SubscriptionRows.newStreamKey(stream)), isBounded: false)
+        var removal = RowChange.delete(.index, SubscriptionRows.newStreamKey(stream))
+        removal.isBounded = false
+        channels.submit(removal)
     }
 
     // MARK: What follows from a decision
@@ -431,11 +436,9 @@ extension Subscriptions {
             ("type", "wake"), ("subscription_id", .string(id)), ("stream", .string(next.stream)),
             ("generation", .integer(Int64(next.generation))), ("ts", .integer(channels.world.now.milliseconds)))
         let incarnation = entry.subscription.incarnation
-        let append = Append(channels, to: stream, [NewEntry(data: event.bytes)]) { [weak self] result in
-            self?.announced(next.generation, of: id, incarnation, result)
-        }
+        var append = Append(to: stream, [NewEntry(data: event.bytes)])
         append.producer = ProducerClaim(id: "subscription/\(incarnation)", epoch: next.generation, sequence: 0)
-        append.submit()
+        channels.submit(append) { [weak self] result in self?.announced(next.generation, of: id, incarnation, result) }
     }
 
     /// Told by the writer, or by its refusal to take the event, which is on its thread, too.

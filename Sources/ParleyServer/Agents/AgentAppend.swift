@@ -119,11 +119,7 @@ struct AgentAppend {
             entries.append(AgentAppend.close(by: principal))
             labels.append((.close, nil))
         }
-        let append = Append(context.channels, to: agent.channel, entries) { [agent, labels] result in
-            Failpoint.pass("answer.before")
-            let result = result.mapError { $0.code == "channel_not_found" ? .unknownAgent(agent) : $0 }
-            done(result.map { appended in Outcome(appended: appended, entries: AgentAppend.describe(labels, appended.offsets)) })
-        }
+        var append = Append(to: agent.channel, entries)
         if !head.mustExist {
             append.creates = ChannelRow(
                 name: agent.channel, contentType: ContentTypeText.json, isAgent: true, created: context.channels.world.now)
@@ -134,7 +130,11 @@ struct AgentAppend {
         append.ifTail = head.ifTail
         append.producer = head.producer
         append.idempotency = head.idempotency(of: body)
-        append.submit()
+        context.channels.submit(append) { [agent, labels] result in
+            Failpoint.pass("answer.before")
+            let result = result.mapError { $0.code == "channel_not_found" ? .unknownAgent(agent) : $0 }
+            done(result.map { appended in Outcome(appended: appended, entries: AgentAppend.describe(labels, appended.offsets)) })
+        }
     }
 
     /// A producer's duplicate is answered without offsets: what it was the first time is not kept.

@@ -23,13 +23,13 @@ extension AgentRuntime: AgentHost {
 
     package func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
         let (world, removed) = (world, observers.removed)
-        DeleteChannel(channels, channelName, ifTail: ifTail) { result in
+        channels.submit(DeleteChannel(channelName, ifTail: ifTail)) { result in
             guard case .success = result else { return done(result) }
             world.perform(blocking: .read, for: 0) {
                 removed(channelName)
                 done(result)
             }
-        }.submit()
+        }
     }
 
     package func outcome(

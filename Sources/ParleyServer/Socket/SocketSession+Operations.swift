@@ -75,11 +75,11 @@ extension SocketSession {
         try access.require(.append, name.text)
         let entries = try StreamRoutes.entries(of: body, json: true)
         guard !entries.isEmpty else { throw .bad("empty_array", "entries is an empty array; expected at least one message.") }
-        let append = Append(context.channels, to: name.text, entries, completion: done)
+        var append = Append(to: name.text, entries)
         append.contentType = head.contentType
         append.idempotency = head.idempotency(of: body)
         operationBegan()
-        append.submit()
+        context.channels.submit(append, done)
     }
 
     private func appended(_ reference: Int64, _ result: Result<Appended, ChannelError>) {

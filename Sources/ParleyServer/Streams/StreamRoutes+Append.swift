@@ -28,19 +28,19 @@ extension StreamRoutes {
             return refuse(error, name, head, exchange)
         }
         try exchange.hold(entries.count, entriesOf: StreamRoutes.entryBytes)
-        let append = Append(context.channels, to: name.text, entries) { result in
-            exchange.onLoop {
-                exchange.release()
-                StreamRoutes.answer(result, head, isAgent: false, exchange)
-            }
-        }
+        var append = Append(to: name.text, entries)
         append.contentType = head.contentType
         append.sequence = head.sequence
         append.ifTail = head.ifTail
         append.producer = head.producer
         append.idempotency = head.idempotency(of: exchange.request.body)
         append.closes = head.closes
-        append.submit()
+        context.channels.submit(append) { result in
+            exchange.onLoop {
+                exchange.release()
+                StreamRoutes.answer(result, head, isAgent: false, exchange)
+            }
+        }
     }
 
     /// What a message takes beside its own bytes until it is in the log.

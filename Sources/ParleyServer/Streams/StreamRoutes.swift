@@ -82,7 +82,10 @@ struct StreamRoutes: Sendable {
             entries = try StreamRoutes.entries(of: request.body, json: ContentType.isJSON(row.contentType))
         }
         let (type, channels) = (row.contentType, context.channels)
-        let creation = CreateChannel(channels, row, entries) { result in
+        var creation = CreateChannel(row, entries)
+        (creation.fork, creation.hasContentType) = (wanted.fork, contentType != nil)
+        creation.mustBeNew = wanted.mustBeNew
+        channels.submit(creation) { result in
             exchange.onLoop {
                 switch result {
                 case .success(let created):
@@ -97,9 +100,6 @@ struct StreamRoutes: Sendable {
                 }
             }
         }
-        (creation.fork, creation.hasContentType) = (wanted.fork, contentType != nil)
-        creation.mustBeNew = wanted.mustBeNew
-        creation.submit()
     }
 
     private func agentRow(_ agent: AgentName, contentType: String?, closes: Bool, _ wanted: CreateRequest) throws(Problem) -> ChannelRow {
@@ -164,7 +164,7 @@ struct StreamRoutes: Sendable {
         if name.agent != nil, let agents = context.agents {
             agents.remove(name.text, ifTail: ifTail, done)
         } else {
-            DeleteChannel(context.channels, name.text, ifTail: ifTail, completion: done).submit()
+            context.channels.submit(DeleteChannel(name.text, ifTail: ifTail), done)
         }
     }
 

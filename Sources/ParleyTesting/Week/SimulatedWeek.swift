@@ -487,10 +487,10 @@ extension SimulatedWeek {
         for name in names.sorted() { send(WeekOperation(name: name, action: .delete, sent: process.world.now)) }
         for subscriber in subscribers {
             subscriber.delete()
-            if let stream = subscriber.wakeStream { DeleteChannel(process.channels, stream) { _ in }.submit() }
+            if let stream = subscriber.wakeStream { process.channels.submit(DeleteChannel(stream)) }
         }
         try run(.seconds(60))
-        for name in SimulatedWeek.agents { DeleteChannel(process.channels, name) { _ in }.submit() }
+        for name in SimulatedWeek.agents { process.channels.submit(DeleteChannel(name)) }
         // What was a fork of a fork may have been waiting for the others.
         for name in names.sorted() { send(WeekOperation(name: name, action: .delete, sent: process.world.now)) }
         try run(.seconds(3 * 86_400))

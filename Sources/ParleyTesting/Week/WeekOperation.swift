@@ -37,38 +37,38 @@ struct WeekOperation: Sendable {
             row.lifetime = lifetime
             create(row, ForkRequest(source: source, offset: offset, subOffset: subOffset), channels, answered)
         case .append(let producer, let ifTail, let sequence, let key, let closes):
-            let append = Append(channels, to: name, entries.map { NewEntry(data: $0) }) { result in
+            var append = Append(to: name, entries.map { NewEntry(data: $0) })
+            (append.producer, append.ifTail, append.sequence, append.closes) = (producer, ifTail, sequence, closes)
+            append.idempotency = key.map { IdempotencyKey(key: $0, body: Bytes(body.utf8)) }
+            channels.submit(append) { result in
                 switch result {
                 case .success(let appended):
                     answered(WeekStreams.appended(appended.offsets, appended.tail, appended.isClosed, isReplay: appended.isReplay))
                 case .failure(let error): answered(error.code)
                 }
             }
-            (append.producer, append.ifTail, append.sequence, append.closes) = (producer, ifTail, sequence, closes)
-            append.idempotency = key.map { IdempotencyKey(key: $0, body: Bytes(body.utf8)) }
-            append.submit()
         case .delete:
-            DeleteChannel(channels, name) { result in
+            channels.submit(DeleteChannel(name)) { result in
                 switch result {
                 case .success: answered("deleted")
                 case .failure(let error): answered(error.code)
                 }
-            }.submit()
+            }
         }
     }
 
     private func create(
         _ row: ChannelRow, _ fork: ForkRequest?, _ channels: Channels, _ answered: @escaping @Sendable (String) -> Void
     ) {
-        let create = CreateChannel(channels, row, entries.map { NewEntry(data: $0) }) { result in
+        var create = CreateChannel(row, entries.map { NewEntry(data: $0) })
+        create.fork = fork
+        create.hasContentType = fork == nil
+        channels.submit(create) { result in
             switch result {
             case .success(let created): answered(WeekStreams.created(created.isNew, created.tail, created.isClosed))
             case .failure(let error): answered(error.code)
             }
         }
-        create.fork = fork
-        create.hasContentType = fork == nil
-        create.submit()
     }
 }
 

@@ -69,7 +69,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         // Made by whoever watches it, sooner or later; workers may also claim without it.
         guard let stream = configuration.wakeStream, week.chance(2) else { return }
         let row = ChannelRow(name: stream, contentType: ContentType.json, isAgent: false, created: week.process.world.now)
-        CreateChannel(week.process.channels, row, []) { _ in }.submit()
+        week.process.channels.submit(CreateChannel(row))
     }
 
     /// Whoever is woken does all there is to do, from now on.

@@ -1,50 +1,36 @@
-package import ParleyLog
+internal import ParleyLog
 internal import ParleySystem
 
 /// Creates a channel, or finds that it is there already with the same properties.
-package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: as `Append`.
+package struct CreateChannel: Sendable {
     package typealias Created = (isNew: Bool, tail: UInt64, isClosed: Bool)
-    package typealias Completion = @Sendable (Result<Created, ChannelError>) -> Void
+    package typealias Answer = @Sendable (Result<Created, ChannelError>) -> Void
 
-    private let channels: Channels
-    private let row: ChannelRow
-    private let entries: [NewEntry]
-    private let completion: Completion
+    let row: ChannelRow
+    let entries: [NewEntry]
     /// Shares the entries of another channel, whose content type it has, and whose lifetime unless it has one of its own.
     package var fork: ForkRequest?
     /// Whether the content type is what was asked for, and not just what there is without asking.
     package var hasContentType = true
     /// Refuses when there is a channel of that name.
     package var mustBeNew = false
-    private var result: Result<Created, ChannelError>?
 
     /// - Parameters:
     ///   - row: Its name, type and whether it is created closed.
     ///   - entries: What it begins with. Ignored when it exists.
-    package init(_ channels: Channels, _ row: ChannelRow, _ entries: [NewEntry], completion: @escaping Completion) {
-        self.channels = channels
-        self.row = row
-        self.entries = entries
-        self.completion = completion
-    }
+    package init(_ row: ChannelRow, _ entries: [NewEntry] = []) { (self.row, self.entries) = (row, entries) }
+}
 
-    package func submit() {
-        do throws(LogError) { try channels.writer.submit(self) } catch { completion(.failure(ChannelError(error))) }
-    }
+// MARK: - The writer's side
 
-    package var cost: Int { entries.reduce(512) { $0 + $1.cost } }
-
-    package func stage(into stage: inout Stage) throws(LogError) {
-        result = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try decide(in: &stage) }
-    }
-
-    private func decide(in stage: inout Stage) throws(ChannelRefusal) -> Created {
+extension CreateChannel {
+    func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Created {
         let name = row.name
         if let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(name, in: &stage) }) {
             guard !mustBeNew || channel.isGone else {
                 throw .refused(ChannelError("precondition_failed", "If-None-Match is *, and '\(name)' exists: it was not created."))
             }
-            let inherited = try inheritedLifetime(of: channel.fork, in: &stage)
+            let inherited = try inheritedLifetime(of: channel.fork, channels, in: &stage)
             do { return try compare(channel, inherited).get() } catch { throw .refused(error) }
         }
         try channels.limit?.check()
@@ -59,7 +45,7 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
                 }
                 throw .refused(ChannelError("fork_source_not_found", "there is no channel '\(source)' to fork from."))
             }
-            (row, piece) = try forked(from: channel, fork)
+            (row, piece) = try forked(from: channel, fork, channels)
             // The entries are shared where they are.
             partition = channel.id.partition
         }
@@ -69,7 +55,7 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
         return (true, channel.staged.head, channel.staged.row.isClosed)
     }
 
-    private func forked(from source: Channel, _ request: ForkRequest) throws(ChannelRefusal) -> (ChannelRow, Bytes?) {
+    private func forked(from source: Channel, _ request: ForkRequest, _ channels: Channels) throws(ChannelRefusal) -> (ChannelRow, Bytes?) {
         guard !source.isGone else { throw .refused(CreateChannel.gone(source.name)) }
         guard !hasContentType || ContentType.matches(row.contentType, source.contentType) else {
             throw .refused(.mismatch(row.contentType, source.contentType))
@@ -87,7 +73,7 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
     }
 
     /// The lifetime that a fork without one of its own has; `nil` when nobody can say any more.
-    private func inheritedLifetime(of known: Fork?, in stage: inout Stage) throws(ChannelRefusal) -> Lifetime?? {
+    private func inheritedLifetime(of known: Fork?, _ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Lifetime?? {
         guard let fork, let known, row.lifetime == nil else { return .some(row.lifetime) }
         let source = try ChannelRefusal.wrap { () throws(LogError) in try channels.resolve(fork.source, in: &stage) }
         guard let source, !source.isGone, source.id.number == known.sourceNumber else { return nil }
@@ -123,67 +109,4 @@ package final class CreateChannel: Submission, @unchecked Sendable {  // Guard: 
         return fork.source.hasSameBytes(as: known.source) && (fork.offset ?? known.offset) == known.offset
             && (fork.subOffset ?? 0) == known.subOffset
     }
-
-    package func committed() {
-        channels.publish()
-        completion(result!)  // Staged before it was settled.
-    }
-
-    package func failed(_ error: LogError) { completion(.failure(ChannelError(error))) }
-}
-
-/// Removes a channel and everything it has.
-package final class DeleteChannel: Submission, @unchecked Sendable {  // Guard: as `Append`.
-    private let channels: Channels
-    private let name: String
-    private let completion: @Sendable (Result<Void, ChannelError>) -> Void
-    private let ifTail: UInt64?
-    private var removed: Channel?
-    private var refusal: ChannelError?
-    private var outboxRows = 0
-
-    /// - Parameter ifTail: Refuses when the tail is elsewhere.
-    package init(
-        _ channels: Channels, _ name: String, ifTail: UInt64? = nil, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void
-    ) {
-        self.ifTail = ifTail
-        self.channels = channels
-        self.name = name
-        self.completion = completion
-    }
-
-    package func submit() {
-        do throws(LogError) { try channels.writer.submit(self) } catch { completion(.failure(ChannelError(error))) }
-    }
-
-    package var cost: Int { 256 }
-
-    package func stage(into stage: inout Stage) throws(LogError) {
-        guard let channel = try channels.resolve(name, in: &stage) else {
-            refusal = try channels.hasTombstone(name, in: &stage) ? .deleted(name) : .notFound(name)
-            return
-        }
-        guard !channel.isGone else {
-            refusal = .gone(name)
-            return
-        }
-        if let ifTail, ifTail != channel.staged.head {
-            refusal = .tailMoved(from: ifTail, to: channel.staged.head)
-            return
-        }
-        if channel.isAgent { stage.delete(.index, AgentIndex.key(channel.staged.row.status, channel.id)) }
-        if channels.outbox != nil { outboxRows = try OutboxRow.count(of: channel.id, in: stage.log) }
-        try channels.remove(channel, tombstone: channel.isAgent, in: &stage)
-        removed = channel
-    }
-
-    package func committed() {
-        channels.publish()
-        guard let removed else { return completion(.failure(refusal!)) }  // Staged before it was settled: one of the two is there.
-        if removed.isAgent { channels.notifyDeleted(removed) }
-        if outboxRows > 0 { channels.outbox?.removed(removed.id, rows: outboxRows) }
-        completion(.success(()))
-    }
-
-    package func failed(_ error: LogError) { completion(.failure(ChannelError(error))) }
 }

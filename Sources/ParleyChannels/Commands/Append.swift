@@ -1,9 +1,9 @@
 package import ParleyLog
 package import ParleySystem
 
-/// Entries on their way into a channel: what must hold, what is added, and who is answered once it is durable.
-package final class Append: Submission, @unchecked Sendable {  // Guard: filled before submission, then touched by the writer thread only.
-    package typealias Completion = @Sendable (Result<Appended, ChannelError>) -> Void
+/// Entries on their way into a channel: what must hold, and what is added.
+package struct Append: Sendable {
+    package typealias Answer = @Sendable (Result<Appended, ChannelError>) -> Void
 
     package let channelName: String
     package var entries: [NewEntry]
@@ -32,28 +32,7 @@ package final class Append: Submission, @unchecked Sendable {  // Guard: filled 
     /// Rows written in the same batch: timers, states, index. Gets the offsets of the entries.
     package var rows: (@Sendable (_ stage: inout Stage, _ channel: Channel, _ offsets: [UInt64]) -> Void)?
 
-    private let channels: Channels
-    private let completion: Completion
-    private var result: Result<Appended, ChannelError>?
-    private var channel: Channel?
-    private var outboxRows = 0
-    private lazy var inboxRows = entries.map { InboxRow($0) }
-
-    package init(_ channels: Channels, to channelName: String, _ entries: [NewEntry], completion: @escaping Completion) {
-        self.channels = channels
-        self.channelName = channelName
-        self.entries = entries
-        self.completion = completion
-    }
-
-    /// Hands it to the writer. `completion` is called once, on the writer thread, or here when the log takes nothing.
-    package func submit() {
-        do throws(LogError) { try channels.writer.submit(self, isBounded: !epoch.isOwner) } catch {
-            completion(.failure(ChannelError(error)))
-        }
-    }
-
-    package var cost: Int { entries.reduce(256) { $0 + $1.cost } }
+    package init(to channelName: String, _ entries: [NewEntry]) { (self.channelName, self.entries) = (channelName, entries) }
 }
 
 extension Channel {
@@ -162,70 +141,51 @@ package enum EpochClaim: Sendable {
     var isOwner: Bool { if case .none = self { false } else { true } }
 }
 
-extension ChannelError {
-    package init(_ error: LogError) {
-        self.init(error.code == .overloaded ? "overloaded" : error.code.text, error.message)
-    }
-}
-
 // MARK: - The writer's side
 
 extension Append {
-    package func stage(into stage: inout Stage) throws(LogError) {
-        result = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try decide(in: &stage) }
-    }
-
-    package func committed() {
-        channels.publish()
-        guard let result else { preconditionFailure("an append was settled before it was staged") }
-        if isInput, case .success(let appended) = result, !appended.isReplay, let channel, let first = appended.offsets.first {
-            channels.notifyInput(channel, offsets: first...appended.offsets.last!)
-        }
-        if outboxRows > 0, let channel { channels.outbox?.committed(channel.id, rows: outboxRows) }
-        completion(result)
-    }
-
-    package func failed(_ error: LogError) { completion(.failure(ChannelError(error))) }
-
     /// All checks come first, so that a refusal has changed nothing.
-    private func decide(in stage: inout Stage) throws(ChannelRefusal) -> Appended {
+    func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
         guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName, in: &stage) }) else {
-            return try decideAnew(in: &stage)
+            return try decideAnew(channels, in: &stage)
         }
-        self.channel = channel
         if let id, id != channel.id {
             throw .refused(ChannelError("fenced", "'\(channelName)' was deleted and made anew: its former agent appends nothing."))
         }
         guard !channel.isGone else { throw .refused(.gone(channelName)) }
-        if let replay = try replayed(channel, &stage) { return replay }
+        if let replay = try replayed(channel, &stage) { return Decision(reply: .appended(replay)) }
         let producerState = try checkProducer(channel, &stage)
         if let producerState, producerState.isDuplicate {
-            return Appended(tail: channel.staged.head, isClosed: channel.staged.row.isClosed, isReplay: true, producer: producerState.state)
+            let (tail, isClosed) = (channel.staged.head, channel.staged.row.isClosed)
+            return Decision(reply: .appended(Appended(tail: tail, isClosed: isClosed, isReplay: true, producer: producerState.state)))
         }
-        if let idempotent = try checkOpen(channel) { return idempotent }
+        if let idempotent = try checkOpen(channel) { return Decision(reply: .appended(idempotent)) }
         try check(contentType: channel.contentType)
         try checkTail(channel.staged.head)
         try checkSequence(channel)
         try checkEpoch(channel)
-        try checkUndecided(channel, &stage)
-        return write(to: channel, producerState?.state, in: &stage)
+        let input = inboxRows
+        try checkUndecided(channel, input, &stage)
+        return write(to: channel, input, producerState?.state, channels, in: &stage)
     }
 
     /// The same for a channel that is not there.
-    private func decideAnew(in stage: inout Stage) throws(ChannelRefusal) -> Appended {
+    private func decideAnew(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
         if try ChannelRefusal.wrap({ () throws(LogError) in try channels.hasTombstone(channelName, in: &stage) }) {
             throw .refused(.deleted(channelName))
         }
         guard let creates else { throw .refused(.notFound(channelName)) }
         try checkTail(0)
         try check(contentType: creates.contentType)
-        if isInput, let refusal = UndecidedEntries().refusal(of: inboxRows) { throw .refused(refusal) }
+        let input = inboxRows
+        if let refusal = UndecidedEntries().refusal(of: input) { throw .refused(refusal) }
         try channels.limit?.check()
         let producerState = try producer.map { producer throws(ChannelRefusal) in try Append.judge(producer, known: nil).state }
         let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
-        self.channel = channel
-        return write(to: channel, producerState, in: &stage)
+        return write(to: channel, input, producerState, channels, in: &stage)
     }
+
+    private var inboxRows: [InboxRow] { isInput ? entries.map { InboxRow($0) } : [] }
 
     private func replayed(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) -> Appended? {
         guard let idempotency else { return nil }
@@ -340,12 +300,12 @@ extension Append {
         }
     }
 
-    private func checkUndecided(_ channel: Channel, _ stage: inout Stage) throws(ChannelRefusal) {
+    private func checkUndecided(_ channel: Channel, _ input: [InboxRow], _ stage: inout Stage) throws(ChannelRefusal) {
         // Known before the first input of a commit is staged, so that the log and what is staged are not counted together.
         if channel.staged.undecided == nil, isInput || !yieldsTo.isEmpty {
             channel.staged.undecided = try ChannelRefusal.wrap { () throws(LogError) in try Append.undecided(channel.id, stage.log) }
         }
-        if isInput, let refusal = channel.staged.undecided?.refusal(of: inboxRows) { throw .refused(refusal) }
+        if isInput, let refusal = channel.staged.undecided?.refusal(of: input) { throw .refused(refusal) }
         guard !yieldsTo.isEmpty, let first = channel.staged.undecided?.first(of: yieldsTo, after: yieldsAfter, except: decides) else {
             return
         }
@@ -364,16 +324,16 @@ extension Append {
         return found
     }
 
-    private func write(to channel: Channel, _ producerState: ProducerState?, in stage: inout Stage) -> Appended {
+    private func write(
+        to channel: Channel, _ input: [InboxRow], _ producerState: ProducerState?, _ channels: Channels, in stage: inout Stage
+    ) -> Decision {
         let now = channels.world.now
         channels.touch(channel)
         channels.written(channel, at: now, in: &stage)
         let offsets = channel.stage(entries, now: now, in: &stage)
-        if isInput {
-            for (row, offset) in zip(inboxRows, offsets) {
-                stage.put(.inbox, channel.id.key(offset), row.bytes)
-                channel.staged.undecided?.add(offset, row)
-            }
+        for (row, offset) in zip(input, offsets) {
+            stage.put(.inbox, channel.id.key(offset), row.bytes)
+            channel.staged.undecided?.add(offset, row)
         }
         for offset in decides {
             stage.delete(.inbox, channel.id.key(offset))
@@ -394,37 +354,19 @@ extension Append {
                 $0.closedBy = producer?.tuple
             }
         }
-        if let outbox = channels.outbox { outboxRows = outbox.stage(entries, offsets, of: channel, in: &stage) }
+        let outboxRows = channels.outbox?.stage(entries, offsets, of: channel, in: &stage) ?? 0
         rows?(&stage, channel, offsets)
-        return Appended(
+        let appended = Appended(
             offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed,
             producer: producerState)
+        var effects: [Effect] = []
+        if isInput, let first = offsets.first { effects.append(.inputCommitted(channel, first...offsets.last!)) }
+        if outboxRows > 0 { effects.append(.outboxCommitted(channel.id, rows: outboxRows)) }
+        return Decision(reply: .appended(appended), effects: effects)
     }
 
     private func change(_ channel: Channel, _ body: (inout ChannelRow) -> Void) {
         body(&channel.staged.row)
         channel.staged.isRowChanged = true
-    }
-}
-
-/// Why staging stops: the channel says no, or the log cannot be read.
-enum ChannelRefusal: Error {
-    case refused(ChannelError)
-    case log(LogError)
-
-    /// What was decided: a refusal is an answer, too.
-    static func outcome<Value>(_ decide: () throws(ChannelRefusal) -> Value) throws(LogError) -> Result<Value, ChannelError> {
-        do {
-            return .success(try decide())
-        } catch {
-            switch error {
-            case .refused(let reason): return .failure(reason)
-            case .log(let error): throw error
-            }
-        }
-    }
-
-    static func wrap<Value>(_ body: () throws(LogError) -> Value) throws(ChannelRefusal) -> Value {
-        do { return try body() } catch { throw .log(error) }
     }
 }

@@ -1,0 +1,31 @@
+internal import ParleyLog
+internal import Synchronization
+
+/// What this process knows of how agents came to it, and why they left.
+final class TakeUp: Sendable {
+    private struct State {
+        /// Partitions that whoever had them before gave up in an orderly way.
+        var drained = PartitionSet()
+        var stalledAtStart: Set<String> = []
+        /// Those that left memory with their turn open, because the log could not be read.
+        var stopped: Set<String> = []
+    }
+
+    private let state = Mutex(State())
+
+    /// Whether whoever had the partition before gave it up in an orderly way: then no open turn is to blame for that.
+    func hasDrained(_ partition: UInt16) -> Bool { state.withLock { $0.drained.contains(partition) } }
+    func drained(_ partition: UInt16) { state.withLock { $0.drained.insert(partition) } }
+    func drained(all partitions: PartitionSet) { state.withLock { $0.drained = partitions } }
+
+    func stalled(_ name: String) { state.withLock { _ = $0.stalledAtStart.insert(name) } }
+    /// A program that stalled may have been mended: each process tries once.
+    func retriesStalled(_ name: String) -> Bool { state.withLock { $0.stalledAtStart.contains(name) } }
+    /// It has been tried.
+    func noteTakenUp(_ name: String) { state.withLock { _ = $0.stalledAtStart.remove(name) } }
+
+    /// The agent left memory with its turn open, because the log could not be read.
+    func noteStopped(_ name: String) { state.withLock { _ = $0.stopped.insert(name) } }
+    /// Whether the agent's turn is open because of that, and not because the process before ended.
+    func hasStopped(_ name: String) -> Bool { state.withLock { $0.stopped.remove(name) != nil } }
+}

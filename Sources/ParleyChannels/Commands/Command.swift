@@ -1,0 +1,244 @@
+package import ParleyLog
+internal import ParleySystem
+
+/// What can be asked of the channels of a node, as data. The writer decides one command after another, against the log and what it has staged.
+enum Command: Sendable {
+    case append(Append)
+    case create(CreateChannel)
+    case delete(DeleteChannel)
+    case change(RowChange)
+    case checkLifetime(LifetimeCheck)
+    case trim(Trim)
+    case subscription(SubscriptionCommand)
+    case open(PartitionOpening)
+    case close(UInt16)
+    /// Lets go of channels that nobody watches: only between two commits is it sure that nothing is staged in them.
+    case evictIdle
+}
+
+/// What the writer makes of a command. What it writes is in the stage; the rest waits until that is durable.
+struct Decision {
+    /// `nil`: whoever asked is answered by one of the effects.
+    var reply: Reply?
+    /// In the order in which they are carried out, before the answer.
+    var effects: [Effect] = []
+}
+
+/// What a command that was not refused is answered with.
+enum Reply: Sendable {
+    case appended(Appended)
+    case created(CreateChannel.Created)
+    /// Whether the row was written.
+    case changed(Bool)
+    case subscription(SubscriptionAnswer)
+    case done
+}
+
+/// What follows once a command is durable.
+enum Effect {
+    case inputCommitted(Channel, ClosedRange<UInt64>)
+    case outboxCommitted(ChannelID, rows: Int)
+    case outboxRemoved(ChannelID, rows: Int)
+    case agentDeleted(Channel)
+    case lifetimeDue(Timestamp)
+    case trimAgain(Trim)
+    case subscriptionDecided(SubscriptionEffects)
+    /// Gives the answer in its time.
+    case search(SubscriptionSearch)
+    case opened(PartitionOpening)
+    case closed(UInt16)
+    case evictIdle
+}
+
+extension Command {
+    /// Where it can be decided; `nil`: where the names lead that it has.
+    var partition: UInt16? {
+        switch self {
+        case .change(let change): change.partition
+        case .checkLifetime(let check): check.id.partition
+        case .trim(let trim): trim.id.partition
+        case .subscription(let command): Placement.partition(of: command.id)
+        case .append, .create, .delete, .open, .close, .evictIdle: nil
+        }
+    }
+
+    /// About how many bytes of memory it holds.
+    var cost: Int {
+        switch self {
+        case .append(let append): append.entries.reduce(256) { $0 + $1.cost }
+        case .create(let create): create.entries.reduce(512) { $0 + $1.cost }
+        case .change(let change): 128 + change.key.count + (change.value?.count ?? 0)
+        case .subscription: 1_024
+        case .trim: 64 << 10
+        case .delete, .checkLifetime, .open, .close: 256
+        case .evictIdle: 0
+        }
+    }
+
+    /// Whether it is refused where too much waits. Those are not that are few by other means, and without which it could not go on.
+    var isBounded: Bool {
+        switch self {
+        case .append(let append): !append.epoch.isOwner
+        case .change(let change): change.isBounded
+        case .subscription(let command): command.isBounded
+        case .open, .close: false
+        case .create, .delete, .checkLifetime, .trim, .evictIdle: true
+        }
+    }
+
+    /// Writer's thread. A refusal has changed nothing.
+    func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
+        switch self {
+        case .append(let append): return try append.decide(channels, in: &stage)
+        case .create(let create): return Decision(reply: .created(try create.decide(channels, in: &stage)))
+        case .delete(let delete): return try delete.decide(channels, in: &stage)
+        case .change(let change):
+            return Decision(reply: .changed(try ChannelRefusal.wrap { () throws(LogError) in try change.decide(in: &stage) }))
+        case .checkLifetime(let check):
+            let due = try ChannelRefusal.wrap { () throws(LogError) in try check.decide(channels, in: &stage) }
+            return Decision(reply: .done, effects: due.map { [.lifetimeDue($0)] } ?? [])
+        case .trim(let trim):
+            let isLate = try ChannelRefusal.wrap { () throws(LogError) in try trim.decide(channels, in: &stage) }
+            return Decision(reply: .done, effects: isLate ? [.trimAgain(trim)] : [])
+        case .subscription(let command): return try command.decide(channels, in: &stage)
+        case .open(let opening):
+            stage.open(opening.partition, epoch: opening.epoch)
+            return Decision(reply: .done, effects: [.opened(opening)])
+        case .close(let partition):
+            stage.close(partition)
+            return Decision(reply: .done, effects: [.closed(partition)])
+        case .evictIdle: return Decision(reply: .done, effects: [.evictIdle])
+        }
+    }
+}
+
+// MARK: - Asking
+
+extension Channels {
+    /// Has the writer append; `answer` is called once, on its thread, or here when it takes nothing.
+    package func submit(_ append: Append, _ answer: @escaping Append.Answer = { _ in }) {
+        submit(.append(append)) { result in
+            answer(
+                result.map { reply in
+                    guard case .appended(let appended) = reply else { preconditionFailure("an append is answered with \(reply)") }
+                    return appended
+                })
+        }
+    }
+
+    /// As ``submit(_:_:)-(Append,_)``.
+    package func submit(_ create: CreateChannel, _ answer: @escaping CreateChannel.Answer = { _ in }) {
+        submit(.create(create)) { result in
+            answer(
+                result.map { reply in
+                    guard case .created(let created) = reply else { preconditionFailure("a creation is answered with \(reply)") }
+                    return created
+                })
+        }
+    }
+
+    /// As ``submit(_:_:)-(Append,_)``.
+    package func submit(_ delete: DeleteChannel, _ answer: @escaping @Sendable (Result<Void, ChannelError>) -> Void = { _ in }) {
+        submit(.delete(delete)) { answer($0.map { _ in }) }
+    }
+
+    /// As ``submit(_:_:)-(Append,_)``; the answer says whether the row was written.
+    package func submit(_ change: RowChange, _ answer: @escaping @Sendable (Result<Bool, ChannelError>) -> Void = { _ in }) {
+        submit(.change(change)) { result in
+            answer(
+                result.map { reply in
+                    guard case .changed(let isChanged) = reply else { preconditionFailure("a row's change is answered with \(reply)") }
+                    return isChanged
+                })
+        }
+    }
+
+    func submit(_ command: Command, _ answer: @escaping CommandSubmission.Answer = { _ in }) {
+        do throws(LogError) {
+            try writer.submit(CommandSubmission(self, command, answer), isBounded: command.isBounded)
+        } catch { answer(.failure(ChannelError(error))) }
+    }
+}
+
+/// A command on its way through the writer: the one place where what was decided is carried out.
+final class CommandSubmission: Submission, @unchecked Sendable {  // Guard: `decided` is touched by the writer's thread only.
+    typealias Answer = @Sendable (Result<Reply, ChannelError>) -> Void
+
+    private let channels: Channels
+    private let command: Command
+    private let answer: Answer
+    private var decided: Result<Decision, ChannelError>?
+
+    init(_ channels: Channels, _ command: Command, _ answer: @escaping Answer) {
+        (self.channels, self.command, self.answer) = (channels, command, answer)
+    }
+
+    var partition: UInt16? { command.partition }
+    var cost: Int { command.cost }
+
+    func stage(into stage: inout Stage) throws(LogError) {
+        decided = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try command.decide(channels, in: &stage) }
+    }
+
+    func committed() {
+        channels.publish()
+        switch decided {
+        case .success(let decision):
+            for effect in decision.effects { carryOut(effect) }
+            if let reply = decision.reply { answer(.success(reply)) }
+        case .failure(let error): answer(.failure(error))
+        case nil: preconditionFailure("a command was settled before it was staged")
+        }
+    }
+
+    func failed(_ error: LogError) {
+        if case .success(let decision) = decided {
+            for case .search(let search) in decision.effects { search.abandon() }
+        }
+        answer(.failure(ChannelError(error)))
+    }
+
+    private func carryOut(_ effect: Effect) {
+        switch effect {
+        case .inputCommitted(let channel, let offsets): channels.notifyInput(channel, offsets: offsets)
+        case .outboxCommitted(let id, let rows): channels.outbox?.committed(id, rows: rows)
+        case .outboxRemoved(let id, let rows): channels.outbox?.removed(id, rows: rows)
+        case .agentDeleted(let channel): channels.notifyDeleted(channel)
+        case .lifetimeDue(let due): channels.expiry.set(due)
+        case .trimAgain(let trim): channels.submit(.trim(trim))
+        case .subscriptionDecided(let effects): effects.carryOut()
+        case .search(let search): search.start(answer)
+        case .opened(let opening): channels.opened(opening)
+        case .closed(let partition): channels.closed(partition)
+        case .evictIdle: channels.evictIdle()
+        }
+    }
+}
+
+/// Why staging stops: the channel says no, or the log cannot be read.
+enum ChannelRefusal: Error {
+    case refused(ChannelError)
+    case log(LogError)
+
+    /// What was decided: a refusal is an answer, too.
+    static func outcome<Value>(_ decide: () throws(ChannelRefusal) -> Value) throws(LogError) -> Result<Value, ChannelError> {
+        do {
+            return .success(try decide())
+        } catch {
+            switch error {
+            case .refused(let reason): return .failure(reason)
+            case .log(let error): throw error
+            }
+        }
+    }
+
+    static func wrap<Value>(_ body: () throws(LogError) -> Value) throws(ChannelRefusal) -> Value {
+        do { return try body() } catch { throw .log(error) }
+    }
+}
+
+extension ChannelError {
+    package init(_ error: LogError) {
+        self.init(error.code == .overloaded ? "overloaded" : error.code.text, error.message)
+    }
+}
