@@ -80,9 +80,7 @@ package struct HTTPRequestParser: ~Copyable {
     private var fieldNameStart = 0
     private var fieldNameEnd = 0
     private var valueStart = 0
-    /// Empty lines before the current request, and the bytes that they take of the head's limit.
-    private var (skippedLines, skippedBytes) = (0, 0)
-    private static let skippedLinesMax = 8
+    private var hasSkippedLine = false
 
     package init(limits: HTTPParserLimits = HTTPParserLimits()) {
         self.limits = limits
@@ -137,27 +135,24 @@ package struct HTTPRequestParser: ~Copyable {
         (bodyCount, discardsBody) = (0, false)
         bodyBytesMax = limits.bodyBytes
         state = .start
-        (skippedLines, skippedBytes) = (0, 0)
+        hasSkippedLine = false
         (trailerBytes, trailerCount) = (0, 0)
         return request
     }
 
-    /// A few empty lines before a request are forgiven: old clients send one after a body (RFC 9112, section 2.2).
+    /// One empty line before a request is forgiven: old clients send it after a body (RFC 9112, section 2.2).
     private mutating func skipLine(_ byte: UInt8, _ index: inout Int) throws(HTTPParseError) {
-        guard state == .startLF || byte == 0x0d || byte == 0x0a else { return state = .method }
-        guard state == .start || byte == 0x0a else { throw .bad("a CR stands without its LF before the request line") }
-        guard skippedLines < HTTPRequestParser.skippedLinesMax else {
-            throw .bad("more than \(HTTPRequestParser.skippedLinesMax) empty lines stand before the request line")
+        if state == .startLF {
+            guard byte == 0x0a else { throw .bad("a CR stands without its LF before the request line") }
+            state = .start
+            hasSkippedLine = true
+            index += 1
+        } else if byte == 0x0d, !hasSkippedLine {
+            state = .startLF
+            index += 1
+        } else {
+            state = .method
         }
-        guard skippedBytes < limits.headBytes else { throw headTooLarge }
-        state = byte == 0x0d ? .startLF : .start
-        skippedLines += byte == 0x0a ? 1 : 0
-        skippedBytes += 1
-        index += 1
-    }
-
-    private var headTooLarge: HTTPParseError {
-        HTTPParseError(431, "head_too_large", "the request's head is longer than \(limits.headBytes) bytes")
     }
 
     /// Takes bytes of the head, and keeps them, until it ends or the input does.
@@ -171,10 +166,12 @@ package struct HTTPRequestParser: ~Copyable {
     private mutating func scanHead(_ input: UnsafeRawBufferPointer, _ index: inout Int) throws(HTTPParseError) {
         let first = index
         let kept = head.bytes.count
-        let end = min(input.count, first + limits.headBytes - skippedBytes - kept)
+        let end = min(input.count, first + limits.headBytes - kept)
         while true {
             if index == end {
-                guard end == input.count else { throw headTooLarge }
+                guard end == input.count else {
+                    throw HTTPParseError(431, "head_too_large", "the request's head is longer than \(limits.headBytes) bytes")
+                }
                 return
             }
             let byte = input[index]
