@@ -59,7 +59,7 @@ package enum AgentIndex {
     /// Visits the agents that do one of `statuses`, by partition and there by age, from behind the one named `after` on, until `visit` returns
     /// false.
     ///
-    /// An agent keeps its place whatever it does, and also when it is deleted, so that a list goes on where it stopped.
+    /// An agent keeps its place whatever it does, and also when it is deleted, so that a list continues where it stopped.
     /// Cost: as ``scan(_:_:_:)``, and up to 256 rows of each status and partition that are read without being visited.
     package static func list(
         _ log: any CommitLog, _ statuses: [AgentStatus], after: String?, _ visit: (_ name: String, _ status: AgentStatus) -> Bool

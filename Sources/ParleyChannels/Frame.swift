@@ -22,7 +22,7 @@ package struct Frame {
     package enum Flag {
         /// The entry belongs to a turn: a position follows.
         package static let position: UInt8 = 1
-        /// A `text` that is the first of an attempt which goes on from an earlier one.
+        /// A `text` that is the first of an attempt which continues from an earlier one.
         package static let continues: UInt8 = 2
         /// The body has its own `id`.
         package static let hasID: UInt8 = 4
@@ -113,7 +113,7 @@ package struct TextDelta: Sendable, Equatable {
     package var part: Part
     /// Where it begins, in UTF-8 bytes of that part of the step's output.
     package var index: UInt64
-    /// On the first piece of an attempt that goes on: how many bytes of the earlier attempts stay.
+    /// On the first piece of an attempt that continues: how many bytes of the earlier attempts stay.
     package var continuesAt: UInt64?
     /// How many pieces of the upstream's were merged into this one: about as many tokens.
     package var pieces: UInt32

@@ -3,7 +3,7 @@ package import ParleySystem
 /// A place in a channel: the number of entries up to and including the one it names.
 ///
 /// The first entry has offset 1, and reading "from" an offset gives what comes after it; so the offset of an entry is also where a reader
-/// that has seen it goes on. The token is 16 lower-case hexadecimal digits: opaque to clients, sortable as text, never reused.
+/// that has seen it continues. The token is 16 lower-case hexadecimal digits: opaque to clients, sortable as text, never reused.
 package struct Offset: Hashable, Comparable, Sendable {
     package var value: UInt64
 

@@ -71,7 +71,7 @@ final class HTTPConnection {
     /// So many requests that came together are served together, whatever others wait for.
     private static let togetherCount = 4
     /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
-    /// that has stopped reading. What is under way and not acknowledged does not count, so a long line stays full.
+    /// that has stopped reading. What is in flight and not acknowledged does not count, so a long line stays full.
     private static let kernelUnsentBytesMax: Int32 = 32 << 10
     /// How long a peer may go on sending after it was told that nobody listens any more.
     private static let lingerMilliseconds: Int64 = 2_000
@@ -407,7 +407,7 @@ extension HTTPConnection {
         countWaiting()
     }
 
-    /// Whether input has been served for long enough in this round; who stops for that goes on with ``goOnLater()``.
+    /// Whether input has been served for long enough in this round; who stops for that continues with ``goOnLater()``.
     var isSliceOver: Bool { listener.isSliceOver }
 
     func goOnLater() { listener.goOn(self, atOnce: false) }

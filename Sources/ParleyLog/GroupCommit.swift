@@ -33,7 +33,7 @@ extension Submission {
 /// a failed `fdatasync` nobody can know what is on disk: everything that waits fails, and so does everything that comes later.
 ///
 /// Batches of all partitions share one sync. A partition that the log takes nothing for any more is lost alone: what concerns it fails, the rest
-/// goes on.
+/// continues.
 package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` and `ownership` belong to the writer, one thread at a time.
     /// Bounds of the queue and of one commit.
     package struct Limits: Sendable {

@@ -68,7 +68,7 @@ struct RecordFile {
 
     /// What is wrong at a place of a record that begins at `record`: was it never written, or has it changed?
     private func judge(_ piece: Piece, record: Int) throws(LogError) -> End {
-        // Only the last record can have been under way: every other was synced before it.
+        // Only the last record can have been in flight: every other was synced before it.
         if try hasRecord(after: piece) || piece.isWholeWithAnotherLength || piece.hasOneBitChanged { return .damaged(at: piece.place) }
         if piece.endsWithFile || piece.isUnwritten { return .cut(at: record) }
         let end = try self.end(ofRecordAt: record)

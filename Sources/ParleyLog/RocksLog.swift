@@ -79,7 +79,7 @@ package final class RocksLog: CommitLog {
         return error
     }
 
-    /// Closes RocksDB once the calls under way have returned, and lets go of the folder.
+    /// Closes RocksDB once the calls in flight have returned, and lets go of the folder.
     package func close() { state.withLock { $0 = nil } }
 
     /// How often the write-ahead log has been synced; `nil` unless the log was opened with statistics.

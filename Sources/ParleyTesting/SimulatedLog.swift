@@ -65,7 +65,7 @@ package final class SimulatedLog: CommitLog {
         SimulatedLog(Store(store.contents.withLock { $0 }), readError, outcome)
     }
 
-    /// The same log as another process sees it, at the same time: as a replicated log, it goes on when one of them ends, and what decides between
+    /// The same log as another process sees it, at the same time: as a replicated log, it continues when one of them ends, and what decides between
     /// them is who has acquired a partition last.
     package func shared(
         readError: @escaping ReadError = { _, _ in nil }, outcome: @escaping Decision = { _, _ in .acknowledged }

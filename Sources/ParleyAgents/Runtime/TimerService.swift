@@ -217,7 +217,12 @@ final class TimerService: Sendable {
             state.withLock { state in
                 for entry in due { state.underWay.insert(entry.timer.key(entry.id)) }
             }
-            for entry in due { fire(entry.name, entry.id, entry.timer) }
+            if open().contains(pass.partition) {
+                for entry in due { fire(entry.name, entry.id, entry.timer) }
+            } else {
+                // Closed since it was read: should it be opened here again, nothing of it has fired.
+                closed(pass.partition)
+            }
             left -= due.count
             if left == 0 { return false }
             pass.partition += 1

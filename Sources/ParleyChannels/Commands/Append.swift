@@ -20,7 +20,7 @@ package struct Append: Sendable {
     package var idempotency: IdempotencyKey?
     package var closes = false
     package var epoch: EpochClaim = .none
-    /// The channel an owner owns: one that was made anew under its name is not his.
+    /// The channel an owner owns: one that was recreated under its name is not his.
     package var id: ChannelID?
     /// Inbox entries that this append decides.
     package var decides: [UInt64] = []

@@ -9,7 +9,7 @@ package struct SubscriptionLink: Sendable, Equatable {
     package var isGlob: Bool
     /// The last offset that was processed.
     package var acked: UInt64
-    /// The channel that `acked` belongs to; one that was made anew under its name begins from the start. `nil`: there was none, or nobody has
+    /// The channel that `acked` belongs to; one that was recreated under its name begins from the start. `nil`: there was none, or nobody has
     /// been given it yet.
     var channel: ChannelID?
 

@@ -60,7 +60,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// The server stops: says where to resume, and ends the answer.
     func end() { preconditionFailure("a kind of reader says how it ends") }
 
-    /// This node does not own the channel any more: the reader goes on where it is answered now.
+    /// This node does not own the channel any more: the reader continues where it is answered now.
     func channelLeft() { end() }
 
     /// Gives what is told to whoever is there at this moment; who lags, or waits for something else, may miss it.

@@ -76,7 +76,7 @@ private struct TokenBucket {
 /// The buckets of accounts, in bounded memory.
 ///
 /// An account is forgotten only once its bucket is full, which makes no difference to it. Those for whom there is no room share buckets, a few in
-/// each, until there is; then each goes on with what is left of the one that it shared. So nobody gets a full bucket by being one of many.
+/// each, until there is; then each continues with what is left of the one that it shared. So nobody gets a full bucket by being one of many.
 private struct BucketTable {
     private var own: [String: TokenBucket] = [:]
     private var shared: [TokenBucket?] = []
