@@ -145,6 +145,31 @@ import Testing
         #expect(open.isEmpty && steps < 100_000, "\(open) \(steps)")
     }
 
+    /// As a process ended with more undecided inputs than are remembered, and the first that are taken up wait in memory, for something outside.
+    @Test func `agents that stay in memory do not keep those that the log has to be asked for from theirs`() throws {
+        let open = try SimulatedNode.simulate {
+            let first = SimulatedWorld(seed: 1)
+            let log = SimulatedLog()
+            let before = try SimulatedNode(first, log, agents: [])
+            for number in 0..<10 { before.send("x", to: "agents/probe/a\(number)") }
+            first.run(deadline: first.now.advanced(by: .seconds(1)))
+            let world = SimulatedWorld(seed: 2, now: first.now)
+            let node = try SimulatedNode(
+                world, log.reopen(),
+                agents: [
+                    agent { _, turn in
+                        await pause(world, .seconds(86_400))
+                        return "done"
+                    }
+                ], waitingMax: 2)
+            world.run(deadline: world.now.advanced(by: .seconds(600)))
+            return try (0..<10).filter { number in
+                try !node.entries("agents/probe/a\(number)").contains { $0["type"] == "turn.started" }
+            }
+        }
+        #expect(open.isEmpty)
+    }
+
     @Test(arguments: 0..<60 as Range<UInt64>)
     func `names that are deleted and recreated while they wait for room are admitted`(seed: UInt64) throws {
         let (open, waiting, timers) = try SimulatedNode.simulate {

@@ -162,8 +162,10 @@ final class AgentDirectory: Sendable {
         }
     }
 
-    /// The pass is not over: the next page begins at `place`.
-    func continuePass(at place: ChannelID) { state.withLock { $0.pass = place } }
+    /// The pass is not over: the next page begins at `place`, or before it, where another pass has come to.
+    func continuePass(at place: ChannelID) {
+        state.withLock { $0.pass = [$0.pass, place].compactMap { $0 }.min { ($0.partition, $0.number) < ($1.partition, $1.number) } }
+    }
 
     /// Lets go of an activation.
     ///

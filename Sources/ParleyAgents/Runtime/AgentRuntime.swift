@@ -124,8 +124,15 @@ package final class AgentRuntime: Sendable {
         wakeSlowly(try unfinished(in: partitions, isMeant))
     }
 
+    /// Agents that have something to do, as the log tells.
+    private struct Unfinished {
+        var names: [String] = []
+        /// Where the log has to be asked for more; `nil`: there are no more.
+        var next: ChannelID?
+    }
+
     /// The agents that have a turn open, or input that nobody decided.
-    private func unfinished(in partitions: PartitionSet, _ isMeant: (_ kind: String) -> Bool) throws(LogError) -> [String] {
+    private func unfinished(in partitions: PartitionSet, _ isMeant: (_ kind: String) -> Bool) throws(LogError) -> Unfinished {
         var unfinished: [String] = []
         try AgentIndex.scan(channels.log, in: partitions, [.running, .stalled]) { name, status in
             let isMeant = isMeant(AgentName(channel: name)?.kind ?? "")
@@ -133,18 +140,30 @@ package final class AgentRuntime: Sendable {
             if isMeant { unfinished.append(name) }
             return true
         }
-        unfinished += try undecided(in: partitions, from: .first)
+        let undecided = try undecided(in: partitions, from: .first)
         var seen: Set<String> = []
-        return unfinished.filter { isMeant(AgentName(channel: $0)?.kind ?? "") && seen.insert($0).inserted }
+        let names = (unfinished + undecided.names).filter { isMeant(AgentName(channel: $0)?.kind ?? "") && seen.insert($0).inserted }
+        return Unfinished(names: names, next: undecided.next)
     }
 
-    private func wakeSlowly(_ names: [String]) {
+    private func wakeSlowly(_ unfinished: Unfinished) {
+        let names = unfinished.names
         // One after another with a pause, so that a thousand turns that were cut off do not all call their model in the same millisecond.
         for (index, name) in names.enumerated() {
             world.schedule(at: world.now.advanced(by: .milliseconds(2) * (index / AgentRuntime.recoveriesAtOnce))) { [weak self] in
                 self?.call(name, .wake)
             }
         }
+        guard let next = unfinished.next else { return }
+        // Behind those, because nobody may leave memory, which is when the log is asked otherwise.
+        let pause = Duration.milliseconds(2) * (names.count / AgentRuntime.recoveriesAtOnce)
+        world.schedule(at: world.now.advanced(by: pause)) { [weak self] in self?.ask(from: next) }
+    }
+
+    /// Has the log asked for agents with something to do from that channel on, once all that are remembered have been admitted.
+    private func ask(from place: ChannelID) {
+        directory.continuePass(at: place)
+        admit()
     }
 
     private func wake(_ name: String) { call(name, .wake) }
@@ -177,8 +196,8 @@ package final class AgentRuntime: Sendable {
 
     private static let recoveriesAtOnce = 8
 
-    /// The channels with input that has not been decided, from `start` on; when there are very many, the directory knows where to continue.
-    private func undecided(in partitions: PartitionSet, from start: ChannelID) throws(LogError) -> [String] {
+    /// The channels with input that has not been decided, from `start` on: as many as are asked for at a time.
+    private func undecided(in partitions: PartitionSet, from start: ChannelID) throws(LogError) -> Unfinished {
         var ids: [ChannelID] = []
         var next: ChannelID?
         for partition in partitions.numbers where partition >= start.partition && next == nil {
@@ -195,12 +214,11 @@ package final class AgentRuntime: Sendable {
                 return true
             }
         }
-        if let next { directory.continuePass(at: next) }
         var names: [String] = []
         for id in ids {
             if let row = try channels.log.get(.channels, id.key).flatMap({ ChannelRow($0) }) { names.append(row.name) }
         }
-        return names
+        return Unfinished(names: names, next: next)
     }
 
     /// Submitted before anything else, so that it is gone before a turn of this process can write.
@@ -340,13 +358,13 @@ package final class AgentRuntime: Sendable {
     /// Asks the log who has something to do, a page at a time, when that could not be remembered.
     private func wakeUndecided(from start: ChannelID) {
         do throws(LogError) {
-            for name in try undecided(in: channels.openPartitions, from: start) { wake(name) }
+            let found = try undecided(in: channels.openPartitions, from: start)
+            if let next = found.next { directory.continuePass(at: next) }
+            for name in found.names { wake(name) }
         } catch {
+            guard error.code != .closed else { return }
             Diagnostics.log(.error, "what waits cannot be read", ["reason": error.message])
-            world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in
-                self?.directory.continuePass(at: start)
-                self?.admit()
-            }
+            world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in self?.ask(from: start) }
         }
     }
 
