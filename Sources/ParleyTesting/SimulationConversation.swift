@@ -4,26 +4,41 @@ internal import ParleySystem
 /// Judges what turns saw of the turns before them, and what models were asked, by what the log says was said.
 struct SimulationConversation {
     private struct Turn {
-        var input: UInt64
+        let input: UInt64
         /// What people said to it, in log order: the input first.
         private(set) var said: [Said] = []
         var started: UInt64 = .max
         var ended: UInt64?
-        /// What models had written when a redirection came, by its offset.
-        var written: [UInt64: [String]] = [:]
+        /// What later turns remember of it before its output.
+        private var parts: [Part] = []
         /// What it came to, if later turns remember it.
         var output: String?
 
         /// It as later turns remember it.
-        var messages: [String] {
-            said.flatMap { (written[$0.offset] ?? []).map { "assistant: " + $0 } + ["user: " + $0.text] }
-                + [output ?? ""].filter { !$0.isEmpty }.map { "assistant: " + $0 }
-        }
+        var messages: [String] { parts.map(\.text) + [output ?? ""].filter { !$0.isEmpty }.map { "assistant: " + $0 } }
+
+        init(input: UInt64) { self.input = input }
 
         mutating func say(_ new: Said) {
             let before = said.lastIndex { $0.isInput || $0.offset < new.offset }
             said.insert(new, at: new.isInput ? 0 : before.map { $0 + 1 } ?? 0)
+            // Of what people have said it stands in its place, and behind what a model had written that did not know of it.
+            let behind = parts.lastIndex { part in part.offset.map { $0 < new.offset } ?? true }
+            parts.insert(
+                Part(offset: new.isInput ? 0 : new.offset, text: "user: " + new.text), at: new.isInput ? 0 : behind.map { $0 + 1 } ?? 0)
         }
+
+        /// A model had written that when it was redirected.
+        mutating func wrote(_ text: String, redirectedBy offset: UInt64) {
+            guard let place = parts.lastIndex(where: { $0.offset == offset }) else { return }
+            parts.insert(Part(offset: nil, text: "assistant: " + text), at: place)
+        }
+    }
+
+    private struct Part {
+        /// Where it stands; `nil` for what a model wrote, 0 for the turn's input.
+        var offset: UInt64?
+        var text: String
     }
 
     private struct Said {
@@ -72,7 +87,7 @@ struct SimulationConversation {
         case "turn.started": turns[turn, default: Turn(input: turn)].started = entry.offset
         case "step.completed" where entry.body["redirection"] != nil:
             guard let by = entry.offset(of: "interrupted_by"), let text = entry.body["text"]?.string, !text.isEmpty else { return }
-            turns[turn]?.written[by, default: []].append(text)
+            turns[turn]?.wrote(text, redirectedBy: by)
         case "turn.completed", "turn.interrupted":
             turns[turn]?.ended = entry.offset
             turns[turn]?.output = entry.body["output"].map { $0.string ?? $0.text } ?? ""
