@@ -170,6 +170,47 @@ import Testing
         #expect(open.isEmpty)
     }
 
+    /// An agent that cannot leave memory may wait for its timer while those of others find no room.
+    @Test func `timers that find no room do not hold up those of agents in memory`() throws {
+        let (fired, waited) = try SimulatedNode.simulate {
+            let first = SimulatedWorld(seed: 1)
+            let log = SimulatedLog()
+            let before = try SimulatedNode(
+                first, log,
+                agents: [
+                    agent { _, turn in
+                        try await turn.sleep(.seconds(60))
+                        return "slept"
+                    }
+                ])
+            for number in 0..<8 { before.send("sleep", to: "agents/probe/a\(number)") }
+            first.run(deadline: first.now.advanced(by: .seconds(40)))
+            let world = SimulatedWorld(seed: 2, now: first.now)
+            let node = try SimulatedNode(
+                world, log.reopen(),
+                agents: [
+                    agent { text, turn in
+                        guard text == "both" else {
+                            try await turn.sleep(.seconds(60))
+                            return "slept"
+                        }
+                        _ = try await turn.map("m", [0, 1]) { item, turn -> JSON in
+                            if item == 0 { try await turn.sleep(.seconds(60)) }
+                            return try await turn.step("s") { _ in
+                                await pause(world, .seconds(600))
+                                return "done"
+                            }
+                        }
+                        return "both"
+                    }
+                ], activeMax: 1, waitingMax: 2)
+            node.send("both", to: "agents/probe/busy")
+            world.run(deadline: world.now.advanced(by: .seconds(300)))
+            return (try node.entries("agents/probe/busy").count { $0["type"] == "timer.fired" }, node.runtime.waitingCount)
+        }
+        #expect(waited == 2 && fired == 1, "\(waited) \(fired)")
+    }
+
     @Test(arguments: 0..<60 as Range<UInt64>)
     func `names that are deleted and recreated while they wait for room are admitted`(seed: UInt64) throws {
         let (open, waiting, timers) = try SimulatedNode.simulate {

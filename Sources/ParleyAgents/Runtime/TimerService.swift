@@ -52,7 +52,7 @@ final class TimerService: Sendable {
         /// At most two: one that has much to do, and one that sees to what has come due since.
         var passes: [Pass] = []
         var ringsAgain = false
-        /// The first of the timers that there was no room for: until there is, nothing fires.
+        /// The first of the timers that there was no room for.
         var refused: Timestamp?
         var isTickScheduled = false
         var isStopped = false
@@ -169,8 +169,8 @@ final class TimerService: Sendable {
 
     /// Continues with each pass. On the timers' thread.
     private func tick() {
-        var (passes, mayFire) = state.withLock { ($0.passes, !$0.isStopped && $0.refused == nil) }
-        guard mayFire else { return }
+        var (passes, isStopped) = state.withLock { ($0.passes, $0.isStopped) }
+        guard !isStopped else { return }
         let isOver = passes.indices.map { isFinished(&passes[$0]) }
         let rest = zip(passes, isOver).filter { !$0.1 }.map(\.0)
         let ringsAgain = state.withLock { state in
