@@ -117,24 +117,12 @@ extension Command {
 extension Channels {
     /// Has the writer append; `answer` is called once, on its thread, or here when it takes nothing.
     package func submit(_ append: Append, _ answer: @escaping Append.Answer = { _ in }) {
-        submit(.append(append)) { result in
-            answer(
-                result.map { reply in
-                    guard case .appended(let appended) = reply else { preconditionFailure("an append is answered with \(reply)") }
-                    return appended
-                })
-        }
+        submit(.append(append), answer) { if case .appended(let appended) = $0 { appended } else { nil } }
     }
 
     /// As ``submit(_:_:)-(Append,_)``.
     package func submit(_ create: CreateChannel, _ answer: @escaping CreateChannel.Answer = { _ in }) {
-        submit(.create(create)) { result in
-            answer(
-                result.map { reply in
-                    guard case .created(let created) = reply else { preconditionFailure("a creation is answered with \(reply)") }
-                    return created
-                })
-        }
+        submit(.create(create), answer) { if case .created(let created) = $0 { created } else { nil } }
     }
 
     /// As ``submit(_:_:)-(Append,_)``.
@@ -144,11 +132,19 @@ extension Channels {
 
     /// As ``submit(_:_:)-(Append,_)``; the answer says whether the row was written.
     package func submit(_ change: RowChange, _ answer: @escaping @Sendable (Result<Bool, ChannelError>) -> Void = { _ in }) {
-        submit(.change(change)) { result in
+        submit(.change(change), answer) { if case .changed(let isChanged) = $0 { isChanged } else { nil } }
+    }
+
+    /// - Parameter read: What the reply to such a command says; `nil` for that to another.
+    func submit<Value>(
+        _ command: Command, _ answer: @escaping @Sendable (Result<Value, ChannelError>) -> Void,
+        _ read: @escaping @Sendable (Reply) -> Value?
+    ) {
+        submit(command) { result in
             answer(
                 result.map { reply in
-                    guard case .changed(let isChanged) = reply else { preconditionFailure("a row's change is answered with \(reply)") }
-                    return isChanged
+                    guard let value = read(reply) else { preconditionFailure("a command is answered with \(reply)") }
+                    return value
                 })
         }
     }

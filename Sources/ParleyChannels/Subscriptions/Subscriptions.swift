@@ -117,12 +117,8 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         _ request: SubscriptionRequest, of id: String,
         completion: @escaping @Sendable (Result<SubscriptionAnswer, ChannelError>) -> Void = { _ in }
     ) {
-        channels.submit(.subscription(SubscriptionCommand(id: id, request: request))) { result in
-            completion(
-                result.map { reply in
-                    guard case .subscription(let answer) = reply else { preconditionFailure("a subscription is answered with \(reply)") }
-                    return answer
-                })
+        channels.submit(.subscription(SubscriptionCommand(id: id, request: request)), completion) {
+            if case .subscription(let answer) = $0 { answer } else { nil }
         }
     }
 }
