@@ -113,7 +113,7 @@ package final class Node: Sendable {
         try subscriptions.subscriptions.prepare()
         writer.start()
         try server.start()
-        try channels.startExpiry()
+        try channels.start()
         try runtime.start()
         webhooks?.start()
         subscriptions.subscriptions.start()

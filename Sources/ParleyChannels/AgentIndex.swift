@@ -9,18 +9,8 @@ package enum AgentStatus: UInt8, Sendable, CaseIterable {
     package var name: String { "\(self)" }
 }
 
-/// The rows of family `index` that are about agents: `[partition][status][channel]` to the channel's name, and what their steps follow.
+/// The rows of family `index` that say what agents do: `[partition][status][channel]` to the channel's name.
 package enum AgentIndex {
-    /// The row of a step that follows another channel; it goes with the channel.
-    package static func followKey(_ id: ChannelID, _ step: String) -> Bytes {
-        var key = IndexMark.follow.key(id)
-        key.append(step)
-        return key
-    }
-
-    /// What is followed in a partition.
-    package static func follows(in partition: UInt16) -> (lower: Bytes, upper: Bytes) { IndexMark.follow.range(partition) }
-
     package static func key(_ status: AgentStatus, _ id: ChannelID) -> Bytes {
         var key = prefix(status, partition: id.partition)
         key.append(bigEndian: id.number)

@@ -167,6 +167,8 @@ struct StagedTail {
     var producers: [TextKey: ProducerState] = [:]
     /// The entries that have not been decided; `nil` until an append needs to know.
     var undecided: UndecidedEntries?
+    /// Who is to be told of its next entry; `nil` until an append needs to know.
+    var followers: Set<FollowKey>?
     /// Who subscribes to it, as of that version of all subscriptions.
     var subscribers: (version: UInt64, ids: [String])?
 }

@@ -25,6 +25,8 @@ package struct ChannelRow: Sendable, Equatable {
     package var isSoftDeleted = false
     /// How often text has been taken out of it.
     package var trims: Int64 = 0
+    /// Somebody may be waiting to be told of its next entry.
+    package var isFollowed = false
 
     package init(name: String, contentType: String, isAgent: Bool, created: Timestamp) {
         self.name = name
@@ -42,7 +44,7 @@ package struct ChannelRow: Sendable, Equatable {
             ("closed_by", closedBy.map(JSON.string)), ("ttl", lifetime?.seconds.map { .integer($0) }),
             ("expires_at", lifetime?.instant.map { .string($0.text) }),
             ("accessed", accessed.map { .integer($0.milliseconds) }), ("fork", fork?.json), ("soft_deleted", isSoftDeleted ? true : nil),
-            ("trims", trims == 0 ? nil : .integer(trims))
+            ("trims", trims == 0 ? nil : .integer(trims)), ("followed", isFollowed ? true : nil)
         ).bytes
     }
 
@@ -62,6 +64,7 @@ package struct ChannelRow: Sendable, Equatable {
         fork = json["fork"].flatMap { Fork($0) }
         isSoftDeleted = json["soft_deleted"]?.bool ?? false
         trims = json["trims"]?.integer ?? 0
+        isFollowed = json["followed"]?.bool ?? false
     }
 }
 

@@ -12,6 +12,8 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     package let world: any World
     /// `nil`: nobody outside is told of entries, and appends do nothing for it.
     package let outbox: Outbox?
+    /// What partitions tell each other.
+    package let messages: Messages
     let partitions: [Partition]
     let openBits: Atomic<UInt64>
     let observers = Mutex(ChannelObservers())
@@ -41,6 +43,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         self.world = world
         self.outbox = outbox
         self.residentMax = residentMax
+        messages = Messages(log, world)
         self.partitions = (0..<Placement.partitionCount).map { Partition($0) }
         openBits = Atomic(partitions.bits)
         writer.own(partitions)
@@ -54,6 +57,8 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
             submit(.checkLifetime(LifetimeCheck(name: name.text, id: visit.channel, visit: visit)))
         }
         lifetimes.withLock { $0 = expiry }
+        messages.serve(self)
+        observePartitions(messages)
         // The writer is stopped before the channels go.
         writer.beforeCommit { [unowned self] stage in self.flush(into: &stage) }
         writer.whenLost { [unowned self] failures in self.lost(failures) }
@@ -61,6 +66,12 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
 
     /// Has `observer` told of entries that wait for an agent's decision; `nil`: nobody any more.
     package func observeInput(_ observer: (any InputObserver)?) { observers.withLock { $0.input = observer } }
+
+    /// Goes on with what the last process left: lifetimes that are over, messages that were not taken. Cost: some seeks a partition.
+    package func start() throws(LogError) {
+        try expiry.start()
+        try messages.start()
+    }
 
     /// Has `subscriptions` told of what is created and what changes. Called before the writer starts.
     func observe(_ subscriptions: Subscriptions) { self.subscriptions = subscriptions }
@@ -151,6 +162,8 @@ package protocol InputObserver: AnyObject, Sendable {
     func inputCommitted(_ channel: Channel, offsets: ClosedRange<UInt64>)
     /// Writer thread: the agent's channel was deleted.
     func channelDeleted(_ channel: Channel)
+    /// Writer thread, once that is durable: there is something new in what the agent with this channel follows. Must only take note.
+    func followed(_ follower: String)
 }
 
 // MARK: - The writer's side
@@ -207,6 +220,7 @@ extension Channels {
         let counterKey = ChannelID(partition: partition, number: 0).key
         let number: UInt64
         try stage.concern(partition)
+        let subscribers = try subscriptions?.toTell(of: row.name, from: partition, in: stage) ?? []
         if let next = nextNumber[partition] {
             number = next
         } else {
@@ -229,7 +243,8 @@ extension Channels {
         channel.staged.undecided = UndecidedEntries()
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
         limit?.added(row.name)
-        subscriptions?.created(channel, in: &stage)
+        subscriptions?.made(row.name)
+        for subscriber in subscribers { messages.post(.link(subscription: subscriber, stream: row.name), from: partition, in: &stage) }
         overlay.created[row.name] = channel
         self.partition(of: row.name).residents.withLock { $0.unpublished.insert(row.name) }
         overlay.removed.remove(row.name)
@@ -245,6 +260,10 @@ extension Channels {
     /// While there are forks of it, its entries stay, and so does a plain channel's name: it is not free.
     func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) throws(LogError) {
         let isKept = try hasForks(channel.id, in: &stage)
+        try messages.ready(channel.id.partition, in: stage)
+        try channel.loadFollowers(stage)
+        if channel.isAgent { try unwatchAll(of: channel.id, in: &stage) }
+        channel.tellFollowers(messages, in: &stage)
         stage.count(Channels.removalBytes)
         limit?.removed(channel.name)
         channel.staged.row.isSoftDeleted = isKept
@@ -270,8 +289,10 @@ extension Channels {
     func strip(_ id: ChannelID, _ row: ChannelRow, in stage: inout Stage) {
         for family in [Family.states, .inbox, .producers, .idempotency, .outbox] { stage.delete(family, from: id.key, to: id.keyEnd) }
         if let due = row.due { stage.delete(.index, expiry.key(due, id)) }
-        let follows = IndexMark.follow.range(id)
-        stage.delete(.index, from: follows.lower, to: follows.upper)
+        for mark in [IndexMark.follow, .watch] {
+            let (lower, upper) = mark.range(id)
+            stage.delete(.index, from: lower, to: upper)
+        }
     }
 
     /// The name of a channel that was kept for its forks has become free.
@@ -307,6 +328,7 @@ extension Channels {
     /// Publishes everything the commit made durable. Called by the first submission that is answered, so that whoever gets an answer also
     /// reads his own write.
     func publish() {
+        messages.committed()
         guard !overlay.touched.isEmpty else { return }
         for (name, channel) in overlay.created { partition(of: name.text).residents.withLock { $0.channels[name] = channel } }
         for channel in overlay.touched {
@@ -346,6 +368,8 @@ extension Channels {
         observers.withLock { $0.input }?.inputCommitted(channel, offsets: offsets)
     }
 
+    func notifyFollowed(_ follower: String) { observers.withLock { $0.input }?.followed(follower) }
+    func linked(_ stream: String, to subscription: String) { subscriptions?.linked(stream, to: subscription) }
     func notifyDeleted(_ channel: Channel) { observers.withLock { $0.input }?.channelDeleted(channel) }
 
     /// Lets go of channels that nobody watches when a shard has grown past its share. Nothing is staged when this runs.

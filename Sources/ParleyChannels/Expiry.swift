@@ -1,4 +1,4 @@
-package import ParleyLog
+internal import ParleyLog
 package import ParleySystem
 internal import Synchronization
 
@@ -78,9 +78,6 @@ extension Channels {
         channel.storedAccess.store(now.milliseconds, ordering: .relaxed)
         if let due = setDue(channel, in: &stage) { expiry.set(due) }
     }
-
-    /// Finds out when the first channel ends. Cost: one seek a partition.
-    package func startExpiry() throws(LogError) { try expiry.start() }
 }
 
 /// Looks at a channel's lifetime where every access is known: removes the channel, or says when to look again.

@@ -1,4 +1,4 @@
-internal import ParleyLog
+package import ParleyLog
 package import ParleySystem
 
 /// Where a channel's rows are: its partition and its number in it.
@@ -54,6 +54,12 @@ package enum Placement {
         lower.append(bigEndian: partition)
         upper.append(bigEndian: partition + 1)
         return (lower, upper)
+    }
+
+    /// Whether the row only counts for its partition: it stays when everything else has gone.
+    package static func isCounter(_ family: Family, _ key: UnsafeRawBufferPointer) -> Bool {
+        guard key.count >= 10, key.readBigEndian(at: 2, as: UInt64.self) == 0 else { return false }
+        return family == .channels || family == .outbox && MessageRows.isCounter(key)
     }
 
     /// The key of the row that says where the channel of that name is.

@@ -28,6 +28,7 @@ package final class SimulatedNode: Sendable {
             conversations: conversations, turnBytesMax: turnBytesMax)
         let writer = writer
         world.drive { writer.pump() }
+        try channels.start()
         try runtime.start()
     }
 

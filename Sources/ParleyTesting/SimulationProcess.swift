@@ -63,7 +63,7 @@ package final class SimulationProcess: Sendable {
         record.isAlive(true)
         world.drive { [unowned self] in sync() }  // The world is driven by this process only.
         try subscriptions.prepare()
-        try channels.startExpiry()
+        try channels.start()
         try runtime.start()
         subscriptions.start()
         readFaults.begin()
@@ -144,6 +144,11 @@ private final class InterruptedNotices: InputObserver {
     func channelDeleted(_ channel: Channel) {
         world.meanwhile(Int(world.random() % 4))
         runtime.channelDeleted(channel)
+    }
+
+    func followed(_ follower: String) {
+        world.meanwhile(Int(world.random() % 4))
+        runtime.followed(follower)
     }
 }
 

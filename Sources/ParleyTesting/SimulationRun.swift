@@ -144,6 +144,7 @@ package struct SimulationRun: Sendable {
             try process.log.scan(family, from: [0, 0], to: [255, 255], reversed: false) { key, value in
                 // A signal is kept until somebody waits for it.
                 if family == .inbox, value.first == EntryKind.signal.rawValue { return true }
+                if Placement.isCounter(family, key) { return true }
                 found.append("\(family) \(hexadecimal(key)) \(value.count) bytes")
                 return true
             }

@@ -134,7 +134,19 @@ import Testing
         var stage = MachineStage.reopening("f", work, Journal.OpenStep(followed: "0-7"))
         #expect(stage.turn(.gaveUp(path: "f")) == [], "it replays")
         #expect(stage.turn(.release) == ["stop f", "write step.failed"])
-        #expect(stage.commit() == ["forget f", "leave 0-7", "give f"])
+        #expect(stage.endedFollows == ["\(Offset(1))/f"])
+        #expect(stage.commit() == ["forget f", "give f"])
+    }
+
+    @Test func `a channel in which there is nothing to read is followed again from there, once`() {
+        var stage = MachineStage.running()
+        _ = (stage.ask("f", .follow(channel: "streams/s", after: 2, incarnation: "0-7", until: nil)), stage.commit())
+        #expect(stage.handle(.look) == [], "nothing has come")
+        stage.view.followedUpTo = 5
+        #expect(stage.handle(.look) == ["follow \(Offset(1))/f again from 5"])
+        #expect(stage.handle(.look) == [])
+        stage.view.followed = .completed(["result": ["entries": []]])
+        #expect(stage.handle(.look) == ["write step.completed"])
     }
 
     @Test func `a steer joins the next call, and stays with its later attempts`() {

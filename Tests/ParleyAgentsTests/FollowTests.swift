@@ -200,7 +200,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
         let output = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
             let node = try SimulatedNode(world, SimulatedLog(), agents: [follower()])
-            try node.channels.startExpiry()
+            try node.channels.start()
             var row = ChannelRow(name: source, contentType: ContentType.json, isAgent: false, created: world.now)
             row.lifetime = .ttl(seconds: 500)
             node.channels.submit(CreateChannel(row))

@@ -144,6 +144,11 @@ struct MachineStage {
         return handle(.alarm(.idle))
     }
 
+    /// The follows that end with what was written last.
+    var endedFollows: [String] {
+        (written.last?.batch.rows ?? []).compactMap { if case .follow(.ends(let follow)) = $0 { follow.step } else { nil } }
+    }
+
     // MARK: What becomes of what was written, oldest first
 
     mutating func commit() -> [String] {
@@ -174,6 +179,8 @@ final class TableView: AgentView {
     /// What the channel has that a step follows.
     var followed: StepOutcome?
     var isFollowedUnreadable = false
+    /// Up to here it has nothing that a step could be given.
+    var followedUpTo: UInt64 = 0
     var journals: [UInt64: Journal] = [:]
     var turn: UInt64?
     var status = AgentStatus.idle
@@ -225,9 +232,9 @@ final class TableView: AgentView {
 
     func decision(of item: InboxItem) throws -> String? { nil }
     func incarnation(of channel: String) throws -> String? { nil }
-    func outcome(of follow: Follow) throws -> StepOutcome? {
+    func read(_ follow: Follow) throws -> FollowReading {
         if isFollowedUnreadable { throw LogError(.damaged, "it cannot be read") }
-        return followed
+        return followed.map { .outcome($0) } ?? .nothing(upTo: followedUpTo)
     }
 }
 
@@ -271,9 +278,7 @@ extension AgentAction {
         case .timerSettled(let timer): "settled \(timer.path)"
         case .removeTimer(let timer): "remove \(timer.path)"
         case .timerAgain(let timer): "again \(timer.path)"
-        case .followBegan(let follow): "follow \(follow.incarnation ?? "-")"
-        case .followEnded(let follow): "leave \(follow.incarnation ?? "-")"
-        case .followsEnded: nil
+        case .followAgain(let follow, let offset): "follow \(follow.step) again from \(offset)"
         case .turnEnded(let turn): "turn \(turn) ended"
         case .turnFailed: "turn failed"
         case .notice: "notice"

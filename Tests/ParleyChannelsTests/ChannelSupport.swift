@@ -104,10 +104,23 @@ final class Watcher: ChannelWatcher {
     var hasLeft: Bool { left.load(ordering: .relaxed) }
 }
 
-/// How many streams wait to be linked, in all partitions.
+/// How many streams wait to be linked, in all partitions: those of earlier versions, and those that a message tells of.
 func newStreams(in log: any CommitLog) throws -> Int {
-    var rows = 0
+    var rows = try messages(in: log)
     for partition in 0..<Placement.partitionCount { try SubscriptionRows.newStreams(log, partition) { _, _ in rows += 1 } }
+    return rows
+}
+
+/// How many messages between partitions have not been taken, or not been let go of.
+func messages(in log: any CommitLog) throws -> Int {
+    var rows = 0
+    for partition in 0..<Placement.partitionCount {
+        let lower = ChannelID(partition: partition, number: 0).key([2])
+        try log.scan(.outbox, from: lower, to: ChannelID(partition: partition, number: 0).key([3]), reversed: false) { _, _ in
+            rows += 1
+            return true
+        }
+    }
     return rows
 }
 

@@ -15,7 +15,7 @@ import Testing
         init(_ log: SimulatedLog = SimulatedLog(), now: Timestamp = Timestamp(milliseconds: 1_000_000)) throws {
             world = SimulatedWorld(seed: 1, now: now)
             node = try SimulatedNode(world, log, agents: [])
-            try node.channels.startExpiry()
+            try node.channels.start()
         }
 
         func create(_ name: String, _ lifetime: Lifetime) {

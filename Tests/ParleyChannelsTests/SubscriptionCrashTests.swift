@@ -74,7 +74,7 @@ import Testing
             #expect(try process.channels.find("events/a") == nil)
             #expect(process.claim() == nil, "nobody can read what is new there")
             let next = try process.reopened()
-            try next.channels.startExpiry()
+            try next.channels.start()
             #expect(try next.channels.find("events/a") != nil)
             let stream = try #require(next.claim()?.streams.first)
             #expect((stream.link.acked, stream.tail) == (1, 2))

@@ -27,6 +27,7 @@ final class SubscriptionProcess: Sendable {
         notifier.process.withLock { $0.value = self }
         world.drive { [writer] in writer.pump() }
         try subscriptions.prepare()
+        try channels.start()
         subscriptions.start()
     }
 

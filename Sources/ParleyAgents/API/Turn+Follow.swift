@@ -9,7 +9,7 @@ extension Turn {
     /// while let entry = try await progress.next() { print(entry.value) }
     /// ```
     ///
-    /// Waiting needs no memory but a row, and about 200 bytes of the node's. What was read is copied into this channel as the result of a step.
+    /// Waiting needs no memory, but a row on either side. What was read is copied into this channel as the result of a step.
     ///
     /// - Parameters:
     ///   - channel: Its name: `workflows/42`, `agents/<kind>/<id>`.

@@ -46,9 +46,8 @@ enum AgentAction: Sendable {
     case removeTimer(DueTimer)
     /// It is for the next activation.
     case timerAgain(DueTimer)
-    case followBegan(Follow)
-    case followEnded(Follow)
-    case followsEnded
+    /// Have it told of what comes behind that offset of the channel that it follows: up to there is nothing.
+    case followAgain(FollowKey, after: UInt64)
     /// The turn of that input has ended, or was halted.
     case turnEnded(UInt64)
     case turnFailed(StepFailure)

@@ -21,9 +21,7 @@ enum AgentRow: Sendable {
     case status(AgentStatus, turn: UInt64?)
     case timer(DueTimer)
     case noTimer(DueTimer)
-    case follow(Follow)
-    /// By its key in the index.
-    case noFollow(Bytes)
+    case follow(FollowChange)
     /// The agent's state as of the entry with that number in the batch.
     case state(Bytes, entry: Int)
     /// What entries refer to by its digest.

@@ -85,7 +85,7 @@ extension AgentMachine {
     func removal(_ turn: UInt64, _ steps: [StepRequest]) -> [AgentRow] {
         let timers = steps.compactMap { $0.timer(turn) }
         let follows = steps.compactMap { follow(turn, $0) }
-        return timers.map { .noTimer($0) } + follows.map { .noFollow($0.key(identity.id)) }
+        return timers.map { .noTimer($0) } + follows.map { .follow(.ends($0.key(identity.id))) }
     }
 
     /// The rows are gone, and what was known of the steps with them.
@@ -93,7 +93,6 @@ extension AgentMachine {
         for step in steps {
             actions.append(.forget(path: step.path))
             if let timer = step.timer(turn) { actions.append(.timerSettled(timer)) }
-            if let follow = follow(turn, step) { actions.append(.followEnded(follow)) }
             if run?.turn == turn { run?.steps[step.path] = nil }
         }
     }
@@ -107,7 +106,7 @@ extension AgentMachine {
             incarnation: run?.steps[request.path]?.followed ?? incarnation)
     }
 
-    /// Gives the steps that follow a channel what there is. A step that is over lets go of its channel.
+    /// Gives the steps that follow a channel what there is.
     mutating func readFollowed(_ view: any AgentView) {
         // Behind the inbox: what may stop the steps has been decided, or cannot stop them.
         for step in run?.openFollows ?? [] { _ = hasRead(step, considered: run?.hasMoreToScan == true ? 0 : seen, view) }
@@ -118,12 +117,23 @@ extension AgentMachine {
     mutating func hasRead(_ step: StepRequest, considered: UInt64, _ view: any AgentView) -> Bool {
         guard let run, !run.hasEnd(step.path), let follow = follow(run.turn, step) else { return false }
         do {
-            guard let outcome = try view.outcome(of: follow) else { return false }
-            finish(run, step, outcome, considered)
+            switch try view.read(follow) {
+            case .outcome(let outcome): finish(run, step, outcome, considered)
+            case .nothing(let offset):
+                awaitNews(of: follow, step, behind: offset)
+                return false
+            }
         } catch {
             unreadable(error)
         }
         return true
+    }
+
+    /// What it was told of, or will be, is nothing that it can read.
+    private mutating func awaitNews(of follow: Follow, _ step: StepRequest, behind offset: UInt64) {
+        guard offset > run?.steps[step.path]?.readUpTo ?? follow.after else { return }
+        run?.steps[step.path, default: StepState()].readUpTo = offset
+        actions.append(.followAgain(follow.key(identity.id), after: offset))
     }
 
     private mutating func finish(_ run: TurnRun, _ step: StepRequest, _ outcome: StepOutcome, _ considered: UInt64) {

@@ -192,7 +192,7 @@ extension AgentMachine {
         isWriting = false
         go(to: .idle)
         record?.ended(end.turn, at: offset)
-        actions += end.open.timers.map { .timerSettled($0) } + [.followsEnded, .turnEnded(end.turn)]
+        actions += end.open.timers.map { .timerSettled($0) } + [.turnEnded(end.turn)]
     }
 }
 
@@ -209,7 +209,7 @@ struct OpenSteps: Sendable {
 
     /// Deletes the rows by which they are found.
     func rows(of channel: ChannelID) -> [AgentRow] {
-        timers.map { .noTimer($0) } + paths.map { .noFollow(AgentIndex.followKey(channel, "\(Offset(turn))/\($0)")) }
+        timers.map { .noTimer($0) } + paths.map { .follow(.ends(FollowKey(channel: channel, step: "\(Offset(turn))/\($0)"))) }
     }
 }
 

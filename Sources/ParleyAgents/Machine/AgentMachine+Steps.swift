@@ -124,8 +124,7 @@ extension AgentMachine {
     private mutating func reopen(_ request: StepRequest, _ open: Journal.OpenStep, _ view: any AgentView) {
         switch request.work {
         case .follow:
-            // It was registered when the process started, unless the crash came before its row.
-            if let follow = follow(run!.turn, request) { actions.append(.followBegan(follow)) }
+            actions.append(.later(.look))
             wasDue(open, request, view)
         case .wait, .approval: wasDue(open, request, view)
         case .sleep:

@@ -191,7 +191,6 @@ extension AgentMachine {
         if let saved = end.state { record?.saved = saved }
         for offset in end.decides { inbox.remove(offset) }
         actions += end.left.timers.map { .timerSettled($0) }
-        if !end.left.paths.isEmpty { actions.append(.followsEnded) }
         actions.append(.turnEnded(end.turn))
         perform(view) { _ in }
     }

@@ -28,9 +28,9 @@ extension AgentMachine {
             entries.append(NewEntry(.timerSet, position, ("timer", .string(timer.id)), ("due", .string(timer.due.description))))
         }
         let follow = follow(run.turn, request)
-        let rows = (timer.map { [AgentRow.timer($0)] } ?? []) + (follow.map { [.follow($0)] } ?? [])
+        let rows = (timer.map { [AgentRow.timer($0)] } ?? []) + (follow.map { [.follow(.begins($0))] } ?? [])
         write(
-            AgentBatch(entries: entries, epoch: .holds(run.epoch), rows: rows), for: .waitStarted(epoch: run.epoch, timer, follow))
+            AgentBatch(entries: entries, epoch: .holds(run.epoch), rows: rows), for: .waitStarted(epoch: run.epoch, timer, isFollow: follow != nil))
     }
 
     /// Which channel the step follows from here on: the one that has the name now, unless the program has read of one before.
@@ -41,10 +41,10 @@ extension AgentMachine {
         if let incarnation { request.details.append(JSON.Member("incarnation", .string(incarnation))) }
     }
 
-    mutating func waitStarted(_ epoch: UInt64, _ timer: DueTimer?, _ follow: Follow?, _ view: any AgentView) {
+    mutating func waitStarted(_ epoch: UInt64, _ timer: DueTimer?, isFollow: Bool, _ view: any AgentView) {
         if let timer { actions.append(.timerSet(timer.due)) }
-        // Deleted meanwhile, nothing would end it.
-        if let follow, isCurrent(epoch), !view.isDeleted { actions.append(.followBegan(follow)) }
+        // What is there already need not wait for the news of it.
+        if isFollow, isCurrent(epoch) { actions.append(.later(.look)) }
         perform(view) { _ in }
         if isCurrent(epoch) { scheduleWaitingMark(view) }
     }

@@ -15,7 +15,7 @@ extension AgentMachine {
         case .turnEnded(let end): turnEnded(end, appended, view)
         case .turnWaits(let epoch, let isLeaving): turnWaits(epoch, isLeaving: isLeaving, view)
         case .stepStarted(let epoch, let request, let attempt): stepStarted(epoch, request, attempt, at: appended.offsets[0], view)
-        case .waitStarted(let epoch, let timer, let follow): waitStarted(epoch, timer, follow, view)
+        case .waitStarted(let epoch, let timer, let isFollow): waitStarted(epoch, timer, isFollow: isFollow, view)
         case .attemptFailed(let failed): attemptFailed(failed, view)
         case .stepEnded(let end): stepEnded(end, at: appended.at, view)
         case .stepsEnded(let ends): stepsEnded(ends, at: appended.at, view)

@@ -51,8 +51,7 @@ protocol AgentView {
 
     /// The incarnation of the channel that has the name now.
     func incarnation(of channel: String) throws -> String?
-    /// What a step that follows a channel gives; `nil` while there is nothing new.
-    func outcome(of follow: Follow) throws -> StepOutcome?
+    func read(_ follow: Follow) throws -> FollowReading
 }
 
 /// What an agent's rows and last entries say when it comes into memory.

@@ -13,7 +13,7 @@ enum WritePurpose: Sendable {
     case turnWaits(epoch: UInt64, isLeaving: Bool)
 
     case stepStarted(epoch: UInt64, StepRequest, attempt: UInt32)
-    case waitStarted(epoch: UInt64, DueTimer?, Follow?)
+    case waitStarted(epoch: UInt64, DueTimer?, isFollow: Bool)
     case attemptFailed(FailedAttempt)
     case stepEnded(StepEnd)
     case stepsEnded(StepEnds)

@@ -142,8 +142,8 @@ extension AgentDriver {
 
         // MARK: Other channels
 
-        func incarnation(of name: String) throws -> String? { try runtime.channels.find(name)?.id.incarnation }
+        func incarnation(of name: String) throws -> String? { try runtime.channels.find(name)?.id.text }
 
-        func outcome(of follow: Follow) throws -> StepOutcome? { try follow.outcome(runtime.channels) }
+        func read(_ follow: Follow) throws -> FollowReading { try follow.read(runtime.channels) }
     }
 }

@@ -124,9 +124,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         case .timerSettled(let timer): runtime.timers.settled(timer.key(channel.id))
         case .removeTimer(let timer): runtime.timers.remove(timer.key(channel.id), runtime.channels)
         case .timerAgain(let timer): runtime.timerDue(channel.name, channel.id, timer)
-        case .followBegan(let follow): runtime.follows.begin(follow, in: channel.id.partition)
-        case .followEnded(let follow): runtime.follows.end(follow)
-        case .followsEnded: runtime.follows.endAll(of: channel.name)
+        case .followAgain(let follow, let offset): runtime.channels.submit(FollowAgain(follow, after: offset))
         case .turnEnded(let turn): runtime.turnEnded(channel.name, turn)
         case .turnFailed(let failure): runtime.observers.turnFailed(channel.name, failure)
         case .notice(let notice): notice.log(of: channel.name)
@@ -217,6 +215,7 @@ extension AgentDriver {
         append.closes = batch.closes
         append.yieldsTo = batch.yieldsTo
         append.yieldsAfter = batch.considered ?? 0
+        append.follows = batch.rows.compactMap { if case .follow(let change) = $0 { change } else { nil } }
         append.rows = { [self] stage, channel, offsets in
             for row in batch.rows { put(row, of: channel, offsets, in: &stage) }
         }
@@ -234,8 +233,8 @@ extension AgentDriver {
         case .status(let status, let turn): channel.move(to: status, turn: turn, in: &stage)
         case .timer(let timer): stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8))
         case .noTimer(let timer): stage.delete(.timers, timer.key(channel.id))
-        case .follow(let follow): stage.put(.index, follow.key(channel.id), follow.row)
-        case .noFollow(let key): stage.delete(.index, key)
+        // Part of the append itself.
+        case .follow: break
         case .state(let state, let entry): stage.put(.states, channel.id.key(offsets[entry]), state)
         case .content(let content, let digest): stage.put(.big, channel.id.key(digest), content)
         case .modelStarted(let path): startedAt.withLock { $0[path] = offsets[0] }
@@ -270,7 +269,7 @@ extension AgentDriver: TurnOwner {
         guard let found = try runtime.channels.find(channel) else {
             throw StepFailure(code: "channel_not_found", message: "there is no channel '\(channel)'", retryable: false)
         }
-        return ["offset": .string(Offset(found.tail.head).token), "incarnation": .string(found.id.incarnation)]
+        return ["offset": .string(Offset(found.tail.head).token), "incarnation": .string(found.id.text)]
     }
 
     func reports(_ turn: UInt64) -> TurnReports {

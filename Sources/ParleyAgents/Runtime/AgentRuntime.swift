@@ -14,13 +14,12 @@ package final class AgentRuntime: Sendable {
     package let idleAfter: Duration
     /// Takes sealed text out of the log.
     let trims: TrimService
-    var timers: TimerService { services.withLock { $0!.timers } }
-    var follows: FollowService { services.withLock { $0!.follows } }
+    var timers: TimerService { timerService.withLock { $0! } }
 
     private let agents: Mutex<[String: AnyAgent]>
     /// What the node is told of.
     package let observers: AgentObservers
-    private let services = Mutex<(timers: TimerService, follows: FollowService)?>(nil)
+    private let timerService = Mutex<TimerService?>(nil)
     let directory: AgentDirectory
     let memory: AgentMemory
     let programs = ProgramWatch()
@@ -52,8 +51,7 @@ package final class AgentRuntime: Sendable {
         let timers = TimerService(log: channels.log, world: world, open: { channels.openPartitions }) { [weak self] name, id, timer in
             self?.timerDue(name, id, timer)
         }
-        let follows = FollowService(channels: channels, world: world) { [weak self] name in self?.wake(name) }
-        services.withLock { $0 = (timers, follows) }
+        timerService.withLock { $0 = timers }
     }
 
     /// The kinds of agents there are, sorted.
@@ -73,7 +71,9 @@ package final class AgentRuntime: Sendable {
         try takeUp(in: channels.openPartitions) { new.contains($0) }
         // What came for them before there was a program for it.
         timers.lookAgain()
-        for follower in follows.followers where new.contains(AgentName(channel: follower)?.kind ?? "") { wake(follower) }
+        for partition in channels.openPartitions.numbers {
+            for follower in try told(partition) where new.contains(AgentName(channel: follower)?.kind ?? "") { wake(follower) }
+        }
     }
 
     package var isDraining: Bool { draining.load(ordering: .relaxed) }
@@ -110,13 +110,29 @@ package final class AgentRuntime: Sendable {
         channels.observePartitions(self)
     }
 
-    /// What there is in a partition beside what is unfinished: timers that are to fire, channels that are followed.
+    /// What there is in a partition beside what is unfinished: timers that are to fire, agents that were told of what they follow.
     private func beside(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void {
-        let (due, follows) = (try timers.firstDue(partition), try follows.stored(in: partition))
+        let (due, told) = (try timers.firstDue(partition), try told(partition))
+        let unwatched = try unwatched(partition)
         return { [self] in
             if let due { timers.set(due) }
-            for follow in follows { self.follows.begin(follow, in: partition) }
+            for follower in told { wake(follower) }
+            for follow in unwatched { channels.submit(FollowAgain(follow)) }
         }
+    }
+
+    /// The agents of a partition that there is something new for in what they follow.
+    private func told(_ partition: UInt16) throws(LogError) -> [String] {
+        var told: Set<String> = []
+        try FollowRow.scan(channels.log, partition) { _, row in if row.news == .told { told.insert(row.follow.follower) } }
+        return told.sorted()
+    }
+
+    /// What agents of a partition follow since an earlier version, which had no watches.
+    private func unwatched(_ partition: UInt16) throws(LogError) -> [FollowKey] {
+        var found: [FollowKey] = []
+        try FollowRow.scan(channels.log, partition) { id, row in if row.news == .unwatched { found.append(row.follow.key(id)) } }
+        return found
     }
 
     /// Takes up what is unfinished of agents of some kinds.
@@ -396,8 +412,7 @@ extension AgentRuntime: PartitionObserver {
                 removeDrainMark(partition)
             }
             wakeSlowly(unfinished)
-            // Not on the writer's thread: what is followed is looked up.
-            world.perform(lane: UInt64(partition), beside)
+            beside()
             trims.lookAgain()
         }
     }
@@ -407,7 +422,6 @@ extension AgentRuntime: PartitionObserver {
         takeUp.drained(partition)
         watchers.left { Placement.partition(of: $0) == partition }
         timers.closed(partition)
-        follows.closed(partition)
         for activation in directory.activations where activation.channel.id.partition == partition { activation.deleted() }
     }
 }
@@ -419,12 +433,13 @@ extension AgentRuntime: InputObserver {
 
     package func channelDeleted(_ channel: Channel) {
         timers.channelDeleted(channel.id, channels)
-        follows.endAll(of: channel.name)
         programs.noStray(channel.name)
         watchers.left { $0 == channel.name }
         // In memory may be its successor already.
         if let activation = directory.activation(channel.name), activation.channel.id == channel.id { activation.deleted() }
     }
+
+    package func followed(_ follower: String) { wake(follower) }
 }
 
 /// Receives what happens to agents and is not in their channels, or is of interest beside them.

@@ -3,59 +3,22 @@ internal import ParleyChannels
 internal import ParleyLog
 internal import ParleySystem
 
-/// A step of a turn that waits for entries of another channel: a row in family `index`, until it has ended.
-struct Follow: Sendable, Hashable {
-    /// The channel of the agent that follows.
-    var follower: String
-    /// `<turn>/<step>`.
-    var id: String
-    /// What it follows, and the offset up to which it has read.
-    var followed: String
-    var after: UInt64
-    /// The channel that had the name when the step began (``ChannelID/incarnation``): another one of that name is not what is followed.
-    var incarnation: String?
-
-    func key(_ channel: ChannelID) -> Bytes { AgentIndex.followKey(channel, id) }
-
-    var row: Bytes {
-        JSON.compact(
-            ("follower", .string(follower)), ("id", .string(id)), ("followed", .string(followed)), ("after", .string(Offset(after).token)),
-            ("incarnation", incarnation.map { .string($0) })
-        ).bytes
-    }
-
-    init(follower: String, id: String, followed: String, after: UInt64, incarnation: String?) {
-        (self.follower, self.id, self.followed, self.after, self.incarnation) = (follower, id, followed, after, incarnation)
-    }
-
-    /// Whether `channel` is the one that is followed.
-    func isOf(_ channel: Channel) -> Bool {
-        !channel.tail.isDeleted && (incarnation == nil || incarnation == channel.id.incarnation)
-    }
-
-    init?(row: UnsafeRawBufferPointer) {
-        guard let json = try? JSON.parse(Bytes(row)), let follower = json["follower"]?.string, let id = json["id"]?.string,
-            let followed = json["followed"]?.string, let after = json["after"]?.string.flatMap({ Offset(token: $0) })
-        else { return nil }
-        self.init(follower: follower, id: id, followed: followed, after: after.value, incarnation: json["incarnation"]?.string)
-    }
-}
-
-extension ChannelID {
-    /// Tells channels apart that have had the same name one after another.
-    var incarnation: String { "\(partition)-\(number)" }
+/// What a step that follows a channel finds there.
+enum FollowReading: Sendable {
+    /// Nothing to give up to that offset.
+    case nothing(upTo: UInt64)
+    case outcome(StepOutcome)
 }
 
 extension Follow {
     private static let entriesMax = 64
     private static let bytesMax = 256 << 10
 
-    /// What the step that follows gives; `nil` while there is nothing new.
-    func outcome(_ channels: Channels) throws(LogError) -> StepOutcome? {
+    func read(_ channels: Channels) throws(LogError) -> FollowReading {
         guard let channel = try channels.find(followed), isOf(channel) else {
             let failure = StepFailure(
                 code: "channel_not_found", message: "there is no channel '\(followed)' any more, or none yet", retryable: false)
-            return .failed(failure)
+            return .outcome(.failed(failure))
         }
         let (head, isClosed, _) = channel.tail
         var (entries, bytes, last) = ([JSON](), 0, after)
@@ -68,10 +31,10 @@ extension Follow {
             return entries.count < Follow.entriesMax && bytes < Follow.bytesMax
         }
         let hasEnded = isClosed && last >= head
-        guard !entries.isEmpty || hasEnded else { return nil }
+        guard !entries.isEmpty || hasEnded else { return .nothing(upTo: last) }
         let result = JSON.compact(
-            ("entries", .array(entries)), ("ended", hasEnded ? true : nil), ("incarnation", .string(channel.id.incarnation)))
-        return .completed(["result": result])
+            ("entries", .array(entries)), ("ended", hasEnded ? true : nil), ("incarnation", .string(channel.id.text)))
+        return .outcome(.completed(["result": result]))
     }
 }
 

@@ -29,6 +29,8 @@ package struct Append: Sendable {
     package var yieldsTo: Set<EntryKind> = []
     /// Up to here the owner has seen what waits, and has taken it into account.
     package var yieldsAfter: UInt64 = 0
+    /// What becomes of the follows of the agent that this is the owner's append of.
+    package var follows: [FollowChange] = []
     /// Rows written in the same batch: timers, states, index. Gets the offsets of the entries.
     package var rows: (@Sendable (_ stage: inout Stage, _ channel: Channel, _ offsets: [UInt64]) -> Void)?
 
@@ -166,7 +168,8 @@ extension Append {
         try checkEpoch(channel)
         let input = inboxRows
         try checkUndecided(channel, input, &stage)
-        return write(to: channel, input, producerState?.state, channels, in: &stage)
+        let followed = try ChannelRefusal.wrap { () throws(LogError) in try followRows(channel, channels, &stage) }
+        return write(to: channel, input, producerState?.state, followed, channels, in: &stage)
     }
 
     /// The same for a channel that is not there.
@@ -182,7 +185,7 @@ extension Append {
         try channels.limit?.check()
         let producerState = try producer.map { producer throws(ChannelRefusal) in try Append.judge(producer, known: nil).state }
         let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
-        return write(to: channel, input, producerState, channels, in: &stage)
+        return write(to: channel, input, producerState, [], channels, in: &stage)
     }
 
     private var inboxRows: [InboxRow] { isInput ? entries.map { InboxRow($0) } : [] }
@@ -324,8 +327,20 @@ extension Append {
         return found
     }
 
+    /// Reads what has to be known before somebody can be told of the append, or of what the agent follows.
+    /// - Returns: the rows of ``follows``.
+    private func followRows(_ channel: Channel, _ channels: Channels, _ stage: inout Stage) throws(LogError) -> [FollowRow?] {
+        guard channel.staged.row.isFollowed || !follows.isEmpty else { return [] }
+        try channels.messages.ready(channel.id.partition, in: stage)
+        try channel.loadFollowers(stage)
+        var rows: [FollowRow?] = []
+        for change in follows { rows.append(try change.before(in: stage)) }
+        return rows
+    }
+
     private func write(
-        to channel: Channel, _ input: [InboxRow], _ producerState: ProducerState?, _ channels: Channels, in stage: inout Stage
+        to channel: Channel, _ input: [InboxRow], _ producerState: ProducerState?, _ followed: [FollowRow?], _ channels: Channels,
+        in stage: inout Stage
     ) -> Decision {
         let now = channels.world.now
         channels.touch(channel)
@@ -355,6 +370,8 @@ extension Append {
             }
         }
         let outboxRows = channels.outbox?.stage(entries, offsets, of: channel, in: &stage) ?? 0
+        for (change, row) in zip(follows, followed) { change.write(channel.id, row, channels.messages, in: &stage) }
+        if !entries.isEmpty || closes { channel.tellFollowers(channels.messages, in: &stage) }
         rows?(&stage, channel, offsets)
         let appended = Appended(
             offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed,

@@ -10,6 +10,10 @@ enum Command: Sendable {
     case checkLifetime(LifetimeCheck)
     case trim(Trim)
     case subscription(SubscriptionCommand)
+    case linkNew(NewStream)
+    case deliver(Delivery)
+    case forget(MessageRemoval)
+    case followAgain(FollowAgain)
     case open(PartitionOpening)
     case close(UInt16)
     /// Lets go of channels that nobody watches: only between two commits is it sure that nothing is staged in them.
@@ -43,6 +47,10 @@ enum Effect {
     case lifetimeDue(Timestamp)
     case trimAgain(Trim)
     case subscriptionDecided(SubscriptionEffects)
+    /// The subscription has a link to the stream.
+    case linked(subscription: String, stream: String)
+    /// The agent with this channel is told that there is something new in what it follows.
+    case followed(String)
     /// Gives the answer in its time.
     case search(SubscriptionSearch)
     case opened(PartitionOpening)
@@ -58,6 +66,10 @@ extension Command {
         case .checkLifetime(let check): check.id.partition
         case .trim(let trim): trim.id.partition
         case .subscription(let command): Placement.partition(of: command.id)
+        case .linkNew(let stream): stream.id.partition
+        case .deliver(let delivery): delivery.destination
+        case .forget(let removal): removal.route.source
+        case .followAgain(let again): again.key.channel.partition
         case .append, .create, .delete, .open, .close, .evictIdle: nil
         }
     }
@@ -69,8 +81,10 @@ extension Command {
         case .create(let create): create.entries.reduce(512) { $0 + $1.cost }
         case .change(let change): 128 + change.key.count + (change.value?.count ?? 0)
         case .subscription: 1_024
+        case .deliver(let delivery): delivery.messages.reduce(256) { $0 + $1.message.count }
+        case .forget(let removal): 128 + 8 * removal.sequences.count
         case .trim: 64 << 10
-        case .delete, .checkLifetime, .open, .close: 256
+        case .delete, .checkLifetime, .linkNew, .followAgain, .open, .close: 256
         case .evictIdle: 0
         }
     }
@@ -81,6 +95,8 @@ extension Command {
         case .append(let append): !append.epoch.isOwner
         case .change(let change): change.isBounded
         case .subscription(let command): command.isBounded
+        // One of a pair of partitions, and one of a step that waits or of a row.
+        case .deliver, .forget, .followAgain, .linkNew: false
         case .open, .close: false
         case .create, .delete, .checkLifetime, .trim, .evictIdle: true
         }
@@ -101,6 +117,16 @@ extension Command {
             let isLate = try ChannelRefusal.wrap { () throws(LogError) in try trim.decide(channels, in: &stage) }
             return Decision(reply: .done, effects: isLate ? [.trimAgain(trim)] : [])
         case .subscription(let command): return try command.decide(channels, in: &stage)
+        case .linkNew(let stream):
+            try ChannelRefusal.wrap { () throws(LogError) in try stream.decide(channels, in: &stage) }
+            return Decision(reply: .done)
+        case .deliver(let delivery):
+            return try ChannelRefusal.wrap { () throws(LogError) in try delivery.decide(channels, in: &stage) }
+        case .forget(let removal):
+            removal.decide(in: &stage)
+            return Decision(reply: .done)
+        case .followAgain(let again):
+            return try ChannelRefusal.wrap { () throws(LogError) in try again.decide(channels, in: &stage) }
         case .open(let opening):
             stage.open(opening.partition, epoch: opening.epoch)
             return Decision(reply: .done, effects: [.opened(opening)])
@@ -134,6 +160,9 @@ extension Channels {
     package func submit(_ change: RowChange, _ answer: @escaping @Sendable (Result<Bool, ChannelError>) -> Void = { _ in }) {
         submit(.change(change), answer) { if case .changed(let isChanged) = $0 { isChanged } else { nil } }
     }
+
+    /// As ``submit(_:_:)-(Append,_)``.
+    package func submit(_ again: FollowAgain) { submit(.followAgain(again)) }
 
     /// - Parameter read: What the reply to such a command says; `nil` for that to another.
     func submit<Value>(
@@ -203,6 +232,8 @@ final class CommandSubmission: Submission, @unchecked Sendable {  // Guard: `dec
         case .lifetimeDue(let due): channels.expiry.set(due)
         case .trimAgain(let trim): channels.submit(.trim(trim))
         case .subscriptionDecided(let effects): effects.carryOut()
+        case .linked(let subscription, let stream): channels.linked(stream, to: subscription)
+        case .followed(let follower): channels.notifyFollowed(follower)
         case .search(let search): search.start(answer)
         case .opened(let opening): channels.opened(opening)
         case .closed(let partition): channels.closed(partition)

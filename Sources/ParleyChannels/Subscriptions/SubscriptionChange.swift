@@ -94,13 +94,11 @@ struct SubscriptionEffects {
     let id: String
     var notification: SubscriptionNotification?
     var begun: WakeAnnouncement?
-    var linked: Set<ChannelID> = []
     var done = SubscriptionCounters()
 
     /// Writer's thread.
     func carryOut() {
         subscriptions.count(done)
-        subscriptions.linked(linked, by: id)
         if let notification { subscriptions.deliver(notification) }
         if let begun { subscriptions.begun(begun, of: id) }
         subscriptions.announce(id)
@@ -146,7 +144,6 @@ extension SubscriptionChange {
         if case .delete = request { return answer }
         count(before, entry.subscription, expired: expired, answer)
         let pending = try firstPending(&entry, in: &stage)
-        effects.linked = entry.newStreams
         if entry.subscription.canWake(now: now) {
             if let pending {
                 entry.subscription.begin(stream: pending, now: now, random: (channels.world.random(), channels.world.random()))
@@ -186,7 +183,7 @@ extension SubscriptionChange {
             return .confirmed(entry.subscription)
         case .delete:
             stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
-            effects.linked = subscriptions.remove(id)
+            subscriptions.remove(id)
         case .add(let streams): try add(streams, &entry, in: &stage)
         case .remove(let stream): try remove(stream, &entry, in: &stage)
         case .claim(let worker): return try claim(worker, &entry, in: &stage)
@@ -225,7 +222,7 @@ extension SubscriptionChange {
         var entry = SubscriptionEntry(subscription)
         for channel in channels.unpublished where configuration.matches(channel.name) {
             put(SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil), channel.name, in: &stage)
-            entry.add(channel.name, isNew: true)
+            entry.add(channel.name)
         }
         try add(configuration.streams, &entry, in: &stage)
         stage.put(.index, SubscriptionRows.key(id), subscription.bytes)
@@ -308,25 +305,20 @@ extension SubscriptionChange {
 
     // MARK: What is new
 
-    /// A stream with something new, if anybody can be woken for it. On the way new streams are linked, and those that have nothing new forgotten.
+    /// A stream with something new, if anybody can be woken for it. On the way those that have nothing new are forgotten.
     private func firstPending(
         _ entry: inout SubscriptionEntry, isAsked: Bool = false, in stage: inout Stage
     ) throws(ChannelRefusal) -> String? {
-        let isWanted = isAsked || entry.subscription.canWake(now: now)
-        let linksAll = !entry.newStreams.isEmpty
-        guard isWanted || linksAll else { return nil }
+        guard isAsked || entry.subscription.canWake(now: now) else { return nil }
         var first: String?
-        // All that are not linked, for nothing else finds them; of the others, until one has something new.
-        for name in entry.unlinked.texts + (isWanted ? entry.candidates.subtracting(entry.unlinked).texts : []) {
-            guard first == nil || entry.unlinked.contains(name) else { break }
+        for name in entry.candidates.texts where first == nil {
             switch try isPending(name, entry.subscription.configuration, linksNew: true, in: &stage) {
-            case true?: first = first ?? name
+            case true?: first = name
             case false?: entry.remove(name)
             case nil: break
             }
         }
-        entry.linkedAll()
-        guard isWanted, first == nil, entry.isIncomplete else { return first }
+        guard first == nil, entry.isIncomplete else { return first }
         let log = stage.log
         let names = try wrap { () throws(LogError) -> [String] in try linkedNames(in: log) }
         var found: [String] = []

@@ -24,8 +24,8 @@ package struct SubscriptionLink: Sendable, Equatable {
 ///
 ///     [partition][132][id][0]             the subscription (JSON)
 ///     [partition][132][id][0][stream]     a link: u8 flags (1 explicit, 2 glob) | u64 acked | u16 partition and u64 number of the channel
-///     [partition][133][channel]           name of a stream that was created and matches a pattern, until it is linked; in the
-///                                         stream's partition, in the batch that creates it
+///     [partition][133][channel]           name of a stream that was created and matches a pattern, until it is linked; written by
+///                                         earlier versions, which sent no messages
 package enum SubscriptionRows {
     static func key(_ id: String, _ stream: String = "") -> Bytes {
         var key = IndexMark.subscription.key(Placement.partition(of: id))

@@ -16,12 +16,10 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// Rises when the patterns or the names above change: what channels remember of them is void then.
     private var version: UInt64 = 0
     private var searches = Searches()
-    /// Streams that have a row until all of these subscriptions have linked them.
-    private var newStreams: [ChannelID: Set<TextKey>] = [:]
     private var notifier: (any SubscriptionNotifier)?
     private let counted = Mutex(SubscriptionCounters())
-    /// What the start has to do: subscriptions to look at, streams whose rows nobody needs.
-    private var found: (subscriptions: [String], streams: [ChannelID]) = ([], [])
+    /// What the start has to do: subscriptions to look at, streams that wait to be linked since an earlier version.
+    private var found: (subscriptions: [String], streams: [NewStream]) = ([], [])
 
     /// Subscriptions of a node; each takes some memory.
     static let countMax = 10_000
@@ -47,11 +45,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// Reads what there is, and hears of every commit from now on. Call it before the writer starts. Cost: a visit of every subscription's rows.
     package func prepare() throws(LogError) {
         let open = channels.openPartitions.numbers
-        var stored: [Stored] = []
-        for partition in open { stored.append(try read(partition)) }
-        // All subscriptions first: which of them a new stream matches decides what becomes of its row.
-        for subscriptions in stored { takeIn(subscriptions) }
-        for subscriptions in stored { takeInStreams(subscriptions) }
+        for partition in open { takeIn(try read(partition)) }
         channels.observe(self)
         channels.observePartitions(self)
     }
@@ -59,7 +53,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// What there is of subscriptions in a partition.
     private struct Stored: Sendable {
         var subscriptions: [(subscription: Subscription, explicit: [String])] = []
-        var newStreams: [(id: ChannelID, name: String)] = []
+        var newStreams: [NewStream] = []
     }
 
     private func read(_ partition: UInt16) throws(LogError) -> Stored {
@@ -72,7 +66,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
             }
             stored.subscriptions[last].explicit.append(stream)
         }
-        try SubscriptionRows.newStreams(channels.log, partition) { stored.newStreams.append(($0, $1)) }
+        try SubscriptionRows.newStreams(channels.log, partition) { stored.newStreams.append(NewStream(id: $0, name: $1)) }
         return stored
     }
 
@@ -83,23 +77,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
             keep(entry)
             found.subscriptions.append(subscription.id)
         }
-    }
-
-    private func takeInStreams(_ stored: Stored) {
-        for (id, name) in stored.newStreams {
-            let subscribers = subscribers(of: name)
-            if subscribers.isEmpty {
-                found.streams.append(id)
-                continue
-            }
-            newStreams[id] = Set(subscribers.map { TextKey($0) })
-            for subscriber in subscribers {
-                let before = entries[subscriber]!.candidates.count
-                entries[subscriber]!.add(name, isNew: true)
-                entries[subscriber]!.newStreams.insert(id)
-                count(entries[subscriber]!.candidates.count - before)
-            }
-        }
+        found.streams += stored.newStreams
     }
 
     /// What was done, as of the last commit. Thread-safe.
@@ -108,7 +86,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// Goes on with what the last process left. Call it once the writer has started.
     package func start() {
         for id in found.subscriptions.sorted() { request(.look, of: id) }
-        for id in found.streams { removeRow(of: id) }
+        for stream in found.streams { channels.submit(.linkNew(stream)) }
         found = ([], [])
     }
 
@@ -128,28 +106,35 @@ extension Subscriptions: PartitionObserver {
         let stored = try read(partition)
         return { [self] in
             takeIn(stored)
-            takeInStreams(stored)
             start()
         }
     }
 
     package func partitionClosed(_ partition: UInt16) {
-        for id in entries.keys.filter({ Placement.partition(of: $0.text) == partition }) { _ = remove(id.text) }
-        newStreams = newStreams.filter { $0.key.partition != partition }
-        for id in entries.keys { entries[id]!.newStreams = entries[id]!.newStreams.filter { $0.partition != partition } }
+        for id in entries.keys.filter({ Placement.partition(of: $0.text) == partition }) { remove(id.text) }
+    }
+}
+
+/// A stream that an earlier version has made and not linked yet, as its row tells.
+struct NewStream: Sendable {
+    let id: ChannelID
+    let name: String
+
+    /// The row goes, and the subscriptions are told.
+    func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) {
+        let subscribers = try channels.subscriptions?.toTell(of: name, from: id.partition, in: stage) ?? []
+        for id in subscribers { channels.messages.post(.link(subscription: id, stream: name), from: self.id.partition, in: &stage) }
+        stage.delete(.index, SubscriptionRows.newStreamKey(id))
     }
 }
 
 /// What is in memory of a subscription.
 struct SubscriptionEntry {
     var subscription: Subscription
-    /// Streams that may have something new, or may not be linked yet.
+    /// Streams that may have something new.
     private(set) var candidates: Set<TextKey> = []
-    /// Those of them that may not be linked yet.
-    private(set) var unlinked: Set<TextKey> = []
     /// Others may, too: the links tell.
     private(set) var isIncomplete = true
-    var newStreams: Set<ChannelID> = []
     /// Streams it names. What was linked in the current commit cannot be read from the log yet.
     var explicit: Set<TextKey> = []
     var isLookQueued = false
@@ -188,25 +173,11 @@ struct SubscriptionEntry {
         announcements.removeAll { $0.generation != subscription.generation || subscription.wake == nil }
     }
 
-    mutating func add(_ stream: String, isNew: Bool = false) {
-        // One that is not linked is found nowhere else.
-        if isNew { unlinked.insert(stream) }
-        if isNew || candidates.count < Subscriptions.candidatesMax { candidates.insert(stream) } else { isIncomplete = true }
+    mutating func add(_ stream: String) {
+        if candidates.count < Subscriptions.candidatesMax { candidates.insert(stream) } else { isIncomplete = true }
     }
 
-    mutating func remove(_ stream: String) {
-        candidates.remove(stream)
-        unlinked.remove(stream)
-    }
-
-    /// All have their links, by which they are found again.
-    mutating func linkedAll() {
-        for stream in unlinked.texts where candidates.count > Subscriptions.candidatesMax {
-            candidates.remove(stream)
-            isIncomplete = true
-        }
-        unlinked = []
-    }
+    mutating func remove(_ stream: String) { candidates.remove(stream) }
 
     mutating func scanned(_ streams: [String], isComplete: Bool) {
         candidates.formUnion(streams.map { TextKey($0) })
@@ -247,32 +218,48 @@ package struct SubscriptionStream: Sendable {
 // MARK: - What the writer tells of channels
 
 extension Subscriptions {
-    /// A channel is being created: its row says so until it is linked.
-    func created(_ channel: Channel, in stage: inout Stage) {
-        searches.made(channel.name)
-        guard !entries.isEmpty else { return }
-        let subscribers = subscribers(of: channel)
-        guard !subscribers.isEmpty else { return }
-        stage.put(.index, SubscriptionRows.newStreamKey(channel.id), Bytes(channel.name.utf8))
-        newStreams[channel.id] = Set(subscribers.map { TextKey($0) })
+    /// The subscriptions whose patterns match a channel that is being made in that partition: each is to be told. Called before anything is changed.
+    func toTell(of name: String, from partition: UInt16, in stage: Stage) throws(LogError) -> [String] {
+        guard !entries.isEmpty else { return [] }
+        let matching = entries.filter { $0.value.subscription.configuration.matches(name) }
+        if !matching.isEmpty { try channels.messages.ready(partition, in: stage) }
+        return Set(matching.keys).texts
+    }
+
+    /// A channel is being made.
+    func made(_ name: String) { searches.made(name) }
+
+    /// A stream was made that matches: all of it is new. Stages the link, unless it was linked in another way meanwhile.
+    func link(_ stream: String, to id: String, in stage: inout Stage) throws(LogError) -> [Effect] {
+        guard let entry = entries[id], entry.subscription.configuration.matches(stream) else { return [] }
+        let key = SubscriptionRows.key(id, stream)
+        if try stage.get(.index, key) == nil {
+            stage.put(.index, key, SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil).bytes)
+        }
+        return [.linked(subscription: id, stream: stream)]
+    }
+
+    /// The link is durable.
+    func linked(_ stream: String, to id: String) {
+        guard entries[id] != nil else { return }
+        changed(stream, of: id)
     }
 
     /// These have changed, durably. Cost: nothing where nobody subscribes, else a comparison for each that is subscribed to by nobody.
     func published(_ changed: [Channel]) {
         guard !entries.isEmpty else { return }
-        var pending = 0
-        defer { if pending != 0 { counted.withLock { [pending] in $0.pendingStreams += pending } } }
         for channel in changed {
-            for id in subscribers(of: channel) {
-                let isNew = newStreams[channel.id]?.contains(id) == true
-                pending -= entries[id]!.candidates.count
-                entries[id]!.add(channel.name, isNew: isNew)
-                pending += entries[id]!.candidates.count
-                if isNew { entries[id]!.newStreams.insert(channel.id) }
-                // Whoever holds a wake learns of it at its end.
-                if isNew || entries[id]!.subscription.canWake(now: channels.world.now) { look(at: id) }
-            }
+            for id in subscribers(of: channel) { self.changed(channel.name, of: id) }
         }
+    }
+
+    private func changed(_ stream: String, of id: String) {
+        let before = entries[id]!.candidates.count
+        entries[id]!.add(stream)
+        let new = entries[id]!.candidates.count - before
+        if new != 0 { counted.withLock { $0.pendingStreams += new } }
+        // Whoever holds a wake learns of it at its end.
+        if entries[id]!.subscription.canWake(now: channels.world.now) { look(at: id) }
     }
 
     private func look(at id: String) {
@@ -329,14 +316,12 @@ extension Subscriptions {
 
     func count(_ done: SubscriptionCounters) { counted.withLock { $0.add(done) } }
 
-    /// - Returns: the new streams that wait for it, also those of this very commit.
-    func remove(_ id: String) -> Set<ChannelID> {
+    func remove(_ id: String) {
         let entry = entries.removeValue(forKey: TextKey(id))
         for stream in entry?.explicit ?? [] { remove(id, from: stream.text) }
         version += 1
         entry?.alarm?.scheduled.cancel()
         count(-(entry?.candidates.count ?? 0))
-        return Set(newStreams.filter { $0.value.contains(id) }.keys)
     }
 
     private func add(_ id: String, to stream: String) {
@@ -348,28 +333,6 @@ extension Subscriptions {
         byStream[stream]?.remove(id)
         if byStream[stream]?.isEmpty == true { byStream[stream] = nil }
         version += 1
-    }
-
-    /// A subscription has linked what was new, or is gone.
-    func linked(_ streams: Set<ChannelID>, by id: String) {
-        entries[id]?.newStreams.subtract(streams)
-        for stream in streams {
-            newStreams[stream]?.remove(id)
-            if newStreams[stream]?.isEmpty == true { forget(stream) }
-        }
-    }
-
-    /// Everybody has linked it, durably.
-    private func forget(_ stream: ChannelID) {
-        newStreams[stream] = nil
-        removeRow(of: stream)
-    }
-
-    private func removeRow(of stream: ChannelID) {
-        // Refused, the next process finds the row, and nothing to do for it.
-        var removal = RowChange.delete(.index, SubscriptionRows.newStreamKey(stream))
-        removal.isBounded = false
-        channels.submit(removal)
     }
 
     // MARK: What follows from a decision

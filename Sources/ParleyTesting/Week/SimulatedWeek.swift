@@ -519,7 +519,7 @@ extension SimulatedWeek {
         var found: [String] = []
         for family in Family.allCases {
             try process.log.scan(family, from: [0, 0], to: [255, 255], reversed: false) { key, value in
-                if family == .channels, key.count == 10, key.readBigEndian(at: 2, as: UInt64.self) == 0 { return true }
+                if Placement.isCounter(family, key) { return true }
                 if family == .names, NameRow(Bytes(value))?.isTombstone == true { return true }
                 found.append("\(family) \(hexadecimal(key)) \(Bytes(key.dropFirst(2)).text.filter { $0.isASCII }) \(value.count) bytes")
                 return true

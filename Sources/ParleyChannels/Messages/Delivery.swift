@@ -1,0 +1,61 @@
+internal import ParleyLog
+internal import ParleySystem
+
+/// Messages on their way to the owner of a partition.
+package struct Delivery: Sendable {
+    let route: Route
+    /// In the order in which they were said; never without one that comes before them and has not been taken.
+    let messages: [(sequence: UInt64, message: Bytes)]
+
+    /// Of one delivery: it is decided at once.
+    static let countMax = 256
+    static let bytesMax = 256 << 10
+
+    /// The partition that they are for.
+    package var destination: UInt16 { route.destination }
+
+    /// Writer's thread. What has been taken before is left alone, so a delivery can be repeated.
+    func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Decision {
+        let last = try stage.get(.outbox, MessageRows.taken(route))?.readBigEndian(at: 0) ?? UInt64(0)
+        var effects: [Effect] = []
+        // What they are answered with leaves from here.
+        try channels.messages.ready(route.destination, in: stage)
+        for (sequence, bytes) in messages where sequence > last {
+            guard let message = PartitionMessage(bytes) else {
+                // Not of this program's, or damaged: it must not hold up the others.
+                Diagnostics.log(.error, "message cannot be read", ["from": "\(route.source)", "to": "\(route.destination)"])
+                continue
+            }
+            effects += try message.take(channels, in: &stage)
+        }
+        if let newest = messages.last?.sequence, newest > last {
+            var row = Bytes()
+            row.append(bigEndian: newest)
+            stage.put(.outbox, MessageRows.taken(route), row)
+        }
+        return Decision(reply: .done, effects: effects)
+    }
+}
+
+/// Messages that have been taken, and that their source need not keep.
+struct MessageRemoval: Sendable {
+    let route: Route
+    let sequences: [UInt64]
+
+    func decide(in stage: inout Stage) {
+        for sequence in sequences { stage.delete(.outbox, MessageRows.key(route, sequence)) }
+    }
+}
+
+extension PartitionMessage {
+    /// Does what it says. ``Messages/ready(_:in:)`` of its destination has been called.
+    fileprivate func take(_ channels: Channels, in stage: inout Stage) throws(LogError) -> [Effect] {
+        switch self {
+        case .watch(let watch): try watch.begin(channels, in: &stage)
+        case .unwatch(let watch): try watch.end(channels, in: &stage)
+        case .news(let follow): return try follow.tell(in: &stage)
+        case .link(let subscription, let stream): return try channels.subscriptions?.link(stream, to: subscription, in: &stage) ?? []
+        }
+        return []
+    }
+}

@@ -1,0 +1,78 @@
+internal import ParleySystem
+
+/// What one partition tells another: taken once, and in the order in which it was said.
+enum PartitionMessage: Sendable, Equatable {
+    /// A step of an agent follows a channel of the other partition: it wants to be told once there is something new.
+    case watch(Watch)
+    /// It does not want to any more.
+    case unwatch(Watch)
+    /// There is something new in the channel that a step of an agent of the other partition follows, or it has ended.
+    case news(FollowKey)
+    /// A stream was made that matches the pattern of a subscription of the other partition.
+    case link(subscription: String, stream: String)
+
+    /// Whom it is for.
+    var destination: UInt16 {
+        switch self {
+        case .watch(let watch), .unwatch(let watch): watch.followed.partition
+        case .news(let follow): follow.channel.partition
+        case .link(let subscription, _): Placement.partition(of: subscription)
+        }
+    }
+}
+
+// MARK: - The stored form
+
+extension PartitionMessage {
+    var bytes: Bytes {
+        switch self {
+        case .watch(let watch): watch.json("watch").bytes
+        case .unwatch(let watch): watch.json("unwatch").bytes
+        case .news(let follow):
+            JSON.compact(("type", "news"), ("follower", .string(follow.channel.text)), ("step", .string(follow.step))).bytes
+        case .link(let subscription, let stream):
+            JSON.compact(("type", "link"), ("subscription", .string(subscription)), ("stream", .string(stream))).bytes
+        }
+    }
+
+    init?(_ bytes: Bytes) {
+        guard let json = try? JSON.parse(bytes) else { return nil }
+        switch json["type"]?.string {
+        case "watch":
+            guard let watch = Watch(json) else { return nil }
+            self = .watch(watch)
+        case "unwatch":
+            guard let watch = Watch(json) else { return nil }
+            self = .unwatch(watch)
+        case "news":
+            guard let follow = FollowKey(json) else { return nil }
+            self = .news(follow)
+        case "link":
+            guard let subscription = json["subscription"]?.string, let stream = json["stream"]?.string else { return nil }
+            self = .link(subscription: subscription, stream: stream)
+        default: return nil
+        }
+    }
+}
+
+extension Watch {
+    fileprivate func json(_ type: String) -> JSON {
+        .compact(
+            ("type", .string(type)), ("follower", .string(follow.channel.text)), ("step", .string(follow.step)),
+            ("followed", .string(followed.text)), ("name", .string(name)), ("after", .string(Offset(after).token)))
+    }
+
+    fileprivate init?(_ json: JSON) {
+        guard let follow = FollowKey(json), let followed = json["followed"]?.string.flatMap({ ChannelID(text: $0) }),
+            let name = json["name"]?.string, let after = json["after"]?.string.flatMap({ Offset(token: $0) })
+        else { return nil }
+        self.init(follow: follow, followed: followed, name: name, after: after.value)
+    }
+}
+
+extension FollowKey {
+    fileprivate init?(_ json: JSON) {
+        guard let channel = json["follower"]?.string.flatMap({ ChannelID(text: $0) }), let step = json["step"]?.string else { return nil }
+        self.init(channel: channel, step: step)
+    }
+}
