@@ -34,12 +34,7 @@ final class DueRows: Sendable {
     }
 
     /// What a row of the channel begins with.
-    func key(_ due: Timestamp, _ id: ChannelID) -> Bytes {
-        var key = mark.key(id.partition)
-        key.append(bigEndian: due.keyed)
-        key.append(bigEndian: id.number)
-        return key
-    }
+    func key(_ due: Timestamp, _ id: ChannelID) -> Bytes { mark.key(due, id) }
 
     /// Finds out when the first is due. Cost: one seek a partition.
     func start() throws(LogError) {

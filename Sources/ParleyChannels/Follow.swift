@@ -140,13 +140,7 @@ extension ChannelID {
 // MARK: - The writer's side, for the follower
 
 extension FollowChange {
-    /// What there is of it before it changes.
-    func before(in stage: Stage) throws(LogError) -> FollowRow? {
-        guard case .ends(let key) = self else { return nil }
-        return try stage.get(.index, key.bytes).flatMap { FollowRow($0) }
-    }
-
-    /// - Parameter before: See ``before(in:)``.
+    /// - Parameter before: What there is of it; only needed where it ends.
     func write(_ channel: ChannelID, _ before: FollowRow?, _ messages: Messages, in stage: inout Stage) {
         switch self {
         case .begins(let follow):
@@ -176,9 +170,11 @@ extension Channels {
 }
 
 extension FollowKey {
+    func row(in stage: Stage) throws(LogError) -> FollowRow? { try stage.get(.index, bytes).flatMap { FollowRow($0) } }
+
     /// There is something new: the follower finds it when it looks, in this process or the next.
     func tell(in stage: inout Stage) throws(LogError) -> [Effect] {
-        guard var row = try stage.get(.index, bytes).flatMap({ FollowRow($0) }) else { return [] }
+        guard var row = try row(in: stage) else { return [] }
         row.news = .told
         stage.put(.index, bytes, row.bytes)
         return [.followed(row.follow.follower)]
@@ -194,7 +190,7 @@ package struct FollowAgain: Sendable {
     package init(_ key: FollowKey, after: UInt64? = nil) { (self.key, self.after) = (key, after) }
 
     func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Decision {
-        guard var row = try stage.get(.index, key.bytes).flatMap({ FollowRow($0) }) else { return Decision(reply: .done) }
+        guard var row = try key.row(in: stage) else { return Decision(reply: .done) }
         try channels.messages.ready(key.channel.partition, in: stage)
         // Of a channel that was not there when the step began, the step is told by looking.
         guard let watch = row.follow.watch(key.channel, after: after ?? row.follow.after) else {

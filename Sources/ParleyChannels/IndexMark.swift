@@ -35,6 +35,14 @@ package enum IndexMark: UInt8, Sendable {
         return key
     }
 
+    /// What such a row of the channel begins with that is due then.
+    func key(_ due: Timestamp, _ id: ChannelID) -> Bytes {
+        var key = key(id.partition)
+        key.append(bigEndian: due.keyed)
+        key.append(bigEndian: id.number)
+        return key
+    }
+
     /// All such rows of the partition.
     func range(_ partition: UInt16) -> (lower: Bytes, upper: Bytes) {
         var upper = key(partition)

@@ -9,12 +9,18 @@ package struct SealedText: Sendable, Equatable {
     package var channelName: String
     package var turn: UInt64
     package var step: String
-    /// The entries that it is between.
+    /// The entries that it is between; where it ends is known to whoever writes the row.
     package var from: UInt64
     package var upTo: UInt64
 
-    package init(channelName: String, turn: UInt64, step: String, from: UInt64, upTo: UInt64) {
+    package init(channelName: String, turn: UInt64, step: String, from: UInt64, upTo: UInt64 = 0) {
         (self.channelName, self.turn, self.step, self.from, self.upTo) = (channelName, turn, step, from, upTo)
+    }
+
+    func key(_ due: Timestamp, _ id: ChannelID) -> Bytes {
+        var key = IndexMark.sealedText.key(due, id)
+        key.append(bigEndian: from)
+        return key
     }
 
     var value: Bytes {
@@ -53,14 +59,11 @@ package final class TrimService: Sendable {
         }
     }
 
-    /// Has the text go when its time has come: called for the batch that seals it. Writer thread.
-    package func seal(_ text: SealedText, of channel: Channel, in stage: inout Stage) {
-        let due = world.now.advanced(by: retention)
-        var key = rows.key(due, channel.id)
-        key.append(bigEndian: text.from)
-        stage.put(.index, key, text.value)
-        rows.set(due)
-    }
+    /// What has the text go when its time has come: for the append that seals it.
+    package func row(_ text: SealedText) -> AppendRow { .sealed(text, due: world.now.advanced(by: retention)) }
+
+    /// Such a row is in the log.
+    package func sealed() { rows.set(world.now.advanced(by: retention)) }
 
     /// Finds out when there is something to do. Cost: one seek a partition.
     package func start() throws(LogError) { try rows.start() }

@@ -232,10 +232,8 @@ func notShown(_ seen: [RecordingModel.Seen], _ requests: [(key: String, answer: 
             ]
             var append = Append(to: name, entries)
             (append.epoch, append.decides) = (.takes(after: 0), [1])
-            append.rows = { stage, channel, _ in
-                channel.move(to: .running, turn: 1, in: &stage)
-                stage.put(.big, channel.id.key(hash), Bytes("s".utf8))
-            }
+            let id = try #require(try before.channels.find(name)).id
+            append.rows = [.status(.running, turn: 1), .put(.big, key: id.key(hash), value: Bytes("s".utf8))]
             before.channels.submit(append)
             world.run(deadline: world.now.advanced(by: .seconds(1)))
 

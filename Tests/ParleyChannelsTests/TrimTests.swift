@@ -15,13 +15,11 @@ import Testing
             [.piece("a", at: 0), .piece("x", at: 0, step: "t"), .piece("b", at: 1), .piece("o", at: 0, turn: 2)], to: "agents/k/i")
         bench.append([.piece("c", at: 2, attempt: 2)], to: "agents/k/i")
         bench.append([.piece("y", at: 1, step: "t")], to: "agents/k/i")
-        bench.append([.piece("d", at: 3)], to: "agents/k/i")
         bench.append([NewEntry(.emit, nil, ("name", "sealed"))], to: "agents/k/i") { append in
-            append.rows = { stage, channel, _ in
-                let text = SealedText(channelName: channel.name, turn: 1, step: "s", from: 1, upTo: 6)
-                trims.seal(text, of: channel, in: &stage)
-            }
+            append.rows = [trims.row(SealedText(channelName: "agents/k/i", turn: 1, step: "s", from: 1))]
         }
+        trims.sealed()
+        bench.append([.piece("d", at: 3)], to: "agents/k/i")
         func shown() throws -> [String] { try bench.whole("agents/k/i").compactMap { $0["delta"]?.string } }
         #expect(try shown() == ["a", "x", "b", "o", "c", "y", "d"])
         bench.world.run(deadline: bench.world.now.advanced(by: .seconds(2)))

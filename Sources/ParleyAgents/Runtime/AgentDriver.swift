@@ -13,8 +13,6 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
     var state: State
     /// Text that has been submitted and not yet answered.
     let textsInFlight = Atomic<Int>(0)
-    /// The offsets of the first starts of open steps. Written where the batches are.
-    private let startedAt = Mutex<[String: UInt64]>([:])
 
     typealias Wake = @Sendable (AgentRuntime, Channel) -> Void
 
@@ -25,6 +23,8 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         var task: TurnTask?
         var calls: [String: ModelAttempt] = [:]
         var bodies: [String: Task<Void, Never>] = [:]
+        /// The offsets of the first starts of open steps.
+        var startedAt: [String: UInt64] = [:]
         /// What the turn has of the memory for turns.
         var share: TurnMemory.Share?
         /// What answers of the turn hold that have ended.
@@ -112,7 +112,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         case .callModel(let run): callModel(run)
         case .probe(let path, let attempt, let saved): probe(path, attempt, saved)
         case .stop(let path): stop(path)
-        case .reopened(let path, let offset): startedAt.withLock { $0[path] = offset }
+        case .reopened(let path, let offset): state.startedAt[path] = offset
         case .forget(let path): forget(path)
         case .stopAll: stopAll()
 
@@ -215,33 +215,41 @@ extension AgentDriver {
         append.closes = batch.closes
         append.yieldsTo = batch.yieldsTo
         append.yieldsAfter = batch.considered ?? 0
-        append.follows = batch.rows.compactMap { if case .follow(let change) = $0 { change } else { nil } }
-        append.rows = { [self] stage, channel, offsets in
-            for row in batch.rows { put(row, of: channel, offsets, in: &stage) }
-        }
+        append.rows = batch.rows.compactMap { row($0) }
         runtime.channels.submit(append) { [self] result in
             lane.deliver { [self] in
+                if case .success(let appended) = result { note(batch.rows, appended) }
                 answer(result)
                 if case .success = result { runtime.decided(batch.decides, in: channel.name) }
             }
         }
     }
 
-    /// On the writer's thread.
-    private func put(_ row: AgentRow, of channel: Channel, _ offsets: [UInt64], in stage: inout Stage) {
+    /// A row as channels know it; `nil` for what is noted once it is written.
+    private func row(_ row: AgentRow) -> AppendRow? {
         switch row {
-        case .status(let status, let turn): channel.move(to: status, turn: turn, in: &stage)
-        case .timer(let timer): stage.put(.timers, timer.key(channel.id), Bytes(channel.name.utf8))
-        case .noTimer(let timer): stage.delete(.timers, timer.key(channel.id))
-        // Part of the append itself.
-        case .follow: break
-        case .state(let state, let entry): stage.put(.states, channel.id.key(offsets[entry]), state)
-        case .content(let content, let digest): stage.put(.big, channel.id.key(digest), content)
-        case .modelStarted(let path): startedAt.withLock { $0[path] = offsets[0] }
+        case .status(let status, let turn): .status(status, turn: turn)
+        case .timer(let timer): .put(.timers, key: timer.key(channel.id), value: Bytes(channel.name.utf8))
+        case .noTimer(let timer): .delete(.timers, key: timer.key(channel.id))
+        case .follow(let change): .follow(change)
+        case .state(let state, let entry): .state(state, entry: entry)
+        case .content(let content, let digest): .put(.big, key: channel.id.key(digest), value: content)
+        case .modelStarted: nil
         case .textSealed(let path, let turn):
-            let from = startedAt.withLock { $0.removeValue(forKey: path) } ?? turn
-            let text = SealedText(channelName: channel.name, turn: turn, step: path, from: from, upTo: offsets.last!)
-            runtime.trims.seal(text, of: channel, in: &stage)
+            // While its start is on its way to the log, all of the turn is looked through.
+            runtime.trims.row(SealedText(channelName: channel.name, turn: turn, step: path, from: state.startedAt[path] ?? turn))
+        }
+    }
+
+    private func note(_ rows: [AgentRow], _ appended: Appended) {
+        for row in rows {
+            switch row {
+            case .modelStarted(let path): state.startedAt[path] = appended.offsets[0]
+            case .textSealed(let path, _):
+                state.startedAt[path] = nil
+                runtime.trims.sealed()
+            default: break
+            }
         }
     }
 }
@@ -250,7 +258,7 @@ extension AgentDriver {
 
 extension AgentDriver: TurnOwner {
     private func start(_ start: TurnStart, _ epoch: UInt64, _ history: [HistoryItem], _ saved: JSON?) {
-        startedAt.withLock { $0 = [:] }
+        state.startedAt = [:]
         state.share = state.share ?? runtime.memory.turns.owe(history.reduce(start.input.byteCount) { $0 + $1.byteCount })
         let task = TurnTask(
             owner: self, lane: lane, channelName: channel.name, turn: start.turn, epoch: epoch, journal: start.journal,

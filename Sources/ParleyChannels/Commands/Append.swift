@@ -1,4 +1,4 @@
-package import ParleyLog
+internal import ParleyLog
 package import ParleySystem
 
 /// Entries on their way into a channel: what must hold, and what is added.
@@ -29,10 +29,8 @@ package struct Append: Sendable {
     package var yieldsTo: Set<EntryKind> = []
     /// Up to here the owner has seen what waits, and has taken it into account.
     package var yieldsAfter: UInt64 = 0
-    /// What becomes of the follows of the agent that this is the owner's append of.
-    package var follows: [FollowChange] = []
-    /// Rows written in the same batch: timers, states, index. Gets the offsets of the entries.
-    package var rows: (@Sendable (_ stage: inout Stage, _ channel: Channel, _ offsets: [UInt64]) -> Void)?
+    /// Rows of the same batch, in the order in which they are written.
+    package var rows: [AppendRow] = []
 
     package init(to channelName: String, _ entries: [NewEntry]) { (self.channelName, self.entries) = (channelName, entries) }
 }
@@ -168,8 +166,8 @@ extension Append {
         try checkEpoch(channel)
         let input = inboxRows
         try checkUndecided(channel, input, &stage)
-        let followed = try ChannelRefusal.wrap { () throws(LogError) in try followRows(channel, channels, &stage) }
-        return write(to: channel, input, producerState?.state, followed, channels, in: &stage)
+        let follows = try ChannelRefusal.wrap { () throws(LogError) in try followRows(channel, channels, &stage) }
+        return write(to: channel, input, producerState?.state, follows, channels, in: &stage)
     }
 
     /// The same for a channel that is not there.
@@ -185,7 +183,7 @@ extension Append {
         try channels.limit?.check()
         let producerState = try producer.map { producer throws(ChannelRefusal) in try Append.judge(producer, known: nil).state }
         let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(creates, in: &stage) }
-        return write(to: channel, input, producerState, [], channels, in: &stage)
+        return write(to: channel, input, producerState, [:], channels, in: &stage)
     }
 
     private var inboxRows: [InboxRow] { isInput ? entries.map { InboxRow($0) } : [] }
@@ -328,18 +326,18 @@ extension Append {
     }
 
     /// Reads what has to be known before somebody can be told of the append, or of what the agent follows.
-    /// - Returns: the rows of ``follows``.
-    private func followRows(_ channel: Channel, _ channels: Channels, _ stage: inout Stage) throws(LogError) -> [FollowRow?] {
-        guard channel.staged.row.isFollowed || !follows.isEmpty else { return [] }
+    /// - Returns: what there is of the follows that end, by the number of their row.
+    private func followRows(_ channel: Channel, _ channels: Channels, _ stage: inout Stage) throws(LogError) -> [Int: FollowRow] {
+        guard channel.staged.row.isFollowed || rows.contains(where: \.isOfFollow) else { return [:] }
         try channels.messages.ready(channel.id.partition, in: stage)
         try channel.loadFollowers(stage)
-        var rows: [FollowRow?] = []
-        for change in follows { rows.append(try change.before(in: stage)) }
-        return rows
+        var found: [Int: FollowRow] = [:]
+        for (number, row) in rows.enumerated() { found[number] = try row.before(in: stage) }
+        return found
     }
 
     private func write(
-        to channel: Channel, _ input: [InboxRow], _ producerState: ProducerState?, _ followed: [FollowRow?], _ channels: Channels,
+        to channel: Channel, _ input: [InboxRow], _ producerState: ProducerState?, _ follows: [Int: FollowRow], _ channels: Channels,
         in stage: inout Stage
     ) -> Decision {
         let now = channels.world.now
@@ -370,9 +368,8 @@ extension Append {
             }
         }
         let outboxRows = channels.outbox?.stage(entries, offsets, of: channel, in: &stage) ?? 0
-        for (change, row) in zip(follows, followed) { change.write(channel.id, row, channels.messages, in: &stage) }
         if !entries.isEmpty || closes { channel.tellFollowers(channels.messages, in: &stage) }
-        rows?(&stage, channel, offsets)
+        for (number, row) in rows.enumerated() { row.write(follows[number], to: channel, offsets, channels.messages, in: &stage) }
         let appended = Appended(
             offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed,
             producer: producerState)
