@@ -14,8 +14,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     package let outbox: Outbox?
     /// What partitions tell each other.
     package let messages: Messages
-    let partitions: [Partition]
-    let openBits: Atomic<UInt64>
+    let partitions: Partitions
     let observers = Mutex(ChannelObservers())
 
     /// What is staged and not committed.
@@ -30,10 +29,9 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     /// When to look at which channel's lifetime; whether it has ended is decided by the writer, who knows of every access.
     var expiry: DueRows { lifetimes.withLock { $0! } }
 
-    /// How many channels stay in memory before those that nobody watches are let go.
-    private let residentMax: Int
-
-    /// - Parameter partitions: Those that this node owns from the start; others are opened and closed, see ``open(_:completion:)``.
+    /// - Parameters:
+    ///   - residentMax: How many channels stay in memory before those that nobody watches are let go.
+    ///   - partitions: Those that this node owns from the start; others are opened and closed, see ``open(_:completion:)``.
     package init(
         log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil, residentMax: Int = 65_536,
         partitions: PartitionSet = .all
@@ -42,10 +40,8 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
         self.writer = writer
         self.world = world
         self.outbox = outbox
-        self.residentMax = residentMax
         messages = Messages(log, world)
-        self.partitions = (0..<Placement.partitionCount).map { Partition($0) }
-        openBits = Atomic(partitions.bits)
+        self.partitions = Partitions(open: partitions, residentMax: residentMax)
         writer.own(partitions)
         // So many at a time, so that a thousand channels of one instant do not fill the writer's queue.
         let expiry = DueRows(
@@ -86,15 +82,32 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
 
     /// The channel of that name, also when its time has come: until the writer has removed it, a crash or a clock may bring it back.
     func findAny(_ name: String) throws(LogError) -> Channel? {
-        let partition = partition(of: name)
-        let (channel, isCrowded) = try partition.residents.withLock { residents throws(LogError) -> (Channel?, Bool) in
-            if let channel = residents.channels[name] { return (channel, false) }
+        let partition = partitions[name]
+        while true {
+            let (known, isUnpublished, departures) = partition.residents.withLock { residents in
+                (residents.channels[name], residents.unpublished.contains(name), residents.departures)
+            }
+            if let known { return known }
             try requireOpen(partition.number)
-            guard !residents.unpublished.contains(name), let loaded = try load(name) else { return (nil, false) }
+            // Not under the lock: the disk may be slow, and the event loops look here, too.
+            guard !isUnpublished, let loaded = try load(name) else { return nil }
+            if let channel = try keep(loaded, in: partition, unlessLeft: departures) { return channel }
+        }
+    }
+
+    /// Keeps a channel that was read from the log in memory, unless there is one meanwhile.
+    ///
+    /// - Parameter departures: How many channels had left before it was read. One that has left since may be this, and have changed before.
+    /// - Returns: what is in memory now; `nil` where it has to be read again.
+    private func keep(_ loaded: Channel, in partition: Partition, unlessLeft departures: UInt64) throws(LogError) -> Channel? {
+        let (channel, isCrowded) = try partition.residents.withLock { residents throws(LogError) -> (Channel?, Bool) in
+            if let channel = residents.channels[loaded.name] { return (channel, false) }
+            try requireOpen(partition.number)
             // A fork's rows are in its source's partition.
             if loaded.id.partition != partition.number { try requireOpen(loaded.id.partition) }
-            residents.channels[name] = loaded
-            let excess = residents.channels.count - residentMax / partitions.count
+            guard residents.departures == departures, !residents.unpublished.contains(loaded.name) else { return (nil, false) }
+            residents.channels[loaded.name] = loaded
+            let excess = residents.channels.count - partitions.residentShare
             return (loaded, excess > 0 && excess % Channels.excessStep == 1)
         }
         // Where nobody writes, nothing else would let go of what is read. Refused, the next load beyond the limit tries again.
@@ -106,11 +119,11 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     private static let excessStep = 256
 
     /// How many channels are in memory.
-    package var residentCount: Int { partitions.reduce(0) { $0 + $1.residents.withLock { $0.channels.count } } }
+    package var residentCount: Int { partitions.all.reduce(0) { $0 + $1.residents.withLock { $0.channels.count } } }
 
     /// The channel of that name if it is in memory. Thread-safe, and touches no disk: for event loops.
     package func resident(_ name: String) -> Channel? {
-        guard let channel = partition(of: name).residents.withLock({ $0.channels[name] }), !channel.isExpired(world.now) else { return nil }
+        guard let channel = partitions[name].residents.withLock({ $0.channels[name] }), !channel.isExpired(world.now) else { return nil }
         return channel
     }
 
@@ -124,8 +137,6 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     package func row(_ channel: Channel) throws(LogError) -> ChannelRow? {
         try log.get(.channels, channel.id.key).flatMap { ChannelRow($0) }
     }
-
-    private func partition(of name: String) -> Partition { partitions[Int(Placement.partition(of: name))] }
 
     private func load(_ name: String) throws(LogError) -> Channel? {
         guard let bytes = try log.get(.names, Placement.nameKey(name)), let found = NameRow(bytes), !found.isTombstone else { return nil }
@@ -246,7 +257,7 @@ extension Channels {
         subscriptions?.made(row.name)
         for subscriber in subscribers { messages.post(.link(subscription: subscriber, stream: row.name), from: partition, in: &stage) }
         overlay.created[row.name] = channel
-        self.partition(of: row.name).residents.withLock { $0.unpublished.insert(row.name) }
+        partitions[row.name].residents.withLock { $0.unpublished.insert(row.name) }
         overlay.removed.remove(row.name)
         touch(channel)
         return channel
@@ -330,17 +341,17 @@ extension Channels {
     func publish() {
         messages.committed()
         guard !overlay.touched.isEmpty else { return }
-        for (name, channel) in overlay.created { partition(of: name.text).residents.withLock { $0.channels[name] = channel } }
+        for (name, channel) in overlay.created { partitions[name.text].residents.withLock { $0.channels[name] = channel } }
         for channel in overlay.touched {
-            partition(of: channel.name).residents.withLock { residents in
+            partitions[channel.name].residents.withLock { residents in
                 residents.unpublished.remove(channel.name)
-                if channel.staged.isDeleted, residents.channels[channel.name] === channel { residents.channels[channel.name] = nil }
+                if channel.staged.isDeleted, residents.channels[channel.name] === channel { residents.leave(channel.name) }
             }
             for watcher in channel.publish() { watcher.channelChanged(channel) }
         }
         subscriptions?.published(overlay.touched)
         for name in overlay.freed {
-            partition(of: name).residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.channels[name] = nil } }
+            partitions[name].residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.leave(name) } }
         }
         overlay.clear()
         evictIdle()
@@ -352,7 +363,7 @@ extension Channels {
             failures[channel.id.partition] != nil || failures[Placement.partition(of: channel.name)] != nil
         }
         for channel in overlay.touched where isLost(channel) {
-            partition(of: channel.name).residents.withLock { $0.unpublished.remove(channel.name) }
+            partitions[channel.name].residents.withLock { $0.unpublished.remove(channel.name) }
             overlay.touchedIDs.remove(ObjectIdentifier(channel))
         }
         overlay.touched.removeAll(where: isLost)
@@ -374,10 +385,10 @@ extension Channels {
 
     /// Lets go of channels that nobody watches when a shard has grown past its share. Nothing is staged when this runs.
     func evictIdle() {
-        for partition in partitions {
+        for partition in partitions.all {
             partition.residents.withLock { residents in
-                guard residents.channels.count > residentMax / partitions.count else { return }
-                for (name, channel) in residents.channels where channel.evict() { residents.channels[name] = nil }
+                guard residents.channels.count > partitions.residentShare else { return }
+                for (name, channel) in residents.channels where channel.evict() { residents.leave(name) }
             }
         }
     }

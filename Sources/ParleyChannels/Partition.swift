@@ -2,6 +2,28 @@ package import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
+/// The partitions of a node's channels, those that it owns and the others.
+final class Partitions: Sendable {
+    let all: [Partition]
+    /// How many channels of each stay in memory before those that nobody watches are let go.
+    let residentShare: Int
+    private let openBits: Atomic<UInt64>
+
+    init(open: PartitionSet, residentMax: Int) {
+        all = (0..<Placement.partitionCount).map { Partition($0) }
+        residentShare = residentMax / all.count
+        openBits = Atomic(open.bits)
+    }
+
+    /// That of the channel with this name.
+    subscript(name: String) -> Partition { all[Int(Placement.partition(of: name))] }
+
+    var open: PartitionSet { PartitionSet(bits: openBits.load(ordering: .acquiring)) }
+
+    func opened(_ partition: UInt16) { openBits.bitwiseOr(PartitionSet([partition]).bits, ordering: .releasing) }
+    func closed(_ partition: UInt16) { openBits.bitwiseAnd(~PartitionSet([partition]).bits, ordering: .sequentiallyConsistent) }
+}
+
 /// One partition of a node's channels: what of it is in memory while this node owns it.
 ///
 /// It is opened with an epoch, which stands in everything that is committed from then on, and closed, or lost when the log has another owner for it.
@@ -10,6 +32,14 @@ final class Partition: Sendable {
         var channels: [TextKey: Channel] = [:]
         /// Names whose creation may be durable but is not published: nobody may load a second object for them.
         var unpublished: Set<TextKey> = []
+        /// How many channels have left memory.
+        private(set) var departures: UInt64 = 0
+
+        mutating func leave(_ name: String) { leave(TextKey(name)) }
+
+        mutating func leave(_ name: TextKey) {
+            if channels.removeValue(forKey: name) != nil { departures += 1 }
+        }
     }
 
     let number: UInt16
@@ -22,7 +52,7 @@ final class Partition: Sendable {
     func takeOut(_ isGone: (Channel) -> Bool) -> [Channel] {
         residents.withLock { residents in
             let gone = residents.channels.filter { isGone($0.value) }
-            for name in gone.keys { residents.channels[name] = nil }
+            for name in gone.keys { residents.leave(name) }
             return gone.values.sorted { $0.name < $1.name }
         }
     }
@@ -40,7 +70,7 @@ package protocol PartitionObserver: AnyObject, Sendable {
 
 extension Channels {
     /// The partitions that this node owns. Thread-safe.
-    package var openPartitions: PartitionSet { PartitionSet(bits: openBits.load(ordering: .acquiring)) }
+    package var openPartitions: PartitionSet { partitions.open }
 
     /// Has `observer` told of partitions that are opened and closed. It is not kept alive.
     package func observePartitions(_ observer: any PartitionObserver) {
@@ -87,7 +117,7 @@ extension Channels {
 
     func opened(_ opening: PartitionOpening) {
         limit?.opened(opening.partition, names: opening.names)
-        openBits.bitwiseOr(PartitionSet([opening.partition]).bits, ordering: .releasing)
+        partitions.opened(opening.partition)
         for takeUp in opening.takeUp { takeUp() }
         expiry.lookAgain()
     }
@@ -95,11 +125,11 @@ extension Channels {
     /// Lets go of everything that is in the partition. Nothing is staged in it, or what is was lost.
     func closed(_ partition: UInt16) {
         guard openPartitions.contains(partition) else { return }
-        openBits.bitwiseAnd(~PartitionSet([partition]).bits, ordering: .sequentiallyConsistent)
+        partitions.closed(partition)
         nextNumber[partition] = nil
         limit?.closed(partition)
         // A load looks under the same locks whether the partition is open: what is taken out now is all.
-        let gone = partitions.flatMap { slot in
+        let gone = partitions.all.flatMap { slot in
             slot.takeOut { $0.id.partition == partition || slot.number == partition }
         }
         for channel in gone {

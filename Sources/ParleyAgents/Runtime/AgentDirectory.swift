@@ -41,6 +41,9 @@ final class AgentDirectory: Sendable {
 
     private let countMax: Int
     private let waitingMax: Int
+    /// How long an agent stays in memory with nothing to do.
+    let idleAfter: Duration
+    private let closed = Atomic<Bool>(false)
     /// Of how many agents the log tells at a time. That leaves room for those that are called meanwhile: what the log tells of may be agents that can do
     /// nothing yet.
     var pageMax: Int { waitingMax / 2 }
@@ -54,10 +57,15 @@ final class AgentDirectory: Sendable {
     /// - Parameters:
     ///   - countMax: How many agents are in memory at most; at least 1.
     ///   - waitingMax: How many names are remembered at most; at least 2. Calls to others that the log can tell of are dropped, see ``takePass()``.
-    init(countMax: Int, waitingMax: Int) {
+    init(countMax: Int, waitingMax: Int, idleAfter: Duration) {
+        self.idleAfter = idleAfter
         self.countMax = max(1, countMax)
         self.waitingMax = max(2, waitingMax)
     }
+
+    /// No agent is called any more: the process drains.
+    var isClosed: Bool { closed.load(ordering: .relaxed) }
+    func close() { closed.store(true, ordering: .relaxed) }
 
     var count: Int { state.withLock { $0.activations.count } }
     var waitingCount: Int { state.withLock { $0.waiting.count } }

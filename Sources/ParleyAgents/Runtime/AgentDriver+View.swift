@@ -16,7 +16,7 @@ extension AgentDriver {
         func random() -> UInt64 { runtime.world.random() }
         var isDraining: Bool { runtime.isDraining }
         var isCrowded: Bool { runtime.directory.isCrowded }
-        var idleAfter: Duration { runtime.idleAfter }
+        var idleAfter: Duration { runtime.directory.idleAfter }
         var isWritingText: Bool { driver.textsInFlight.load(ordering: .relaxed) > 0 }
         func hasStrayed(turn: UInt64) -> Bool { runtime.programs.hasStrayed(channel.name, turn: turn) }
         var keepsWaiting: Bool { runtime.programs.keepsInMemory(driver.state.agent.kind) }

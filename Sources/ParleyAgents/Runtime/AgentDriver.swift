@@ -45,7 +45,7 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         let number = channel.id.number << 6 | UInt64(channel.id.partition)
         lane = Lane(id: number, world: runtime.world)
         stepExecutor = StepExecutor(world: runtime.world, owner: number)
-        let identity = AgentIdentity(name: channel.name, id: channel.id, node: runtime.node, build: runtime.build)
+        let identity = AgentIdentity(name: channel.name, id: channel.id, node: runtime.process.node, build: runtime.process.build)
         machine = AgentMachine(identity, agent.traits)
         state = State(agent: agent)
     }

@@ -8,10 +8,7 @@ package final class AgentRuntime: Sendable {
     package let channels: Channels
     package let world: any World
     /// Names this process in `turn.started`.
-    package let node: String
-    package let build: String
-    /// How long an agent stays in memory with nothing to do.
-    package let idleAfter: Duration
+    let process: (node: String, build: String)
     /// Takes sealed text out of the log.
     let trims: TrimService
     var timers: TimerService { timerService.withLock { $0! } }
@@ -25,9 +22,6 @@ package final class AgentRuntime: Sendable {
     let programs = ProgramWatch()
     let takeUp = TakeUp()
     private let watchers = TurnWatchers()
-    private let draining = Atomic<Bool>(false)
-    /// The agents whose logs could not be read and that are tried again soon, with the timers that rang for them.
-    private let unread = Mutex<[ChannelID: Set<DueTimer>]>([:])
 
     package init(
         channels: Channels, world: any World, agents: [AnyAgent], node: String = "local", build: String = "",
@@ -39,12 +33,10 @@ package final class AgentRuntime: Sendable {
     ) {
         memory = AgentMemory(
             conversations: conversations, turns: TurnMemory(bytesMax: turnBytesMax, world: world), answers: answerTexts)
-        directory = AgentDirectory(countMax: activeMax, waitingMax: waitingMax)
+        directory = AgentDirectory(countMax: activeMax, waitingMax: waitingMax, idleAfter: idleAfter)
         self.channels = channels
         self.world = world
-        self.node = node
-        self.build = build
-        self.idleAfter = idleAfter
+        process = (node, build)
         self.observers = observers
         self.agents = Mutex(Dictionary(agents.map { ($0.kind, $0) }, uniquingKeysWith: { $1 }))
         trims = TrimService(channels: channels, world: world, retention: textRetention)
@@ -76,7 +68,7 @@ package final class AgentRuntime: Sendable {
         }
     }
 
-    package var isDraining: Bool { draining.load(ordering: .relaxed) }
+    package var isDraining: Bool { directory.isClosed }
 
     /// How many agents are in memory at most, unless it is said otherwise.
     package static let activeMax = 10_000
@@ -193,16 +185,12 @@ package final class AgentRuntime: Sendable {
     /// An agent whose log could not be read is tried again: what is in its inbox has been acknowledged. Once, however often it was woken meanwhile
     /// in vain.
     func wakeLater(_ channel: Channel, _ timers: [DueTimer]) {
-        let isFirst = unread.withLock { unread in
-            defer { unread[channel.id, default: []].formUnion(timers) }
-            return unread[channel.id] == nil
-        }
-        guard isFirst else { return }
+        guard takeUp.isFirstUnread(channel.id, timers) else { return }
         world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in self?.wakeUnread(channel) }
     }
 
     private func wakeUnread(_ channel: Channel) {
-        let timers = unread.withLock { $0.removeValue(forKey: channel.id) } ?? []
+        let timers = takeUp.takeUnread(channel.id)
         wakeAgain(channel)
         // Sorted, so that a simulated run follows from its seed.
         for timer in timers.sorted(by: { $0.id < $1.id }) { timerDue(channel.name, channel.id, timer) }
@@ -281,7 +269,7 @@ package final class AgentRuntime: Sendable {
     ///
     /// Bodies of steps that run continue, so that what they did is journaled: wait for ``runningBodies`` to become 0, as long as there is time.
     package func drain() {
-        draining.store(true, ordering: .relaxed)
+        directory.close()
         timers.stop()
         trims.stop()
         for activation in directory.activations { activation.drain() }

@@ -1,3 +1,4 @@
+internal import ParleyChannels
 internal import ParleyLog
 internal import Synchronization
 
@@ -9,6 +10,8 @@ final class TakeUp: Sendable {
         var stalledAtStart: Set<String> = []
         /// Those that left memory with their turn open, because the log could not be read.
         var stopped: Set<String> = []
+        /// Those whose logs could not be read and that are tried again soon, with the timers that rang for them.
+        var unread: [ChannelID: Set<DueTimer>] = [:]
     }
 
     private let state = Mutex(State())
@@ -28,4 +31,16 @@ final class TakeUp: Sendable {
     func noteStopped(_ name: String) { state.withLock { _ = $0.stopped.insert(name) } }
     /// Whether the agent's turn is open because of that, and not because the process before ended.
     func hasStopped(_ name: String) -> Bool { state.withLock { $0.stopped.remove(name) != nil } }
+
+    /// The agent's log could not be read when these timers rang.
+    /// - Returns: whether nobody has seen to it that it is tried again.
+    func isFirstUnread(_ id: ChannelID, _ timers: [DueTimer]) -> Bool {
+        state.withLock { state in
+            defer { state.unread[id, default: []].formUnion(timers) }
+            return state.unread[id] == nil
+        }
+    }
+
+    /// It is tried again.
+    func takeUnread(_ id: ChannelID) -> Set<DueTimer> { state.withLock { $0.unread.removeValue(forKey: id) } ?? [] }
 }
