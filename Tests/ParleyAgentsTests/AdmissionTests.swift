@@ -146,6 +146,36 @@ import Testing
     }
 
     /// As a process ended with more undecided inputs than are remembered, and the first that are taken up wait in memory, for something outside.
+    @Test func `those that are remembered do not pass by those of whom only the log knows`() throws {
+        let ended = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 3)
+            let node = try SimulatedNode(
+                world, SimulatedLog(),
+                agents: [
+                    agent { _, turn in
+                        try await turn.step("work") { _ in await pause(world, .milliseconds(50)) }
+                        return "done"
+                    }
+                ], activeMax: 1, waitingMax: 2)
+            // Some of these always wait, without a pause in which the log would be asked.
+            let busy = ["agents/probe/a", "agents/probe/b", "agents/probe/c"]
+            for round in 0..<200 {
+                world.schedule(at: world.now.advanced(by: .milliseconds(100 * round))) {
+                    for name in busy { node.send("x", to: name) }
+                    if round == 1 { node.send("x", to: "agents/probe/d") }
+                }
+            }
+            let begin = world.now
+            var ended: Duration?
+            world.run(deadline: world.now.advanced(by: .seconds(20))) {
+                ended = begin.duration(to: world.now)
+                return (try? node.entries("agents/probe/d").contains { $0["type"] == "turn.completed" }) == true
+            }
+            return ended
+        }
+        #expect(ended ?? .seconds(20) < .seconds(5))
+    }
+
     @Test func `agents that stay in memory do not keep those that the log has to be asked for from theirs`() throws {
         let open = try SimulatedNode.simulate {
             let first = SimulatedWorld(seed: 1)

@@ -119,15 +119,15 @@ final class AgentDirectory: Sendable {
     private func wait(_ name: String, _ call: Call, _ state: inout State) -> Answer {
         let isFirst = state.order.isEmpty
         if state.waiting[name] == nil {
-            if state.waiting.count >= waitingMax {
-                switch call {
-                case .fire: return .isFull
-                case .takeInput:
-                    state.hasDropped = true
-                    return .delivered
-                // The log may not tell of it.
-                case .wake: break
-                }
+            let isFull = state.waiting.count >= waitingMax
+            switch call {
+            case .fire where isFull: return .isFull
+            // Once one was dropped, all are: those that come later must not pass by it for ever.
+            case .takeInput where isFull || state.hasDropped:
+                state.hasDropped = true
+                return .delivered
+            // The log may not tell of it.
+            case .fire, .takeInput, .wake: break
             }
             state.order.append(name)
         }
