@@ -196,6 +196,35 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
         #expect(steps == 0)
     }
 
+    /// An earlier version had no row in the partition of the channel, and no word in the follower's.
+    @Test(arguments: [true, false])
+    func `goes on in a folder of an earlier version`(hasNews: Bool) throws {
+        let output = try SimulatedNode.simulate {
+            let world = SimulatedWorld(seed: 1)
+            let node = try SimulatedNode(world, SimulatedLog(), agents: [follower()])
+            node.publish(1)
+            node.send("go", to: name)
+            world.run(deadline: world.now.advanced(by: .seconds(100)))
+            try node.log.scan(.index, from: [0, 0], to: [255, 255], reversed: false) { key, value in
+                if key[2] == IndexMark.watch.rawValue { node.channels.submit(RowChange.delete(.index, Bytes(key))) }
+                guard key[2] == IndexMark.follow.rawValue, let row = try? JSON.parse(Bytes(value)) else { return true }
+                let members = row.members!.filter { $0.name != "news" }
+                node.channels.submit(RowChange.put(.index, Bytes(key), JSON.object(members).bytes))
+                return true
+            }
+            world.settle()
+            if hasNews { node.publish(2) }
+            world.settle()
+            let next = try SimulatedNode(SimulatedWorld(seed: 2, now: world.now), node.log.reopen(), agents: [follower()])
+            next.world.run(deadline: next.world.now.advanced(by: .seconds(100)))
+            if !hasNews { next.publish(2) }
+            next.publish(3, closes: true)
+            next.world.run(deadline: next.world.now.advanced(by: .seconds(100)))
+            return try next.entries(name).last?["output"]
+        }
+        #expect(output == [1, 2, 3, "end"])
+    }
+
     @Test func `ends when the time of the channel is over`() throws {
         let output = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)
