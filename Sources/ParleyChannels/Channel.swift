@@ -155,13 +155,7 @@ struct StagedTail {
     var row: ChannelRow
     var head: UInt64
     var lastAt: Timestamp
-    /// The frames staged in the current commit: they become one value of the log, or several when they are very many.
-    var frames = Bytes()
-    var first: UInt64 = 0
-    /// Where in `frames` a further value of the log begins, and with which offset.
-    var cuts: [(start: Int, offset: UInt64)] = []
-    /// Where in `frames` the last one begins, when it is text that more of the same step can join.
-    var openText: (start: Int, position: Position, part: TextDelta.Part, end: UInt64)?
+    var frames = StagedFrames()
     var isRowChanged = false
     var isDeleted = false
     var producers: [TextKey: ProducerState] = [:]
@@ -173,14 +167,38 @@ struct StagedTail {
     var subscribers: (version: UInt64, ids: [String])?
 }
 
+/// The frames staged in the current commit: they become one value of the log, or several when they are very many.
+struct StagedFrames {
+    var bytes = Bytes()
+    /// The offset of the first.
+    var first: UInt64 = 0
+    /// Where a further value of the log begins, and with which offset.
+    var cuts: [(start: Int, offset: UInt64)] = []
+    /// Where the last frame begins, when it is text that more of the same step can join.
+    var openText: (start: Int, position: Position, part: TextDelta.Part, end: UInt64)?
+
+    /// Visits the values of the log that they become.
+    func values(_ visit: (_ first: UInt64, _ value: Bytes) -> Void) {
+        guard !bytes.isEmpty else { return }
+        var (start, offset) = (0, first)
+        for cut in cuts {
+            visit(offset, Bytes(bytes[start..<cut.start]))
+            (start, offset) = cut
+        }
+        visit(offset, start == 0 ? bytes : Bytes(bytes[start...]))
+    }
+}
+
 extension Channel {
     /// Stamps entries, gives them their offsets and adds their frames; text may be merged into the text before it, whose offset it then has.
     func stage(_ entries: [NewEntry], now: Timestamp, in stage: inout Stage) -> [UInt64] {
-        let before = staged.frames.count
+        let before = staged.frames.bytes.count
         // Once, and not by doubling: a request of very many messages takes megabytes.
-        if entries.count > Channel.reservedCountMin { staged.frames.reserveCapacity(before + entries.reduce(0) { $0 + $1.byteCount }) }
+        if entries.count > Channel.reservedCountMin {
+            staged.frames.bytes.reserveCapacity(before + entries.reduce(0) { $0 + $1.byteCount })
+        }
         // They are put when the commit is complete, and count as soon as they are there.
-        defer { stage.count(staged.frames.count - before) }
+        defer { stage.count(staged.frames.bytes.count - before) }
         return entries.map { self.stage($0, now: now) }
     }
 
@@ -188,27 +206,28 @@ extension Channel {
         if merge(entry) { return staged.head }
         staged.lastAt = max(staged.lastAt, now)
         staged.head += 1
-        if staged.frames.isEmpty { staged.first = staged.head }
-        let start = staged.frames.count
-        if start - (staged.cuts.last?.start ?? 0) >= Channel.valueBytes { staged.cuts.append((start, staged.head)) }
-        entry.write(to: &staged.frames, at: staged.lastAt)
+        if staged.frames.bytes.isEmpty { staged.frames.first = staged.head }
+        let start = staged.frames.bytes.count
+        if start - (staged.frames.cuts.last?.start ?? 0) >= Channel.valueBytes { staged.frames.cuts.append((start, staged.head)) }
+        entry.write(to: &staged.frames.bytes, at: staged.lastAt)
         // An empty piece says that the text is over: it stays an entry of its own.
         if case .text(let text) = entry.content, let position = entry.position, !text.delta.isEmpty {
-            staged.openText = (start, position, text.part, text.index + UInt64(text.delta.count))
+            staged.frames.openText = (start, position, text.part, text.index + UInt64(text.delta.count))
         } else {
-            staged.openText = nil
+            staged.frames.openText = nil
         }
         return staged.head
     }
 
     private func merge(_ entry: NewEntry) -> Bool {
-        guard case .text(let text) = entry.content, let open = staged.openText, open.position == entry.position, open.part == text.part,
+        guard case .text(let text) = entry.content, let open = staged.frames.openText, open.position == entry.position,
+            open.part == text.part,
             open.end == text.index, text.continuesAt == nil, !text.delta.isEmpty
         else { return false }
-        staged.frames.append(contentsOf: text.delta)
-        Frame.setLength(of: open.start, in: &staged.frames)
-        Frame.addPieces(text.pieces, toTextAt: open.start, in: &staged.frames)
-        staged.openText!.end += UInt64(text.delta.count)
+        staged.frames.bytes.append(contentsOf: text.delta)
+        Frame.setLength(of: open.start, in: &staged.frames.bytes)
+        Frame.addPieces(text.pieces, toTextAt: open.start, in: &staged.frames.bytes)
+        staged.frames.openText!.end += UInt64(text.delta.count)
         return true
     }
 
@@ -218,19 +237,14 @@ extension Channel {
             stage.put(.channels, id.key, staged.row.bytes)
             staged.isRowChanged = false
         }
-        guard !staged.frames.isEmpty else { return }
-        var (start, offset) = (0, staged.first)
-        for cut in staged.cuts {
-            stage.put(.log, id.key(offset), Bytes(staged.frames[start..<cut.start]))
-            (start, offset) = cut
-        }
-        stage.put(.log, id.key(offset), start == 0 ? staged.frames : Bytes(staged.frames[start...]))
+        staged.frames.values { stage.put(.log, id.key($0), $1) }
     }
 
     /// Publishes what has become durable, and returns who must be told.
     func publish() -> [any ChannelWatcher] {
-        let chunk = staged.frames.isEmpty ? nil : Chunk(channel: self, first: staged.first, last: staged.head, frames: staged.frames)
-        (staged.frames, staged.cuts, staged.openText) = (Bytes(), [], nil)
+        let frames = staged.frames
+        let chunk = frames.bytes.isEmpty ? nil : Chunk(channel: self, first: frames.first, last: staged.head, frames: frames.bytes)
+        staged.frames = StagedFrames()
         let (head, isClosed, trims) = (staged.head, staged.row.isClosed, staged.row.trims)
         let (isDeleted, isKept) = (staged.isDeleted, staged.row.isSoftDeleted)
         return published.withLock { state in

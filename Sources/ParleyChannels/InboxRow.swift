@@ -175,12 +175,12 @@ struct UndecidedEntries {
         }
     }
 
-    /// The first entry of these kinds behind `offset` that is not among `except`.
-    func first(of kinds: Set<EntryKind>, after offset: UInt64, except: [UInt64]) -> UInt64? {
-        kinds.compactMap { kind -> UInt64? in
-            var place = offset
+    /// The first entry that the owner's append gives way to.
+    func first(against owner: OwnerPart) -> UInt64? {
+        owner.yieldsTo.compactMap { kind -> UInt64? in
+            var place = owner.yieldsAfter
             while let found = lists[kind]?.first(after: place) {
-                guard except.contains(found) else { return found }
+                guard owner.decides.contains(found) else { return found }
                 place = found
             }
             return nil

@@ -231,9 +231,9 @@ func notShown(_ seen: [RecordingModel.Seen], _ requests: [(key: String, answer: 
                 NewEntry(.stepCompleted, position, ("text", "old"), ("finish_reason", "stop"), ("recovered_tokens", 0)),
             ]
             var append = Append(to: name, entries)
-            (append.epoch, append.decides) = (.takes(after: 0), [1])
+            (append.owner.epoch, append.owner.decides) = (.takes(after: 0), [1])
             let id = try #require(try before.channels.find(name)).id
-            append.rows = [.status(.running, turn: 1), .put(.big, key: id.key(hash), value: Bytes("s".utf8))]
+            append.owner.rows = [.status(.running, turn: 1), .put(.big, key: id.key(hash), value: Bytes("s".utf8))]
             before.channels.submit(append)
             world.run(deadline: world.now.advanced(by: .seconds(1)))
 

@@ -224,7 +224,7 @@ import Testing
         let bench = Bench()
         bench.create("agents/k/i", isAgent: true)
         func append(_ epoch: EpochClaim) -> Answer<Appended> {
-            bench.append([NewEntry(.emit, nil, ("name", "x"))], to: "agents/k/i") { $0.epoch = epoch }
+            bench.append([NewEntry(.emit, nil, ("name", "x"))], to: "agents/k/i") { $0.owner.epoch = epoch }
         }
         #expect(append(.takes(after: 0)).value != nil)
         #expect(append(.holds(1)).value != nil)
@@ -241,7 +241,7 @@ import Testing
         let bench = Bench()
         bench.create("agents/k/i", isAgent: true)
         let answers = [EpochClaim.takes(after: 0), .takes(after: 0), .holds(0), .holds(1)].map { epoch in
-            bench.append([NewEntry(.emit, nil, ("name", "x"))], to: "agents/k/i", commits: false) { $0.epoch = epoch }
+            bench.append([NewEntry(.emit, nil, ("name", "x"))], to: "agents/k/i", commits: false) { $0.owner.epoch = epoch }
         }
         bench.writer.pump()
         #expect(answers.map { $0.error?.code } == [nil, "fenced", "fenced", nil])
@@ -255,8 +255,8 @@ import Testing
         bench.delete("agents/k/i")
         bench.create("agents/k/i", isAgent: true)
         let late = bench.append([NewEntry(.emit, nil, ("name", "x"))], to: "agents/k/i") {
-            $0.epoch = .holds(0)
-            $0.id = id
+            $0.owner.epoch = .holds(0)
+            $0.owner.id = id
         }
         #expect(late.error?.code == "fenced")
         #expect(try bench.whole("agents/k/i").isEmpty)

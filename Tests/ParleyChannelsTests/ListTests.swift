@@ -57,7 +57,7 @@ import Testing
             found += try page(after)
             // Some run, some end; the last of every other page is deleted.
             let status = AgentStatus.allCases[index % 6]
-            bench.append(to: last) { append in append.rows = [.status(status, turn: nil)] }
+            bench.append(to: last) { append in append.owner.rows = [.status(status, turn: nil)] }
             if index % 2 == 1 { bench.delete(last) }
             (after, index) = (last, index + 1)
         }
@@ -75,7 +75,7 @@ import Testing
             guard index % 3 > 0 else { continue }
             let status: AgentStatus = index % 3 == 1 ? .running : .closed
             bench.append("x", to: name, commits: false) { append in
-                append.rows = [.status(status, turn: nil)]
+                append.owner.rows = [.status(status, turn: nil)]
             }
         }
         bench.writer.pump()

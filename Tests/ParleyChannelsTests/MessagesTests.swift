@@ -48,7 +48,7 @@ private final class Station: InputObserver, Sendable {
     /// What an agent's owner writes.
     func change(_ follow: FollowChange, of agent: String) {
         var append = Append(to: agent, [])
-        append.rows = [.follow(follow)]
+        append.owner.rows = [.follow(follow)]
         channels.submit(append)
     }
 

@@ -16,7 +16,7 @@ import Testing
         bench.append([.piece("c", at: 2, attempt: 2)], to: "agents/k/i")
         bench.append([.piece("y", at: 1, step: "t")], to: "agents/k/i")
         bench.append([NewEntry(.emit, nil, ("name", "sealed"))], to: "agents/k/i") { append in
-            append.rows = [trims.row(SealedText(channelName: "agents/k/i", turn: 1, step: "s", from: 1))]
+            append.owner.rows = [trims.row(SealedText(channelName: "agents/k/i", turn: 1, step: "s", from: 1))]
         }
         trims.sealed()
         bench.append([.piece("d", at: 3)], to: "agents/k/i")

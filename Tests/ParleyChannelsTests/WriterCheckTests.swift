@@ -36,13 +36,13 @@ import Testing
     @Test func `a stale owner appends nothing`() throws {
         let (channels, writer) = makeChannels(MemoryLog())
         _ = try append(channels, writer).get()
-        _ = try append(channels, writer) { $0.epoch = .takes(after: 0) }.get()
-        _ = try append(channels, writer) { $0.epoch = .takes(after: 1) }.get()
+        _ = try append(channels, writer) { $0.owner.epoch = .takes(after: 0) }.get()
+        _ = try append(channels, writer) { $0.owner.epoch = .takes(after: 1) }.get()
         let head = try channels.find("agents/probe/a")?.tail.head
-        #expect(code(try append(channels, writer) { $0.epoch = .holds(1) }) == "fenced")
-        #expect(code(try append(channels, writer) { $0.epoch = .takes(after: 1) }) == "fenced")
+        #expect(code(try append(channels, writer) { $0.owner.epoch = .holds(1) }) == "fenced")
+        #expect(code(try append(channels, writer) { $0.owner.epoch = .takes(after: 1) }) == "fenced")
         #expect(try channels.find("agents/probe/a")?.tail.head == head)
-        _ = try append(channels, writer) { $0.epoch = .holds(2) }.get()
+        _ = try append(channels, writer) { $0.owner.epoch = .holds(2) }.get()
     }
 
     @Test func `a producer's repetition is in the log once, a gap and an old producer are refused`() throws {

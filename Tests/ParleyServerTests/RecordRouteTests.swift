@@ -60,7 +60,7 @@ import Testing
                 NewEntry(.receipt, Position(turn: 1), ("of", "0000000000000002"), ("state", "applied")),
                 NewEntry(.turnCancelled, Position(turn: 1), ("reason", "no")),
             ])
-        owned.decides = [1, 2]
+        owned.owner.decides = [1, 2]
         channels.submit(owned)
         // What is answered after it was submitted stands behind it.
         try server.post("/v1/agents/echo/asked", #"{"type":"signal","name":"s"}"#, Self.json)

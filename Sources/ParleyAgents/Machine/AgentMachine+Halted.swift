@@ -76,7 +76,8 @@ extension AgentMachine {
                 ("restarts", .integer(Int64(restarts))),
                 ("reason", .string(reason.rawValue))),
             NewEntry(
-                .agentParked, position, ("reason", .string(reason.rawValue)), ("message", .string(reason.message + ParkReason.company(others.count))),
+                .agentParked, position, ("reason", .string(reason.rawValue)),
+                ("message", .string(reason.message + ParkReason.company(others.count))),
                 ("remedy", .string(AgentMachine.wayOut))),
         ]
         // Of a new epoch, so that nothing of the program comes behind it.

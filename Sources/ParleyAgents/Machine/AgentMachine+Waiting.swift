@@ -30,7 +30,8 @@ extension AgentMachine {
         let follow = follow(run.turn, request)
         let rows = (timer.map { [AgentRow.timer($0)] } ?? []) + (follow.map { [.follow(.begins($0))] } ?? [])
         write(
-            AgentBatch(entries: entries, epoch: .holds(run.epoch), rows: rows), for: .waitStarted(epoch: run.epoch, timer, isFollow: follow != nil))
+            AgentBatch(entries: entries, epoch: .holds(run.epoch), rows: rows),
+            for: .waitStarted(epoch: run.epoch, timer, isFollow: follow != nil))
     }
 
     /// Which channel the step follows from here on: the one that has the name now, unless the program has read of one before.

@@ -209,13 +209,10 @@ extension AgentDriver {
 
     private func append(_ batch: AgentBatch, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void) {
         var append = Append(to: channel.name, batch.entries)
-        append.epoch = batch.epoch
-        append.id = channel.id
-        append.decides = batch.decides
         append.closes = batch.closes
-        append.yieldsTo = batch.yieldsTo
-        append.yieldsAfter = batch.considered ?? 0
-        append.rows = batch.rows.compactMap { row($0) }
+        append.owner = OwnerPart(
+            epoch: batch.epoch, id: channel.id, decides: batch.decides, yieldsTo: batch.yieldsTo, yieldsAfter: batch.considered ?? 0,
+            rows: batch.rows.compactMap { row($0) })
         runtime.channels.submit(append) { [self] result in
             lane.deliver { [self] in
                 if case .success(let appended) = result { note(batch.rows, appended) }

@@ -19,8 +19,23 @@ package struct Append: Sendable {
     package var producer: ProducerClaim?
     package var idempotency: IdempotencyKey?
     package var closes = false
+    package var owner = OwnerPart()
+
+    package init(to channelName: String, _ entries: [NewEntry]) { (self.channelName, self.entries) = (channelName, entries) }
+}
+
+extension Channel {
+    /// Whether that very request of a producer has closed it.
+    fileprivate func isClosed(by producer: ProducerClaim?) -> Bool {
+        guard let producer, let closedBy = staged.row.closedBy else { return false }
+        return closedBy.hasSameBytes(as: producer.tuple)
+    }
+}
+
+/// What an append has that only the owner of an agent makes.
+package struct OwnerPart: Sendable {
     package var epoch: EpochClaim = .none
-    /// The channel an owner owns: one that was recreated under its name is not his.
+    /// The channel that he owns: one that was recreated under its name is not his.
     package var id: ChannelID?
     /// Inbox entries that this append decides.
     package var decides: [UInt64] = []
@@ -32,14 +47,12 @@ package struct Append: Sendable {
     /// Rows of the same batch, in the order in which they are written.
     package var rows: [AppendRow] = []
 
-    package init(to channelName: String, _ entries: [NewEntry]) { (self.channelName, self.entries) = (channelName, entries) }
-}
-
-extension Channel {
-    /// Whether that very request of a producer has closed it.
-    fileprivate func isClosed(by producer: ProducerClaim?) -> Bool {
-        guard let producer, let closedBy = staged.row.closedBy else { return false }
-        return closedBy.hasSameBytes(as: producer.tuple)
+    package init(
+        epoch: EpochClaim = .none, id: ChannelID? = nil, decides: [UInt64] = [], yieldsTo: Set<EntryKind> = [], yieldsAfter: UInt64 = 0,
+        rows: [AppendRow] = []
+    ) {
+        (self.epoch, self.id, self.decides) = (epoch, id, decides)
+        (self.yieldsTo, self.yieldsAfter, self.rows) = (yieldsTo, yieldsAfter, rows)
     }
 }
 
@@ -149,7 +162,7 @@ extension Append {
         guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName, in: &stage) }) else {
             return try decideAnew(channels, in: &stage)
         }
-        if let id, id != channel.id {
+        if let id = owner.id, id != channel.id {
             throw .refused(ChannelError("fenced", "'\(channelName)' was deleted and made anew: its former agent appends nothing."))
         }
         guard !channel.isGone else { throw .refused(.gone(channelName)) }
@@ -289,7 +302,7 @@ extension Append {
 
     private func checkEpoch(_ channel: Channel) throws(ChannelRefusal) {
         let held = channel.staged.row.epoch
-        switch epoch {
+        switch owner.epoch {
         case .none: return
         case .holds(let epoch) where epoch == held: return
         case .takes(let epoch) where epoch == held: return
@@ -303,13 +316,11 @@ extension Append {
 
     private func checkUndecided(_ channel: Channel, _ input: [InboxRow], _ stage: inout Stage) throws(ChannelRefusal) {
         // Known before the first input of a commit is staged, so that the log and what is staged are not counted together.
-        if channel.staged.undecided == nil, isInput || !yieldsTo.isEmpty {
+        if channel.staged.undecided == nil, isInput || !owner.yieldsTo.isEmpty {
             channel.staged.undecided = try ChannelRefusal.wrap { () throws(LogError) in try Append.undecided(channel.id, stage.log) }
         }
         if isInput, let refusal = channel.staged.undecided?.refusal(of: input) { throw .refused(refusal) }
-        guard !yieldsTo.isEmpty, let first = channel.staged.undecided?.first(of: yieldsTo, after: yieldsAfter, except: decides) else {
-            return
-        }
+        guard !owner.yieldsTo.isEmpty, let first = channel.staged.undecided?.first(against: owner) else { return }
         throw .refused(
             ChannelError(
                 ChannelError.undecided, "an entry at \(Offset(first)) waits to be decided first.",
@@ -328,11 +339,11 @@ extension Append {
     /// Reads what has to be known before somebody can be told of the append, or of what the agent follows.
     /// - Returns: what there is of the follows that end, by the number of their row.
     private func followRows(_ channel: Channel, _ channels: Channels, _ stage: inout Stage) throws(LogError) -> [Int: FollowRow] {
-        guard channel.staged.row.isFollowed || rows.contains(where: \.isOfFollow) else { return [:] }
+        guard channel.staged.row.isFollowed || owner.rows.contains(where: \.isOfFollow) else { return [:] }
         try channels.messages.ready(channel.id.partition, in: stage)
         try channel.loadFollowers(stage)
         var found: [Int: FollowRow] = [:]
-        for (number, row) in rows.enumerated() { found[number] = try row.before(in: stage) }
+        for (number, row) in owner.rows.enumerated() { found[number] = try row.before(in: stage) }
         return found
     }
 
@@ -348,7 +359,7 @@ extension Append {
             stage.put(.inbox, channel.id.key(offset), row.bytes)
             channel.staged.undecided?.add(offset, row)
         }
-        for offset in decides {
+        for offset in owner.decides {
             stage.delete(.inbox, channel.id.key(offset))
             channel.staged.undecided?.remove(offset)
         }
@@ -360,7 +371,7 @@ extension Append {
             stage.put(.idempotency, channel.id.key(idempotency.keyDigest), idempotency.row(first...offsets.last!))
         }
         if let sequence { change(channel) { $0.lastSequence = sequence } }
-        if case .takes(let epoch) = epoch { change(channel) { $0.epoch = epoch + 1 } }
+        if case .takes(let epoch) = owner.epoch { change(channel) { $0.epoch = epoch + 1 } }
         if closes {
             change(channel) {
                 $0.isClosed = true
@@ -369,7 +380,7 @@ extension Append {
         }
         let outboxRows = channels.outbox?.stage(entries, offsets, of: channel, in: &stage) ?? 0
         if !entries.isEmpty || closes { channel.tellFollowers(channels.messages, in: &stage) }
-        for (number, row) in rows.enumerated() { row.write(follows[number], to: channel, offsets, channels.messages, in: &stage) }
+        for (number, row) in owner.rows.enumerated() { row.write(follows[number], to: channel, offsets, channels.messages, in: &stage) }
         let appended = Appended(
             offsets: offsets, tail: channel.staged.head, at: channel.staged.lastAt, isClosed: channel.staged.row.isClosed,
             producer: producerState)

@@ -92,7 +92,7 @@ extension Command {
     /// Whether it is refused where too much waits. Those are not that are few by other means, and without which it could not go on.
     var isBounded: Bool {
         switch self {
-        case .append(let append): !append.epoch.isOwner
+        case .append(let append): !append.owner.epoch.isOwner
         case .change(let change): change.isBounded
         case .subscription(let command): command.isBounded
         // One of a pair of partitions, and one of a step that waits or of a row.
