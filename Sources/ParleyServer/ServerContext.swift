@@ -55,7 +55,8 @@ final class ServerContext: Sendable {
         let unfitText = UnfitText()
         let readers = loops.map {
             let readers = LoopReaders(
-                loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText, authenticator: authenticator,
+                loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText,
+                authenticator: authenticator,
                 answers: answers)
             return (ObjectIdentifier($0), readers)
         }
@@ -113,9 +114,16 @@ final class ServerContext: Sendable {
         if let channel = channels.resident(name.text) {
             return then(channel.isSoftDeleted ? .failure(ChannelError.gone(name.text)) : .success(channel))
         }
-        let isTaken = reads.run { [self] in
-            let result: Result<Channel, ChannelError>
-            do throws(ChannelError) { result = .success(try find(name)) } catch { result = .failure(error) }
+        look(on: loop, { [self] () throws(ChannelError) in try find(name) }, then)
+    }
+
+    private func look<Found: Sendable>(
+        on loop: EventLoop, _ work: @escaping @Sendable () throws(ChannelError) -> Found,
+        _ then: @escaping @Sendable (Result<Found, ChannelError>) -> Void
+    ) {
+        let isTaken = reads.run {
+            let result: Result<Found, ChannelError>
+            do throws(ChannelError) { result = .success(try work()) } catch { result = .failure(error) }
             loop.execute { then(result) }
         }
         if !isTaken { then(.failure(ChannelError("overloaded", "too many reads wait for the log. Try again later."))) }
@@ -139,6 +147,38 @@ final class ServerContext: Sendable {
         guard let kind = name.agent?.kind, let kinds = agents?.kinds, !kinds.contains(kind) else { return .notFound(name.text) }
         return .unknownKind(kind, of: kinds)
     }
+
+    // MARK: Tails
+
+    /// Calls `body` on the exchange's loop with the tail of the channel, whichever node owns it, or answers that there is none.
+    func withTail(_ name: StreamName, _ exchange: Exchange, _ body: @escaping @Sendable (any Tail) -> Void) {
+        if let found = residentTail(name) {
+            switch found {
+            case .success(let tail): return body(tail)
+            case .failure(let error): return exchange.respond(Problem(error))
+            }
+        }
+        read(for: exchange) { [self] () throws(ChannelError) in
+            try findTail(name)
+        } then: {
+            body($0)
+        }
+    }
+
+    /// As ``find(_:on:_:)``, whichever node owns the channel.
+    func findTail(_ name: StreamName, on loop: EventLoop, _ then: @escaping @Sendable (Result<any Tail, ChannelError>) -> Void) {
+        if let found = residentTail(name) { return then(found) }
+        look(on: loop, { [self] () throws(ChannelError) in try findTail(name) }, then)
+    }
+
+    private func residentTail(_ name: StreamName) -> Result<any Tail, ChannelError>? {
+        if let channel = channels.resident(name.text) {
+            return channel.isSoftDeleted ? .failure(ChannelError.gone(name.text)) : .success(channel)
+        }
+        return nil
+    }
+
+    private func findTail(_ name: StreamName) throws(ChannelError) -> any Tail { try find(name) }
 
     /// Gives an event to everybody who follows its channel, on every loop.
     ///

@@ -98,8 +98,8 @@ final class Answer<Value: Sendable>: Sendable {
 final class Watcher: ChannelWatcher {
     private let count = Atomic<Int>(0)
     private let left = Atomic<Bool>(false)
-    func channelChanged(_ channel: Channel) { count.add(1, ordering: .relaxed) }
-    func channelLeft(_ channel: Channel) { left.store(true, ordering: .relaxed) }
+    func channelChanged(_ tail: any Tail) { count.add(1, ordering: .relaxed) }
+    func channelLeft(_ tail: any Tail) { left.store(true, ordering: .relaxed) }
     var told: Int { count.load(ordering: .relaxed) }
     var hasLeft: Bool { left.load(ordering: .relaxed) }
 }

@@ -145,7 +145,7 @@ final class FollowService: Sendable {
             }
         }
 
-        func channelChanged(_ channel: Channel) {
+        func channelChanged(_ tail: any Tail) {
             let isFirst = state.withLock { state in
                 defer { state.isScheduled = true }
                 return !state.isScheduled
@@ -153,7 +153,7 @@ final class FollowService: Sendable {
             if isFirst { world.perform(lane: lane) { self.tell() } }
         }
 
-        func channelLeft(_ channel: Channel) { left(self) }
+        func channelLeft(_ tail: any Tail) { left(self) }
 
         private func tell() {
             let followers = state.withLock { state in

@@ -12,7 +12,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
     private var hasSent = false
     private unowned let session: SocketSession  // It removes its readers before it goes.
 
-    init(_ channel: Channel, after offset: UInt64, view: View, index: Int = 0, _ subscription: SocketSubscription) {
+    init(_ channel: any Tail, after offset: UInt64, view: View, index: Int = 0, _ subscription: SocketSubscription) {
         self.subscription = subscription
         self.index = index
         session = subscription.session
@@ -110,7 +110,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         subscription.sent()
     }
 
-    private static func form(_ page: Page, of channel: Channel, isUpToDate: Bool) -> Bytes {
+    private static func form(_ page: Page, of channel: any Tail, isUpToDate: Bool) -> Bytes {
         var form = Bytes("\"channel\":".utf8)
         form.reserveCapacity(page.body.count + channel.name.utf8.count + 96)
         JSON.write(string: channel.name, to: &form)
