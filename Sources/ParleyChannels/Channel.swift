@@ -81,6 +81,9 @@ extension Channel: Tail {
     }
 
     package func touched(in channels: Channels) { channels.touched(self) }
+
+    /// What a node that follows and has everything up to `offset` must be told.
+    func update(after offset: UInt64) -> TailUpdate { published.withLock { TailUpdate($0.tail, after: offset, end) } }
 }
 
 extension Channel {

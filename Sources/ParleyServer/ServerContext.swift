@@ -18,6 +18,8 @@ struct ConnectionCounters {
 /// What the routes of one server share.
 final class ServerContext: Sendable {
     let channels: Channels
+    /// Channels of other nodes; `nil`: there are none, and what is not here is not found.
+    let mirrors: ChannelMirrors?
     let agents: (any AgentHost)?
     let node: (any NodeHost)?
     let subscriptions: SubscriptionDelivery?
@@ -35,11 +37,11 @@ final class ServerContext: Sendable {
     private let connectionCounters = Mutex<@Sendable () -> ConnectionCounters>({ ConnectionCounters() })
 
     init(
-        channels: Channels, agents: (any AgentHost)?, node: (any NodeHost)?, subscriptions: SubscriptionDelivery?,
+        channels: Channels, mirrors: ChannelMirrors?, agents: (any AgentHost)?, node: (any NodeHost)?, subscriptions: SubscriptionDelivery?,
         configuration: ServerConfiguration, loops: [EventLoop],
         measures: @escaping @Sendable () -> [Measure]
     ) {
-        self.channels = channels
+        (self.channels, self.mirrors) = (channels, mirrors)
         (self.agents, self.node) = (agents, node)
         self.subscriptions = subscriptions
         self.configuration = configuration
@@ -175,10 +177,18 @@ final class ServerContext: Sendable {
         if let channel = channels.resident(name.text) {
             return channel.isSoftDeleted ? .failure(ChannelError.gone(name.text)) : .success(channel)
         }
-        return nil
+        return mirrors?.resident(name.text).map { .success($0) }
     }
 
-    private func findTail(_ name: StreamName) throws(ChannelError) -> any Tail { try find(name) }
+    private func findTail(_ name: StreamName) throws(ChannelError) -> any Tail {
+        do throws(ChannelError) {
+            return try find(name)
+        } catch {
+            guard error.code == "partition_unavailable", let mirrors else { throw error }
+            guard let mirror = try mirrors.find(name.text) else { throw missing(name) }
+            return mirror
+        }
+    }
 
     /// Gives an event to everybody who follows its channel, on every loop.
     ///

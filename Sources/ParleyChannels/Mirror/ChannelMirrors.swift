@@ -1,0 +1,43 @@
+internal import ParleySystem
+internal import Synchronization
+
+/// The channels of other nodes that this node follows: one ``ChannelMirror`` a channel, for all readers of the node.
+package final class ChannelMirrors: Sendable {
+    private let owner: @Sendable (_ partition: UInt16) -> (any ChannelLink)?
+    /// Those that are watched, by name.
+    private let watched = Mutex<[TextKey: ChannelMirror]>([:])
+
+    /// - Parameter owner: The link to the node that owns a partition, as far as is known; `nil`: nobody, or this node.
+    package init(owner: @escaping @Sendable (_ partition: UInt16) -> (any ChannelLink)?) { self.owner = owner }
+
+    /// The mirror of that name if it is watched. Thread-safe, and asks nobody: for event loops.
+    package func resident(_ name: String) -> ChannelMirror? { watched.withLock { $0[TextKey(name)] } }
+
+    /// Returns the mirror of that name, a new one when it is not watched; `nil`: there is no such channel. Blocks on the network: not for event loops.
+    ///
+    /// - Throws: What the owner throws; `partition_unavailable` when there is none, or it cannot be reached.
+    package func find(_ name: String) throws(ChannelError) -> ChannelMirror? {
+        if let mirror = resident(name) { return mirror }
+        let partition = Placement.partition(of: name)
+        guard let link = owner(partition) else {
+            throw ChannelError("partition_unavailable", "no node is known to own partition \(partition). Try again later.")
+        }
+        return try link.find(name).map { ChannelMirror($0, over: link, self) }
+    }
+
+    /// Makes `mirror` the one of its name, when its first watcher comes.
+    /// - Returns: `false` when there is another one.
+    func claim(_ mirror: ChannelMirror) -> Bool {
+        watched.withLock { watched in
+            // An earlier channel of that name may not have heard of its deletion yet.
+            if let other = watched[TextKey(mirror.name)], other !== mirror, other.id == mirror.id { return false }
+            watched[TextKey(mirror.name)] = mirror
+            return true
+        }
+    }
+
+    /// Takes a mirror out that nobody can attach to any more, or whose channel was deleted. Idempotent.
+    func forget(_ mirror: ChannelMirror) {
+        watched.withLock { if $0[TextKey(mirror.name)] === mirror { $0[TextKey(mirror.name)] = nil } }
+    }
+}
