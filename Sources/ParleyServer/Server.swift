@@ -30,7 +30,8 @@ package final class Server: Sendable {
         self.loops = group
         ownsLoops = loops == nil
         let context = ServerContext(
-            channels: channels, mirrors: mirrors, agents: agents, node: node, subscriptions: subscriptions, configuration: configuration,
+            tails: TailDirectory(channels: channels, mirrors: mirrors), agents: agents, node: node, subscriptions: subscriptions,
+            configuration: configuration,
             loops: group.loops, measures: measures)
         self.context = context
         http = HTTPServer(configuration.http, on: group, handler: Router(context))

@@ -1,7 +1,6 @@
 internal import ParleyAgents
 internal import ParleyChannels
 internal import ParleyHTTP
-internal import ParleyLog
 internal import ParleySystem
 internal import ParleyWebhooks
 internal import Synchronization
@@ -17,9 +16,8 @@ struct ConnectionCounters {
 
 /// What the routes of one server share.
 final class ServerContext: Sendable {
-    let channels: Channels
-    /// Channels of other nodes; `nil`: there are none, and what is not here is not found.
-    let mirrors: ChannelMirrors?
+    let tails: TailDirectory
+    var channels: Channels { tails.channels }
     let agents: (any AgentHost)?
     let node: (any NodeHost)?
     let subscriptions: SubscriptionDelivery?
@@ -37,11 +35,11 @@ final class ServerContext: Sendable {
     private let connectionCounters = Mutex<@Sendable () -> ConnectionCounters>({ ConnectionCounters() })
 
     init(
-        channels: Channels, mirrors: ChannelMirrors?, agents: (any AgentHost)?, node: (any NodeHost)?, subscriptions: SubscriptionDelivery?,
+        tails: TailDirectory, agents: (any AgentHost)?, node: (any NodeHost)?, subscriptions: SubscriptionDelivery?,
         configuration: ServerConfiguration, loops: [EventLoop],
         measures: @escaping @Sendable () -> [Measure]
     ) {
-        (self.channels, self.mirrors) = (channels, mirrors)
+        self.tails = tails
         (self.agents, self.node) = (agents, node)
         self.subscriptions = subscriptions
         self.configuration = configuration
@@ -49,7 +47,7 @@ final class ServerContext: Sendable {
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
         rates = configuration.rate.map { RateLimiter(rate: $0) }
-        let authenticator = Authenticator(configuration, world: channels.world)
+        let authenticator = Authenticator(configuration, world: tails.channels.world)
         self.authenticator = authenticator
         places = ReaderPlaces(total: configuration.readersPerLoopMax * loops.count, share: configuration.readersPerAccountMax)
         let answers = AnswerMemory(bytesMax: configuration.answerBytesMax)
@@ -57,7 +55,7 @@ final class ServerContext: Sendable {
         let unfitText = UnfitText()
         let readers = loops.map {
             let readers = LoopReaders(
-                loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText,
+                loop: $0, channels: tails.channels, reads: reads, configuration: configuration, unfitText: unfitText,
                 authenticator: authenticator,
                 answers: answers)
             return (ObjectIdentifier($0), readers)
@@ -132,15 +130,7 @@ final class ServerContext: Sendable {
     }
 
     private func find(_ name: StreamName) throws(ChannelError) -> Channel {
-        let (channel, isDeleted): (Channel?, Bool)
-        do throws(LogError) {
-            channel = try channels.find(name.text)
-            isDeleted = channel == nil ? try channels.isDeleted(name.text) : false
-        } catch {
-            throw ChannelError(error)
-        }
-        guard let channel else { throw isDeleted ? .deleted(name.text) : missing(name) }
-        guard !channel.isSoftDeleted else { throw .gone(name.text) }
+        guard let channel = try channels.readable(name.text) else { throw missing(name) }
         return channel
     }
 
@@ -153,41 +143,35 @@ final class ServerContext: Sendable {
     // MARK: Tails
 
     /// Calls `body` on the exchange's loop with the tail of the channel, whichever node owns it, or answers that there is none.
-    func withTail(_ name: StreamName, _ exchange: Exchange, _ body: @escaping @Sendable (any Tail) -> Void) {
-        if let found = residentTail(name) {
-            switch found {
-            case .success(let tail): return body(tail)
-            case .failure(let error): return exchange.respond(Problem(error))
-            }
-        }
+    ///
+    /// - Parameter offset: Where its reader wants to begin.
+    func withTail(
+        _ name: StreamName, reaching offset: UInt64, _ exchange: Exchange, _ body: @escaping @Sendable (any Tail) -> Void
+    ) {
+        do throws(ChannelError) {
+            if let tail = try tails.resident(name.text, reaching: offset) { return body(tail) }
+        } catch { return exchange.respond(Problem(error)) }
         read(for: exchange) { [self] () throws(ChannelError) in
-            try findTail(name)
+            try findTail(name, offset)
         } then: {
             body($0)
         }
     }
 
     /// As ``find(_:on:_:)``, whichever node owns the channel.
-    func findTail(_ name: StreamName, on loop: EventLoop, _ then: @escaping @Sendable (Result<any Tail, ChannelError>) -> Void) {
-        if let found = residentTail(name) { return then(found) }
-        look(on: loop, { [self] () throws(ChannelError) in try findTail(name) }, then)
-    }
-
-    private func residentTail(_ name: StreamName) -> Result<any Tail, ChannelError>? {
-        if let channel = channels.resident(name.text) {
-            return channel.isSoftDeleted ? .failure(ChannelError.gone(name.text)) : .success(channel)
-        }
-        return mirrors?.resident(name.text).map { .success($0) }
-    }
-
-    private func findTail(_ name: StreamName) throws(ChannelError) -> any Tail {
+    func findTail(
+        _ name: StreamName, reaching offset: UInt64, on loop: EventLoop,
+        _ then: @escaping @Sendable (Result<any Tail, ChannelError>) -> Void
+    ) {
         do throws(ChannelError) {
-            return try find(name)
-        } catch {
-            guard error.code == "partition_unavailable", let mirrors else { throw error }
-            guard let mirror = try mirrors.find(name.text) else { throw missing(name) }
-            return mirror
-        }
+            if let tail = try tails.resident(name.text, reaching: offset) { return then(.success(tail)) }
+        } catch { return then(.failure(error)) }
+        look(on: loop, { [self] () throws(ChannelError) in try findTail(name, offset) }, then)
+    }
+
+    private func findTail(_ name: StreamName, _ offset: UInt64) throws(ChannelError) -> any Tail {
+        guard let tail = try tails.find(name.text, reaching: offset) else { throw missing(name) }
+        return tail
     }
 
     /// Gives an event to everybody who follows its channel, on every loop.

@@ -4,8 +4,7 @@ internal import Synchronization
 /// The tail of a channel that another node owns, as this node follows it over a ``ChannelLink``.
 ///
 /// It follows while it is watched, for all watchers at once: the recent commits are in memory as those of a channel of this node are, and readers
-/// further behind get pages over the link. When the connection breaks it asks again, from its last offset. It is told of what the owner has
-/// published, so an offset of a page may be ahead of it for a moment.
+/// further behind get pages over the link. When the connection breaks it asks again, from its last offset.
 ///
 /// An object follows once: with the last watcher it is given up, and the next reader looks the channel up again.
 package final class ChannelMirror: Tail {
@@ -20,6 +19,8 @@ package final class ChannelMirror: Tail {
     fileprivate struct State {
         var tail: PublishedTail
         var end: Timestamp?
+        /// The highest offset that the owner is known to have published: pages and lookups may be ahead of the follow.
+        var reached: UInt64
         /// How often the link has been asked to follow: tells the events of the newest follow from those of earlier ones.
         var asked = 0
         var follow: (any ChannelFollow)?
@@ -29,7 +30,7 @@ package final class ChannelMirror: Tail {
         (name, id) = (description.reference.name, description.reference.id)
         (contentType, isAgent) = (description.contentType, description.isAgent)
         (self.link, self.mirrors) = (link, mirrors)
-        state = Mutex(State(tail: PublishedTail(description.state), end: description.end))
+        state = Mutex(State(tail: PublishedTail(description.state), end: description.end, reached: description.state.head))
     }
 
     package var end: Timestamp? { state.withLock { $0.end } }
@@ -37,7 +38,7 @@ package final class ChannelMirror: Tail {
     package var isKept: Bool { state.withLock { $0.tail.state.isKept } }
 
     package var tail: (head: UInt64, isClosed: Bool, isDeleted: Bool) {
-        state.withLock { ($0.tail.state.head, $0.tail.state.isClosed, $0.tail.state.isDeleted) }
+        state.withLock { (max($0.tail.state.head, $0.reached), $0.tail.state.isClosed, $0.tail.state.isDeleted) }
     }
 
     package func tail(after offset: UInt64) -> TailRead { state.withLock { $0.tail.read(after: offset) } }
@@ -49,7 +50,10 @@ package final class ChannelMirror: Tail {
 
     package func page(after offset: UInt64, view: View, bytesMax: Int, in channels: Channels) throws(ChannelError) -> Page {
         let request = PageRequest(channel: reference, after: offset, view: view, bytesMax: bytesMax)
-        if let page = try link.page(request) { return page }
+        if let page = try link.page(request) {
+            reaches(page.next)
+            return page
+        }
         // The follow would say so in a moment; until then the reader would ask for the same page over and over.
         publish { $0.tail.state.isDeleted = true }
         var page = Page(of: self, next: offset)
@@ -57,6 +61,9 @@ package final class ChannelMirror: Tail {
         page.isUpToDate = true
         return page
     }
+
+    /// Notes that the owner has published up to `offset`: what a client was given there is not beyond the tail.
+    func reaches(_ offset: UInt64) { state.withLock { $0.reached = max($0.reached, offset) } }
 
     package func touched(in channels: Channels) { if end != nil { link.touch(reference) } }
 

@@ -10,19 +10,28 @@ package final class ChannelMirrors: Sendable {
     /// - Parameter owner: The link to the node that owns a partition, as far as is known; `nil`: nobody, or this node.
     package init(owner: @escaping @Sendable (_ partition: UInt16) -> (any ChannelLink)?) { self.owner = owner }
 
-    /// The mirror of that name if it is watched. Thread-safe, and asks nobody: for event loops.
-    package func resident(_ name: String) -> ChannelMirror? { watched.withLock { $0[TextKey(name)] } }
+    /// The mirror of that name if it is watched, and knows of `offset`. Thread-safe, and asks nobody: for event loops.
+    package func resident(_ name: String, reaching offset: UInt64 = 0) -> ChannelMirror? {
+        let mirror = watched.withLock { $0[TextKey(name)] }
+        return mirror.flatMap { $0.tail.head >= offset ? $0 : nil }
+    }
 
     /// Returns the mirror of that name, a new one when it is not watched; `nil`: there is no such channel. Blocks on the network: not for event loops.
     ///
+    /// - Parameter offset: Where a reader wants to begin. It may have it from another node, which has heard of it before this one.
     /// - Throws: What the owner throws; `partition_unavailable` when there is none, or it cannot be reached.
-    package func find(_ name: String) throws(ChannelError) -> ChannelMirror? {
-        if let mirror = resident(name) { return mirror }
+    package func find(_ name: String, reaching offset: UInt64 = 0) throws(ChannelError) -> ChannelMirror? {
+        if let mirror = resident(name, reaching: offset) { return mirror }
         let partition = Placement.partition(of: name)
         guard let link = owner(partition) else {
             throw ChannelError("partition_unavailable", "no node is known to own partition \(partition). Try again later.")
         }
-        return try link.find(name).map { ChannelMirror($0, over: link, self) }
+        guard let description = try link.find(name) else { return nil }
+        guard let mirror = resident(name), mirror.id == description.reference.id else {
+            return ChannelMirror(description, over: link, self)
+        }
+        mirror.reaches(description.state.head)
+        return mirror
     }
 
     /// Makes `mirror` the one of its name, when its first watcher comes.

@@ -1,19 +1,27 @@
 internal import ParleyLog
 internal import ParleySystem
 
-/// What the owner of a channel does for a node that follows. All but ``touch(_:)`` may block on the disk: not for event loops.
 extension Channels {
-    /// Describes the channel of that name to another node; `nil`: there is none.
-    /// - Throws: `partition_unavailable` when this node does not own it; `agent_deleted` and `channel_gone` as for a reader of this node.
-    package func describe(_ name: String) throws(ChannelError) -> ChannelDescription? {
+    /// Returns the channel of that name for a reader; `nil`: there is none. Cost: as ``find(_:)``.
+    ///
+    /// - Throws: `agent_deleted` and `channel_gone` when it was deleted and its name is kept; `partition_unavailable` when this node does not own it.
+    package func readable(_ name: String) throws(ChannelError) -> Channel? {
         let (channel, isDeleted): (Channel?, Bool)
         do throws(LogError) {
             channel = try find(name)
             isDeleted = channel == nil ? try self.isDeleted(name) : false
         } catch { throw ChannelError(error) }
         if isDeleted { throw .deleted(name) }
-        guard let channel else { return nil }
-        guard !channel.isSoftDeleted else { throw .gone(name) }
+        if channel?.isSoftDeleted == true { throw .gone(name) }
+        return channel
+    }
+}
+
+/// What the owner of a channel does for a node that follows. All but ``touch(_:)`` may block on the disk: not for event loops.
+extension Channels {
+    /// Describes the channel of that name to another node; `nil`: there is none. Throws as ``readable(_:)``.
+    package func describe(_ name: String) throws(ChannelError) -> ChannelDescription? {
+        guard let channel = try readable(name) else { return nil }
         return ChannelDescription(
             reference: ChannelReference(name: name, id: channel.id), contentType: channel.contentType, isAgent: channel.isAgent,
             end: channel.end, state: channel.update(after: .max).state)

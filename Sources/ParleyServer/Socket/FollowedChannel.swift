@@ -21,7 +21,7 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
     func begin() {
         session.operationBegan()
         let session = session
-        session.context.findTail(name, on: session.loop) { [self] result in
+        session.context.findTail(name, reaching: start.offset, on: session.loop) { [self] result in
             if !isLeft { found(result) }
             session.operationEnded()
         }

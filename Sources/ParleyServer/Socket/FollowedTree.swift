@@ -55,7 +55,7 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
         members[index].isFinding = true
         session.operationBegan()
         let session = session
-        session.context.findTail(name, on: session.loop) { [self] result in
+        session.context.findTail(name, reaching: cursor.places[index].offset, on: session.loop) { [self] result in
             members[index].isFinding = false
             if !isLeft { found(index, result) }
             session.operationEnded()

@@ -10,14 +10,15 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
     /// Waits in the session for room, at its offset.
     var isParked = false
     private var hasSent = false
-    private unowned let session: SocketSession  // It removes its readers before it goes.
 
     init(_ channel: any Tail, after offset: UInt64, view: View, index: Int = 0, _ subscription: SocketSubscription) {
         self.subscription = subscription
         self.index = index
-        session = subscription.session
+        let session = subscription.session
         super.init(channel, after: offset, view: view, cursorFloor: 0, expires: session.access.expires, session.readers)
     }
+
+    private var session: SocketSession { subscription.session }
 
     func begin() { advance() }
 

@@ -5,7 +5,7 @@ internal import ParleySystem
 extension StreamRoutes {
     func read(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
         let request = try ReadRequest(exchange.request, isAgent: name.agent != nil)
-        context.withTail(name, exchange) { channel in
+        context.withTail(name, reaching: request.start.offset, exchange) { channel in
             let tail = channel.tail
             guard !tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
             if let minOffset = request.minOffset, minOffset.value > tail.head {
@@ -83,7 +83,7 @@ extension StreamRoutes {
             // The object was let go between finding and following it: the next look finds the one that took its place.
             // Once this one has given back its place.
             guard let name = try? StreamName(path: exchange.request.pathUTF8.dropFirst(StreamName.prefix.utf8.count)) else { return }
-            return exchange.onLoop { context.withTail(name, exchange) { start(request, $0, after: offset, exchange) } }
+            return exchange.onLoop { context.withTail(name, reaching: offset, exchange) { start(request, $0, after: offset, exchange) } }
         }
         reader.begin(exchange)
     }
