@@ -9,10 +9,14 @@ final class Bench: Sendable {
     let log: SimulatedLog
     let writer: GroupCommit
     let channels: Channels
-    let world = SimulatedWorld(seed: 1, now: Timestamp(milliseconds: 1_000))
+    let world: SimulatedWorld
 
-    init(_ log: SimulatedLog = SimulatedLog(), partitions: PartitionSet = .all) {
+    init(
+        _ log: SimulatedLog = SimulatedLog(), partitions: PartitionSet = .all,
+        world: SimulatedWorld = SimulatedWorld(seed: 1, now: Timestamp(milliseconds: 1_000))
+    ) {
         self.log = log
+        self.world = world
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: world, partitions: partitions)
     }
