@@ -86,6 +86,7 @@ import Testing
     {
         let bench = MirrorBench()
         bench.owner.create()
+        bench.owner.append("0")
         let (mirror, watcher) = (try bench.mirror(), Watcher())
         #expect(mirror.attach(watcher))
         bench.world.run()
@@ -327,6 +328,7 @@ import Testing
         #expect(mirror.attach(Watcher()))
         bench.world.run()
         bench.owner.append("1")
+        bench.world.run()
         bench.owner.append("\"" + String(repeating: "x", count: 1_000_000) + "\"")
         bench.world.run()
         let commits = bench.link.counts.commits
