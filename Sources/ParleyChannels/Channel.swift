@@ -25,16 +25,9 @@ package final class Channel: @unchecked Sendable {
     private let published: Mutex<Published>
     var staged: StagedTail
 
-    struct Published {
-        var head: UInt64
-        var isClosed: Bool
-        var isDeleted = false
-        var isKept = false
+    private struct Published {
+        var tail: PublishedTail
         var trims: Int64 = 0
-        var isEvicted = false
-        var recent: [Chunk] = []
-        var recentBytes = 0
-        var watchers: [ObjectIdentifier: any ChannelWatcher] = [:]
         /// How many hold on to the object without watching it.
         var pins = 0
     }
@@ -45,9 +38,6 @@ package final class Channel: @unchecked Sendable {
     /// From how many entries on it pays to count their bytes first.
     private static let reservedCountMin = 1_000
 
-    /// How many bytes of recent commits a watched channel keeps in memory; a reader further behind reads from the log.
-    static let recentBytesMax = 256 << 10
-
     init(row: ChannelRow, id: ChannelID, head: UInt64, lastAt: Timestamp) {
         name = row.name
         self.id = id
@@ -57,87 +47,51 @@ package final class Channel: @unchecked Sendable {
         // What is stored may be late by the slack, and nothing may end before its time.
         accessed = Atomic((row.accessed?.advanced(by: row.lifetime?.slack ?? .zero) ?? row.created).milliseconds)
         storedAccess = Atomic((row.accessed ?? row.created).milliseconds)
-        published = Mutex(Published(head: head, isClosed: row.isClosed, trims: row.trims))
+        published = Mutex(Published(tail: PublishedTail(TailState(head: head, isClosed: row.isClosed)), trims: row.trims))
         staged = StagedTail(row: row, head: head, lastAt: lastAt)
     }
 
     /// What the writer knows: there for its forks alone, from this commit on.
     var isGone: Bool { isSoftDeleted || staged.row.isSoftDeleted }
 
-    package var isJSON: Bool { isAgent || ContentType.isJSON(contentType) }
-
-    /// Whether it holds text in UTF-8, by its type: what is in it has not been looked at.
-    package var isText: Bool { !isAgent && ContentType.isUTF8Text(contentType) }
-
     /// How often text has been taken out of it: what was read before may be read differently after.
     package var trims: Int64 { published.withLock { $0.trims } }
 
     /// Whether it was removed, and is there for its forks alone.
-    package var isKept: Bool { isSoftDeleted || published.withLock { $0.isKept } }
-
-    /// The durable tail, and whether anything can still be appended.
-    package var tail: (head: UInt64, isClosed: Bool, isDeleted: Bool) {
-        published.withLock { ($0.head, $0.isClosed, $0.isDeleted) }
-    }
-}
-
-/// Told that a channel's tail, closing or removal has been published.
-package protocol ChannelWatcher: AnyObject, Sendable {
-    /// Called on the writer thread; must only take note.
-    func channelChanged(_ channel: Channel)
-    /// This node does not own the channel any more: nothing will be heard of this object again, and it is not to be detached from. Called on
-    /// the writer thread; must only take note.
-    func channelLeft(_ channel: Channel)
+    package var isKept: Bool { isSoftDeleted || published.withLock { $0.tail.state.isKept } }
 }
 
 // MARK: - Reading the tail
 
+extension Channel: Tail {
+    package var tail: (head: UInt64, isClosed: Bool, isDeleted: Bool) {
+        published.withLock { ($0.tail.state.head, $0.tail.state.isClosed, $0.tail.state.isDeleted) }
+    }
+
+    package func tail(after offset: UInt64) -> TailRead { published.withLock { $0.tail.read(after: offset) } }
+
+    package func attach(_ watcher: any ChannelWatcher) -> Bool { published.withLock { $0.tail.attach(watcher) } }
+
+    package func detach(_ watcher: any ChannelWatcher) { published.withLock { _ = $0.tail.detach(watcher) } }
+
+    package func page(after offset: UInt64, view: View, bytesMax: Int, in channels: Channels) throws(ChannelError) -> Page {
+        do throws(LogError) {
+            return try channels.page(self, after: offset, view: view, bytesMax: bytesMax)
+        } catch { throw ChannelError(error) }
+    }
+
+    package func touched(in channels: Channels) { channels.touched(self) }
+
+    /// What a node that follows and has everything up to `offset` must be told.
+    func update(after offset: UInt64) -> TailUpdate { published.withLock { TailUpdate($0.tail, after: offset, end) } }
+}
+
 extension Channel {
-    package enum Tail {
-        /// Nothing after that offset. `isEnded`: and there never will be.
-        case upToDate(isEnded: Bool)
-        /// The commits after that offset, in order, up to the tail. `isEnded`: nothing comes after them.
-        case chunks([Chunk], isEnded: Bool)
-        /// So far behind that the log must be read, up to `head`.
-        case behind(head: UInt64)
-    }
-
-    /// What is published after `offset`. Cost: a lock and a search of the recent commits.
-    package func tail(after offset: UInt64) -> Tail {
-        published.withLock { state in
-            if state.isDeleted { return .upToDate(isEnded: true) }
-            if offset >= state.head { return .upToDate(isEnded: state.isClosed) }
-            // Backwards: nearly every reader is one commit behind.
-            guard let index = state.recent.lastIndex(where: { $0.first == offset + 1 }) else { return .behind(head: state.head) }
-            return .chunks(Array(state.recent[index...]), isEnded: state.isClosed)
-        }
-    }
-
-    /// Has `watcher` told of every publication from now on; from now on the recent commits are kept.
-    /// - Returns: false when this object is no longer the channel's: look it up again.
-    package func attach(_ watcher: any ChannelWatcher) -> Bool {
-        published.withLock { state in
-            guard !state.isEvicted else { return false }
-            state.watchers[ObjectIdentifier(watcher)] = watcher
-            return true
-        }
-    }
-
-    package func detach(_ watcher: any ChannelWatcher) {
-        published.withLock { state in
-            state.watchers[ObjectIdentifier(watcher)] = nil
-            if state.watchers.isEmpty {
-                state.recent = []
-                state.recentBytes = 0
-            }
-        }
-    }
-
     /// Keeps this object the channel's own until ``unpin()``: what it knows of the tail stays true.
     /// - Returns: false when it is no longer the channel's: look it up again.
     package func pin() -> Bool {
         published.withLock { state in
-            guard !state.isEvicted else { return false }
+            guard !state.tail.isLeft else { return false }
             state.pins += 1
             return true
         }
@@ -145,7 +99,7 @@ extension Channel {
 
     package func unpin() { published.withLock { $0.pins -= 1 } }
 
-    package var isWatched: Bool { published.withLock { !$0.watchers.isEmpty } }
+    package var isWatched: Bool { published.withLock { $0.tail.isWatched } }
 }
 
 // MARK: - The writer's side
@@ -243,56 +197,30 @@ extension Channel {
     /// Publishes what has become durable, and returns who must be told.
     func publish() -> [any ChannelWatcher] {
         let frames = staged.frames
-        let chunk = frames.bytes.isEmpty ? nil : Chunk(channel: self, first: frames.first, last: staged.head, frames: frames.bytes)
+        let chunk = frames.bytes.isEmpty ? nil : Chunk(first: frames.first, last: staged.head, frames: frames.bytes)
         staged.frames = StagedFrames()
-        let (head, isClosed, trims) = (staged.head, staged.row.isClosed, staged.row.trims)
-        let (isDeleted, isKept) = (staged.isDeleted, staged.row.isSoftDeleted)
+        let trims = staged.row.trims
+        let tail = TailState(
+            head: staged.head, isClosed: staged.row.isClosed, isDeleted: staged.isDeleted, isKept: staged.row.isSoftDeleted)
         return published.withLock { state in
-            state.head = head
-            state.isClosed = isClosed
-            state.isDeleted = isDeleted
-            state.isKept = isKept
+            state.tail.state = tail
             state.trims = trims
-            if let chunk, !state.watchers.isEmpty { state.keep(chunk) }
-            return Array(state.watchers.values)
+            if let chunk { state.tail.keep(chunk) }
+            return state.tail.told
         }
     }
 
     /// Gives the object up, whoever watches it.
     /// - Returns: who must be told.
-    func leave() -> [any ChannelWatcher] {
-        published.withLock { state in
-            state.isEvicted = true
-            defer { (state.watchers, state.recent, state.recentBytes) = ([:], [], 0) }
-            return Array(state.watchers.values)
-        }
-    }
+    func leave() -> [any ChannelWatcher] { published.withLock { $0.tail.leave() } }
 
     /// Gives the object up if nobody watches it; nothing may be staged in it.
     func evict() -> Bool {
         published.withLock { state in
-            guard state.watchers.isEmpty, state.pins == 0 else { return false }
-            state.isEvicted = true
+            guard !state.tail.isWatched, state.pins == 0 else { return false }
+            _ = state.tail.leave()
             return true
         }
-    }
-}
-
-extension Channel.Published {
-    mutating func keep(_ chunk: Chunk) {
-        guard chunk.isRoomy() else {
-            // Its readers get it from the log.
-            (recent, recentBytes) = ([], 0)
-            return
-        }
-        recent.append(chunk)
-        recentBytes += chunk.frames.count
-        var dropped = 0
-        while recentBytes > Channel.recentBytesMax, dropped < recent.count - 1 {
-            recentBytes -= recent[dropped].frames.count
-            dropped += 1
-        }
-        recent.removeFirst(dropped)
     }
 }
 
@@ -301,7 +229,6 @@ package final class Chunk: Sendable {
     package let first: UInt64
     package let last: UInt64
     package let frames: Bytes
-    private let channelName: String
     private let wire = Mutex<[String: Bytes]>([:])
     /// What it counts among the large ones.
     private let counted = Atomic(0)
@@ -310,8 +237,7 @@ package final class Chunk: Sendable {
     private static let largeBytesMax = 16 << 20
     private static let largeBytes = Atomic(0)
 
-    init(channel: Channel, first: UInt64, last: UInt64, frames: Bytes) {
-        channelName = channel.name
+    init(first: UInt64, last: UInt64, frames: Bytes) {
         self.first = first
         self.last = last
         self.frames = frames
@@ -328,7 +254,7 @@ package final class Chunk: Sendable {
     }
 
     /// Whether one commit is more than a channel keeps of many: forms of it are not kept.
-    package var isLarge: Bool { frames.count > Channel.recentBytesMax }
+    package var isLarge: Bool { frames.count > PublishedTail.recentBytesMax }
 
     /// The form called `key`, made by `make` when it is first asked for. Cost: a lock, else nothing.
     package func wire(_ key: String, _ make: (Chunk) -> Bytes) -> Bytes {

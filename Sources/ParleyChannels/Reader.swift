@@ -154,7 +154,7 @@ package struct Page: Sendable {
     /// Where lines end, as long as they may still be joined to one.
     private var breaks: [Int] = []
 
-    init(of channel: Channel, next: UInt64) {
+    init(of channel: any Tail, next: UInt64) {
         (isJSON, isText) = (channel.isJSON, channel.isText)
         self.next = next
         seam = (next, 0)
@@ -207,12 +207,13 @@ extension Chunk {
     }
 
     /// This commit's entries in wire form, as ``Channels/page(_:after:view:bytesMax:)`` gives them.
-    package func page(of channel: Channel, view: View) -> Page {
+    package func page(of channel: any Tail, view: View) -> Page {
+        let owner = channel.name
         var page = Page(of: channel, next: first - 1)
         let filter = view == .settled && channel.isAgent ? project(SettledFilter()) : nil
         frames.withUnsafeBytes { bytes in
             _ = Frame.walk(bytes, first: first) { place, frame in
-                if filter?.keeps(place, frame) ?? true { page.add(place, frame, owner: channel.name, receipt: filter?.receipts[place]) }
+                if filter?.keeps(place, frame) ?? true { page.add(place, frame, owner: owner, receipt: filter?.receipts[place]) }
                 page.next = place
                 return true
             }

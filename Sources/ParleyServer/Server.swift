@@ -14,13 +14,15 @@ package final class Server: Sendable {
     private let stopped = Atomic(false)
 
     /// - Parameters:
+    ///   - mirrors: Channels of other nodes, for live readers and reads; `nil`: there are none.
     ///   - agents: What runs the agents; `nil`: there are plain streams only.
     ///   - node: The node, for routes that concern it as a whole; `nil`: there are none.
     ///   - subscriptions: What delivers subscriptions; `nil`: there are none.
     ///   - loops: Loops to share, which are not stopped with the server; by default it has its own.
     ///   - measures: What else `/metrics` says; called on a loop.
     package init(
-        channels: Channels, agents: (any AgentHost)? = nil, node: (any NodeHost)? = nil, subscriptions: SubscriptionDelivery? = nil,
+        channels: Channels, mirrors: ChannelMirrors? = nil, agents: (any AgentHost)? = nil, node: (any NodeHost)? = nil,
+        subscriptions: SubscriptionDelivery? = nil,
         configuration: ServerConfiguration = ServerConfiguration(),
         loops: EventLoopGroup? = nil, measures: @escaping @Sendable () -> [Measure] = { [] }
     ) {
@@ -28,8 +30,9 @@ package final class Server: Sendable {
         self.loops = group
         ownsLoops = loops == nil
         let context = ServerContext(
-            channels: channels, agents: agents, node: node, subscriptions: subscriptions, configuration: configuration, loops: group.loops,
-            measures: measures)
+            tails: TailDirectory(channels: channels, mirrors: mirrors), agents: agents, node: node, subscriptions: subscriptions,
+            configuration: configuration,
+            loops: group.loops, measures: measures)
         self.context = context
         http = HTTPServer(configuration.http, on: group, handler: Router(context))
         context.count { [weak http] in

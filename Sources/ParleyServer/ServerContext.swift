@@ -1,7 +1,6 @@
 internal import ParleyAgents
 internal import ParleyChannels
 internal import ParleyHTTP
-internal import ParleyLog
 internal import ParleySystem
 internal import ParleyWebhooks
 internal import Synchronization
@@ -17,7 +16,8 @@ struct ConnectionCounters {
 
 /// What the routes of one server share.
 final class ServerContext: Sendable {
-    let channels: Channels
+    let tails: TailDirectory
+    var channels: Channels { tails.channels }
     let agents: (any AgentHost)?
     let node: (any NodeHost)?
     let subscriptions: SubscriptionDelivery?
@@ -35,11 +35,11 @@ final class ServerContext: Sendable {
     private let connectionCounters = Mutex<@Sendable () -> ConnectionCounters>({ ConnectionCounters() })
 
     init(
-        channels: Channels, agents: (any AgentHost)?, node: (any NodeHost)?, subscriptions: SubscriptionDelivery?,
+        tails: TailDirectory, agents: (any AgentHost)?, node: (any NodeHost)?, subscriptions: SubscriptionDelivery?,
         configuration: ServerConfiguration, loops: [EventLoop],
         measures: @escaping @Sendable () -> [Measure]
     ) {
-        self.channels = channels
+        self.tails = tails
         (self.agents, self.node) = (agents, node)
         self.subscriptions = subscriptions
         self.configuration = configuration
@@ -47,7 +47,7 @@ final class ServerContext: Sendable {
         let reads = ReadPool(queuedMax: configuration.queuedReadsMax)
         self.reads = reads
         rates = configuration.rate.map { RateLimiter(rate: $0) }
-        let authenticator = Authenticator(configuration, world: channels.world)
+        let authenticator = Authenticator(configuration, world: tails.channels.world)
         self.authenticator = authenticator
         places = ReaderPlaces(total: configuration.readersPerLoopMax * loops.count, share: configuration.readersPerAccountMax)
         let answers = AnswerMemory(bytesMax: configuration.answerBytesMax)
@@ -55,7 +55,8 @@ final class ServerContext: Sendable {
         let unfitText = UnfitText()
         let readers = loops.map {
             let readers = LoopReaders(
-                loop: $0, channels: channels, reads: reads, configuration: configuration, unfitText: unfitText, authenticator: authenticator,
+                loop: $0, channels: tails.channels, reads: reads, configuration: configuration, unfitText: unfitText,
+                authenticator: authenticator,
                 answers: answers)
             return (ObjectIdentifier($0), readers)
         }
@@ -113,24 +114,23 @@ final class ServerContext: Sendable {
         if let channel = channels.resident(name.text) {
             return then(channel.isSoftDeleted ? .failure(ChannelError.gone(name.text)) : .success(channel))
         }
-        let isTaken = reads.run { [self] in
-            let result: Result<Channel, ChannelError>
-            do throws(ChannelError) { result = .success(try find(name)) } catch { result = .failure(error) }
+        look(on: loop, { [self] () throws(ChannelError) in try find(name) }, then)
+    }
+
+    private func look<Found: Sendable>(
+        on loop: EventLoop, _ work: @escaping @Sendable () throws(ChannelError) -> Found,
+        _ then: @escaping @Sendable (Result<Found, ChannelError>) -> Void
+    ) {
+        let isTaken = reads.run {
+            let result: Result<Found, ChannelError>
+            do throws(ChannelError) { result = .success(try work()) } catch { result = .failure(error) }
             loop.execute { then(result) }
         }
         if !isTaken { then(.failure(ChannelError("overloaded", "too many reads wait for the log. Try again later."))) }
     }
 
     private func find(_ name: StreamName) throws(ChannelError) -> Channel {
-        let (channel, isDeleted): (Channel?, Bool)
-        do throws(LogError) {
-            channel = try channels.find(name.text)
-            isDeleted = channel == nil ? try channels.isDeleted(name.text) : false
-        } catch {
-            throw ChannelError(error)
-        }
-        guard let channel else { throw isDeleted ? .deleted(name.text) : missing(name) }
-        guard !channel.isSoftDeleted else { throw .gone(name.text) }
+        guard let channel = try channels.readable(name.text) else { throw missing(name) }
         return channel
     }
 
@@ -138,6 +138,40 @@ final class ServerContext: Sendable {
     private func missing(_ name: StreamName) -> ChannelError {
         guard let kind = name.agent?.kind, let kinds = agents?.kinds, !kinds.contains(kind) else { return .notFound(name.text) }
         return .unknownKind(kind, of: kinds)
+    }
+
+    // MARK: Tails
+
+    /// Calls `body` on the exchange's loop with the tail of the channel, whichever node owns it, or answers that there is none.
+    ///
+    /// - Parameter offset: Where its reader wants to begin.
+    func withTail(
+        _ name: StreamName, reaching offset: UInt64, _ exchange: Exchange, _ body: @escaping @Sendable (any Tail) -> Void
+    ) {
+        do throws(ChannelError) {
+            if let tail = try tails.resident(name.text, reaching: offset) { return body(tail) }
+        } catch { return exchange.respond(Problem(error)) }
+        read(for: exchange) { [self] () throws(ChannelError) in
+            try findTail(name, offset)
+        } then: {
+            body($0)
+        }
+    }
+
+    /// As ``find(_:on:_:)``, whichever node owns the channel.
+    func findTail(
+        _ name: StreamName, reaching offset: UInt64, on loop: EventLoop,
+        _ then: @escaping @Sendable (Result<any Tail, ChannelError>) -> Void
+    ) {
+        do throws(ChannelError) {
+            if let tail = try tails.resident(name.text, reaching: offset) { return then(.success(tail)) }
+        } catch { return then(.failure(error)) }
+        look(on: loop, { [self] () throws(ChannelError) in try findTail(name, offset) }, then)
+    }
+
+    private func findTail(_ name: StreamName, _ offset: UInt64) throws(ChannelError) -> any Tail {
+        guard let tail = try tails.find(name.text, reaching: offset) else { throw missing(name) }
+        return tail
     }
 
     /// Gives an event to everybody who follows its channel, on every loop.

@@ -39,7 +39,7 @@ final class SimulationReader: ChannelWatcher, Sendable {
         look()
     }
 
-    func channelChanged(_ channel: Channel) { state.withLock { $0.isTold = true } }
+    func channelChanged(_ tail: any Tail) { state.withLock { $0.isTold = true } }
 
     private func committed() {
         let mayRead = state.withLock { state in
@@ -111,7 +111,7 @@ final class SimulationReader: ChannelWatcher, Sendable {
         state.withLock { $0.cursor = page.next }
     }
 
-    func channelLeft(_ channel: Channel) {
+    func channelLeft(_ tail: any Tail) {
         state.withLock { $0.channel = nil }
         look()
     }

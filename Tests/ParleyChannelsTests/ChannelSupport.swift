@@ -9,10 +9,14 @@ final class Bench: Sendable {
     let log: SimulatedLog
     let writer: GroupCommit
     let channels: Channels
-    let world = SimulatedWorld(seed: 1, now: Timestamp(milliseconds: 1_000))
+    let world: SimulatedWorld
 
-    init(_ log: SimulatedLog = SimulatedLog(), partitions: PartitionSet = .all) {
+    init(
+        _ log: SimulatedLog = SimulatedLog(), partitions: PartitionSet = .all,
+        world: SimulatedWorld = SimulatedWorld(seed: 1, now: Timestamp(milliseconds: 1_000))
+    ) {
         self.log = log
+        self.world = world
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: world, partitions: partitions)
     }
@@ -98,8 +102,8 @@ final class Answer<Value: Sendable>: Sendable {
 final class Watcher: ChannelWatcher {
     private let count = Atomic<Int>(0)
     private let left = Atomic<Bool>(false)
-    func channelChanged(_ channel: Channel) { count.add(1, ordering: .relaxed) }
-    func channelLeft(_ channel: Channel) { left.store(true, ordering: .relaxed) }
+    func channelChanged(_ tail: any Tail) { count.add(1, ordering: .relaxed) }
+    func channelLeft(_ tail: any Tail) { left.store(true, ordering: .relaxed) }
     var told: Int { count.load(ordering: .relaxed) }
     var hasLeft: Bool { left.load(ordering: .relaxed) }
 }

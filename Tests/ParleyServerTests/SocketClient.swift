@@ -9,8 +9,12 @@ final class SocketClient {
     /// The close frame, once it has come: code and reason.
     private(set) var closing: (code: UInt16, reason: String)?
 
-    init(_ server: TestServer, receiveBuffer: Int32? = nil, headers: [(String, String)] = []) throws {
-        client = try TestClient(port: server.server.port, receiveBuffer: receiveBuffer)
+    convenience init(_ server: TestServer, receiveBuffer: Int32? = nil, headers: [(String, String)] = []) throws {
+        try self.init(port: server.server.port, receiveBuffer: receiveBuffer, headers: headers)
+    }
+
+    init(port: Int, receiveBuffer: Int32? = nil, headers: [(String, String)] = []) throws {
+        client = try TestClient(port: port, receiveBuffer: receiveBuffer)
         try client.send(
             "GET", "/v1/socket",
             [

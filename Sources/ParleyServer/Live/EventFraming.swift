@@ -20,7 +20,7 @@ enum EventFraming {
     }
 
     /// The form for a channel. What is text by its type may turn out to be none.
-    static func form(of channel: Channel) -> Form {
+    static func form(of channel: any Tail) -> Form {
         channel.isJSON ? .json : channel.isText ? .text : .binary
     }
 

@@ -1,13 +1,12 @@
 internal import ParleyChannels
 internal import ParleyHTTP
-internal import ParleyLog
 internal import ParleySystem
 
 /// A reader that follows a channel on one loop: where it stands, and how pages of the log reach it when it lags.
 ///
 /// There are many that only wait: its properties stand in an order that leaves no gaps.
 class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
-    let channel: Channel
+    let channel: any Tail
     unowned let readers: LoopReaders  // They outlive every loop's connections.
     /// What has been given to the reader: everything up to here.
     var offset: UInt64
@@ -27,7 +26,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// Whether ``LoopReaders`` has it among those whose turn will come.
     var isDue = false
 
-    init(_ channel: Channel, after offset: UInt64, view: View, cursorFloor: UInt64, expires: Timestamp?, _ readers: LoopReaders) {
+    init(_ channel: any Tail, after offset: UInt64, view: View, cursorFloor: UInt64, expires: Timestamp?, _ readers: LoopReaders) {
         self.channel = channel
         self.offset = offset
         self.view = view
@@ -60,7 +59,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// The server stops: says where to resume, and ends the answer.
     func end() { preconditionFailure("a kind of reader says how it ends") }
 
-    /// This node does not own the channel any more: the reader continues where it is answered now.
+    /// The channel is not to be had through this object any more: the reader continues where it is answered now.
     func channelLeft() { end() }
 
     /// Gives what is told to whoever is there at this moment; who lags, or waits for something else, may miss it.
@@ -96,12 +95,10 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
             let result: Result<Made<Page>, ChannelError>
             do throws(ChannelError) {
                 let made = try answers.make(for: account, in: room, weight: \.body.count) { isShort throws(ChannelError) in
-                    do throws(LogError) {
-                        var page = try channels.page(
-                            channel, after: offset, view: view, bytesMax: isShort ? min(bytesMax, AnswerMemory.shortBytes) : bytesMax)
-                        if let framing { page.body = framing(page) }
-                        return page
-                    } catch { throw ChannelError(error) }
+                    var page = try channel.page(
+                        after: offset, view: view, bytesMax: isShort ? min(bytesMax, AnswerMemory.shortBytes) : bytesMax, in: channels)
+                    if let framing { page.body = framing(page) }
+                    return page
                 }
                 result = .success(made)
             } catch {

@@ -16,7 +16,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     let authenticator: Authenticator?
 
     private struct Changed {
-        var channels: [Channel] = []
+        var tails: [any Tail] = []
         var isWoken = false
     }
 
@@ -201,7 +201,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         return events
     }
 
-    private func dataEvents(_ chunks: [Chunk], _ isEnded: Bool, of channel: Channel, _ place: Place) -> Events {
+    private func dataEvents(_ chunks: [Chunk], _ isEnded: Bool, of channel: any Tail, _ place: Place) -> Events {
         var (bytes, next, state) = (Bytes(), place.offset, EventFraming.State.behind)
         let isOfNow = place.cursor == StreamCursor.current(channels.world.now)
         for chunk in chunks where bytes.count < LoopReaders.pieceBytes {
@@ -260,35 +260,35 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
 }
 
 extension LoopReaders: ChannelWatcher {
-    func channelChanged(_ channel: Channel) {
+    func channelChanged(_ tail: any Tail) {
         let mustWake = changed.withLock { changed in
-            changed.channels.append(channel)
+            changed.tails.append(tail)
             defer { changed.isWoken = true }
             return !changed.isWoken
         }
         if mustWake { loop.execute { self.flushChanged() } }
     }
 
-    func channelLeft(_ channel: Channel) {
+    func channelLeft(_ tail: any Tail) {
         loop.execute { [self] in
             // A copy: each takes itself out.
-            for reader in readers[ObjectIdentifier(channel)] ?? [] { reader.channelLeft() }
+            for reader in readers[ObjectIdentifier(tail)] ?? [] { reader.channelLeft() }
         }
     }
 
     private func flushChanged() {
-        let channels = changed.withLock { changed in
+        let tails = changed.withLock { changed in
             changed.isWoken = false
-            defer { changed.channels.removeAll(keepingCapacity: true) }
-            return changed.channels
+            defer { changed.tails.removeAll(keepingCapacity: true) }
+            return changed.tails
         }
         let goesOn = !due.isEmpty
         newest = nil
         givingOut {
             var seen: Set<ObjectIdentifier> = []
-            for channel in channels where seen.insert(ObjectIdentifier(channel)).inserted {
+            for tail in tails where seen.insert(ObjectIdentifier(tail)).inserted {
                 // A copy: a reader that has reached its end takes itself out.
-                for reader in readers[ObjectIdentifier(channel)] ?? [] where !reader.isDue {
+                for reader in readers[ObjectIdentifier(tail)] ?? [] where !reader.isDue {
                     if reader.hasShownToRead {
                         reader.advance()
                     } else {

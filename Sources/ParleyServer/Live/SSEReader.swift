@@ -50,7 +50,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     private static let completionMilliseconds: Int64 = 1_000
 
     init(
-        _ channel: Channel, after offset: UInt64, view: View, whenBehind: WhenBehind, cursorFloor: UInt64, expires: Timestamp?,
+        _ channel: any Tail, after offset: UInt64, view: View, whenBehind: WhenBehind, cursorFloor: UInt64, expires: Timestamp?,
         _ readers: LoopReaders
     ) {
         self.whenBehind = whenBehind
@@ -177,7 +177,8 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         if seam.byteCount > 0 { pieces.append(TextEvents.Piece(text: Bytes(body[..<seam.byteCount]), last: seam.next)) }
         if seam.byteCount < body.count { pieces.append(TextEvents.Piece(text: Bytes(body[seam.byteCount...]), last: page.next)) }
         switch events.outcome(of: pieces) {
-        case .events(let bytes, let next, let state, let splitsLineEnd): give(bytes, in: room, to: next, state, splitsLineEnd: splitsLineEnd)
+        case .events(let bytes, let next, let state, let splitsLineEnd):
+            give(bytes, in: room, to: next, state, splitsLineEnd: splitsLineEnd)
         case .waits(let end): wait(end, at: page.next)
         case .unfit where stream != nil: end()
         case .unfit:

@@ -12,7 +12,7 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
     /// How long a write that was answered elsewhere may take to get here.
     private static let patience = Duration.seconds(5)
 
-    init(_ channel: Channel, until minimum: UInt64, _ readers: LoopReaders, then: @escaping () -> Void) {
+    init(_ channel: any Tail, until minimum: UInt64, _ readers: LoopReaders, then: @escaping () -> Void) {
         (self.minimum, self.then) = (minimum, then)
         super.init(channel, after: 0, view: .raw, cursorFloor: 0, expires: nil, readers)
     }

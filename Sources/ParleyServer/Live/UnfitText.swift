@@ -8,12 +8,12 @@ final class UnfitText: Sendable {
     private let places = Mutex<[ChannelID: UInt64]>([:])
     private static let countMax = 1_024
 
-    func add(_ channel: Channel, after offset: UInt64) {
+    func add(_ channel: any Tail, after offset: UInt64) {
         places.withLock { places in
             if places.count >= UnfitText.countMax { places.removeAll() }
             places[channel.id] = offset
         }
     }
 
-    func contains(_ channel: Channel, after offset: UInt64) -> Bool { places.withLock { $0[channel.id] == offset } }
+    func contains(_ channel: any Tail, after offset: UInt64) -> Bool { places.withLock { $0[channel.id] == offset } }
 }

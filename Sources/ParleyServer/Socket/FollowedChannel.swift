@@ -21,13 +21,13 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
     func begin() {
         session.operationBegan()
         let session = session
-        session.context.find(name, on: session.loop) { [self] result in
+        session.context.findTail(name, reaching: start.offset, on: session.loop) { [self] result in
             if !isLeft { found(result) }
             session.operationEnded()
         }
     }
 
-    private func found(_ result: Result<Channel, ChannelError>) {
+    private func found(_ result: Result<any Tail, ChannelError>) {
         do throws(Problem) {
             switch result {
             case .failure(let error): throw Problem(error)
@@ -39,10 +39,10 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
         }
     }
 
-    private func follow(_ channel: Channel) throws(Problem) {
+    private func follow(_ channel: any Tail) throws(Problem) {
         let tail = channel.tail
         guard !tail.isDeleted else { throw Problem(.gone(channel)) }
-        session.context.channels.touched(channel)
+        channel.touched(in: session.context.channels)
         let offset = try SocketReader.place(start, in: channel, tail.head)
         let place = try session.place(for: name.text)
         let reader = SocketReader(channel, after: offset, view: view, self)
@@ -77,7 +77,7 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
 
 extension SocketReader {
     /// Where a reader that asks for `start` begins.
-    static func place(_ start: ReadRequest.Start, in channel: Channel, _ head: UInt64) throws(Problem) -> UInt64 {
+    static func place(_ start: ReadRequest.Start, in channel: any Tail, _ head: UInt64) throws(Problem) -> UInt64 {
         guard channel.isJSON else { throw Problem(.mismatch(ContentTypeText.json, channel.contentType)) }
         switch start {
         case .now: return head

@@ -55,14 +55,14 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
         members[index].isFinding = true
         session.operationBegan()
         let session = session
-        session.context.find(name, on: session.loop) { [self] result in
+        session.context.findTail(name, reaching: cursor.places[index].offset, on: session.loop) { [self] result in
             members[index].isFinding = false
             if !isLeft { found(index, result) }
             session.operationEnded()
         }
     }
 
-    private func found(_ index: Int, _ result: Result<Channel, ChannelError>) {
+    private func found(_ index: Int, _ result: Result<any Tail, ChannelError>) {
         do throws(Problem) {
             switch result {
             case .failure(let error) where index > 0 && error.code == "channel_not_found": members[index].isAwaited = true
@@ -77,7 +77,7 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
         }
     }
 
-    private func follow(_ channel: Channel, _ index: Int) throws(Problem) {
+    private func follow(_ channel: any Tail, _ index: Int) throws(Problem) {
         members[index].isAwaited = false
         let tail = channel.tail
         guard !tail.isDeleted else { return end(index, "deleted", nil) }

@@ -10,14 +10,15 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
     /// Waits in the session for room, at its offset.
     var isParked = false
     private var hasSent = false
-    private unowned let session: SocketSession  // It removes its readers before it goes.
 
-    init(_ channel: Channel, after offset: UInt64, view: View, index: Int = 0, _ subscription: SocketSubscription) {
+    init(_ channel: any Tail, after offset: UInt64, view: View, index: Int = 0, _ subscription: SocketSubscription) {
         self.subscription = subscription
         self.index = index
-        session = subscription.session
+        let session = subscription.session
         super.init(channel, after: offset, view: view, cursorFloor: 0, expires: session.access.expires, session.readers)
     }
+
+    private var session: SocketSession { subscription.session }
 
     func begin() { advance() }
 
@@ -110,7 +111,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         subscription.sent()
     }
 
-    private static func form(_ page: Page, of channel: Channel, isUpToDate: Bool) -> Bytes {
+    private static func form(_ page: Page, of channel: any Tail, isUpToDate: Bool) -> Bytes {
         var form = Bytes("\"channel\":".utf8)
         form.reserveCapacity(page.body.count + channel.name.utf8.count + 96)
         JSON.write(string: channel.name, to: &form)

@@ -8,6 +8,9 @@ struct ReadRequest: Sendable {
         case after(Offset)
         /// The tail as it is when the request is answered.
         case now
+
+        /// The offset that must exist for it.
+        var offset: UInt64 { if case .after(let offset) = self { offset.value } else { 0 } }
     }
 
     enum Mode: String, Sendable {

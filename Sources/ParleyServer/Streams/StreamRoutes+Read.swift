@@ -1,12 +1,11 @@
 internal import ParleyChannels
 internal import ParleyHTTP
-internal import ParleyLog
 internal import ParleySystem
 
 extension StreamRoutes {
     func read(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
         let request = try ReadRequest(exchange.request, isAgent: name.agent != nil)
-        context.withChannel(name, exchange) { channel in
+        context.withTail(name, reaching: request.start.offset, exchange) { channel in
             let tail = channel.tail
             guard !tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
             if let minOffset = request.minOffset, minOffset.value > tail.head {
@@ -16,7 +15,7 @@ extension StreamRoutes {
         }
     }
 
-    private func answer(_ request: ReadRequest, _ channel: Channel, _ exchange: Exchange) {
+    private func answer(_ request: ReadRequest, _ channel: any Tail, _ exchange: Exchange) {
         let tail = channel.tail
         switch request.start {
         case .now: start(request, channel, after: tail.head, exchange)
@@ -25,7 +24,7 @@ extension StreamRoutes {
         }
     }
 
-    private func wait(for minOffset: Offset, _ request: ReadRequest, _ channel: Channel, _ exchange: Exchange) {
+    private func wait(for minOffset: Offset, _ request: ReadRequest, _ channel: any Tail, _ exchange: Exchange) {
         let readers = context.readers(on: exchange.loop)
         guard let place = place(exchange, readers) else { return }
         let reader = TailReader(channel, until: minOffset.value, readers) { answer(request, channel, exchange) }
@@ -34,8 +33,8 @@ extension StreamRoutes {
         reader.begin(exchange)
     }
 
-    private func start(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
-        context.channels.touched(channel)
+    private func start(_ request: ReadRequest, _ channel: any Tail, after offset: UInt64, _ exchange: Exchange) {
+        channel.touched(in: context.channels)
         switch request.mode {
         case .catchUp where request.start == .now: answerNow(channel, exchange)
         case .catchUp: catchUp(request, channel, after: offset, exchange)
@@ -43,7 +42,7 @@ extension StreamRoutes {
         }
     }
 
-    private func answerNow(_ channel: Channel, _ exchange: Exchange) {
+    private func answerNow(_ channel: any Tail, _ exchange: Exchange) {
         let tail = channel.tail
         var headers: [HeaderField] = [
             ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(tail.head).token), (StreamHeader.upToDate, "true"),
@@ -53,13 +52,10 @@ extension StreamRoutes {
         exchange.respond(200, headers, channel.isJSON ? Bytes("[]".utf8) : [])
     }
 
-    private func catchUp(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
+    private func catchUp(_ request: ReadRequest, _ channel: any Tail, after offset: UInt64, _ exchange: Exchange) {
         let (channels, bytesMax) = (context.channels, context.configuration.pageBytes)
         context.readLarge(for: exchange, weight: \.body.count) { isShort throws(ChannelError) in
-            do throws(LogError) {
-                return try channels.page(
-                    channel, after: offset, view: request.view, bytesMax: isShort ? AnswerMemory.shortBytes : bytesMax)
-            } catch { throw ChannelError(error) }
+            try channel.page(after: offset, view: request.view, bytesMax: isShort ? AnswerMemory.shortBytes : bytesMax, in: channels)
         } then: { page, room in
             // Read in part after it was removed, a page might hold less than there was.
             guard !channel.tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
@@ -70,7 +66,7 @@ extension StreamRoutes {
         }
     }
 
-    private func follow(_ request: ReadRequest, _ channel: Channel, after offset: UInt64, _ exchange: Exchange) {
+    private func follow(_ request: ReadRequest, _ channel: any Tail, after offset: UInt64, _ exchange: Exchange) {
         guard exchange.responder.isOpen else { return }  // Gone while its stream was looked for.
         guard !context.isDraining else { return exchange.respond(.overloaded("the server is stopping")) }
         let readers = context.readers(on: exchange.loop)
@@ -87,7 +83,7 @@ extension StreamRoutes {
             // The object was let go between finding and following it: the next look finds the one that took its place.
             // Once this one has given back its place.
             guard let name = try? StreamName(path: exchange.request.pathUTF8.dropFirst(StreamName.prefix.utf8.count)) else { return }
-            return exchange.onLoop { context.withChannel(name, exchange) { start(request, $0, after: offset, exchange) } }
+            return exchange.onLoop { context.withTail(name, reaching: offset, exchange) { start(request, $0, after: offset, exchange) } }
         }
         reader.begin(exchange)
     }
@@ -115,7 +111,7 @@ struct PageAnswer {
     private let tag: String
 
     /// - Parameter isPrivate: Others may not have it from a shared cache.
-    init(_ page: Page, of channel: Channel, after offset: UInt64, view: View, cursor: UInt64? = nil, isPrivate: Bool, _ now: Timestamp) {
+    init(_ page: Page, of channel: any Tail, after offset: UInt64, view: View, cursor: UInt64? = nil, isPrivate: Bool, _ now: Timestamp) {
         // The channel's number tells a stream from one that had its name before; the end, and what the view leaves out, change what is read.
         let end = page.isEnd ? ":c" : ""
         let viewMark = view == .settled ? ":s" + String(page.omissions, radix: 16) : ""
@@ -137,7 +133,7 @@ struct PageAnswer {
 
     private static let (freshSeconds, staleSeconds): (Int64, Int64) = (60, 300)
 
-    private static func cacheControl(_ page: Page, _ channel: Channel, _ isPrivate: Bool, _ now: Timestamp) -> String {
+    private static func cacheControl(_ page: Page, _ channel: any Tail, _ isPrivate: Bool, _ now: Timestamp) -> String {
         if channel.isAgent { return "private, no-store" }
         // Nothing yet, at an open tail: kept for a minute, it would hide what comes next.
         guard !page.isEmpty || page.isEnd else { return "no-cache" }

@@ -185,7 +185,7 @@ struct StreamRoutes: Sendable {
 
 extension ChannelError {
     /// The channel was removed while somebody read it.
-    static func gone(_ channel: Channel) -> ChannelError {
+    static func gone(_ channel: any Tail) -> ChannelError {
         if channel.isKept { return .gone(channel.name) }
         return channel.isAgent ? .deleted(channel.name) : .notFound(channel.name)
     }
