@@ -77,7 +77,7 @@ package struct AgentCheck: Sendable {
     }
 
     private static func file(_ name: String, _ mistakes: [AgentFileProblem]) -> File {
-        let kind = name.split(separator: "/").last.map { String($0.dropLast(3)) } ?? ""
+        let kind = name.split(separator: "/").last.map { String($0.prefix { $0 != "." }) } ?? ""
         return File(kind: nil, problems: mistakes.map(\.description), notices: [], json: json(name, kind, mistakes, []))
     }
 

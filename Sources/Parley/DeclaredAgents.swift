@@ -61,6 +61,9 @@ final class DeclaredAgents: Sendable {
         tools = BuiltInTools(folder: files, world: world)
     }
 
+    /// Whether the folder had no file at all when it was read, neither a right nor a wrong one.
+    var isEmpty: Bool { state.withLock { $0.kinds.isEmpty && $0.problems.isEmpty } }
+
     /// The kinds, by name.
     var kinds: [Kind] { state.withLock { $0.kinds.values.sorted { $0.file.kind < $1.file.kind } } }
 

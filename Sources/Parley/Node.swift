@@ -58,6 +58,9 @@ package final class Node: Sendable {
                 "parley: there are no agents: there is no folder \(DeclaredAgents.usualFolder). Make it with a file <kind>.md, or name another with --agents."
             )
         }
+        if let folder = declared.folder, declared.isEmpty {
+            report("parley: the agents folder \(folder) has no file <kind>.md, so it declares no agents.")
+        }
         let folder = try Node.open(configuration.dataFolder)
         log = try RocksLog(folder)
         let keys = try SigningKeys.load(folder.signingKeysPath)

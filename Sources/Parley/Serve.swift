@@ -4,6 +4,7 @@ internal import FoundationEssentials
 // Without the annotation, `stdout` cannot be named: it is a variable of C.
 @preconcurrency internal import Glibc
 internal import ParleyChannels
+internal import ParleyModels
 internal import ParleyWebhooks
 
 /// Runs a node with these agents until it is told to stop (SIGTERM, SIGINT), and then drains.
@@ -46,6 +47,7 @@ private enum ServeProgram {
         let words = Array(CommandLine.arguments.dropFirst())
         if words.contains("--help") || words.contains("-h") {
             print("usage: \(name) [options]\n\nServes this program's agents until it is stopped (SIGTERM, Ctrl-C).\n\n\(ServeOptions.help)")
+            guard fflush(stdout) == 0, ferror(stdout) == 0 else { end("standard output cannot be written: \(String(cString: strerror(errno)))", 1) }
             exit(0)
         }
         do throws(ConfigurationError) {
@@ -149,8 +151,8 @@ package enum ServeOptions {
         case "listen": try configuration.listen(on: value)
         case "data": configuration.dataFolder = value
         case "agents": configuration.agentsFolder = value
-        case "drain": configuration.drainTime = try ServeConfiguration.seconds(value, name)
-        case "idle": configuration.idleTime = try ServeConfiguration.seconds(value, name)
+        case "drain": configuration.drainTime = try ServeConfiguration.seconds(value, name, example: 10)
+        case "idle": configuration.idleTime = try ServeConfiguration.seconds(value, name, example: 30)
         case "keys": configuration.addKeys(file: value)
         case "tls-cert": configuration.tlsCertificate = value
         case "tls-key": configuration.tlsKey = value
@@ -161,7 +163,7 @@ package enum ServeOptions {
         case "max-request-memory": configuration.requestMemory = try ServeConfiguration.count(value, name, max: 1 << 20)
         case "max-readers-per-account": configuration.readersPerAccountMax = try ServeConfiguration.count(value, name)
         case "max-agents-in-memory": configuration.agentsInMemoryMax = try ServeConfiguration.count(value, name)
-        case "text-retention": configuration.textRetention = try ServeConfiguration.seconds(value, name)
+        case "text-retention": configuration.textRetention = try ServeConfiguration.seconds(value, name, example: 3_600)
         case "watch-agents": configuration.watchesAgents = true
         case "public": configuration.publicFolder = value
         case "webhook": configuration.webhookURL = value
@@ -179,6 +181,12 @@ package enum ServeOptions {
         if let folder = configuration.agentsFolder { try DeclaredAgents.require(folder) }
         _ = try configuration.identity()
         _ = try configuration.pages()
+    }
+
+    /// Finds what is wrong with variables that a node takes itself.
+    package static func check(environment: [String: String]) throws(ConfigurationError) {
+        do { _ = try ModelConfiguration(environment: environment) } catch { throw ConfigurationError("\(error)") }
+        _ = try ServeConfiguration.authorityFile(environment)
     }
 
     /// Starts a node, says so on standard error, and returns once it has stopped; throws what kept it from starting or continuing.

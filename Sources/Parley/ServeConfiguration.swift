@@ -190,9 +190,9 @@ package struct ServeConfiguration: Sendable {
     }
 
     /// Sets a duration in seconds from the option `name`.
-    package static func seconds(_ text: String, _ name: String) throws(ConfigurationError) -> Duration {
+    package static func seconds(_ text: String, _ name: String, example: Int) throws(ConfigurationError) -> Duration {
         guard let value = Double(text), (0...86_400).contains(value) else {
-            throw ConfigurationError("--\(name) is '\(text)'; expected seconds from 0 to 86400, e.g. 10.")
+            throw ConfigurationError("--\(name) is '\(text)'; expected seconds from 0 to 86400, e.g. \(example).")
         }
         return .milliseconds(Int64(value * 1_000))
     }

@@ -35,7 +35,8 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
 
     /// An agent's name, until somebody creates it anew.
     package static func deleted(_ name: String) -> ChannelError {
-        ChannelError("agent_deleted", "'\(name)' was deleted, and a late retry does not bring it back. PUT it to start anew.")
+        ChannelError(
+            "agent_deleted", "'\(name)' was deleted, and a late retry does not bring it back. PUT /v1/stream/\(name) starts it anew.")
     }
 
     /// What a condition on the tail says no with.

@@ -15,7 +15,8 @@ enum RunCommand: Command {
         \(usage)
 
         Sends a message and shows what the agent does, until the turn ends. If the connection is lost or the server restarts, the command
-        reconnects and continues where it was. Ctrl-C stops watching, not the agent. Exit status 1 if the turn does not complete.
+        reconnects and continues where it was. Ctrl-C stops watching, not the agent. Exit status 1 if the turn does not complete. With a token
+        that may not read the agent, the command says where the message is, and ends.
 
         \(MessageBody.help)
           --key <text>    send the message once: a repeat with the same key attaches to the first
@@ -31,11 +32,13 @@ enum RunCommand: Command {
         let offset = try MessageArgument.send(message, to: channel, client, key: arguments["key"])
         let (view, json) = (TurnView(), arguments.has("json"))
         let leaving = goesOn(channel, offset, arguments)
+        let agent = Refusal.agent(channel)
         client.onInterrupt { json ? Terminal.error(leaving) : view.say(leaving) }
         let watched = Mutex(WatchedMessage(offset))
         let follower = Follower(
             client, channel: channel, from: offset, view: "settled", isReached: true, say: { json ? Terminal.error($0) : view.say($0) }
         ) { entry in
+            guard case .json(let entry) = entry else { return true }
             let (isOurs, joined) = watched.withLock { ($0.take(entry), $0.hasJustJoined(entry)) }
             if json {
                 Terminal.output("\(json: entry)\n")
@@ -53,14 +56,25 @@ enum RunCommand: Command {
             guard !watched.withLock({ $0.isDecided }), let text = try? queued(channel, client) else { return }
             json ? Terminal.error(text) : view.say(text)
         }
-        do { try follower.run() } catch let error as Client.Unreachable {
-            Terminal.error(leaving)
+        do { try follower.run() } catch let error as FollowError where error.code == "forbidden" {
+            Terminal.error(
+                """
+                parley: the message is durable at offset \(offset); do not send it again. The answer is in the channel, which this token may not read.
+                  a token for it  parley token --allow '\(channel):\(text: client.needs.map(\.name).joined(separator: ","))' --name <name>
+                """)
+            return .done
+        } catch  where error is Client.Unreachable || error is Client.Disconnected {
+            Terminal.error(
+                """
+                parley: the message is durable at offset \(offset), and the agent continues once the server runs again.
+                  watch it again  \(watching(agent, offset, arguments))
+                """)
             throw error
         }
         let (outcome, refused) = watched.withLock { ($0.outcome, $0.refused) }
         if let refused, !json {
             let state = refused["state"]?.string ?? ""
-            view.say(Verdict.text(state, refused["reason"]?.string ?? "", Refusal.agent(channel)))
+            view.say(Verdict.text(state, refused["reason"]?.string ?? "", agent))
         }
         return outcome == "turn.completed" ? .done : .failed
     }
@@ -86,14 +100,19 @@ enum RunCommand: Command {
 
     /// What is said when the command ends before the turn.
     private static func goesOn(_ channel: String, _ offset: String, _ arguments: Arguments) -> TerminalText {
-        let agent = String(channel.dropFirst("agents/".count))
-        let server = arguments["server"].map { " --server \($0)" } ?? ""
+        let agent = Refusal.agent(channel)
         return """
             parley: the agent continues without this command.
-              watch it again  parley tail \(agent) --from \(offset)\(server)
-              stop it         parley cancel \(agent)\(server)
+              watch it again  \(watching(agent, offset, arguments))
+              stop it         parley cancel \(agent)\(server(arguments))
             """
     }
+
+    private static func watching(_ agent: String, _ offset: String, _ arguments: Arguments) -> TerminalText {
+        "parley tail \(agent) --from \(offset)\(server(arguments))"
+    }
+
+    private static func server(_ arguments: Arguments) -> TerminalText { arguments["server"].map { " --server \($0)" } ?? "" }
 }
 
 /// A message, and what becomes of it: a turn of its own, a place in a turn that was running, or a refusal.
@@ -141,12 +160,12 @@ enum TailCommand: Command {
     static let help = """
         \(usage)
 
-        Follows an agent (assistant/me) or any JSON channel (/orders/42) until it ends. If the connection is lost, the command reconnects and
-        continues without gap or duplicate.
+        Follows an agent (assistant/me) or a channel of JSON or text (/orders/42) until it ends. If the connection is lost, the command
+        reconnects and continues without gap or duplicate.
 
           --from <offset> an offset, "-1" for the start (default), "now" for new entries only
           --raw           every entry of the log; without it, sealed and superseded pieces of text are left out
-          --json          one entry per line, as JSON; always so for plain channels
+          --json          one entry per line, as JSON; always so for channels of JSON. Of text, each line is a piece of it, as a JSON string
           --server <url>  default PARLEY_URL, then http://127.0.0.1:4437
         """
     static let options: [CommandOption] = [.value("from", ["-1", "now"]), .flag("raw"), .flag("json"), .value("server")]
@@ -159,13 +178,20 @@ enum TailCommand: Command {
         let client = try Client(arguments)
         let json = arguments.has("json") || arguments.has("raw") || !isAgent
         let view = TurnView()
+        let shown = Mutex(TerminalText.Stream())
         try Follower(
-            client, channel: channel, from: arguments["from"] ?? "-1", view: isAgent && !arguments.has("raw") ? "settled" : nil,
-            say: { json ? Terminal.error($0) : view.say($0) }
+            client, channel: channel, from: arguments["from"] ?? "-1",
+            view: isAgent && !arguments.has("raw") ? "settled" : nil, say: { json ? Terminal.error($0) : view.say($0) }
         ) { entry in
-            if json { Terminal.output("\(json: entry)\n") } else { view.show(entry) }
+            switch entry {
+            case .json(let entry) where json: Terminal.output("\(json: entry)\n")
+            case .json(let entry): view.show(entry)
+            case .text(let text) where arguments.has("json"): Terminal.output("\(json: .string(text.text))\n")
+            case .text(let text): Terminal.output(shown.withLock { $0.feed(text) })
+            }
             return true
         }.run()
+        Terminal.output(shown.withLock { $0.end() })
         return .done
     }
 }

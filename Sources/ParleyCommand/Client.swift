@@ -23,11 +23,17 @@ final class Client: Sendable {
             throw UsageError("the server is '\(url)'; expected a URL such as http://127.0.0.1:4437 (--server or PARLEY_URL).")
         }
         baseURL = url
+        let authorities = Terminal.environment("PARLEY_CA_FILE")
+        if let authorities, access(authorities, R_OK) != 0 {
+            throw UsageError(
+                "PARLEY_CA_FILE is '\(authorities)', which cannot be read: \(String(cString: strerror(errno))). Expected a file of certificates (PEM).",
+                showsUsage: false)
+        }
         bearer = try Bearer.find(arguments)
         loop = EventLoop(name: "client")
         loop.start()
         // For servers whose certificate the system does not trust, such as one that is self-signed.
-        transport = CurlTransport(loop, authorityFile: Terminal.environment("PARLEY_CA_FILE"))
+        transport = CurlTransport(loop, authorityFile: authorities)
     }
 
     struct Answer: Sendable {
@@ -41,6 +47,9 @@ final class Client: Sendable {
 
     /// Whether it shows a token, which may be for a part of what there is.
     var showsToken: Bool { bearer?.hasPrefix("parley_") ?? false }
+
+    /// What curl needs beside the URL.
+    var curlOptions: String { bearer == nil ? "" : "-H \"Authorization: Bearer $PARLEY_TOKEN\" " }
 
     private var authorization: [(name: String, value: String)] { bearer.map { [("Authorization", "Bearer \($0)")] } ?? [] }
 

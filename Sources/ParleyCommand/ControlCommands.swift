@@ -114,7 +114,7 @@ enum ResumeCommand: Command {
 enum SignalCommand: Command {
     static let name = "signal"
     static let summary = "send a signal, which is kept until the agent waits for it"
-    static let usage = ControlEntry.usage("signal", "<name> [<data as JSON>]")
+    static let usage = ControlEntry.usage("signal", "<name> [<data as JSON> | - | @<file>]")
     static let help = """
         \(usage)
 
@@ -127,10 +127,12 @@ enum SignalCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         _ = try arguments.agent()
         let name = try arguments.require(1, "the signal's name")
+        guard !name.isEmpty else { throw UsageError("the signal's name is ''; expected at least one character.") }
         try arguments.requireAtMost(3)
         var data: JSON?
         if arguments.positional.count > 2 {
-            do { data = try JSON.parse(arguments.positional[2]) } catch {
+            let text = try MessageArgument.content(of: arguments.positional[2])
+            do { data = try JSON.parse(Bytes(text.utf8)) } catch {
                 throw UsageError("the data has \(error). A text needs quotes: '\"text\"'.")
             }
         }

@@ -15,9 +15,24 @@ final class Follower: Sendable {
         /// A refusal.
         var problem: Client.Answer?
         var failures = 0
-        var events = ServerSentEventParser()
+        var events = Follower.events
         /// Entries whose control event has not come: after a break between the two they would come again.
-        var pending: [JSON] = []
+        var pending: [Entry] = []
+        /// Whether the data of this answer is in Base64.
+        var isEncoded = false
+        var content: Content
+        /// What came may be of another kind than JSON.
+        var asksContent = false
+    }
+
+    /// What a channel holds.
+    private enum Content { case unknown, json, text }
+
+    /// What comes of a channel.
+    enum Entry: Sendable {
+        case json(JSON)
+        /// Of a channel of text: what was appended, in pieces that may be cut anywhere.
+        case text(Bytes)
     }
 
     private let client: Client
@@ -26,7 +41,7 @@ final class Follower: Sendable {
     private let view: String?
     private let state: Mutex<State>
     private let say: @Sendable (TerminalText) -> Void
-    private let take: @Sendable (JSON) -> Bool
+    private let take: @Sendable (Entry) -> Bool
 
     /// - Parameters:
     ///   - offset: Where to begin: an offset, `-1` for the start, `now` for the end offset.
@@ -35,34 +50,42 @@ final class Follower: Sendable {
     ///   - take: Receives each entry; returns false to stop following.
     init(
         _ client: Client, channel: String, from offset: String, view: String?, isReached: Bool = false,
-        say: @escaping @Sendable (TerminalText) -> Void = { Terminal.error($0) }, _ take: @escaping @Sendable (JSON) -> Bool
+        say: @escaping @Sendable (TerminalText) -> Void = { Terminal.error($0) }, _ take: @escaping @Sendable (Entry) -> Bool
     ) {
         (self.client, self.channel) = (client, channel)
         path = "/v1/stream/" + PercentEncoding.encode(channel, keeping: "/")
         self.view = view
         (self.say, self.take) = (say, take)
-        state = Mutex(State(offset: offset, wasReached: isReached))
+        state = Mutex(State(offset: offset, wasReached: isReached, content: channel.hasPrefix("agents/") ? .json : .unknown))
     }
 
     private static let patience = Duration.seconds(60)
+
+    /// One append can have 10 MiB, and comes as one event: in Base64, or with its lines apart, that is more.
+    private static var events: ServerSentEventParser { ServerSentEventParser(bytesMax: 64 << 20) }
 
     /// Follows until the channel ends or `take` returns false.
     ///
     /// A server that has answered and now asks for patience, because it stops or is overloaded, is asked again for as long as it says so.
     ///
-    /// - Throws: when the server refuses (no such channel, say), does not answer at first, or cannot be reached for a minute later.
+    /// - Throws: when the server refuses (no such channel, say), does not answer at first, or cannot be reached for a minute later; and when the
+    ///   channel holds neither JSON nor text.
     func run() throws {
         var waited = Duration.zero
         var pause = Duration.milliseconds(100)
         while true {
             let before = state.withLock { state in
-                (state.events, state.pending, state.problem) = (ServerSentEventParser(), [], nil)
+                (state.events, state.pending, state.problem, state.asksContent) = (Follower.events, [], nil, false)
                 return state.offset
             }
             var failure: (any Error)?
             do { try connect(before) } catch { failure = error }
             let state = state.withLock { $0 }
             if state.isEnded || state.isLeft { return }
+            if state.asksContent {
+                if try !learnContent() { Pause.wait(pause) }
+                continue
+            }
             let isBusy = state.wasReached && state.problem.flatMap(Refusal.pause) != nil
             if let problem = state.problem, !isBusy { throw client.refusal(problem, of: channel, isAny: true) }
             if state.offset != before || isBusy { waited = .zero }
@@ -76,6 +99,23 @@ final class Follower: Sendable {
             waited += pause
             pause = min(pause * 2, .seconds(2))
         }
+    }
+
+    /// Asks what the channel holds.
+    ///
+    /// - Returns: Whether that is known now. When it is not, the next connection tells why.
+    private func learnContent() throws -> Bool {
+        guard let answer = try? client.request("HEAD", path), answer.status == 200, let type = answer.header("Content-Type") else {
+            return false
+        }
+        let base = type.prefix { $0 != ";" && $0 != " " }.lowercased()
+        guard base == "application/json" || base.hasPrefix("text/") else {
+            throw FollowError(
+                "\(Refusal.name(channel)) holds \(type), which is neither JSON nor text. Read it with: curl \(client.curlOptions)'\(client.baseURL)\(path)?offset=-1' -o <file>"
+            )
+        }
+        state.withLock { $0.content = base == "application/json" ? .json : .text }
+        return true
     }
 
     private func sayLost(_ isBusy: Bool) {
@@ -98,7 +138,9 @@ final class Follower: Sendable {
                 }
                 if state.isLost { say("parley: connected again; nothing was missed") }
                 (state.wasReached, state.isLost) = (true, false)
-                var goesOn = true
+                state.isEncoded = head.header("Stream-SSE-Data-Encoding") == "base64"
+                state.asksContent = state.isEncoded && state.content == .unknown
+                var goesOn = !state.asksContent
                 do {
                     var events: [ServerSentEvent] = []
                     try bytes.withUnsafeBytes { buffer in try state.events.feed(buffer) { events.append($0) } }
@@ -112,10 +154,20 @@ final class Follower: Sendable {
     }
 
     private func handle(_ event: ServerSentEvent, _ state: inout State) -> Bool {
-        guard let json = try? JSON.parse(event.data) else { return true }
         switch event.name {
-        case "data": state.pending += json.array ?? []
+        case "data" where state.content == .text:
+            state.pending.append(.text(state.isEncoded ? Base64.decode(event.data.text) ?? [] : event.data))
+        case "data":
+            let entries = (try? JSON.parse(event.data))?.array
+            // Objects in an array are hardly text, and need no question. Text that looks like it has a line end behind it.
+            let isClear = event.data.last == UInt8(ascii: "]") && entries?.allSatisfy { $0.members != nil } == true
+            guard state.content == .json || isClear else {
+                state.asksContent = true
+                return false
+            }
+            state.pending += (entries ?? []).map { .json($0) }
         case "control":
+            guard let json = try? JSON.parse(event.data) else { return true }
             for entry in state.pending where !state.isLeft { state.isLeft = !take(entry) }
             state.pending = []
             if let offset = json["streamNextOffset"]?.string { state.offset = offset }
@@ -129,5 +181,10 @@ final class Follower: Sendable {
 struct FollowError: Error, CustomStringConvertible {
     var description: String
     var exit: ExitStatus
-    init(_ description: String, exit: ExitStatus = .failed) { (self.description, self.exit) = (description, exit) }
+    /// The server's, if it is a refusal of the server's.
+    var code: String?
+
+    init(_ description: String, exit: ExitStatus = .failed, code: String? = nil) {
+        (self.description, self.exit, self.code) = (description, exit, code)
+    }
 }

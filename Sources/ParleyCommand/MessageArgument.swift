@@ -32,8 +32,14 @@ enum MessageArgument {
 
     /// The word itself, standard input for `-`, or the contents of the file behind an `@`, without the line end at their end.
     static func content(of word: String) throws -> String {
-        if word == "-" { return try decoded(StreamRequest.standardInput(), "standard input") }
-        guard word.hasPrefix("@"), word.count > 1, !word.contains(where: \.isWhitespace) else { return word }
+        let (bytes, source) = try bytes(of: word)
+        return try source.map { try decoded(bytes, $0) } ?? word
+    }
+
+    /// The same as it is, and where it comes from if not from the word.
+    static func bytes(of word: String) throws -> (bytes: Bytes, source: String?) {
+        if word == "-" { return (try StreamRequest.standardInput(), "standard input") }
+        guard word.hasPrefix("@"), word.count > 1, !word.contains(where: \.isWhitespace) else { return (Bytes(word.utf8), nil) }
         let path = String(word.dropFirst())
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else {
@@ -42,7 +48,7 @@ enum MessageArgument {
                 showsUsage: false)
         }
         defer { close(descriptor) }
-        return try decoded(StreamRequest.contents(descriptor, "the file '\(path)'"), "the file '\(path)'")
+        return (try StreamRequest.contents(descriptor, "the file '\(path)'"), "the file '\(path)'")
     }
 
     private static func decoded(_ bytes: Bytes, _ source: String) throws -> String {
@@ -61,7 +67,6 @@ enum MessageArgument {
     ///
     /// - Parameter mustExist: No agent is created for it.
     static func append(_ body: JSON, to channel: String, _ client: Client, key: String?, mustExist: Bool = false) throws -> String {
-        if key == "" { throw UsageError("--key is ''; expected 1 to 256 bytes.") }
         let key = key ?? Client.newIdempotencyKey()
         let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)] + (mustExist ? [("If-Match", "*")] : [])
         let answer = try client.requestPatiently("POST", "/v1/" + channel, headers: headers, body: body.bytes)

@@ -148,6 +148,8 @@ struct Arguments {
                 guard let value = parts.count > 1 ? String(parts[1]) : rest.popFirst() else {
                     throw UsageError("option '--\(name)' needs a value.")
                 }
+                // Most likely a variable that is not set. A reason may be none.
+                guard !value.isEmpty || name == "reason" else { throw UsageError("--\(name) is ''; expected at least one character.") }
                 values[name, default: []].append(value)
             } else {
                 guard parts.count == 1 else { throw UsageError("option '--\(name)' takes no value.") }

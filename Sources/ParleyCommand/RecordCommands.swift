@@ -22,6 +22,9 @@ enum TraceCommand: Command {
 
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         for name in ["turn", "before"] { try arguments.check(name, []) }
+        if arguments.has("turn"), arguments.has("before") {
+            throw UsageError("there are --turn and --before; expected --turn for one turn, or --before for a page.")
+        }
         let answer = try RecordQuery.ask("trace", ["turn", "limit", "before"], arguments)
         guard !arguments.has("json") else { return .done }
         if answer["turns"]?.array?.isEmpty ?? true { RecordQuery.sayNone("turns", besides: ["before"], arguments) }

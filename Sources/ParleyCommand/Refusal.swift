@@ -32,7 +32,8 @@ extension Client {
         } else if isAny, refusal.code == "channel_not_found", channel?.contains("/") == false {
             sentences.append("An agent is named <kind>/<id>.")
         }
-        return FollowError(sentences.compactMap { $0 }.joined(separator: " "), exit: refusal.isMisuse ? .usage : .failed)
+        return FollowError(
+            sentences.compactMap { $0 }.joined(separator: " "), exit: refusal.isMisuse ? .usage : .failed, code: refusal.code)
     }
 
     /// The agent or the kind whose name is nearest. The server may refuse to list them: then there is none.
@@ -95,7 +96,14 @@ struct Refusal {
     }
 
     /// Whether what is wrong was typed.
-    var isMisuse: Bool { ["invalid_json", "invalid_expires_at", "invalid_ttl", "invalid_token_request"].contains(code) }
+    var isMisuse: Bool { Refusal.misuses.contains(code) || code == "NOT_FOUND" && channel?.hasPrefix("__ds/") == true }
+
+    private static let misuses: Set = [
+        "invalid_json", "invalid_entry", "unknown_entry_type", "invalid_expires_at", "invalid_ttl", "invalid_token_request",
+        "invalid_limit",
+        "invalid_state", "invalid_type", "invalid_idempotency_key", "conflicting_headers", "conflicting_parameters", "not_supported",
+        "reserved_name", "use_agent_fork",
+    ]
 
     /// Fields of a request, and the options that they come from.
     private static let options = [
@@ -105,7 +113,12 @@ struct Refusal {
 
     /// The server's words with names as they are typed: of options, and of the channel that it is about.
     private func typed(_ said: String) -> String {
-        let said = Refusal.options.reduce(said) { $0.replacing($1.0, with: $1.1) }
+        var said = Refusal.options.reduce(said) { $0.replacing($1.0, with: $1.1) }
+        // A parameter of a query has the option's name.
+        if ["limit is ", "state is ", "type is "].contains(where: said.hasPrefix), code.hasPrefix("invalid_") { said = "--" + said }
+        if code == "forbidden", let needed = needs.last?.name {
+            said = said.replacing(Access.usualNeed, with: "; this needs '\(needed)'")
+        }
         return channel.map { said.replacing("'\($0)'", with: name) } ?? said
     }
 

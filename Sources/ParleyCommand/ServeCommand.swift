@@ -33,6 +33,7 @@ enum ServeCommand: Command {
             }
             try configuration.complete(Terminal.allEnvironment)
             try ServeOptions.check(configuration)
+            try ServeOptions.check(environment: Terminal.allEnvironment)
         } catch {
             throw UsageError(error.message, showsUsage: false)
         }

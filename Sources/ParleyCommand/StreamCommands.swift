@@ -23,6 +23,9 @@ enum CreateCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try ChannelArgument.any(arguments.require(0, "the channel"))
         try arguments.requireAtMost(1)
+        if channel.hasPrefix("agents/"), let option = ["ttl", "expires-at"].first(where: arguments.has) {
+            throw UsageError("--\(option) is for plain channels; an agent ends when it is closed or deleted.")
+        }
         let headers = try [("Content-Type", arguments["type"] ?? "application/json")] + StreamRequest.lifetime(arguments)
         let answer = try StreamRequest.answer("PUT", channel, headers, [], Client(arguments), expecting: [200, 201])
         Terminal.output("\(StreamRequest.tail(answer))\n")
@@ -39,14 +42,16 @@ enum CreateCommand: Command {
 /// `parley append <channel> <data>`: appends to a plain channel.
 enum AppendCommand: Command {
     static let name = "append"
-    static let summary = "append to a channel, from the command line or standard input"
-    static let usage =
-        "usage: parley append <channel> [<data> | -] [--type <content type>] [--if-tail <offset>] [--key <key>] [--close] [--server <url>]"
+    static let summary = "append to a channel, from the command line, standard input or a file"
+    static let usage = """
+        usage: parley append <channel> [<data> | - | @<file>] [--type <content type>] [--if-tail <offset>]
+                             [--key <key>] [--close] [--server <url>]
+        """
     static let help = """
         \(usage)
 
-        Appends JSON (each element of an array is one message) or, with another --type, the data as it is; - reads it from standard input.
-        Prints the end offset once it is durable. To talk to an agent, use send, steer and the like.
+        Appends JSON (each element of an array is one message) or, with another --type, the data as it is; - reads it from standard input,
+        @<file> from a file. Prints the end offset once it is durable. To talk to an agent, use send, steer and the like.
 
           --type <content type>  the channel's; default application/json
           --if-tail <offset>     only if this is the end offset: nothing was appended since
@@ -58,10 +63,9 @@ enum AppendCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         let channel = try ChannelArgument.any(arguments.require(0, "the channel"))
         let words = arguments.positional.dropFirst()
-        let body = words.isEmpty ? [] : words == ["-"] ? try StreamRequest.standardInput() : Bytes(words.joined(separator: " ").utf8)
+        let body = words.count == 1 ? try MessageArgument.bytes(of: words.first!).bytes : Bytes(words.joined(separator: " ").utf8)
         guard !body.isEmpty || arguments.has("close") else { throw UsageError("the data is missing.") }
         try arguments.check("if-tail", [])
-        guard arguments["key"] != "" else { throw UsageError("--key is ''; expected 1 to 256 bytes.") }
         var headers: [(String, String)] = body.isEmpty ? [] : [("Content-Type", arguments["type"] ?? "application/json")]
         headers.append(("Idempotency-Key", arguments["key"] ?? Client.newIdempotencyKey()))
         if let offset = arguments["if-tail"] { headers.append(("If-Match", offset)) }
@@ -142,7 +146,14 @@ enum StreamRequest {
         if let ttl = arguments["ttl"], Int64(ttl) == nil || ttl.hasPrefix("-") || ttl.hasPrefix("+") {
             throw UsageError("--ttl is '\(ttl)'; expected seconds, e.g. 3600.")
         }
+        if let ttl = arguments["ttl"], Int64(ttl) == 0 {
+            throw UsageError("--ttl is '\(ttl)', which is over at once; expected at least 1 (seconds).")
+        }
         try arguments.checkInstant("expires-at")
+        if let text = arguments["expires-at"], let instant = Timestamp(text), instant <= Terminal.now {
+            throw UsageError("--expires-at is '\(text)', which is in the past; expected a later instant.")
+        }
+        if arguments.has("ttl"), arguments.has("expires-at") { throw UsageError("there are --ttl and --expires-at; expected one of them.") }
         return [("Stream-TTL", arguments["ttl"]), ("Stream-Expires-At", arguments["expires-at"])].compactMap { name, value in
             value.map { (name, $0) }
         }

@@ -25,6 +25,8 @@ enum Terminal {
 
     static var allEnvironment: [String: String] { ProcessInfo.processInfo.environment }
 
+    static var now: Timestamp { Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1_000)) }
+
     static func exit(_ status: ExitStatus) -> Never { Glibc.exit(status.rawValue) }
 
     private static func write(_ text: String, to descriptor: Int32) {
@@ -33,11 +35,31 @@ enum Terminal {
             var rest = UnsafeRawBufferPointer(buffer)
             while !rest.isEmpty {
                 let count = Glibc.write(descriptor, rest.baseAddress, rest.count)
-                if count < 0 && errno == EINTR { continue }
-                // A reader that has gone (`parley tail | head`) ends the program quietly, as it ends other filters.
-                guard count > 0 else { Glibc.exit(descriptor == 1 ? 0 : 1) }
-                rest = UnsafeRawBufferPointer(rebasing: rest[count...])
+                guard count < 0 else {
+                    rest = UnsafeRawBufferPointer(rebasing: rest[count...])
+                    continue
+                }
+                switch errno {
+                case EINTR: continue
+                case EAGAIN: waitUntilWritable(descriptor)
+                case let reason: giveUp(on: descriptor, reason)
+                }
             }
         }
+    }
+
+    /// Another program that shares the terminal or the pipe may have made it one that never blocks.
+    private static func waitUntilWritable(_ descriptor: Int32) {
+        var wanted = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+        poll(&wanted, 1, -1)
+    }
+
+    /// Ends the program, because what it says gets nowhere.
+    private static func giveUp(on descriptor: Int32, _ reason: Int32) -> Never {
+        guard descriptor == 1 else { Glibc.exit(ExitStatus.failed.rawValue) }
+        // A reader that has gone (`parley tail | head`) ends the program quietly, as it ends other filters.
+        guard reason != EPIPE else { Glibc.exit(ExitStatus.done.rawValue) }
+        error("parley: standard output cannot be written: \(String(cString: strerror(reason)))")
+        exit(.failed)
     }
 }

@@ -47,7 +47,7 @@ enum TokenCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus {
         try arguments.requireAtMost(0)
         let grants: [Grant]
-        let now = Timestamp(milliseconds: Int64(Date().timeIntervalSince1970 * 1_000))
+        let now = Terminal.now
         let expires = try expiry(arguments["expires"] ?? "1h", now)
         let token: String
         do throws(SafetyError) {

@@ -68,10 +68,24 @@ struct TraceView {
         if let duration = turn["duration_ms"]?.integer { words[1] += " after \(TraceView.duration(duration))" }
         words.append("started \(turn["started"]?.string ?? "")")
         if let input = turn["input"] { words.append("\(input["by"]?.string ?? ""): \"\(Columns.prose(input["text"]?.string ?? ""))\"") }
-        if let error = turn["error"] { words.append(TraceView.text(ofError: error)) }
+        if let error = turn["error"] { words.append(TraceView.text(ofError: error, above: turn["steps"]?.array ?? [])) }
         if let reason = turn["reason"]?.string { words.append("reason: \(Columns.prose(reason))") }
         return words.joined(separator: "  ")
     }
+
+    /// An error in words; its code alone where it stands at one of these steps, or below one.
+    private static func text(ofError error: JSON, above steps: [JSON]) -> String {
+        steps.contains { shows(error, $0) } ? error["code"]?.string ?? "failed" : text(ofError: error)
+    }
+
+    private static func shows(_ error: JSON, _ step: JSON) -> Bool {
+        let own = approval(of: step) == nil ? step["error"] : nil
+        return own?["code"] == error["code"] && own?["message"] == error["message"]
+            || (step["steps"]?.array ?? []).contains { shows(error, $0) }
+    }
+
+    /// Of an approval that has ended: its record says more of how than the step's error.
+    private static func approval(of step: JSON) -> JSON? { step["state"] == "open" ? nil : step["approval"] }
 
     private static func paths(_ step: JSON) -> [String] {
         [step["step"]?.string ?? ""] + (step["steps"]?.array ?? []).flatMap { paths($0) }
@@ -138,23 +152,27 @@ struct TraceView {
         if kind != "scope" { words.append(step["compensation"] == true ? "compensation" : kind) }
         if let channel = step["channel"]?.string { words.append("follows \(channel)") }
         if let model = step["model"]?.string { words.append(model) }
-        // An approval's record says more of how it ended.
-        let approval = state == "open" ? nil : step["approval"]
+        let approval = TraceView.approval(of: step)
         if state != "completed", approval == nil { words.append(state) }
         if let tokens = TraceView.tokens(step) { words.append(tokens) }
         if state == "open", let due = step["due"]?.string { words.append("until \(due)") }
         if step["finish_reason"] == "length" { words.append("cut at max_tokens") }
-        words += TraceView.ends(of: step["attempts"]?.array ?? [], approval == nil ? step["error"] : nil)
+        words += TraceView.ends(of: step["attempts"]?.array ?? [], approval == nil ? step["error"] : nil, above: step["steps"]?.array ?? [])
         if let approval { words.append(TraceView.text(ofApproval: approval)) }
         return words.joined(separator: ", ")
     }
 
     /// How the attempts ended, and the step's error; what is the same of all is said once.
-    private static func ends(of attempts: [JSON], _ error: JSON?) -> [String] {
+    private static func ends(of attempts: [JSON], _ error: JSON?, above steps: [JSON]) -> [String] {
         let states = attempts.map { $0["error"]?["code"]?.string ?? $0["state"]?.string ?? "" }
-        let said = error.map(text(ofError:)).map { [$0] } ?? []
+        let said = error.map { [text(ofError: $0, above: steps)] } ?? []
         guard states.count > 1 else { return said }
-        guard Set(states).count == 1 else { return ["\(states.count) attempts: \(states.joined(separator: ", "))"] + said }
+        guard Set(states).count == 1 else {
+            // The last one's error is the step's, and says more.
+            let isSaid = error?["code"]?.string == states.last
+            let listed = (isSaid ? Array(states.dropLast()) : states) + (isSaid ? said : [])
+            return ["\(states.count) attempts: \(listed.joined(separator: ", "))"] + (isSaid ? [] : said)
+        }
         let all = "\(states.count) attempts, all "
         return error?["code"]?.string == states[0] ? [all + said[0]] : [all + states[0]] + said
     }

@@ -38,11 +38,10 @@ extension HTTPConnection {
 
     /// What a client is answered, without TLS, that sent a request without TLS.
     private static let answerToPlain: Bytes = {
-        let body =
-            #"{"status":400,"code":"tls_required","title":"Bad Request","detail":"this port speaks TLS; use https:// instead of http://."}"#
+        let body = Problem(status: 400, code: "tls_required", detail: "this port speaks TLS; use https:// instead of http://.").body
         let head =
-            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nContent-Length: \(body.utf8.count)\r\nConnection: close"
-        return Bytes("\(head)\r\n\r\n\(body)".utf8)
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: \(Problem.contentType)\r\nContent-Length: \(body.count)\r\nConnection: close"
+        return Bytes("\(head)\r\n\r\n".utf8) + body
     }()
 
     /// As ``unseal(_:)``, later: the connection may have gone.

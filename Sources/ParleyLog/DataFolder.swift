@@ -31,6 +31,12 @@ package final class DataFolder: Sendable {
         // Looked at before anything is written: a mistyped path must not leave files in somebody's home folder.
         guard found.contains("FORMAT") || found.allSatisfy(DataFolder.mayPrecedeFormat.contains) else {
             let names = found.sorted().prefix(3).joined(separator: ", ")
+            guard !found.allSatisfy({ DataFolder.mayPrecedeFormat.contains($0) || DataFolder.own.contains($0) }) else {
+                throw LogError(
+                    .inaccessible,
+                    "'\(path)' is not a whole data folder of parley (it holds \(names), and no file FORMAT): most likely a backup that was interrupted. Make the backup again, or name another folder with --data"
+                )
+            }
             throw LogError(
                 .inaccessible, "'\(path)' is not empty and not a data folder of parley (it holds \(names)). Name an empty or a new folder")
         }
@@ -65,6 +71,9 @@ package final class DataFolder: Sendable {
 
     /// What a first start that was killed can have left, and what a fresh file system holds.
     private static let mayPrecedeFormat: Set = ["LOCK", "FORMAT.new", "lost+found"]
+
+    /// What there is beside FORMAT in a data folder, and what RocksDB calls a copy of the log that it has not finished.
+    private static let own: Set = ["log", "log.tmp", "signing-keys", "files", "SPACE"]
 
     private func checkFormat(_ supported: Int) throws(LogError) {
         let file = "\(path)/FORMAT"

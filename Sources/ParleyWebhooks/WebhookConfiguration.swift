@@ -17,7 +17,10 @@ package struct WebhookConfiguration: Sendable {
     package static let usualEvents: Set<EntryKind> = [.approvalRequested, .agentParked, .agentStalled]
 
     /// What can be chosen: all that agents write, but text, which comes by the token.
-    package static let possibleEvents = EntryKind.allCases.filter { $0.rawValue >= 32 && $0 != .text }
+    package static let possibleEvents = EntryKind.allCases.filter { $0.rawValue >= 32 && $0 != .text && !unwritten.contains($0) }
+
+    /// Kept for later versions: nothing of this one writes them, and whoever chose them would wait in vain.
+    private static let unwritten: Set<EntryKind> = [.childStarted, .childEnded, .budget, .memoryWritten, .memoryRecalled, .memoryForgotten]
 
     /// - Parameters:
     ///   - events: Names of entry types, separated by commas; `nil`: ``usualEvents``.

@@ -9,7 +9,9 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("PARLEY_BIN", ROOT / ".build" / "debug"))
 SOURCES = {path: path.read_text() for path in sorted((ROOT / "Sources").glob("**/*.swift")) if "ParleyTesting" not in path.parts}
-ALL = "\n".join(SOURCES.values())
+# The client for browsers has errors of its own.
+CLIENT = (ROOT / "Sources" / "ParleyServer" / "Client" / "parley.js").read_text()
+ALL = "\n".join([*SOURCES.values(), CLIENT])
 
 CODE = r'"([a-z]+(?:_[a-z]+)*|[A-Z]+(?:_[A-Z]+)+)"'
 # Where the sources make an error: by label, by the types and functions that take a code first, and by those that take a status first.
@@ -25,10 +27,10 @@ MAKES = [
 SHAPE = re.compile(
     r'"((?:invalid|too_many|unknown|unsupported|conflicting|missing|model|upstream|stale|data|log)_[a-z_]+'
     r'|[a-z_]+_(?:not_found|exists|closed|too_large|too_long|too_deep|mismatch|expired|refused|removed|denied|moved|unknown|full|deleted|gone|conflict))"')
-# Words of that shape that are none: fields of JSON, words in the errors of models, and what only other parts of Parley are told.
+# Words of that shape that are none: fields of JSON, and words in the errors of models.
 NOT_CODES = {
     "model_loading", "model_ms", "data_inspection", "undecided_entry", "soft_deleted", "invalid_api_key", "invalid_argument",
-    "unsupported_parameter", "measure", "open", "read", "invalid_request", "upstream_encoding", "log_overloaded",
+    "unsupported_parameter", "measure", "open", "read", "invalid_request",
 }
 # Codes with the parameter's name in them.
 BUILT = {"invalid_turn", "invalid_before", "invalid_since", "invalid_until"}
@@ -36,7 +38,7 @@ BUILT = {"invalid_turn", "invalid_before", "invalid_since", "invalid_until"}
 
 def codes():
     found = set()
-    for text in SOURCES.values():
+    for text in [*SOURCES.values(), CLIENT]:
         for pattern in MAKES:
             found |= set(re.findall(pattern, text))
         found |= set(SHAPE.findall(text))
@@ -81,6 +83,16 @@ class ReferenceTest(unittest.TestCase):
         self.assertGreater(len(options), 10)
         documented = {word.split(" ")[0] for word in entries("configuration.md") if word.startswith("--")}
         self.assertEqual(sorted(options - documented), [])
+
+    def test_every_range_of_an_option_is_documented(self):
+        numbers = r"^\| `--([a-z-]+) <(?:seconds|number|n|MiB)>` \| (.*) \|$"
+        rows = dict(re.findall(numbers, (ROOT / "docs" / "configuration.md").read_text(), re.M))
+        self.assertGreaterEqual(len(rows), 9)
+        for option, row in rows.items():
+            with self.subTest(option):
+                said = subprocess.run([BIN / "parley", "serve", f"--{option}=x"], capture_output=True, text=True).stderr
+                limits = re.search(rf"--{option} is 'x'; expected .*?from ([0-9.]+) to ([0-9]+)", said)
+                self.assertIn(f"{limits[1]} to {limits[2]}", row)
 
     def test_every_variable_is_documented(self):
         used = set(re.findall(r'"((?:PARLEY|OPENAI)_[A-Z_]+)"', ALL)) - {"PARLEY_FAILPOINT", "PARLEY_SEED"}

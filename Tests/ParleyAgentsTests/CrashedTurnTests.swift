@@ -48,6 +48,34 @@ import Testing
         #expect(status["state"] == "parked" && status["reason"] == "poison" && status["remedy"] != nil)
     }
 
+    @Test func `is parked after the fourth end, if there was something new before the first, and says what counts`() throws {
+        let (states, message) = try SimulatedNode.simulate {
+            var (log, now) = (SimulatedLog(), Timestamp(milliseconds: 0))
+            var states: [JSON] = []
+            for life in 0..<5 {
+                let world = SimulatedWorld(seed: UInt64(life), now: now)
+                let hang = agent { _, turn in
+                    // It begins before the first end of the process, and does not end.
+                    try await turn.step("work") { _ in
+                        await withCheckedContinuation { (_: CheckedContinuation<Void, Never>) in }
+                    }
+                    return .null
+                }
+                let node = try SimulatedNode(world, life == 0 ? log : log.reopen(), agents: [hang])
+                if life == 0 { node.send("x", to: "agents/probe/a") }
+                world.run(deadline: world.now.advanced(by: .seconds(60)))
+                states.append(try node.runtime.status(of: "agents/probe/a")?["state"] ?? .null)
+                if life == 4 { return (states, try node.runtime.status(of: "agents/probe/a")?["message"]?.string ?? "") }
+                (log, now) = (node.log, world.now)
+            }
+            return (states, "")
+        }
+        #expect(states == ["running", "running", "running", "running", "parked"])
+        #expect(
+            message.contains("three times in a row") && message.contains("each time without anything new in the turn's journal"),
+            "\(message)")
+    }
+
     @Test func `does not hide that others ran in the process, which may have ended it`() throws {
         let (alone, together) = try SimulatedNode.simulate {
             func park(_ names: [String]) throws -> [JSON] {

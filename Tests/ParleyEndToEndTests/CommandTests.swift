@@ -199,7 +199,6 @@ func parley(_ arguments: String..., environment: [String: String] = [:], timeout
             let server = ["PARLEY_URL": node.url]
             for words in [
                 ["run", "wirter/one", "hi"], ["send", "wirter/one", "hi"], ["status", "writer/nobody"], ["tail", "writer/nobody"],
-                ["ls", "--state", "happy"],
             ] {
                 let process = try ChildProcess(Products.path("parley"), words, environment: server)
                 #expect(try process.waitForExit("the refusal of \(words)") == .status(1))

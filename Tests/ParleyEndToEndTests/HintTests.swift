@@ -44,6 +44,21 @@ import Testing
         }
     }
 
+    @Test func `a trace says once what a turn has failed with, and lists as many attempts as there were`() async throws {
+        try await OwnThread.run {
+            let (upstream, node) = try makeNode(tokens: 1, rate: 0)
+            upstream.behaviour.fault = .status(503)
+            let run = try ChildProcess(Products.path("parley"), ["run", "writer/one", "Write.", "--server", node.url])
+            try upstream.wait("the first attempt") { $0.count >= 1 }
+            upstream.behaviour.fault = .status(401)
+            #expect(try run.waitForExit("the turn to fail") == .status(1))
+            let trace = try parley("trace", "writer/one", "--server", node.url).standard
+            #expect(trace.contains("failed, 2 attempts: model_unavailable, model_unauthorized: "), "\(trace)")
+            let message = try #require(trace.firstMatch(of: /model_unauthorized: (.*)\n/)?.output.1)
+            #expect(trace.components(separatedBy: message).count == 2, "\(trace)")
+        }
+    }
+
     @Test func `records that are none are said to be none`() async throws {
         try await OwnThread.run {
             let node = try EndToEndNode(agents: ["writer.md": "---\n---\nWrite.\n"], environment: ["PARLEY_MODEL": "scripted:rate=0"])

@@ -80,6 +80,60 @@ import Testing
         }
     }
 
+    @Test func `run with a token that may not read says that the message is there, and not that it was refused`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(
+                agents: ["writer.md": "---\nkind: writer\n---\nWrite.\n"],
+                environment: ["PARLEY_KEYS": "main:\(Self.secret)", "PARLEY_MODEL": "scripted:rate=0"])
+            try node.start()
+            let token = try Self.said(
+                ["token", "--allow", "agents/writer/*:append", "--name", "ann", "--server", node.url], Self.secret)
+            for json in [[], ["--json"]] {
+                let run = try Self.run("parley", ["run", "writer/me", "say: hi", "--server", node.url] + json, token)
+                #expect(run.exit == .status(0) && run.standard.isEmpty, "\(run)")
+                #expect(run.error.contains(/the message is durable at offset [0-9a-f]{16}; do not send it again/), "\(run)")
+                #expect(run.error.contains("parley token --allow 'agents/writer/me:read,append'"), "\(run)")
+            }
+        }
+    }
+
+    @Test func `a refusal names what the command needs`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(
+                agents: ["writer.md": "---\nkind: writer\n---\nWrite.\n"],
+                environment: ["PARLEY_KEYS": "main:\(Self.secret)", "PARLEY_MODEL": "scripted:rate=0"])
+            try node.start()
+            let token = try Self.said(["token", "--allow", "agents/**:read", "--name", "ann", "--server", node.url], Self.secret)
+            for (words, verb) in [
+                (["run", "writer/me", "hi"], "append"), (["send", "writer/me", "hi"], "append"), (["signal", "writer/me", "go"], "append"),
+                (["steer", "writer/me", "hi"], "steer"), (["cancel", "writer/me"], "stop"),
+            ] {
+                let refused = try Self.run("parley", words + ["--server", node.url], token)
+                #expect(refused.exit == .status(1) && refused.error.contains("; this needs '\(verb)'. Ask for a token"), "\(refused)")
+            }
+            // Whoever speaks HTTP is told the usual one.
+            let answer = try Self.curl(
+                node.url + "/v1/agents/writer/me", token, "-X", "POST", "-H", "Content-Type: application/json", "-d", "{}")
+            #expect(answer.contains("whichever the type of the entry needs: 'append' for a message"), "\(answer)")
+        }
+    }
+
+    @Test func `a line of a key file in the place of the secret is called that`() async throws {
+        try await OwnThread.run {
+            let node = try EndToEndNode(agents: [:], environment: ["PARLEY_KEYS": "main:\(Self.secret)"])
+            try node.start()
+            let file = node.folder + "/keys"
+            try Self.write("main:\(Self.secret)\n", to: file)
+            let says = "it has the form <name>:<secret>. Send the secret alone"
+            let variable = try Self.run("parley", ["ls", "--server", node.url], "main:\(Self.secret)")
+            #expect(variable.exit == .status(1) && variable.error.contains(says) && !variable.error.contains(Self.secret), "\(variable)")
+            let option = try parley("ls", "--token-file", file, "--server", node.url)
+            #expect(option.exit == .status(1) && option.error.contains(says), "\(option)")
+            #expect(try Self.curl(node.url + "/v1/agents", "main:\(Self.secret)").contains(says))
+            #expect(try !Self.curl(node.url + "/v1/agents", "wrong").contains(says))
+        }
+    }
+
     @Test func `over TLS, with keys and certificate replaced while it runs`() async throws {
         try await OwnThread.run {
             let folder = try TemporaryFolder.make()
@@ -212,8 +266,8 @@ import Testing
         return process.output
     }
 
-    private static func curl(_ url: String, _ token: String) throws -> String {
-        let process = try ChildProcess("/usr/bin/curl", ["-s", "-H", "Authorization: Bearer \(token)", url], environment: [:])
+    private static func curl(_ url: String, _ token: String, _ options: String...) throws -> String {
+        let process = try ChildProcess("/usr/bin/curl", ["-s", "-H", "Authorization: Bearer \(token)"] + options + [url], environment: [:])
         try process.waitForExit("curl to end")
         return process.output.standard
     }

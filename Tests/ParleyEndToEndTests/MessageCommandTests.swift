@@ -259,6 +259,22 @@ import Testing
         }
     }
 
+    @Test func `run that gives up on a server does not say that anything continues without one`() async throws {
+        try await OwnThread.run {
+            let (upstream, node) = try makeNode(tokens: 100_000, rate: 100)
+            let run = try ChildProcess(Products.path("parley"), ["run", "writer/one", "Write."], environment: ["PARLEY_URL": node.url])
+            try upstream.wait("token 5") { $0.reduce(0) { $0 + $1.tokensSent } >= 5 }
+            try node.kill()
+            #expect(try run.waitForExit("run to give up", timeout: .seconds(180)) == .status(1))
+            let said = run.output.error
+            #expect(
+                said.contains("the message is durable at offset 0000000000000001, and the agent continues once the server runs again"),
+                "\(said)")
+            #expect(said.contains("parley tail writer/one --from 0000000000000001") && said.contains("no server answers"), "\(said)")
+            #expect(!said.contains("continues without this command"), "\(said)")
+        }
+    }
+
     @Test func `a parked agent says why, and what to do`() async throws {
         try await OwnThread.run {
             let node = try Self.scripted()
@@ -338,7 +354,8 @@ import Testing
             let before = try EndToEndNode("steps-agent", environment: ["PARLEY_MODEL": "scripted:rate=0"])
             try before.start()
             _ = try parley("send", "controlled/one", "--data", #"{"operations": ["model draft", "wait go"]}"#, "--server", before.url)
-            let tail = try ChildProcess(Products.path("parley"), ["tail", "controlled/one", "--json"], environment: ["PARLEY_URL": before.url])
+            let tail = try ChildProcess(
+                Products.path("parley"), ["tail", "controlled/one", "--json"], environment: ["PARLEY_URL": before.url])
             try tail.wait("the wait to begin") { $0.standard.contains("\"name\":\"go\"") ? true : nil }
             try before.kill()
             // The same agents and another model: the program asks for something else than it did.

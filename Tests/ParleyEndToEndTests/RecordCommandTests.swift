@@ -111,17 +111,19 @@ import Testing
         }
     }
 
-    @Test func `what the server refuses is said with its code, status 1`() async throws {
+    @Test func `what the server refuses is said with its code, status 1, or 2 for wrong usage`() async throws {
         try await OwnThread.run {
             let (_, node) = try makeNode(tokens: 1, rate: 0)
-            for (words, code) in [
-                (["trace", "writer/nobody"], "channel_not_found"), (["audit", "writer/nobody"], "channel_not_found"),
-                (["trace", "writer/one", "--turn", "0000000000000009"], "turn_not_found"),
-                (["trace", "writer/one", "--limit", "many"], "invalid_limit"), (["audit", "writer/one", "--type", "nope"], "invalid_type"),
-            ] {
+            for (words, code, status) in [
+                (["trace", "writer/nobody"], "channel_not_found", 1), (["audit", "writer/nobody"], "channel_not_found", 1),
+                (["trace", "writer/one", "--turn", "0000000000000009"], "turn_not_found", 1),
+                // Wrong usage, whoever finds it.
+                (["trace", "writer/one", "--limit", "many"], "invalid_limit", 2),
+                (["audit", "writer/one", "--type", "nope"], "invalid_type", 2),
+            ] as [([String], String, Int32)] {
                 _ = try node.send("Write.", to: "writer/one")
                 let process = try ChildProcess(Products.path("parley"), words, environment: ["PARLEY_URL": node.url])
-                #expect(try process.waitForExit("the refusal of \(words)") == .status(1))
+                #expect(try process.waitForExit("the refusal of \(words)") == .status(status))
                 #expect(process.output.standard.isEmpty && process.output.error.contains(code), "\(process.output)")
             }
         }

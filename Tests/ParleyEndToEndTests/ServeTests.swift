@@ -135,7 +135,9 @@ import Testing
 
             try Self.write("---\nmax_tokens: many\n---\nWrite.\n", "writer.md", node)
             if way == "SIGHUP" { try node.process.send(SIGHUP) }
-            try node.process.wait("the mistake to be logged") { $0.error.contains("max_tokens \\\"many\\\" is not a whole number") ? true : nil }
+            try node.process.wait("the mistake to be logged") {
+                $0.error.contains("max_tokens \\\"many\\\" is not a whole number") ? true : nil
+            }
             #expect(try parley("run", "writer/one", "Write.", environment: server).standard.count > short.count)
             let kinds = try parley("agents", environment: server).standard.split(separator: "\n")
             #expect(kinds.count == 2 && kinds[0].hasPrefix("poet ") && kinds[1].hasPrefix("writer "), "\(kinds)")
@@ -201,6 +203,27 @@ import Testing
             #expect(good.exit == .status(0) && good.error.isEmpty && good.standard.hasPrefix("writer "), "\(good)")
             let bad = try parley("agents", "check", node.agentsFolder + "/clerk.md", environment: model)
             #expect(bad.exit == .status(1) && bad.error.contains("clerk.md:2: modle") && bad.standard.isEmpty, "\(bad)")
+        }
+    }
+
+    @Test(arguments: ["writer.markdown", "writer.txt", ".writer.md"])
+    func `agents check refuses a file that a server would not read`(_ name: String) async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted([name: Self.writer])
+            let check = try parley("agents", "check", node.agentsFolder + "/" + name, environment: ["PARLEY_MODEL": "scripted"])
+            #expect(check.exit == .status(1) && check.standard.isEmpty, "\(check)")
+            #expect(check.error.contains("\(name): is a file that `parley serve` does not read. Remedy: "), "\(check)")
+        }
+    }
+
+    @Test(arguments: [[:], ["writer.txt": writer]])
+    func `a folder that declares no agents is said to be one, also by agents check`(_ files: [String: String]) async throws {
+        try await OwnThread.run {
+            let node = try Self.scripted(files)
+            let said = try node.launch().wait("the banner") { $0.error.contains("  Stop ") ? $0.error : nil }
+            #expect(said.contains("the agents folder \(node.agentsFolder) has no file <kind>.md"), "\(said)")
+            let check = try parley("agents", "check", node.agentsFolder)
+            #expect(check.exit == .status(0) && check.error == "there is no file <kind>.md in \(node.agentsFolder)\n", "\(check)")
         }
     }
 

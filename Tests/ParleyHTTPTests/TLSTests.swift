@@ -177,6 +177,7 @@ private let large = Bytes((0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 
         try plain.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         let answer = try plain.readToEnd("the end of a connection in plain text")
         #expect(answer.text.hasPrefix("HTTP/1.1 400 ") && answer.text.contains("\"code\":\"tls_required\""), "\(answer.text)")
+        #expect(answer.text.contains("\"type\":\"urn:parley:problem:tls_required\""), "\(answer.text)")
         #expect(try curl("/").output == "GET 0")
     }
 

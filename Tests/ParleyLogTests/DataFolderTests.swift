@@ -77,6 +77,17 @@ import Testing
         #expect(DataFolder.entries(path) == ["letter.txt"])
     }
 
+    @Test(arguments: [["log.tmp"], ["log"], ["log", "signing-keys"], ["files", "log", "signing-keys", "FORMAT.new"]])
+    func `a backup that was interrupted is called that`(names: [String]) throws {
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        for name in names { try FileManager.default.createDirectory(atPath: "\(path)/\(name)", withIntermediateDirectories: true) }
+        let error = try #require(refusal(path))
+        #expect(error.code == .inaccessible)
+        #expect(
+            error.message.contains("no file FORMAT): most likely a backup that was interrupted. Make the backup again"), "\(error.message)")
+        #expect(Set(DataFolder.entries(path)) == Set(names))
+    }
+
     @Test(arguments: [["LOCK"], ["LOCK", "FORMAT.new"], ["lost+found"]])
     func `what a first start that was killed left behind does not count as something else`(names: [String]) throws {
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)

@@ -63,7 +63,10 @@ import Testing
             "kind: author",
             "agents/writer.md:2: kind \"author\" is not the file's name; accepted: writer. Remedy: write `kind: writer`, or leave the line out."
         ),
-        ("kind: a/b", "agents/writer.md:2: kind \"a/b\" is not the file's name; accepted: writer. Remedy: write `kind: writer`, or leave the line out."),
+        (
+            "kind: a/b",
+            "agents/writer.md:2: kind \"a/b\" is not the file's name; accepted: writer. Remedy: write `kind: writer`, or leave the line out."
+        ),
         ("kind:", "agents/writer.md:2: kind is empty; accepted: writer. Remedy: write `kind: writer`, or leave the line out."),
         (
             "\nmodel: gpt",
@@ -75,11 +78,11 @@ import Testing
         ),
         (
             "continues: prefx",
-            "agents/writer.md:2: continues \"prefx\" is not known; accepted: prefix, resume, no, auto. Remedy: write `continues: prefix`."
+            "agents/writer.md:2: continues \"prefx\" is not known; accepted: prefix, no, auto. Remedy: write `continues: prefix`."
         ),
         (
             "continues: false",
-            "agents/writer.md:2: continues \"false\" is not known; accepted: prefix, resume, no, auto. Remedy: write one of these, or leave the line out."
+            "agents/writer.md:2: continues \"false\" is not known; accepted: prefix, no, auto. Remedy: write one of these, or leave the line out."
         ),
         (
             "input: json",
@@ -152,8 +155,14 @@ import Testing
             "model: openai:m\ncontinues: resume",
             "agents/writer.md:3: continues \"resume\" is not possible with the provider \"openai\"; accepted: prefix, no, auto. Remedy: try \"auto\"."
         ),
-        ("- kind", "agents/writer.md:2: the front matter is a list; accepted: lines of `name: value`. Remedy: write for example `max_tokens: 800`."),
-        ("kind", "agents/writer.md:2: the front matter is a plain value; accepted: lines of `name: value`. Remedy: write for example `max_tokens: 800`."),
+        (
+            "- kind",
+            "agents/writer.md:2: the front matter is a list; accepted: lines of `name: value`. Remedy: write for example `max_tokens: 800`."
+        ),
+        (
+            "kind",
+            "agents/writer.md:2: the front matter is a plain value; accepted: lines of `name: value`. Remedy: write for example `max_tokens: 800`."
+        ),
         (
             "kind: writer\nmodel: a: b",
             "agents/writer.md:3: the front matter is not YAML: mapping values are not allowed in this context. Remedy: write `name: value`, and put values with `:` or `#` in quotes."

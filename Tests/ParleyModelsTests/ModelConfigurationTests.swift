@@ -26,7 +26,7 @@ import Testing
         #expect(configuration.baseURL.description == "https://api.openai.com/v1")
         #expect(
             throws: ModelConfigurationError(problems: [
-                "PARLEY_MODEL is not set, and the agent names no model; \(Self.accepted) try \"scripted:\", which needs no network, or \"openai:gpt-5-mini\"."
+                "PARLEY_MODEL is not set, and the agent names no model; \(Self.accepted) try \"scripted\", which needs no network, or \"openai:gpt-5-mini\"."
             ])
         ) {
             _ = try providers([:]).make()
@@ -109,7 +109,7 @@ import Testing
             found == [
                 "OPENAI_BASE_URL is not a usable address; accepted: an http or https URL without query or fragment. Remedy: try \"https://api.openai.com/v1\".",
                 "OPENAI_API_KEY (14 bytes, not shown) has white space, control or non-ASCII characters. Remedy: copy the key again.",
-                "PARLEY_MODEL_CONTINUES \"prefx\" is not known; accepted: prefix, resume, no, auto. Remedy: did you mean \"prefix\"?",
+                "PARLEY_MODEL_CONTINUES \"prefx\" is not known; accepted: prefix, no, auto. Remedy: did you mean \"prefix\"?",
                 "PARLEY_MODEL \"scripted:rate=x,tokens=-1\" has rate=\"x\"; accepted: a whole number from 0 to 100000. Remedy: leave it out for 40.",
                 "PARLEY_MODEL \"scripted:rate=x,tokens=-1\" has tokens=\"-1\"; accepted: a whole number from 0 to 1000000. Remedy: leave it out for 120.",
             ])
@@ -117,7 +117,7 @@ import Testing
 
     @Test func `misses the key only where one is needed`() throws {
         let problem =
-            "OPENAI_API_KEY is not set, and https://api.openai.com/v1 answers nobody without a key. Remedy: set it, or set OPENAI_BASE_URL to a server of your own, or use \"scripted:\", which needs neither."
+            "OPENAI_API_KEY is not set, and https://api.openai.com/v1 answers nobody without a key. Remedy: set it, or set OPENAI_BASE_URL to a server of your own, or use \"scripted\", which needs neither."
         #expect(problems(["PARLEY_MODEL": "openai:m"]) == [problem])
         #expect(problems(["PARLEY_MODEL": "openai:m", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"]) == [])
         #expect(problems(["PARLEY_MODEL": "scripted:"]) == [])

@@ -175,6 +175,8 @@ import Testing
         #expect(try server.get("/v1/agents?kind=echo&state=idle&limit=5").json?["agents"]?.array?.count == 1)
         #expect(try server.request("DELETE", "/v1/agents/echo/one", [("If-Match", "0000000000000009")], "").code == "tail_moved")
         #expect(try server.request("DELETE", "/v1/agents/echo/one").status == 204)
+        let deleted = try server.get("/v1/agents/echo/one")
+        #expect(deleted.json?["detail"]?.string?.contains("PUT /v1/stream/agents/echo/one starts it anew") == true, "\(deleted.text)")
         #expect(try server.get("/v1/agents/echo/one").code == "agent_deleted")
         #expect(try server.post("/v1/agents/echo/one", Self.hello, Self.json).code == "agent_deleted")
     }

@@ -34,6 +34,10 @@ import Testing
     @Test func `the control prefix is never a stream`() throws {
         let server = try Self.server.get()
         #expect(try server.request("PUT", "/v1/stream/__ds/other", [("Content-Type", "text/plain")], "x").status == 404)
+        let other = try server.request("PUT", "/v1/stream/__ds/other", [("Content-Type", "text/plain")], "x")
+        #expect(
+            other.json?["error"]?["message"]?.string?.contains(
+                "Choose another first segment. Below __ds/ there are __ds/subscriptions/<id> and __ds/jwks.json.") == true, "\(other.text)")
         #expect(try server.request("PUT", "/v1/stream/__ds", [("Content-Type", "text/plain")], "x").status == 403)
         #expect(try server.request("PATCH", "/v1/stream/__ds/subscriptions/x").status == 405)
     }

@@ -21,6 +21,13 @@ private let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         #expect(!names.contains("text") && !names.contains("message") && !names.contains("data") && names.contains("receipt"))
     }
 
+    @Test(arguments: ["child.started", "child.ended", "budget", "memory.written", "memory.recalled", "memory.forgotten"])
+    func `refuses a type that nothing writes yet, and does not offer it`(_ name: String) throws {
+        let error = #expect(throws: WebhookConfigurationError.self) { try WebhookConfiguration.events("emit,\(name)") }
+        #expect(error?.description.contains("--webhook-events has '\(name)'") == true)
+        #expect(!WebhookConfiguration.possibleEvents.map(\.name).contains(name))
+    }
+
     struct Case: Sendable, CustomTestStringConvertible {
         var url = "https://hooks.example.com/"
         var events: String?

@@ -298,8 +298,9 @@ enum ParkReason: String {
 
     var message: String {
         switch self {
-        case .crash: "the process ended three times in a row while this turn ran, without anything new in its journal"
-        case .poison: "the process ended three times in a row while this turn ran, before any of its steps had ended"
+        case .crash: "the process ended three times in a row while this turn ran, each time without anything new in the turn's journal"
+        case .poison:
+            "the process ended three times in a row while this turn ran, each time without anything new in the turn's journal, and none of its steps had ended"
         case .work: "the turn has written more than \(Journal.workMax) texts and results since it first crashed"
         }
     }

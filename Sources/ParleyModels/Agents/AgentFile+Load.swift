@@ -31,6 +31,10 @@ extension AgentFile {
         func fail(line: Int? = nil, _ problem: String, _ remedy: String) -> Outcome {
             .problems([AgentFileProblem(file: path, line: line, problem: problem, remedy: remedy)])
         }
+        guard isRead(path) else {
+            let remedy = name.hasPrefix(".") ? "take the dot away." : "name it <kind>.md."
+            return fail("is a file that `parley serve` does not read", remedy)
+        }
         guard let bytes = read(path) else { return fail("cannot be read: \(reason(errno))", "check its permissions.") }
         guard bytes.count <= fileBytesMax else { return fail("is longer than \(fileBytesMax >> 20) MiB", "make it shorter.") }
         do {
@@ -42,6 +46,12 @@ extension AgentFile {
         return parse(bytes.text, kind: kind, file: path)
     }
 
+    /// Whether a file of this name is one that declares agents.
+    private static func isRead(_ path: String) -> Bool {
+        let name = path.split(separator: "/").last ?? ""
+        return name.hasSuffix(".md") && !name.hasPrefix(".")
+    }
+
     /// The names of the folder's files; `nil` with `errno` set when it cannot be read.
     private static func markdownFiles(in directory: String) -> [String]? {
         guard let stream = opendir(directory) else { return nil }
@@ -50,7 +60,7 @@ extension AgentFile {
         while let entry = readdir(stream) {
             let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
             var status = stat()
-            guard name.hasSuffix(".md"), !name.hasPrefix(".") else { continue }
+            guard isRead(name) else { continue }
             // A link that leads nowhere stays in, so that reading it reports it.
             if stat(directory + "/" + name, &status) != 0 || status.st_mode & S_IFMT == S_IFREG { names.append(name) }
         }

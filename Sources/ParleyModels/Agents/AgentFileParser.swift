@@ -21,7 +21,8 @@ struct AgentFileParser {
 
     mutating func parse(_ text: String) -> AgentFile {
         if !AgentFile.isKind(agent.kind) {
-            report(nil, nil, agent.kind, "is no name for an agent's file", accepted: "1 to 128 of A-Z a-z 0-9 . _ ~ -",
+            report(
+                nil, nil, agent.kind, "is no name for an agent's file", accepted: "1 to 128 of A-Z a-z 0-9 . _ ~ -",
                 "rename the file, e.g. to `\(AgentFileParser.name(like: agent.kind)).md`.")
         }
         guard let (frontMatter, body, bodyLine) = split(text) else { return agent }
@@ -109,7 +110,7 @@ struct AgentFileParser {
         switch pair.name {
         case "kind": readKind(value, pair.line)
         case "model": readModel(value, pair.line)
-        case "continues": agent.continues = choice(pair, value, Continuation.allCases.map(\.rawValue)).flatMap(Continuation.init)
+        case "continues": agent.continues = continuation(pair, value)
         case "input": _ = choice(pair, value, ["text"])
         case "concurrent":
             agent.concurrent = choice(pair, value, ConcurrentInput.allCases.map(\.rawValue)).flatMap(ConcurrentInput.init) ?? .queue
@@ -158,6 +159,11 @@ struct AgentFileParser {
         do throws(SettingError) { agent.model = try ModelSpec(value) } catch {
             for problem in error.problems { report(line, "model", value, problem) }
         }
+    }
+
+    /// One that no provider has is known, too: what is wrong with it is said once the provider is.
+    private mutating func continuation(_ pair: YAML.Pair, _ value: String) -> Continuation? {
+        Continuation(rawValue: value) ?? choice(pair, value, ModelSpec.continuations).flatMap(Continuation.init)
     }
 
     private mutating func choice(_ pair: YAML.Pair, _ value: String, _ choices: [String]) -> String? {
@@ -210,7 +216,7 @@ struct AgentFileParser {
         switch field {
         case "kind": agent.kind
         case "model": "<provider>:<model>"
-        case "continues": Continuation.allCases.map(\.rawValue).joined(separator: ", ")
+        case "continues": ModelSpec.continuations.joined(separator: ", ")
         case "input": "text"
         case "max_tokens": "a whole number from 1 to 1000000"
         case "temperature": "a number from 0 to 2"

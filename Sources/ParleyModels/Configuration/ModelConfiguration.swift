@@ -21,7 +21,7 @@ package struct ModelConfiguration: Sendable {
         guard spec.provider == .openai, baseURL.host == BaseURL.openAI.host, apiKey == nil else { return nil }
         let problem = SettingProblem(
             "is not set, and \(baseURL) answers nobody without a key",
-            remedy: "set it, or set OPENAI_BASE_URL to a server of your own, or use \"scripted:\", which needs neither.")
+            remedy: "set it, or set OPENAI_BASE_URL to a server of your own, or use \"scripted\", which needs neither.")
         return "OPENAI_API_KEY \(problem)"
     }
 }
@@ -96,7 +96,7 @@ private struct ModelEnvironmentReader {
         guard let text = environment["PARLEY_MODEL_CONTINUES"] else { return }
         configuration.continues = Continuation(rawValue: text)
         guard configuration.continues == nil else { return }
-        let names = Continuation.allCases.map(\.rawValue)
+        let names = ModelSpec.continuations
         let meant = Suggestion.closest(to: text, in: names)
         let problem = SettingProblem(
             "is not known", accepted: names.joined(separator: ", "), remedy: meant.map { "did you mean \"\($0)\"?" } ?? "try \"auto\".")

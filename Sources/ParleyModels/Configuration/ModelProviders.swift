@@ -29,7 +29,7 @@ package struct ModelProviders: Sendable {
         guard let spec = spec ?? configuration.defaultModel else {
             throw ModelConfigurationError(problems: [
                 "PARLEY_MODEL is not set, and the agent names no model; accepted: \(ModelSpec.accepted). "
-                    + "Remedy: try \"scripted:\", which needs no network, or \"openai:\(ModelSpec.exampleModel)\"."
+                    + "Remedy: try \"scripted\", which needs no network, or \"openai:\(ModelSpec.exampleModel)\"."
             ])
         }
         let continues = continues ?? configuration.continues

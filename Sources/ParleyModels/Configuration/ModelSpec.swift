@@ -48,6 +48,9 @@ package struct ModelSpec: Sendable, Equatable, CustomStringConvertible {
         problem(with: continuation, of: "with any provider of this version")
     }
 
+    /// What one may ask for of some provider, as it is written.
+    static let continuations = Continuation.allCases.filter { problem(withAnyProvider: $0) == nil }.map(\.rawValue)
+
     private static func problem(with continuation: Continuation, of providers: String) -> SettingProblem? {
         guard continuation == .resume else { return nil }
         return SettingProblem("is not possible \(providers)", accepted: "prefix, no, auto", remedy: "try \"auto\".")

@@ -80,7 +80,7 @@ struct AgentAppend {
 
     private static func requireSome(_ access: Access, _ channel: String) throws(Problem) {
         guard !verbs.contains(where: { access.may($0, channel) }) else { return }
-        throw Access.forbidden(verbs, channel)
+        throw Access.forbidden(verbs, channel, note: Access.usualNeed)
     }
 
     private static func located(_ problem: Problem, _ index: Int) -> Problem {

@@ -83,19 +83,25 @@ package struct Access: Sendable {
         throw Access.forbidden([verb], channel)
     }
 
-    /// - Parameter verbs: Of which any would do, the usual one first. `admin` always does.
-    static func forbidden(_ verbs: [Verb], _ channel: String) -> Problem {
+    /// - Parameters:
+    ///   - verbs: Of which any would do, the usual one first. `admin` always does.
+    ///   - note: What else there is to say of them.
+    static func forbidden(_ verbs: [Verb], _ channel: String, note: String = "") -> Problem {
         let names = verbs.filter { $0 != .admin }.map(\.name) + [Verb.admin.name]
         let quoted = names.map { "'\($0)'" }
         let choice = names.count > 1 ? quoted.dropLast().joined(separator: ", ") + " or \(quoted.last!)" : quoted[0]
         return Problem(
             status: 403, code: "forbidden",
-            detail: "your key or token does not allow this on '\(channel)', which needs \(choice) there. Ask for a token that has it.",
+            detail:
+                "your key or token does not allow this on '\(channel)', which needs \(choice) there\(note). Ask for a token that has it.",
             extra: [
                 .init("verb", .string(verbs[0].name)), .init("verbs", .array(names.map { .string($0) })),
                 .init("channel", .string(channel)),
             ])
     }
+
+    /// Of an agent's entries, before it is known which is sent.
+    package static let usualNeed = ", whichever the type of the entry needs: 'append' for a message"
 
     func hasExpired(_ now: Timestamp) -> Bool { expires.map { $0 <= now } ?? false }
 }

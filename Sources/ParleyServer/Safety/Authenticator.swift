@@ -57,7 +57,9 @@ final class Authenticator: Sendable {
 
     private func access(bearer: String, _ keys: KeyRing) throws(Problem) -> Access {
         guard bearer.hasPrefix("parley_") else {
-            guard let key = keys.key(secret: bearer) else { throw Authenticator.unknown }
+            guard let key = keys.key(secret: bearer) else {
+                throw bearer.contains(":") ? Authenticator.wholeEntry : Authenticator.unknown
+            }
             return .key(key)
         }
         guard let token = CapabilityToken(bearer), let key = keys.key(named: token.keyName), token.isSigned(by: key.signing) else {
@@ -95,6 +97,11 @@ final class Authenticator: Sendable {
 
     private static var unknown: Problem {
         refused("invalid", "the key or token is not one of this server's. Its key may have been replaced; ask for a new one.")
+    }
+
+    /// A line of a key file was sent, or what PARLEY_KEYS holds.
+    private static var wholeEntry: Problem {
+        refused("invalid", "the key is not one of this server's: it has the form <name>:<secret>. Send the secret alone.")
     }
 
     private static func expired(_ instant: Timestamp) -> Problem {

@@ -32,7 +32,7 @@ struct SubscriptionRoutes: Sendable {
             guard parts.count >= 2, parts[0] == "subscriptions" else {
                 throw SubscriptionProblem(
                     404, "NOT_FOUND",
-                    "'__ds/\(parts.joined(separator: "/").prefix(64))' is a reserved name, and there are only __ds/subscriptions/<id> and __ds/jwks.json: \(StreamName.reservedText)."
+                    "'__ds/\(parts.joined(separator: "/").prefix(64))' is a reserved name: \(StreamName.reservedText). Below __ds/ there are __ds/subscriptions/<id> and __ds/jwks.json."
                 )
             }
             let call = SubscriptionCall(context: context, exchange: exchange, service: service, id: try SubscriptionRoutes.id(parts[1]))
