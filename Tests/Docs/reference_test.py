@@ -28,7 +28,8 @@ SHAPE = re.compile(
 # Words of that shape that are none: fields of JSON, words in the errors of models, and what only other parts of Parley are told.
 NOT_CODES = {
     "model_loading", "model_ms", "data_inspection", "undecided_entry", "soft_deleted", "invalid_api_key", "invalid_argument",
-    "unsupported_parameter", "measure", "open", "read", "invalid_request", "upstream_encoding", "log_overloaded",
+    "unsupported_parameter", "measure", "open", "read", "invalid_request", "upstream_encoding", "upstream_trailing_bytes",
+    "log_overloaded",
 }
 # Codes with the parameter's name in them.
 BUILT = {"invalid_turn", "invalid_before", "invalid_since", "invalid_until"}
