@@ -308,6 +308,8 @@ extension CurlCall {
         // The URL's scheme has been looked at: it is the answer's that is none.
         case CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "upstream_not_http", message: message, reason: reason)
         case CURLE_URL_MALFORMAT: return OutgoingError(code: "invalid_url", message: message, reason: reason)
+        // The checksum was right.
+        case CURLE_WRITE_ERROR where hasBody: return OutgoingError(code: "upstream_trailing_bytes", message: message, reason: reason)
         // Our own callback refuses nothing that is still wanted: what could not be written could not be decoded.
         case CURLE_BAD_CONTENT_ENCODING, CURLE_WRITE_ERROR:
             return OutgoingError(code: "upstream_encoding", message: message, reason: reason)

@@ -63,7 +63,7 @@ package protocol OutgoingTransport: AnyObject, Sendable {
 /// Why a call failed below HTTP.
 package struct OutgoingError: Error, Sendable, CustomStringConvertible {
     /// `upstream_unreachable`, `upstream_timeout`, `upstream_closed` (ended before its end), `upstream_encoding` (compressed in a way that cannot be
-    /// undone), `upstream_head_too_large` (longer headers than libcurl takes), `address_refused` (by the request's
+    /// undone, or not what its checksum says), `upstream_trailing_bytes` (more behind the end of what was compressed), `upstream_head_too_large` (longer headers than libcurl takes), `address_refused` (by the request's
     /// ``AddressPolicy``) or `invalid_url`.
     package var code: String
     package var message: String

@@ -2,20 +2,23 @@ package import ParleySystem
 
 /// How long an upstream asks to wait: `Retry-After` (RFC 9110, section 10.2.3) and the millisecond form that some model servers add.
 package enum RetryAfter {
-    /// The wait that `headers` ask for, never negative; `nil` when they ask for none or it cannot be read.
+    /// The wait that `headers` ask for, never negative and at most ``longest``; `nil` when they ask for none or it cannot be read.
     package static func parse(_ headers: [(name: String, value: String)], now: Timestamp) -> Duration? {
         func value(_ name: String) -> String? { headers.last { $0.name.lowercased() == name }.map { trimmed($0.value) } }
-        if let text = value("retry-after-ms"), let milliseconds = digits(text) { return .milliseconds(milliseconds) }
+        if let text = value("retry-after-ms"), let milliseconds = digits(text) { return min(.milliseconds(milliseconds), longest) }
         guard let text = value("retry-after") else { return nil }
-        if let seconds = digits(text) { return .seconds(seconds) }
+        if let seconds = digits(text) { return min(.seconds(seconds), longest) }
         guard let date = parseDate(text) else { return nil }
-        return max(.zero, now.duration(to: date))
+        return min(max(.zero, now.duration(to: date)), longest)
     }
 
-    /// The wait of so many seconds, as bodies have it; `nil` for what is no length of time. More than thirty years are nonsense.
+    /// The wait of so many seconds, as bodies have it, at most ``longest``; `nil` for what is no length of time.
     package static func seconds(_ seconds: Double) -> Duration? {
-        seconds >= 0 && seconds < 1e9 ? .milliseconds(Int64(seconds * 1_000)) : nil
+        seconds >= 0 ? .milliseconds(Int64(min(seconds, longest / .seconds(1)) * 1_000)) : nil
     }
+
+    /// Some thirty years. Whoever asks for more wants no call for long, and callers have bounds of their own.
+    package static let longest = Duration.seconds(1_000_000_000)
 
     /// Parses an HTTP date in any of the three forms that RFC 9110, section 5.6.7 has a recipient accept.
     package static func parseDate(_ text: String) -> Timestamp? {
@@ -40,9 +43,9 @@ package enum RetryAfter {
         return Timestamp("\(century)-\(padded(String(number + 1)))-\(padded(day))T\(time)Z")
     }
 
-    /// The number that `text` spells with digits alone. More than nine of them (thirty years) are taken for nonsense.
+    /// The number that `text` spells with digits alone; `nil` also for one that fits into no integer.
     private static func digits(_ text: String) -> Int64? {
-        guard (1...9).contains(text.utf8.count), text.utf8.allSatisfy({ (48...57).contains($0) }) else { return nil }
+        guard !text.isEmpty, text.utf8.allSatisfy({ (48...57).contains($0) }) else { return nil }
         return Int64(text)
     }
 

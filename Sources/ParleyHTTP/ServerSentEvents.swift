@@ -38,6 +38,12 @@ package struct ServerSentEventParser: Sendable {
 
     package init(bytesMax: Int = 1 << 20) { self.bytesMax = bytesMax }
 
+    /// What came last is a line without its end.
+    package var isInsideLine: Bool { !line.isEmpty }
+
+    /// An event has begun, and no empty line has ended it.
+    package var isInsideEvent: Bool { data != nil || !name.isEmpty }
+
     /// Takes the next bytes and calls `visit` for each event that they complete.
     ///
     /// - Throws: ``ServerSentEventError/tooLong``. The parser is of no use after that.

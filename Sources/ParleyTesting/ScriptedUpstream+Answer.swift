@@ -29,6 +29,8 @@ extension ScriptedUpstream {
             package var body: Bytes
             /// The connection is left as it is behind the body, and the body's last line is said again every 20 ms.
             package var staysOpen = false
+            /// The connection is closed behind the body, in the middle of the message: the last chunk does not come.
+            package var breaksOff = false
 
             package init(_ body: Bytes) { self.body = body }
         }

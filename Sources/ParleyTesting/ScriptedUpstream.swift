@@ -144,12 +144,17 @@ private final class ScriptedUpstreamCore: HTTPHandler {
 
     private func play(_ played: ScriptedUpstream.Behaviour.Played, _ number: Int, _ responder: HTTPResponder) {
         let headers = played.headers.map { (name: $0[0], value: $0[1]) }
-        guard played.staysOpen else {
+        guard played.staysOpen || played.breaksOff else {
             responder.respond(status: played.status, headers: headers, body: played.body)
             return update(number) { $0.outcome = .finished }
         }
         let stream = responder.stream(status: played.status, headers: headers)
         stream.write(played.body)
+        if played.breaksOff {
+            // The body leaves before the connection is closed.
+            stream.loop.schedule(after: .milliseconds(20)) { stream.abort() }
+            return update(number) { $0.outcome = .broken }
+        }
         let timer = stream.loop.schedule(after: .milliseconds(20), every: .milliseconds(20)) { stream.write(Bytes(": ping\n\n".utf8)) }
         stream.onClose = {
             timer.cancel()

@@ -5,7 +5,7 @@ internal import Synchronization
 /// One attempt to deliver: a POST, and what its answer means.
 package final class WebhookCall: OutgoingCallDelegate {
     package enum Outcome: Sendable, Equatable {
-        /// Answered with 2xx.
+        /// Answered with 2xx, to the answer's end.
         case delivered
         /// Answered with 410: the receiver wants no more of it.
         case gone
@@ -45,7 +45,7 @@ package final class WebhookCall: OutgoingCallDelegate {
     ///
     /// - Parameters:
     ///   - addresses: Where the receiver may be.
-    ///   - answer: Called before `done` with the body of an answer with 2xx.
+    ///   - answer: Called before `done` with the body of an answer with 2xx, unless that is longer than ``answerBytesMax``.
     ///   - done: Called once, on any thread, unless the call is cancelled.
     package init(
         _ transport: any OutgoingTransport, _ world: any World, url: String, headers: [(name: String, value: String)], body: Bytes,
@@ -89,15 +89,18 @@ package final class WebhookCall: OutgoingCallDelegate {
         let outcome = state.withLock { state -> Outcome? in
             state.received += body.count
             if answer != nil { state.answer += body }
-            return state.received > WebhookCall.answerBytesMax ? state.outcome : nil
+            guard state.received > WebhookCall.answerBytesMax else { return nil }
+            // What its beginning says its end may take back.
+            state.answer = []
+            return state.outcome
         }
         if let outcome { end(outcome) }
     }
 
     package func ended(_ error: OutgoingError?) {
-        // A receiver that has said 2xx has it, though its answer breaks off.
+        // A proxy may say 2xx for a receiver that then fails, and what is half an answer asks for nothing. Another status says enough by itself.
         let outcome = state.withLock { state in
-            guard let error, state.status == 0 else { return state.outcome }
+            guard let error, state.status == 0 || state.outcome == .delivered else { return state.outcome }
             return .failed(reason: error.reason.isEmpty ? error.code : "\(error.code): \(error.reason)", retryAfter: nil)
         }
         end(outcome)

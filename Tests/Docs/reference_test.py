@@ -27,10 +27,10 @@ MAKES = [
 SHAPE = re.compile(
     r'"((?:invalid|too_many|unknown|unsupported|conflicting|missing|model|upstream|stale|data|log)_[a-z_]+'
     r'|[a-z_]+_(?:not_found|exists|closed|too_large|too_long|too_deep|mismatch|expired|refused|removed|denied|moved|unknown|full|deleted|gone|conflict))"')
-# Words of that shape that are none: fields of JSON, and words in the errors of models.
+# Words of that shape that are none: fields of JSON, words in the errors of models, and what only other parts of Parley are told.
 NOT_CODES = {
     "model_loading", "model_ms", "data_inspection", "undecided_entry", "soft_deleted", "invalid_api_key", "invalid_argument",
-    "unsupported_parameter", "measure", "open", "read", "invalid_request",
+    "unsupported_parameter", "measure", "open", "read", "invalid_request", "upstream_trailing_bytes",
 }
 # Codes with the parameter's name in them.
 BUILT = {"invalid_turn", "invalid_before", "invalid_since", "invalid_until"}

@@ -84,6 +84,7 @@ import Testing
     @Test(
         arguments: [
             ("37", Duration.seconds(37)), ("0", .zero), (" 5 ", .seconds(5)), ("-5", nil), ("5.5", nil), ("soon", nil), ("", nil),
+            ("99999999999", .seconds(1_000_000_000)), ("00000000000000037", .seconds(37)), ("9223372036854775807", .seconds(1_000_000_000)),
             ("99999999999999999999", nil), ("Sun, 06 Nov 1994 08:49:37 GMT", .seconds(37)),
             ("Sunday, 06-Nov-94 08:49:37 GMT", .seconds(37)),
             ("Sun Nov  6 08:49:37 1994", .seconds(37)), ("Sun, 06 Nov 1994 08:48:00 GMT", .zero), ("Sun, 06 Now 1994 08:49:37 GMT", nil),
@@ -95,6 +96,13 @@ import Testing
 
     @Test func `in milliseconds counts for more`() {
         #expect(RetryAfter.parse([("retry-after", "2"), ("Retry-After-Ms", "1500")], now: Self.now) == .milliseconds(1500))
+        #expect(RetryAfter.parse([("retry-after-ms", "99999999999999")], now: Self.now) == .seconds(1_000_000_000))
         #expect(RetryAfter.parse([("x", "2")], now: Self.now) == nil)
+    }
+
+    @Test func `in a body is no longer than in a head`() {
+        #expect(RetryAfter.seconds(1.5) == .milliseconds(1_500))
+        for seconds: Double in [99_999_999_999, 1e300, .infinity] { #expect(RetryAfter.seconds(seconds) == .seconds(1_000_000_000)) }
+        for seconds: Double in [-1, -.infinity, .nan] { #expect(RetryAfter.seconds(seconds) == nil) }
     }
 }

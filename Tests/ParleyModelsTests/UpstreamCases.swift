@@ -15,7 +15,7 @@ import Testing
 /// | `raw`, `json` | the body in place of events: as it is, or one JSON text. `repeat` adds a text so many times |
 /// | `latin` | the body with one byte for each character |
 /// | `status`, `headers` | 200, and `text/event-stream`, without them |
-/// | `end` | `open`: the connection stays |
+/// | `end` | `open`: the connection stays; `broken`: it breaks |
 /// | `answers` | one after the other, each with the members above |
 /// | `continuing`, `maxTokens` | of the request |
 /// | `expect` | `text`, `reasoning`, `usage`, and either `finish` with `calls` and `returned`, or `failure` with `retryable` and what it `says`; how many `requests`, and which field the last of them `lacks` |
@@ -25,6 +25,7 @@ struct UpstreamCase: Sendable, CustomTestStringConvertible {
         var headers: [(name: String, value: String)]
         var body: Bytes
         var staysOpen = false
+        var breaksOff = false
 
         init(_ row: JSON) {
             status = row["status"]?.integer.map { Int($0) } ?? 200
@@ -38,7 +39,7 @@ struct UpstreamCase: Sendable, CustomTestStringConvertible {
                 let text = Bytes(repeated[0].string!.utf8)
                 for _ in 0..<repeated[1].integer! { body += text }
             }
-            staysOpen = row["end"] == "open"
+            (staysOpen, breaksOff) = (row["end"] == "open", row["end"] == "broken")
         }
     }
 
@@ -143,7 +144,7 @@ struct UpstreamCase: Sendable, CustomTestStringConvertible {
                 call.head(answer.status, answer.headers)
                 call.send(Bytes(answer.body.prefix(cut)))
                 call.send(Bytes(answer.body.dropFirst(cut)))
-                if !answer.staysOpen { call.end() }
+                if !answer.staysOpen { call.end(answer.breaksOff ? OutgoingError(code: "upstream_closed", message: "broken") : nil) }
             }
             world.run()
             #expect(
@@ -157,7 +158,7 @@ struct UpstreamCase: Sendable, CustomTestStringConvertible {
         let upstream = try ScriptedUpstream()
         for answer in example.answers {
             var played = ScriptedUpstream.Behaviour.Played(answer.body)
-            (played.status, played.staysOpen) = (answer.status, answer.staysOpen)
+            (played.status, played.staysOpen, played.breaksOff) = (answer.status, answer.staysOpen, answer.breaksOff)
             played.headers = answer.headers.map { [$0.name, $0.value] }
             var behaviour = ScriptedUpstream.Behaviour()
             behaviour.fault = .plays(played)

@@ -66,6 +66,31 @@ import Testing
         #expect(silent.count == 16)
     }
 
+    @Test func `an answer that breaks off accepts no wake and acknowledges nothing`() throws {
+        let server = try TestServer()
+        let receiver = try SubscriptionReceiver({ $0 == 0 ? (200, #"{"done":true}"#) : (202, "") }, breaksOff: { $0 == 0 })
+        let json = [("Content-Type", "application/json")]
+        let body = #"{"type":"webhook","pattern":"a/*","webhook":{"url":"\#(receiver.url)"}}"#
+        #expect(try server.request("PUT", "/v1/stream/__ds/subscriptions/cut", json, Bytes(body.utf8)).status == 201)
+        #expect(try server.request("PUT", "/v1/stream/a/1", json, "1").status == 201)
+        let second = try receiver.notification(1)
+        #expect(second.generation == 2)
+        #expect(second.stream("a/1")?["has_pending"] == true)
+        #expect(try server.metric("parley_subscription_failed_attempts_total") == 1)
+    }
+
+    @Test func `an answer that is too long accepts a wake and acknowledges nothing`() throws {
+        let server = try TestServer()
+        let long = #"{"done":true}"# + String(repeating: " ", count: 100_000)
+        let receiver = try SubscriptionReceiver { _ in (200, long) }
+        let json = [("Content-Type", "application/json")]
+        let body = #"{"type":"webhook","pattern":"a/*","webhook":{"url":"\#(receiver.url)"}}"#
+        #expect(try server.request("PUT", "/v1/stream/__ds/subscriptions/long", json, Bytes(body.utf8)).status == 201)
+        #expect(try server.request("PUT", "/v1/stream/a/1", json, "1").status == 201)
+        try server.eventually("a delivery") { try server.metric("parley_subscription_delivered_total") == 1 }
+        #expect(try server.metric("parley_subscription_streams_pending") == 1)
+    }
+
     @Test func `metrics say what subscriptions have done, and how much waits`() throws {
         let server = try TestServer()
         let receiver = try SubscriptionReceiver { $0 == 0 ? (500, "") : (200, #"{"done":true}"#) }

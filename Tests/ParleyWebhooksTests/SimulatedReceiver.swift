@@ -34,6 +34,8 @@ final class SimulatedReceiver: Sendable {
         case status(Int, headers: [(name: String, value: String)] = [], bodyBytes: Int = 0)
         /// Below HTTP. `isTaken`: the request arrived, and its answer was lost.
         case fails(String, isTaken: Bool = false)
+        /// The head, and the beginning of a body whose rest does not come.
+        case breaksOff(Int, body: String)
         case silence
     }
 
@@ -113,11 +115,15 @@ final class SimulatedReceiver: Sendable {
                     piece.withUnsafeBytes { delegate.received(body: $0) }
                 }
             }
+            if case .breaksOff(let status, let body) = answer {
+                delegate.received(status: status, headers: [])
+                Bytes(body.utf8).withUnsafeBytes { delegate.received(body: $0) }
+            }
             guard call.finish(false) else { return }
-            if case .fails(let code, _) = answer {
-                delegate.ended(OutgoingError(code: code, message: code))
-            } else {
-                delegate.ended(nil)
+            switch answer {
+            case .fails(let code, _): delegate.ended(OutgoingError(code: code, message: code))
+            case .breaksOff: delegate.ended(OutgoingError(code: "upstream_closed", message: "broken", reason: "broken"))
+            default: delegate.ended(nil)
             }
         }
         return call

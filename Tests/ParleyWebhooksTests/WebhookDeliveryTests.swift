@@ -140,6 +140,30 @@ import Testing
         #expect(process.delivery.counters.delivered == 1)
     }
 
+    @Test func `is tried again when its answer breaks off`() throws {
+        let receiver = SimulatedReceiver { number, _ in
+            switch number {
+            case 0: (.breaksOff(200, body: ""), .zero)
+            case 1: (.breaksOff(202, body: "{\"ok\":"), .zero)
+            case 2: (.breaksOff(503, body: "no"), .zero)
+            default: (.status(204), .zero)
+            }
+        }
+        let process = try WebhookProcess(receiver)
+        process.append([.approval()])
+        process.run(.seconds(3_600))
+        #expect(receiver.deliveries.count == 4 && Set(receiver.deliveries.map(\.id)).count == 1)
+        #expect(process.delivery.counters == .init(delivered: 1, failedAttempts: 3, givenUp: 0, pending: 0))
+    }
+
+    @Test func `is given up also when the answer that says so breaks off`() throws {
+        let receiver = SimulatedReceiver { number, _ in (number == 0 ? .breaksOff(410, body: "") : .status(204), .zero) }
+        let process = try WebhookProcess(receiver)
+        process.append([.approval(1)])
+        process.run()
+        #expect(process.delivery.counters == .init(delivered: 0, failedAttempts: 1, givenUp: 1, pending: 0))
+    }
+
     @Test func `of a deleted agent ends with it, and its successor of that name is told of anew`() throws {
         let receiver = SimulatedReceiver { number, _ in (number == 0 ? .status(500) : .status(204), .zero) }
         let process = try WebhookProcess(receiver)

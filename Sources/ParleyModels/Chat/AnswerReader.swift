@@ -4,8 +4,9 @@ internal import ParleySystem
 
 /// Reads the chunks of an answer, and decides whether it is whole.
 ///
-/// An answer is whole when it has a `finish_reason` that means so, when nothing was said behind that without a new one or `[DONE]`, and when there is a
-/// text or a call in it. What it does not understand fails it: an error in any place, another kind of content, a call without a name, a second text.
+/// An answer is whole when it has a `finish_reason` that means so, when nothing was said behind that without a new one or `[DONE]`, when the stream did
+/// not stop where more may have been to come, and when there is a text or a call in it. What it does not understand fails it: an error in any place,
+/// another kind of content, a call without a name, a second text.
 struct AnswerReader: Sendable {
     private let failures: ChatFailures
     private let isContinuing: Bool
@@ -36,6 +37,9 @@ struct AnswerReader: Sendable {
         echo = EchoedPrefix(dropsEcho ? continuing : nil)
     }
 
+    /// It is an answer in one piece, so nothing of it can be missing.
+    var isInOnePiece = false
+
     var hasFinished: Bool { choices.finish != nil }
 
     /// What an answer with calls wants to see again with them.
@@ -47,8 +51,10 @@ struct AnswerReader: Sendable {
         return rest.isEmpty ? nil : rest
     }
 
-    /// The end of an answer whose connection has ended; `nil` when it was cut.
-    func closed() -> ModelEvent? { choices.isWhole ? end() : nil }
+    /// The end of an answer without `[DONE]` whose stream stops like that; `nil` when something may be missing.
+    func ended(_ how: AnswerChoices.StreamEnd) -> ModelEvent? { isWhole(at: how) ? end() : nil }
+
+    func isWhole(at end: AnswerChoices.StreamEnd) -> Bool { choices.isWhole(at: isInOnePiece ? .clean : end) }
 
     // MARK: Events
 
@@ -59,12 +65,12 @@ struct AnswerReader: Sendable {
         let isError = event.name.lowercased() == "error"
         guard let value = parse(event.data) else {
             // A whole answer is not given up for what follows it.
-            guard !choices.isWhole else { return nil }
+            guard !isWhole(at: .broken) else { return nil }
             if isError { return .failed(fail(UpstreamError(.string(event.data.text)))) }
             return event.isSignOfLife ? nil : parts(event, &output)
         }
         if event.isSignOfLife, value["choices"] == nil { return nil }
-        if isError, !choices.isWhole { return .failed(fail(UpstreamError(answer: value) ?? UpstreamError(value))) }
+        if isError, !isWhole(at: .broken) { return .failed(fail(UpstreamError(answer: value) ?? UpstreamError(value))) }
         return read(value, &output)
     }
 
@@ -97,11 +103,11 @@ struct AnswerReader: Sendable {
     /// Reads what ``parse(_:)`` gave: a chunk, or an answer in one piece.
     mutating func read(_ chunk: JSON, _ output: inout [ModelEvent]) -> ModelEvent? {
         if let name = ambiguousName {
-            return closed()
+            return ended(.broken)
                 ?? .failed(failures.invalidEvent("has the member '\(name.prefix(40))' twice, with different values", retryable: false))
         }
-        if let error = UpstreamError(answer: chunk) { return closed() ?? .failed(fail(error)) }
-        guard chunk.members != nil else { return closed() ?? .failed(failures.invalidEvent("is not a JSON object")) }
+        if let error = UpstreamError(answer: chunk) { return ended(.broken) ?? .failed(fail(error)) }
+        guard chunk.members != nil else { return ended(.broken) ?? .failed(failures.invalidEvent("is not a JSON object")) }
         let choices = AnswerChoices.of(chunk)
         for (number, choice) in choices {
             guard self.choices.mayHave(number) else {
@@ -125,10 +131,12 @@ struct AnswerReader: Sendable {
             choice["finish_reason"] ?? delta?["finish_reason"] ?? message?["finish_reason"] ?? chunk["finish_reason"] ?? .null)
         if choices.isSettled(number) && reason == nil { events.removeAll(where: \.isSaid) }
         // Gateways that give a reason with each piece mean the last one.
-        let hasPiece = events.contains(where: \.isPiece)
-        if reason != nil {
-            choices.settle(number, !hasPiece && (choices.isSettled(number) || !(text.isEmpty && toolCalls.isEmpty)))
-        }
+        let saying = AnswerReader.saying(events)
+        // Where the chunk says nothing, what there is came before it.
+        let isBehindText = !(text.isEmpty && toolCalls.isEmpty)
+        choices.read(
+            number, saying, hasReason: reason != nil, isBehindText: isBehindText,
+            isBehindAnything: isBehindText || sawReasoning || !declined.isEmpty)
         for event in events {
             if let failure = bounds.count(event) { return failure }
             if let failure = note(event, of: number, &output) { return failure }
@@ -141,6 +149,11 @@ struct AnswerReader: Sendable {
     private mutating func fail(_ error: UpstreamError) -> StepFailure {
         if progress == 0 { refusal = error }
         return failures.inStream(error)
+    }
+
+    private static func saying(_ events: [ModelEvent]) -> AnswerChoices.Saying {
+        if events.contains(where: \.isSpeech) { return .speech }
+        return events.contains(where: \.isPiece) ? .thought : .nothing
     }
 
     private static func word(_ reason: JSON) -> String? {
@@ -157,19 +170,18 @@ struct AnswerReader: Sendable {
     }
 
     private mutating func end(_ number: Int64, by word: String) -> StepFailure? {
-        choices.end(number, FinishReason(word), word: word)
-        progress += 1
+        if choices.end(number, FinishReason(word), word: word) { progress += 1 }
         return failures.ended(FinishReason(word), word: word)
     }
 
     /// Takes what a choice says into the answer, and adds what is heard of it to `output`.
     private mutating func note(_ event: ModelEvent, of number: Int64, _ output: inout [ModelEvent]) -> StepFailure? {
-        progress += 1
         switch event {
         case .text(let piece):
             let isBlank = Bytes(piece.utf8).isBlank
             // White space in another choice is a filler.
             if isBlank, let speaker = choices.speaker, speaker != number { return nil }
+            progress += 1
             guard isBlank || choices.speaks(number) else {
                 return failures.invalidEvent(
                     "has a second text (choices \(choices.speaker!) and \(number)), where one answer was asked for", retryable: false)
@@ -179,10 +191,13 @@ struct AnswerReader: Sendable {
             let new = echo.add(piece)
             if !new.isEmpty { output.append(.text(new)) }
         case .toolCall:
+            progress += 1
             choices.said(number)
             output.append(event)
-        // What is thought or signed behind the end changes nothing of it.
-        case .reasoning, .returned, .usage, .finished, .failed: output.append(event)
+        // What is thought or signed behind the end changes nothing of it, and does not put it off.
+        case .reasoning, .returned, .usage, .finished, .failed:
+            if !isWhole(at: .broken) { progress += 1 }
+            output.append(event)
         }
         return nil
     }
@@ -192,7 +207,9 @@ struct AnswerReader: Sendable {
     /// Reads all places of a choice in which something may be said.
     private mutating func read(_ choice: JSON, _ number: Int64, _ events: inout [ModelEvent]) -> StepFailure? {
         for name in ["delta", "message"] {
-            guard let said = choice[name], said.members == nil, ![.null, .bool(false), .string(""), .array([])].contains(said) else { continue }
+            guard let said = choice[name], said.members == nil, ![.null, .bool(false), .string(""), .array([])].contains(said) else {
+                continue
+            }
             return failures.invalidEvent("has a \(name) that is \(said.kindName)", retryable: false)
         }
         if let delta = choice["delta"], delta.members != nil, let failure = read(delta: delta, number, &events) { return failure }
@@ -275,7 +292,8 @@ struct AnswerReader: Sendable {
 
     /// The members of a choice that are read.
     static let choiceNames: Set = [
-        "index", "delta", "message", "text", "tool_calls", "function_call", "finish_reason", "native_finish_reason", "finish_details", "usage",
+        "index", "delta", "message", "text", "tool_calls", "function_call", "finish_reason", "native_finish_reason", "finish_details",
+        "usage",
         "error",
     ]
     /// The members of a delta or message that are read.
@@ -311,6 +329,14 @@ extension ModelEvent {
     }
 
     fileprivate var isText: Bool { if case .text = self { true } else { false } }
+
+    /// It is a piece of text or of a call.
+    fileprivate var isSpeech: Bool {
+        switch self {
+        case .text, .toolCall: true
+        default: false
+        }
+    }
 
     fileprivate var isPiece: Bool { if case .toolCall = self { true } else { isSaid } }
 }

@@ -36,7 +36,8 @@ final class ChatCall: ModelCall {
         var outgoing: (any OutgoingCall)?
         /// Ends the answer when what it waits for does not come.
         var alarm: (any Scheduled)?
-        var isGraceGranted = false
+        /// The answer is whole, and what may follow its end is waited for.
+        var hasGrace = false
         /// Nothing is taken from the upstream, and nothing is expected of it.
         var isPaused = false
         var progress = 0
@@ -131,9 +132,11 @@ final class ChatCall: ModelCall {
 
     private func received(_ exchange: Int, body: UnsafeRawBufferPointer) {
         deliver(exchange) { $0.body(body) }
+        // Once more where something has followed the first end, such as a call.
         let grantsGrace = state.withLock { state in
-            defer { if state.stream.isFinishing { state.isGraceGranted = true } }
-            return !state.isOver && state.stream.isFinishing && !state.isGraceGranted
+            let hadGrace = state.hasGrace
+            state.hasGrace = state.stream.isFinishing
+            return !state.isOver && state.hasGrace && !hadGrace
         }
         if grantsGrace { setAlarm(after: endpoint.grace) }
     }

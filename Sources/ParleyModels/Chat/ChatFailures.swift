@@ -70,10 +70,11 @@ package struct ChatFailures: Sendable {
                 "\(baseURL) was silent for too long. Remedy: a model that needs longer for its first word gets it by \(names.firstByte).",
                 retryable: true)
         case "upstream_closed": return closed
-        case "upstream_encoding": return encoding
+        case "upstream_encoding", "upstream_trailing_bytes": return encoding
         case "upstream_not_http":
             return failure(
-                "model_invalid_response", "\(baseURL) answered something that is not HTTP. Remedy: check \(names.baseURL), and what is in between.",
+                "model_invalid_response",
+                "\(baseURL) answered something that is not HTTP. Remedy: check \(names.baseURL), and what is in between.",
                 retryable: true)
         case "upstream_head_too_large":
             return failure(

@@ -28,14 +28,23 @@ struct ChatStream: Sendable {
     /// One of them was of an answer.
     private var hasAnswer = false
     private var charset = Charset.utf8
+    /// The label says that this is one JSON value.
+    private var isLabelledJSON = false
+    /// An empty line has ended an event.
+    private var hasEvent = false
     private var reader: AnswerReader
 
     private var httpError: UpstreamError?
     /// The answer's head names a compression.
     private var isCompressed = false
+    /// The head says where the body ends, so that its end in order is that of the whole. That the end of something compressed is missing libcurl does
+    /// not say.
+    private var isFramed = false
+    /// The end of a compressed answer, until its checksum has been read.
+    private var pending: ModelEvent?
     /// How many bytes have come since something of the answer last did.
     private var idleBytes = 0
-    /// How many bytes have come since the answer named the reason for its end; 0 until then.
+    /// How many bytes have come since the answer was whole, or seemed to be; 0 until then.
     private var bytesAfterFinish = 0
 
     /// What is kept of an error's body, which is text for people.
@@ -61,8 +70,8 @@ struct ChatStream: Sendable {
 
     var isDone: Bool { if case .done = phase { true } else { false } }
 
-    /// The answer has named the reason for its end, and only usage may be missing.
-    var isFinishing: Bool { !isDone && reader.hasFinished }
+    /// The answer is whole, and only usage may be missing.
+    var isFinishing: Bool { !isDone && (pending != nil || reader.isWhole(at: .broken)) }
 
     /// How much of the answer itself has come: it rises with everything but signs of life.
     var progress: Int { reader.progress }
@@ -71,20 +80,27 @@ struct ChatStream: Sendable {
         let type = headers.last { $0.name.lowercased() == "content-type" }?.value.lowercased()
         let coding = headers.last { $0.name.lowercased() == "content-encoding" }?.value.lowercased() ?? "identity"
         isCompressed = !["", "identity"].contains(coding)
+        isFramed = headers.contains { ["content-length", "transfer-encoding"].contains($0.name.lowercased()) }
+        isLabelledJSON = type?.hasPrefix("application/json") ?? false
         charset = Charset(contentType: type)
         let isAnswer = (200...203).contains(status)
         phase = isAnswer ? .opening(contentType: type, body: []) : .refusal(status: status, headers: headers, body: [])
     }
 
     mutating func body(_ bytes: UnsafeRawBufferPointer) -> [ModelEvent] {
-        let before = progress
+        let (before, wasFinishing) = (progress, mayBeOver)
         var output = take(bytes)
         idleBytes = progress == before ? idleBytes + bytes.count : 0
+        bytesAfterFinish = progress == before && wasFinishing ? bytesAfterFinish + bytes.count : 0
+        if bytesAfterFinish > ChatStream.bytesAfterFinishMax, !isDone { output += endGrace() }
         guard idleBytes > ChatStream.idleBytesMax, !isDone else { return output }
         if case .refusal = phase { return output + end(nil, now: Timestamp(milliseconds: 0)) }
-        finish(reader.closed() ?? .failed(failures.flooded(bytes: ChatStream.idleBytesMax)), &output)
+        finish(ended(.broken) ?? .failed(failures.flooded(bytes: ChatStream.idleBytesMax)), &output)
         return output
     }
+
+    /// Nothing is missing if nothing more comes; inside a line that is still to be seen.
+    private var mayBeOver: Bool { pending != nil || reader.isWhole(at: .silent) }
 
     private mutating func take(_ bytes: UnsafeRawBufferPointer) -> [ModelEvent] {
         switch phase {
@@ -112,16 +128,37 @@ struct ChatStream: Sendable {
             finish(.failed(refused(status: status, headers: headers, body: body, now: now)), &output)
         case .values: endValues(error, &output)
         case .events:
-            if let last = try? parser.end(), error == nil ? isWhole(last) : LenientJSON.parse(last.data) != nil { read(last, &output) }
+            let (wasInside, isOnlyLine) = (isInside, valueCount == 0 && !hasEvent && !parser.isInsideEvent)
+            if let last = try? parser.end(), error == nil ? isWhole(last) : last.isDone || LenientJSON.parse(last.data) != nil {
+                // One JSON value, with the name of a field before it.
+                if isLabelledJSON, isOnlyLine, !ChatStream.isChunk(LenientJSON.parse(last.data)) { reader.isInOnePiece = true }
+                read(last, &output)
+            }
             guard !isDone else { break }
             // The reason to finish is the end of the answer. What may be missing then is the usage, which is not worth a second call.
             let words = parser.strayText.text
             let isUndone = isUndone(error) && !words.isEmpty
             let failure = isUndone ? failures.encoding : error.map(failures.transport) ?? failures.closed(saying: words)
-            finish(reader.closed() ?? .failed(failure), &output)
+            finish(ended(error, isInside: wasInside) ?? .failed(failure), &output)
         }
         return output
     }
+
+    /// The stream is in the middle of something.
+    private var isInside: Bool { parser.isInsideLine || parser.isInsideEvent || !sequence.bytes.isEmpty }
+
+    /// The end of an answer without `[DONE]` whose connection ends with `error`; `nil` when something may be missing.
+    private func ended(_ error: OutgoingError?, isInside: Bool) -> ModelEvent? {
+        switch error?.code {
+        // What came out before is not what went in.
+        case "upstream_encoding": nil
+        case nil: ended(isInside || isCompressed && !isFramed ? .broken : .clean)
+        case "upstream_timeout": ended(isInside ? .broken : .silent)
+        default: ended(.broken)
+        }
+    }
+
+    private func ended(_ how: AnswerChoices.StreamEnd) -> ModelEvent? { pending ?? reader.ended(how) }
 
     /// Nothing of an answer came out of what was compressed, and nothing will come out of it the next time.
     private func isUndone(_ error: OutgoingError?) -> Bool { isCompressed && error == nil && progress == 0 }
@@ -129,13 +166,14 @@ struct ChatStream: Sendable {
     /// The time for what may follow the end of an answer is over.
     mutating func endGrace() -> [ModelEvent] {
         var output: [ModelEvent] = []
-        if isFinishing { finish(reader.closed() ?? .failed(failures.closed), &output) }
+        if !isDone, let end = ended(isInside ? .broken : .silent) { finish(end, &output) }
         return output
     }
 
-    /// Nothing of the answer has come for too long.
+    /// Nothing of the answer has come for too long. A reason that came with the only piece of an answer is believed now: an endpoint that ends nothing
+    /// could not be used at all otherwise.
     mutating func stall() -> [ModelEvent] {
-        var output: [ModelEvent] = []
+        var output = endGrace()
         if !isDone { finish(.failed(failures.stalled), &output) }
         return output
     }
@@ -206,7 +244,7 @@ struct ChatStream: Sendable {
 
     private mutating func read(value: Bytes, _ output: inout [ModelEvent]) {
         if value.count > ChatStream.wholeBytesMax { return finish(tooLong(ChatStream.wholeBytesMax), &output) }
-        let isFirst = valueCount == 0
+        let (isFirst, isFirstOfAnswer) = (valueCount == 0, !hasAnswer)
         valueCount += 1
         guard let json = reader.parse(value) else {
             // Words in brackets, perhaps, of which the parser of events makes more.
@@ -215,7 +253,18 @@ struct ChatStream: Sendable {
             return output += value.withUnsafeBytes { events($0) }
         }
         hasAnswer = hasAnswer || json["choices"] != nil || UpstreamError(answer: json) != nil
+        // Behind it there may be usage.
+        if isFirstOfAnswer || !AnswerChoices.of(json).isEmpty {
+            reader.isInOnePiece = isFirstOfAnswer && !ChatStream.isChunk(json) && !ChatStream.hasDelta(json)
+        }
         if hasAnswer, let end = reader.read(json, &output) { finish(end, &output) }
+    }
+
+    /// Whether `chunk` says that it is one of many.
+    private static func isChunk(_ chunk: JSON?) -> Bool { chunk?["object"]?.string?.hasSuffix("chunk") ?? false }
+
+    private static func hasDelta(_ chunk: JSON) -> Bool {
+        AnswerChoices.of(chunk).contains { !($0.choice["delta"]?.members ?? []).isEmpty }
     }
 
     private mutating func endValues(_ error: OutgoingError?, _ output: inout [ModelEvent]) {
@@ -228,12 +277,12 @@ struct ChatStream: Sendable {
         // An answer in one piece is over with it, whatever its choices lack.
         let isOver = error == nil && valueCount == 1 && sequence.bytes.isEmpty && reader.hasFinished
         let failure = error.map(failures.transport) ?? (hasAnswer ? failures.closed : failures.notAStream(contentType: "application/json"))
-        finish(isOver ? reader.end() : reader.closed() ?? .failed(failure), &output)
+        finish(isOver ? reader.end() : ended(error, isInside: isInside) ?? .failed(failure), &output)
     }
 
     /// A whole answer stands, and what follows it is not worth a second one.
     private func tooLong(_ bytesMax: Int) -> ModelEvent {
-        reader.closed() ?? .failed(failures.invalidEvent("is longer than \(bytesMax) bytes", retryable: false))
+        ended(.broken) ?? .failed(failures.invalidEvent("is longer than \(bytesMax) bytes", retryable: false))
     }
 
     // MARK: Events
@@ -242,15 +291,12 @@ struct ChatStream: Sendable {
         var events: [ServerSentEvent] = []
         var output: [ModelEvent] = []
         var isTooLong = false
-        let wasFinishing = isFinishing
         do throws(ServerSentEventError) { try parser.feed(bytes) { events.append($0) } } catch { isTooLong = true }
-        for event in events { read(event, &output) }
-        if isFinishing && wasFinishing { bytesAfterFinish += bytes.count }
-        if isTooLong, !isDone {
-            finish(tooLong(parser.bytesMax), &output)
-        } else if bytesAfterFinish > ChatStream.bytesAfterFinishMax {
-            output += endGrace()
+        for event in events {
+            hasEvent = true
+            read(event, &output)
         }
+        if isTooLong, !isDone { finish(tooLong(parser.bytesMax), &output) }
         return output
     }
 
@@ -258,16 +304,16 @@ struct ChatStream: Sendable {
     private func isWhole(_ event: ServerSentEvent) -> Bool {
         event.name == "error" || event.isDone || LenientJSON.parse(event.data) != nil
             || event.data.first.map { ![UInt8(ascii: "{"), UInt8(ascii: "[")].contains($0) } ?? false
-            || event.data.split(separator: UInt8(ascii: "\n")).allSatisfy { LenientJSON.parse(Bytes($0)) != nil }
+            || event.data.split(separator: UInt8(ascii: "\n")).allSatisfy {
+                ServerSentEvent(data: Bytes($0)).isDone || LenientJSON.parse(Bytes($0)) != nil
+            }
     }
 
     private mutating func read(_ event: ServerSentEvent, _ output: inout [ModelEvent]) {
-        guard !isDone, !event.data.isEmpty else { return }
+        guard !isDone, pending == nil, !event.data.isEmpty else { return }
         let event = ServerSentEvent(name: event.name, data: charset.decode(event.data))
-        let progress = reader.progress
-        if let end = reader.read(event, &output) { finish(end, &output) }
-        // What is said behind the end is of the answer still.
-        if reader.progress != progress { bytesAfterFinish = 0 }
+        guard let end = reader.read(event, &output) else { return }
+        if isCompressed, case .finished = end { pending = end } else { finish(end, &output) }
     }
 
     private mutating func finish(_ event: ModelEvent, _ output: inout [ModelEvent]) {

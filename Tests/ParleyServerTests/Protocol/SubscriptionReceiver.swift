@@ -19,12 +19,17 @@ final class SubscriptionReceiver: Sendable {
     private let server: HTTPServer
     private let handler: Handler
 
-    /// - Parameter answer: Status and body for the notification of that number, from 0; `nil` for none.
-    init(_ answer: @escaping @Sendable (Int) -> (status: Int, body: String)? = { _ in (200, "{}") }) throws {
+    /// - Parameters:
+    ///   - answer: Status and body for the notification of that number, from 0; `nil` for none.
+    ///   - breaksOff: Whether the connection breaks behind the body, before the end of the answer.
+    init(
+        _ answer: @escaping @Sendable (Int) -> (status: Int, body: String)? = { _ in (200, "{}") },
+        breaksOff: @escaping @Sendable (Int) -> Bool = { _ in false }
+    ) throws {
         var configuration = HTTPServerConfiguration()
         configuration.host = "127.0.0.1"
         configuration.port = 0
-        handler = Handler(answer)
+        handler = Handler(answer, breaksOff)
         server = HTTPServer(configuration, on: loops, handler: handler)
         try server.start()
     }
@@ -49,7 +54,11 @@ final class SubscriptionReceiver: Sendable {
         let received = Monitor<[Notification]>([])
         let answer: @Sendable (Int) -> (status: Int, body: String)?
 
-        init(_ answer: @escaping @Sendable (Int) -> (status: Int, body: String)?) { self.answer = answer }
+        let breaksOff: @Sendable (Int) -> Bool
+
+        init(_ answer: @escaping @Sendable (Int) -> (status: Int, body: String)?, _ breaksOff: @escaping @Sendable (Int) -> Bool) {
+            (self.answer, self.breaksOff) = (answer, breaksOff)
+        }
 
         func handle(_ request: HTTPRequest, _ responder: HTTPResponder) {
             let notification = Notification(
@@ -59,6 +68,13 @@ final class SubscriptionReceiver: Sendable {
                 return received.count - 1
             }
             guard let (status, body) = answer(number) else { return }
+            if breaksOff(number) {
+                let stream = responder.stream(status: status, headers: [("Content-Type", "application/json")])
+                stream.write(Bytes(body.utf8))
+                // The body leaves before the connection is closed.
+                stream.loop.schedule(after: .milliseconds(20)) { stream.abort() }
+                return
+            }
             responder.respond(status: status, headers: [("Content-Type", "application/json")], body: Bytes(body.utf8))
         }
     }
