@@ -124,6 +124,39 @@ class HostileReaders(unittest.TestCase):
         path = self.stream("application/octet-stream", b"x" * 8_000_000)
         self.flood(100, self.get(path + "&live=sse"))
 
+    def read_lines(self, path):
+        """Reads all of one event, and how many of its lines there are."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.node.port, timeout=60)
+        try:
+            connection.request("GET", path)
+            answer, count = connection.getresponse(), 0
+            while (line := answer.readline()) != b"\n":
+                self.assertTrue(line, "the events have ended")
+                count += line.startswith(b"data:")
+            return count
+        finally:
+            connection.close()
+
+    def events_that_are_longer(self, path, count, lines):
+        self.flood(count, self.get(path + "&live=sse"))
+        self.let_go()
+        # What readers held that have gone comes back, and costs nobody anything.
+        wait_for("the memory to come back", lambda: memory(self.pid) < 130 * MEGABYTE, 15)
+        begin = time.monotonic()
+        self.turn("other")
+        self.assertLess(time.monotonic() - begin, TURN_SECONDS_MAX)
+        self.assertEqual(self.read_lines(path + "&live=sse"), lines)
+
+    # Each line's end takes six bytes in events.
+
+    def test_live_readers_of_text_that_is_all_line_ends(self):
+        path = self.stream("text/plain", b"\n" * 10_000_000)
+        self.events_that_are_longer(path, 100, 10_000_001)
+
+    def test_live_readers_of_a_message_that_is_all_line_ends(self):
+        path = self.stream("application/json", b"[[1," + b"\n" * 10_000_000 + b"2]]")
+        self.events_that_are_longer(path, 100, 10_000_001)
+
     def test_live_readers_to_whom_a_large_message_comes(self):
         path = self.stream("application/json", b'{"a":1}')
         readers = [http.client.HTTPConnection("127.0.0.1", self.node.port, timeout=40) for _ in range(3)]
