@@ -38,7 +38,7 @@ struct PageEvents: Sendable {
     private let isShort: Bool
 
     /// Longer events are framed piece by piece.
-    private static let wholeBytesMax = 512 << 10
+    private static let wholeBytesMax = 1 << 20
 
     init(_ page: Page, as form: EventFraming.Form, cursor: UInt64) {
         let state = PageEvents.state(after: page)
