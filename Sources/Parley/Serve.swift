@@ -47,7 +47,9 @@ private enum ServeProgram {
         let words = Array(CommandLine.arguments.dropFirst())
         if words.contains("--help") || words.contains("-h") {
             print("usage: \(name) [options]\n\nServes this program's agents until it is stopped (SIGTERM, Ctrl-C).\n\n\(ServeOptions.help)")
-            guard fflush(stdout) == 0, ferror(stdout) == 0 else { end("standard output cannot be written: \(String(cString: strerror(errno)))", 1) }
+            guard fflush(stdout) == 0, ferror(stdout) == 0 else {
+                end("standard output cannot be written: \(String(cString: strerror(errno)))", 1)
+            }
             exit(0)
         }
         do throws(ConfigurationError) {

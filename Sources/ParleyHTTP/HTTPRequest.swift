@@ -11,6 +11,7 @@ package final class HTTPRequest: Sendable {
     package let isSecure: Bool
     /// What the handler said when it accepted the body; `nil` without a body.
     package let admission: (any Sendable)?
+    /// Empty where a target in absolute form has no path.
     private let pathRange: Range<Int>
     private let queryRange: Range<Int>?
 
@@ -30,7 +31,15 @@ package final class HTTPRequest: Sendable {
     package var path: String { pathUTF8.text }
 
     /// The same without a copy, for routers.
-    package var pathUTF8: ArraySlice<UInt8> { head.bytes[pathRange] }
+    package var pathUTF8: ArraySlice<UInt8> { pathRange.isEmpty ? HTTPRequest.root : head.bytes[pathRange] }
+
+    /// What an empty path means (RFC 9110, section 4.2.3).
+    private static let root = Bytes("/".utf8)[...]
+
+    /// Whether there is such a method (RFC 9110, section 9.3; RFC 5789): only one that a server knows is refused with 405, others with 501.
+    package var hasKnownMethod: Bool { HTTPRequest.methods.contains(method) }
+
+    private static let methods: Set = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
 
     /// What stands behind the first `?`, percent-encoded; `nil` without one.
     package var query: String? { queryRange.map { head.bytes[$0].text } }

@@ -227,6 +227,10 @@ extension WebSocket {
     /// - Returns: the client's key.
     private static func checkHandshake(_ request: HTTPRequest) throws(Problem) -> String {
         guard request.method == "GET" else {
+            guard request.hasKnownMethod else {
+                throw Problem(
+                    status: 501, code: "unsupported_method", detail: "\(request.method) is no method that the server knows; expected GET.")
+            }
             throw Problem(
                 status: 405, code: "method_not_allowed", detail: "\(request.method) does not apply here; expected GET.",
                 headers: [("Allow", "GET")])

@@ -14,14 +14,14 @@ final class NodeRoutes: Sendable {
 
     func kinds(_ exchange: Exchange) throws(Problem) {
         let method = exchange.request.method
-        guard method == "GET" || method == "HEAD" else { throw .wrongMethod(method, allow: "GET, HEAD") }
+        guard method == "GET" || method == "HEAD" else { throw .wrongMethod(exchange.request, allow: "GET, HEAD") }
         try exchange.request.requireParameters(among: [])
         exchange.respond(200, json: ["kinds": .array(context.node?.kinds ?? [])])
     }
 
     /// `{"folder": "/backups/monday"}`: answers when the copy is complete and durable.
     func backUp(_ exchange: Exchange) throws(Problem) {
-        guard exchange.request.method == "POST" else { throw .wrongMethod(exchange.request.method, allow: "POST") }
+        guard exchange.request.method == "POST" else { throw .wrongMethod(exchange.request, allow: "POST") }
         try exchange.request.requireParameters(among: [])
         guard let node = context.node else {
             throw Problem(status: 404, code: "route_not_found", detail: "this server has no data folder.")

@@ -72,9 +72,14 @@ extension Problem {
 
     static func bad(_ code: String, _ detail: String) -> Problem { Problem(status: 400, code: code, detail: detail) }
 
-    static func wrongMethod(_ method: String, allow: String) -> Problem {
-        Problem(
-            status: 405, code: "method_not_allowed", detail: "\(method) does not apply here; expected \(allow).",
+    /// 405 `method_not_allowed`, or 501 `unsupported_method` where there is no such method.
+    static func wrongMethod(_ request: HTTPRequest, allow: String) -> Problem {
+        guard request.hasKnownMethod else {
+            return Problem(
+                status: 501, code: "unsupported_method", detail: "\(request.method) is no method that the server knows; expected \(allow).")
+        }
+        return Problem(
+            status: 405, code: "method_not_allowed", detail: "\(request.method) does not apply here; expected \(allow).",
             headers: [("Allow", allow)])
     }
 }

@@ -255,6 +255,6 @@ final class Router: HTTPHandler, Sendable {
 
     private func requireRead(_ exchange: Exchange) throws(Problem) {
         let method = exchange.request.method
-        guard method == "GET" || method == "HEAD" else { throw .wrongMethod(method, allow: "GET, HEAD") }
+        guard method == "GET" || method == "HEAD" else { throw .wrongMethod(exchange.request, allow: "GET, HEAD") }
     }
 }

@@ -124,6 +124,41 @@ class HostileReaders(unittest.TestCase):
         path = self.stream("application/octet-stream", b"x" * 8_000_000)
         self.flood(100, self.get(path + "&live=sse"))
 
+    def read_lines(self, path):
+        """Reads all of one event, and says how many lines it has."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.node.port, timeout=60)
+        try:
+            connection.request("GET", path)
+            answer, count, last = connection.getresponse(), 0, b""
+            while b"streamNextOffset" not in last:
+                piece = answer.read1(1 << 20)
+                self.assertTrue(piece, "the events have ended")
+                count += (last[-5:] + piece).count(b"\ndata:")
+                last = (last + piece)[-200:]
+            return count - 1
+        finally:
+            connection.close()
+
+    def events_that_are_longer(self, path, count, lines):
+        self.flood(count, self.get(path + "&live=sse"))
+        self.let_go()
+        # What readers held that have gone comes back, and costs nobody anything.
+        wait_for("the memory to come back", lambda: memory(self.pid) < 130 * MEGABYTE, 15)
+        begin = time.monotonic()
+        self.turn("other")
+        self.assertLess(time.monotonic() - begin, TURN_SECONDS_MAX)
+        self.assertEqual(self.read_lines(path + "&live=sse"), lines)
+
+    # Each line's end takes six bytes in events.
+
+    def test_live_readers_of_text_that_is_all_line_ends(self):
+        path = self.stream("text/plain", b"\n" * 10_000_000)
+        self.events_that_are_longer(path, 100, 10_000_001)
+
+    def test_live_readers_of_a_message_that_is_all_line_ends(self):
+        path = self.stream("application/json", b"[[1," + b"\n" * 10_000_000 + b"2]]")
+        self.events_that_are_longer(path, 100, 10_000_001)
+
     def test_live_readers_to_whom_a_large_message_comes(self):
         path = self.stream("application/json", b'{"a":1}')
         readers = [http.client.HTTPConnection("127.0.0.1", self.node.port, timeout=40) for _ in range(3)]

@@ -86,11 +86,25 @@ import Testing
         #expect(server.agents.withdrawn.load(ordering: .relaxed) == 1)
     }
 
+    @Test(arguments: ["61", "99999999999999999999", "000000000000000000000000060", "\"99999999999999999999\""])
+    func `any number of seconds above 60 counts as 60`(_ seconds: String) throws {
+        let server = try TestServer()
+        let client = try server.connect()
+        let name = "wait-\(seconds.utf8.count)-\(seconds.first == "\"")"
+        try client.send(
+            "POST", "/v1/agents/echo/\(name)", [("Content-Type", Self.json), ("Prefer", "wait=\(seconds)")], Bytes(Self.hello.utf8))
+        try server.agents.end("agents/echo/\(name)", ["type": "turn.completed"])
+        #expect(try client.answer().headers["preference-applied"] == "wait=60")
+    }
+
     @Test(arguments: [
         ("GET", "/v1/agents/echo/missing", 404, "channel_not_found"), ("DELETE", "/v1/agents/echo/missing", 404, "channel_not_found"),
         ("GET", "/v1/agents/echo", 404, "route_not_found"), ("GET", "/v1/agents/echo/a/b", 404, "route_not_found"),
         ("GET", "/v1/agentsx", 404, "route_not_found"), ("POST", "/v1/agents/echo/..", 404, "route_not_found"),
         ("PUT", "/v1/agents/echo/a", 405, "method_not_allowed"), ("POST", "/v1/agents", 405, "method_not_allowed"),
+        ("FOO", "/v1/agents/echo/a", 501, "unsupported_method"), ("FOO", "/v1/agents", 501, "unsupported_method"),
+        ("get", "/v1/stream/a", 501, "unsupported_method"), ("FOO", "/healthz", 501, "unsupported_method"),
+        ("FOO", "/v1/socket", 501, "unsupported_method"), ("TRACE", "/v1/agents", 405, "method_not_allowed"),
         ("GET", "/v1/agents?limit=0", 400, "invalid_limit"), ("GET", "/v1/agents?limit=x", 400, "invalid_limit"),
         ("GET", "/v1/agents?limit=1001", 400, "invalid_limit"),
         ("GET", "/v1/agents?state=happy", 400, "invalid_state"), ("POST", "/v1/agents/nobody/a", 404, "unknown_agent_kind"),

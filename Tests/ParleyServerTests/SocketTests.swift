@@ -107,6 +107,7 @@ import Testing
         .init(message: #"{"op":1,"ref":1}"#, code: "invalid_op", says: ["op is 1", "a string"]),
         .init(message: "{op}", code: "invalid_json", says: ["byte 1"]),
         .init(message: "[]", code: "invalid_json", says: ["'{'"]),
+        .init(message: #"{"op":"unfollow","ref":1,"op":"append"}"#, code: "invalid_json", says: ["'op'", "once"]),
         .init(message: #"{"op":"follow","channel":"a","offset":"-1"}"#, code: "missing_field", says: ["ref", "an integer"]),
         .init(message: #"{"op":"follow","ref":-1,"channel":"a","offset":"-1"}"#, code: "invalid_ref", says: ["-1", "0 to"]),
         .init(message: #"{"op":"follow","ref":"x","channel":"a","offset":"-1"}"#, code: "invalid_ref", says: ["'x'"]),

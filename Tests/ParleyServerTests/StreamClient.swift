@@ -126,6 +126,14 @@ final class TestClient {
         return answer
     }
 
+    /// What is left of a body.
+    func rest() throws -> Bytes {
+        var rest = unwrapped
+        unwrapped = []
+        while let piece = try chunk() { rest += piece }
+        return rest
+    }
+
     // MARK: Events
 
     struct Event: Equatable {

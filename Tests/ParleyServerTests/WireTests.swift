@@ -19,6 +19,15 @@ import Testing
         #expect(try server.request("HEAD", server.path()).headers["content-length"] != "0")
     }
 
+    @Test(arguments: ["", "/"], ["", "?", "?view=settled"]) func `a URL without a path is that of the root`(path: String, query: String)
+        throws
+    {
+        let client = try server.connect()
+        try client.send(Bytes("GET http://localhost:\(server.port)\(path)\(query) HTTP/1.1\r\nHost: localhost\r\n\r\n".utf8))
+        #expect(try client.answer().status == server.get("/\(query)").status)
+        #expect(try server.get("/").status == 200)
+    }
+
     @Test func `a long page of JSON has a line for each message, and a short one is one line`() throws {
         let path = try server.stream("application/json")
         let messages = (0..<200).map { "{\"number\":\($0)}" }

@@ -46,7 +46,7 @@ struct AgentRecords: Sendable {
 
     func handle(_ exchange: Exchange, _ agent: AgentName, _ record: Record) throws(Problem) {
         let method = exchange.request.method
-        guard method == "GET" || method == "HEAD" else { throw .wrongMethod(method, allow: "GET, HEAD, OPTIONS") }
+        guard method == "GET" || method == "HEAD" else { throw .wrongMethod(exchange.request, allow: "GET, HEAD, OPTIONS") }
         try exchange.request.requireParameters(among: record.parameters)
         switch record {
         case .trace:

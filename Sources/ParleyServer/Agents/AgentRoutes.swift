@@ -34,7 +34,7 @@ struct AgentRoutes: Sendable {
             case "DELETE":
                 try exchange.access.require(.admin, agent.channel)
                 try remove(agent, exchange)
-            default: throw .wrongMethod(exchange.request.method, allow: "GET, HEAD, POST, DELETE, OPTIONS")
+            default: throw .wrongMethod(exchange.request, allow: "GET, HEAD, POST, DELETE, OPTIONS")
             }
         } catch {
             exchange.respond(error)
@@ -48,7 +48,7 @@ struct AgentRoutes: Sendable {
         // These take no body, and say so.
         if path.isEmpty || AgentRecords.split(path) != nil { return }
         let agent = try agent(path)
-        guard request.method == "POST" else { throw .wrongMethod(request.method, allow: "GET, HEAD, POST, DELETE, OPTIONS") }
+        guard request.method == "POST" else { throw .wrongMethod(request, allow: "GET, HEAD, POST, DELETE, OPTIONS") }
         try AgentAppend.authorizeSome(context, agent, access)
     }
 
@@ -65,7 +65,7 @@ struct AgentRoutes: Sendable {
 
     private func list(_ exchange: Exchange) throws(Problem) {
         let request = exchange.request
-        guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request.method, allow: "GET, HEAD, OPTIONS") }
+        guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request, allow: "GET, HEAD, OPTIONS") }
         try request.requireParameters(among: ["kind", "state", "limit", "after", "details", "counts"])
         let limit = try request.limit(AgentRoutes.listDefault, max: AgentRoutes.listMax)
         let state = request.queryValue("state")
@@ -165,7 +165,10 @@ struct AgentRoutes: Sendable {
         for preference in request.headers("Prefer").flatMap({ $0.split(whereSeparator: { $0 == "," || $0 == ";" }) }) {
             let parts = preference.split(separator: "=", maxSplits: 1)
             guard let name = parts.first?.lowercased().filter({ $0 != " " }), name == "wait" else { continue }
-            guard parts.count == 2, let seconds = Int64(parts[1].filter { $0 != " " && $0 != "\"" }), seconds >= 0 else {
+            let number = parts.count == 2 ? parts[1].filter { $0 != " " && $0 != "\"" } : ""
+            // More digits than fit are a number, too, and more than a minute.
+            let isNumber = !number.isEmpty && number.utf8.allSatisfy { (0x30...0x39).contains($0) }
+            guard let seconds = Int64(number) ?? (isNumber ? Int64.max : nil), seconds >= 0 else {
                 throw .bad(
                     "invalid_prefer",
                     "Prefer is '\(preference)'; expected wait=<seconds>, a whole number; more than \(waitSecondsMax) counts as \(waitSecondsMax)."

@@ -59,27 +59,69 @@ enum EventFraming {
     /// Each line of the text becomes a line of the event, whether it ends in LF, CR or CRLF: none of them can end the event.
     static func writeText(_ text: Bytes, to output: inout Bytes) {
         guard !text.isEmpty else { return }
-        output.append("event: data\n")
-        text.withUnsafeBytes { writeLines($0, to: &output) }
-        output.append(0x0a)
+        var lines = EventLines()
+        output.append(contentsOf: dataHead)
+        _ = text.withUnsafeBytes { lines.write($0, upTo: .max, to: &output) }
+        output.append(contentsOf: dataEnd)
     }
 
-    private static func writeLines(_ data: UnsafeRawBufferPointer, to output: inout Bytes) {
+    /// What stands before the data of an event, and behind it.
+    static let (dataHead, dataEnd) = (Bytes("event: data\ndata:".utf8), Bytes("\n\n".utf8))
+
+    /// The most that a `data` event with these bytes can take. Cost: a look at each byte, without a copy.
+    static func byteCountMax(of data: some Collection<UInt8>, as form: Form) -> Int {
+        let framed = dataHead.count + dataEnd.count
+        if form == .binary { return framed + (data.count + 2) / 3 * 4 }
+        let ends = data.withContiguousStorageIfAvailable { bytes in
+            bytes.reduce(into: 0) { $0 &+= $1 == 0x0a || $1 == 0x0d ? 1 : 0 }
+        }
+        return framed + data.count + (ends ?? data.count) * EventLines.endBytesMax + 1
+    }
+}
+
+/// Writes text as lines of an event, wherever the text is cut in pieces: what the next byte must be known for is written with it.
+struct EventLines: Sendable {
+    /// Whether nothing of the line has been written, so that a space would be taken off.
+    private var isAtStart = true
+    /// Whether a line feed that comes now belongs to a line's end that has been written.
+    private var isAfterReturn = false
+
+    private static let end = Bytes("\ndata:".utf8)
+    /// What the end of a line takes beyond its own byte: the name of the next line's field, and one more space there.
+    static let endBytesMax = 6
+
+    /// Writes from the beginning of `data` until about `bytesMax` have been written.
+    /// - Returns: How much of it has been written.
+    mutating func write(_ data: UnsafeRawBufferPointer, upTo bytesMax: Int, to output: inout Bytes) -> Int {
+        guard !data.isEmpty else { return 0 }
+        let limit = bytesMax < .max - output.count ? output.count + bytesMax : .max
         var start = 0
         // Each kind is looked for by itself, once: nearly all data has neither, and a search for one byte goes over 16 at a time.
-        var (feed, carriage) = (data.place(of: 0x0a, from: 0), data.place(of: 0x0d, from: 0))
-        while true {
+        var (feed, carriage) = (-1, -1)
+        repeat {
+            if isAfterReturn {
+                isAfterReturn = false
+                if data[start] == 0x0a {
+                    start += 1
+                    continue
+                }
+            }
+            let last = limit - output.count < data.count - start ? start + limit - output.count : data.count
             if feed < start { feed = data.place(of: 0x0a, from: start) }
             if carriage < start { carriage = data.place(of: 0x0d, from: start) }
-            let end = min(feed, carriage)
-            output.append("data:")
-            // A reader takes off one space: what begins with one needs another.
-            if end > start, data[start] == 0x20 { output.append(0x20) }
-            output.append(contentsOf: UnsafeRawBufferPointer(rebasing: data[start..<end]))
-            output.append(0x0a)
-            guard end < data.count else { break }
-            start = end + (data[end] == 0x0d && end + 1 < data.count && data[end + 1] == 0x0a ? 2 : 1)
-        }
+            let end = min(feed, carriage, last)
+            if end > start {
+                // A reader takes off one space: what begins with one needs another.
+                if isAtStart, data[start] == 0x20 { output.append(0x20) }
+                isAtStart = false
+                output.append(contentsOf: UnsafeRawBufferPointer(rebasing: data[start..<end]))
+            }
+            start = end
+            guard end < last else { break }
+            output.append(contentsOf: EventLines.end)
+            (isAtStart, isAfterReturn, start) = (true, data[end] == 0x0d, end + 1)
+        } while start < data.count && output.count < limit
+        return start
     }
 }
 

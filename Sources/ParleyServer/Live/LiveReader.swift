@@ -1,6 +1,7 @@
 internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
+internal import Synchronization
 
 /// A reader that follows a channel on one loop: where it stands, and how pages of the log reach it when it lags.
 ///
@@ -11,7 +12,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// What has been given to the reader: everything up to here.
     var offset: UInt64
     /// Where ``LoopReaders`` keeps it; -1 when it does not.
-    var slot = -1
+    var slot = -1 { didSet { if slot < 0 { ticket?.isWanted.store(false, ordering: .relaxed) } } }
     /// Its place among those of its account; given back when it is removed.
     var place: ReaderPlace?
     private let cursorFloor: UInt64
@@ -23,6 +24,8 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
         didSet { if isBehind != oldValue { readers.parking.noted(isBehind) } }
     }
     private(set) var isReading = false
+    /// Says on the read pool whether the page that is read is still wanted.
+    private var ticket: ReadTicket?
     /// Whether ``LoopReaders`` has it among those whose turn will come.
     var isDue = false
 
@@ -44,8 +47,11 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// How long it waits for room for a page before it fails; `nil`: as long as it takes.
     var patience: Duration? { nil }
 
-    /// What a page becomes before it is received, off the loop; `nil`: nothing.
-    var framing: (@Sendable (Page) -> Bytes)? { nil }
+    /// What a page becomes before it is received, off the loop: then that is received in its place; `nil`: nothing.
+    var framing: (@Sendable (Page) -> PageEvents)? { nil }
+
+    /// Where the next page begins.
+    var readOffset: UInt64 { offset }
 
     /// Whether it has taken what it was given, so far. Who has, is served before all others.
     var hasShownToRead: Bool { true }
@@ -70,6 +76,14 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// - Parameter room: What it holds of the memory for answers.
     func received(_ page: Page, in room: MemoryReservation?) { preconditionFailure("a kind of reader says what it does with a page") }
 
+    /// The same of what ``framing`` has made of it.
+    func received(_ events: PageEvents, in room: MemoryReservation?) {
+        preconditionFailure("a kind of reader says what it does with events")
+    }
+
+    /// A page that has been read waits for room, and is read again then. What it is in events will not change.
+    func waitsForRoom(as form: EventFraming.Form) {}
+
     func failed(_ error: ChannelError) { preconditionFailure("a kind of reader says how it fails") }
 
     var isAttached: Bool { slot >= 0 }
@@ -89,34 +103,48 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     }
 
     private func read(_ bytesMax: Int, in room: MemoryReservation?) {
-        let (channels, channel, offset, view) = (readers.channels, channel, offset, view)
+        let (channels, channel, offset, view) = (readers.channels, channel, readOffset, view)
         let (answers, account, loop, framing) = (readers.answers, account, readers.loop, framing)
+        let ticket = ReadTicket()
+        self.ticket = ticket
         let isTaken = readers.reads.run {
-            let result: Result<Made<Page>, ChannelError>
+            // Of many who come and go at once, those who have gone cost nothing.
+            guard ticket.isWanted.load(ordering: .relaxed) else {
+                loop.execute { self.isReading = false }
+                return
+            }
+            let result: Result<Made<Reading>, ChannelError>
+            var form: EventFraming.Form?
             do throws(ChannelError) {
-                let made = try answers.make(for: account, in: room, weight: \.body.count) { isShort throws(ChannelError) in
-                    var page = try channel.page(
+                let made = try answers.make(for: account, in: room, weight: \.byteCount) { isShort throws(ChannelError) -> Reading? in
+                    let page = try channel.page(
                         after: offset, view: view, bytesMax: isShort ? min(bytesMax, AnswerMemory.shortBytes) : bytesMax, in: channels)
-                    if let framing { page.body = framing(page) }
-                    return page
+                    guard let framing else { return .page(page) }
+                    let events = framing(page)
+                    form = events.form
+                    return .events(events)
                 }
-                result = .success(made)
+                result = .success(made.framed)
             } catch {
                 result = .failure(error)
             }
-            loop.execute { self.pageRead(result, bytesMax) }
+            let known = form
+            loop.execute { self.pageRead(result, known, bytesMax) }
         }
-        if !isTaken { pageRead(.failure(ChannelError("overloaded", "too many reads wait for the log. Try again later.")), bytesMax) }
+        if !isTaken { pageRead(.failure(ChannelError("overloaded", "too many reads wait for the log. Try again later.")), nil, bytesMax) }
     }
 
     private var account: String { place?.account ?? "" }
 
-    private func pageRead(_ result: Result<Made<Page>, ChannelError>, _ bytesMax: Int) {
+    private func pageRead(_ result: Result<Made<Reading>, ChannelError>, _ form: EventFraming.Form?, _ bytesMax: Int) {
+        if case .success(.needs) = result, isAttached, let form { waitsForRoom(as: form) }
         if case .success(.needs(let count)) = result, isAttached { return wait(for: count, bytesMax) }
         isReading = false
+        ticket = nil
         guard isAttached else { return }
         switch result {
-        case .success(.value(let page, let room)): received(page, in: room)
+        case .success(.value(.page(let page), let room)): received(page, in: room)
+        case .success(.value(.events(let events), let room)): received(events, in: room)
         case .success(.needs): break
         case .failure(let error): failed(error)
         }
@@ -125,7 +153,34 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     private func wait(for count: Int, _ bytesMax: Int) {
         readers.waiting.wait(for: count, of: account, patience: patience, isWanted: { self.isAttached }) { room in
             if let room { return self.read(bytesMax, in: room) }
-            self.pageRead(.failure(ChannelError("overloaded", Problem.answersFull + ". Try again later.")), bytesMax)
+            self.pageRead(.failure(ChannelError("overloaded", Problem.answersFull + ". Try again later.")), nil, bytesMax)
         }
     }
+}
+
+/// What has been read for a reader.
+private enum Reading: Sendable {
+    case page(Page)
+    case events(PageEvents)
+
+    var byteCount: Int {
+        switch self {
+        case .page(let page): page.body.count
+        case .events(let events): events.byteCount
+        }
+    }
+}
+
+extension Made<Reading> {
+    /// The same, with what is short framed: it has been counted as long as it is then.
+    fileprivate var framed: Self {
+        guard case .value(.events(var events), let room) = self else { return self }
+        events.frame()
+        return .value(.events(events), room)
+    }
+}
+
+/// Whether a page is still wanted. Thread-safe.
+private final class ReadTicket: Sendable {
+    let isWanted = Atomic(true)
 }

@@ -168,6 +168,8 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
 
     /// A piece ends behind the commit with which it passes this.
     private static let pieceBytes = 32 << 10
+    /// A commit that is longer in events is not framed on the loop, nor at once: its readers get it as a page.
+    private static let commitBytesMax = 16 << 20
 
     /// What comes next for a reader. While a change is given out, it is made once for all who stand at the same place.
     func events(for reader: SSEReader) -> Events {
@@ -180,19 +182,33 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         case .upToDate(let isEnded): events = .none(isEnded: isEnded)
         case .behind: events = .behind
         case .chunks(let chunks, let isEnded):
-            events =
-                reader.form == .text
-                ? textEvents(chunks, isEnded, for: reader, place) : dataEvents(chunks, isEnded, of: reader.channel, place)
+            let isLarge = chunks.contains(where: \.isLarge)
+            let room = isLarge ? room(for: chunks, as: reader.form) : nil
+            if isLarge, room == nil {
+                events = .behind
+            } else if reader.form == .text {
+                events = counted(textEvents(chunks, isEnded, for: reader, place), in: room)
+            } else {
+                events = counted(dataEvents(chunks, isEnded, of: reader.channel, place), in: room)
+            }
         }
-        return noted(counted(events), at: place)
+        return noted(events, at: place)
+    }
+
+    /// Room for what a large commit takes in events, before they are made; `nil` when there is none, or that is too much to make here.
+    private func room(for chunks: [Chunk], as form: EventFraming.Form) -> MemoryReservation? {
+        let count = chunks.reduce(0) { $0 + EventFraming.byteCountMax(of: $1.frames, as: form) }
+        guard count <= min(LoopReaders.commitBytesMax, answers.budget.bytesMax) else { return nil }
+        return answers.reserve(count, for: LoopReaders.sharedAccount)
     }
 
     /// A large piece is shared by many, and counted once; where there is no room each reads it from the log when there is.
-    private func counted(_ events: Events) -> Events {
+    private func counted(_ events: Events, in room: MemoryReservation?) -> Events {
         guard case .piece(let piece, let next, let state, let splitsLineEnd) = events, piece.byteCount > LoopReaders.countedBytes else {
             return events
         }
-        guard let room = answers.reserve(piece.byteCount, for: LoopReaders.sharedAccount) else { return .behind }
+        room?.resize(to: min(piece.byteCount, room?.bytes ?? 0))
+        guard let room = room ?? answers.reserve(piece.byteCount, for: LoopReaders.sharedAccount) else { return .behind }
         return .piece(piece.holding(room), next: next, state, splitsLineEnd: splitsLineEnd)
     }
 

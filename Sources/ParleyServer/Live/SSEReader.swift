@@ -25,6 +25,8 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     /// What the page that is read or being sent may take of the loop's share.
     private var reserved = 0
     private var incomplete: Incomplete?
+    /// There while an event is told of which a reader has got only a part.
+    private var progress: Progress?
     /// How often still it is looked whether a peer that sends nothing more has gone altogether.
     private var probesLeft = 0
 
@@ -45,6 +47,22 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         /// Milliseconds of the loop's time.
         let since: Int64
     }
+
+    /// An event that is told in several pieces: nothing else may be sent between them.
+    private final class Progress {
+        /// The page that is told, and what it holds of the memory for answers.
+        var page: (events: PageEvents, room: MemoryReservation?)?
+        /// What the event leads to when the page has been told, and how its lines go on.
+        var open: (event: PageEvents.OpenEvent, lines: EventLines)?
+        /// Whether the reader ends with the event.
+        var isLast = false
+        /// Whether the next piece has its turn when others have had theirs.
+        var hasYielded = false
+    }
+
+    /// How much of a page is framed at a time, which is what waits for a peer that takes nothing; and how many such pieces a peer that takes
+    /// all gets in one turn.
+    private static let (sliceBytes, slicesAtOnce) = (16 << 10, 16)
 
     /// How long text may wait to be completed.
     private static let completionMilliseconds: Int64 = 1_000
@@ -105,14 +123,25 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     }
 
     override func advance() {
-        while isAttached, !isReading {
-            if hasExpired { return end() }
+        while isAttached, !isReading, progress?.hasYielded != true {
+            let isTelling = progress?.page != nil
+            if hasExpired, !isTelling { return end() }
             // Parked where it is: `onDrain` continues from here, in the log if need be.
             guard unsentBytes <= readers.configuration.unsentBytesMax else {
-                if offset < channel.tail.head { isBehind = true }
+                if told < channel.tail.head { isBehind = true }
                 return
             }
+            if isTelling {
+                tellPage()
+                continue
+            }
             hold(0)
+            if let open = progress?.open?.event { return goOn(open) }
+            if progress != nil {
+                let isLast = progress?.isLast == true
+                progress = nil
+                if isLast { return end() }
+            }
             if isBehind { unpark() }
             switch readers.events(for: self) {
             case .none(isEnded: true): return finish()
@@ -143,65 +172,85 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         writeControl(.behind, view: .settled)
     }
 
-    override func received(_ page: Page, in room: MemoryReservation?) {
-        if hasExpired { return end() }
-        if form != .text { return give(page, page.body, in: room) }
-        if page.isEmpty { return give(page, SSEReader.events(of: page, form, cursor), in: room) }
-        receivedText(page, in: room)
-    }
-
-    /// Megabytes in Base64 would hold up everybody else on the loop.
-    override var framing: (@Sendable (Page) -> Bytes)? {
-        guard form != .text else { return nil }
+    /// Made where pages are read: megabytes would hold up everybody else on the loop.
+    override var framing: (@Sendable (Page) -> PageEvents)? {
         let (form, cursor) = (form, cursor)
-        return { SSEReader.events(of: $0, form, cursor) }
+        guard form == .text else { return { PageEvents($0, as: form, cursor: cursor) } }
+        let (events, open, isFirst) = (textEvents, progress?.open, stream == nil)
+        return { PageEvents(text: $0, events, continuing: open, isFirst: isFirst) }
     }
 
-    private static func events(of page: Page, _ form: EventFraming.Form, _ cursor: UInt64) -> Bytes {
-        var bytes = Bytes()
-        bytes.reserveCapacity(page.body.count + 256)
-        EventFraming.write(page, as: form, cursor: cursor, state(after: page), to: &bytes)
-        return bytes
-    }
+    override var readOffset: UInt64 { progress?.open?.event.next ?? offset }
 
-    private static func state(after page: Page) -> EventFraming.State { page.isEnd ? .closed : page.isUpToDate ? .upToDate : .behind }
-
-    private func give(_ page: Page, _ events: Bytes, in room: MemoryReservation?) {
-        give(events, in: room, to: page.next, SSEReader.state(after: page), splitsLineEnd: false)
-    }
-
-    private func receivedText(_ page: Page, in room: MemoryReservation?) {
-        var (events, pieces) = (textEvents, [TextEvents.Piece]())
-        (events.isEnded, events.reachesTail) = (page.isEnd, page.isUpToDate)
-        let (seam, body) = (page.seam, page.body)
-        if seam.byteCount > 0 { pieces.append(TextEvents.Piece(text: Bytes(body[..<seam.byteCount]), last: seam.next)) }
-        if seam.byteCount < body.count { pieces.append(TextEvents.Piece(text: Bytes(body[seam.byteCount...]), last: page.next)) }
-        switch events.outcome(of: pieces) {
-        case .events(let bytes, let next, let state, let splitsLineEnd):
-            give(bytes, in: room, to: next, state, splitsLineEnd: splitsLineEnd)
-        case .waits(let end): wait(end, at: page.next)
-        case .unfit where stream != nil: end()
-        case .unfit:
-            form = .binary
-            give(page, SSEReader.events(of: page, form, cursor), in: room)
-        }
-    }
-
-    /// Gives what a page has become.
-    private func give(
-        _ bytes: Bytes, in room: MemoryReservation?, to next: UInt64, _ state: EventFraming.State, splitsLineEnd: Bool
-    ) {
-        if form == .text { room?.resize(to: bytes.count, isOwed: true) }  // Events are longer than the page.
+    /// So the head is sent before there is room, and a peer that is gone answers it with a reset.
+    override func waitsForRoom(as form: EventFraming.Form) {
+        guard stream == nil else { return }
+        self.form = form
         open()
-        moved(to: next, splitsLineEnd)
+    }
+
+    override func received(_ events: PageEvents, in room: MemoryReservation?) {
+        if hasExpired { return end() }
+        switch events.step {
+        case .waits(let end, let tail): return wait(end, at: tail)
+        case .unfit: return progress?.open == nil ? end() : giveUpText()
+        case .told, .continues: form = events.form
+        }
+        open()
+        guard let bytes = events.slices.whole else {
+            progress = progress ?? Progress()
+            progress?.page = (events, room)
+            hold(events.byteCount)
+            return advance()
+        }
+        apply(events)
         // The next page is read while this one is sent, as long as the reader keeps up and there is room for both.
-        let goesOn = state == .behind && unsentBytes == 0 && readers.hasRoomForPages
+        let goesOn =
+            events.state == .behind && progress?.isLast != true && readOffset < channel.tail.head && unsentBytes == 0
+            && readers.hasRoomForPages
         if goesOn {
             hold(bytes.count)
             read()
         }
-        send(BodyPiece(bytes, room: room), state)
-        if state == .closed { leave() } else if !goesOn { advance() }
+        send(BodyPiece(bytes, room: room), events.state)
+        if events.state == .closed { leave() } else if !goesOn { advance() }
+    }
+
+    /// What a page leads to that has been told.
+    private func apply(_ events: PageEvents) {
+        switch events.step {
+        case .told(let next, _, let splitsLineEnd):
+            progress?.open = nil
+            moved(to: next, splitsLineEnd)
+        case .continues(let event):
+            progress = progress ?? Progress()
+            progress?.open = (event, events.slices.lines)
+        case .waits, .unfit: break
+        }
+    }
+
+    /// Up to where a reader has been told when the page that is being told has been.
+    private var told: UInt64 { if case .told(let next, _, _)? = progress?.page?.events.step { next } else { readOffset } }
+
+    /// Sends the next pieces of the page, as long as the peer takes them.
+    private func tellPage() {
+        guard let progress, let state = progress.page?.events.state else { return }
+        for _ in 0..<SSEReader.slicesAtOnce {
+            guard unsentBytes <= readers.configuration.unsentBytesMax else { return }
+            send(BodyPiece(progress.page!.events.slices.next(upTo: SSEReader.sliceBytes)), state)
+            guard !progress.page!.events.slices.isDone else { return pageTold(progress, state) }
+        }
+        progress.hasYielded = true
+        readers.loop.execute { [self] in
+            self.progress?.hasYielded = false
+            advance()
+        }
+    }
+
+    private func pageTold(_ progress: Progress, _ state: EventFraming.State) {
+        if let page = progress.page { apply(page.events) }
+        progress.page = nil
+        if state == .closed { leave() }
     }
 
     private func read() {
@@ -220,6 +269,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
 
     private func detach() {
         hold(0)
+        progress = nil
         readers.remove(self)
     }
 
@@ -239,6 +289,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         let now = now.milliseconds
         if now >= deadline || hasExpired { return end() }
         if let incomplete, now - incomplete.since >= SSEReader.completionMilliseconds { return giveUp(incomplete) }
+        guard !isInEvent else { return }
         let interval = probesLeft > 0 ? 0 : readers.configuration.heartbeatInterval.milliseconds
         guard let stream, now - lastWrite >= interval, stream.bufferedBytes == 0 else { return }
         lastWrite = now
@@ -247,13 +298,23 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     }
 
     override func deliver(_ event: EphemeralDelivery) {
-        guard isAttached, let stream, stream.bufferedBytes <= readers.configuration.unsentBytesMax else { return }
+        guard isAttached, !isInEvent, let stream, stream.bufferedBytes <= readers.configuration.unsentBytesMax else { return }
         stream.write(event.eventForm)
     }
 
     override func end() {
         guard isAttached else { return }
-        writeControl(.behind)
+        if let progress, isInEvent {
+            // An event that has been begun is told to its end, if there is one; without it the client would get the same again.
+            guard progress.page == nil, hasExpired || readOffset >= channel.tail.head else {
+                progress.isLast = true
+                return
+            }
+            guard progress.open?.event.end == .afterReturn else { return breakOff() }
+            endOpenEvent(.behind)
+        } else {
+            writeControl(.behind)
+        }
         leave()
     }
 
@@ -290,7 +351,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     /// the next thing that is sent meets.
     private func halfClosed() {
         probesLeft = 3
-        stream?.write(EventFraming.heartbeat)
+        if !isInEvent { stream?.write(EventFraming.heartbeat) }
     }
 }
 
@@ -316,12 +377,56 @@ extension SSEReader {
 
     private func giveUp(_ incomplete: Incomplete) {
         self.incomplete = nil
-        if incomplete.end == .afterReturn {
+        if progress?.open != nil {
+            if incomplete.end == .afterReturn { endOpenEvent(.upToDate) } else { giveUpText() }
+        } else if incomplete.end == .afterReturn {
             lineEnd = .allowsReturn
             advance()
         } else {
             readers.unfitText.add(channel, after: offset)
             end()
         }
+    }
+
+    /// Whether a part of an event has been sent.
+    private var isInEvent: Bool { progress.map { $0.page != nil || $0.open != nil } ?? false }
+
+    /// Continues an event with what follows in the log, or waits for it.
+    private func goOn(_ event: PageEvents.OpenEvent) {
+        let tail = channel.tail
+        if tail.isDeleted { return breakOff() }
+        if event.next < tail.head { return read() }
+        if progress?.isLast == true { return end() }
+        guard tail.isClosed else {
+            if incomplete?.tail != tail.head {
+                incomplete = Incomplete(end: event.end, tail: tail.head, since: readers.loop.nowMilliseconds)
+            }
+            return
+        }
+        guard event.end == .afterReturn else { return giveUpText() }
+        endOpenEvent(.closed)
+        leave()
+    }
+
+    /// Ends an event behind a carriage return that nothing follows.
+    private func endOpenEvent(_ state: EventFraming.State) {
+        guard let next = progress?.open?.event.next else { return }
+        progress?.open = nil
+        moved(to: next, true)
+        var bytes = EventFraming.dataEnd
+        EventFraming.writeControl(next: next, cursor: cursor, state, to: &bytes)
+        send(BodyPiece(bytes), state)
+    }
+
+    /// What a reader has got of an event is no text after all: it comes again, and gets it in Base64.
+    private func giveUpText() {
+        readers.unfitText.add(channel, after: offset)
+        breakOff()
+    }
+
+    /// Ends the answer within an event, which the client then knows not to be complete.
+    private func breakOff() {
+        detach()
+        stream?.abort()
     }
 }

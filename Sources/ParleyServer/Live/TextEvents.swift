@@ -61,3 +61,44 @@ struct TextEvents {
         return TextSeam.parts(end, from: next) || isLast && end == .afterReturn && (isEnded || allowsReturn)
     }
 }
+
+// MARK: Pages
+
+extension TextEvents {
+    /// What becomes of a page of text, and which of its bytes are told with it.
+    ///
+    /// - Parameters:
+    ///   - text: The page's, behind `carried` bytes of a character that began before it.
+    ///   - isOpen: Whether the page continues an event.
+    func step(of text: Bytes, _ page: Page, carried: Int, isOpen: Bool) -> (PageEvents.Step, Range<Int>) {
+        let start = !isOpen && swallowsLineFeed && text.first == 0x0a ? 1 : 0
+        let end = TextSeam.end(of: text[start...])
+        let isWhole = end == .whole && !(isOpen && text.isEmpty)
+        if isWhole || end == .afterReturn && (page.isEnd || allowsReturn && !isOpen && page.isUpToDate), isUTF8(text, start..<text.count) {
+            let state = page.isEnd ? EventFraming.State.closed : page.isUpToDate ? .upToDate : .behind
+            return (.told(next: page.next, state, splitsLineEnd: end == .afterReturn), start..<text.count)
+        }
+        let seam = page.seam.byteCount > 0 ? page.seam.byteCount + carried : 0
+        if seam > start, seam < text.count, parts(text, at: seam) {
+            guard isUTF8(text, start..<seam) else { return (.unfit, 0..<0) }
+            return (.told(next: page.seam.next, .behind, splitsLineEnd: false), start..<seam)
+        }
+        let told = start..<(end == .inCharacter ? text.lastIndex { $0 >= 0xc0 } ?? text.count : text.count)
+        guard !isWhole, !page.isEnd, isUTF8(text, told) else { return (.unfit, 0..<0) }
+        if page.isUpToDate, !isOpen { return (.waits(end, at: page.next), 0..<0) }
+        return (.continues(PageEvents.OpenEvent(next: page.next, carried: Bytes(text[told.upperBound...]))), told)
+    }
+
+    /// The page has seen the text before `place` without what was carried over.
+    private func parts(_ text: Bytes, at place: Int) -> Bool { TextSeam.parts(TextSeam.end(of: text[..<place]), from: text[place]) }
+
+    /// Without a copy of the text, which may be long.
+    private func isUTF8(_ text: Bytes, _ range: Range<Int>) -> Bool {
+        do {
+            _ = try UTF8Span(validating: text.span.extracting(range))
+            return true
+        } catch {
+            return false
+        }
+    }
+}

@@ -130,7 +130,7 @@ struct SafetyRoutes: Sendable {
     // MARK: Both
 
     private func requirePost(_ exchange: Exchange) throws(Problem) {
-        guard exchange.request.method == "POST" else { throw .wrongMethod(exchange.request.method, allow: "POST, OPTIONS") }
+        guard exchange.request.method == "POST" else { throw .wrongMethod(exchange.request, allow: "POST, OPTIONS") }
         try exchange.request.requireParameters(among: [])
     }
 

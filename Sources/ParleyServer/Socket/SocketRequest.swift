@@ -37,16 +37,24 @@ struct SocketRequest {
 
     /// Where the value of each member stands.
     private static func fields(of message: Bytes) throws(SocketRefusal) -> [String: Range<Int>] {
-        var fields: [String: Range<Int>] = [:]
+        var (fields, repeated) = ([String: Range<Int>](), String?.none)
         var scanner = JSONScanner(message)
         do throws(JSONError) {
             try scanner.requireUTF8()
-            try scanner.members { (name, scanner) throws(JSONError) in fields[name] = try scanner.skip() }
+            try scanner.members { (name, scanner) throws(JSONError) in
+                if fields.updateValue(try scanner.skip(), forKey: name) != nil { repeated = name }
+            }
             try scanner.end()
         } catch {
             throw SocketRefusal(
                 reference: nil,
                 problem: .bad("invalid_json", "\(error.description). Expected one object with op, such as {\"op\":\"follow\",...}."))
+        }
+        // Readers of JSON differ on which one counts.
+        if let repeated {
+            let reference = repeated == "ref" ? nil : try reference(fields["ref"], message)
+            throw SocketRefusal(
+                reference: reference, problem: .bad("invalid_json", "'\(shown(repeated))' is there twice. Each member may be there once."))
         }
         return fields
     }

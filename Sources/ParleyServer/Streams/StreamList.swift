@@ -13,7 +13,7 @@ struct StreamList: Sendable {
 
     func handle(_ exchange: Exchange) throws(Problem) {
         let request = exchange.request
-        guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request.method, allow: "GET, HEAD, OPTIONS") }
+        guard request.method == "GET" || request.method == "HEAD" else { throw .wrongMethod(request, allow: "GET, HEAD, OPTIONS") }
         try request.requireParameters(among: ["prefix", "limit", "after", "agents"])
         let (prefix, after) = (request.queryValue("prefix") ?? "", request.queryValue("after"))
         let limit = try request.limit(StreamList.limitDefault, max: StreamList.limitMax)

@@ -20,7 +20,7 @@ struct StreamRoutes: Sendable {
             case "POST": try append(to: name, exchange)
             case "DELETE": try remove(name, exchange)
             case "OPTIONS": exchange.respond(204, [("Allow", StreamRoutes.methods)])
-            default: throw .wrongMethod(exchange.request.method, allow: StreamRoutes.methods)
+            default: throw .wrongMethod(exchange.request, allow: StreamRoutes.methods)
             }
         } catch {
             exchange.respond(error)

@@ -172,8 +172,12 @@ struct SubscriptionProblem: Error {
         SubscriptionProblem(404, "SUBSCRIPTION_NOT_FOUND", "there is no subscription '\(id)'.")
     }
 
-    static func wrongMethod(_ method: String, allow: String) -> SubscriptionProblem {
-        var problem = SubscriptionProblem(405, "METHOD_NOT_ALLOWED", "\(method) does not apply here; expected \(allow).")
+    static func wrongMethod(_ request: HTTPRequest, allow: String) -> SubscriptionProblem {
+        guard request.hasKnownMethod else {
+            return SubscriptionProblem(
+                501, "UNSUPPORTED_METHOD", "\(request.method) is no method that the server knows; expected \(allow).")
+        }
+        var problem = SubscriptionProblem(405, "METHOD_NOT_ALLOWED", "\(request.method) does not apply here; expected \(allow).")
         problem.headers = [("Allow", allow)]
         return problem
     }

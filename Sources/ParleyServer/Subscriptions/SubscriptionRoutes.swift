@@ -48,15 +48,15 @@ struct SubscriptionRoutes: Sendable {
         case (nil, "PUT"): try call.put()
         case (nil, "GET"), (nil, "HEAD"): describe(call)
         case (nil, "DELETE"): call.submit(.delete)
-        case (nil, _): throw .wrongMethod(method, allow: "GET, HEAD, PUT, DELETE, OPTIONS")
+        case (nil, _): throw .wrongMethod(call.exchange.request, allow: "GET, HEAD, PUT, DELETE, OPTIONS")
         case ("streams", "POST") where rest.count == 1: try call.addStreams()
         case ("streams", "DELETE") where rest.count > 1: try call.removeStream(rest.dropFirst().joined(separator: "/"))
-        case ("streams", _): throw .wrongMethod(method, allow: rest.count == 1 ? "POST, OPTIONS" : "DELETE, OPTIONS")
+        case ("streams", _): throw .wrongMethod(call.exchange.request, allow: rest.count == 1 ? "POST, OPTIONS" : "DELETE, OPTIONS")
         case ("claim", "POST") where rest.count == 1: try call.claim()
         case ("callback", "POST") where rest.count == 1: try call.acknowledge(isCallback: true)
         case ("ack", "POST") where rest.count == 1: try call.acknowledge(isCallback: false)
         case ("release", "POST") where rest.count == 1: try call.release()
-        case ("claim", _), ("callback", _), ("ack", _), ("release", _): throw .wrongMethod(method, allow: "POST, OPTIONS")
+        case ("claim", _), ("callback", _), ("ack", _), ("release", _): throw .wrongMethod(call.exchange.request, allow: "POST, OPTIONS")
         default:
             throw SubscriptionProblem(
                 404, "NOT_FOUND", "a subscription has streams, claim, ack, release and callback, and nothing called '\(rest[0])'.")
@@ -76,7 +76,7 @@ struct SubscriptionRoutes: Sendable {
 
     private func keys(_ exchange: Exchange, _ service: SubscriptionDelivery) throws(SubscriptionProblem) {
         let method = exchange.request.method
-        guard method == "GET" || method == "HEAD" else { throw .wrongMethod(method, allow: "GET, HEAD, OPTIONS") }
+        guard method == "GET" || method == "HEAD" else { throw .wrongMethod(exchange.request, allow: "GET, HEAD, OPTIONS") }
         exchange.respond(
             200, [("Content-Type", "application/jwk-set+json"), ("Cache-Control", "public, max-age=300")], service.keys.jwks.bytes)
     }
