@@ -1,4 +1,3 @@
-internal import FoundationEssentials
 internal import Glibc
 
 /// Who holds a lock on a file.
@@ -9,11 +8,20 @@ enum LockHolder {
         guard stat(file, &status) == 0 else { return nil }
         // The list is read in pieces: while others lock and unlock, a read can miss a line.
         for _ in 0..<attemptsMax {
-            guard let locks = FileManager.default.contents(atPath: "/proc/locks") else { return nil }
-            if let found = find(inode: UInt64(status.st_ino), in: String(decoding: locks, as: UTF8.self)) { return found }
+            guard let locks = list() else { return nil }
+            if let found = find(inode: UInt64(status.st_ino), in: locks) { return found }
             usleep(10_000)
         }
         return nil
+    }
+
+    /// All of the kernel's list. It gives a page at a time, so a read that is short is not the last.
+    private static func list() -> String? {
+        guard let file = fopen("/proc/locks", "re") else { return nil }
+        defer { fclose(file) }
+        var (list, page) = ([UInt8](), [UInt8](repeating: 0, count: 16 << 10))
+        while case let count = fread(&page, 1, page.count, file), count > 0 { list += page[..<count] }
+        return String(decoding: list, as: UTF8.self)
     }
 
     private static let attemptsMax = 20

@@ -172,6 +172,28 @@ import Testing
         }
     }
 
+    @Test func `which process has the folder is found among very many locks`() async throws {
+        try await OwnThread.run {
+            let folder = try TemporaryFolder.make()
+            defer { try? FileManager.default.removeItem(atPath: folder) }
+            var locks: [CInt] = []
+            defer { for lock in locks { close(lock) } }
+            // Some before the node's and some after it: far more than one page of the kernel's list.
+            func hold(_ names: Range<Int>) {
+                for name in names {
+                    let lock = open("\(folder)/\(name)", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+                    locks.append(lock)
+                    #expect(flock(lock, LOCK_EX | LOCK_NB) == 0)
+                }
+            }
+            hold(0..<200)
+            let (_, node) = try makeNode(tokens: 1, rate: 0)
+            hold(200..<400)
+            let second = try parley("serve", "--listen", "127.0.0.1:0", "--data", node.dataFolder, "--agents", node.agentsFolder)
+            #expect(second.error.hasPrefix("parley serve: data_folder_locked: process \(try node.process.pid) has "), "\(second.error)")
+        }
+    }
+
     @Test func `certificate files are refused by the name of their option`() async throws {
         try await OwnThread.run {
             let folder = try TemporaryFolder.make()
