@@ -184,16 +184,18 @@ extension FollowKey {
 /// Has a channel watched again for a step that has been told, and found nothing to read.
 package struct FollowAgain: Sendable {
     package let key: FollowKey
-    /// Up to here there is nothing; `nil`: nobody has looked.
-    package let after: UInt64?
+    /// The channel, and up to where there is nothing; `nil`: nobody has looked.
+    package let read: (channel: ChannelID, upTo: UInt64)?
 
-    package init(_ key: FollowKey, after: UInt64? = nil) { (self.key, self.after) = (key, after) }
+    package init(_ key: FollowKey) { (self.key, read) = (key, nil) }
+    package init(_ key: FollowKey, of channel: ChannelID, after offset: UInt64) { (self.key, read) = (key, (channel, offset)) }
 
     func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Decision {
         guard var row = try key.row(in: stage) else { return Decision(reply: .done) }
         try channels.messages.ready(key.channel.partition, in: stage)
-        // Of a channel that was not there when the step began, the step is told by looking.
-        guard let watch = row.follow.watch(key.channel, after: after ?? row.follow.after) else {
+        // There may have been none when the step began.
+        if let read { row.follow.incarnation = read.channel.text }
+        guard let watch = row.follow.watch(key.channel, after: read?.upTo ?? row.follow.after) else {
             return Decision(reply: .done, effects: [.followed(row.follow.follower)])
         }
         row.news = .awaited

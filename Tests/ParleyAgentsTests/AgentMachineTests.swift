@@ -143,10 +143,17 @@ import Testing
         _ = (stage.ask("f", .follow(channel: "streams/s", after: 2, incarnation: "0-7", until: nil)), stage.commit())
         #expect(stage.handle(.look) == [], "nothing has come")
         stage.view.followedUpTo = 5
-        #expect(stage.handle(.look) == ["follow \(Offset(1))/f again from 5"])
+        #expect(stage.handle(.look) == ["follow 0-7 again for \(Offset(1))/f from 5"])
         #expect(stage.handle(.look) == [])
         stage.view.followed = .completed(["result": ["entries": []]])
         #expect(stage.handle(.look) == ["write step.completed"])
+    }
+
+    @Test func `a channel that was made while a step began to follow it is followed from then on`() {
+        var stage = MachineStage.running()
+        _ = (stage.ask("f", .follow(channel: "streams/s", after: 0, incarnation: nil, until: nil)), stage.commit())
+        #expect(stage.handle(.look) == ["follow 0-7 again for \(Offset(1))/f from 0"])
+        #expect(stage.handle(.look) == [])
     }
 
     @Test func `a steer joins the next call, and stays with its later attempts`() {

@@ -234,7 +234,7 @@ final class TableView: AgentView {
     func incarnation(of channel: String) throws -> String? { nil }
     func read(_ follow: Follow) throws -> FollowReading {
         if isFollowedUnreadable { throw LogError(.damaged, "it cannot be read") }
-        return followed.map { .outcome($0) } ?? .nothing(upTo: followedUpTo)
+        return followed.map { .outcome($0) } ?? .nothing(upTo: followedUpTo, of: ChannelID(partition: 0, number: 7))
     }
 }
 
@@ -278,7 +278,7 @@ extension AgentAction {
         case .timerSettled(let timer): "settled \(timer.path)"
         case .removeTimer(let timer): "remove \(timer.path)"
         case .timerAgain(let timer): "again \(timer.path)"
-        case .followAgain(let follow, let offset): "follow \(follow.step) again from \(offset)"
+        case .followAgain(let follow, let channel, let offset): "follow \(channel.text) again for \(follow.step) from \(offset)"
         case .turnEnded(let turn): "turn \(turn) ended"
         case .turnFailed: "turn failed"
         case .notice: "notice"

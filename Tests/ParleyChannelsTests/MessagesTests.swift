@@ -169,7 +169,7 @@ private func check(_ station: Station, _ comment: Comment) throws {
         station.append(streams[0])
         station.world.settle()
         let follow = FollowKey(channel: try #require(try station.channels.find(agents[0])).id, step: "1/f")
-        station.channels.submit(FollowAgain(follow, after: 1))
+        station.channels.submit(FollowAgain(follow, of: try #require(try station.channels.find(streams[0])).id, after: 1))
         station.world.settle()
         #expect(station.told.count == 1)
         #expect(try station.log.watches() == 1)

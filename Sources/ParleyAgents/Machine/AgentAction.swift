@@ -47,7 +47,7 @@ enum AgentAction: Sendable {
     /// It is for the next activation.
     case timerAgain(DueTimer)
     /// Have it told of what comes behind that offset of the channel that it follows: up to there is nothing.
-    case followAgain(FollowKey, after: UInt64)
+    case followAgain(FollowKey, of: ChannelID, after: UInt64)
     /// The turn of that input has ended, or was halted.
     case turnEnded(UInt64)
     case turnFailed(StepFailure)

@@ -113,14 +113,15 @@ extension AgentMachine {
     }
 
     /// Gives the step what there is.
+    /// - Parameter isOver: Otherwise it ends, and need not be told of what comes.
     /// - Returns: whether there was something, or the log could not be read.
-    mutating func hasRead(_ step: StepRequest, considered: UInt64, _ view: any AgentView) -> Bool {
+    mutating func hasRead(_ step: StepRequest, considered: UInt64, isOver: Bool = false, _ view: any AgentView) -> Bool {
         guard let run, !run.hasEnd(step.path), let follow = follow(run.turn, step) else { return false }
         do {
             switch try view.read(follow) {
             case .outcome(let outcome): finish(run, step, outcome, considered)
-            case .nothing(let offset):
-                awaitNews(of: follow, step, behind: offset)
+            case .nothing(let offset, let channel):
+                if !isOver { awaitNews(of: follow, step, in: channel, behind: offset) }
                 return false
             }
         } catch {
@@ -129,11 +130,12 @@ extension AgentMachine {
         return true
     }
 
-    /// What it was told of, or will be, is nothing that it can read.
-    private mutating func awaitNews(of follow: Follow, _ step: StepRequest, behind offset: UInt64) {
-        guard offset > run?.steps[step.path]?.readUpTo ?? follow.after else { return }
-        run?.steps[step.path, default: StepState()].readUpTo = offset
-        actions.append(.followAgain(follow.key(identity.id), after: offset))
+    /// What it was told of, or will be, is nothing that it can read; or there was no channel when it began, and nobody watches the one that there is.
+    private mutating func awaitNews(of follow: Follow, _ step: StepRequest, in channel: ChannelID, behind offset: UInt64) {
+        let known = run?.steps[step.path]?.read ?? follow.incarnation.map { (channel: $0, upTo: follow.after) }
+        guard known?.channel != channel.text || offset > known!.upTo else { return }
+        run?.steps[step.path, default: StepState()].read = (channel.text, offset)
+        actions.append(.followAgain(follow.key(identity.id), of: channel, after: offset))
     }
 
     private mutating func finish(_ run: TurnRun, _ step: StepRequest, _ outcome: StepOutcome, _ considered: UInt64) {

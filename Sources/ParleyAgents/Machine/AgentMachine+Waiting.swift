@@ -91,7 +91,7 @@ extension AgentMachine {
     mutating func cameDue(_ request: StepRequest, _ due: Timestamp, _ view: any AgentView) {
         if request.kind == .sleep { return finishSleep(request, due) }
         // What came in time to the channel that it follows counts, also when nobody was here to read it.
-        if !hasRead(request, considered: 0, view) { expire(request, due) }
+        if !hasRead(request, considered: 0, isOver: true, view) { expire(request, due) }
     }
 
     private mutating func finishSleep(_ request: StepRequest, _ due: Timestamp) {

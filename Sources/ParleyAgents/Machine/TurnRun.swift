@@ -57,8 +57,8 @@ struct StepState {
     var partial = SavedText()
     /// The incarnation of the channel that it follows.
     var followed: String?
-    /// Up to here there was nothing in it.
-    var readUpTo: UInt64?
+    /// Up to here there was nothing in it, or in the one that has its name now.
+    var read: (channel: String, upTo: UInt64)?
     /// It was kept from beginning, because the process drains.
     var isKept = false
 

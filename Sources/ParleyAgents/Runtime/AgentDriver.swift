@@ -124,7 +124,8 @@ final class AgentDriver: @unchecked Sendable {  // Guard: `machine` and `state` 
         case .timerSettled(let timer): runtime.timers.settled(timer.key(channel.id))
         case .removeTimer(let timer): runtime.timers.remove(timer.key(channel.id), runtime.channels)
         case .timerAgain(let timer): runtime.timerDue(channel.name, channel.id, timer)
-        case .followAgain(let follow, let offset): runtime.channels.submit(FollowAgain(follow, after: offset))
+        case .followAgain(let follow, let followed, let offset):
+            runtime.channels.submit(FollowAgain(follow, of: followed, after: offset))
         case .turnEnded(let turn): runtime.turnEnded(channel.name, turn)
         case .turnFailed(let failure): runtime.observers.turnFailed(channel.name, failure)
         case .notice(let notice): notice.log(of: channel.name)

@@ -5,8 +5,8 @@ internal import ParleySystem
 
 /// What a step that follows a channel finds there.
 enum FollowReading: Sendable {
-    /// Nothing to give up to that offset.
-    case nothing(upTo: UInt64)
+    /// Nothing to give up to that offset of the channel.
+    case nothing(upTo: UInt64, of: ChannelID)
     case outcome(StepOutcome)
 }
 
@@ -31,7 +31,7 @@ extension Follow {
             return entries.count < Follow.entriesMax && bytes < Follow.bytesMax
         }
         let hasEnded = isClosed && last >= head
-        guard !entries.isEmpty || hasEnded else { return .nothing(upTo: last) }
+        guard !entries.isEmpty || hasEnded else { return .nothing(upTo: last, of: channel.id) }
         let result = JSON.compact(
             ("entries", .array(entries)), ("ended", hasEnded ? true : nil), ("incarnation", .string(channel.id.text)))
         return .outcome(.completed(["result": result]))
