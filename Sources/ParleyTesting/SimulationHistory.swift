@@ -146,6 +146,8 @@ package struct SimulationHistory: Sendable {
     package var mayBeGone: Set<String> = []
     /// Rows that should not be there when everything is quiet.
     package var leftovers: [String] = []
+    /// How many agents there was room for in memory at a time.
+    package var places = Int.max
     package var crashes = 0
 
     package init() {}

@@ -6,6 +6,13 @@ struct SimulationPromptness {
     /// Longer than everything that a busy machine and a slow disk put between an input and its receipt.
     static let bound = Duration.seconds(30)
 
+    /// Where there is not room for all agents at a time, each waits for the turns of the others.
+    static func bound(in history: SimulationHistory) -> Duration {
+        let agents = Set(history.entries.keys.lazy.map(\.name).filter { $0.hasPrefix("agents/") }).count
+        return history.places < agents ? bound * agents : bound
+    }
+
+    private let bound: Duration
     private let life: SimulationHistory.Life
     private let starts: [Timestamp]
     private var found: [SimulationViolation] = []
@@ -18,7 +25,7 @@ struct SimulationPromptness {
     static func violations(
         _ life: SimulationHistory.Life, _ entries: [SimulationHistory.Entry], _ history: SimulationHistory
     ) -> [SimulationViolation] {
-        var judge = SimulationPromptness(life, history.starts)
+        var judge = SimulationPromptness(life, history.starts, bound(in: history))
         for entry in entries { judge.take(entry) }
         return judge.found
     }
@@ -57,8 +64,9 @@ struct SimulationPromptness {
         return found
     }
 
-    private init(_ life: SimulationHistory.Life, _ starts: [Timestamp]) {
+    private init(_ life: SimulationHistory.Life, _ starts: [Timestamp], _ bound: Duration) {
         self.life = life
+        self.bound = bound
         self.starts = starts
     }
 
@@ -81,7 +89,7 @@ struct SimulationPromptness {
         // Without a process nothing is decided.
         let from = max(since, starts.last { $0 <= at } ?? since)
         let waited = from.duration(to: at)
-        guard waited > SimulationPromptness.bound else { return }
+        guard waited > bound else { return }
         violate("input is decided within a bound", "could have been for \(waited) when its receipt came: \(receipt.short)")
     }
 

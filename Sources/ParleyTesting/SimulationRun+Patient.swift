@@ -65,6 +65,7 @@ extension SimulationRun {
         schedule.heldOneIn = [2, 4, 16].randomElement(using: &random)!
         schedule.heldLongest = [20, 200, 2_500].randomElement(using: &random)!
         let activeMax = [1, 2, 100].randomElement(using: &random)!
+        record.update { $0.places = min($0.places, activeMax) }
         return try SimulationProcess(
             seed: random.next(), now: now, after: log, plan: plan, record: record, schedule: schedule, activeMax: activeMax,
             hardships: hardships
