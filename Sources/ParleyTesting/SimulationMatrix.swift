@@ -31,7 +31,8 @@ package struct SimulationMatrix: Sendable {
     package static let kindsOfWeeks = [
         "create", "delete", "data", "data of a producer", "close of a stream", "message", "turn.started", "turn.completed", "step.started",
         "text", "step.completed", "timer.set", "timer.fired", "approval.requested", "approval.decided", "fork", "lifetime",
-        "look at a lifetime", "sealed text", "trim", "subscription", "subscription's end", "new stream", "new stream's link",
+        "look at a lifetime", "sealed text", "trim", "subscription", "subscription's end", "message sent", "message taken",
+        "message let go",
     ]
 
     package private(set) var counts: [String: [Ending: Int]] = [:]
@@ -81,6 +82,8 @@ extension SimulationMatrix {
             case (.put, .channels):
                 if let row = ChannelRow(Bytes(value)), !row.isAgent, row.isClosed { kinds.insert("close of a stream") }
             case (_, .index): if let kind = indexKind(operation, key) { kinds.insert(kind) }
+            case (.put, .outbox), (.delete, .outbox):
+                if let change = PartitionMessageChange(isPut: operation == .put, key) { kinds.insert("message \(change.rawValue)") }
             case (.put, .producers): producing.insert(channel(key))
             case (.put, .log):
                 let channel = channel(key)
@@ -106,8 +109,6 @@ extension SimulationMatrix {
         case (.delete, .sealedText): "trim"
         case (.put, .subscription): "subscription"
         case (.deleteRange, .subscription): "subscription's end"
-        case (.put, .newStream): "new stream"
-        case (.delete, .newStream): "new stream's link"
         default: nil
         }
     }

@@ -1,6 +1,24 @@
 internal import ParleyLog
 internal import ParleySystem
 
+/// What a change of a row means for a message between partitions: for those who watch commits.
+package enum PartitionMessageChange: String, Sendable {
+    case sent
+    case taken
+    case letGo = "let go"
+
+    /// - Parameter key: Of family `outbox`. `nil` for rows that are of no such message.
+    package init?(isPut: Bool, _ key: UnsafeRawBufferPointer) {
+        guard key.count > 10, key.readBigEndian(at: 2, as: UInt64.self) == 0 else { return nil }
+        switch (MessageRows.Mark(rawValue: key[10]), isPut) {
+        case (.message, true): self = .sent
+        case (.message, false): self = .letGo
+        case (.taken, true): self = .taken
+        default: return nil
+        }
+    }
+}
+
 /// From one partition to another.
 struct Route: Hashable, Sendable, Comparable {
     let source: UInt16
@@ -17,7 +35,7 @@ struct Route: Hashable, Sendable, Comparable {
 ///
 /// Sequences rise, and may have gaps.
 enum MessageRows {
-    private enum Mark: UInt8 {
+    fileprivate enum Mark: UInt8 {
         case message = 2
         case given
         case taken
