@@ -192,6 +192,22 @@ private func check(_ station: Station, _ comment: Comment) throws {
         try check(station, "half of them")
     }
 
+    @Test func `that come a second time do nothing`() throws {
+        let station = try Station()
+        for name in [agents[0], streams[0]] { station.create(name) }
+        station.world.settle()
+        try station.follow(streams[0], by: agents[0])
+        station.world.settle()
+        let id = try #require(try station.channels.find(agents[0])).id
+        let news = PartitionMessage.news(FollowKey(channel: id, step: "1/f"))
+        let route = Route(source: Placement.partition(of: streams[0]), destination: id.partition)
+        for sequence in [7, 7, 6, 8] as [UInt64] {
+            station.channels.carry(Delivery(route: route, messages: [(sequence, news.bytes)])) { _ in }
+        }
+        station.world.settle()
+        #expect(station.told.count == 2)
+    }
+
     /// A crash at each commit, with each outcome that it can have, and at another one of the process that comes after.
     @Test(arguments: [SimulatedLog.Outcome.notSubmitted, .durable(batches: [0]), .durable(batches: [1]), .durableUnacknowledged])
     func `are taken once, whatever ends in between`(outcome: SimulatedLog.Outcome) throws {
