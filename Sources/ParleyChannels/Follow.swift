@@ -109,8 +109,8 @@ package struct FollowRow: Sendable {
     }
 }
 
-/// Somebody wants to be told, once, that there is something behind an offset of a channel: a row in family `index`, in the channel's partition,
-/// `[channel][follower][step]`, from when that is asked for until he has been told.
+/// A follower's wish to be told, once, that there is something behind an offset of a channel: a row in family `index`, in the channel's partition,
+/// `[channel][follower][step]`, until the follower has been told.
 struct Watch: Sendable, Equatable {
     let follow: FollowKey
     let followed: ChannelID
@@ -161,7 +161,7 @@ extension FollowRow {
 }
 
 extension Channels {
-    /// What an agent follows is watched for nobody any more. ``Messages/ready(_:in:)`` has been called.
+    /// What an agent follows is no longer watched for it. ``Messages/ready(_:in:)`` has been called.
     func unwatchAll(of id: ChannelID, in stage: inout Stage) throws(LogError) {
         var rows: [FollowRow] = []
         try FollowRow.scan(stage.log, of: id) { rows.append($0) }
@@ -184,7 +184,7 @@ extension FollowKey {
 /// Has a channel watched again for a step that has been told, and found nothing to read.
 package struct FollowAgain: Sendable {
     package let key: FollowKey
-    /// The channel, and up to where there is nothing; `nil`: nobody has looked.
+    /// The channel, and up to where there is nothing; `nil`: that is not known.
     package let read: (channel: ChannelID, upTo: UInt64)?
 
     package init(_ key: FollowKey) { (self.key, read) = (key, nil) }

@@ -281,7 +281,37 @@ private final class Post: MessageCarrier, Sendable {
     }
 }
 
+/// A node whose log is closed when the first delivery comes, and open again when the next one does.
+private final class Restarting: MessageCarrier, Sendable {
+    let station: Station
+    private let isClosed = Mutex(true)
+
+    init(_ station: Station) { self.station = station }
+
+    func carry(_ delivery: Delivery, taken: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
+        let wasClosed = isClosed.withLock { isClosed in
+            defer { isClosed = false }
+            return isClosed
+        }
+        if wasClosed { return taken(.failure(ChannelError(LogError(.closed, "the log is closing")))) }
+        station.channels.carry(delivery, taken: taken)
+    }
+}
+
 @Suite struct `Messages between partitions of two owners` {
+    @Test func `are sent again when the other node was about to end`() throws {
+        let station = try Station()
+        for name in [agents[0], streams[0]] { station.create(name) }
+        station.world.settle()
+        let carrier = Restarting(station)
+        station.channels.messages.carry(by: carrier)
+        try station.follow(streams[0], by: agents[0])
+        station.append(streams[0])
+        station.world.run(deadline: station.world.now.advanced(by: .seconds(10)))
+        #expect(station.told == [agents[0]])
+        try check(station, "sent again")
+    }
+
     @Test(arguments: 0..<20 as Range<UInt64>)
     func `reach whoever owns the other partition by then`(seed: UInt64) throws {
         let log = SimulatedLog()

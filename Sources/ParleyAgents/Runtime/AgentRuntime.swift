@@ -64,7 +64,9 @@ package final class AgentRuntime: Sendable {
         // What came for them before there was a program for it.
         timers.lookAgain()
         for partition in channels.openPartitions.numbers {
-            for follower in try told(partition) where new.contains(AgentName(channel: follower)?.kind ?? "") { wake(follower) }
+            for follower in try unfinishedFollows(partition).told where new.contains(AgentName(channel: follower)?.kind ?? "") {
+                wake(follower)
+            }
         }
     }
 
@@ -104,27 +106,26 @@ package final class AgentRuntime: Sendable {
 
     /// What there is in a partition beside what is unfinished: timers that are to fire, agents that were told of what they follow.
     private func beside(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void {
-        let (due, told) = (try timers.firstDue(partition), try told(partition))
-        let unwatched = try unwatched(partition)
+        let (due, follows) = (try timers.firstDue(partition), try unfinishedFollows(partition))
         return { [self] in
             if let due { timers.set(due) }
-            for follower in told { wake(follower) }
-            for follow in unwatched { channels.submit(FollowAgain(follow)) }
+            for follower in follows.told { wake(follower) }
+            for follow in follows.unwatched { channels.submit(FollowAgain(follow)) }
         }
     }
 
-    /// The agents of a partition that there is something new for in what they follow.
-    private func told(_ partition: UInt16) throws(LogError) -> [String] {
-        var told: Set<String> = []
-        try FollowRow.scan(channels.log, partition) { _, row in if row.news == .told { told.insert(row.follow.follower) } }
-        return told.sorted()
-    }
-
-    /// What agents of a partition follow since an earlier version, which had no watches.
-    private func unwatched(_ partition: UInt16) throws(LogError) -> [FollowKey] {
-        var found: [FollowKey] = []
-        try FollowRow.scan(channels.log, partition) { id, row in if row.news == .unwatched { found.append(row.follow.key(id)) } }
-        return found
+    /// The agents of a partition that there is something new for in what they follow, and what is followed since an earlier version, which had no
+    /// watches.
+    private func unfinishedFollows(_ partition: UInt16) throws(LogError) -> (told: [String], unwatched: [FollowKey]) {
+        var (told, unwatched) = (Set<String>(), [FollowKey]())
+        try FollowRow.scan(channels.log, partition) { id, row in
+            switch row.news {
+            case .told: told.insert(row.follow.follower)
+            case .unwatched: unwatched.append(row.follow.key(id))
+            case .awaited: break
+            }
+        }
+        return (told.sorted(), unwatched)
     }
 
     /// Takes up what is unfinished of agents of some kinds.

@@ -35,7 +35,7 @@ extension Channel {
 /// What an append has that only the owner of an agent makes.
 package struct OwnerPart: Sendable {
     package var epoch: EpochClaim = .none
-    /// The channel that he owns: one that was recreated under its name is not his.
+    /// The owner's channel: one that was recreated under its name is another's.
     package var id: ChannelID?
     /// Inbox entries that this append decides.
     package var decides: [UInt64] = []

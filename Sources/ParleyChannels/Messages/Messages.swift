@@ -22,7 +22,7 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
         /// `nil`: this node's own writer.
         var carrier: (any MessageCarrier)?
         var routes: [Route: Sending] = [:]
-        /// How often a partition has been closed: what was under way before counts for nothing after.
+        /// How often a partition has been closed: what was being sent before counts for nothing after.
         var closings: [UInt16: UInt64] = [:]
     }
 
@@ -126,11 +126,8 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
     }
 
     private func delivered(_ route: Route, _ page: MessageRows.Page, _ closings: UInt64, _ result: Result<Void, ChannelError>) {
-        if case .failure(let error) = result {
-            // The log has failed, and the process ends with it.
-            if error.code != LogError.Code.closed.text { later(route, closings) }
-            return
-        }
+        // Whatever the reason: it may be another node's log that is closed. With this one's, nothing can be read the next time.
+        if case .failure = result { return later(route, closings) }
         let sequences = page.messages.map(\.sequence)
         let isCurrent = state.withLock { state in
             guard state.routes[route]?.closings == closings else { return false }
