@@ -10,6 +10,9 @@ package protocol Submission: AnyObject, Sendable {
     /// About how many bytes of memory it holds while it waits; counts against ``GroupCommit/Limits/queuedBytes``.
     var cost: Int { get }
 
+    /// Whether somebody waits for it. What nobody waits for is committed with whatever comes next, at the latest after ``CommitTurn/pause``.
+    var isUrgent: Bool { get }
+
     /// Writer thread. Checks preconditions against what is staged so far, and adds what it writes; may add nothing.
     ///
     /// When it throws, what it staged is taken back and it is told ``failed(_:)`` in its turn; the others of the commit go on.
@@ -25,6 +28,7 @@ package protocol Submission: AnyObject, Sendable {
 
 extension Submission {
     package var partition: UInt16? { nil }
+    package var isUrgent: Bool { true }
 }
 
 /// The one writer of a log: collects what many threads submit while the last commit syncs, and commits it with one sync.
@@ -34,6 +38,9 @@ extension Submission {
 ///
 /// Batches of all partitions share one sync. A partition that the log takes nothing for any more is lost alone: what concerns it fails, the rest
 /// continues.
+///
+/// The *writer* is the thread that has the turn (``CommitTurn``): the log's own or, when next to nothing waits, that of the event loop or lane which
+/// has submitted it. So a client or an agent that is alone pays for no switch of threads. Only the log's own waits for a slow disk.
 package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` and `ownership` belong to the writer, one thread at a time.
     /// Bounds of the queue and of one commit.
     package struct Limits: Sendable {
@@ -66,6 +73,7 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` and 
 
     private struct State {
         var queue: [Queued] = []
+        var turn = CommitTurn()
         /// Submissions taken and not yet settled, and the sum of their costs.
         var unsettled = 0
         var unsettledBytes = 0
@@ -75,6 +83,9 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` and 
         var stopping = false
         var failure: LogError?
         var thread: SystemThread?
+
+        /// Nothing more is taken.
+        var isEnding: Bool { stopping || failure != nil }
     }
 
     private let log: any CommitLog
@@ -106,23 +117,25 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` and 
     /// - Parameter isBounded: false takes it however full the queue is: for those whose number is bounded by other means, and who could
     ///   not go on without.
     package func submit(_ submission: any Submission, isBounded: Bool = true) throws(LogError) {
-        let cost = submission.cost
-        // Signalling a condition that nobody waits for costs one load, so there is no need to know whether the writer sleeps.
-        let refusal: LogError? = state.withLock(signal: true) { state in
-            if let failure = state.failure { return LogError(.closed, "the log has failed before: \(failure.message)") }
-            if state.stopping { return LogError(.closed, "the log is closing") }
-            // An empty queue takes anything: otherwise what is larger than the bound could never be written.
-            let full = state.unsettled >= limits.queuedSubmissions || state.unsettledBytes + cost > limits.queuedBytes
-            if full && isBounded && state.unsettled > 0 {
-                return LogError(
-                    .overloaded, "\(state.unsettled) submissions (\(state.unsettledBytes) bytes) wait for the disk; try again later")
-            }
+        let (cost, isUrgent) = (submission.cost, submission.isUrgent)
+        let leads = isUrgent && EndOfWork.add(self)
+        let next: Result<CommitTurn.Action, LogError> = state.withLock { state in
+            if let refusal = refusal(of: cost, isBounded, state) { return .failure(refusal) }
             state.queue.append(Queued(submission: submission, cost: cost))
             state.unsettled += 1
             state.unsettledBytes += cost
-            return nil
+            return .success(state.turn.submitted(isUrgent: isUrgent, leads: leads))
         }
-        if let refusal { throw refusal }
+        if try next.get() == .signal { state.signal() }
+    }
+
+    private func refusal(of cost: Int, _ isBounded: Bool, _ state: State) -> LogError? {
+        if let failure = state.failure { return LogError(.closed, "the log has failed before: \(failure.message)") }
+        if state.stopping { return LogError(.closed, "the log is closing") }
+        // An empty queue takes anything: otherwise what is larger than the bound could never be written.
+        let full = state.unsettled >= limits.queuedSubmissions || state.unsettledBytes + cost > limits.queuedBytes
+        guard full && isBounded && state.unsettled > 0 else { return nil }
+        return LogError(.overloaded, "\(state.unsettled) submissions (\(state.unsettledBytes) bytes) wait for the disk; try again later")
     }
 
     /// Has `finisher` called on the writer thread when a commit takes no further submission, to add what its submissions share.
@@ -146,7 +159,7 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` and 
     /// Starts the writer's thread. Call it once, or not at all and use ``pump()``.
     package func start() {
         let thread = SystemThread(name: "log-writer") {
-            while self.waitForWork() { self.pump() }
+            repeat { self.waitForTurn() } while self.commitInTurn() > 0 || !self.isEnding
         }
         state.withLock { $0.thread = thread }
     }
@@ -155,10 +168,10 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` and 
     package func stop() {
         let thread = state.withLock(signal: true) { state in
             state.stopping = true
-            defer { state.thread = nil }
             return state.thread
         }
         if let thread { thread.join() } else { while pump() {} }
+        state.withLock { $0.thread = nil }
     }
 
     package var counters: Counters {
@@ -177,9 +190,12 @@ extension GroupCommit {
     /// Runs one commit on the caller's thread, when no thread was started: for simulations and tests.
     /// - Returns: Whether there was anything to do.
     @discardableResult
-    package func pump() -> Bool {
+    package func pump() -> Bool { commitNext() > 0 }
+
+    /// - Returns: how many submissions it had.
+    private func commitNext() -> Int {
         if carried.count < limits.commitSubmissions { takeQueue() }
-        guard !carried.isEmpty else { return false }
+        guard !carried.isEmpty else { return 0 }
         var stage = Stage(log: log, ownership: ownership)
         var staged: [Staged] = []
         do throws(LogError) {
@@ -189,10 +205,10 @@ extension GroupCommit {
             lose(try commit(stage.finish()), &staged)
         } catch {
             fail(staged, error)
-            return true
+            return staged.count
         }
         settle(staged)
-        return true
+        return staged.count
     }
 
     private struct Staged {
@@ -201,17 +217,12 @@ extension GroupCommit {
         let concerned: PartitionSet
     }
 
-    private func waitForWork() -> Bool {
-        guard carried.isEmpty else { return true }
-        return state.wait { state in
-            if !state.queue.isEmpty { return true }
-            return state.stopping || state.failure != nil ? false : nil
-        }!
-    }
-
     private func takeQueue() {
         var queue: [Queued] = []
-        state.withLock { swap(&queue, &$0.queue) }
+        state.withLock { state in
+            swap(&queue, &state.queue)
+            state.turn.tookQueue()
+        }
         carried = queue.reversed() + carried
     }
 
@@ -278,9 +289,54 @@ extension GroupCommit {
         onFailure(error)
     }
 
-    private static var nanoseconds: Int {
+    fileprivate static var nanoseconds: Int {
         var now = timespec()
         clock_gettime(CLOCK_MONOTONIC, &now)
         return now.tv_sec * 1_000_000_000 + now.tv_nsec
     }
+}
+
+// MARK: - Whose turn it is
+
+extension GroupCommit: EndOfWork.Task {
+    /// Commits what the caller's thread has submitted, if it is next to alone.
+    package func workEnded() {
+        let next = state.withLock { state in
+            state.turn.workEnded(queued: state.queue.count, mayLead: state.thread != nil && !state.isEnding)
+        }
+        switch next {
+        case .commit: commitInTurn()
+        case .signal: state.signal()
+        case .nothing: break
+        }
+    }
+
+    /// Commits, with the turn taken, and gives it back.
+    /// - Returns: how many submissions there were.
+    @discardableResult
+    private func commitInTurn() -> Int {
+        let start = GroupCommit.nanoseconds
+        let count = commitNext()
+        let isSlow = .nanoseconds(GroupCommit.nanoseconds - start) > CommitTurn.slow
+        let next = state.withLock { state in
+            let isForced = !carried.isEmpty || state.isEnding
+            return state.turn.ended(count, isSlow: isSlow, isForced: isForced, isEmpty: state.queue.isEmpty)
+        }
+        if next == .signal { state.signal() }
+        return count
+    }
+
+    /// Log's thread: waits until it is to commit, and takes the turn.
+    private func waitForTurn() {
+        while true {
+            // Only this thread puts itself to sleep.
+            let isAsleep = state.withLock { $0.turn.isAsleep }
+            let next =
+                state.wait(timeout: isAsleep ? nil : CommitTurn.pause) { $0.turn.next(isForced: $0.isEnding) }
+                ?? state.withLock { $0.turn.next(isForced: $0.isEnding) ?? $0.turn.looked(isEmpty: $0.queue.isEmpty) }
+            if next == .commit { return }
+        }
+    }
+
+    private var isEnding: Bool { state.withLock { $0.isEnding } }
 }

@@ -5,7 +5,8 @@ internal import Synchronization
 /// A libuv loop on a thread of its own.
 ///
 /// `execute(_:)`, `isCurrent` and `stop()` may be called from any thread; everything else belongs to the loop's thread.
-/// One turn of the loop is a *tick*: the callbacks of all descriptors that are ready, then the work of `atEndOfTick(_:)`.
+/// One turn of the loop is a *tick*: the callbacks of all descriptors that are ready, then the work of `atEndOfTick(_:)`, then what there is to
+/// do at the end of all work (`EndOfWork`).
 package final class EventLoop: @unchecked Sendable {  // Guard: `inbox` and `thread` have a mutex; the rest is the loop thread's.
     /// The libuv loop, for the types that put their own handles on it. Only to be used on the loop's thread.
     package let uv: UnsafeMutablePointer<uv_loop_t>
@@ -32,6 +33,8 @@ package final class EventLoop: @unchecked Sendable {  // Guard: `inbox` and `thr
     private var running: [@Sendable () -> Void] = []
     private var endOfTickWork: [() -> Void] = []
     private var stopWork: [() -> Void] = []
+    /// `nil` until the thread runs.
+    private var endOfWork: EndOfWork?
     private var timers = TimerHeap()
 
     /// Prepares a loop; nothing runs before `start()`.
@@ -150,6 +153,7 @@ extension EventLoop {
 extension EventLoop {
     private func run() {
         threadID.store(SystemThread.current, ordering: .relaxed)
+        endOfWork = EndOfWork.begin()
         uv_run(uv, UV_RUN_DEFAULT)
         while let work = stopWork.popLast() { work() }
         let rest = inbox.withLock { inbox in
@@ -157,7 +161,7 @@ extension EventLoop {
             return inbox.work.count
         }
         if rest > 0 { runInbox() }
-        while !endOfTickWork.isEmpty { runEndOfTickWork() }
+        while !endOfTickWork.isEmpty || endOfWork?.perform() == true { runEndOfTickWork() }
         closeHandles()
         threadID.store(0, ordering: .relaxed)
     }
@@ -190,6 +194,11 @@ extension EventLoop {
     private func endTick(beforePoll: Bool) {
         runInbox()
         runEndOfTickWork()
+        if endOfWork?.perform() == true {
+            // What was committed is answered before the loop sleeps.
+            runInbox()
+            runEndOfTickWork()
+        }
         guard beforePoll else { return }
         // What is left must not wait for a descriptor to become ready.
         let hasMore = inbox.withLock { inbox in

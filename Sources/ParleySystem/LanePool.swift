@@ -95,9 +95,13 @@ final class LanePool: Sendable {
     }
 
     private static func run(_ state: Monitor<State>, _ width: Int, _ number: Int) {
+        let end = EndOfWork.begin()
         var last: UInt64?
         while let (id, work) = next(state, width, number, after: last) {
-            for piece in work { piece() }
+            for piece in work {
+                piece()
+                _ = end.perform()
+            }
             last = id
         }
     }

@@ -87,6 +87,9 @@ package final class Monitor<State>: @unchecked Sendable {  // Guard: `state` is 
         return try body(&state)
     }
 
+    /// Wakes one waiting thread.
+    package func signal() { pthread_cond_signal(condition) }
+
     /// Waits until `body` gives a value. With a `timeout`, gives up after it and returns `nil`.
     package func wait<Result>(timeout: Duration? = nil, _ body: (inout State) -> Result?) -> Result? {
         var deadline = timespec()

@@ -19,13 +19,17 @@ final class Journal: Sendable {
 final class TestSubmission: Submission {
     let name: String
     let cost: Int
+    let isUrgent: Bool
     private let journal: Journal
     private let body: @Sendable (inout Stage) throws(LogError) -> Void
 
-    init(_ name: String, _ journal: Journal, cost: Int = 100, _ body: @escaping @Sendable (inout Stage) throws(LogError) -> Void = { _ in })
-    {
+    init(
+        _ name: String, _ journal: Journal, cost: Int = 100, isUrgent: Bool = true,
+        _ body: @escaping @Sendable (inout Stage) throws(LogError) -> Void = { _ in }
+    ) {
         self.name = name
         self.cost = cost
+        self.isUrgent = isUrgent
         self.journal = journal
         self.body = body
     }

@@ -181,7 +181,7 @@ extension AgentDriver {
         purpose.passFailpoint()
         // What begins once that is durable is as good as begun: a process that drains waits for it.
         if purpose.beginsBody { runtime.programs.bodyBegan() }
-        append(batch) { [self] result in
+        append(batch, isLazy: purpose.isLazy) { [self] result in
             switch result {
             case .success(let appended): handle(.committed(batch, purpose, appended))
             case .failure(let error) where error.code == ChannelError.undecided: handle(.yielded(purpose))
@@ -208,12 +208,13 @@ extension AgentDriver {
         }
     }
 
-    private func append(_ batch: AgentBatch, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void) {
+    private func append(_ batch: AgentBatch, isLazy: Bool = false, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void) {
         var append = Append(to: channel.name, batch.entries)
         append.closes = batch.closes
         append.owner = OwnerPart(
             epoch: batch.epoch, id: channel.id, decides: batch.decides, yieldsTo: batch.yieldsTo, yieldsAfter: batch.considered ?? 0,
             rows: batch.rows.compactMap { row($0) })
+        append.owner.isLazy = isLazy
         runtime.channels.submit(append) { [self] result in
             lane.deliver { [self] in
                 if case .success(let appended) = result { note(batch.rows, appended) }
@@ -362,6 +363,12 @@ extension WritePurpose {
     /// Whether a body runs once it is durable.
     fileprivate var beginsBody: Bool {
         guard case .stepStarted(_, let request, _) = self, case .body(.atMostOnce, _) = request.work else { return false }
+        return true
+    }
+
+    /// Whether nobody waits for it: the body runs beside it, and is the one that runs again when the process ends before it is durable.
+    fileprivate var isLazy: Bool {
+        guard case .stepStarted(_, let request, _) = self, case .body(.atLeastOnce, _) = request.work else { return false }
         return true
     }
 

@@ -46,6 +46,8 @@ package struct OwnerPart: Sendable {
     package var yieldsAfter: UInt64 = 0
     /// Rows of the same batch, in the order in which they are written.
     package var rows: [AppendRow] = []
+    /// Nobody waits for it: it is written with what comes next, at the latest ``CommitTurn/pause`` later.
+    package var isLazy = false
 
     package init(
         epoch: EpochClaim = .none, id: ChannelID? = nil, decides: [UInt64] = [], yieldsTo: Set<EntryKind> = [], yieldsAfter: UInt64 = 0,

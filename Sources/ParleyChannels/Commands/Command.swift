@@ -102,6 +102,11 @@ extension Command {
         }
     }
 
+    /// Whether somebody waits for it.
+    var isUrgent: Bool {
+        if case .append(let append) = self { !append.owner.isLazy } else { true }
+    }
+
     /// Writer's thread. A refusal has changed nothing.
     func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
         switch self {
@@ -200,6 +205,7 @@ final class CommandSubmission: Submission, @unchecked Sendable {  // Guard: `dec
 
     var partition: UInt16? { command.partition }
     var cost: Int { command.cost }
+    var isUrgent: Bool { command.isUrgent }
 
     func stage(into stage: inout Stage) throws(LogError) {
         decided = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try command.decide(channels, in: &stage) }
