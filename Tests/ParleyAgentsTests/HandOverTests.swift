@@ -13,21 +13,48 @@ private let partition = Placement.partition(of: name)
 /// Two nodes on one log, as they would be on one that is replicated: each partition has the owner that acquired it last.
 private final class TwoNodes: Sendable {
     let world: SimulatedWorld
-    let nodes: [SimulatedNode]
+    private let log = SimulatedLog()
+    private let program: TurnProgram
+    private let live = Mutex<[SimulatedNode]>([])
     private let owner = Mutex(0)
+    /// How the next commit of each node ends, if not well.
+    private let fates = Mutex<[SimulatedLog.Outcome?]>([nil, nil])
     /// What has been sent and not been answered.
     let unanswered = Atomic<Int>(0)
 
     init(seed: UInt64 = 1, _ program: @escaping TurnProgram) throws {
         let world = SimulatedWorld(seed: seed)
         self.world = world
-        let log = SimulatedLog()
-        nodes = try ["one", "two"].map { name in
-            try SimulatedNode(
-                world, log.shared(), agents: [agent { _, turn in try await program(turn, world) }], partitions: PartitionSet(), name: name)
-        }
+        self.program = program
+        let nodes = try [0, 1].map { try start($0) }
+        live.withLock { $0 = nodes }
         nodes[0].channels.open(partition) { _ in }
         world.settle()
+    }
+
+    var nodes: [SimulatedNode] { live.withLock { $0 } }
+
+    private func start(_ number: Int) throws -> SimulatedNode {
+        let (program, world) = (program, world)
+        let log = log.shared(outcome: { [self] _, _ in fates.withLock { $0[number].take() } ?? .acknowledged })
+        return try SimulatedNode(
+            world, log, agents: [agent { _, turn in try await program(turn, world) }], partitions: PartitionSet(),
+            name: ["one", "two"][number])
+    }
+
+    /// The owner ends in its next commit, in one of the ways that there are, and a new process takes its place; one of the two has the partition then.
+    func crash() throws {
+        let number = owner.withLock { $0 }
+        let outcomes: [SimulatedLog.Outcome] = [.notSubmitted, .lost, .durableUnacknowledged]
+        fates.withLock { $0[number] = outcomes[Int(world.random() % 3)] }
+        world.run(deadline: world.now.advanced(by: .milliseconds(100))) { fates.withLock { $0[number] == nil } }
+        // It may have had nothing to commit.
+        nodes[number].log.close()
+        fates.withLock { $0[number] = nil }
+        let next = try start(number)
+        live.withLock { $0[number] = next }
+        if world.random() % 2 == 0 { owner.withLock { $0 = 1 - $0 } }
+        current.channels.open(partition) { _ in }
     }
 
     var current: SimulatedNode { nodes[owner.withLock { $0 }] }
@@ -163,7 +190,22 @@ private func message(_ text: String) -> NewEntry { NewEntry(.message, nil, ("by"
     /// The partition changes hands again and again, asked for or not, at every moment of turns that sleep, wait, run bodies and call models.
     @Test(arguments: 0..<(isLong ? 400 : 60))
     func `loses and repeats nothing`(seed: Int) throws {
-        let outcome = try SimulatedNode.simulate {
+        try outcome(seed) { stage, _ in
+            if stage.world.random() % 3 > 0 { stage.move(asks: stage.world.random() % 2 == 0) }
+        }.check()
+    }
+
+    /// The same, and twice the owner ends in a commit, whatever comes of that.
+    @Test(arguments: 0..<(isLong ? 400 : 60))
+    func `loses and repeats nothing when its owner dies`(seed: Int) throws {
+        try outcome(seed) { stage, number in
+            if number % 3 == 1 { return try stage.crash() }
+            if stage.world.random() % 3 == 0 { stage.move(asks: stage.world.random() % 2 == 0) }
+        }.check()
+    }
+
+    private func outcome(_ seed: Int, _ change: @escaping @Sendable (TwoNodes, _ number: Int) throws -> Void) throws -> Outcome {
+        try SimulatedNode.simulate {
             let ran = Counter()
             let stage = try TwoNodes(seed: UInt64(seed)) { turn, world in
                 let model = PlayedModel(world, continues: .prefix, [.text("a"), .text("b"), .finished(reason: "stop")])
@@ -194,14 +236,13 @@ private func message(_ text: String) -> NewEntry { NewEntry(.message, nil, ("by"
             for number in 0..<6 {
                 stage.send(message("m\(number)"), key: "k\(number)")
                 stage.run(.milliseconds(Int(stage.world.random() % 150)))
-                if stage.world.random() % 3 > 0 { stage.move(asks: stage.world.random() % 2 == 0) }
+                try change(stage, number)
             }
             stage.run(.seconds(4_000))
             return Outcome(
                 entries: try stage.current.entries(name), unanswered: stage.unanswered.load(ordering: .relaxed),
                 active: stage.nodes.map(\.runtime.activeCount), paid: ran.counts)
         }
-        outcome.check()
     }
 
     private struct Outcome: Sendable {

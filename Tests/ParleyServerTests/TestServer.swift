@@ -27,7 +27,8 @@ final class TestServer: ServerUnderTest {
     }()
 
     init(
-        on log: GatedLog = GatedLog(), channelsMax: Int? = nil, _ configure: (inout ServerConfiguration) -> Void = { _ in }
+        on log: GatedLog = GatedLog(), channelsMax: Int? = nil, partitions: PartitionSet = .all,
+        _ configure: (inout ServerConfiguration) -> Void = { _ in }
     ) throws {
         self.log = log
         var configuration = ServerConfiguration()
@@ -35,7 +36,7 @@ final class TestServer: ServerUnderTest {
         configuration.loopCount = 2
         configure(&configuration)
         writer = GroupCommit(log: log)
-        channels = Channels(log: log, writer: writer, world: TestServer.world)
+        channels = Channels(log: log, writer: writer, world: TestServer.world, partitions: partitions)
         if let channelsMax { try channels.limitCount(to: channelsMax) }
         agents = TestAgents(channels)
         let keys = SigningKeys()
@@ -91,6 +92,8 @@ final class GatedLog: CommitLog {
     }
 
     func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError] { try log.commit(batches) }
+
+    func acquire(_ partition: UInt16) throws(LogError) -> UInt64 { try log.acquire(partition) }
 
     func get(_ family: Family, _ key: Bytes) throws(LogError) -> Bytes? {
         pass()

@@ -171,9 +171,9 @@ struct TraceTotals {
         case _ where step.start.isWait: waitingMilliseconds += duration
         default: otherMilliseconds += duration
         }
-        inputTokens += step.inputTokens ?? 0
-        outputTokens += step.outputTokens ?? 0
-        recoveredTokens += step.recoveredTokens ?? 0
+        inputTokens += step.result.inputTokens ?? 0
+        outputTokens += step.result.outputTokens ?? 0
+        recoveredTokens += step.result.recoveredTokens ?? 0
     }
 
     mutating func add(_ other: TraceTotals) {

@@ -58,20 +58,30 @@ struct StepTrace {
     let start: StepStart
     let started: Timestamp
     let isListed: Bool
-    private(set) var ended: Timestamp?
-    private(set) var inputTokens: Int64?
-    private(set) var outputTokens: Int64?
-    private(set) var recoveredTokens: Int64?
+    private(set) var end = End()
+    private(set) var result = Result()
     var due: JSON?
     /// How many pieces of text came so far: about as many tokens.
     var pieces = 0
     private var attempts: [Attempt] = []
-    private var state = "open"
-    private var error: JSON?
-    private var finishReason: JSON?
     // Filled when the step is shown.
     var approval: JSON?
     var callsNotRun: JSON?
+
+    /// Where it stands, and since when it has ended.
+    struct End {
+        var state = "open"
+        var at: Timestamp?
+        var error: JSON?
+    }
+
+    /// What a model's answer says of itself.
+    struct Result {
+        var inputTokens: Int64?
+        var outputTokens: Int64?
+        var recoveredTokens: Int64?
+        var finishReason: JSON?
+    }
 
     struct Attempt {
         var number: UInt32
@@ -101,19 +111,18 @@ struct StepTrace {
         guard let end = AttemptEnd(entry) else { return }
         if entry.kind == .stepCompleted { takeResult(entry.body) }
         // A model that was interrupted completes with what it had written.
-        let state = finishReason?.string == "interrupted" ? "interrupted" : end.state
+        let state = result.finishReason?.string == "interrupted" ? "interrupted" : end.state
         if let last = attempts.indices.last {
             (attempts[last].ended, attempts[last].state) = (entry.at, state)
             if entry.kind == .stepFailed { (attempts[last].error, attempts[last].retryAt) = (end.error, entry.body["retry_at"]) }
         }
-        if end.isFinal { (self.state, ended, error) = (state, entry.at, end.error) }
+        if end.isFinal { self.end = End(state: state, at: entry.at, error: end.error) }
     }
 
     private mutating func takeResult(_ body: JSON) {
-        finishReason = body["finish_reason"]
-        inputTokens = body["usage"]?["input_tokens"]?.integer
-        outputTokens = body["usage"]?["output_tokens"]?.integer
-        recoveredTokens = body["recovered_tokens"]?.integer
+        result = Result(
+            inputTokens: body["usage"]?["input_tokens"]?.integer, outputTokens: body["usage"]?["output_tokens"]?.integer,
+            recoveredTokens: body["recovered_tokens"]?.integer, finishReason: body["finish_reason"])
     }
 }
 
@@ -122,18 +131,19 @@ struct StepTrace {
 extension StepTrace {
     /// - Parameter turnEnded: When its turn ended: what had no end then has none to come.
     func members(turnEnded: Timestamp?) -> [(String, JSON?)] {
-        let last = ended ?? turnEnded
-        let state = ended == nil && last != nil ? "cancelled" : state
+        let last = end.at ?? turnEnded
+        let state = end.at == nil && last != nil ? "cancelled" : end.state
         return [
             ("step", .string(path)), ("kind", .string(start.kind)), ("name", .string(start.name ?? path)),
             ("state", .string(state)), ("compensation", start.isCompensation ? true : nil), ("started", .string(started.description)),
             ("ended", last.map { .string($0.description) }),
             ("duration_ms", last.map { .integer($0.milliseconds - started.milliseconds) }), ("attempts", .array(attempts.map(\.json))),
             ("due", due), ("channel", start.followed), ("args_sha256", start.argumentsDigest),
-            ("model", start.model), ("input_tokens", inputTokens.map { .integer($0) }),
-            ("output_tokens", outputTokens.map { .integer($0) }), ("recovered_tokens", recoveredTokens.map { .integer($0) }),
-            ("pieces", outputTokens == nil && pieces > 0 ? .integer(Int64(pieces)) : nil), ("finish_reason", finishReason),
-            ("steered", start.steered), ("error", error),
+            ("model", start.model), ("input_tokens", result.inputTokens.map { .integer($0) }),
+            ("output_tokens", result.outputTokens.map { .integer($0) }),
+            ("recovered_tokens", result.recoveredTokens.map { .integer($0) }),
+            ("pieces", result.outputTokens == nil && pieces > 0 ? .integer(Int64(pieces)) : nil),
+            ("finish_reason", result.finishReason), ("steered", start.steered), ("error", end.error),
             ("approval", approval), ("calls_not_run", callsNotRun),
         ]
     }
