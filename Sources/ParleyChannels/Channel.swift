@@ -75,9 +75,14 @@ extension Channel: Tail {
     package func detach(_ watcher: any ChannelWatcher) { published.withLock { _ = $0.tail.detach(watcher) } }
 
     package func page(after offset: UInt64, view: View, bytesMax: Int, in channels: Channels) throws(ChannelError) -> Page {
+        guard !tail.isDeleted else { throw .removed(self) }
         do throws(LogError) {
-            return try channels.page(self, after: offset, view: view, bytesMax: bytesMax)
+            let page = try channels.page(self, after: offset, view: view, bytesMax: bytesMax)
+            // A removal that is durable and not published yet has taken the entries away, and must not look like their end.
+            guard page.isShort else { return page }
+            if try channels.log.get(.channels, id.key) != nil { return page }
         } catch { throw ChannelError(error) }
+        throw .removed(self)
     }
 
     package func touched(in channels: Channels) { channels.touched(self) }

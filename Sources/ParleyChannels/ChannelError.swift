@@ -33,6 +33,15 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
         ChannelError("channel_gone", "'\(name)' was deleted. Its name becomes free when the last of its forks is deleted, too.")
     }
 
+    /// The channel was removed while it was read.
+    package static func removed(_ channel: any Tail) -> ChannelError {
+        if channel.isKept { return .gone(channel.name) }
+        return channel.isAgent ? .deleted(channel.name) : .notFound(channel.name)
+    }
+
+    /// Whether the channel is not there any more.
+    package var isOfRemoval: Bool { ["channel_gone", "agent_deleted", "channel_not_found"].contains(code) }
+
     /// An agent's name, until somebody creates it anew.
     package static func deleted(_ name: String) -> ChannelError {
         ChannelError(

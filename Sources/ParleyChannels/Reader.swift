@@ -114,7 +114,8 @@ extension Channels {
             return true
         }
         // What comes last may be a hole.
-        if !isCut { page.next = max(page.next, head) }
+        page.isShort = !isCut && page.next < head
+        if page.isShort { page.next = head }
         page.finish()
         page.isUpToDate = page.next >= head
         page.isEnd = page.isUpToDate && isClosed
@@ -138,6 +139,8 @@ package struct Page: Sendable {
     package var isUpToDate = false
     /// Nothing comes after it, ever.
     package var isEnd = false
+    /// The log had no entry at the end offset: it is trimmed there, or the channel has been removed meanwhile.
+    fileprivate(set) var isShort = false
     package private(set) var isEmpty = true
     /// The channels of agents that entries of this page say were started.
     package private(set) var children: [String] = []

@@ -2,6 +2,7 @@ import ParleyChannels
 import ParleyLog
 import ParleySystem
 import ParleyTesting
+import Synchronization
 import Testing
 
 @Suite struct `Reading` {
@@ -55,6 +56,42 @@ import Testing
         #expect(try page(0, 20) == ("[\"aaaaaaaaaa\",\"b\"]", 2, false))
         #expect(try page(2, 1) == ("[\"c\"]", 3, true))
         #expect(try page(3, 1) == ("[]", 3, true))
+    }
+
+    @Test func `a page that a removal overtakes is none, whether that is published or not`() throws {
+        let code = Mutex<[String?]>([])
+        @Sendable func read(_ bench: Bench, _ channel: Channel) {
+            let error: ChannelError?
+            do throws(ChannelError) {
+                let page = try channel.page(after: 0, view: .raw, bytesMax: 4, in: bench.channels)
+                error = page.next == 1 ? nil : ChannelError("wrong", "\(page.body.text) up to \(page.next)")
+            } catch let found { error = found }
+            code.withLock { $0.append(error?.code) }
+        }
+        let bench = Bench()
+        bench.create()
+        bench.append("1", "22222222")
+        let channel = try bench.channel()
+        bench.log.meanwhile { read(bench, channel) }
+        bench.delete()
+        read(bench, channel)
+        #expect(code.withLock { $0 } == [nil, "channel_not_found", "channel_not_found"])
+    }
+
+    @Test func `a page that a removal overtakes between two reads of the log is none`() throws {
+        let deletes = Mutex<(@Sendable () -> Void)?>(nil)
+        let bench = Bench(
+            SimulatedLog(readError: { family, _ in
+                if family == .log, let delete = deletes.withLock({ $0.take() }) { delete() }
+                return nil
+            }))
+        bench.create()
+        bench.append("1", "2")
+        let channel = try bench.channel()
+        deletes.withLock { $0 = { bench.delete() } }
+        #expect(
+            performing: { _ = try channel.page(after: 0, view: .raw, bytesMax: .max, in: bench.channels) },
+            throws: { ($0 as? ChannelError)?.code == "channel_not_found" })
     }
 
     @Test func `a byte stream gives the bytes themselves`() throws {

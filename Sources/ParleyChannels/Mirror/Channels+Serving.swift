@@ -30,7 +30,11 @@ extension Channels {
     /// Reads a page for another node; `nil`: the channel was deleted.
     package func page(_ request: PageRequest) throws(ChannelError) -> Page? {
         guard let channel = try served(request.channel) else { return nil }
-        return try channel.page(after: request.after, view: request.view, bytesMax: request.bytesMax, in: self)
+        do throws(ChannelError) {
+            return try channel.page(after: request.after, view: request.view, bytesMax: request.bytesMax, in: self)
+        } catch where error.isOfRemoval {
+            return nil
+        }
     }
 
     /// Begins to serve a follow.

@@ -22,7 +22,7 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
         guard isAttached, !isReading else { return }
         if hasExpired { return answerNothing(isEnded: false) }
         switch channel.tail(after: offset) {
-        case .upToDate(isEnded: true) where channel.tail.isDeleted: failed(.gone(channel))
+        case .upToDate(isEnded: true) where channel.tail.isDeleted: failed(.removed(channel))
         case .upToDate(isEnded: true): answerNothing(isEnded: true)
         case .upToDate(isEnded: false): break
         case .chunks, .behind: readPage()

@@ -274,7 +274,8 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     }
 
     override func failed(_ error: ChannelError) {
-        Diagnostics.log(.error, "a live read failed", ["channel": channel.name, "reason": error.message])
+        if error.isOfRemoval, stream != nil { return isInEvent ? breakOff() : leave() }
+        if !error.isOfRemoval { Diagnostics.log(.error, "a live read failed", ["channel": channel.name, "reason": error.message]) }
         detach()
         if let exchange = unanswered {
             unanswered = nil

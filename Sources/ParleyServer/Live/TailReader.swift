@@ -30,7 +30,7 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
         let tail = channel.tail
         if tail.isDeleted {
             leave()
-            exchange.respond(Problem(.gone(channel)))
+            exchange.respond(Problem(.removed(channel)))
         } else if tail.head >= minimum {
             leave()
             then()

@@ -41,7 +41,7 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
 
     private func follow(_ channel: any Tail) throws(Problem) {
         let tail = channel.tail
-        guard !tail.isDeleted else { throw Problem(.gone(channel)) }
+        guard !tail.isDeleted else { throw Problem(.removed(channel)) }
         channel.touched(in: session.context.channels)
         let offset = try SocketReader.place(start, in: channel, tail.head)
         let place = try session.place(for: name.text)

@@ -49,12 +49,17 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
     }
 
     override func failed(_ error: ChannelError) {
+        end(with: error)
+        session.readEnded()
+    }
+
+    private func end(with error: ChannelError) {
+        leave()
+        if error.isOfRemoval { return subscription.ended(self, "deleted", nil) }
         if error.code != "overloaded" {
             Diagnostics.log(.error, "a live read failed", ["channel": channel.name, "reason": error.message])
         }
-        leave()
         subscription.ended(self, "failed", Problem(error))
-        session.readEnded()
     }
 
     override func deliver(_ event: EphemeralDelivery) {
@@ -66,7 +71,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
     override func end() {}
 
     override func channelLeft() {
-        failed(ChannelError("partition_unavailable", "'\(channel.name)' is not on this node any more. Follow it again."))
+        end(with: ChannelError("partition_unavailable", "'\(channel.name)' is not on this node any more. Follow it again."))
     }
 
     /// Stops following. Idempotent.

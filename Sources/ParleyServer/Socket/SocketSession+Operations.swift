@@ -109,7 +109,7 @@ extension SocketSession {
         context.find(name, on: loop) { [self] result in
             switch result {
             case .failure(let error): refuse(reference, Problem(error))
-            case .success(let channel) where channel.tail.isDeleted: refuse(reference, Problem(.gone(channel)))
+            case .success(let channel) where channel.tail.isDeleted: refuse(reference, Problem(.removed(channel)))
             case .success where context.authenticator.problem(with: access) != nil: break  // The socket ends, and says so.
             case .success:
                 let bytes = event.json(by: access.name, at: context.channels.world.now)

@@ -7,7 +7,7 @@ extension StreamRoutes {
         let request = try ReadRequest(exchange.request, isAgent: name.agent != nil)
         context.withTail(name, reaching: request.start.offset, exchange) { channel in
             let tail = channel.tail
-            guard !tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
+            guard !tail.isDeleted else { return exchange.respond(Problem(.removed(channel))) }
             if let minOffset = request.minOffset, minOffset.value > tail.head {
                 return wait(for: minOffset, request, channel, exchange)
             }
@@ -57,8 +57,7 @@ extension StreamRoutes {
         context.readLarge(for: exchange, weight: \.body.count) { isShort throws(ChannelError) in
             try channel.page(after: offset, view: request.view, bytesMax: isShort ? AnswerMemory.shortBytes : bytesMax, in: channels)
         } then: { page, room in
-            // Read in part after it was removed, a page might hold less than there was.
-            guard !channel.tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
+            guard !channel.tail.isDeleted else { return exchange.respond(Problem(.removed(channel))) }
             let answer = PageAnswer(
                 page, of: channel, after: offset, view: request.view, isPrivate: exchange.access.isShown, channels.world.now)
             if answer.matches(request.ifNoneMatch) { return exchange.respond(304, answer.headers) }

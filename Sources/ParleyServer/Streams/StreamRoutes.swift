@@ -137,7 +137,7 @@ struct StreamRoutes: Sendable {
     private func describe(_ name: StreamName, _ exchange: Exchange) {
         context.withChannel(name, exchange) { channel in
             let tail = channel.tail
-            guard !tail.isDeleted else { return exchange.respond(Problem(.gone(channel))) }
+            guard !tail.isDeleted else { return exchange.respond(Problem(.removed(channel))) }
             var headers: [HeaderField] = [
                 ("Content-Type", channel.contentType), (StreamHeader.nextOffset, Offset(tail.head).token), ("Cache-Control", "no-store"),
             ]
@@ -180,13 +180,5 @@ struct StreamRoutes: Sendable {
         let kinds = context.agents?.kinds ?? []
         guard !kinds.contains(agent.kind) else { return }
         throw Problem(.unknownKind(agent.kind, of: kinds))
-    }
-}
-
-extension ChannelError {
-    /// The channel was removed while somebody read it.
-    static func gone(_ channel: any Tail) -> ChannelError {
-        if channel.isKept { return .gone(channel.name) }
-        return channel.isAgent ? .deleted(channel.name) : .notFound(channel.name)
     }
 }
