@@ -88,7 +88,7 @@ struct Banner {
                 "curl -N \(curl)'\(address)/v1/stream/agents/\(agent)?offset=-1&live=sse&view=settled'"
             ),
         ]
-        // The scripted model calls a tool when it is told to; what another makes of a request nobody knows.
+        // The scripted model calls a tool when told to; what another model makes of the same request is unknown.
         if let writer = declared.first(where: { $0.model.hasPrefix("scripted:") && $0.file.tools.contains("write_file") }) {
             let name = "\(writer.file.kind)/me"
             rows.append(("A tool", "\(program) run \(name) 'call: write_file {\"path\": \"sea.md\", \"text\": \"The sea is deep.\"}'"))

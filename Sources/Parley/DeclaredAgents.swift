@@ -97,7 +97,7 @@ final class DeclaredAgents: Sendable {
         var gone: [Kind] = []
     }
 
-    /// Reads the files again. What is new or different, and right, counts from now on; of what is wrong or gone, what was read before does.
+    /// Reads the files again. A new or changed definition that is valid applies from now on; where one is invalid or gone, the previous one stays.
     func reload() -> Changes {
         let (kinds, mistakes) = read()
         let problems = mistakes.map(\.description) + kinds.compactMap(\.problem)

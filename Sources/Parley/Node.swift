@@ -99,7 +99,7 @@ package final class Node: Sendable {
             webhooks?.measures ?? []
         }
         models.start()
-        // Before anybody can know that the node is up, and stop it.
+        // Before any client can see that the node is up, and stop it.
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
         let readFiles = { @Sendable [runtime] isAsked in Node.readFiles(declared, runtime, except: written, isAsked: isAsked) }
         reloads = SignalWatcher(models, signals: [SIGHUP]) { [server] _ in
@@ -246,7 +246,7 @@ package final class Node: Sendable {
 }
 
 extension WebhookDelivery {
-    /// What `/metrics` says of it.
+    /// The measures that `/metrics` shows of it.
     fileprivate var measures: [Measure] {
         let counters = counters
         return [

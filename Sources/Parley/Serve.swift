@@ -69,7 +69,7 @@ private enum ServeProgram {
 
 private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }
 
-/// The options of `serve`, for the program and for whoever embeds it.
+/// The options of `serve`, for the program and for any code that embeds it.
 package enum ServeOptions {
     /// With a value.
     package static let names =

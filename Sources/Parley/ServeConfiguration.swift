@@ -15,7 +15,7 @@ package struct ServeConfiguration: Sendable {
     package var agentsFolder: String?
     /// Whether changes to files of that folder count at once, without SIGHUP.
     package var watchesAgents = false
-    /// The folder of web pages that anybody may have; `nil`: none.
+    /// The folder of web pages that need no key; `nil`: none.
     package var publicFolder: String?
     /// How long a stop waits for what is in flight.
     package var drainTime = Duration.seconds(10)
@@ -23,14 +23,14 @@ package struct ServeConfiguration: Sendable {
     package var idleTime = Duration.seconds(30)
     /// How long the pieces of an answer stay in the log once it is complete.
     package var textRetention = Duration.seconds(3_600)
-    /// Who is told of entries; `nil`: PARLEY_WEBHOOK_URL, or nobody.
+    /// The receiver that is told of entries; `nil`: PARLEY_WEBHOOK_URL, or none.
     package var webhookURL: String?
-    /// Of which entry types, separated by commas; `nil`: of those by which an agent waits for somebody.
+    /// The entry types it is told of, separated by commas; `nil`: those by which an agent waits for a person or another program.
     package var webhookEvents: String?
     /// Whether the receiver may be on this machine or in its network.
     package var webhookAllowsPrivate = false
 
-    /// Who may do what; without keys everybody who reaches the server.
+    /// The keys and their rights; without keys, every client that reaches the server has all rights.
     package private(set) var keys = KeyRing()
     private var keyFiles: [String] = []
     /// PEM files; both or none.
@@ -162,7 +162,7 @@ package struct ServeConfiguration: Sendable {
         return value
     }
 
-    /// Who is told of which entries, if anybody is.
+    /// The webhook's receiver and the entries it is told of; `nil` without a webhook.
     /// - Throws: ``ConfigurationError`` with everything that is wrong.
     func webhook(_ environment: [String: String]) throws(ConfigurationError) -> WebhookConfiguration? {
         let url = webhookURL ?? environment["PARLEY_WEBHOOK_URL"] ?? ""

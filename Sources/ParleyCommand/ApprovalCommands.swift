@@ -114,7 +114,7 @@ enum ApprovalChoice {
         case found(JSON)
         /// The agent has never asked for it.
         case missing
-        /// Whoever decides may not read the channel.
+        /// The decider may not read the channel.
         case unreadable
     }
 

@@ -103,7 +103,7 @@ final class Client: Sendable {
         return "the certificate of \(baseURL) is not trusted: \(reason). \(remedy)"
     }
 
-    /// The connection broke before the answer, so nobody knows whether the server has seen the request.
+    /// The connection broke before the answer, so it is unknown whether the server has seen the request.
     struct Disconnected: Error, CustomStringConvertible {
         let description: String
     }
@@ -128,7 +128,7 @@ final class Client: Sendable {
         }
     }
 
-    /// An `Idempotency-Key` that nobody else has.
+    /// Returns an unused `Idempotency-Key`.
     static func newIdempotencyKey() -> String { hexadecimal((0..<16).map { _ in UInt8.random(in: .min ... .max) }) }
 
     /// Calls `interrupted` on Ctrl-C, and then ends the process by that signal.
@@ -142,7 +142,7 @@ final class Client: Sendable {
         watcher.waitUntilListening()
     }
 
-    /// Streams one answer; gives the pieces of its body, with its head, to `take` until it ends or `take` returns false.
+    /// Streams one answer; passes its head and the pieces of its body to `take` until it ends or `take` returns false.
     func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Answer, Bytes) -> Bool) throws {
         var request = OutgoingRequest(url: baseURL + path, headers: headers + authorization)
         request.connectTimeout = .seconds(5)

@@ -88,7 +88,7 @@ enum CloseCommand: Command {
     }
 }
 
-/// `parley resume <kind>/<id>`: has a parked or stalled agent try again.
+/// `parley resume <kind>/<id>`: makes a parked or stalled agent try again.
 enum ResumeCommand: Command {
     static let name = "resume"
     static let summary = "retry the turn of a parked or stalled agent"
@@ -259,7 +259,7 @@ enum Receipt {
         case decided(JSON)
         /// Not within the time.
         case open
-        /// Whoever sent the entry may append to the channel and not read it.
+        /// The sender of the entry may append to the channel but not read it.
         case unreadable
     }
 

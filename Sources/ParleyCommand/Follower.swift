@@ -146,7 +146,7 @@ final class Follower: Sendable {
                     try bytes.withUnsafeBytes { buffer in try state.events.feed(buffer) { events.append($0) } }
                     for event in events where goesOn { goesOn = handle(event, &state) }
                 } catch {
-                    goesOn = false  // An event longer than any server sends: connect anew.
+                    goesOn = false  // An event longer than any server sends: reconnect.
                 }
                 return goesOn
             }

@@ -34,7 +34,7 @@ enum TraceCommand: Command {
     }
 }
 
-/// `parley audit <kind>/<id>`: says who did what.
+/// `parley audit <kind>/<id>`: shows who did what.
 enum AuditCommand: Command {
     static let name = "audit"
     static let summary = "list what people sent to an agent, and what became of each approval"

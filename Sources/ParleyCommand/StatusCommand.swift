@@ -118,7 +118,7 @@ enum StatusView {
         return ", \(count) restart\(count == 1 ? "" : "s")"
     }
 
-    /// Whether the step needs somebody or something else to continue.
+    /// Whether the step needs a person, a signal or time to continue.
     private static func waits(_ step: JSON) -> Bool { ["approval", "sleep", "wait"].contains(step["kind"]?.string) }
 
     private static func text(ofStep wait: JSON) -> String {

@@ -8,7 +8,7 @@ struct TraceView {
     private(set) var lines: [String] = []
 
     /// - Parameters:
-    ///   - answer: What the server says of `/trace`.
+    ///   - answer: The server's answer to `/trace`.
     ///   - draws: With lines and bars, for a terminal; without, every line is plain text.
     init(_ answer: JSON, draws: Bool) {
         self.draws = draws

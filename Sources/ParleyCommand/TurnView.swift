@@ -36,7 +36,7 @@ final class TurnView: Sendable {
     /// Says something that is no entry.
     func say(_ text: TerminalText) { state.withLock { note(text, &$0) } }
 
-    /// Finds out who stops the turn: the entry that ends it is the agent's own.
+    /// Notes who stops the turn: the entry that ends it is the agent's own.
     private func hear(_ entry: JSON, _ state: inout State) {
         switch entry["type"]?.string {
         case "cancel", "interrupt":

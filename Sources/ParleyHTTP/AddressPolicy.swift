@@ -10,8 +10,8 @@ package enum AddressPolicy: Sendable {
     case any
     /// Addresses of the public Internet only, without a proxy, which would resolve and connect for itself.
     ///
-    /// For addresses that somebody else has a say in: what answers on this machine, in its network or at the cloud's metadata address trusts
-    /// those who can reach it.
+    /// For addresses that others have a say in: services on this machine, in its network or at the cloud's metadata address trust all who can reach
+    /// them.
     case publicOnly
     /// This machine only, without a proxy: for receivers under development.
     case loopbackOnly

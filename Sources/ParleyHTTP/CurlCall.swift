@@ -169,7 +169,7 @@ extension CurlCall {
                 UnsafeMutableRawBufferPointer(start: buffer, count: size * count))
         }
         parley_curl_set_pointer(easy, CURLOPT_READDATA, context)
-        // libcurl begins anew when a connection that it uses again turns out closed; then nothing is sent, see `maySend(to:)`.
+        // libcurl starts over when a connection that it reuses turns out closed; then nothing is sent, see `maySend(to:)`.
         parley_curl_set_seek(easy) { context, _, _ in
             Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue().uploadPlace = 0
             return CURL_SEEKFUNC_OK
@@ -199,7 +199,7 @@ extension CurlCall {
         parley_curl_set_pointer(easy, CURLOPT_HTTPHEADER, headers)
     }
 
-    /// Who hears of sockets and addresses.
+    /// Sets the callbacks for sockets and addresses.
     private func setAddresses(_ request: OutgoingRequest) {
         addresses = request.addresses
         parley_curl_set_closesocket(easy) { transport, socket in
@@ -265,7 +265,7 @@ extension CurlCall {
     /// Takes a line of a head: of the answer itself, of a `1xx` before it or of trailers behind it.
     private func received(line: UnsafeRawBufferPointer) -> Bool {
         guard !isCancelled else { return false }
-        // A head that trickles is not yet an answer, and does not hold up the time within which that has to begin.
+        // A head that trickles in is not yet an answer, and does not extend the time within which that has to begin.
         if hasBody { lastActivity = transport.loop.now }
         guard !hasHead else { return true }
         let text = String(decoding: line, as: UTF8.self).filter { !$0.isNewline }
@@ -351,7 +351,7 @@ extension CurlCall {
         let limit = hasBody || uploadedBytes < bodyBytes ? idleTimeout : firstByteTimeout
         let silence = now - lastActivity
         guard silence >= limit else {
-            // The timer is not set anew for every byte; when it rings it looks how long the silence really is.
+            // The timer is not reset for every byte; when it fires, it looks how long the silence really is.
             idleTimer?.reschedule(after: hasBody ? limit - silence : min(lookPause, limit - silence))
             return
         }

@@ -129,7 +129,7 @@ extension CurlTransport {
 // MARK: Connections that are kept
 
 extension CurlTransport {
-    /// Notes the connection of a call that has ended, if it may be used again. In HTTP/2 frames may come at any time, and belong to nobody's answer.
+    /// Notes the connection of an ended call, if it may be reused. HTTP/2 frames may come at any time, and belong to no particular answer.
     private func noteIdle(easy: UnsafeMutableRawPointer?) {
         guard let easy else { return }
         var version = 0
@@ -140,8 +140,8 @@ extension CurlTransport {
         if socket != CURL_SOCKET_BAD, version <= CURL_HTTP_VERSION_1_1 { idle.insert(socket) }
     }
 
-    /// Ends the connections on which something came that nobody has asked for: it would be taken for the answer to the next request. libcurl looks for
-    /// their end alone, before version 8.1.
+    /// Ends the connections on which something unrequested has come: it would be taken for the answer to the next request. Before version 8.1,
+    /// libcurl only checks for their end.
     private func dropSpoiled() {
         for socket in idle where KeptSocket.hasInput(socket) {
             idle.remove(socket)

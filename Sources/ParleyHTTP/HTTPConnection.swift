@@ -66,14 +66,14 @@ final class HTTPConnection {
     private static let outputBytesMax = 64 << 10
     /// The same when all connections of the loop hold much.
     static let crowdedOutputBytesMax = 2 << 10
-    /// Of what has been stored an answer may hold all that one request may have: so many are made for a connection at a time.
+    /// An answer may hold as much stored data as one request may have: at most this many such answers are made for a connection at a time.
     private static let largeCountMax = 4
     /// So many requests that came together are served together, whatever others wait for.
     private static let togetherCount = 4
     /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
     /// that has stopped reading. What is in flight and not acknowledged does not count, so a long line stays full.
     private static let kernelUnsentBytesMax: Int32 = 32 << 10
-    /// How long a peer may go on sending after it was told that nobody listens any more.
+    /// How long a peer may continue to send after it was told that the server no longer listens.
     private static let lingerMilliseconds: Int64 = 2_000
     /// A refused request with a body up to this size is read to its end, and the connection kept; with a larger one it is closed.
     private static let drainedBytesMax = 64 << 10
@@ -215,7 +215,7 @@ extension HTTPConnection {
         unsentBytes <= (listener.isCrowded ? HTTPConnection.crowdedOutputBytesMax : HTTPConnection.outputBytesMax)
     }
 
-    /// A peer that has sent its last request may still read. Who cannot do without knowing whether it has gone instead, takes it for that.
+    /// A peer that has sent its last request may still read. A handler that must know whether the peer has gone takes this for its going.
     func receivedEnd() {
         listener.unlistIdle(self)
         peerHasFinished = true
@@ -269,7 +269,7 @@ extension HTTPConnection {
                 case .request: parsing.isHeld = true
                 }
             } catch {
-                // What a body fails by comes when the head is complete.
+                // An error in the body is found when the head is complete.
                 let head = error.status == 413 ? parsing.parser.head : nil
                 reject(Problem(status: error.status, code: error.code, detail: error.message), head)
                 return input.count
@@ -395,11 +395,11 @@ extension HTTPConnection {
     func inputPauseChanged() {
         updateReading()
         guard upgraded?.isInputPaused == false else { return }
-        // Not from here: whoever takes input says so, too, while he is given some.
+        // Not from here: the consumer of input also calls this while it is given some.
         listener.goOn(self, atOnce: false)
     }
 
-    /// Goes on with input that has waited.
+    /// Resumes with input that has waited.
     func goOn() {
         guard !isClosed else { return }
         if hasUpgraded { handOverBlocked() } else { resume() }
@@ -407,7 +407,7 @@ extension HTTPConnection {
         countWaiting()
     }
 
-    /// Whether input has been served for long enough in this round; who stops for that continues with ``goOnLater()``.
+    /// Whether input has been served for long enough in this round; a consumer that stops for that continues with ``goOnLater()``.
     var isSliceOver: Bool { listener.isSliceOver }
 
     func goOnLater() { listener.goOn(self, atOnce: false) }
@@ -485,7 +485,7 @@ extension HTTPConnection {
         scheduleFlush()
     }
 
-    /// Goes on after a flush: tells the writer, takes more requests or ends the connection.
+    /// Continues after a flush: tells the writer, takes more requests or ends the connection.
     func flushed() {
         defer { countWaiting() }
         exchanges.first?.stream?.drained()
@@ -533,7 +533,7 @@ extension HTTPConnection {
     /// Whether it has waited that long for its next request.
     func isIdle(for milliseconds: Int64) -> Bool { listener.milliseconds - readMark >= milliseconds }
 
-    /// Whether it has been open that long without one whole request, or a head has been coming for that long.
+    /// Whether it has been open that long without one whole request, or a head has been arriving for that long.
     func hasAskedNothing(for milliseconds: Int64) -> Bool {
         guard exchanges.isEmpty, !hasUnsent, phase == .head || phase == .idle && !hasServed else { return false }
         return listener.milliseconds - (hasServed ? readMark : opened) > milliseconds
@@ -584,7 +584,7 @@ final class RequestParsing {
     var hasBegun = false
     /// Whether it has a whole request, which waits.
     var isHeld = false
-    /// Whose share of the memory the request counts against; as long as nobody knows, all such requests share one.
+    /// The account whose share of the memory the request counts against; requests of an unknown account share one.
     var account = ""
     var admission: (any Sendable)?
     /// Whether the request was refused already, and what comes of it is dropped.

@@ -192,7 +192,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         }
     }
 
-    /// Closes a connection for a new one: one that has not asked for anything yet, so that whoever only opens connections does not keep others
+    /// Closes a connection for a new one: one that has not requested anything yet, so that a client that only opens connections does not keep others
     /// out; else the one that has waited longest for its next request.
     private func makeRoom() -> Bool { closeSilent() || closeLongestIdle() }
 
@@ -317,7 +317,7 @@ extension HTTPListener {
         return loop.preciseNanoseconds >= sliceEnd!
     }
 
-    /// Lets a connection go on with input that waits: at once when it may and others have not had their time already, else in its turn.
+    /// Lets a connection resume with input that waits: at once when `atOnce` is set and the round is not over, else in its turn.
     func goOn(_ connection: HTTPConnection, atOnce: Bool) {
         guard !atOnce || isSliceOver else { return connection.goOn() }
         guard !connection.isDelayed else { return }

@@ -2,7 +2,7 @@ package import ParleySystem
 
 /// Answers one request, once: with `respond` or with `stream`. Every responder must be answered.
 ///
-/// Belongs to the loop of its connection. Whoever has the answer elsewhere goes there first:
+/// Belongs to the loop of its connection. Code that has the answer on another thread goes there first:
 ///
 ///     responder.loop.execute { responder.respond(status: 200, body: bytes) }
 ///
@@ -46,7 +46,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// RFC 9110, section 9.2.1.
     static func isSafe(_ method: String) -> Bool { method == "GET" || method == "HEAD" || method == "OPTIONS" }
 
-    /// Whether the answer is not complete yet and somebody is still there for it.
+    /// Whether the answer is not complete yet and the peer is still there for it.
     package var isOpen: Bool { connection != nil && !isComplete }
 
     /// Whether the peer has ended its side: `onHalfClose` is not called any more.

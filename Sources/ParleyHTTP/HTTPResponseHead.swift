@@ -6,7 +6,7 @@ enum HTTPResponseHead {
     enum Body: Equatable {
         /// This many bytes follow the head.
         case whole(Int)
-        /// No bytes follow, but this many would for another method; `nil`: who knows how many.
+        /// No bytes follow, but this many would for another method; `nil`: an unknown number.
         case withheld(Int?)
         /// The answer's own `Content-Length` says how many.
         case announced

@@ -58,7 +58,7 @@ package protocol HTTPHandler: AnyObject, Sendable {
     /// Requests of one connection come in their order, and may come before earlier ones are answered; the answers leave in order.
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder)
 
-    /// Called on the connection's loop when the head of a request has come and its body has not: whether the body is wanted.
+    /// Decides whether a request's body is wanted. Called on the connection's loop when the head has come and the body has not.
     ///
     /// What is refused here takes no memory. Only for requests that have a body.
     /// - Parameters:
@@ -66,9 +66,9 @@ package protocol HTTPHandler: AnyObject, Sendable {
     ///   - peer: The numeric address of the other side. Cost: a system call.
     func admit(_ request: HTTPRequest, peer: () -> String) -> HTTPAdmission
 
-    /// The server itself has refused a request, or a connection: for whoever counts.
+    /// Reports that the server itself has refused a request, or a connection, so that it can be counted.
     ///
-    /// - Parameter head: The request's, when it had come.
+    /// - Parameter head: The request's head, if it had come.
     /// - Returns: What the answer says besides.
     func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [(name: String, value: String)]
 }

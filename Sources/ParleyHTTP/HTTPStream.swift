@@ -45,7 +45,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// What the requests of the server share, and what comes behind a 101 with them.
     var budget: MemoryBudget? { responder?.connection?.listener.budget }
 
-    /// Whether there is still somebody to write for.
+    /// Whether the peer is still there to write for.
     package var isOpen: Bool { responder?.isOpen ?? false }
 
     /// Bytes written and not yet taken by the socket.
@@ -57,10 +57,10 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Behind a 101: whether so much has been done with input that others must have their turn before more is.
     package var mustYield: Bool { responder?.connection?.isSliceOver ?? false }
 
-    /// Behind a 101: has what was not taken of the input come again in its turn.
+    /// Behind a 101: delivers the input that was not taken again, in its turn.
     package func goOnLater() { responder?.connection?.goOnLater() }
 
-    /// Has `onDrain` called also where the queue has been low all the time: when the peer has taken something.
+    /// Calls `onDrain` when the peer has taken something, even where the queue has been low all the time.
     package func awaitDrain() { wasAboveLowWater = true }
 
     /// Behind a 101: the peer has said its last, so the connection may close as soon as what is queued has been sent.

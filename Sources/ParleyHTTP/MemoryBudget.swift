@@ -45,9 +45,9 @@ package final class MemoryBudget: Sendable {
 }
 
 /// What one request or answer holds of the budget; given back when this goes.
-package final class MemoryReservation: @unchecked Sendable {  // Guard: changed by whoever makes the piece, and by nobody once it is queued.
+package final class MemoryReservation: @unchecked Sendable {  // Guard: changed by the maker of the piece, and no longer once it is queued.
     private let budget: MemoryBudget
-    /// Who is charged; the peer's address until the head has said who asks.
+    /// The account that is charged; the peer's address until the head has named the sender.
     package let account: String
     package private(set) var bytes = 0
 

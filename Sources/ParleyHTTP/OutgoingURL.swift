@@ -1,6 +1,6 @@
 internal import CCurl
 
-/// The parts of a URL as libcurl reads them: who checks them sees what is called, not what another parser makes of the text.
+/// The parts of a URL as libcurl reads them, so that a check sees what is called, not what another parser makes of the text.
 package struct OutgoingURL: Sendable {
     /// `http` or `https`.
     package let scheme: String

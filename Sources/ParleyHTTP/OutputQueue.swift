@@ -15,7 +15,7 @@ struct OutputQueue {
     /// How much of the first segment has been sent.
     private var sent = 0
     private(set) var byteCount = 0
-    /// Whether the last segment is ours to append to, rather than shared with whoever gave it.
+    /// Whether the last segment is ours to append to, rather than shared with its giver.
     private var lastIsOpen = false
 
     /// From here on an entry in a gathered write is cheaper than a copy.

@@ -18,9 +18,9 @@ package struct ServerSentEvent: Sendable, Equatable {
 /// It works on bytes, so a read may end anywhere: between CR and LF, inside a field name or inside a UTF-8 scalar. Comments and the
 /// fields `id` and `retry` are read over, because no upstream of ours is resumed by them.
 ///
-/// Beyond the standard it hears what model servers say beside it: a field `error` (an event of that name), lines of bare JSON or of a page (data), names
-/// of fields in another case or with something invisible before them, and a line with `"choices"` in it that is no field (data that cannot be read): it
-/// would be missing in the answer. Lines that are no fields at all, such as the words of a proxy, are kept for whoever looks for the reason of a stream's end.
+/// Beyond the standard it accepts what model servers send besides: a field `error` (an event of that name), lines of bare JSON or of a page (data),
+/// field names in another case or with something invisible before them, and a line with `"choices"` in it that is no field (data that cannot be
+/// read): the answer would lack it. Lines that are no fields at all, such as the words of a proxy, are kept for finding out why a stream ended.
 package struct ServerSentEventParser: Sendable {
     /// What one line, and the data of one event, may measure. An upstream that sends more is broken or hostile.
     package let bytesMax: Int

@@ -17,7 +17,7 @@ package final class TLSIdentity: Sendable {
         context = Mutex(try TLSContext(certificateFile, keyFile))
     }
 
-    /// Reads the files anew: connections from now on get the new certificate. When they are wrong, the old one stays.
+    /// Reads the files again: connections from now on get the new certificate. If the files are wrong, the old one stays.
     package func reload() throws(TLSError) {
         let fresh = try TLSContext(certificateFile, keyFile)
         context.withLock { $0 = fresh }

@@ -2,9 +2,9 @@ package import ParleySystem
 
 /// The server's end of a WebSocket (RFC 6455, version 13): text messages both ways, without extensions.
 ///
-/// Belongs to the connection's loop. Messages sent in one tick leave in one write. Nothing bounds what is queued but the sender: he looks
-/// at ``bufferedBytes`` and waits for ``onDrain`` when that is too much. The peer's messages are not heard while more than a megabyte waits
-/// to be sent to him, or anything worth mentioning while all peers together have much to take, or ``isBusy`` is set.
+/// Belongs to the connection's loop. Messages sent in one tick leave in one write. Only the sender bounds what is queued: it checks ``bufferedBytes``
+/// and, when that is too much, waits for ``onDrain``. The peer's messages are not read while more than a megabyte waits to be sent to it, or anything
+/// worth mentioning while all peers together have much to take, or ``isBusy`` is set.
 package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop only.
     package let loop: EventLoop
     /// Called with each message.
@@ -14,7 +14,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     /// Called once, when the peer has ended its side without a close frame and all its messages have been given. It may still read, and is owed
     /// ``close(_:_:)`` behind its answers; where this is not set, it gets that at once.
     package var onHalfClose: (() -> Void)?
-    /// Called once, when nothing comes any more and nothing can be sent, whoever ended it.
+    /// Called once, when nothing comes any more and nothing can be sent, whichever side ended it.
     package var onClose: (() -> Void)?
     /// While it is set the peer's messages wait in the connection.
     package var isBusy = false {

@@ -65,7 +65,7 @@ final class WebSocketReader {
             let count = wslay_frame_recv(context, &piece)
             if count == Int(WSLAY_ERR_WANT_READ.rawValue) {
                 heads.pass(bytes[...])
-                // wslay tells of a frame only with the byte behind its head, for which a peer could let us wait.
+                // wslay reports a frame only with the byte behind its head, for which a peer could make us wait.
                 if remaining == nil, let head = heads.open { try begin(head) }
                 return bytes.count
             }

@@ -10,8 +10,8 @@ package protocol CommitLog: AnyObject, Sendable {
     /// Called by one thread at a time. When it throws, nothing may be assumed about what is on disk: the caller must stop accepting
     /// work and never try the same commit again.
     ///
-    /// - Returns: The partitions whose batch failed alone, with the reason: `partition_unavailable` when another owner has them (nothing was
-    ///   stored), `outcome_unknown` when nobody can say. Whoever owned them must give them up; the other batches are durable.
+    /// - Returns: The partitions whose batch failed alone, with the reason: `partition_unavailable` when another owner has them (nothing was stored),
+    ///   `outcome_unknown` when that cannot be determined. Their owner must give them up; the other batches are durable.
     @discardableResult
     func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError]
 
@@ -120,7 +120,7 @@ package struct Batch: Sendable {
 
     var mark: Mark { Mark(bytes: bytes.count, count: count) }
 
-    /// Takes back every operation added since `mark`.
+    /// Removes every operation added since `mark`.
     mutating func rewind(to mark: Mark) {
         bytes.removeLast(bytes.count - mark.bytes)
         count = mark.count

@@ -28,7 +28,7 @@ package final class DataFolder: Sendable {
         self.path = path
         try DataFolder.create(path)
         let found = DataFolder.entries(path)
-        // Looked at before anything is written: a mistyped path must not leave files in somebody's home folder.
+        // Checked before anything is written: a mistyped path must not leave files in a person's home folder.
         guard found.contains("FORMAT") || found.allSatisfy(DataFolder.mayPrecedeFormat.contains) else {
             let names = found.sorted().prefix(3).joined(separator: ", ")
             guard !found.allSatisfy({ DataFolder.mayPrecedeFormat.contains($0) || DataFolder.own.contains($0) }) else {
@@ -142,8 +142,8 @@ extension DataFolder {
         let file = "\(path)/LOCK"
         let fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard fd >= 0 else { throw LogError(.inaccessible, "cannot open '\(file)'", errno) }
-        // The system lets go of the lock when the process ends, however it ends: a LOCK that stays behind locks nobody out.
-        // It may take a moment to do so: a process that was killed is still being taken apart when its successor starts.
+        // The system releases the lock when the process ends, however it ends: a LOCK file that stays behind keeps no process out. The release may
+        // take a moment: a killed process is still being taken apart when its successor starts.
         var attempts = 100
         while flock(fd, LOCK_EX | LOCK_NB) != 0 {
             attempts -= 1

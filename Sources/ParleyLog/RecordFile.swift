@@ -195,7 +195,7 @@ struct RecordFile {
         var beginsRecord: Bool { type == 1 || type == 2 }
         var endsRecord: Bool { type == 1 || type == 4 }
 
-        /// Whether it would go on where the file ends, and its block does not.
+        /// Whether it would continue where the file ends, and its block does not.
         var endsWithFile: Bool {
             guard hasHeader else { return true }
             return headerBytes + byteCount > rest.count && headerBytes + byteCount <= blockBytes - rest.startIndex

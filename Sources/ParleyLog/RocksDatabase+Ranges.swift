@@ -3,9 +3,9 @@ internal import ParleySystem
 
 /// What a commit writes to RocksDB, with the ranges that it deletes.
 ///
-/// A range that holds few keys is deleted key by key. RocksDB sorts all range tombstones of a memtable anew for the first read behind each write, so
-/// each one makes every later read and delete slower: 45,000 removed channels made it 77 ms. A range of many keys is a tombstone, and the
-/// memtables that hold them go to table files, where they are sorted once, before there are many.
+/// A range that holds few keys is deleted key by key. RocksDB sorts all range tombstones of a memtable again for the first read behind each write, so
+/// each one makes every later read and delete slower: 45,000 removed channels made it 77 ms. A range of many keys is a tombstone, and the memtables
+/// that hold tombstones are flushed to table files, where they are sorted once, before there are many.
 struct RocksWrite {
     private let database: RocksDatabase
     private let write = rocksdb_writebatch_create()!

@@ -71,7 +71,7 @@ package final class RocksLog: CommitLog {
         }
     }
 
-    /// Says damage in the server's own log, once for each place: the clients that meet it may tell nobody.
+    /// Reports damage in the server's own log, once for each place: the clients that meet it may not report it.
     private func unreadable(_ family: Family, _ failure: RocksDatabase.Failure) -> LogError {
         let error = LogError(reading: family, path, failure.text)
         let isNew = error.code == .damaged && damage.withLock { $0.count < RocksLog.damageMax && $0.insert(failure.text).inserted }
@@ -136,7 +136,7 @@ package final class RocksLog: CommitLog {
 // MARK: - Before it is opened
 
 extension RocksLog {
-    /// Cuts off what a crash has left of a record that nobody was told of, and finds damage that RocksDB would take for such a rest.
+    /// Cuts off a record that a crash left unfinished, and that was never acknowledged; finds damage that RocksDB would take for such a rest.
     private static func examine(_ path: String) throws(LogError) {
         // One that CURRENT does not name well is left to RocksDB to complain about.
         let current = (try? DataFolder.read("\(path)/CURRENT"))?.filter { $0 != "\n" }

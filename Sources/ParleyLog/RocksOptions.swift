@@ -57,10 +57,10 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         rocksdb_options_set_create_if_missing(options, 1)
         rocksdb_options_set_create_missing_column_families(options, 1)
 
-        // A record that is cut off at the end of the log was never synced, so nobody was told of it: it is dropped (`RocksLog` has looked at it
-        // before, see RecordFile.swift). Anything else that does not check out is damage to what may have been acknowledged, and opening
-        // fails. RocksDB's default, point in time, would stop there without a word and lose every acknowledged write behind it; absolute
-        // consistency would refuse the cut-off record, which an ordinary crash leaves.
+        // A record that is cut off at the end of the log was never synced, so it was never acknowledged: it is dropped (`RocksLog` has looked at it
+        // before, see RecordFile.swift). Anything else that does not check out is damage to what may have been acknowledged, and opening fails.
+        // RocksDB's default, point in time, would stop there without a word and lose every acknowledged write behind it; absolute consistency would
+        // refuse the cut-off record, which an ordinary crash leaves.
         rocksdb_options_set_wal_recovery_mode(options, CInt(rocksdb_tolerate_corrupted_tail_records_recovery))
         rocksdb_options_set_paranoid_checks(options, 1)
 
@@ -73,7 +73,7 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         // Tables go to the disk as they are written: written all at once, 64 MB stand before the next sync of the write-ahead log.
         rocksdb_options_set_bytes_per_sync(options, 1 << 20)
         rocksdb_options_set_max_open_files(options, 1_000)
-        // By default the kernel is told that tables are read at random, and then it reads nothing ahead of whoever catches up.
+        // By default the kernel is told that tables are read at random, and then it reads nothing ahead for a reader that catches up.
         rocksdb_options_set_advise_random_on_open(options, 0)
 
         // RocksDB's own log says how it was opened, and nothing later: Debian builds the library with assertions, and one of them

@@ -2,10 +2,10 @@ package import ParleySystem
 
 /// What the submissions of one commit have staged so far: one batch per partition, and what later submissions must already see.
 ///
-/// ``get(_:_:)`` sees what was staged before in every family but `log`, `states` and `inbox`, where it sees the last commit only: nobody
-/// decides anything by them, and each put would cost a dictionary entry. Scans go to ``log`` and see the last commit only.
+/// ``get(_:_:)`` sees what was staged before in every family but `log`, `states` and `inbox`, where it sees the last commit only: no decision depends
+/// on them, and each put would cost a dictionary entry. Scans go to ``log`` and see the last commit only.
 ///
-/// When a submission throws, everything it staged is taken back.
+/// When a submission throws, everything it staged is rolled back.
 package struct Stage {
     /// The log as of the last commit, for scans.
     package let log: any CommitLog
@@ -89,7 +89,7 @@ package struct Stage {
         concerned = PartitionSet()
     }
 
-    /// Takes back what was staged since the last `keep()`.
+    /// Rolls back what was staged since the last `keep()`.
     mutating func takeBack() {
         for step in undo.reversed() {
             switch step {
@@ -176,7 +176,7 @@ private struct DeletedRanges {
         return nil
     }
 
-    /// Takes back the range that was inserted last.
+    /// Removes the range that was inserted last.
     mutating func removeLast(_ place: Place) {
         guard let place else { return others.removeLast(1) }
         byPrefix[place]!.removeLast()

@@ -146,7 +146,7 @@ extension JSON {
     }
 
     package func decode<Value: Decodable>(_ type: Value.Type) throws -> Value {
-        // Passed on as it came: Foundation's decoder would read its numbers anew.
+        // Passed on as it came: Foundation's decoder would parse its numbers again.
         if let value = self as? Value { return value }
         return try JSONDecoder().decode(type, from: Data(bytes))
     }

@@ -1,7 +1,7 @@
 package import ParleyChannels
 package import ParleySystem
 
-/// An entry that a client wants to append to an agent's channel, checked and stamped with who sends it.
+/// An entry that a client wants to append to an agent's channel, checked and stamped with its sender.
 package struct InputEntry: Sendable {
     package let entry: NewEntry
     /// The client's own label; without one the entry's offset is its id.
@@ -27,7 +27,7 @@ package struct InputEntry: Sendable {
 
     /// - Parameters:
     ///   - element: One JSON value as the client sent it.
-    ///   - principal: Who sent it; becomes `by`.
+    ///   - principal: The sender; becomes `by`.
     ///   - last: The one before it in a request, with which it shares what both have.
     /// - Throws: ``ChannelError`` with code `invalid_entry`, `unknown_entry_type` or `entry_too_large`.
     package init(_ element: Bytes, principal: String, after last: InputEntry? = nil) throws(ChannelError) {

@@ -80,7 +80,7 @@ extension ModelRequest {
     private var toolsContent: Bytes { ((try? JSON(encoding: tools)) ?? .null).canonical }
 }
 
-/// What the journal says of a request's messages.
+/// The part of the journal that describes a request's messages.
 struct RequestListing {
     /// Turns of the conversation are told by two offsets, and anything else message by message: the log grows by what is new in a turn, and not by
     /// all that was said before it.

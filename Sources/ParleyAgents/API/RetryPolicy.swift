@@ -59,7 +59,7 @@ public enum StepContract: String, Sendable {
 public struct StepContext: Sendable {
     /// The same over all attempts: derived from channel, turn and step. Hand it to whatever must not act twice.
     public let idempotencyKey: String
-    /// Rises with each activation of the agent: whoever remembers the highest can refuse a stale owner.
+    /// Rises with each activation of the agent: a service that remembers the highest can refuse a stale owner.
     public let fence: UInt64
     /// From 1.
     public let attempt: Int

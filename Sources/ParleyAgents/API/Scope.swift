@@ -1,7 +1,7 @@
 internal import ParleySystem
 
 /// The names that one task has given to its steps.
-final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `claim` checks; the end is nobody else's any more.
+final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `claim` checks; the end has no other user left.
     private let task: TurnTask
     private let prefix: String
     private var owner: String?

@@ -20,7 +20,7 @@ public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
         self.data = data
     }
 
-    /// Somebody interrupted the step.
+    /// The step was interrupted.
     ///
     /// - Parameters:
     ///   - text: What was said instead, if anything.

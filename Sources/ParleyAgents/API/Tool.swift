@@ -23,7 +23,7 @@ public struct Tool: Sendable {
     /// What is promised of its effect outside.
     public var contract: StepContract
     public var retry: RetryPolicy
-    /// Says of arguments that cannot be right why, before anybody is asked to approve them.
+    /// Throws the reason why arguments cannot be right, before a person is asked to approve them.
     private(set) var check: @Sendable (JSON) throws -> Void
     private(set) var body: @Sendable (JSON, ToolContext) async throws -> JSON
 

@@ -1,7 +1,7 @@
 internal import ParleySystem
 
 extension Turn {
-    /// Has `model` answer `messages`, does what it calls tools for, gives it the results and asks again, until it answers without a call.
+    /// Asks `model` to answer `messages`, runs the tools it calls, gives it the results and asks again, until it answers without a call.
     ///
     /// The calls of one answer run side by side, each as a step `tools/<number>/<tool>`; each gets its result, whatever happens: a tool that is
     /// not known, arguments that do not decode, a failure, a refusal and an interruption are results, too, which the model is told.

@@ -83,7 +83,7 @@ public struct Turn: Sendable {
         _ = try await perform(request, .giving(nothing: body))
     }
 
-    /// Has `model` answer `messages`, streaming into the channel as `text` entries.
+    /// Asks `model` to answer `messages`, and streams the answer into the channel as `text` entries.
     ///
     /// Killed in the middle, it continues from the last durable token where the model can, else the answer starts again and supersedes what
     /// readers saw of the first.
@@ -109,7 +109,7 @@ public struct Turn: Sendable {
         return generation
     }
 
-    /// Has `model` answer `messages`, given one by one.
+    /// Asks `model` to answer `messages`, given one by one.
     @concurrent public func generate(
         _ name: String, _ model: any Model, _ messages: ModelMessage..., options: ModelOptions = ModelOptions(),
         retry: RetryPolicy = .standard,
@@ -135,7 +135,7 @@ public struct Turn: Sendable {
         _ = try await perform(StepRequest(path: path, kind: .sleep, source: "\(file):\(line)", work: .sleep(until: instant)))
     }
 
-    /// Waits until somebody sends a `signal` of that name, and gives its data. A signal that came before is kept until it is waited for.
+    /// Waits for a `signal` of that name, and returns its data. A signal that came before is kept until a wait takes it.
     ///
     /// - Parameters:
     ///   - match: Members that the signal's data must have, with these values.
@@ -154,11 +154,11 @@ public struct Turn: Sendable {
 
     /// Asks a person whether `action` may be done with exactly these arguments, and waits for the answer.
     ///
-    /// The answer is bound to the SHA-256 of the arguments' canonical JSON (RFC 8785), stands in the log with who gave it, and counts once.
+    /// The answer is bound to the SHA-256 of the arguments' canonical JSON (RFC 8785), is logged with the name of its sender, and counts once.
     ///
-    /// - Throws: ``ApprovalDenied`` or, after `expires`, ``ApprovalExpired``; ``StepFailure`` `invalid_arguments` for a number that no double holds, such as
-    ///   an identifier of 64 bits: whoever approves could be shown another one. Give it as a string.
-    /// - Returns: who approved.
+    /// - Throws: ``ApprovalDenied`` or, after `expires`, ``ApprovalExpired``; ``StepFailure`` `invalid_arguments` for a number that no double holds,
+    ///   such as an identifier of 64 bits: the approver could be shown another one. Give it as a string.
+    /// - Returns: the name of the approver.
     @discardableResult
     @concurrent public func approval<Arguments: Encodable>(
         _ action: String, of arguments: Arguments, expires: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
@@ -226,7 +226,7 @@ public struct Turn: Sendable {
         return try await Task(executorPreference: task.lane) { [turn] in try await task.child(path) { try await body(turn) } }.value
     }
 
-    /// Has `body` run should the turn fail or be cancelled: the way back from what it has done until then.
+    /// Registers `body` to run should the turn fail or be cancelled, to undo what the turn has done until then.
     ///
     /// Call it before the step that it undoes, whose effect may have happened even though the step failed; so it must cope with nothing to
     /// undo. Compensations run as steps, the latest first, shielded; then the turn ends. One that fails for good does not keep
@@ -282,7 +282,7 @@ public struct Generation: Sendable, Equatable {
     public var returned: JSON?
     /// What people said meanwhile that joined the request, oldest first: part of the conversation from here on.
     public var steers: [String]
-    /// What was said by whoever interrupted it: the text is what there was until then.
+    /// The message of the interrupt that stopped the answer, in which case the text is what had come until then.
     public var redirection: String?
     /// ``steers`` and ``redirection`` as messages that name their entries: the log says in which order they belong.
     private(set) var joined: [ModelMessage]

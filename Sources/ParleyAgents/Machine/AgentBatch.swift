@@ -17,7 +17,7 @@ struct AgentBatch: Sendable {
 
 /// A row that stands or falls with the entries of a batch.
 enum AgentRow: Sendable {
-    /// What the log says of the agent, and its open turn.
+    /// The logged state of the agent, and its open turn.
     case status(AgentStatus, turn: UInt64?)
     case timer(DueTimer)
     case noTimer(DueTimer)

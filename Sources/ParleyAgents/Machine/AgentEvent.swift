@@ -78,7 +78,7 @@ enum AgentAlarm: Sendable {
     case waitingMark
 }
 
-/// What an agent's leaving memory depends on.
+/// The state that decides when an agent is passivated.
 struct AgentRest: Sendable {
     var lastActive = Timestamp(milliseconds: 0)
     /// The alarms that have been called for.

@@ -130,7 +130,8 @@ extension AgentMachine {
         return true
     }
 
-    /// What it was told of, or will be, is nothing that it can read; or there was no channel when it began, and nobody watches the one that there is.
+    /// Waits for further entries when the program can read none of those it was told of, or will be; or when the channel did not exist at the start
+    /// of the follow, so that nothing watches the one that exists now.
     private mutating func awaitNews(of follow: Follow, _ step: StepRequest, in channel: ChannelID, behind offset: UInt64) {
         let known = run?.steps[step.path]?.read ?? follow.incarnation.map { (channel: $0, upTo: follow.after) }
         guard known?.channel != channel.text || offset > known!.upTo else { return }

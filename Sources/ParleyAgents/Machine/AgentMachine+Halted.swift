@@ -5,7 +5,7 @@ internal import ParleySystem
 /// An open turn that no program runs.
 struct Halt {
     var turn: UInt64
-    /// What the log says of the agent; `running`: the turn is resumed after a pause, because it has ended the process.
+    /// The logged state of the agent; `running`: the turn is resumed after a pause, because it has ended the process.
     var status: AgentStatus
     var pause: Pause?
 
@@ -27,7 +27,7 @@ extension AgentMachine {
     mutating func takeUp(_ turn: UInt64, _ loaded: LoadedAgent, _ view: any AgentView) throws {
         let journal = try view.journal(of: turn)
         switch loaded.status {
-        // A turn that left memory comes back as a matter of course.
+        // A passivated turn comes back as a matter of course.
         case .waiting: try recover(turn, journal, view)
         case .parked: phase = .halted(Halt(turn: turn, status: .parked))
         case .stalled where !loaded.triesStalledAgain: phase = .halted(Halt(turn: turn, status: .stalled))
@@ -100,7 +100,7 @@ extension AgentMachine {
 
     mutating func parkIfOverworked(_ view: any AgentView) {
         guard let run, let crash = run.crash, crash.count > Journal.workMax, !isWriting, run.canCancel else { return }
-        // Unreadable, the log says so to whoever appends next.
+        // If the journal is unreadable, the log reports that to the next append.
         let restarts = (try? view.journal(of: run.turn))?.restarts ?? 0
         leaveProgram(run, Fenced())
         park(run.turn, restarts, .work)
@@ -120,8 +120,8 @@ extension AgentMachine {
         if decideFailed(view) { return }
         for offset in inbox.controls.all {
             guard let entry = inbox[offset], condition(entry) == .holds, !isMessage(offset) else { continue }
-            // A turn that pauses after a crash is about to run again: all but a cancel is decided with its program, and that too when there is
-            // something that a cancel does not reach, or has the program take back, or that came before it.
+            // A turn that pauses after a crash is about to run again, so its program takes part in every decision except a cancel; and in that too
+            // when something is shielded from the cancel, has to be compensated, or came before it.
             if let pause = halt.pause, entry.kind != .cancel || pause.journal.needsProgram || isPreceded(offset) { return }
             guard let item = item(offset, view) else { return }
             switch item.kind {
@@ -316,7 +316,7 @@ extension Journal {
     /// Why the turn was cancelled; `nil` unless it was.
     var cancellation: JSON? { completions.lazy.compactMap(\.cancellation).first }
 
-    /// Whether a cancel leaves something to do: a shielded step, what is to be taken back, or what is left once it was cancelled before.
+    /// Whether a cancel leaves something to do: a shielded step, a compensation, or the rest of an earlier cancel.
     var needsProgram: Bool {
         cancellation != nil || !compensations.isEmpty || starts.contains { $0.isShielded && open[$0.path] != nil }
     }

@@ -30,12 +30,13 @@ extension AgentMachine {
         rest.alarms.remove(alarm)
         switch alarm {
         case .idle, .room: restIfIdle(view)
-        // Of whatever turn there is by now.
+        // Applies to the turn that is open by now.
         case .waitingMark: if run?.isMarkedWaiting == false, !isWriting, isResting(view) { markWaiting(isLeaving: false) }
         }
     }
 
-    /// Leaves memory when nothing has happened for a while, or others wait for room, and nothing needs it: no turn, or one that only waits.
+    /// Passivates the agent after some idle time, or when others wait for room, provided that nothing needs it: it has no turn, or one that only
+    /// waits.
     mutating func restIfIdle(_ view: any AgentView) {
         guard !isGone else { return }
         // The clock may have been set back since.

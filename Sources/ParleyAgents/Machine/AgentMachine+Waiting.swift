@@ -62,7 +62,7 @@ extension AgentMachine {
         if let run, run.turn == timer.turn, let request = run.machine.waiting(at: timer.path), request.due == timer.due {
             cameDue(request, timer.due, view)
         } else if halt == nil {
-            // Nobody waits for it: the row has no meaning any more. A turn that stalled may wait for it again, when its program is mended.
+            // No step waits for it, so the row has lost its meaning. A stalled turn may wait for it again, once its program is mended.
             actions.append(.removeTimer(timer))
         }
     }
@@ -90,7 +90,7 @@ extension AgentMachine {
 
     mutating func cameDue(_ request: StepRequest, _ due: Timestamp, _ view: any AgentView) {
         if request.kind == .sleep { return finishSleep(request, due) }
-        // What came in time to the channel that it follows counts, also when nobody was here to read it.
+        // An entry that reached the followed channel in time counts, even if the agent was not in memory to read it.
         if !hasRead(request, considered: 0, isOver: true, view) { expire(request, due) }
     }
 

@@ -50,12 +50,12 @@ struct AgentMachine {
     init(_ identity: AgentIdentity, _ agent: AgentTraits) { (self.identity, self.agent) = (identity, agent) }
 }
 
-/// Who an agent is, and where it runs.
+/// The identity of an agent, and where it runs.
 struct AgentIdentity: Sendable {
     /// Its channel's.
     var name: String
     var id: ChannelID
-    /// What `turn.started` says of the process.
+    /// What `turn.started` names as the process.
     var node: String
     var build: String
 }
@@ -66,7 +66,7 @@ struct AgentTraits: Sendable {
     var definition: AgentDefinition?
 }
 
-/// What the log says of an agent between its turns.
+/// What the log holds on an agent between its turns.
 struct AgentRecord: Sendable {
     var epoch: UInt64 = 0
     var saved: JSON?

@@ -9,13 +9,13 @@ struct StepRequest: Sendable {
     /// Where in the program: `File.swift:12`.
     var source: String
     var work: Work
-    /// What else its start says of it, beside the digest.
+    /// Further members of its start, besides the digest.
     var details: [JSON.Member] = []
     /// Neither a cancel nor an interrupt reaches it.
     var isShielded = false
     /// A task asks for it that the program has made itself: another one beside it may wait for something outside the turn.
     var isFromOwnTask = false
-    /// It takes back what the turn did.
+    /// It compensates what the turn did.
     var isCompensation = false
 
     enum Work: Sendable {
@@ -38,7 +38,7 @@ struct StepRequest: Sendable {
         }
     }
 
-    /// Has it be what it was when it began: it ends by itself when its timer says, if it has one, and follows the same channel.
+    /// Restores what the step was when it began: it still ends when its timer fires, if it has one, and follows the same channel.
     mutating func keep(_ open: Journal.OpenStep) {
         switch work {
         case .sleep(let asked): work = .sleep(until: open.due ?? asked)

@@ -105,7 +105,7 @@ struct TurnMachine {
     }
 }
 
-/// What a turn is to take back should it fail or be cancelled.
+/// The compensations that a turn runs should it fail or be cancelled.
 struct Compensations {
     /// Registered and not run, oldest first.
     fileprivate(set) var registered: [StepRequest] = []
@@ -183,7 +183,8 @@ extension TurnMachine {
         compensations.unnamed.append(request.path)
     }
 
-    /// What was registered since the last start of a step, which is to be named by the next one: should the program not run again, nobody else knows.
+    /// Returns the compensations registered since the last start of a step. The next start names them: if the program never runs again, the log alone
+    /// knows of them.
     mutating func nameCompensations() -> [String] {
         defer { compensations.unnamed = [] }
         return compensations.unnamed
@@ -224,7 +225,7 @@ extension TurnMachine {
     /// Nothing that the journal has is to come any more.
     private var isCaughtUp: Bool { replay.isOver || cancellation != nil && !replay.hasResults }
 
-    /// Has results given that the program waits for.
+    /// Schedules the release of results that the program waits for.
     mutating func releaseSoon() -> [Action] {
         guard !isReleasing else { return [] }
         isReleasing = true
@@ -381,7 +382,7 @@ extension TurnMachine {
 // MARK: - The end
 
 extension TurnMachine {
-    /// Ends the turn, or first takes back what it did: at the same place in the log on the first run and on a replay.
+    /// Ends the turn, or first compensates what it did: at the same place in the log on the first run and on a replay.
     private mutating func conclude() -> [Action] {
         switch phase {
         case .ended(let result) where mustCompensate(result):
@@ -412,7 +413,7 @@ extension TurnMachine {
 
     mutating func report() -> [Action] {
         switch phase {
-        // Cancelled meanwhile, it is reported again when what there is to take back has been.
+        // Cancelled meanwhile, it reports again once the compensations have run.
         case .running, .compensating: return []
         case .ended(let result), .compensated(let result):
             // A program that has ended waits for nothing that could stand before it.

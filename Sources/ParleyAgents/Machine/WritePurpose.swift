@@ -9,7 +9,7 @@ enum WritePurpose: Sendable {
     case turnStarted(TurnStart)
     case turnTakenUp(TurnStart)
     case turnEnded(TurnEnd)
-    /// The turn only waits; the agent was about to be passivated, or the mark is for those who look.
+    /// The turn only waits; the agent was about to be passivated, or the mark is for readers of its status.
     case turnWaits(epoch: UInt64, isLeaving: Bool)
 
     case stepStarted(epoch: UInt64, StepRequest, attempt: UInt32)

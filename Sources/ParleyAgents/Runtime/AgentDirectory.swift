@@ -6,7 +6,7 @@ internal import Synchronization
 /// Which agents are in memory, and which wait for room there: at most so many are in memory, and the rest are admitted by name, first come, first
 /// served.
 ///
-/// A place in the queue can be lost without losing anything else: what an agent has to do is durable, the queue only says who has something.
+/// A place in the queue can be lost without losing anything else: an agent's work is durable, and the queue only says which agents have some.
 final class AgentDirectory: Sendable {
     /// What an agent has to do.
     enum Call: Sendable {
@@ -105,7 +105,7 @@ final class AgentDirectory: Sendable {
             return names.count < AgentDirectory.unfinishedMax
         }
         return unfinished.withLock { unfinished in
-            // Who reads later may see what agents have written since.
+            // A later scan may see what agents have written since.
             if unfinished == nil { unfinished = names }
             return unfinished!
         }
@@ -155,7 +155,7 @@ final class AgentDirectory: Sendable {
     /// admitted it calls this: another call for the same name may fail while the place is still needed.
     func giveUp(_ name: String) { _ = state.withLock { $0.admitted.remove(name) } }
 
-    /// From which channel on the log has to be asked who has something to do: calls were dropped, and all that was remembered has been admitted.
+    /// Returns the channel from which the log must be searched for agents with work: calls were dropped, and all remembered ones have been admitted.
     ///
     /// Each pass is over all channels, and what is dropped meanwhile begins another one: those that can do nothing yet must not hide the rest.
     func takePass() -> ChannelID? {

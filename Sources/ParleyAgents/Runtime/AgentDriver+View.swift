@@ -38,7 +38,7 @@ extension AgentDriver {
         var isDeleted: Bool { channel.tail.isDeleted }
 
         func load() throws -> LoadedAgent {
-            // First the head, then the inbox: what comes later is noticed later, see `takeInput`.
+            // The end offset is read before the inbox: an entry that comes later is noticed later, see `takeInput`.
             let head = channel.tail.head
             let leftRunning = try runtime.directory.leftRunning(runtime.channels.log)
             guard let row = try runtime.channels.row(channel) else { throw ChannelError.notFound(channel.name) }

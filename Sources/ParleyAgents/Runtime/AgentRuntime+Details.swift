@@ -3,7 +3,7 @@ package import ParleyLog
 package import ParleySystem
 internal import Synchronization
 
-/// Which agents a list shows, and what it says of each.
+/// Selects the agents that a list shows, and how much it shows of each.
 package struct AgentListQuery: Sendable {
     package var kind: String?
     package var state: String?
@@ -14,7 +14,7 @@ package struct AgentListQuery: Sendable {
     package var hasDetails = false
     /// Adds how many agents there are in each state.
     package var hasCounts = false
-    /// Whether whoever asks may see the agent of that channel.
+    /// Whether the caller may see the agent of that channel.
     package var isShown: @Sendable (_ channelName: String) -> Bool = { _ in true }
 
     package init() {}
@@ -43,7 +43,7 @@ extension AgentRuntime {
         return .object(members)
     }
 
-    /// What a list says of an agent beside its state.
+    /// The fields of a listed agent besides its state.
     ///
     /// Reads what is new since it was asked last, the first time the whole turn: one that runs writes much behind what it waits for.
     func details(of name: String, _ status: AgentStatus) throws(LogError) -> [JSON.Member] {
@@ -98,7 +98,7 @@ struct OpenWaits: Sendable {
 /// What lists have read of the agents with an open turn, so that a page that is asked for every few seconds reads only what is new.
 final class ListedWaits: Sendable {
     private let known = Mutex<(agents: [ChannelID: OpenWaits], count: Int)>(([:], 0))
-    /// Of so many agents, and waits of theirs; then it begins anew.
+    /// The largest number of agents, and of their waits; beyond it the memory starts over.
     private static let (agentsMax, waitsMax) = (4_096, 16_384)
 
     subscript(id: ChannelID) -> OpenWaits? {

@@ -91,7 +91,7 @@ package final class AgentRuntime: Sendable {
 
     // MARK: Starting
 
-    /// Takes up what the last process left: turns that were cut off, input that nobody decided, timers that are due.
+    /// Takes up what the last process left: interrupted turns, undecided input, timers that are due.
     ///
     /// Cost: some seeks a partition, and what is unfinished; agents that only wait are not touched.
     package func start() throws(LogError) {
@@ -140,7 +140,7 @@ package final class AgentRuntime: Sendable {
         var next: ChannelID?
     }
 
-    /// The agents that have a turn open, or input that nobody decided.
+    /// Returns the agents with an open turn or undecided input.
     private func unfinished(in partitions: PartitionSet, _ isMeant: (_ kind: String) -> Bool) throws(LogError) -> Unfinished {
         var unfinished: [String] = []
         try AgentIndex.scan(channels.log, in: partitions, [.running, .stalled]) { name, status in
@@ -164,12 +164,12 @@ package final class AgentRuntime: Sendable {
             }
         }
         guard let next = unfinished.next else { return }
-        // Behind those, because nobody may leave memory, which is when the log is asked otherwise.
+        // After those, because it may be that no agent is passivated, and a passivation is what otherwise triggers the search.
         let pause = Duration.milliseconds(2) * (names.count / AgentRuntime.recoveriesAtOnce)
         world.schedule(at: world.now.advanced(by: pause)) { [weak self] in self?.ask(from: next) }
     }
 
-    /// Has the log asked for agents with something to do from that channel on, once all that are remembered have been admitted.
+    /// Searches the log for agents with work from that channel on, once all remembered ones have been admitted.
     private func ask(from place: ChannelID) {
         directory.continuePass(at: place)
         admit()
@@ -246,7 +246,7 @@ package final class AgentRuntime: Sendable {
         try channels.log.get(.index, IndexMark.drained.key(partition))
     }
 
-    /// Has the next process know that this one did not end because of a turn. Call it when nothing else will be written.
+    /// Records for the next process that this one did not end because of a turn. Call it when nothing else will be written.
     package func markDrained() {
         for partition in channels.openPartitions.numbers { markDrained(partition) }
     }
@@ -256,7 +256,7 @@ package final class AgentRuntime: Sendable {
         channels.submit(RowChange.put(.index, IndexMark.drained.key(partition), [1]))
     }
 
-    /// Gives a partition up to another owner: its agents leave memory, and no open turn is to blame for it.
+    /// Hands a partition over to another owner: its agents are passivated, and no open turn is to blame for it.
     ///
     /// - Parameter completion: As that of ``Channels/close(_:completion:)``.
     package func handOver(_ partition: UInt16, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
@@ -298,7 +298,7 @@ package final class AgentRuntime: Sendable {
 
     // MARK: Activations
 
-    /// Has the agent of that name do something, in memory or once there is room for it.
+    /// Delivers a call to the agent of that name, in memory or once there is room for it.
     private func call(_ name: String, _ call: AgentDirectory.Call) {
         guard !isDraining, let agent = agent(ofKind: AgentName(channel: name)?.kind ?? ""), let channel = find(name, for: call) else {
             return
@@ -350,7 +350,7 @@ package final class AgentRuntime: Sendable {
         return true
     }
 
-    /// Gives the room that there is to those who wait for it.
+    /// Gives the available room to the agents that wait for it.
     private func admit() {
         while let (name, calls) = directory.admitNext() {
             for call in calls { self.call(name, call) }
@@ -360,7 +360,7 @@ package final class AgentRuntime: Sendable {
         while !isDraining, let start = directory.takePass() { wakeUndecided(from: start) }
     }
 
-    /// Asks the log who has something to do, a page at a time, when that could not be remembered.
+    /// Searches the log for agents with work, a page at a time, when they could not all be remembered.
     private func wakeUndecided(from start: ChannelID) {
         do throws(LogError) {
             let found = try undecided(in: channels.openPartitions, from: start)
@@ -375,7 +375,7 @@ package final class AgentRuntime: Sendable {
 
     func timerDue(_ name: String, _ id: ChannelID, _ timer: DueTimer) { call(name, .fire(timer, of: id)) }
 
-    // MARK: Who waits for a turn
+    // MARK: Waiting for a turn
 
     /// Calls `notify` whenever the input at `turn` was decided, or its turn has ended, until that is withdrawn. Call it before looking.
     package func observeTurn(_ turn: UInt64, in channel: String, _ notify: @escaping @Sendable () -> Void) -> any Scheduled {

@@ -34,11 +34,11 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
         schedule { $0.jobs.append(job) }
     }
 
-    /// Has `work` run on the lane when everything that can run now has run, after the deliveries before it. Thread-safe.
+    /// Runs `work` on the lane when everything that can run now has run, after the deliveries before it. Thread-safe.
     package func deliver(_ work: @escaping @Sendable () -> Void) { schedule { $0.deliveries.append(work) } }
 
-    /// Has the rest of the delivery in flight, in parts with everything that can run in between, done before the next delivery: what one
-    /// commit gives the program comes before what the next one does.
+    /// Runs the rest of the delivery in flight, in parts with everything that can run in between, before the next delivery: what one commit gives the
+    /// program comes before what the next one does.
     package func deliver(parts rest: [@Sendable () -> Void]) {
         precondition(isCurrent, "only a delivery has parts")
         parts = rest + parts
@@ -90,7 +90,7 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
         }
     }
 
-    /// What is to be delivered next; when there is nothing and no job has come meanwhile, the lane rests until it is scheduled again.
+    /// Takes the next delivery; when there is none and no job has come meanwhile, the lane rests until it is scheduled again.
     private func takeDeliveryOrRest() -> (@Sendable () -> Void)? {
         queue.withLock { queue in
             if let delivery = queue.deliveries.popFirst() { return delivery }

@@ -69,7 +69,7 @@ final class ModelAttempt: ModelSink, Sendable {
     private let end: @Sendable (End) -> Void
 
     /// - Parameters:
-    ///   - saved: The durable text to continue from; empty for an attempt that starts anew.
+    ///   - saved: The durable text to continue from; empty for an attempt that starts over.
     ///   - append: Takes entries that are to be committed now; ``committed()`` is called when they are.
     ///   - end: Called once, unless the attempt is stopped.
     init(

@@ -109,7 +109,7 @@ final class TimerService: Sendable {
         alarm.set(due) { [weak self] in self?.ring() }
     }
 
-    /// Fires again what is due and has not been settled: whoever was to be told of it may not have been.
+    /// Fires again what is due and not settled: the agent to be told of it may have missed it.
     func lookAgain() {
         state.withLock { $0.underWay = [] }
         set(Timestamp(milliseconds: 0))
@@ -129,7 +129,7 @@ final class TimerService: Sendable {
     /// The row of a timer is gone.
     func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
 
-    /// Removes a row that nobody waits for.
+    /// Removes a row that no step waits for.
     func remove(_ key: Bytes, _ channels: Channels) {
         // Refused, the next process finds the row again.
         channels.submit(RowChange.delete(.timers, key)) { [self] result in
@@ -137,8 +137,8 @@ final class TimerService: Sendable {
         }
     }
 
-    /// Removes the rows of timers that have rung for a channel that is gone: whoever was to settle them is gone with it. Those that have not
-    /// rung yet are removed when they do.
+    /// Removes the rows of timers that have fired for a channel that is gone, and with it the agent that would settle them. Those that have not fired
+    /// yet are removed when they do.
     func channelDeleted(_ id: ChannelID, _ channels: Channels) {
         let keys = state.withLock { $0.underWay.filter { DueTimer.channel(ofKey: $0) == id } }
         // Sorted, so that a simulated run follows from its seed.

@@ -36,7 +36,7 @@ package final class TurnMemory: Sendable {
     private struct State {
         var used = 0
         var waiting: [Waiting] = []
-        /// When the first of those who wait is let in.
+        /// Fires when the first waiting turn is let in.
         var alarm: (any Scheduled)?
     }
 

@@ -17,8 +17,8 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     private let items: Mutex<[HistoryItem]>
     private let reports: TurnReports
     private let time: Mutex<Timestamp>
-    /// What the program did on another thread than the lane's, where an actor that it shares with others had left it. It is done before whatever the
-    /// program does next.
+    /// What the program did on another thread than the lane's, where an actor that it shares with others had left it. It is processed before whatever
+    /// the program does next.
     private let besideLane = Mutex<[@Sendable () -> Void]>([])
     /// How often the turn was used from outside its tasks.
     private let strays = Atomic<Int>(0)
@@ -48,7 +48,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     private struct Refusals {
         /// How often since it was last given something.
         var count = 0
-        /// Those who were refused too often, until something happens.
+        /// Tasks that were refused too often, paused until something happens.
         var paused: [UnsafeContinuation<Void, Never>] = []
         /// Its turn has failed for it.
         var isAbandoned = false
@@ -76,7 +76,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
-    /// Whether it is no task that the program has made itself. On the lane.
+    /// False for a task that the program has made itself. On the lane.
     var knowsCaller: Bool { !lane.isCurrent || state.known.contains(Scope.currentTask) }
 
     private func ended(_ result: TurnMachine.Outcome) {
@@ -84,7 +84,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         tell(.ended(result))
     }
 
-    /// Has the agent decide, unless the turn has lost its right to run. On the lane.
+    /// Passes the event to the agent to decide, unless the turn has lost its right to run. On the lane.
     private func tell(_ event: TurnEvent) { if case .held(let owner) = state.right { owner.handle(epoch, event) } }
 
     private var fence: (any Error)? { if case .lost(let error, _) = state.right { error } else { nil } }
@@ -184,7 +184,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
-    /// Has the step done, or its recorded result found; returns when it stands in the log and it is its turn.
+    /// Performs the step, or finds its recorded result; returns once that is in the log and its turn has come.
     @concurrent func perform(_ request: StepRequest, _ code: StepCode?, in scope: Scope?) async throws -> JSON {
         do { try check(request) } catch { try await refuse(error) }
         let isKnown = try match(request, scope)
@@ -311,8 +311,8 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     /// - Throws: ``TurnError`` `outside_turn` for a caller that does not run on the turn's lane.
     func checkLane() throws { if !lane.isCurrent { throw TurnError("outside_turn", TurnTask.remedy) } }
 
-    /// - Throws: The same for a caller that is none of the turn's tasks. One that is may run on another lane's thread, where an actor that both wait
-    ///   for has left it.
+    /// - Throws: The same for a caller that is none of the turn's tasks. A task of the turn may run on another lane's thread, where an actor that
+    ///   both wait for has left it.
     func checkTask() throws {
         guard !lane.isCurrent else { return }
         let isOwn = withUnsafeCurrentTask { $0?.unownedTaskExecutor == lane.asUnownedTaskExecutor() }

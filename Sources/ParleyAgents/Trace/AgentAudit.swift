@@ -25,7 +25,7 @@ package struct AuditQuery: Sendable {
     package init() {}
 }
 
-/// Who did what to an agent: every entry that somebody sent, with its receipt, and every approval as one record that shows what became of it.
+/// Who did what to an agent: every entry that a client sent, with its receipt, and every approval as one record that shows its outcome.
 ///
 /// Read from the log in two passes over its frames: back from the tail until the page is full, then forward to what the records still lack.
 /// Both look at the kind of an entry before anything else, and parse only what they show. Blocks on the disk: not for event loops.
@@ -43,7 +43,7 @@ package struct AgentAudit {
     /// The answer as the route gives it: the newest records that match, oldest first.
     package func answer(_ query: AuditQuery) throws(ChannelError) -> JSON {
         do throws(LogError) {
-            // Who decided stands after what was asked for, and then perhaps after `before`.
+            // The decision comes after the request, and so perhaps after `before`.
             let start = query.by == nil ? query.before.map { min(head, $0 - min($0, 1)) } ?? head : head
             let (offsets, next) = try channels.projectBack(channel, from: start, AuditSearch(query))
             let records = offsets.isEmpty ? [:] : try records(offsets)

@@ -108,7 +108,7 @@ private struct TracedTurns: Projection {
 }
 
 extension Channels {
-    /// What somebody sent to an agent.
+    /// Returns the record of an entry that a client sent to an agent.
     func input(_ offset: UInt64, of channel: Channel) throws(LogError) -> InputRecord? {
         try entry(channel, at: offset) { InputRecord(LogEntry(offset, $0)) }
     }
@@ -120,7 +120,7 @@ extension Channels {
     }
 }
 
-/// What somebody sent, as traces and audits show it.
+/// An entry that a client sent, as traces and audits show it.
 struct InputRecord {
     var offset: UInt64
     var at: Timestamp

@@ -3,9 +3,9 @@ internal import ParleySystem
 
 /// What the log proves of one approval: asked, decided by whom, and then done once or never. Folded from its turn's entries.
 ///
-/// What it guards is, by definition, the first step that does something (anything but a sleep, a wait or another approval) and begins in the
-/// approval's scope after it was approved. A scope is the path up to its last `/`, and what lies below counts. What takes back what the turn did
-/// is no such step, and in a turn that was cancelled there is none any more, unless the approval was shielded.
+/// By definition, it guards the first step that does something (anything but a sleep, a wait or another approval) and begins in the approval's scope
+/// after the approval. A scope is the path up to its last `/`, and everything below it counts. A compensation is no such step; and a cancelled turn
+/// has none any more, unless the approval was shielded.
 struct ApprovalRecord: Projection {
     /// The approval's own step.
     let step: Position
@@ -35,7 +35,7 @@ struct ApprovalRecord: Projection {
     /// Where it was requested.
     var offset: UInt64 { requested.offset }
 
-    /// Who decided it.
+    /// The name of its decider.
     var decidedBy: String? { decided?.body["decided_by"]?.string }
 
     private var scope: String { step.step.lastIndex(of: "/").map { String(step.step[...$0]) } ?? "" }

@@ -1,14 +1,14 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What a `step.started` says of its step.
+/// The facts that a `step.started` gives of its step.
 struct StepStart {
     let kind: String
     let name: String?
-    /// It takes back what the turn did.
+    /// It compensates what the turn did.
     let isCompensation: Bool
     let model: JSON?
-    /// Of what a tool is called with.
+    /// The digest of a tool call's arguments.
     let argumentsDigest: JSON?
     /// The channel that is followed.
     let followed: JSON?
@@ -75,7 +75,7 @@ struct StepTrace {
         var error: JSON?
     }
 
-    /// What a model's answer says of itself.
+    /// The facts that a model's answer gives of itself.
     struct Result {
         var inputTokens: Int64?
         var outputTokens: Int64?

@@ -22,7 +22,7 @@ struct TurnTrace: Projection {
     private struct End {
         var state = "open"
         var at: Timestamp?
-        /// What the entry that ended it, or had it stall, says of why.
+        /// The reason, from the entry that ended it or made it stall.
         var body: JSON?
     }
 

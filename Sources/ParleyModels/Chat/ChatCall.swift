@@ -51,7 +51,7 @@ final class ChatCall: ModelCall {
         var isTelling = false
         /// The answer ended by the alarm, so its connection would not end by itself.
         var endsByAlarm = false
-        /// Counts the requests: what the transport still says of one that was sent once more is not heard.
+        /// Counts the requests: once a request was sent again, further reports of the transport on the former one are ignored.
         var exchange = 0
     }
 

@@ -37,8 +37,8 @@ struct ChatStream: Sendable {
     private var httpError: UpstreamError?
     /// The answer's head names a compression.
     private var isCompressed = false
-    /// The head says where the body ends, so that its end in order is that of the whole. That the end of something compressed is missing libcurl does
-    /// not say.
+    /// The head says where the body ends, so that its end in order is that of the whole. libcurl does not report that the end of something compressed
+    /// is missing.
     private var isFramed = false
     /// The end of a compressed answer, until its checksum has been read.
     private var pending: ModelEvent?

@@ -37,7 +37,7 @@ package final class ContinuationProbes: Sendable {
         entries.withLock { if case .known(let finding) = $0[key] { finding } else { nil } }
     }
 
-    /// Answers whether the model continues: from memory, or by `probe`, which whoever asks in the meantime shares.
+    /// Answers whether the model continues: from memory, or by `probe`, whose result is shared with all callers that ask in the meantime.
     package func find(
         for key: Key, probe: (@escaping @Sendable (Outcome) -> Void) -> Void, _ answer: @escaping @Sendable (Bool) -> Void
     ) {

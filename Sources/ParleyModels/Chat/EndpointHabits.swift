@@ -106,7 +106,7 @@ extension EndpointHabit {
         return open.first { [.refusesStreamOptions, .refusesReturned].contains($0.habit) }?.habit
     }
 
-    /// What a refusal says of the order in which the parties speak.
+    /// Reads from a refusal in which order the parties must speak.
     private static func order(in words: String, of request: ModelRequest, known: Set<EndpointHabit>) -> EndpointHabit? {
         func says(_ parts: String...) -> Bool { parts.contains { words.contains($0) } }
         let isAfterResult = !known.contains(.refusesUserAfterResult) && ChatRequest.hasUserAfterResult(request.messages)

@@ -86,7 +86,7 @@ struct ReturnedMembers: Sendable {
 
     /// Keeps what of `delta` is wanted back.
     ///
-    /// - Returns: what was kept, for whoever counts it.
+    /// - Returns: what was kept, to be counted.
     mutating func keep(_ delta: JSON) -> JSON? {
         var found: [JSON.Member] = []
         for name in ReturnedMembers.lists {

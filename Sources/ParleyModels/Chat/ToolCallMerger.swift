@@ -11,8 +11,8 @@ internal import ParleySystem
 /// - with another name;
 /// - with a name, or another id, when the arguments before it are a complete object.
 ///
-/// Everything else belongs to a call that has begun. What cannot be told apart is put together as it came: then the arguments are no JSON, and the
-/// call is refused to the model instead of being run with what nobody asked for.
+/// Everything else belongs to a call that has begun. Fragments that cannot be told apart are joined as they came: then the arguments are no JSON, and
+/// the model is told that its call is refused, instead of a call being run that it did not make.
 struct ToolCallMerger: Sendable {
     private struct Call {
         var upstreamIndex: Int64?
@@ -38,7 +38,7 @@ struct ToolCallMerger: Sendable {
             switch function["arguments"] {
             case .string(let text)?: arguments = Bytes(text.utf8)
             case nil, .null?: arguments = []
-            // What is no object is refused by whoever reads the arguments.
+            // The reader of the arguments refuses what is no object.
             case let value?: arguments = value.bytes
             }
             returned = (piece.members ?? []).filter {

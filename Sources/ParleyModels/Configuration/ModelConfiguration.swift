@@ -1,7 +1,7 @@
 package import ParleyAgents
 internal import ParleySystem
 
-/// Where the models are and which one is used by whoever names none.
+/// Where the models are, and which one is used by agents that name none.
 package struct ModelConfiguration: Sendable {
     /// The model of agents that name none; `nil` when there is no such model.
     package var defaultModel: ModelSpec?

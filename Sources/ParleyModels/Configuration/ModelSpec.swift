@@ -19,7 +19,7 @@ package struct ModelSpec: Sendable, Equatable, CustomStringConvertible {
 
     package var description: String { "\(provider.rawValue):\(model)" }
 
-    /// Parses `text` and checks what can be checked without asking anybody.
+    /// Parses `text` and checks what can be checked without a request.
     package init(_ text: String) throws(SettingError) {
         // It has one model only, so its name says everything.
         let text = text == Provider.scripted.rawValue ? text + ":" : text

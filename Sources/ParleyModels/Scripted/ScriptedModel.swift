@@ -4,8 +4,8 @@ internal import Synchronization
 
 /// A model that needs no network: its answer follows from the last user message and a seed.
 ///
-/// It serves tests, simulations and anybody who tries Parley without a key. It streams at a steady rate, reports usage, obeys `max_tokens`
-/// and `stop`, and continues from a prefix as they do. What it takes from outside comes from a ``World``, so it runs in a simulation.
+/// It serves tests, simulations and people who try Parley without a key. It streams at a steady rate, reports usage, obeys `max_tokens` and `stop`,
+/// and continues from a prefix as real models do. Its outside input comes from a ``World``, so it runs in a simulation.
 ///
 /// Some lines of a user message are commands: a message that begins with `say: X` is answered with X, with `fail: CODE` by a failure of that
 /// code; each line `call: TOOL {arguments}` calls a tool that it is offered, and once the results are there it speaks of them. Of a tool that it is
