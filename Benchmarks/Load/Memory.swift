@@ -26,7 +26,7 @@ struct Memory {
 
 /// The pages that the kernel keeps of a folder's files.
 enum PageCache {
-    /// Writes the files out and drops what is kept of them, as if nobody had read them yet. Needs no rights, and leaves other files alone.
+    /// Writes the files out and drops the kernel's cache of them, as if they had never been read. Needs no rights, and leaves other files alone.
     static func drop(_ folder: String) {
         for file in files(folder) {
             let descriptor = open(file, O_RDONLY)

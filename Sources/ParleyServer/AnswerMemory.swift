@@ -88,8 +88,8 @@ final class WaitingAnswers: @unchecked Sendable {  // Guard: used on the loop on
 
     var count: Int { waiting.count }
 
-    /// Calls `go` with room for `count` bytes when there is some, or with `nil` when none has come in time; not at all when nobody wants it
-    /// any more.
+    /// Calls `go` with room for `count` bytes when there is some, or with `nil` when none has come in time; not at all once the answer is no longer
+    /// wanted.
     ///
     /// - Parameter patience: `nil`: as long as it takes.
     func wait(

@@ -8,13 +8,13 @@ typealias HeaderField = (name: String, value: String)
 struct Exchange: Sendable {
     let request: HTTPRequest
     let responder: HTTPResponder
-    /// Who may read the answer from another origin.
+    /// The fields that let pages of other origins read the answer.
     var corsHeaders: [HeaderField]
     /// Where a refusal is counted.
     var refusals: RefusalCounter?
     /// Where what it is answered is counted.
     var answers: AnswerMemory?
-    /// Who sent it, and what they may do.
+    /// The sender and its rights.
     var access = Access.none
 
     var loop: EventLoop { request.loop }
@@ -30,7 +30,7 @@ struct Exchange: Sendable {
         responder.respond(status: status, headers: headers + common, body: body, room: room)
     }
 
-    /// What only reads is answered 503 where there is no room; whoever has changed something must be told so.
+    /// An answer that only reads becomes a 503 where there is no room; a sender that has changed something must be told so.
     func respond(_ status: Int, _ headers: [HeaderField] = [], json: JSON) { respond(status, headers, jsonText: json.bytes) }
 
     /// The same for JSON that is written already, perhaps in room that was found for it.
@@ -60,10 +60,10 @@ struct Exchange: Sendable {
 
     private var isSafe: Bool { request.method == "GET" || request.method == "HEAD" }
 
-    /// `type` as a `Content-Type` for UTF-8, with the charset for those who need to be told.
+    /// `type` as a `Content-Type` for UTF-8, with the charset for clients that need it.
     ///
-    /// Both JSON and event streams are UTF-8 by definition, and what fetches as browsers do reads them so. Several libraries for other
-    /// programs, all of which say who they are, take text for ISO 8859-1 unless the charset is there.
+    /// Both JSON and event streams are UTF-8 by definition, and a browser's fetch reads them so. Several libraries for other programs, all of which
+    /// send a `User-Agent`, take text for ISO 8859-1 unless the charset is there.
     func typeOfText(_ type: String) -> String {
         request.header("User-Agent") != nil && request.header("Sec-Fetch-Mode") == nil ? type + "; charset=utf-8" : type
     }

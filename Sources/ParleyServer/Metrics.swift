@@ -3,7 +3,7 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// A number that whoever composes the node adds to `/metrics`.
+/// A number that the program which composes the node adds to `/metrics`.
 package struct Measure: Sendable {
     package enum Kind: String, Sendable { case counter, gauge }
 

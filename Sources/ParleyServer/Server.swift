@@ -6,7 +6,7 @@ internal import Synchronization
 
 /// The HTTP server over a node's channels: streams, agents, health, metrics and the page.
 package final class Server: Sendable {
-    /// The loops the server runs on; whoever makes outgoing calls may share them.
+    /// The loops the server runs on; outgoing calls may share them.
     package let loops: EventLoopGroup
     private let ownsLoops: Bool
     private let context: ServerContext
@@ -63,7 +63,8 @@ package final class Server: Sendable {
         return http.drain(within: deadline)
     }
 
-    /// Takes other keys, and reads the certificate anew. Whoever follows a stream is told to come again, and then needs what is good now.
+    /// Takes other keys, and reads the certificate again. Readers that follow a stream are told to reconnect, and then need a credential that is
+    /// valid now.
     ///
     /// - Throws: ``TLSError`` when the certificate is wrong: the old one stays, and so do the old keys.
     package func reload(_ keys: KeyRing) throws(TLSError) {

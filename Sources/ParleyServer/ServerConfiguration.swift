@@ -8,11 +8,11 @@ package struct ServerConfiguration: Sendable {
     package var allowedHosts: Set<String> = []
     /// Origins, such as `https://app.example.com`, whose pages may use this server beside its own; `*` for any.
     package var allowedOrigins: Set<String> = []
-    /// The folder whose files anybody may have; `nil`: none.
+    /// The folder whose files need no key; `nil`: none.
     package var publicFolder: PublicFolder?
-    /// Who may do what; without keys everybody may do everything.
+    /// The keys and their rights; without keys, every client has all rights.
     package var keys = KeyRing()
-    /// Who sends what comes while there are no keys: the `by` of entries.
+    /// The sender of every entry while there are no keys: the `by` of entries.
     package var principal = "anonymous"
     /// Requests a second that each sender may make: each key, holder of a token, or address without either; `nil`: any.
     package var rate: Double?
@@ -23,7 +23,7 @@ package struct ServerConfiguration: Sendable {
     package var longPollTimeout = Duration.seconds(15)
     /// How often a quiet stream of events gets a comment.
     package var heartbeatInterval = Duration.seconds(15)
-    /// After how long a stream of events ends, so that connections spread anew and caches can collapse them; clients resume.
+    /// How long a stream of events may last, so that connections are spread again and caches can collapse them; clients resume.
     package var streamLifetime = Duration.seconds(60)
     /// Live readers of one loop; more are answered 503.
     package var readersPerLoopMax = 10_000
@@ -41,7 +41,7 @@ package struct ServerConfiguration: Sendable {
     package var socketChannelsMax = 1_024
     /// How long a socket may be quiet before it is asked for a sign of life; after twice as long again it is given up.
     package var socketPingInterval = Duration.seconds(20)
-    /// After how long a socket ends, telling where to resume, so that connections spread anew.
+    /// How long a socket may last. It ends by telling where to resume, so that connections are spread again.
     package var socketLifetime = Duration.seconds(600)
     /// Appends and look-ups of one socket that are in flight before its messages wait in the connection.
     package var socketPendingMax = 64

@@ -80,7 +80,7 @@ final class ServerContext: Sendable {
         set { draining.store(newValue, ordering: .relaxed) }
     }
 
-    // MARK: Who asks
+    // MARK: Access
 
     /// Whose share of a limit a request counts against.
     func account(of exchange: Exchange) -> String { exchange.account }
@@ -134,7 +134,7 @@ final class ServerContext: Sendable {
         return channel
     }
 
-    /// Why there is no such channel: of a kind that there is not, nobody can make one.
+    /// The reason why there is no such channel: one of an unknown kind cannot be created.
     private func missing(_ name: StreamName) -> ChannelError {
         guard let kind = name.agent?.kind, let kinds = agents?.kinds, !kinds.contains(kind) else { return .notFound(name.text) }
         return .unknownKind(kind, of: kinds)
@@ -174,7 +174,7 @@ final class ServerContext: Sendable {
         return tail
     }
 
-    /// Gives an event to everybody who follows its channel, on every loop.
+    /// Gives an event to all readers that follow its channel, on every loop.
     ///
     /// - Returns: false when so many are on their way already that it is dropped.
     func deliver(_ event: EphemeralDelivery) -> Bool { readersByLoop.values.allSatisfy { $0.deliver(event) } }

@@ -10,7 +10,7 @@ final class BlockingPool: Sendable {
     private struct State {
         /// The owners with work that waits or runs.
         var owners: [UInt64: Owner] = [:]
-        /// Those who may have another piece begun, whose turn it is first.
+        /// The owners that may begin another piece, in the order of their turns.
         var turns = Fifo<UInt64>()
         var threads = 0
         var idle = 0

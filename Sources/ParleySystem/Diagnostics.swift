@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// What the process says of itself, on standard error: static messages with named values, never payloads or secrets.
+/// The process's own reports, on standard error: static messages with named values, never payloads or secrets.
 package enum Diagnostics {
     package enum Level: String, Sendable { case info, warning, error }
 

@@ -10,10 +10,10 @@ package enum Heap {
     /// Bytes of memory that the allocator has of the system and that are in use, as pages.
     package static var residentBytes: Int { read("stats.resident") }
 
-    /// Has memory that became free go back to the system within about a quarter of a second, by a thread of the allocator's own.
+    /// Returns freed memory to the system within about a quarter of a second, by a thread of the allocator's own.
     ///
-    /// By default it goes after ten, and only while others allocate: what a burst needed would stay with a process that is quiet afterwards. Of
-    /// the 74 MiB that a thousand readers cost who had stopped reading, 30 were of that kind.
+    /// By default it is returned after ten seconds, and only while others allocate: the memory of a burst would stay with a process that is quiet
+    /// afterwards. Of the 74 MiB that a thousand readers cost which had stopped reading, 30 were of that kind.
     ///
     /// What is larger than 8 MiB has an arena of its own, from which it would go at once: a request of 10 MB, which needs such pieces several
     /// times, took four times as long as ten of 1 MB, most of it in the kernel.

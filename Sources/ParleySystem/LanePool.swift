@@ -1,10 +1,10 @@
 internal import CUV
 internal import Glibc
 
-/// The threads that run lanes: pieces of work of one lane one at a time and in order, those of different lanes side by side.
+/// The threads that run lanes: pieces of one lane run one at a time and in order, those of different lanes in parallel.
 ///
-/// No lane belongs to a thread: whichever is free takes the lane that has waited longest. As many threads run as there are cores; one that
-/// does not come back from its piece of work (it waits for a lock, or computes) counts for nothing, and another takes its place.
+/// No lane belongs to a thread: any free thread takes the lane that has waited longest. As many threads run as there are cores; one that does not
+/// return from its piece of work (it waits for a lock, or computes) does not count, and another takes its place.
 final class LanePool: Sendable {
     private struct Lane {
         var work: [@Sendable () -> Void] = []

@@ -53,11 +53,11 @@ private final class Timers: Sendable {
         var waiting = TimerQueue()
         var clock: SystemWorld?
         var isChanged = false
-        /// How far the wall clock is ahead of the one that nobody sets, in milliseconds.
+        /// How far the wall clock is ahead of the monotonic one, in milliseconds.
         var lead: Int64?
 
-        /// When the wall clock has been set back, what waits is due as soon as it would have been, or a pause of a moment would last for hours.
-        /// Whoever waits for an instant of the wall clock looks at it again.
+        /// When the wall clock has been set back, what waits is due as soon as it would have been, or a pause of a moment would last for hours. Code
+        /// that waits for an instant of the wall clock checks it again.
         ///
         /// Set forward it makes due what it passes.
         mutating func followClock(_ now: Timestamp, between before: Timestamp, and after: Timestamp) {

@@ -3,7 +3,7 @@
 /// The running server uses threads and the system clock; a simulated world runs the same code on one thread, skips time and
 /// decides every order from a seed. What commits is the other half of the seam: `CommitLog` in ParleyLog.
 package protocol World: AnyObject, Sendable {
-    /// Wall-clock time. It may step back; whoever needs order takes the maximum with what came before.
+    /// Wall-clock time. It may step back; code that needs order takes the maximum with what came before.
     var now: Timestamp { get }
 
     /// 64 random bits: from the system, or from the seed in a simulation.
@@ -27,7 +27,7 @@ package protocol World: AnyObject, Sendable {
 
 /// What blocks a thread: each use has threads of its own, so that none waits for another.
 package enum BlockingUse: Sendable, CaseIterable {
-    /// A look into the log, for somebody who waits for the answer.
+    /// A read of the log that a caller waits for.
     case read
     /// The body of a step: the author's own code.
     case body

@@ -151,7 +151,7 @@ package final class LoopbackLink: ChannelLink {
                 guard let self else { return }
                 perform(there) { self.pump(follow, on: connection) }
             }
-            // Cut or ended meanwhile: nobody would end the feed.
+            // Cut or ended meanwhile: nothing else would end the feed.
             guard follow.serve(with: feed), connection.isOpen else { return follow.endFeed() }
             pump(follow, on: connection)
         }

@@ -49,7 +49,7 @@ struct MemoryContents: Sendable {
     /// The newest epoch of each partition that has had an owner.
     private var epochs: [UInt16: UInt64] = [:]
 
-    /// Makes somebody the owner of a partition.
+    /// Gives a partition a new owner, and returns its epoch.
     mutating func acquire(_ partition: UInt16) -> UInt64 {
         epochs[partition, default: 0] += 1
         return epochs[partition]!

@@ -7,7 +7,7 @@ package struct SimulationViolation: Sendable, CustomStringConvertible {
     package var description: String { "\(invariant): \(evidence)" }
 }
 
-/// Judges a history by the promises, and by nothing that the code under test says of itself.
+/// Judges a history by the promises, and by nothing that the code under test reports about itself.
 package struct SimulationChecker {
     private let history: SimulationHistory
     private var found: [SimulationViolation] = []

@@ -13,7 +13,7 @@ final class SimulationClient: Sendable {
         case steer
         case interrupt(redirects: Bool)
         case cancel
-        /// As an operator who does not know that nothing is halted.
+        /// As sent by an operator who does not know that nothing is halted.
         case resume
         /// Of the approval that was asked for last.
         case decide(isApproved: Bool)

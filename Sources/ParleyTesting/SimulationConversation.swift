@@ -22,7 +22,7 @@ struct SimulationConversation {
         mutating func say(_ new: Said) {
             let before = said.lastIndex { $0.isInput || $0.offset < new.offset }
             said.insert(new, at: new.isInput ? 0 : before.map { $0 + 1 } ?? 0)
-            // Of what people have said it stands in its place, and behind what a model had written that did not know of it.
+            // It stands in its place among the messages of people, and behind any text that a model had written without knowing of it.
             let behind = parts.lastIndex { part in part.offset.map { $0 < new.offset } ?? true }
             parts.insert(
                 Part(offset: new.isInput ? 0 : new.offset, text: "user: " + new.text), at: new.isInput ? 0 : behind.map { $0 + 1 } ?? 0)

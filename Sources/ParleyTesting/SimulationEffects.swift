@@ -37,7 +37,7 @@ struct SimulationEffects {
                 let program = programs[request]
             else { continue }
             let own = entries.filter { $0.turn == turn && $0.offset < end.offset }
-            // Ended without its program, it neither takes back nor cleans.
+            // A turn that ended without its program neither compensates nor cleans.
             guard !own.contains(where: { $0.type == "agent.stalled" }) else { continue }
             checkCompensations(end, own, program)
             checkCleaning(end, own, program)

@@ -28,7 +28,7 @@ package struct SimulationHardships: Sendable {
     }
 }
 
-/// Has reads fail once each, as those of a disk that is away for a moment.
+/// Makes reads fail once each, as those of a disk that is away for a moment.
 final class SimulationReadFaults: Sendable {
     private let failing: Set<Int>
     /// How many reads there were; `nil`: none fails now, nor is counted.
@@ -36,7 +36,7 @@ final class SimulationReadFaults: Sendable {
 
     init(_ failing: Set<Int>) { self.failing = failing }
 
-    /// What is read by whoever judges a run never fails.
+    /// Reads by the judge of a run never fail.
     func pausing<Value>(_ body: () throws -> Value) rethrows -> Value {
         let paused = count.withLock { $0.take() }
         defer { count.withLock { $0 = paused } }

@@ -157,7 +157,7 @@ package final class SimulationCrash: Sendable {
     private let record: SimulationRecord
     private let observer = Mutex<(@Sendable (_ batches: [Batch], SimulatedLog.Outcome) -> Void)?>(nil)
 
-    /// Has `observer` told of each commit, before it is settled.
+    /// Tells `observer` of each commit, before it is settled.
     package func observe(_ observer: @escaping @Sendable (_ batches: [Batch], SimulatedLog.Outcome) -> Void) {
         self.observer.withLock { $0 = observer }
     }

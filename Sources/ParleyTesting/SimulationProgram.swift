@@ -33,7 +33,7 @@ package struct SimulationProgram: Sendable {
         case recall
         /// Follows a stream, for so many entries at most; without a time for as long as it takes.
         case follow(stream: Int, count: Int, milliseconds: Int?)
-        /// Something to take back, should the turn fail or be cancelled.
+        /// Registers a compensation, should the turn fail or be cancelled.
         case compensate
         /// What neither a cancel nor an interrupt reaches.
         case shielded([Operation])

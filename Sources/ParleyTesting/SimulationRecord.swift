@@ -15,7 +15,7 @@ package final class SimulationRecord: Sendable {
         var begun: Set<String> = []
         var recorded: Set<String> = []
         var callsOfKey: [String: Int] = [:]
-        /// Every entry that was ever durable, in wire form, and also those that have been trimmed since; `nil`: nobody asks.
+        /// Every entry that was ever durable, in wire form, and also those that have been trimmed since; `nil`: not recorded.
         var entries: [ChannelID: [SimulationHistory.Entry]]?
         /// The last durable entry of each channel: trimming writes again what is known.
         var heads: [ChannelID: UInt64] = [:]

@@ -44,13 +44,13 @@ package struct DeliveryQueue {
         case from(ChannelID)
     }
 
-    /// Begins with a scan: of what the last process left, nothing is known.
+    /// Begins with a scan: nothing is known of what the last process left.
     package init() {}
 
     /// A channel may have a row that is due.
     package mutating func add(_ id: ChannelID) {
         guard !underWay.contains(id) else {
-            // Its row may have come after whoever works on it has looked.
+            // Its row may have come after the delivery in flight has looked.
             addedMeanwhile.insert(id)
             return
         }

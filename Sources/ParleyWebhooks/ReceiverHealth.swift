@@ -35,7 +35,7 @@ struct ReceiverHealth {
             return nil
         }
         if failing.count >= ReceiverHealth.receiversMax {
-            // Nobody asks these any more.
+            // These have not been asked about for long.
             failing = failing.filter { $0.value.last.advanced(by: ReceiverHealth.memory) > now }
         }
         if quiet.count >= ReceiverHealth.receiversMax { quiet = quiet.filter { $0.value > now } }

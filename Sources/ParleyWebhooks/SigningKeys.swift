@@ -13,7 +13,7 @@ package struct SigningKeys: Sendable {
         let id: String
         let publicKey: Bytes
 
-        /// The id is the key's thumbprint (RFC 7638): nobody has to choose it, and it stays.
+        /// The id is the key's thumbprint (RFC 7638): it needs no choosing, and it stays.
         init(_ publicKey: Bytes) {
             self.publicKey = publicKey
             let thumbprint = JSON.object([

@@ -73,7 +73,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
             guard !state.isStopped else { return nil }
             let before = state.waiting.updateValue((notification, receiver), forKey: TextKey(id))
             if before?.receiver != receiver { state.turns.add(id, for: receiver) }
-            // Whoever has not answered by now is told of the new wake instead.
+            // A receiver that has not answered by now is told of the new wake instead.
             return state.removeCall(TextKey(id))
         }
         old?.cancel()

@@ -1,6 +1,6 @@
 package import ParleyHTTP
 
-/// Where notifications of a subscription may be sent: anybody who may subscribe chooses the URL (PROTOCOL.md, section 12.8).
+/// Where notifications of a subscription may be sent: any client that may subscribe chooses the URL (PROTOCOL.md, section 12.8).
 package struct SubscriptionURL: Sendable {
     package let text: String
     /// Which addresses may be connected to once the name is resolved.

@@ -16,7 +16,7 @@ package final class WebhookCall: OutgoingCallDelegate {
     /// How long an attempt may take until the answer's end.
     package static let timeout = Duration.seconds(15)
     package static let connectTimeout = Duration.seconds(5)
-    /// How much of an answer is read: to use the connection again, or because somebody wants to know.
+    /// How much of an answer is read: to reuse the connection, or because the caller wants the answer.
     package static let answerBytesMax = 64 << 10
 
     private struct State {
@@ -70,7 +70,7 @@ package final class WebhookCall: OutgoingCallDelegate {
             (state.call, state.deadline) = (call, deadline)
             return false
         }
-        // It may have ended on the loop before anybody here knew its name.
+        // It may have ended on the loop before it was stored here.
         if isOver {
             deadline.cancel()
             call.cancel()
@@ -90,7 +90,7 @@ package final class WebhookCall: OutgoingCallDelegate {
             state.received += body.count
             if answer != nil { state.answer += body }
             guard state.received > WebhookCall.answerBytesMax else { return nil }
-            // What its beginning says its end may take back.
+            // An answer's end may contradict its beginning.
             state.answer = []
             return state.outcome
         }

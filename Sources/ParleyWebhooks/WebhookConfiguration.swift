@@ -2,7 +2,7 @@ package import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// Who is told of entries, of which, and by what they know that it is us.
+/// The receiver that is told of entries, the entries it is told of, and the keys that prove who calls.
 package struct WebhookConfiguration: Sendable {
     /// http or https, without credentials.
     package let url: String
@@ -19,7 +19,7 @@ package struct WebhookConfiguration: Sendable {
     /// What can be chosen: all that agents write, but text, which comes by the token.
     package static let possibleEvents = EntryKind.allCases.filter { $0.rawValue >= 32 && $0 != .text && !unwritten.contains($0) }
 
-    /// Kept for later versions: nothing of this one writes them, and whoever chose them would wait in vain.
+    /// Kept for later versions: this one never writes them, and a receiver that chose them would wait in vain.
     private static let unwritten: Set<EntryKind> = [.childStarted, .childEnded, .budget, .memoryWritten, .memoryRecalled, .memoryForgotten]
 
     /// - Parameters:

@@ -52,7 +52,7 @@ func same<Value: Equatable>(_ a: Value, _ b: Value, _ what: @autoclosure () -> S
 
 /// Calls `visit` with pieces of the input: the whole, then byte by byte, then at places that the input itself decides.
 ///
-/// - Returns: whatever `read` says of each of the three; they must be equal.
+/// - Returns: the results of `read` for each of the three; they must be equal.
 func readInPieces<Result: Equatable>(
     _ input: UnsafeRawBufferPointer, _ read: (_ pieces: [UnsafeRawBufferPointer]) -> Result
 ) -> Result {

@@ -155,7 +155,7 @@ private func dataOfEvents(_ written: Bytes) -> [Bytes] {
     return data
 }
 
-/// Text that is appended in pieces, and reaches a reader who is there for each: it is all there, as text, or refused as none.
+/// Text that is appended in pieces, with a reader that is there for each: all of it arrives as text, or is refused as none.
 ///
 /// The first byte says how long the pieces are.
 private func fuzzPieces(_ input: Bytes) {

@@ -200,7 +200,7 @@ import Testing
         #expect(open.isEmpty)
     }
 
-    /// An agent that cannot leave memory may wait for its timer while those of others find no room.
+    /// An agent that cannot be passivated may wait for its timer while those of others find no room.
     @Test func `timers that find no room do not hold up those of agents in memory`() throws {
         let (fired, waited) = try SimulatedNode.simulate {
             let first = SimulatedWorld(seed: 1)
@@ -282,7 +282,7 @@ import Testing
         #expect(open.isEmpty && waiting == 0 && timers == 0, "\(open) \(waiting) \(timers)")
     }
 
-    /// Little room, and little memory of who waits, for agents that wait for all kinds of things.
+    /// Little room, and little memory of waiting agents, for agents that wait for all kinds of things.
     @Test(arguments: 0..<(isLong ? 100 : 10) as Range<UInt64>)
     func `are admitted in the end, whatever they wait for`(seed: UInt64) throws {
         let open = try SimulatedNode.simulate {

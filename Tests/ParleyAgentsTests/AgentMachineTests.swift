@@ -220,7 +220,7 @@ import Testing
         #expect(stage.commit() == ["stop all", "leave"])
     }
 
-    // MARK: Leaving memory
+    // MARK: Passivation
 
     @Test func `an agent with nothing to do leaves, unless something was delivered`() {
         var stage = MachineStage.idle()

@@ -77,7 +77,7 @@ private final class Paths: Sendable {
                         paths.note("\(item)", in: run)
                         return inner.reduce(0, +)
                     }
-                    // Whoever comes first decides what the program does next.
+                    // The first task to finish decides what the program does next.
                     let first = try await withThrowingTaskGroup(of: String.self) { group in
                         for letter in ["a", "b", "c"] {
                             let scope = try turn.scope(letter)

@@ -81,7 +81,7 @@ private struct Desk {
         #expect(try answer(message)?.contains(output) == true)
     }
 
-    /// What the trace says of the calls of each model step that no tool ran for.
+    /// Returns the trace's lists of tool calls that no tool ran for, one list for each model step.
     private func notRun(_ desk: Desk) throws -> [[String]] {
         let channel = try #require(try desk.node.channels.find(desk.name))
         let trace = try AgentTrace(desk.node.channels, channel).answer(TraceQuery())

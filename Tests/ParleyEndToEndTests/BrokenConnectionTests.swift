@@ -92,7 +92,7 @@ private final class StreamServer: HTTPHandler {
     private let group = EventLoopGroup(count: 1, name: "streaming")
     private let asked = Monitor<[String]>([])
     private let answer: Answer
-    // Set once, before anybody has the object.
+    // Set once, before the object is shared.
     nonisolated(unsafe) private var server: HTTPServer!
 
     init(_ answer: @escaping Answer) throws {

@@ -4,7 +4,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// One agent of kind `controlled`, whoever talks to it, and what stands in its channel.
+/// One agent of kind `controlled`, its clients, and the entries of its channel.
 final class Conversation: Sendable {
     let node: EndToEndNode
     let agent: String
@@ -36,7 +36,7 @@ final class Conversation: Sendable {
     /// The message that has the agent do these operations.
     static func plan(_ operations: [String]) -> JSON { ["operations": .array(operations.map { .string($0) })] }
 
-    /// Has the agent do this; gives the turn.
+    /// Makes the agent do this; returns the turn.
     @discardableResult
     func begin(_ operations: String...) throws -> String { try say("message", ("data", Conversation.plan(operations))) }
 

@@ -3,8 +3,8 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What the program says, word for word, in files that a reviewer reads: `Golden/*.txt`. `PARLEY_GOLDEN=write swift test --filter Golden` writes
-/// them anew.
+/// The program's texts, word for word, in files that a reviewer reads: `Golden/*.txt`. `PARLEY_GOLDEN=write swift test --filter Golden` writes them
+/// again.
 @Suite struct `Golden texts of the command line` {
     private static let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "Golden")
 

@@ -90,7 +90,7 @@ private final class Race {
 
     private let conversation: Conversation
     private var random: SplitMix64
-    /// How long a turn takes that nobody interrupts, in milliseconds, as far as it is known.
+    /// How long an uninterrupted turn takes, in milliseconds, as far as it is known.
     private var usual = 20.0
 
     init(_ conversation: Conversation, seed: UInt64) {

@@ -38,7 +38,7 @@ import Testing
     }
 }
 
-/// Somebody who says one thing after another to one agent, each with a key until it is accepted.
+/// A client that sends one message after another to one agent, each with a key until it is accepted.
 private final class RandomClient: @unchecked Sendable {  // Guard: used by one thread after another.
     private let conversation: Conversation
     private var random: SplitMix64

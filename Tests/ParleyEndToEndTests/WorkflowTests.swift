@@ -94,7 +94,7 @@ import Testing
     }
 }
 
-/// One workflow, its processes and somebody who follows its channel.
+/// One workflow, its processes and a follower of its channel.
 private final class Workflow {
     private let name: String
     private let node: EndToEndNode

@@ -61,7 +61,7 @@ import Testing
         try server.stage("agents/echo/root", [NewEntry(.emit, nil, ("name", "end"))], closes: true)
         messages = try socket.hear { $0["ended"] == true && $0["channel"] == nil }
         #expect(messages.last == ["ref": 1, "ended": true, "reason": "closed"])
-        // Who comes again does not get again what had ended.
+        // A client that reconnects does not get again what had ended.
         var reading = Reading(cursor: cursor)
         let again = try open(server, "agents/echo/root", reading)
         for message in try again.hear(until: { $0["ended"] == true && $0["channel"] == nil }) { try reading.take(message) }

@@ -26,7 +26,7 @@ import Testing
         return output.text
     }
 
-    /// How text comes to a reader who is there for each of the pieces.
+    /// Returns text as it reaches a reader that is there for each of the pieces.
     private func read(_ pieces: [Bytes]) throws -> (text: String, waits: Int) {
         var (output, pending, waits) = (Bytes(), [TextEvents.Piece](), 0)
         for (index, piece) in pieces.enumerated() {

@@ -23,7 +23,7 @@ private func token(_ name: String, _ allow: String = "**:read") throws -> String
     return try CapabilityToken(keyName: key.name, key: key.signing, .init(name: name, expires: end, grants: [try Grant(allow)])).text
 }
 
-/// Has a server make a channel that the next one on this log finds on the disk; its path.
+/// Makes a server create a channel that the next one on this log finds on the disk; returns its path.
 private func keep(in log: GatedLog) throws -> String {
     let server = try keyed(on: log)
     let path = server.path("kept")

@@ -85,7 +85,7 @@ enum TimeMark {
         var payload: [UInt8] = []
         payload.reserveCapacity(bytes)
         append(time, to: &payload)
-        // Something like text, so that nobody gains by compressing one letter.
+        // Something like text, so that no server gains by compressing one letter.
         var state = time | 1
         while payload.count < bytes {
             state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407

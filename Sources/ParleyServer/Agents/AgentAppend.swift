@@ -41,7 +41,7 @@ struct AgentAppend {
     private let inputs: [InputEntry]
     /// What an entry takes beside its own bytes until it is in the log: its rows in the inbox and the index.
     static let entryBytes = 2 << 10
-    /// Who says it.
+    /// The sender.
     private let principal: String
 
     /// - Throws: 403 `forbidden`, 404 `unknown_agent_kind`, 409 `content_type_mismatch`, 400 or 413 naming the index of a bad entry.
@@ -156,7 +156,7 @@ extension Verb {
 }
 
 extension EntryKind {
-    /// What somebody must be allowed to do, to append an entry of this kind.
+    /// The right that the append of an entry of this kind needs.
     fileprivate var verb: Verb {
         switch self {
         case .message, .signal: .append

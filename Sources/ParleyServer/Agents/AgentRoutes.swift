@@ -41,7 +41,7 @@ struct AgentRoutes: Sendable {
         }
     }
 
-    /// Refuses a request before its body comes, where its head tells that it would be refused.
+    /// Refuses a request before its body comes, if its head shows that it would be refused.
     ///
     /// - Parameter path: What stands behind ``prefix``.
     func authorizeBody(_ request: HTTPRequest, _ access: Access, path: ArraySlice<UInt8>) throws(Problem) {

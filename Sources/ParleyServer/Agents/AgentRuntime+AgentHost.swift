@@ -54,7 +54,7 @@ extension AgentRuntime: AgentHost {
     }
 }
 
-/// Somebody who waits for the end of the turn that an input begins or joins.
+/// A client's wait for the end of the turn that an input begins or joins.
 private final class TurnQuestion: Scheduled {
     private struct State {
         /// The turns that are observed, by their input, and how to withdraw that; `nil` once it is answered or cancelled.
@@ -113,7 +113,7 @@ private final class TurnQuestion: Scheduled {
 
     private func end(_ error: ChannelError) { if withdraw() { gone(error) } }
 
-    /// - Returns: Whether nobody was told before, nor has cancelled.
+    /// - Returns: Whether the wait was neither answered nor cancelled before.
     private func withdraw() -> Bool {
         let observed: [UInt64: any Scheduled]? = state.withLock { state in
             defer { state.observed = nil }

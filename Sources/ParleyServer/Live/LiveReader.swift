@@ -53,7 +53,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// Where the next page begins.
     var readOffset: UInt64 { offset }
 
-    /// Whether it has taken what it was given, so far. Who has, is served before all others.
+    /// Whether it has taken what it was given, so far. Readers that have are served before all others.
     var hasShownToRead: Bool { true }
 
     /// Called about once a second.
@@ -68,7 +68,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// The channel is not to be had through this object any more: the reader continues where it is answered now.
     func channelLeft() { end() }
 
-    /// Gives what is told to whoever is there at this moment; who lags, or waits for something else, may miss it.
+    /// Gives an ephemeral event to the reader; one that lags, or waits for something else, may miss it.
     func deliver(_ event: EphemeralDelivery) {}
 
     /// A page asked for with ``readPage()`` has come.
@@ -108,7 +108,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
         let ticket = ReadTicket()
         self.ticket = ticket
         let isTaken = readers.reads.run {
-            // Of many who come and go at once, those who have gone cost nothing.
+            // When many readers come and go at once, those that have gone cost nothing.
             guard ticket.isWanted.load(ordering: .relaxed) else {
                 loop.execute { self.isReading = false }
                 return

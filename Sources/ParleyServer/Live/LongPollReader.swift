@@ -33,7 +33,7 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
 
     override func received(_ page: Page, in room: MemoryReservation?) {
         if hasExpired { return answerNothing(isEnded: false) }
-        // While the page was read, nobody could be told that the key is gone.
+        // While the page was read, the reader could not be told that the key is gone.
         if let problem = readers.authenticator?.problem(with: exchange.access) {
             leave()
             return exchange.respond(problem)

@@ -49,7 +49,7 @@ struct PageEvents: Sendable {
 
     /// - Parameters:
     ///   - events: What is known of the text before the page.
-    ///   - open: The event that the page continues, and how its lines go on.
+    ///   - open: The event that the page continues, and how its lines continue.
     ///   - isFirst: Whether the answer has no data yet, so that it can still be one in Base64.
     init(text page: Page, _ events: TextEvents, continuing open: (event: OpenEvent, lines: EventLines)?, isFirst: Bool) {
         if page.isEmpty, open == nil {
@@ -101,7 +101,7 @@ struct EventSlices: Sendable {
     /// What of it has not been framed.
     private var rest = 0..<0
     private var form = EventFraming.Form.text
-    /// How the lines go on, in the next page if need be.
+    /// How the lines continue, in the next page if need be.
     private(set) var lines = EventLines()
     private var isBegun = false
     /// Whether the event continues with the next page.

@@ -52,7 +52,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     private final class Progress {
         /// The page that is told, and what it holds of the memory for answers.
         var page: (events: PageEvents, room: MemoryReservation?)?
-        /// What the event leads to when the page has been told, and how its lines go on.
+        /// The event that is open behind the page that was sent, and how its lines continue.
         var open: (event: PageEvents.OpenEvent, lines: EventLines)?
         /// Whether the reader ends with the event.
         var isLast = false

@@ -2,7 +2,7 @@ internal import Glibc
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// A folder whose files the server hands to anybody, for `--public`: web pages that talk to the node they come from.
+/// A folder whose files the server serves without a key, for `--public`: web pages that talk to the node they come from.
 ///
 /// A path is opened segment by segment, below the folder as it was when the server started. Nothing that begins with a dot is served, nothing
 /// that is no regular file, and no symbolic link is followed, so that no name leads out of the folder.

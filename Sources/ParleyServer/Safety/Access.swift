@@ -1,7 +1,7 @@
 package import ParleyHTTP
 package import ParleySystem
 
-/// Who sent a request, and what they may do. Asked wherever a channel is touched.
+/// The sender of a request, and its rights. Checked wherever a channel is touched.
 package struct Access: Sendable {
     /// The principal: the `by` of what they append.
     package let name: String
@@ -11,7 +11,7 @@ package struct Access: Sendable {
     package let expires: Timestamp?
     /// What the rights come from; `nil`: all rights.
     let token: CapabilityToken?
-    /// What it rests on, for whoever asks later whether it is still good.
+    /// The credential it rests on, for later checks that it is still valid.
     let basis: Basis
     /// Which keys it was compared with: see ``Authenticator/replace(_:)``.
     var keysVersion = 0
@@ -47,7 +47,7 @@ package struct Access: Sendable {
         Access(name: key.name, account: key.name, expires: nil, token: nil, basis: .key(digest: key.digest), only: nil)
     }
 
-    /// Nobody: for answers that need no right.
+    /// No sender: for answers that need no right.
     static let none = Access(name: "", account: "", expires: Timestamp(milliseconds: 0), token: nil, basis: .nothing, only: "")
 
     static func bearer(_ token: CapabilityToken) -> Access {
@@ -84,7 +84,7 @@ package struct Access: Sendable {
     }
 
     /// - Parameters:
-    ///   - verbs: Of which any would do, the usual one first. `admin` always does.
+    ///   - verbs: The rights of which any would do, the usual one first. `admin` always does.
     ///   - note: What else there is to say of them.
     static func forbidden(_ verbs: [Verb], _ channel: String, note: String = "") -> Problem {
         let names = verbs.filter { $0 != .admin }.map(\.name) + [Verb.admin.name]

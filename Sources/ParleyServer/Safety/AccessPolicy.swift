@@ -35,7 +35,7 @@ struct AccessPolicy: Sendable {
                     "the request is addressed to the host '\(host ?? "")'; expected localhost or a loopback address. To be reached by another name, start the server with keys: --keys <file> or PARLEY_KEYS."
             )
         }
-        // Who may read it depends on who asks, also when nobody of another origin did: a shared cache must know.
+        // Whether an answer may be read depends on the requesting origin, even for a request without one: a shared cache must know.
         let varies: [HeaderField] = origins.isEmpty && !allowsAnyOrigin ? [] : [("Vary", "Origin")]
         guard let origin = request.header("Origin") else { return varies }
         let from = URLOrigin(origin)

@@ -1,10 +1,10 @@
 package import ParleySystem
 
-/// What a bearer of it may do: signed by a key, complete in itself, and narrowed by whoever holds it without asking anybody.
+/// The rights of its bearer: signed by a key, complete in itself, and narrowed by any holder without asking the server.
 ///
-/// It is a chain of blocks in the manner of macaroons. The first signature is made with the key, each further one with the signature before
-/// it, and only the last one is in the token. So a holder can add a block, and nobody can take one away or change one. A block that is added
-/// only ever takes rights away: something is allowed if every block allows it.
+/// It is a chain of blocks in the manner of macaroons. The first signature is made with the key, each further one with the signature before it, and
+/// only the last one is in the token. So a holder can add a block, but cannot remove or change one. An added block can only take rights away:
+/// something is allowed if every block allows it.
 ///
 /// `parley_v1_` and the base64url (RFC 4648, without padding) of
 ///
@@ -79,10 +79,10 @@ package struct CapabilityToken: Sendable {
 
     // MARK: What it says
 
-    /// Who its bearer is: `ann`, or `ann/phone` when it was narrowed under a name.
+    /// The name of its bearer: `ann`, or `ann/phone` when it was narrowed under a name.
     package var name: String { blocks.compactMap(\.name).joined(separator: "/") }
 
-    /// Who it was issued to: whatever its holders made of it counts as theirs.
+    /// The name it was issued to: whatever its holders made of it counts as theirs.
     var issuedTo: String { blocks[0].name ?? "" }
 
     /// From this instant on it is worth nothing.

@@ -4,7 +4,8 @@ internal import Synchronization
 
 /// What lets a browser's EventSource in, which cannot send header fields: a word in the URL that is worth one GET of one channel, soon.
 ///
-/// A URL gets into histories and the logs of proxies; by then the ticket is used up. They are in memory only: after a restart one asks anew.
+/// A URL gets into histories and the logs of proxies; by then the ticket is used up. Tickets are in memory only: after a restart clients ask for
+/// another.
 final class Tickets: Sendable {
     /// What a ticket is good for.
     enum Use { case channel, socket }
@@ -29,7 +30,7 @@ final class Tickets: Sendable {
     /// All of them together; a holder of a token cannot have many more than they can use.
     static let countMax = 10_000
 
-    /// - Returns: `nil` when there are too many that nobody has used yet.
+    /// - Returns: `nil` when there are too many unused ones.
     func issue(_ access: Access, for use: Use = .channel, _ now: Timestamp) -> (text: String, expires: Timestamp)? {
         var random = SystemRandomNumberGenerator()
         let secret = (0..<24).map { _ in UInt8.random(in: .min ... .max, using: &random) }

@@ -74,7 +74,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         guard isAttached else { return }
         readers.remove(self)
         session.release(subscription.heldName(of: self))
-        // The page that is on its way finds nobody.
+        // The page in flight finds no reader.
         if isReading { session.readEnded() }
     }
 

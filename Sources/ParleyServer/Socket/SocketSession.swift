@@ -232,7 +232,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         resumeParked()
     }
 
-    /// Lets those continue who waited longest, as long as there is room.
+    /// Lets the parked readers that waited longest continue, as long as there is room.
     private func resumeParked() {
         var rest = parked.count
         while rest > 0, ending == nil, socket.isOpen, hasRoom, readCount < SocketSession.readsMax, !parked.isEmpty {
@@ -248,7 +248,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
 class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only.
     let reference: Int64
     unowned let session: SocketSession  // It outlives what it holds.
-    /// Nobody listens any more.
+    /// It no longer follows anything.
     private(set) var isLeft = false
 
     init(_ reference: Int64, _ session: SocketSession) {
@@ -280,7 +280,7 @@ class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only
     /// The reader's channel has nothing more to give.
     func ended(_ reader: SocketReader, _ reason: String, _ problem: Problem?) {}
 
-    /// Has the subscription forgotten under its reference.
+    /// Removes the subscription under its reference.
     func forget() {
         leave()
         if session.subscriptions[reference] === self { session.subscriptions[reference] = nil }

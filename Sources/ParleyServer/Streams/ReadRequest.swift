@@ -114,7 +114,7 @@ struct ReadRequest: Sendable {
     }
 }
 
-/// What a reader of events gets who does not keep up.
+/// What a reader of events gets when it falls behind.
 enum WhenBehind: String, Sendable {
     /// All of it, when the client takes it.
     case park

@@ -19,7 +19,7 @@ enum StreamHeader {
         ttl, expiresAt, "Location", "ETag", "Idempotent-Replayed", "Retry-After",
     ]
 
-    /// What a stream holds is anybody's: shown by a browser, it is a document without scripts, and of no origin.
+    /// Any client may have written what a stream holds: in a browser, it is a document without scripts, and of no origin.
     static let inert = (name: "Content-Security-Policy", value: "sandbox")
 
     static let ttl = "Stream-TTL"

@@ -93,7 +93,7 @@ extension StreamRoutes {
     /// A reader's place, or `nil` after the answer why there is none: what was shown is not good any more, or others need the room.
     private func place(_ exchange: Exchange, _ readers: LoopReaders) -> ReaderPlace? {
         do throws(Problem) {
-            // The keys may have been replaced since the request came, and whoever read then has been told to come again.
+            // The keys may have been replaced since the request came, and the readers of that moment have been told to reconnect.
             if let problem = context.authenticator.problem(with: exchange.access) { throw problem }
             let place = try context.places.take(context.account(of: exchange))
             guard readers.hasRoom else { throw .overloaded("\(readers.count) readers follow channels already") }

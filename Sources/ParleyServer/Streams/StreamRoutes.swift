@@ -27,7 +27,7 @@ struct StreamRoutes: Sendable {
         }
     }
 
-    /// Refuses a request before its body comes, where its head tells that it would be refused: the body of a POST may turn out to be empty.
+    /// Refuses a request before its body comes, if its head shows that it would be refused: the body of a POST may turn out to be empty.
     ///
     /// - Parameter path: What stands behind ``StreamName/prefix``.
     func authorizeBody(_ request: HTTPRequest, _ access: Access, path: ArraySlice<UInt8>) throws(Problem) {
@@ -60,7 +60,7 @@ struct StreamRoutes: Sendable {
         let request = exchange.request
         try refuseReserved(name)
         let wanted = try CreateRequest(request)
-        // Whoever forks a channel reads it.
+        // A fork reads its source.
         if let fork = wanted.fork { try exchange.access.require(.read, fork.source) }
         let closes = AppendRequest.isClosing(request)
         let contentType = request.header("Content-Type").flatMap { $0.isEmpty ? nil : $0 }
@@ -184,7 +184,7 @@ struct StreamRoutes: Sendable {
 }
 
 extension ChannelError {
-    /// The channel was removed while somebody read it.
+    /// The channel was removed during a read.
     static func gone(_ channel: any Tail) -> ChannelError {
         if channel.isKept { return .gone(channel.name) }
         return channel.isAgent ? .deleted(channel.name) : .notFound(channel.name)

@@ -10,7 +10,7 @@ struct SubscriptionRoutes: Sendable {
 
     static let prefix = StreamName.prefix + "__ds/"
 
-    /// Whether a request needs no key: whoever holds a wake proves it by the wake's own token, and public keys are public.
+    /// Whether a request needs no key: the holder of a wake proves it by the wake's own token, and public keys are public.
     ///
     /// - Parameter path: All of it.
     static func isOpen(_ path: ArraySlice<UInt8>) -> Bool {

@@ -107,7 +107,7 @@ package final class ChildProcess: Sendable {
         }
     }
 
-    /// The settings of whoever runs the tests must not decide what they find.
+    /// The settings of the person who runs the tests must not decide what they find.
     private static func environment(_ added: [String: String]) -> [String] {
         var variables: [String] = []
         var next = environ

@@ -21,7 +21,7 @@ package enum EndToEndHTTP {
     }()
 
     /// One request and its whole answer.
-    /// - Throws: `OutgoingError` when nobody answers, or the answer breaks off.
+    /// - Throws: `OutgoingError` when no answer comes, or it breaks off.
     package static func request(
         _ method: String, _ url: String, _ headers: [(name: String, value: String)] = [], _ body: String = ""
     ) throws -> Answer {

@@ -20,7 +20,7 @@ package final class EndToEndReader: Sendable {
         package var isClosed = false
         var events = ServerSentEventParser()
         var generation = 0
-        /// Kept: it must not end while somebody reads.
+        /// Kept: the node must not end during a read.
         var node: EndToEndNode?
         var call: (any OutgoingCall)?
 

@@ -6,7 +6,7 @@ package final class RecordingProxy: HTTPHandler {
     private let upstream: String
     private let bodies = Monitor<[JSON]>([])
     private let group = EventLoopGroup(count: 1, name: "proxy")
-    // Set once, before anybody has the object.
+    // Set once, before the object is shared.
     nonisolated(unsafe) private var server: HTTPServer!
 
     /// - Parameter upstream: Where calls go, without the path `/v1`.

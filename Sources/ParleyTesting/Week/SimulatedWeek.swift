@@ -4,9 +4,9 @@ internal import ParleyLog
 internal import ParleySystem
 internal import ParleyWebhooks
 
-/// A stretch of simulated time, of some minutes up to a week, in which a server lives through everything that takes long: lifetimes that end,
-/// forks of what is deleted meanwhile, producers that come again, subscriptions whose workers and receivers fail for hours, agents that
-/// sleep for days, text that is trimmed, a clock that is set, and crashes in commits of every kind.
+/// A stretch of simulated time, of some minutes up to a week, in which a server lives through everything that takes long: TTLs that expire, forks of
+/// what is deleted meanwhile, producers that return, subscriptions whose workers and receivers fail for hours, agents that sleep for days, text that
+/// is trimmed, a clock that is set, and crashes in commits of every kind.
 ///
 /// What clients are answered and readers see is compared with a model (``WeekStreams``, ``WeekSubscriber``), after each restart and at the end.
 /// Then everything is deleted, and nothing may be left. The same seed gives the same history.
@@ -103,7 +103,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
         for byte in text.utf8 { digest = (digest ^ UInt64(byte)) &* 0x100_0000_01b3 }
     }
 
-    /// Whether a stream was made so recently that somebody may not know of it yet.
+    /// Whether a stream was made so recently that a client may not know of it yet.
     func isYoung(_ stream: WeekStreams.Stream) -> Bool { process.world.now < stream.made.advanced(by: .seconds(1)) }
 
     func chance(_ one: Int) -> Bool { random.next() % UInt64(one) == 0 }
@@ -314,7 +314,7 @@ extension SimulatedWeek {
     }
 
     private func answered(_ number: Int, _ answer: String) {
-        if answer.hasPrefix("log_") { return }  // Nobody knows.
+        if answer.hasPrefix("log_") { return }  // The outcome is unknown.
         guard let operation = inFlight.removeValue(forKey: number) else { return }
         note("\(operation.text): \(answer)")
         let outcomes = streams.outcomes(operation, process.world.now, agent: agentEntries)
@@ -479,7 +479,7 @@ extension SimulatedWeek {
         check()
         for subscriber in subscribers { subscriber.checkEnd() }
         for subscriber in subscribers { subscriber.isOver = true }
-        // Whoever sleeps for days wakes up, and what is to be trimmed is trimmed.
+        // Agents that sleep for days wake up, and what is to be trimmed is trimmed.
         try run(.seconds(12 * 86_400))
         latest = max(latest, process.world.now)
         checkAgents(isEnd: true)

@@ -15,7 +15,7 @@ struct WeekOperation: Sendable {
     let action: Action
     /// What it appends, or the stream begins with.
     var entries: [Bytes] = []
-    /// When it was sent: a lifetime counts from here.
+    /// When it was sent: a TTL counts from here.
     var sent: Timestamp
 
     var source: String? { if case .fork(let source, _, _, _) = action { source } else { nil } }
@@ -81,7 +81,7 @@ extension WeekOperation {
 
 extension SimulatedWeek {
     func newOperation() -> WeekOperation {
-        // Now and then one that nobody has used before.
+        // Now and then a name that was never used before.
         let name = chance(16) ? "w/once-\(operations)" : WeekOperation.name(&random)
         let now = process.world.now
         let action: WeekOperation.Action
@@ -90,7 +90,7 @@ extension SimulatedWeek {
         case 3..<6: action = fork(now)
         case 6: action = .delete
         default:
-            // Whoever appends makes sure that it is there.
+            // A client that appends makes sure that the stream is there.
             if streams.streams[name] == nil, !chance(4) {
                 action = .create(contentType: isJSON(name) ? ContentType.json : "text/plain", lifetime(now), isClosed: false)
             } else {

@@ -37,11 +37,11 @@ struct WeekStreams: Sendable {
         let head: UInt64
     }
 
-    /// What is known of when a sliding lifetime was last begun anew.
+    /// When a sliding TTL was last renewed, as far as that is known.
     struct Access: Sendable {
         /// The last one, by the clock of its time.
         var last: Timestamp
-        /// The latest that the log can have kept, and the last that no crash can take back.
+        /// The latest that the log can have kept, and the last that no crash can undo.
         var latest: Timestamp
         var durable: Timestamp
         /// Reads whose trace may not be in the log yet: the number of commits by then.
@@ -105,7 +105,7 @@ extension WeekStreams {
     func outcomes(_ operation: WeekOperation, _ now: Timestamp, agent: WeekAgentEntries) -> [(answer: String, streams: WeekStreams)] {
         var worlds = settled(operation.name, now)
         if let source = operation.source {
-            // Where the name is taken, nobody looks at the source: one whose time has come may be given more of it by a crash.
+            // Where the name is taken, the source is not checked: a crash may give more time to one that has expired.
             worlds = worlds.flatMap { $0.isFree(operation.name) ? $0.settled(source, now) : [$0] }
         }
         return worlds.map { streams in
@@ -199,7 +199,7 @@ extension WeekStreams {
         guard start <= from.head, var entries = from.entries(start: start, behind: count) else { return "invalid_fork_offset" }
         let head = UInt64(entries.count)
         entries += operation.entries
-        // A piece of an entry is the fork's own, and new to who subscribes to it.
+        // A piece of an entry is the fork's own, and new to its subscribers.
         let shared = from.isJSON || count == 0 ? head : from.wholeEntries(start: start, behind: count)
         let stream = Stream(
             number: nextNumber, name: operation.name, partition: from.partition, contentType: from.contentType,
@@ -278,7 +278,7 @@ extension WeekStreams {
 
     // MARK: What time and others do
 
-    /// Somebody has begun to read.
+    /// A read has begun.
     mutating func touch(_ name: String, _ now: Timestamp, commits: Int) {
         guard case .ttl? = streams[name]?.lifetime else { return }
         streams[name]!.access.renew(now, commits: commits)
@@ -333,7 +333,7 @@ extension WeekStreams {
         } ?? false
     }
 
-    /// - Parameter isCertain: false when its rows may still be there: it has only come to its end, and nobody may have looked.
+    /// - Parameter isCertain: false when its rows may still be there: it has only expired, and the server may not have looked.
     private mutating func remove(_ stream: Stream, isCertain: Bool) {
         streams[stream.name] = nil
         names[stream.number] = nil

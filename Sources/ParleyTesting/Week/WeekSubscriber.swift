@@ -10,7 +10,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         var maybe: [UInt64: Int] = [:]
     }
 
-    /// Who was given a wake.
+    /// The holder of a wake.
     private struct Holder {
         var proof: SubscriptionProof
         var leaseEnd: Timestamp
@@ -22,7 +22,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     let isWebhook: Bool
     unowned var week: SimulatedWeek!
     private var isPatient = false
-    /// Nobody works any more.
+    /// Its workers have stopped.
     var isOver = false
     private let configuration: SubscriptionConfiguration
     private let pattern: SubscriptionPattern
@@ -32,7 +32,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     private var isUnsure = false
     /// By the number of a stream's life.
     private var cursors: [Int: Cursor] = [:]
-    /// Up to where somebody was given each.
+    /// Up to where each stream was given to a worker.
     private var given: [Int: UInt64] = [:]
     private var holder: Holder?
     private var generation: UInt64 = 0
@@ -66,13 +66,13 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     func resume() {
         put()
         work()
-        // Made by whoever watches it, sooner or later; workers may also claim without it.
+        // A client that watches it creates it, sooner or later; workers may also claim without it.
         guard let stream = configuration.wakeStream, week.chance(2) else { return }
         let row = ChannelRow(name: stream, contentType: ContentType.json, isAgent: false, created: week.process.world.now)
         week.process.channels.submit(CreateChannel(row))
     }
 
-    /// Whoever is woken does all there is to do, from now on.
+    /// From now on, a woken worker does all there is to do.
     func finish() {
         isPatient = true
         work()
@@ -109,7 +109,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         (cursors, given, holder, past, claimed, generation) = ([:], [:], nil, [], [], 0)
     }
 
-    /// Takes for true what is there, when nobody can know.
+    /// Takes the server's cursors for right, when the model cannot know them.
     private func adopt() {
         forget()
         for link in links() { take(link.path, acked: link.acked) }
@@ -161,7 +161,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     /// Where a stream begins that is new to it.
     private func first(_ stream: WeekStreams.Stream) -> UInt64 { stream.fork?.head ?? 0 }
 
-    /// Somebody has shown that a stream is acked up to there.
+    /// The server has shown that a stream is acked up to there.
     private func observe(_ stream: WeekStreams.Stream, acked: UInt64, _ where_: String) {
         var known = cursor(stream)
         if acked != known.acked, known.maybe[acked] == nil {
@@ -331,7 +331,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     private func acked(_ ack: SubscriptionAck) {
         guard let stream = stream(ack.stream, isPublished: true) else { return }
         let before = cursor(stream)
-        // Of one that was recreated since, nobody has been given anything: the ack is for the one before.
+        // When it was recreated since, no worker was given anything of it: the ack is for the one before.
         guard ack.offset > before.acked, let given = given[stream.number] else { return }
         if ack.offset > given {
             week.violate("what is acked was given to somebody", "\(id), \(ack.stream): \(ack.offset), given was up to \(given)")

@@ -105,7 +105,7 @@ extension DurableStreams {
             Issue.record("this machine is too busy to ask within 0.9 s")
         }
 
-        /// HEAD is asked all the while, and must not prolong anything. Nothing is expected to be there at a given time, only to be gone at last.
+        /// HEAD is asked all the while, and must not prolong anything. No stream has to be there at a given time, only to be gone at last.
         @Test func `a stream that is left alone ends, for every verb, and its name is free`() throws {
             func each() throws -> [String] { try [make([("Stream-TTL", "1")]), make(inSeconds(1.5))] }
             let (read, written, remade, watched) = (try each(), try each(), try each(), try each())

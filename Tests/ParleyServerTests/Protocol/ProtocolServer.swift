@@ -63,7 +63,7 @@ final class ProtocolServer: ServerUnderTest {
     func connect() throws -> TestClient { try TestClient(host: host, port: port, headers: headers, patience: isOurs ? 10 : 40) }
 }
 
-/// Whom a test asks over HTTP.
+/// The server that a test asks over HTTP.
 protocol ServerUnderTest: Sendable {
     /// What the paths of streams begin with.
     var root: String { get }
