@@ -3,7 +3,7 @@ internal import ParleyHTTP
 internal import ParleyModels
 internal import ParleyServer
 
-/// What a node says once it listens: where it is, and commands that work with the agents and the model it has.
+/// The text that a node prints once it listens: its address, and commands that work with its agents and model.
 struct Banner {
     let text: String
 
@@ -40,7 +40,7 @@ struct Banner {
         return isPlain ? path : "'\(path.replacing("'", with: "'\\''"))'"
     }
 
-    /// What SIGHUP reads; `nil`: nothing.
+    /// The files that SIGHUP reads again; `nil`: none.
     private static func reloaded(_ configuration: ServeConfiguration, _ node: Node) -> String? {
         var files: [String] = []
         if let folder = node.agentsFolder { files.append("the agent files in \(folder)") }

@@ -27,7 +27,7 @@ final class DeclaredAgents: Sendable {
 
     private struct State {
         var kinds: [String: Kind] = [:]
-        /// What was wrong when the files were read the last time.
+        /// The problems of the last read.
         var problems: Set<String> = []
         /// Kinds whose file was gone then.
         var gone: Set<String> = []
@@ -70,7 +70,7 @@ final class DeclaredAgents: Sendable {
     /// Reads all files at the start.
     ///
     /// An agent whose model is not configured is among them: its turns fail and say why. Left out, it would leave those that are open where they are.
-    /// - Returns: what is wrong with files; of models see ``modelProblems``.
+    /// - Returns: the problems of files; for those of models see ``modelProblems``.
     func load() -> [String] {
         let (kinds, problems) = read()
         let all = problems.map(\.description) + kinds.compactMap(\.problem)
@@ -87,7 +87,7 @@ final class DeclaredAgents: Sendable {
         return reasons.map { reason, kinds in kinds.map(\.file.file).joined(separator: ", ") + reason }.sorted()
     }
 
-    /// What has changed in the folder since it was read the last time.
+    /// The changes in the folder since the last read.
     struct Changes {
         /// New or different, and right.
         var kinds: [Kind] = []

@@ -19,7 +19,7 @@ package final class Node: Sendable {
     private let webhooks: WebhookDelivery?
     private let subscriptions: SubscriptionDelivery
     private let server: Server
-    /// What it shows to clients; `nil` without TLS.
+    /// The certificate for clients; `nil` without TLS.
     let certificate: TLSIdentity?
     private let models: EventLoop
     private let signals: SignalWatcher
@@ -122,7 +122,7 @@ package final class Node: Sendable {
         subscriptions.subscriptions.start()
     }
 
-    /// Opens the data folder; what keeps it from that is said with the process that has it, and with a remedy.
+    /// Opens the data folder; on failure the error names the reason, the process that holds the folder, and a remedy.
     private static func open(_ path: String) throws(LogError) -> DataFolder {
         do throws(LogError) { return try DataFolder(path) } catch {
             var said = error.message
@@ -237,7 +237,7 @@ package final class Node: Sendable {
 
     private static func pause(_ duration: Duration) { _ = Monitor(()).wait(timeout: duration) { _ in nil as Void? } }
 
-    /// What this program is, for `turn.started`: size and time of the executable, which change when the program does.
+    /// The identity of this program, for `turn.started`: size and time of the executable, which change when the program does.
     private static let build: String = {
         var status = Glibc.stat()
         guard stat("/proc/self/exe", &status) == 0 else { return "" }

@@ -4,7 +4,7 @@ package import ParleyServer
 internal import ParleySystem
 internal import ParleyWebhooks
 
-/// How a node is started: what `parley serve` takes from its options and the environment.
+/// The start parameters of a node: the options of `parley serve`, and its environment.
 package struct ServeConfiguration: Sendable {
     /// The address to listen on. Another than loopback needs keys: see ``complete(_:)``.
     package var host = "127.0.0.1"
@@ -103,7 +103,7 @@ package struct ServeConfiguration: Sendable {
         }
     }
 
-    /// What clients are shown; `nil`: no TLS.
+    /// The certificate for clients; `nil`: no TLS.
     /// - Throws: ``ConfigurationError`` that names the option.
     func identity() throws(ConfigurationError) -> TLSIdentity? {
         guard let tlsCertificate, let tlsKey else { return nil }
@@ -198,7 +198,7 @@ package struct ServeConfiguration: Sendable {
     }
 }
 
-/// What is wrong with how a node is started, and what to do about it.
+/// The problem with how a node is started, and the remedy.
 package struct ConfigurationError: Error, Sendable, CustomStringConvertible {
     package var message: String
     package var description: String { message }

@@ -14,10 +14,10 @@ package struct InputEntry: Sendable {
         .message, .steer, .interrupt, .cancel, .approve, .deny, .signal, .close, .resume,
     ]
 
-    /// Members that only the server writes, or that readers take for its word. What a client sends under these names is left out.
+    /// Members that only the server writes, or that readers take for its word. A client's values under these names are dropped.
     package static let stampedMembers: Set<String> = [
         "offset", "at", "by",  // Every entry's own.
-        "receipt", "of", "state", "queued", "redacted",  // What became of it.
+        "receipt", "of", "state", "queued", "redacted",  // The entry's outcome.
         "turn", "step", "attempt", "run", "epoch", "input", "inputs",  // Where in the agent's work it belongs.
         "channel", "from", "path", "child", "nominal_at",  // Where it came from.
         "decision", "decided_by",  // Who decided.
@@ -67,7 +67,7 @@ package struct InputEntry: Sendable {
         try InputEntry(element, principal: principal).entry
     }
 
-    /// What `{"offset":"...","at":"...","type":"","id":"...",}` takes around the members.
+    /// The length of `{"offset":"...","at":"...","type":"","id":"...",}` around the members.
     private static let stampBytes = 96
 
     private static let kindNames = kinds.map(\.name).joined(separator: ", ")
@@ -86,7 +86,7 @@ package struct InputEntry: Sendable {
 private struct Members {
     var type: JSON?
     var id: JSON?
-    /// What must hold for it to count.
+    /// The conditions under which the entry counts.
     var conditions: [(name: String, value: JSON)] = []
     /// The values of what some type requires; anything but a short value is there as `.null` only.
     private var strings: Set<String> = []
@@ -101,7 +101,7 @@ private struct Members {
             throw ChannelError("invalid_entry", "it is no object; expected e.g. {\"type\":\"message\",\"text\":\"Hello\"}.")
         }
         var scanner = JSONScanner(element)
-        // What one reader would take from the first and another from the last.
+        // Readers would disagree on a repeated name: one takes the first value, another the last.
         scanner.requiresUniqueNames = true
         do throws(JSONError) {
             try scanner.requireUTF8()

@@ -4,7 +4,8 @@ extension JSON {
     /// Why this value does not decode, in words that are the same on every replay, whatever library decodes: a model is told them, and what it is
     /// told is part of its request's digest.
     ///
-    /// - Parameter error: What decoding it threw. A ``StepFailure`` speaks for itself; of a `DecodingError` only the place counts, and what stands there.
+    /// - Parameter error: The error that decoding threw. A ``StepFailure`` has its own message; of a `DecodingError` only the place counts, and the
+    ///   value there.
     func misfit(_ error: any Error) -> String {
         if let failure = error as? StepFailure { return failure.message }
         guard let (path, type) = (error as? DecodingError)?.place else { return "a value in it does not fit its type" }
@@ -27,7 +28,7 @@ extension JSON {
         return below?.value(at: path.dropFirst())
     }
 
-    /// What a message calls values of a type.
+    /// The name of a type's values in messages.
     private static func word(_ type: Any.Type) -> String? {
         switch type {
         case is String.Type: "a string"

@@ -2,8 +2,8 @@ internal import Glibc
 internal import ParleySystem
 
 extension ModelRequest {
-    /// What makes two requests the same: model, messages, tools and options. It hashes the messages' hashes, not their texts, so that a conversation of
-    /// a thousand calls does not cost the square of its length.
+    /// A digest that is equal for equal requests: of the model, messages, tools and options. It hashes the messages' hashes, not their texts, so that
+    /// a conversation of a thousand calls does not cost the square of its length.
     func digest(_ model: String) -> String {
         var bytes = Bytes("2 ".utf8)
         bytes.append(model)
@@ -150,7 +150,7 @@ extension ModelMessage {
             ("offset", source.map { .string($0) }), ("json", source == nil && hasForm ? true : nil))
     }
 
-    /// What the journal keeps of it: the text, or a JSON object where there is more than that.
+    /// The message as the journal keeps it: the text, or a JSON object where there is more than that.
     var content: Bytes {
         guard hasForm else { return Bytes(text.utf8) }
         let calls = toolCalls.isEmpty ? nil : try? JSON(encoding: toolCalls)

@@ -47,7 +47,7 @@ public struct RetryPolicy: Sendable, Equatable {
     }
 }
 
-/// What is promised of a step's effect on the world outside.
+/// The guarantee on a step's effect on the outside world.
 public enum StepContract: String, Sendable {
     /// After a crash it may run again, with the same `idempotencyKey`.
     case atLeastOnce
@@ -55,7 +55,7 @@ public enum StepContract: String, Sendable {
     case atMostOnce
 }
 
-/// What a step's body is handed.
+/// The context that a step's body receives.
 public struct StepContext: Sendable {
     /// The same over all attempts: derived from channel, turn and step. Hand it to whatever must not act twice.
     public let idempotencyKey: String

@@ -15,7 +15,7 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `clai
 
     deinit { task.scopeEnded(prefix, Names(counts: counts)) }
 
-    /// A random number that derives from the turn's seed and from which task asks: what other tasks do meanwhile does not change it.
+    /// A random number that derives from the turn's seed and the calling task: other tasks do not affect it.
     func random() -> UInt64 { numbers.next() }
 
     /// The path of the scope itself; empty for the turn's.
@@ -46,7 +46,7 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `clai
 
     var names: Names { Names(counts: counts) }
 
-    /// What a scope has given out.
+    /// The names that a scope has given out.
     struct Names: Sendable {
         fileprivate let counts: [String: Int]
 

@@ -3,9 +3,9 @@ internal import ParleySystem
 extension Turn {
     /// Asks `model` to answer `messages`, runs the tools it calls, gives it the results and asks again, until it answers without a call.
     ///
-    /// The calls of one answer run side by side, each as a step `tools/<number>/<tool>`; each gets its result, whatever happens: a tool that is
-    /// not known, arguments that do not decode, a failure, a refusal and an interruption are results, too, which the model is told.
-    /// What people say meanwhile joins the next request (steer), or is said in place of what was interrupted.
+    /// The calls of one answer run side by side, each as a step `tools/<number>/<tool>`; each gets its result, whatever happens: a tool that is not
+    /// known, arguments that do not decode, a failure, a refusal and an interruption are results, too, which the model is told. Messages that come
+    /// meanwhile join the next request (steer), or take the place of the interrupted answer.
     ///
     /// An answer that was cut at its limit calls nothing: the model is told, and may ask for less; cut again, the turn fails.
     ///
@@ -24,7 +24,7 @@ extension Turn {
                 name, model, conversation, tools: tools, options: options, retry: retry, file: file, line: line)
             conversation.join(answer.joined)
             if let redirection = answer.redirected {
-                // What was written so far stays part of the conversation.
+                // The text so far stays part of the conversation.
                 conversation += (answer.text.isEmpty ? [] : [.assistant(answer.text)]) + [redirection]
                 continue
             }

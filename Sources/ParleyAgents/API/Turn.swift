@@ -2,16 +2,16 @@ internal import FoundationEssentials
 internal import ParleyChannels
 public import ParleySystem
 
-/// The handling of one message: what the program does through it is journaled, so that it survives the process.
+/// The handling of one message: the program's use of it is journaled, so that it survives the process.
 ///
-/// Ordinary Swift goes around it: `async`, task groups, `throws`. What must not run twice, or is not deterministic, goes into a step.
+/// Ordinary Swift goes around it: `async`, task groups, `throws`. Anything that must not run twice, or is not deterministic, goes into a step.
 public struct Turn: Sendable {
     let task: TurnTask
     let scope: Scope
     /// A cancelled turn leaves its steps alone.
     var isShielded = false
 
-    // MARK: What is the same on every replay
+    // MARK: Values that are the same on every replay
 
     /// When the last entry the turn has consumed was committed. Use it instead of the system's clock.
     public var now: Timestamp { task.now }
@@ -47,12 +47,12 @@ public struct Turn: Sendable {
 
     /// Does `body` once and journals what it gives; a replay returns that without running it.
     ///
-    /// The value comes back after an encode-decode round trip, on the first run too. What `body` throws is journaled as a ``StepFailure``; it
-    /// is tried again by `retry` unless it is a `StepFailure` that is not retryable.
+    /// The value comes back after an encode-decode round trip, on the first run too. An error that `body` throws is journaled as a ``StepFailure``;
+    /// the step is retried by `retry` unless it is a `StepFailure` that is not retryable.
     ///
     /// - Parameters:
-    ///   - name: What it is called in the journal: 1 to 128 bytes without `/` and `#`. Used again in the same scope it gets a number.
-    ///   - contract: What is promised of its effect outside.
+    ///   - name: Its name in the journal: 1 to 128 bytes without `/` and `#`. Used again in the same scope it gets a number.
+    ///   - contract: The guarantee on its effect outside.
     /// - Throws: ``StepFailure`` once no attempt is left; ``TurnError`` for misuse; ``Passivated`` or ``Fenced`` when the turn has no right to
     ///   run here any more.
     /// - Complexity: two entries in the log, and one sync shared with everything else that commits at that moment.
@@ -90,8 +90,8 @@ public struct Turn: Sendable {
     ///
     /// - Throws: ``StepFailure`` with the model's code once no attempt is left, else as ``step(_:_:retry:file:line:_:)``.
     ///
-    /// - Parameter tools: What it may call: the calls are in what it gives, and are for the program to make; ``respond(_:_:_:tools:options:rounds:retry:file:line:)``
-    ///   makes them.
+    /// - Parameter tools: The tools it may call: the calls are part of the result, and the program must make them;
+    ///   ``respond(_:_:_:tools:options:rounds:retry:file:line:)`` makes them.
     @concurrent public func generate(
         _ name: String, _ model: any Model, _ messages: [ModelMessage], tools: [Tool] = [], options: ModelOptions = ModelOptions(),
         retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
@@ -268,7 +268,7 @@ public struct Turn: Sendable {
     }
 }
 
-/// What a model wrote in one step.
+/// The answer of a model in one step.
 public struct Generation: Sendable, Equatable {
     public var text: String
     /// `stop` or `tool_calls` for an answer that is whole, `length` for one that was cut at its limit, `interrupted`.
@@ -276,7 +276,7 @@ public struct Generation: Sendable, Equatable {
     public var usage: ModelUsage?
     /// How many tokens of it had been saved before a crash and were not bought again.
     public var recoveredTokens: Int
-    /// What it wants to have called, in its order.
+    /// The tools that it calls, in its order.
     public var toolCalls: [ToolCall]
     /// What the model's endpoint wants to see again with an answer that has calls: for ``ModelMessage/assistant(_:calls:returned:)``.
     public var returned: JSON?

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What is to be done about what has happened, in the order in which it stands.
+/// The actions that follow from an event, in their order.
 enum AgentAction: Sendable {
     /// Append, and tell the agent: ``AgentEvent/committed(_:_:_:)``, ``AgentEvent/yielded(_:)`` or ``AgentEvent/refused(_:_:)``.
     case write(AgentBatch, WritePurpose)
@@ -26,9 +26,9 @@ enum AgentAction: Sendable {
     case stop(path: String)
     /// It was begun before a crash, by the entry of that offset.
     case reopened(path: String, startedAt: UInt64)
-    /// What the step ran is over.
+    /// The step's work is over.
     case forget(path: String)
-    /// Whatever the steps still do is of no use.
+    /// The results of the steps' work are no longer wanted.
     case stopAll
 
     // Coming back.
@@ -68,7 +68,7 @@ enum AgentAction: Sendable {
     case tryAgainLater(any Error, [DueTimer])
 }
 
-/// What the log of the process is told.
+/// A notice for the process's own log.
 enum AgentNotice: Sendable {
     case fenced(code: String)
     case parked(ParkReason, others: [String])
@@ -83,6 +83,6 @@ struct ModelRun: Sendable {
     var request: ModelRequest
     /// The text that it continues.
     var saved: SavedText
-    /// What the call may still write was written before the process ended.
+    /// All that the call may still write was written before the process ended.
     var isExhausted: Bool { !saved.text.isEmpty && request.options.maxTokens == 0 }
 }

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What an agent appends at once, as data: entries, the input that they decide, and the rows that go with them.
+/// An append of an agent, as data: entries, the input that they decide, and the rows that go with them.
 struct AgentBatch: Sendable {
     var entries: [NewEntry]
     var epoch: EpochClaim
@@ -24,7 +24,7 @@ enum AgentRow: Sendable {
     case follow(FollowChange)
     /// The agent's state as of the entry with that number in the batch.
     case state(Bytes, entry: Int)
-    /// What entries refer to by its digest.
+    /// Content that entries refer to by its digest.
     case content(Bytes, digest: Bytes)
     /// The batch begins with the first start of a model step.
     case modelStarted(path: String)

@@ -106,7 +106,7 @@ extension AgentMachine {
         park(run.turn, restarts, .work)
     }
 
-    /// What a person can do for an agent that is parked or stalled.
+    /// The remedies for an agent that is parked or stalled.
     static let wayOut = "send 'resume' to try again, 'cancel' to end the turn, or 'close' to end the agent"
 
     // MARK: Deciding without the program
@@ -197,7 +197,7 @@ extension AgentMachine {
     }
 }
 
-/// Steps of a turn that have begun and not ended, and that no program waits for: what they keep outside the turn goes with it.
+/// Steps of a turn that have begun and not ended, and that no program waits for: their rows outside the turn go with it.
 struct OpenSteps: Sendable {
     private let turn: UInt64
     private let open: [String: Journal.OpenStep]
@@ -244,7 +244,7 @@ struct HaltedEnd: Sendable {
     }
 }
 
-/// What kept an open turn from running, as far as it is concerned.
+/// The reason why an open turn was not running, as far as the turn is concerned.
 enum ProcessEnd {
     /// The process was told to stop: that is not counted.
     case drain
@@ -321,6 +321,6 @@ extension Journal {
         cancellation != nil || !compensations.isEmpty || starts.contains { $0.isShielded && open[$0.path] != nil }
     }
 
-    /// What a model was writing.
+    /// The unfinished text of a model.
     var partial: String { starts.last { open[$0.path]?.text.text.isEmpty == false }.flatMap { open[$0.path]?.text.text.text } ?? "" }
 }

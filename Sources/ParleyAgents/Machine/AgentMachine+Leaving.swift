@@ -51,7 +51,7 @@ extension AgentMachine {
         guard !isWriting, record != nil, room != .asked, rest.inFlight == 0, !view.isWritingText else { return false }
         switch phase {
         case .idle: return true
-        // What waits outside is thrown out with the rest of the program, and comes again; that is for when others need the room.
+        // A task that waits outside the turn is thrown out with the rest of the program, and runs again; that is for when others need the room.
         case .running: return isResting(view) && !view.keepsWaiting && (view.isCrowded || !run!.hasOwnTasks)
         // It pauses after a crash, and is about to run again.
         case .halted(let halt): return halt.status != .running
@@ -70,12 +70,12 @@ extension AgentMachine {
             if view.isCrowded { restIfIdle(view) }
             return
         }
-        // What came while the mark was written is decided first. If that decides something, the agent stays.
+        // Input that came while the mark was written is decided first. If that decides something, the agent stays.
         perform(view) { _ in }
         if isCurrent(epoch), canRest(view) { actions.append(.rest) } else { scheduleIdleCheck(view) }
     }
 
-    /// Memory is left: what is delivered from here on reaches the next activation.
+    /// The agent has left memory: deliveries from here on reach the next activation.
     mutating func rested() {
         if let run { actions.append(.fence(Passivated(), left: run.machine)) }
         phase = .gone

@@ -14,7 +14,7 @@ extension AgentMachine {
         if decideFailed(view) { return }
         // A signal is kept until something waits for it.
         guard !isGone, let first = inbox.first else { return }
-        // A close ends the agent after the turn before it: what queued behind that turn does not begin any more.
+        // A close ends the agent after the turn before it: messages queued behind that turn begin none.
         if let close = inbox.closes.first(where: { condition($0) == .holds }),
             first.offset < record!.lastEnd || first.offset == close.offset
         {
@@ -122,7 +122,7 @@ extension AgentMachine {
         run.ends()
         self.run = run
         let (turnEnd, cause) = AgentMachine.end(of: run, result)
-        // What failed is told of where it happens, too.
+        // A failure is also reported where it happens.
         if let cause { actions.append(.turnFailed(cause)) }
         // A step that the program, run again, has not come to is over with its turn.
         let left = run.leftOpen

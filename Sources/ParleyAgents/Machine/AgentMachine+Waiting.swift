@@ -44,7 +44,7 @@ extension AgentMachine {
 
     mutating func waitStarted(_ epoch: UInt64, _ timer: DueTimer?, isFollow: Bool, _ view: any AgentView) {
         if let timer { actions.append(.timerSet(timer.due)) }
-        // What is there already need not wait for the news of it.
+        // An entry that is there already need not wait for its notice.
         if isFollow, isCurrent(epoch) { actions.append(.later(.look)) }
         perform(view) { _ in }
         if isCurrent(epoch) { scheduleWaitingMark(view) }
@@ -77,8 +77,8 @@ extension AgentMachine {
         for timer in timers { fire(timer, view) }
     }
 
-    /// Still ahead: its timer wakes the agent. Past: it was due while no agent was here; what was sent to it before is decided first, once all
-    /// steps are open again.
+    /// Still ahead: its timer wakes the agent. Past: it was due while the agent was not in memory; earlier input is decided first, once all steps are
+    /// open again.
     mutating func wasDue(_ open: Journal.OpenStep, _ request: StepRequest, _ view: any AgentView) {
         guard let due = open.due, let turn = run?.turn else { return }
         let timer = DueTimer(turn: turn, path: request.path, due: due)
@@ -108,7 +108,7 @@ extension AgentMachine {
             run.end(of: request, entries, outcome: .completed(["result": .null])))
     }
 
-    /// A wait or an approval has come to its end by itself. What was sent before is decided first.
+    /// Ends a wait or an approval whose time has come. Earlier input is decided first.
     private mutating func expire(_ request: StepRequest, _ due: Timestamp) {
         guard let run else { return }
         let position = Position(turn: run.turn, step: request.path)
@@ -135,8 +135,8 @@ extension AgentMachine {
         call(.waitingMark, at: view.now.advanced(by: AgentMachine.waitingMarkDelay))
     }
 
-    /// Something of the turn has ended: what is left of it may be waits that began before. Beside tasks of the program's own there may be something
-    /// else, which a process that starts must come to.
+    /// Something of the turn has ended: the rest may be waits that began before. Beside the program's own tasks there may be something else, which a
+    /// process that starts must come to.
     mutating func mayOnlyWait(_ view: any AgentView) {
         guard let run, run.machine.waitCount > 0, !rest.alarms.contains(.waitingMark), !run.hasOwnTasks else { return }
         scheduleWaitingMark(view)
@@ -153,8 +153,8 @@ extension AgentMachine {
             AgentBatch(entries: [], epoch: .holds(run.epoch), rows: rows), for: .turnWaits(epoch: run.epoch, isLeaving: isLeaving))
     }
 
-    /// What to write with whatever has the turn run again: a turn that is marked as waiting is taken up after a crash only when something comes
-    /// for it.
+    /// Returns the row to write with any batch that makes the turn run again: a turn that is marked as waiting is taken up after a crash only when
+    /// something comes for it.
     mutating func takeWaitingMark() -> [AgentRow] {
         guard let run, run.isMarkedWaiting else { return [] }
         self.run?.isMarkedWaiting = false

@@ -25,7 +25,7 @@ struct Inbox: Sendable {
     }
 
     private var entries: [UInt64: Entry] = [:]
-    /// All but signals: what an agent at rest takes up.
+    /// All but signals: the input that makes an idle agent act.
     private var turnable = OffsetList()
     private(set) var controls = OffsetList()
     private(set) var messages = OffsetList()
@@ -43,7 +43,7 @@ struct Inbox: Sendable {
 
     private init(version: Int) { self.version = version }
 
-    /// Nothing is left: what was held against it before counts no more.
+    /// Nothing is left: earlier checks against it no longer count.
     mutating func removeAll() { self = Inbox(version: version + 1) }
 
     /// All offsets, in log order.
@@ -82,7 +82,7 @@ struct Inbox: Sendable {
         // Signals of one name share the bytes of its digest.
         if let known = signals.index(forKey: entry.row.name) { entry.row.name = signals[known].key }
         entries[entry.offset] = entry
-        // In one of the two: what is listed twice would be decided twice.
+        // In one list only: an entry listed twice would be decided twice.
         if entry.isMisplaced || entry.isForNoTurn {
             misplaced.insert(entry.offset)
         } else if let turn = entry.row.turn {

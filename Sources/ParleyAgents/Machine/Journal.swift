@@ -2,7 +2,7 @@ package import ParleyChannels
 package import ParleyLog
 package import ParleySystem
 
-/// What the log holds of one turn, in the form a replay needs.
+/// The log of one turn, in the form a replay needs.
 package struct Journal: Sendable {
     package struct Start: Sendable {
         package var path: String
@@ -26,13 +26,13 @@ package struct Journal: Sendable {
         var startsBefore = 0
     }
 
-    /// What the program publishes: the entries of one name in one scope, that is of one task, come in one order.
+    /// An entry that the program publishes: those of one name in one scope, that is of one task, come in order.
     package struct Emission: Hashable, Sendable {
         package var scope: String
         package var name: String
     }
 
-    /// What `turn.started` says.
+    /// The content of `turn.started`.
     package struct TurnStarted: Sendable {
         package var seed: UInt64 = 0
         /// The hash of the definition that the turn began with.
@@ -59,7 +59,7 @@ package struct Journal: Sendable {
         /// The offset of its first start.
         package var startedAt: UInt64 = 0
         package var text = SavedText()
-        /// What an attempt before has written, which readers are shown until this one writes something.
+        /// The text of an earlier attempt, which readers are shown until this one writes something.
         package var earlier = SavedText()
     }
 
@@ -197,7 +197,7 @@ extension Journal.OpenStep {
     }
 }
 
-/// What is durable of a model's unfinished answer.
+/// The durable part of a model's unfinished answer.
 package struct SavedText: Sendable, Equatable {
     package var text = Bytes()
     /// How many pieces the upstream sent of it: about as many tokens.
@@ -224,7 +224,7 @@ package struct SavedText: Sendable, Equatable {
     }
 }
 
-/// What kind of work a step is.
+/// The kind of work a step does.
 package enum StepKind: String, Sendable {
     case step, model, tool, call, sleep, wait, approval, memory
 }
@@ -254,7 +254,7 @@ extension StepFailure {
             retryAfter: journal["retry_after_ms"]?.integer.map { .milliseconds($0) }, data: journal["data"])
     }
 
-    /// What the program gets: the failures that people cause have types of their own.
+    /// The error that the program gets: failures caused by people have their own types.
     var thrown: any Error {
         switch code {
         case "interrupted": Interrupted(partial: "", redirection: data?["text"]?.string, entry: data?["interrupted_by"]?.string)
@@ -264,8 +264,8 @@ extension StepFailure {
         }
     }
 
-    /// What the body of a step threw. A cancellation is its own doing, as when it ran out of the time that it gives itself: a step that is cancelled
-    /// does not wait for its body.
+    /// The failure for an error from the body of a step. A cancellation is the body's own doing, as when it ran out of the time that it gave itself:
+    /// a cancelled step does not wait for its body.
     init(ofBody error: any Error) {
         if error is CancellationError {
             self.init(code: "step_failed", message: "the step's body threw CancellationError", retryable: true)
@@ -274,7 +274,7 @@ extension StepFailure {
         }
     }
 
-    /// Whatever a program threw, as it will be journaled.
+    /// The failure for an error from a program, as it will be journaled.
     init(_ error: any Error) {
         if let failure = error as? StepFailure {
             self = failure

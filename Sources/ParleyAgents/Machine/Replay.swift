@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// What the journal of a turn has and the program, run again, has not asked for or been given yet.
+/// The part of a turn's journal that the program, run again, has not yet asked for or been given.
 ///
 /// A scope belongs to one task, which asks for one step after another: the next start of each scope is the only one that may come in it.
 /// Between scopes the order may be another one than at first, when tasks wait for something outside the turn; such a start is waited for, unless
@@ -126,7 +126,7 @@ struct Replay {
 
     // MARK: Results
 
-    /// Whether results wait to be given: what comes later waits behind them.
+    /// Whether results wait to be given: later ones wait behind them.
     var hasResults: Bool { !results.isEmpty }
 
     var hasCancellation: Bool { cancellations > 0 }

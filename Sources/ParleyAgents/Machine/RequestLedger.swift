@@ -3,8 +3,8 @@ internal import ParleySystem
 
 /// The latest requests of a turn to models, so that the next one need say only what it adds.
 ///
-/// It keeps the last request of each conversation, a conversation being the calls of one name in one scope. Bounded in number and in bytes: what is
-/// forgotten costs a request that is listed whole once more.
+/// It keeps the last request of each conversation, a conversation being the calls of one name in one scope. Bounded in number and in bytes: after a
+/// forgotten one, the next request is listed whole once more.
 struct RequestLedger: Sendable {
     /// An earlier call whose request begins as the one at hand does.
     struct Base: Sendable {

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// A step as the program asks for it, as data: what is run for it is its ``StepCode``.
+/// A step as the program asks for it, as data: its ``StepCode`` is what runs.
 struct StepRequest: Sendable {
     var path: String
     var kind: StepKind
@@ -68,7 +68,7 @@ struct StepRequest: Sendable {
 
     var isFollow: Bool { if case .follow = work { true } else { false } }
 
-    /// What was asked for, as its start has it.
+    /// The details of the request, as the step's start records them.
     var asked: JSON? {
         let members = (digest.map { [JSON.Member("sha256", .string($0))] } ?? []) + details
         return members.isEmpty ? nil : .object(members)
@@ -77,7 +77,7 @@ struct StepRequest: Sendable {
     var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
 }
 
-/// What decisions go by of a model.
+/// The traits of a model that decisions depend on.
 struct ModelTraits: Sendable {
     /// As it stands in the journal.
     var name: String
@@ -86,7 +86,7 @@ struct ModelTraits: Sendable {
     init(_ model: any Model) { (name, continues) = (model.name, model.continues) }
 }
 
-/// What a step runs: it stays with the program that asked for it.
+/// The code of a step: it stays with the program that asked for it.
 enum StepCode: Sendable {
     case body(@Sendable (StepContext) async throws -> JSON)
     case model(any Model)

@@ -159,7 +159,7 @@ extension TurnMachine {
     /// The program has cancelled the task that waits for the step.
     mutating func cancel(_ path: String) -> [Action] {
         guard let wait = waits[path] else { return [] }
-        // What is not in flight yet is cancelled once it is; what the journal says was given up is given up now.
+        // A step that is not in flight yet is cancelled once it is; one that the journal gave up is given up now.
         if let result = replay.takeSkipped(path, isGivenUp: true) { return [.giveNext(result)] }
         guard isLive, !held.contains(path), !replay.isGivenUp(path) else {
             waits.change(path) { $0.isCancelled = true }
@@ -168,8 +168,8 @@ extension TurnMachine {
         return [.cancel(wait.request)]
     }
 
-    /// The program was thrown out of all that it waits for, and nothing of it runs any more. What it gave to be run is let go of: it may hold
-    /// the turn that holds it.
+    /// The program was thrown out of all its waits, and nothing of it runs any more. Its closures are released: they may hold the turn that holds
+    /// them.
     mutating func leaveProgram() { (waits, held, compensations.registered) = (Waits(), [], []) }
 
     /// Whether the program may leave out what the journal has: it has been told that the turn is cancelled.
@@ -213,7 +213,7 @@ extension TurnMachine {
     /// Whether the journal has the step and the program has not asked for it.
     func expects(_ path: String) -> Bool { replay.misses(path) }
 
-    /// What the journal has of a step that the program has not asked for.
+    /// Returns the journal's start of a step that the program has not asked for.
     func recorded(_ path: String) -> Journal.Start? { replay.recorded(path) }
 
     /// When an open step of the journal ends by itself.
@@ -257,7 +257,7 @@ extension TurnMachine {
         return [.reopen(request, open)]
     }
 
-    /// The program can go no further by what the journal has: what was open is continued, and once everything was asked for, what is new begins.
+    /// The program cannot get further with the journal: open steps are continued, and once every step was asked for, new ones begin.
     private mutating func settle() -> [Action] {
         var actions: [Action] = []
         if !isLive {
@@ -290,8 +290,8 @@ extension TurnMachine {
         return actions
     }
 
-    /// No task has asked for a step that the journal has: one may wait for something outside the turn, which comes again. What is asked of a
-    /// cancelled turn is that such a wait ends.
+    /// No task has asked for a step of the journal: one may wait for something outside the turn, which comes again. In a cancelled turn, such a wait
+    /// must end.
     private mutating func watchOutside() -> [Action] {
         guard !outside.isScheduled, outside.checks < OutsideWatch.checksMax || replay.hasCancellation else { return [] }
         outside.isScheduled = true
@@ -331,7 +331,7 @@ extension TurnMachine {
         deliver(Journal.Completion(path: "", outcome: .failed(.cancelled), at: at, cancellation: reason, startsBefore: .max))
     }
 
-    /// What has come to be is given at its place in the log: behind what the journal has.
+    /// Delivers a completion at its place in the log: behind what the journal has.
     private mutating func deliver(_ completion: Journal.Completion) -> [Action] {
         guard !replay.isOver, cancellation == nil || replay.hasResults else { return give(completion) }
         replay.add(completion)
@@ -375,7 +375,7 @@ extension TurnMachine {
         return children.contains { !inside.contains($0[...]) }
     }
 
-    /// What the program waits for, if the journal has nothing more to give; `nil` otherwise, and while it waits for nothing.
+    /// The steps that the program waits for, if the journal has nothing more to give; `nil` otherwise, and while it waits for nothing.
     var waitedFor: [StepRequest]? { isLive && replay.isOver && !waits.byPath.isEmpty ? waits.byPath.values.map(\.request) : nil }
 }
 

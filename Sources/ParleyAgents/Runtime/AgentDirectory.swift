@@ -8,7 +8,7 @@ internal import Synchronization
 ///
 /// A place in the queue can be lost without losing anything else: an agent's work is durable, and the queue only says which agents have some.
 final class AgentDirectory: Sendable {
-    /// What an agent has to do.
+    /// The work of an agent.
     enum Call: Sendable {
         /// Take its inbox up to that offset of its channel.
         case takeInput(upTo: UInt64, of: ChannelID)
@@ -44,12 +44,12 @@ final class AgentDirectory: Sendable {
     /// How long an agent stays in memory with nothing to do.
     let idleAfter: Duration
     private let closed = Atomic<Bool>(false)
-    /// Of how many agents the log tells at a time. That leaves room for those that are called meanwhile: what the log tells of may be agents that can do
-    /// nothing yet.
+    /// The number of agents that the log names at a time. That leaves room for those that are called meanwhile: the ones named may be agents that can
+    /// do nothing yet.
     var pageMax: Int { waitingMax / 2 }
     private let state = Mutex(State())
     private let crowded = Atomic<Bool>(false)
-    /// What lists have read of agents, in memory or not.
+    /// The waits that lists have read of agents, in memory or not.
     let listed = ListedWaits()
     private let unfinished = Mutex<[String]?>(nil)
     private static let unfinishedMax = 1_000

@@ -4,7 +4,7 @@ internal import ParleySystem
 internal import Synchronization
 
 extension AgentDriver {
-    /// What the machine looks at: the agent's log, and how the node is at this moment.
+    /// The machine's view: the agent's log, and the current state of the node.
     struct View: AgentView {
         private let driver: AgentDriver
         private var runtime: AgentRuntime { driver.runtime }

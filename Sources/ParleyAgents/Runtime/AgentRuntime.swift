@@ -14,7 +14,7 @@ package final class AgentRuntime: Sendable {
     var timers: TimerService { timerService.withLock { $0! } }
 
     private let agents: Mutex<[String: AnyAgent]>
-    /// What the node is told of.
+    /// The observers that the node has given.
     package let observers: AgentObservers
     private let timerService = Mutex<TimerService?>(nil)
     let directory: AgentDirectory
@@ -61,7 +61,7 @@ package final class AgentRuntime: Sendable {
         }
         guard !new.isEmpty else { return }
         try takeUp(in: channels.openPartitions) { new.contains($0) }
-        // What came for them before there was a program for it.
+        // Timers that fired before there was a program for them.
         timers.lookAgain()
         for partition in channels.openPartitions.numbers {
             for follower in try unfinishedFollows(partition).told where new.contains(AgentName(channel: follower)?.kind ?? "") {
@@ -104,7 +104,7 @@ package final class AgentRuntime: Sendable {
         channels.observePartitions(self)
     }
 
-    /// What there is in a partition beside what is unfinished: timers that are to fire, agents that were told of what they follow.
+    /// Takes up the rest of a partition, besides what is unfinished: timers that are to fire, agents that were told of entries they follow.
     private func beside(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void {
         let (due, follows) = (try timers.firstDue(partition), try unfinishedFollows(partition))
         return { [self] in
@@ -183,8 +183,7 @@ package final class AgentRuntime: Sendable {
         wake(channel.name)
     }
 
-    /// An agent whose log could not be read is tried again: what is in its inbox has been acknowledged. Once, however often it was woken meanwhile
-    /// in vain.
+    /// Tries an agent again whose log could not be read: its inbox has been acknowledged. Once, however often it was woken meanwhile in vain.
     func wakeLater(_ channel: Channel, _ timers: [DueTimer]) {
         guard takeUp.isFirstUnread(channel.id, timers) else { return }
         world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in self?.wakeUnread(channel) }
@@ -266,7 +265,7 @@ package final class AgentRuntime: Sendable {
 
     // MARK: Stopping
 
-    /// Begins no turn and no step any more, and closes the connections to models; what is durable continues at the next start.
+    /// Begins no turn and no step any more, and closes the connections to models; durable work continues at the next start.
     ///
     /// Bodies of steps that run continue, so that what they did is journaled: wait for ``runningBodies`` to become 0, as long as there is time.
     package func drain() {

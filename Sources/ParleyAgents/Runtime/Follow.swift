@@ -3,7 +3,7 @@ internal import ParleyChannels
 internal import ParleyLog
 internal import ParleySystem
 
-/// What a step that follows a channel finds there.
+/// The findings of a step in the channel that it follows.
 enum FollowReading: Sendable {
     /// Nothing to give up to that offset of the channel.
     case nothing(upTo: UInt64, of: ChannelID)

@@ -11,7 +11,7 @@ internal import Synchronization
 ///
 /// It belongs to no thread: events come from the transport's, each under the lock, and are handed to the writer in order.
 final class ModelAttempt: ModelSink, Sendable {
-    /// What becomes of the attempt, once.
+    /// The outcome of the attempt, once.
     enum End: Sendable {
         /// The members of `step.completed`, and the last text, to be committed in one batch.
         case finished([(String, JSON?)], last: NewEntry?)
@@ -22,7 +22,7 @@ final class ModelAttempt: ModelSink, Sendable {
         var saved: SavedText
         /// How many pieces of the saved text come from attempts before.
         let recovered: Int
-        /// What of the saved text was not sent back, so that a model that continues may send it again: its trailing white space.
+        /// The part of the saved text that was not sent back, so that a model that continues may send it again: its trailing white space.
         var repeatable: Bytes
         var isFirst = true
         var last: LastPiece
@@ -36,7 +36,7 @@ final class ModelAttempt: ModelSink, Sendable {
         var isOver = false
     }
 
-    /// What the answer consists of beside its text.
+    /// The parts of the answer besides its text.
     private struct BesideText {
         var reasoningCount = 0
         var toolCalls: [ToolCallInProgress] = []
@@ -62,7 +62,7 @@ final class ModelAttempt: ModelSink, Sendable {
     private let position: Position
     private let world: any World
     private let continuesAt: UInt64?
-    /// What it holds of the memory for answers.
+    /// Its share of the memory for answers.
     let share: AnswerTexts.Share
     private let state: Mutex<State>
     private let append: @Sendable (ModelAttempt, [NewEntry]) -> Void
@@ -151,7 +151,7 @@ final class ModelAttempt: ModelSink, Sendable {
     private func goOn() {
         state.withLock { state in
             state.isPaused = false
-            // What came beside the pause may need more than there was room for.
+            // The other parts that came with the pause may need more than there was room for.
             pauseIfFull(&state)
             if !state.isPaused { state.call?.resume() }
         }

@@ -233,7 +233,7 @@ final class TimerService: Sendable {
 
     private typealias Due = (name: String, id: ChannelID, timer: DueTimer)
 
-    /// What is due in the pass's partition and not in flight, at most so many.
+    /// Finds the timers of the pass's partition that are due and not in flight, at most so many.
     private func find(_ pass: inout Pass, _ count: Int) throws(LogError) -> [Due] {
         let (start, upper) = TimerService.range(pass.partition, from: pass.from)
         let (partition, to) = (pass.partition, pass.to)

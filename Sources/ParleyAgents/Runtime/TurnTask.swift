@@ -2,14 +2,14 @@ internal import ParleyChannels
 internal import ParleySystem
 internal import Synchronization
 
-/// The program of one turn: its tasks on the agent's lane, and where they wait. What it asks for is decided by ``AgentMachine``.
+/// The program of one turn: its tasks on the agent's lane, and where they wait. ``AgentMachine`` decides its requests.
 package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touched on the lane only; the rest is immutable, atomic or locked.
     let channelName: String
     let lane: Lane
     /// The offset of the turn's input.
     let turn: UInt64
     let epoch: UInt64
-    /// What its random numbers derive from.
+    /// The seed of its random numbers.
     let seed: UInt64
     private var state: State
     /// Whether the program has still to ask for something that the journal has.
@@ -17,8 +17,8 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     private let items: Mutex<[HistoryItem]>
     private let reports: TurnReports
     private let time: Mutex<Timestamp>
-    /// What the program did on another thread than the lane's, where an actor that it shares with others had left it. It is processed before whatever
-    /// the program does next.
+    /// The program's requests from another thread than the lane's, where an actor that it shares with others had left it. They are processed before
+    /// its next ones.
     private let besideLane = Mutex<[@Sendable () -> Void]>([])
     /// How often the turn was used from outside its tasks.
     private let strays = Atomic<Int>(0)
@@ -27,7 +27,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         var right: Right
         /// Where the program waits, by the path of the step.
         var continuations: [String: CheckedContinuation<JSON, any Error>] = [:]
-        /// What it gave to be run, by the path of the step.
+        /// The code of its steps, by path.
         var code: [String: StepCode] = [:]
         var root: Task<Void, Never>?
         /// The numbers of the tasks that are known: the program's own, and those of `map` and `shielded`.
@@ -40,11 +40,11 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     /// Whether the program may continue.
     private enum Right {
         case held(by: any TurnOwner)
-        /// It is thrown out of everything; what it may still ask is answered from what is left.
+        /// It is thrown out of everything; its further requests are answered from what is left.
         case lost(any Error, TurnMachine)
     }
 
-    /// What became of a program that is refused what it asks for, and asks again.
+    /// The state of a program whose requests are refused, and that asks again.
     private struct Refusals {
         /// How often since it was last given something.
         var count = 0
@@ -101,7 +101,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
-    // MARK: What it is given
+    // MARK: Deliveries
 
     func give(_ path: String, _ outcome: StepOutcome, now: Timestamp) {
         state.code[path] = nil
@@ -120,7 +120,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         state.root?.cancel()
     }
 
-    /// What the step runs; `nil` once the program was given its end.
+    /// The code of the step; `nil` once the program was given its end.
     func code(_ path: String) -> StepCode? { state.code[path] }
 
     /// Runs the compensations, one after another, in a task of its own: the program's may be cancelled.
@@ -165,7 +165,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         for work in works { work() }
     }
 
-    // MARK: What the program asks for
+    // MARK: Requests of the program
 
     /// The turns before this one. Any thread.
     var history: [HistoryItem] { items.withLock { $0 } }
@@ -175,7 +175,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
 
     func idempotencyKey(_ path: String) -> String { StepRequest.idempotencyKey(channelName, turn, path) }
 
-    /// What the program's bodies may ask of the agent outside the turn.
+    /// The owner, for what the program's bodies ask of the agent outside the turn.
     func owner() throws -> any TurnOwner {
         try checkLane()
         switch state.right {
@@ -276,10 +276,10 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         lane.deliver { if !self.state.refusals.isAbandoned { self.tell(.scopeEnded(scope, names)) } }
     }
 
-    // MARK: What the journal has
+    // MARK: The journal
 
-    /// What kind of step the journal has at `path` that the program has not asked for yet: what was done already stays as it was done, whatever the
-    /// rules are now.
+    /// The kind of the journal's step at `path` that the program has not asked for yet: a step that was done already stays as it was done, whatever
+    /// the rules are now.
     func recordedKind(_ path: String) -> StepKind? { machine { $0.recorded(path)?.kind } }
 
     /// When an open step of the journal ends by itself.
@@ -301,7 +301,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         resumePaused()
         state.root?.cancel()
         if state.refusals.hasParked { leaveProgram() }
-        // What runs now was thrown out of its waits. What comes behind that waited for something outside the turn, and continues.
+        // Tasks that run before this delivery were thrown out of their waits. One that runs after it waited for something outside the turn.
         if error is Passivated { lane.deliver { self.state.isLeft = true } }
     }
 
@@ -325,9 +325,9 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
 extension TurnTask {
     /// Throws `error`; a program that keeps asking whatever it is told does not get the thread back for it.
     ///
-    /// After a thousand refusals in a row it waits until something else of the turn ends, and when there is nothing else, the turn has failed.
-    /// In a turn that has no right to run any more it is left where it is. Swift has no way to end a task that does not end itself: what
-    /// it holds is given up with the process.
+    /// After a thousand refusals in a row it waits until something else of the turn ends, and when there is nothing else, the turn has failed. In a
+    /// turn that has no right to run any more it is left where it is. Swift has no way to end a task that does not end itself: its memory is freed
+    /// with the process.
     func refuse(_ error: any Error) async throws {
         guard lane.isCurrent else {
             if strays.add(1, ordering: .relaxed).newValue >= TurnTask.refusalsMax { await TurnTask.suspendForEver() }
@@ -368,7 +368,7 @@ extension TurnTask {
 
     private static func suspendForEver() async { await withUnsafeContinuation { (_: UnsafeContinuation<Void, Never>) in } }
 
-    /// What a program that does not end holds is as little as possible.
+    /// Frees as much as possible of what a program holds that does not end.
     private func leaveProgram() {
         state.root = nil
         if case .lost(let error, let left) = state.right { state.right = .lost(error, TurnMachine(Journal(), at: left.now)) }
@@ -391,7 +391,7 @@ protocol TurnOwner: AnyObject, Sendable {
     func reports(_ turn: UInt64) -> TurnReports
 }
 
-/// What is told of a program that is not where its turn believes it. Any thread.
+/// The reports on a program that is not where its turn believes it. Any thread.
 struct TurnReports: Sendable {
     /// It continues although the turn was passivated.
     let strayed: @Sendable () -> Void

@@ -12,7 +12,7 @@ package struct AuditQuery: Sendable {
     package var since: Timestamp?
     /// Not after.
     package var until: Timestamp?
-    /// Only what stands before this offset: what `next` of a page says.
+    /// Only entries before this offset: the `next` of a page.
     package var before: UInt64?
     package var limit = AuditQuery.limitDefault
 
@@ -68,7 +68,7 @@ package struct AgentAudit {
 private struct AuditSearch: Projection {
     private let query: AuditQuery
     private let kinds: Set<EntryKind>
-    /// Whatever stamps `by` writes it first (`InputEntry`), with its closing quote: "ann" is not the beginning of "annette".
+    /// The server writes `by` first when it stamps an entry (`InputEntry`), with its closing quote: "ann" is not the beginning of "annette".
     private let by: Bytes?
     /// The steps of approvals that the queried principal decided.
     private var decided: Set<Position> = []

@@ -113,7 +113,7 @@ package struct AgentRequest {
         return .object([JSON.Member("role", role)] + form)
     }
 
-    /// What a message has beside its text; `nil` when it is a text alone. Journals of earlier versions do not say which it is.
+    /// The members of a message besides its text; `nil` when it is a text alone. Journals of earlier versions do not say which it is.
     private static func form(_ part: JSON, _ content: Bytes) -> [JSON.Member]? {
         let mayHaveForm = part["json"]?.bool ?? ["assistant", "tool"].contains(part["role"]?.string)
         guard mayHaveForm, let value = try? JSON.parse(content), let members = value.members, value["text"]?.string != nil else {
@@ -140,7 +140,7 @@ package struct AgentRequest {
             switch frame.kind {
             case .stepStarted where offset < call.offset: open.begin(place.attempt, continuesAt: frame.body["continues_at"]?.integer)
             case .text where offset < call.offset: if let text = frame.text { open.text.add(text) }
-            // What was streamed may have been trimmed since; then the result has it.
+            // Streamed text may have been trimmed since; then the result has it.
             case .stepCompleted: sealed = frame.body["text"]?.string.map { Bytes($0.utf8) }
             default: break
             }

@@ -8,7 +8,7 @@ package struct TraceQuery: Sendable {
     package var turn: UInt64?
     /// How many turns at most.
     package var limit = TraceQuery.limitDefault
-    /// Only turns that began before this offset: what `next` of a page says.
+    /// Only turns that began before this offset: the `next` of a page.
     package var before: UInt64?
 
     package static let limitDefault = 20
@@ -113,7 +113,7 @@ extension Channels {
         try entry(channel, at: offset) { InputRecord(LogEntry(offset, $0)) }
     }
 
-    /// What a part of a model's request says that names it by hash.
+    /// Returns the content of a part of a model's request that is named by hash.
     func content(_ hash: String, of channel: Channel) throws(LogError) -> Bytes? {
         guard let digest = Bytes(hexadecimal: hash) else { return nil }
         return try log.get(.big, channel.id.key(digest))
@@ -158,7 +158,7 @@ struct TraceTotals {
     var inputTokens: Int64 = 0
     var outputTokens: Int64 = 0
     var recoveredTokens: Int64 = 0
-    /// Time spent in steps by what it was spent on; what runs at once counts twice.
+    /// Time spent in steps, by kind of work; concurrent work counts twice.
     var modelMilliseconds: Int64 = 0
     var waitingMilliseconds: Int64 = 0
     var otherMilliseconds: Int64 = 0

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What the log proves of one approval: asked, decided by whom, and then done once or never. Folded from its turn's entries.
+/// The log's proof of one approval: requested, decided and by whom, and then done once or never. Folded from its turn's entries.
 ///
 /// By definition, it guards the first step that does something (anything but a sleep, a wait or another approval) and begins in the approval's scope
 /// after the approval. A scope is the path up to its last `/`, and everything below it counts. A compensation is no such step; and a cancelled turn
@@ -127,7 +127,7 @@ struct ApprovalRecords: Projection {
 }
 
 extension LogEntry {
-    /// The turn is cancelled here: what is not shielded ends.
+    /// The turn is cancelled here: steps that are not shielded end.
     var cancelsTurn: Bool { kind == .supervision && body["action"] == "cancel" }
 
     fileprivate var moment: Moment { (offset, at) }

@@ -4,7 +4,7 @@ internal import ParleySystem
 
 /// The calls of a turn's models that no tool ran for: of an unknown tool, with wrong arguments, denied, or of an answer that was cut.
 ///
-/// Such a call is no step. What is left of it is the call in the model's answer, and the result in the request of a later call of the model.
+/// Such a call is no step. Its traces are the call in the model's answer, and the result in the request of a later call of the model.
 struct CallsNotRun: Projection {
     private typealias Call = (id: String, name: String)
 

@@ -129,7 +129,7 @@ struct StepTrace {
 // MARK: - JSON
 
 extension StepTrace {
-    /// - Parameter turnEnded: When its turn ended: what had no end then has none to come.
+    /// - Parameter turnEnded: When its turn ended: a step without an end by then never has one.
     func members(turnEnded: Timestamp?) -> [(String, JSON?)] {
         let last = end.at ?? turnEnded
         let state = end.at == nil && last != nil ? "cancelled" : end.state
