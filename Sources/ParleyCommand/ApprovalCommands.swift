@@ -60,7 +60,7 @@ enum ApprovalChoice {
         var digest = arguments["args-sha256"]
         switch try request(approval, channel, client) {
         case .found(let request):
-            // What is decided is what was shown: should it be something else by now, it is refused.
+            // The decision is on the request as shown: should that be another by now, it is refused.
             Terminal.error("\(request["action"]?.string ?? "") \(json: request["args"] ?? .null)")
             digest = digest ?? request["args_sha256"]?.string
         case .missing:
@@ -102,7 +102,7 @@ enum ApprovalChoice {
         return only.name
     }
 
-    /// What can be decided instead.
+    /// Returns the requests that can be decided instead.
     private static func choices(_ type: String, _ channel: String, _ client: Client) throws -> String {
         let open = try open(channel, client).approvals
         let agent = Refusal.agent(channel)
@@ -118,7 +118,7 @@ enum ApprovalChoice {
         case unreadable
     }
 
-    /// What was asked: the newest request of that name.
+    /// Returns the newest request of that name.
     private static func request(_ approval: String, _ channel: String, _ client: Client) throws -> Request {
         var found: JSON?
         var offset = String(approval.prefix { $0 != "/" })

@@ -11,7 +11,7 @@ final class Client: Sendable {
     private let transport: CurlTransport
     /// The key or token that every request shows.
     private let bearer: String?
-    /// What the command needs on the channel that it is about; empty: what each request needs.
+    /// The rights that the command needs on its channel; empty: those that each request needs.
     let needs: [Verb]
 
     /// - Parameter needs: All verbs of a command that sends several requests, for the token that a refusal suggests.
@@ -48,7 +48,7 @@ final class Client: Sendable {
     /// Whether it shows a token, which may be for a part of what there is.
     var showsToken: Bool { bearer?.hasPrefix("parley_") ?? false }
 
-    /// What curl needs beside the URL.
+    /// The options that curl needs besides the URL.
     var curlOptions: String { bearer == nil ? "" : "-H \"Authorization: Bearer $PARLEY_TOKEN\" " }
 
     private var authorization: [(name: String, value: String)] { bearer.map { [("Authorization", "Bearer \($0)")] } ?? [] }

@@ -21,17 +21,17 @@ final class Follower: Sendable {
         /// Whether the data of this answer is in Base64.
         var isEncoded = false
         var content: Content
-        /// What came may be of another kind than JSON.
+        /// The channel may hold another kind of content than JSON.
         var asksContent = false
     }
 
-    /// What a channel holds.
+    /// The content of a channel.
     private enum Content { case unknown, json, text }
 
-    /// What comes of a channel.
+    /// A piece of a channel.
     enum Entry: Sendable {
         case json(JSON)
-        /// Of a channel of text: what was appended, in pieces that may be cut anywhere.
+        /// Of a channel of text: an append, in pieces that may be cut anywhere.
         case text(Bytes)
     }
 

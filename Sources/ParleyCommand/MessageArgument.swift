@@ -2,7 +2,7 @@ internal import Glibc
 internal import ParleyServer
 internal import ParleySystem
 
-/// What a message says: text, or data for agents that take more than text.
+/// The content of a message: text, or data for agents that take more than text.
 enum MessageBody {
     static let help = """
           "text"          the message; - reads it from standard input, @<file> from a file

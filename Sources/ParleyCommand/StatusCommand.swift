@@ -46,7 +46,7 @@ enum StatusCommand: Command {
     }
 }
 
-/// What an agent does, for a person: a fact a line, and the commands that help.
+/// The state of an agent, for a person: a fact a line, and the commands that help.
 enum StatusView {
     private static let undecidedMax = 10
 
@@ -132,7 +132,7 @@ enum StatusView {
     }
 }
 
-/// What a step waits for, in words: `approval of write_file {"path":"a.md"}`, `signal payment with {"order":"42"}`, `sleep`.
+/// The wait of a step, in words: `approval of write_file {"path":"a.md"}`, `signal payment with {"order":"42"}`, `sleep`.
 enum WaitView {
     private static let argumentCharactersMax = 160
 
@@ -148,7 +148,7 @@ enum WaitView {
         }
     }
 
-    /// What is to be approved, with its arguments where they are known.
+    /// The action to be approved, with its arguments where they are known.
     static func action(_ wait: JSON) -> String {
         TerminalText.name(wait["name"]?.string ?? wait["step"]?.string ?? "") + (wait["args"].map { " \(brief($0))" } ?? "")
     }

@@ -2,7 +2,7 @@ internal import FoundationEssentials
 internal import Glibc
 internal import ParleySystem
 
-/// Standard output and standard error, unbuffered: what has been said is seen, also when the program is killed.
+/// Standard output and standard error, unbuffered: all output is seen, also when the program is killed.
 ///
 /// Both take ``TerminalText`` only, so that nothing another party wrote gets to a terminal as it is.
 enum Terminal {

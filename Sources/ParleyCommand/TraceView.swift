@@ -49,7 +49,7 @@ struct TraceView {
         let window = Window(start: start, end: max(start, instant(turn["ended"]) ?? now ?? start))
         var rows: [Row] = []
         let steps = turn["steps"]?.array ?? []
-        // What met no step that is shown stands at the turn's end.
+        // Controls that met no shown step come at the turn's end.
         let paths = Set(steps.flatMap { TraceView.paths($0) })
         let own = controls.filter { $0["step"]?.string.map { !paths.contains($0) } ?? true }
         controls.removeAll { control in own.contains(control) }
@@ -143,7 +143,7 @@ struct TraceView {
         }
     }
 
-    // MARK: What a step says
+    // MARK: Details of a step
 
     private func note(_ step: JSON) -> String {
         let kind = step["kind"]?.string ?? ""
@@ -162,7 +162,7 @@ struct TraceView {
         return words.joined(separator: ", ")
     }
 
-    /// How the attempts ended, and the step's error; what is the same of all is said once.
+    /// How the attempts ended, and the step's error; whatever all have in common is shown once.
     private static func ends(of attempts: [JSON], _ error: JSON?, above steps: [JSON]) -> [String] {
         let states = attempts.map { $0["error"]?["code"]?.string ?? $0["state"]?.string ?? "" }
         let said = error.map { [text(ofError: $0, above: steps)] } ?? []

@@ -92,7 +92,7 @@ package enum IPAddress: Sendable, Hashable {
 
     private static let embedding = [Network("::ffff:0:0", 96), Network("64:ff9b::", 96)]
 
-    /// What IANA gives out; of IPv6 everything else is loopback, private, link-local, multicast or not in use.
+    /// The addresses that IANA assigns; all other IPv6 is loopback, private, link-local, multicast or not in use.
     private static let globalUnicast = Network("2000::", 3)
 
     private static let special = [

@@ -57,7 +57,7 @@ package struct URLOrigin: Sendable, Hashable {
     package init(scheme: String, authority: Authority) { (self.scheme, self.authority) = (scheme, authority) }
 
     /// Takes an absolute URL apart.
-    /// - Returns: What stands behind the authority, too; `nil` for what is no URL of HTTP.
+    /// - Returns: The origin, and the part behind the authority; `nil` for a text that is no URL of HTTP.
     package static func split(_ url: some StringProtocol) -> (origin: URLOrigin, rest: String)? {
         let text = String(url)
         for scheme in ["http", "https"] {

@@ -6,7 +6,7 @@ internal import Synchronization
 final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled` and `paused` are atomic; the rest is used on the loop only.
     private let transport: CurlTransport
     private let cancelled = Atomic(false)
-    /// What was asked for last.
+    /// The state that was requested last.
     private let paused = Atomic(false)
     private var pauseIsApplied = false
     private var delegate: (any OutgoingCallDelegate)?
@@ -14,11 +14,11 @@ final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled`
     private var headers: UnsafeMutablePointer<curl_slist>?
     private var failureText: UnsafeMutablePointer<CChar>?
     private var url = ""
-    /// What is still to be sent of a large body: libcurl takes it piece by piece, and it is let go of with the last one.
+    /// The unsent rest of a large body: libcurl takes it piece by piece, and it is released with the last one.
     private(set) var upload = Bytes()
     private var uploadPlace = 0
     private var addresses = AddressPolicy.any
-    /// What the policy has turned away.
+    /// The address that the policy has turned away.
     private var refused: IPAddress?
 
     /// How often the request was about to be sent.
@@ -99,7 +99,7 @@ final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled`
 
 extension CurlCall {
     /// Makes the easy handle.
-    /// - Returns: What is wrong with the request, if anything; then there is no handle.
+    /// - Returns: The problem with the request, if any; then there is no handle.
     func prepare(_ request: OutgoingRequest) -> OutgoingError? {
         let scheme = request.url.prefix(8).lowercased()
         guard scheme.hasPrefix("http://") || scheme.hasPrefix("https://"), !request.url.utf8.contains(where: { $0 <= 0x20 }) else {
@@ -111,7 +111,7 @@ extension CurlCall {
         set(CURLOPT_URL, request.url)
         set(CURLOPT_PROTOCOLS_STR, "http,https")
         if scheme.hasPrefix("http:") { set(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1) }
-        set(CURLOPT_PATH_AS_IS, 1)  // What is named is called, and not what `..` in it would lead to.
+        set(CURLOPT_PATH_AS_IS, 1)  // The path is called as named, and not as `..` in it would resolve.
         set(CURLOPT_NOSIGNAL, 1)
         if let file = transport.authorityFile { set(CURLOPT_CAINFO, file) }
         set(CURLOPT_FOLLOWLOCATION, 0)
@@ -189,7 +189,7 @@ extension CurlCall {
     private func setHeaders(_ request: OutgoingRequest) {
         // libcurl would wait a second for "100 Continue" before a large body, and call every body a form.
         add("Expect:")
-        // What libcurl can decode it would ask for as well, and a compressed stream comes in gulps.
+        // libcurl would also ask for every coding that it can decode, and a compressed stream comes in gulps.
         if request.decodesContent { add("Accept-Encoding: identity") }
         if !request.headers.contains(where: { $0.name.lowercased() == "content-type" }) { add("Content-Type:") }
         for (name, value) in request.headers {
@@ -290,7 +290,7 @@ extension CurlCall {
         return !isCancelled
     }
 
-    /// What libcurl's result means to the caller.
+    /// The meaning of libcurl's result to the caller.
     func error(for result: CURLcode) -> OutgoingError? {
         guard result != CURLE_OK else { return nil }
         var reason = failureText.map { String(cString: $0) } ?? ""
@@ -310,7 +310,7 @@ extension CurlCall {
         case CURLE_URL_MALFORMAT: return OutgoingError(code: "invalid_url", message: message, reason: reason)
         // The checksum was right.
         case CURLE_WRITE_ERROR where hasBody: return OutgoingError(code: "upstream_trailing_bytes", message: message, reason: reason)
-        // Our own callback refuses nothing that is still wanted: what could not be written could not be decoded.
+        // Our own callback refuses nothing that is still wanted: bytes that could not be written could not be decoded.
         case CURLE_BAD_CONTENT_ENCODING, CURLE_WRITE_ERROR:
             return OutgoingError(code: "upstream_encoding", message: message, reason: reason)
         // A header line, or the whole head, is longer than libcurl takes; versions before 8.6 call that a lack of memory.

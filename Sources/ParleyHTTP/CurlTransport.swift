@@ -3,8 +3,8 @@ package import ParleySystem
 
 /// Outgoing HTTP over libcurl on one loop. Connections are kept and used again.
 ///
-/// libcurl says which sockets and which instant it waits for; the loop watches them and tells it. Cookies, redirects and, unless a request wants
-/// them undone, content codings are off: what arrives is what the upstream sent. Proxies come from the usual environment variables.
+/// libcurl says which sockets and which instant it waits for; the loop watches them and tells it. Cookies, redirects and, unless a request wants them
+/// undone, content codings are off: the answer arrives as the upstream sent it. Proxies come from the usual environment variables.
 package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // Guard: everything is used on `loop` only.
     package let loop: EventLoop
     let authorityFile: String?
@@ -135,7 +135,7 @@ extension CurlTransport {
         var version = 0
         parley_curl_get_long(easy, CURLINFO_HTTP_VERSION, &version)
         let socket = parley_curl_kept_socket(easy)
-        // What is waited for on it is the answer to the next request, which may have taken the connection before this one's end was read.
+        // The socket is waited on for the answer to the next request, which may have taken the connection before this one's end was read.
         guard watches[socket] == nil else { return }
         if socket != CURL_SOCKET_BAD, version <= CURL_HTTP_VERSION_1_1 { idle.insert(socket) }
     }
@@ -156,7 +156,7 @@ extension CurlTransport {
     }
 }
 
-// MARK: What libcurl waits for
+// MARK: Waiting for libcurl
 
 extension CurlTransport {
     private func watch(_ socket: curl_socket_t, _ action: Int32) {

@@ -25,7 +25,7 @@ final class HTTPConnection {
     var slot = -1
 
     let handle: UnsafeMutablePointer<uv_tcp_t>
-    /// What stands between the socket and HTTP, if anything does.
+    /// The TLS layer between the socket and HTTP, if there is one.
     let tls: TLSSession?
     var output = OutputQueue()
     private var hasUpgraded = false
@@ -49,12 +49,12 @@ final class HTTPConnection {
     private var exchanges: [HTTPResponder] = []
     /// Input that waits because too many requests are unanswered.
     private var blockedInput = Bytes()
-    /// What the input goes to once the connection carries another protocol.
+    /// The receiver of the input once the connection carries another protocol.
     private var upgraded: HTTPStream?
     /// When the current phase began; in a body, when bytes last came: milliseconds.
     private var readMark: Int64 = 0
     private let opened: Int64
-    /// What of ``HTTPListener/waitingBytes`` is its own.
+    /// Its own part of ``HTTPListener/waitingBytes``.
     private var waitingBytes = 0
     /// When a span of the current body began, milliseconds, and how much of it had come by then.
     private var (bodyMark, bodyMarkCount): (Int64, Int) = (0, 0)
@@ -70,8 +70,8 @@ final class HTTPConnection {
     private static let largeCountMax = 4
     /// So many requests that came together are served together, whatever others wait for.
     private static let togetherCount = 4
-    /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
-    /// that has stopped reading. What is in flight and not acknowledged does not count, so a long line stays full.
+    /// The bytes that the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
+    /// that has stopped reading. Bytes in flight that are not acknowledged do not count, so a long line stays full.
     private static let kernelUnsentBytesMax: Int32 = 32 << 10
     /// How long a peer may continue to send after it was told that the server no longer listens.
     private static let lingerMilliseconds: Int64 = 2_000
@@ -243,7 +243,7 @@ extension HTTPConnection {
             if parsing.isHeld {
                 guard mayDispatch(parsing) else { return index }
                 dispatch(parsing)
-                // What one has sent in one breath does not keep the others waiting.
+                // The requests that one connection sent at once do not keep the others waiting.
                 served += 1
                 if served >= HTTPConnection.togetherCount, index < input.count, listener.isSliceOver {
                     listener.goOn(self, atOnce: false)
@@ -319,7 +319,7 @@ extension HTTPConnection {
         scheduleFlush()
     }
 
-    /// What is read must show what was written before it: a request that only reads waits for the answers to those that do not.
+    /// A read must show earlier writes: a request that only reads waits for the answers to those that do not.
     private func mayDispatch(_ parsing: RequestParsing) -> Bool {
         !HTTPResponder.isSafe(parsing.parser.head.method) || exchanges.allSatisfy { $0.isSafe || $0.isComplete }
     }
@@ -600,7 +600,7 @@ final class RequestParsing {
         return reservation!.resize(to: count)
     }
 
-    /// What is known of a request that is complete; the next one begins with nothing.
+    /// Takes the state of a complete request; the next one begins with nothing.
     func take() -> (admission: (any Sendable)?, isAnswered: Bool, reservation: MemoryReservation?) {
         defer { (hasBegun, isHeld, account, admission, isAnswered, reservation) = (false, false, "", nil, false, nil) }
         return (admission, isAnswered, reservation)

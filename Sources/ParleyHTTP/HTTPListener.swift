@@ -8,9 +8,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     let loop: EventLoop
     let configuration: HTTPServerConfiguration
     let handler: any HTTPHandler
-    /// What every connection of the loop reads into: an idle one needs no buffer of its own.
+    /// The buffer that every connection of the loop reads into: an idle one needs none of its own.
     let readBuffer: uv_buf_t
-    /// What TLS gives is read into this one.
+    /// The buffer for decrypted input.
     let plainBuffer: UnsafeMutableRawBufferPointer
     let handshakeMilliseconds: Int64
     let headMilliseconds: Int64
@@ -21,7 +21,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private(set) var isDraining = false
 
     private let open: Monitor<Int>
-    /// What all requests of the server hold.
+    /// The memory budget of all requests of the server.
     let budget: MemoryBudget
     /// The listeners of the other loops.
     var others: [Other] = []
@@ -46,7 +46,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var goesOn = false
     /// Until then input is served as it comes: the loop's precise time; `nil` until some is.
     private var sliceEnd: Int64?
-    /// What the connections hold of what waits to be sent, and of input behind it. Others may read it at any time.
+    /// The bytes of the connections that wait to be sent, and of input behind them. May be read from any thread at any time.
     var waitingBytes: Int {
         get { waiting.load(ordering: .relaxed) }
         set { waiting.store(newValue, ordering: .relaxed) }

@@ -43,7 +43,7 @@ package struct HTTPRequestHead: Sendable {
         return name.withUTF8 { name in fields.filter { matches($0.name, name) }.map { text($0.value) } }
     }
 
-    /// What is wrong with a field that may be there once: it is there again, or its value is no UTF-8, so that two values would read the same.
+    /// The problem with a field that may occur once: it is repeated, or its value is no UTF-8, so that two values would read the same.
     package enum Misfit: Sendable {
         case repeated(StaticString)
         case notUTF8(StaticString)
@@ -105,7 +105,7 @@ enum HTTPGrammar {
     @inline(__always)
     static func isToken(_ byte: UInt8) -> Bool { isMember(byte, 0x03ff_6cfa_0000_0000, 0x57ff_ffff_c7ff_fffe) }
 
-    /// What RFC 3986 allows in an authority without user information: digits, letters and - . _ ~ % ! $ & ' ( ) * + , ; = : [ ]
+    /// The characters that RFC 3986 allows in an authority without user information: digits, letters and - . _ ~ % ! $ & ' ( ) * + , ; = : [ ]
     @inline(__always)
     static func isHost(_ byte: UInt8) -> Bool { isMember(byte, 0x2fff_7ff2_0000_0000, 0x47ff_fffe_afff_fffe) }
 
@@ -115,7 +115,7 @@ enum HTTPGrammar {
         byte < 64 ? low >> UInt64(byte) & 1 == 1 : byte < 128 && high >> UInt64(byte - 64) & 1 == 1
     }
 
-    /// What a field value may hold: visible characters, blanks and the bytes above ASCII.
+    /// The characters of a field value: visible characters, blanks and the bytes above ASCII.
     @inline(__always)
     static func isFieldText(_ byte: UInt8) -> Bool { byte >= 0x20 ? byte != 0x7f : byte == 0x09 }
 

@@ -12,7 +12,7 @@ enum HTTPResponseHead {
         case announced
         case chunked
         case untilClose
-        /// What follows is another protocol.
+        /// Another protocol follows.
         case upgraded
     }
 

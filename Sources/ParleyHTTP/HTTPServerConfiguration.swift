@@ -25,24 +25,24 @@ package struct HTTPServerConfiguration: Sendable {
     package var patience = Duration.seconds(1)
     /// A peer that takes no byte of what waits for it is given up after this time.
     package var writeTimeout = Duration.seconds(120)
-    /// What one connection may bring before the others of its loop have their turn.
+    /// The bytes that one connection may bring before the others of its loop have their turn.
     package var readBytes = 64 << 10
     /// Bytes that connections of one loop may hold together of what waits: answers to be sent, and input behind them. Beyond it, a connection that has
     /// not taken its own gets no further.
     package var waitingBytesMax = 8 << 20
-    /// The kernel's send buffer per connection: what a slow reader can make it hold.
+    /// The kernel's send buffer per connection, which a slow reader can fill.
     package var sendBufferBytes = 128 << 10
 
     package init() {}
 }
 
-/// What becomes of a request whose body has not come.
+/// The decision on a request whose body has not come.
 package enum HTTPAdmission: Sendable {
     /// Its body is taken.
     ///
     /// - Parameters:
     ///   - account: Whose share of the memory for requests it counts against.
-    ///   - context: What the handler finds in ``HTTPRequest/admission`` when the body is there.
+    ///   - context: The value of ``HTTPRequest/admission`` when the body is there.
     ///   - bodyBytesMax: The most bytes that the body may have; `nil` for the server's usual limit.
     case accepted(account: String, context: (any Sendable)? = nil, bodyBytesMax: Int? = nil)
     /// Its body is dropped as it comes; once it is complete, the handler gets the request without it.
@@ -60,7 +60,7 @@ package protocol HTTPHandler: AnyObject, Sendable {
 
     /// Decides whether a request's body is wanted. Called on the connection's loop when the head has come and the body has not.
     ///
-    /// What is refused here takes no memory. Only for requests that have a body.
+    /// A body that is refused here takes no memory. Only for requests that have a body.
     /// - Parameters:
     ///   - request: The request without its body.
     ///   - peer: The numeric address of the other side. Cost: a system call.
@@ -69,7 +69,7 @@ package protocol HTTPHandler: AnyObject, Sendable {
     /// Reports that the server itself has refused a request, or a connection, so that it can be counted.
     ///
     /// - Parameter head: The request's head, if it had come.
-    /// - Returns: What the answer says besides.
+    /// - Returns: Further fields of the answer.
     func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [(name: String, value: String)]
 }
 

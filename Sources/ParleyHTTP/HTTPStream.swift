@@ -9,7 +9,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         case chunked, untilClose
         /// So many bytes are still to come.
         case announced(Int)
-        /// Whatever is written is not sent.
+        /// Writes are not sent.
         case none
     }
 
@@ -42,7 +42,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         self.framing = framing
     }
 
-    /// What the requests of the server share, and what comes behind a 101 with them.
+    /// The budget that the requests of the server share, including the input behind a 101.
     var budget: MemoryBudget? { responder?.connection?.listener.budget }
 
     /// Whether the peer is still there to write for.
@@ -68,7 +68,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     /// Queues what `build` appends, without a buffer in between, and then `shared`, which is not copied when it is large.
     ///
-    /// - Parameter room: What `shared` holds of the server's memory until it has been sent.
+    /// - Parameter room: The share of `shared` in the server's memory until it has been sent.
     package func write(_ shared: Bytes, _ room: MemoryReservation? = nil, behind build: (inout Bytes) -> Void) {
         precondition(framing == .untilClose || framing == .none, "framing a piece needs its length")
         write(count: shared.count + 1) { queue in
@@ -77,7 +77,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         }
     }
 
-    /// Sends a piece at once if nothing waits before it; what the socket does not take is queued, and shared.
+    /// Sends a piece at once if nothing waits before it; the part that the socket does not take is queued, and shared.
     ///
     /// For what goes to many streams: there is no copy and nothing is allocated, and it does not wait for the end of the tick.
     package func send(_ piece: BodyPiece) {
@@ -101,7 +101,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         write(count: bytes.count) { queue in queue.build { $0.append(contentsOf: bytes) } }
     }
 
-    /// Ends the body. What is queued is still sent. Idempotent; less than the announced length is an `abort()`.
+    /// Ends the body. Queued bytes are still sent. Idempotent; less than the announced length is an `abort()`.
     package func finish() {
         loop.assertOnLoop()
         guard let responder, responder.isOpen else { return }
@@ -148,7 +148,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     }
 
     /// Lets go of a connection that is gone.
-    /// - Returns: What is to be called.
+    /// - Returns: The callback to call.
     func connectionClosed() -> (() -> Void)? {
         defer { release() }
         return onClose
@@ -162,7 +162,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 package struct BodyPiece: Sendable {
     /// The piece as a chunk.
     let bytes: Bytes
-    /// What it holds of the server's memory, once for all streams.
+    /// Its share of the server's memory, once for all streams.
     let room: MemoryReservation?
     private let start: Int
 

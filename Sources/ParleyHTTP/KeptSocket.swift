@@ -3,7 +3,7 @@ internal import ParleySystem
 
 /// The socket of a connection that libcurl keeps for the next request.
 enum KeptSocket {
-    /// What is read away at most; behind that, the next request fails instead.
+    /// The most that is read away; behind that, the next request fails instead.
     private static let (pieceBytes, piecesMax) = (64 << 10, 64)
 
     /// Whether unread input has come on it. Its end does not count.

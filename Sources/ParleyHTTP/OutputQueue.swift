@@ -5,7 +5,7 @@ internal import ParleySystem
 struct OutputQueue {
     private struct Segment {
         var bytes: Bytes
-        /// What it holds of the server's memory until it has been sent.
+        /// Its share of the server's memory until it has been sent.
         var room: MemoryReservation?
     }
 
@@ -46,7 +46,7 @@ struct OutputQueue {
         return bytes.count
     }
 
-    /// - Parameter room: What they hold of the server's memory; given back when they have been sent.
+    /// - Parameter room: Their share of the server's memory; given back when they have been sent.
     mutating func append(_ bytes: Bytes, _ room: MemoryReservation? = nil) {
         if bytes.count < OutputQueue.shareBytesMin {
             if !bytes.isEmpty { build { $0.append(contentsOf: bytes) } }

@@ -22,7 +22,7 @@ package struct ServerSentEvent: Sendable, Equatable {
 /// field names in another case or with something invisible before them, and a line with `"choices"` in it that is no field (data that cannot be
 /// read): the answer would lack it. Lines that are no fields at all, such as the words of a proxy, are kept for finding out why a stream ended.
 package struct ServerSentEventParser: Sendable {
-    /// What one line, and the data of one event, may measure. An upstream that sends more is broken or hostile.
+    /// The limit of one line, and of the data of one event. An upstream that sends more is broken or hostile.
     package let bytesMax: Int
 
     private var line = Bytes()
@@ -38,7 +38,7 @@ package struct ServerSentEventParser: Sendable {
 
     package init(bytesMax: Int = 1 << 20) { self.bytesMax = bytesMax }
 
-    /// What came last is a line without its end.
+    /// Whether the last input was a line without its end.
     package var isInsideLine: Bool { !line.isEmpty }
 
     /// An event has begun, and no empty line has ended it.
@@ -90,7 +90,7 @@ package struct ServerSentEventParser: Sendable {
         if line.starts(with: [0xEF, 0xBB, 0xBF]) { line.removeFirst(3) }
         guard !line.isEmpty else { return dispatch(visit) }
         guard line[0] != UInt8(ascii: ":") else { return }
-        // No field has such a name. What is bare may go over several lines.
+        // No field has such a name. A bare line may continue over several.
         if isBare || line[0] == UInt8(ascii: "{") || line[0] == UInt8(ascii: "<") {
             isBare = true
             return try append(line[...])

@@ -25,7 +25,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     private let stream: HTTPStream
     private let reader: WebSocketReader
-    /// What a message that is not complete holds, and whose share of the memory for requests that is.
+    /// The memory of an incomplete message, with the account whose share that is.
     private var reservation: MemoryReservation?
     private let account: String
     private var peerHasFinished = false
@@ -61,7 +61,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     /// Sends `head` and `rest` as one message; `rest` is shared, not copied, when it is large.
     ///
-    /// - Parameter room: What `rest` holds of the server's memory until it has been sent.
+    /// - Parameter room: The share of `rest` in the server's memory until it has been sent.
     package func send(head: Bytes, _ rest: Bytes, room: MemoryReservation? = nil) {
         guard !isClosed else { return }
         stream.write(rest, room) { output in
@@ -89,7 +89,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     // MARK: The peer
 
-    /// - Returns: How much was taken: what comes behind a message that makes the peer's output too much waits.
+    /// - Returns: How much was taken: input behind a message that makes the peer's output too much waits.
     private func received(_ input: UnsafeRawBufferPointer) -> Int {
         if !input.isEmpty { lastInput = loop.now }
         var (used, isAll) = (input.count, true)
@@ -120,7 +120,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     private func halfClosed() {
         peerHasFinished = true
-        // What waits for its turn is heard before.
+        // The waiting input is processed first.
         if !stream.isInputPaused { _ = received(UnsafeRawBufferPointer(start: nil, count: 0)) }
     }
 
@@ -205,7 +205,7 @@ extension WebSocket {
     /// Answers a request for a WebSocket with 101. To be called while the request is handled.
     ///
     /// - Parameters:
-    ///   - headers: What the answer carries besides.
+    ///   - headers: Further fields of the answer.
     ///   - protocols: Subprotocols that a client may ask for; the first it asks for that is among them is agreed on.
     ///   - messageBytesMax: A longer message closes the connection with 1009.
     ///   - account: Whose share of the memory for requests its unfinished messages count against; beyond that it is closed with 1013.

@@ -15,7 +15,7 @@ final class WebSocketReader {
 
     let messageBytesMax: Int
     private let context: OpaquePointer
-    /// What wslay has not taken yet; it reads from here through its callback.
+    /// The input that wslay has not taken yet; it reads from here through its callback.
     private let input: UnsafeMutablePointer<UnsafeRawBufferPointer>
     private var message = Bytes()
     /// Whether the first frame of a message has come, and the last has not.
@@ -81,7 +81,7 @@ final class WebSocketReader {
         }
     }
 
-    /// - Returns: what the piece completes.
+    /// - Returns: the event that the piece completes.
     private func take(_ piece: wslay_frame_iocb) throws(WebSocketError) -> Event? {
         if remaining == nil { try begin(WebSocketHead(piece)) }
         let bytes = UnsafeRawBufferPointer(start: piece.data, count: piece.data_length)
@@ -133,7 +133,7 @@ final class WebSocketReader {
         return .close(code: code)
     }
 
-    /// What RFC 6455, section 7.4, and the registry let a peer send.
+    /// The codes that RFC 6455, section 7.4, and the registry let a peer send.
     private static func isCloseCode(_ code: Int) -> Bool {
         switch code {
         case 1_000...1_003, 1_007...1_014, 3_000...4_999: true

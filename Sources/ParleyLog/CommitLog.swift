@@ -75,7 +75,7 @@ package enum Family: UInt8, CaseIterable, Sendable {
     package var name: String { "\(self)" }
 }
 
-/// What one commit writes to one partition, atomically. No batch spans two partitions: a partition is what one owner owns.
+/// The part of one commit for one partition, written atomically. No batch spans two partitions: a partition is what one owner owns.
 ///
 /// The operations are packed into one buffer, which is also what a replicated log would carry:
 ///
@@ -169,7 +169,7 @@ package struct LogError: Error, Sendable, CustomStringConvertible {
         package static let overloaded = Code("log_overloaded")
         /// This process does not own the partition: nothing was stored, another may take it now or later.
         package static let partitionUnavailable = Code("partition_unavailable")
-        /// What was handed to the log may be stored, now or later.
+        /// The batch may be stored, now or later.
         package static let outcomeUnknown = Code("outcome_unknown")
         /// The log has been closed, or has failed before.
         package static let closed = Code("log_closed")

@@ -69,10 +69,10 @@ package final class DataFolder: Sendable {
         }
     }
 
-    /// What a first start that was killed can have left, and what a fresh file system holds.
+    /// The files that a killed first start can have left, or that a fresh file system holds.
     private static let mayPrecedeFormat: Set = ["LOCK", "FORMAT.new", "lost+found"]
 
-    /// What there is beside FORMAT in a data folder, and what RocksDB calls a copy of the log that it has not finished.
+    /// The files beside FORMAT in a data folder, and RocksDB's name for an unfinished copy of the log.
     private static let own: Set = ["log", "log.tmp", "signing-keys", "files", "SPACE"]
 
     private func checkFormat(_ supported: Int) throws(LogError) {

@@ -48,7 +48,7 @@ struct PartitionOwnership: Sendable {
     }
 
     mutating func close(_ partition: UInt16) {
-        // What was staged before is of the epoch still.
+        // Earlier staged rows are still of the epoch.
         open.remove(partition)
     }
 }

@@ -173,7 +173,7 @@ final class RocksDatabase: @unchecked Sendable {
         }
     }
 
-    /// What is in memory of the newest writes, in all families.
+    /// The memory of the newest writes, in all families.
     var memtableBytes: Int {
         families.reduce(0) { sum, family in
             var bytes: UInt64 = 0
@@ -197,6 +197,6 @@ final class RocksDatabase: @unchecked Sendable {
 }
 
 extension UnsafeRawBufferPointer {
-    /// The start as C sees it. What comes here lies in arrays, whose buffers have an address even when they are empty.
+    /// The start as C sees it. The bytes lie in arrays, whose buffers have an address even when they are empty.
     var chars: UnsafePointer<CChar> { baseAddress!.assumingMemoryBound(to: CChar.self) }
 }

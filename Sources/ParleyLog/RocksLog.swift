@@ -7,7 +7,7 @@ package final class RocksLog: CommitLog {
     /// `nil` once closed. The folder is there for its lock.
     private let state: Mutex<(database: RocksDatabase, folder: DataFolder)?>
     private let failed = Atomic(false)
-    /// What reads have met.
+    /// The damage that reads have met.
     private let damage = Mutex<Set<String>>([])
     private static let damageMax = 1_000
     private let path: String
@@ -92,7 +92,7 @@ package final class RocksLog: CommitLog {
         }
     }
 
-    /// What it holds in memory of the newest writes.
+    /// Its memory for the newest writes.
     package var memtableBytes: Int { get throws(LogError) { try open.memtableBytes } }
 
     /// About how many range tombstones are in memory, by family. Between commits.

@@ -7,7 +7,7 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
     private let byChannel: OpaquePointer
     private let big: OpaquePointer
 
-    /// What is in memory of the newest writes, in all families; while it is written to tables, up to twice as much.
+    /// The memory for the newest writes, in all families; while it is written to tables, up to twice as much.
     private static let memtableBytes = 24 << 20
 
     /// The bytes of `[partition u16][channel u64]`.
@@ -76,8 +76,8 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         // By default the kernel is told that tables are read at random, and then it reads nothing ahead for a reader that catches up.
         rocksdb_options_set_advise_random_on_open(options, 0)
 
-        // RocksDB's own log says how it was opened, and nothing later: Debian builds the library with assertions, and one of them
-        // ends the process at the second line that a full disk refuses. What goes wrong is told by the calls anyway.
+        // RocksDB's own log says how it was opened, and nothing later: Debian builds the library with assertions, and one of them ends the process at
+        // the second line that a full disk refuses. The calls report errors anyway.
         let fatal: CInt = 4
         rocksdb_options_set_info_log_level(options, fatal)
         rocksdb_options_set_max_log_file_size(options, 1 << 20)

@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// What the submissions of one commit have staged so far: one batch per partition, and what later submissions must already see.
+/// The work of one commit, as its submissions have staged it so far: one batch per partition, and the values that later submissions must already see.
 ///
 /// ``get(_:_:)`` sees what was staged before in every family but `log`, `states` and `inbox`, where it sees the last commit only: no decision depends
 /// on them, and each put would cost a dictionary entry. Scans go to ``log`` and see the last commit only.
@@ -16,7 +16,7 @@ package struct Stage {
     private var indexes: [UInt16: Int] = [:]
     private var overlay = [[Bytes: Staged]](repeating: [:], count: Family.allCases.count)
     private var deletedRanges = DeletedRanges()
-    /// Which partitions this process writes to; what is staged from here on is held to it.
+    /// The partitions that this process writes to; every further staged row is checked against it.
     private(set) var ownership: PartitionOwnership
     /// Partitions by which whatever is being staged was decided, or to which it writes.
     private(set) var concerned = PartitionSet()
@@ -41,7 +41,7 @@ package struct Stage {
     }
 
     /// Deletes the keys with `lower <= key < upper`, staged or stored. Both are keys of the same partition.
-    /// - Complexity: O(1) for a channel's own range; what the log makes of it costs little while the range holds few keys.
+    /// - Complexity: O(1) for a channel's own range; the log's own cost is small while the range holds few keys.
     package mutating func delete(_ family: Family, from lower: Bytes, to upper: Bytes) {
         withBatch(of: lower) { $0.delete(family, from: lower, to: upper) }
         guard family.isOverlaid else { return }
@@ -55,7 +55,7 @@ package struct Stage {
         self.bytes += bytes
     }
 
-    /// What is being staged is decided by what there is in that partition, also where it writes nothing there: it fails with it.
+    /// The rows of that partition decide the submission that is being staged, also where it writes nothing there: it fails with the partition.
     /// - Throws: ``LogError`` with code `partition_unavailable` when this process does not own it.
     package mutating func concern(_ partition: UInt16) throws(LogError) {
         try ownership.open.require(partition)
@@ -65,7 +65,7 @@ package struct Stage {
     /// From here on this process owns the partition. Nothing of it may be staged before in this commit.
     package mutating func open(_ partition: UInt16, epoch: UInt64) { ownership.open(partition, epoch: epoch) }
 
-    /// Nothing of the partition is staged any more; what was, is committed.
+    /// Nothing more of the partition is staged; the rows so far are committed.
     package mutating func close(_ partition: UInt16) { ownership.close(partition) }
 
     // MARK: Reading

@@ -43,7 +43,7 @@ package struct AgentFile: Sendable, Equatable {
     /// About 6,000 tokens of English: enough for a long conversation, and within what any hosted model takes.
     package static let contextCharactersDefault = 24_000
 
-    /// What a kind, and so a file's name, may look like.
+    /// Whether a text may be a kind, and so a file's name.
     package static func isKind(_ text: String) -> Bool {
         (1...128).contains(text.utf8.count)
             && text.utf8.allSatisfy { byte in
@@ -56,7 +56,7 @@ package struct AgentFile: Sendable, Equatable {
 }
 
 extension AgentFile {
-    /// What parsing gives: the agent, or all that is wrong with its file.
+    /// The result of parsing: the agent, or all that is wrong with its file.
     package enum Outcome: Sendable, Equatable {
         case agent(AgentFile)
         case problems([AgentFileProblem])

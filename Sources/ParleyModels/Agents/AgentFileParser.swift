@@ -161,7 +161,7 @@ struct AgentFileParser {
         }
     }
 
-    /// One that no provider has is known, too: what is wrong with it is said once the provider is.
+    /// A continuation that no provider has is parsed, too: its problem is reported once the provider is known.
     private mutating func continuation(_ pair: YAML.Pair, _ value: String) -> Continuation? {
         Continuation(rawValue: value) ?? choice(pair, value, ModelSpec.continuations).flatMap(Continuation.init)
     }

@@ -7,7 +7,7 @@ package struct AgentFileProblem: Sendable, Equatable, CustomStringConvertible {
     package var field: String?
     /// The value found, shortened.
     package var value: String?
-    /// What is wrong, as a predicate of the field or the file: `is not a number`.
+    /// The problem, as a predicate of the field or the file: `is not a number`.
     package var problem: String
     package var accepted: String?
     package var remedy: String

@@ -3,7 +3,7 @@ internal import ParleySystem
 
 /// A value of a YAML document and the line it stands on.
 ///
-/// Scalars stay text: what `no` or `12` means is for the field that holds it to say, so `continues: no` is not a boolean by accident.
+/// Scalars stay text: the field that holds `no` or `12` decides its meaning, so `continues: no` is not a boolean by accident.
 indirect enum YAML: Sendable, Equatable {
     case scalar(String, line: Int)
     case sequence([YAML], line: Int)

@@ -22,7 +22,7 @@ struct ArgumentText: Sendable {
 
     /// Adds a piece.
     ///
-    /// - Returns: what of it is new: nothing of a repetition, the rest of a piece that begins with all that there is so far.
+    /// - Returns: the new part: nothing of a repetition, the rest of a piece that begins with all the text so far.
     mutating func add(_ piece: Bytes) -> Bytes {
         if isComplete {
             if isSame(as: piece) || piece.allSatisfy({ [0x20, 0x09, 0x0A, 0x0D].contains($0) }) { return [] }

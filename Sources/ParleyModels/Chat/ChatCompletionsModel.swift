@@ -45,7 +45,7 @@ public final class ChatCompletionsModel: Model {
     private let habits: EndpointHabits
     private let slots: CallSlots
 
-    /// - Parameter slots: What bounds the calls at a time, shared by all models of the same upstream.
+    /// - Parameter slots: The limit of concurrent calls, shared by all models of the same upstream.
     package init(
         _ configuration: Configuration, transport: any OutgoingTransport, world: any World, probes: ContinuationProbes = .shared,
         habits: EndpointHabits = .shared, slots: CallSlots = CallSlots()

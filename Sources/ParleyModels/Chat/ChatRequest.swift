@@ -10,7 +10,7 @@ internal import ParleySystem
 struct ChatRequest {
     var configuration: ChatCompletionsModel.Configuration
     var continuationFields: Bool
-    /// What the endpoint has refused before.
+    /// The features that the endpoint has refused before.
     var habits: Set<EndpointHabit>
 
     func body(_ request: ModelRequest) -> JSON {
@@ -110,7 +110,7 @@ struct ChatRequest {
         return "c" + String(repeating: "0", count: 8 - digits.count) + digits
     }
 
-    /// What one party says in a row, in one message.
+    /// Merges consecutive messages of one party into one.
     static func merged(_ conversation: [ModelMessage]) -> [ModelMessage] {
         conversation.reduce(into: []) { output, message in
             guard let last = output.last, last.role == message.role, message.role == .user || message.role == .assistant,

@@ -1,14 +1,14 @@
 internal import ParleyAgents
 internal import Synchronization
 
-/// What has been found out about models whose way to continue is ``Continuation/auto``: once per server and model in a process.
+/// The findings on models whose way to continue is ``Continuation/auto``: once per server and model in a process.
 package final class ContinuationProbes: Sendable {
     package struct Key: Hashable, Sendable {
         package var baseURL: BaseURL
         package var model: String
     }
 
-    /// What a model does with an unfinished last message.
+    /// How a model treats an unfinished last message.
     package enum Finding: Sendable, Equatable {
         case prefix
         /// Continues when told so by the fields that vLLM knows.

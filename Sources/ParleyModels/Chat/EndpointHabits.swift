@@ -2,7 +2,7 @@ internal import ParleyAgents
 internal import ParleySystem
 internal import Synchronization
 
-/// What an endpoint does not take, found out by its refusal.
+/// A feature that an endpoint does not take, found out by its refusal.
 package enum EndpointHabit: Sendable, Hashable {
     /// `stream_options`, with which usage is asked for.
     case refusesStreamOptions
@@ -22,7 +22,7 @@ package enum EndpointHabit: Sendable, Hashable {
     case refusesPrefix
 }
 
-/// What has been found out about endpoints and models: until the process ends.
+/// The findings on endpoints and models, until the process ends.
 package final class EndpointHabits: Sendable {
     package static let shared = EndpointHabits()
 
@@ -61,7 +61,7 @@ package final class EndpointHabits: Sendable {
 }
 
 extension EndpointHabit {
-    /// What the refusal of `request` says that the endpoint does not take, beside what is known of it.
+    /// Returns the feature that the refusal of `request` is about, besides the known ones.
     ///
     /// It goes by the names of the fields. Where a refusal names none and only says that there is a field too many, each of those that are not
     /// everybody's is left out in turn. Messages in a row are put together on any refusal that has no other reason known here: chat templates give theirs

@@ -42,7 +42,7 @@ enum LenientJSON {
         }
     }
 
-    /// What ``AnswerReader`` and ``UpstreamError`` read.
+    /// The members that ``AnswerReader`` and ``UpstreamError`` read.
     private static let names: Set = [
         "choices", "usage", "x_groq", "finish_reason", "incomplete_details", "object", "type", "status", "success", "code", "message", "msg",
         "detail", "details", "error", "errors", "error_type", "error_code", "error_message", "error_msg", "error_description", "errorMessage",

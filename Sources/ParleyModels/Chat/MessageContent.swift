@@ -1,7 +1,7 @@
 internal import ParleyAgents
 internal import ParleySystem
 
-/// What stands in `content`: a text, or an array of parts.
+/// The value of `content`: a text, or an array of parts.
 struct MessageContent: Sendable {
     private(set) var text = ""
     private(set) var reasoning = ""
@@ -60,7 +60,8 @@ struct MessageContent: Sendable {
     }
 }
 
-/// What an answer with calls wants to see again when its results are sent: reasoning under the name it came by, signed blocks, signatures.
+/// The members that an answer with calls wants to see again when its results are sent: reasoning under the name it came by, signed blocks,
+/// signatures.
 ///
 /// The endpoints that send them refuse the next request without them; those that do not know them never sent any.
 struct ReturnedMembers: Sendable {
@@ -134,7 +135,7 @@ struct ReturnedMembers: Sendable {
 }
 
 extension ModelUsage {
-    /// The usage that a chunk tells of: beside the choices, or in a place of the endpoint's own. What is no number counts nothing.
+    /// The usage that a chunk reports: beside the choices, or in a place of the endpoint's own. A value that is no number counts nothing.
     init?(chunk: JSON, choice: JSON?) {
         let places = [chunk["usage"], choice?["usage"], chunk["x_groq"]?["usage"]]
         guard let usage = places.lazy.compactMap({ $0 }).first(where: { $0.members?.isEmpty == false }) else { return nil }

@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// What a page says: the words of proxies and gateways that answer in HTML.
+/// The text of a page: the words of proxies and gateways that answer in HTML.
 enum PageText {
     static func isPage(_ text: Bytes) -> Bool { text.first { ![0x20, 0x09, 0x0A, 0x0D].contains($0) } == UInt8(ascii: "<") }
 

@@ -39,7 +39,7 @@ struct SplitCharacters: Sendable {
     private mutating func join(_ text: String, _ place: String) -> String {
         guard !text.isEmpty else { return text }
         var half = waiting.removeValue(forKey: place)
-        // What is told as a whole each time comes from its beginning, and not behind the half.
+        // A text that is sent as a whole each time comes from its beginning, and not behind the half.
         if half != nil, place.contains("/message/"), text.unicodeScalars.first.flatMap(unit).map(SplitCharacters.isFirst) ?? true {
             half = nil
         }

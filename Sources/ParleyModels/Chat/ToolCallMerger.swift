@@ -49,7 +49,7 @@ struct ToolCallMerger: Sendable {
         }
     }
 
-    /// What the model was offered: by that the pieces of a name are told from another name.
+    /// The tools that the model was offered: they tell the pieces of a name from another name.
     private let tools: Set<String>
     private static let indexesOfChoice: Int64 = 1 << 32
     private var calls: [Call] = []
@@ -67,7 +67,7 @@ struct ToolCallMerger: Sendable {
         case .string(let text): return LenientJSON.parse(Bytes(text.utf8), uniqueNames: true).flatMap { pieces(in: ["tool_calls": $0]) }
         default: return nil
         }
-        // What came before `tool_calls`: one call, without index and id.
+        // The form before `tool_calls`: one call, without index and id.
         guard let call = delta["function_call"], call.members != nil else { return [] }
         return [["index": 0, "function": call]]
     }
@@ -160,7 +160,7 @@ struct ToolCallMerger: Sendable {
             || !tools.contains(name) && tools.contains(name + piece)
     }
 
-    // MARK: What is new
+    // MARK: The new part
 
     private mutating func take(_ piece: Piece, into number: Int) -> [ModelEvent] {
         let arguments = calls[number].arguments.isEmpty && piece.hasNoArguments ? [] : calls[number].arguments.add(piece.arguments)
@@ -185,7 +185,7 @@ struct ToolCallMerger: Sendable {
 }
 
 extension ToolCallMerger.Piece {
-    /// It has no part of a call: what is in it belongs to one that has begun, or to the message.
+    /// It has no part of a call: its content belongs to a call that has begun, or to the message.
     fileprivate var isNote: Bool { id == nil && name == nil && arguments.isEmpty && !returned.isEmpty }
 
     /// White space, the word for nothing, or an empty list (PHP's empty object) is how some write a call without arguments.

@@ -1,7 +1,7 @@
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What an endpoint says went wrong, wherever it says it.
+/// An error that an endpoint reports, wherever it reports it.
 ///
 /// Read are `{"error": {…}}`, `{"error": "…"}`, an array of such, `{"object": "error", …}`, `{"detail": …}`, `{"errors": […]}`,
 /// `{"fault": {…}}`, `{"base_resp": {…}}`, and bare `{"code", "message"}`.
@@ -26,7 +26,7 @@ struct UpstreamError: Sendable, Equatable {
         self.init(UpstreamError.error(in: body) ?? body, in: body)
     }
 
-    /// What stands in the place of an error, whatever it is.
+    /// The value in the place of an error, whatever it is.
     init(_ error: JSON, in body: JSON = .null) {
         let body = body.array?.first ?? body
         let codes = [
@@ -53,7 +53,7 @@ struct UpstreamError: Sendable, Equatable {
             return .compact(("message", response["status_msg"]), ("code", .integer(code)))
         }
         if body["object"]?.string == "error" || body["type"]?.string == "error" { return body }
-        // What has choices is a part of an answer even when it has a message as well.
+        // A body with choices is a part of an answer even when it has a message as well.
         guard body["choices"].map(says) != true else { return nil }
         let words = ["message", "msg", "detail"] + markedWords
         return isMarked(body) && words.contains { body[$0].map(says) == true } ? body : nil
@@ -130,7 +130,7 @@ extension UpstreamError {
         case contextExceeded, quota, rateLimited, overloaded, unauthorized, notFound, badRequest, filtered, other
     }
 
-    /// What it means, by its codes first and its words second: the status is often a proxy's, and not the endpoint's.
+    /// Its meaning, by its codes first and its words second: the status is often a proxy's, and not the endpoint's.
     var meaning: Meaning {
         let words = message.lowercased()
         func kindHas(_ parts: String...) -> Bool { parts.contains { kind.contains($0) } }

@@ -45,7 +45,7 @@ public final class ScriptedModel: Model {
     public func probeContinuation(_ answer: @escaping @Sendable (Bool) -> Void) { answer(continues != .no) }
 }
 
-/// What the scripted model will say, before it says it.
+/// The answer of the scripted model, before it is given.
 package struct ScriptedAnswer: Sendable, Equatable {
     package var tokens: [String] = []
     package var calls: [ToolCall] = []
@@ -60,7 +60,7 @@ package struct ScriptedAnswer: Sendable, Equatable {
 
     package init(to request: ModelRequest, _ options: ScriptedModel.Options, goesOn: Bool = true) {
         var prompt = request.messages.last { $0.role == .user }?.text ?? ""
-        // What follows the last user's message is the results of the calls that it asked for.
+        // The last user's message is followed by the results of the calls that it asked for.
         let results = request.messages.reversed().prefix { $0.role != .user }.filter { $0.role == .tool }.reversed()
         let unknown: String?
         (prompt, calls, unknown) = ScriptedAnswer.calls(in: prompt, of: request)
@@ -97,8 +97,8 @@ package struct ScriptedAnswer: Sendable, Equatable {
 
     package var usage: ModelUsage { ModelUsage(inputTokens: inputTokens, outputTokens: tokens.count) }
 
-    /// What follows `prefix` in `text`, where white space at the end of the prefix is not counted: a real model sends it again, because
-    /// it belongs to the token after it. A prefix from elsewhere is answered with nothing more: it counts as a finished answer.
+    /// The part of `text` after `prefix`, where white space at the end of the prefix is not counted: a real model sends it again, because it belongs
+    /// to the token after it. A prefix from elsewhere is answered with nothing more: it counts as a finished answer.
     static func rest(of text: String, after prefix: String) -> String {
         var known = Bytes(prefix.utf8)[...]
         while let last = known.last, [0x20, 0x09, 0x0A, 0x0D].contains(last) { known.removeLast() }

@@ -39,7 +39,7 @@ package struct BuiltInTools: Sendable {
         }
     }
 
-    /// Decoded before a person is asked: what could not be written is refused here, and the model is told.
+    /// Decoded before a person is asked: a file that could not be written is refused here, and the model is told.
     private struct File: Decodable, Sendable {
         var path: String
         var text: String
