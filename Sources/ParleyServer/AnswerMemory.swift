@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What was made for a client, in the room that there is for it.
+/// A value made for a client, in the room that there is for it.
 enum Made<Value: Sendable>: Sendable {
     /// `nil`: it is too small to be counted.
     case value(Value, MemoryReservation?)
@@ -10,7 +10,7 @@ enum Made<Value: Sendable>: Sendable {
     case needs(Int)
 }
 
-/// What answers may hold in memory until their clients have taken them.
+/// The memory for answers until their clients have taken them.
 ///
 /// An answer is counted where it is made, before it is given on, so that none of those that wait for a loop or a socket is forgotten.
 struct AnswerMemory: Sendable {
@@ -18,14 +18,14 @@ struct AnswerMemory: Sendable {
 
     /// A smaller answer is not counted: connections hold more than that anyway.
     static let uncountedBytes = 2 << 10
-    /// What is larger can hardly be made short: one message, or a record of one step.
+    /// A larger one can hardly be made short: one message, or a record of one step.
     private static let shortenedBytesMax = 1 << 20
     /// Where a short answer ends.
     static let shortBytes = 8 << 10
 
     init(bytesMax: Int) { budget = MemoryBudget(bytesMax: bytesMax) }
 
-    /// What an answer of so many bytes counts: never more than one account could get.
+    /// The weight of an answer of so many bytes: never more than one account could get.
     private func weight(_ count: Int) -> Int { min(count, budget.bytesMax / 2) }
 
     /// Room for an answer that is there already; `nil` when it is too small to be counted.
@@ -49,7 +49,7 @@ struct AnswerMemory: Sendable {
     /// Makes an answer and counts it: as long as it would be, else short, else not at all.
     ///
     /// - Parameters:
-    ///   - room: What has been found for it, if it had to wait.
+    ///   - room: The room found for it, if it had to wait.
     ///   - make: Makes the answer, or a short one; `nil` when there is no such thing.
     func make<Value>(
         for account: String, in room: MemoryReservation?, weight count: (Value) -> Int,
@@ -108,7 +108,7 @@ final class WaitingAnswers: @unchecked Sendable {  // Guard: used on the loop on
 
     private func look() {
         let now = loop.nowMilliseconds
-        // What found no room, by account: what is as large finds none either.
+        // The smallest size that found no room, by account: one as large finds none either.
         var refused: [String: Int] = [:]
         let before = waiting
         waiting = []

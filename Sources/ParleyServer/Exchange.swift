@@ -25,7 +25,7 @@ struct Exchange: Sendable {
     /// Whose share of a limit the request counts against.
     var account: String { access.isShown ? access.account : RateLimiter.account(ofPeer: responder.peerAddress) }
 
-    /// - Parameter room: What the body holds of the memory for answers.
+    /// - Parameter room: The body's share of the memory for answers.
     func respond(_ status: Int, _ headers: [HeaderField] = [], _ body: Bytes = [], in room: MemoryReservation? = nil) {
         responder.respond(status: status, headers: headers + common, body: body, room: room)
     }
@@ -47,7 +47,7 @@ struct Exchange: Sendable {
 
     /// Counts entries that have been made of the body, as long as they wait for the log.
     ///
-    /// - Parameter bytes: What one takes beside its own bytes, all the way to the log.
+    /// - Parameter bytes: The bytes that an entry takes besides its own, all the way to the log.
     /// - Throws: 503 `overloaded` when there is no room for them.
     func hold(_ count: Int, entriesOf bytes: Int) throws(Problem) {
         guard count == 1 || responder.hold(2 * request.body.count + count * bytes) else {

@@ -36,7 +36,7 @@ final class ReadPool: Sendable {
         }
     }
 
-    /// Ends the threads; what still waits is dropped.
+    /// Ends the threads; waiting reads are dropped.
     func stop() {
         state.withLock(signalAll: true) { state in
             state.isStopped = true

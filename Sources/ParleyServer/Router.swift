@@ -109,7 +109,7 @@ final class Router: HTTPHandler, Sendable {
         let corsHeaders: [HeaderField]
     }
 
-    /// What requests may bring together that show no key: one account for all of them.
+    /// The account that all requests without a key share for their bodies.
     private static let strangers = RateLimiter.account(ofPeer: "*")
     /// The most bytes of a body that no route has a use for, and of one that comes without a key.
     private static let (smallBodyMax, wakeBodyMax) = (64 << 10, 1 << 20)
@@ -221,7 +221,7 @@ final class Router: HTTPHandler, Sendable {
         }
     }
 
-    /// What a token names to let its bearer read the metrics: no client's channel can have this name.
+    /// The name in a token that lets its bearer read the metrics: no client's channel can have this name.
     private static let metricsName = "__ds/metrics"
 
     private var metrics: Bytes {

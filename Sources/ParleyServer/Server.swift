@@ -15,11 +15,11 @@ package final class Server: Sendable {
 
     /// - Parameters:
     ///   - mirrors: Channels of other nodes, for live readers and reads; `nil`: there are none.
-    ///   - agents: What runs the agents; `nil`: there are plain streams only.
+    ///   - agents: The runtime of the agents; `nil`: there are plain streams only.
     ///   - node: The node, for routes that concern it as a whole; `nil`: there are none.
-    ///   - subscriptions: What delivers subscriptions; `nil`: there are none.
+    ///   - subscriptions: The delivery of subscriptions; `nil`: there are none.
     ///   - loops: Loops to share, which are not stopped with the server; by default it has its own.
-    ///   - measures: What else `/metrics` says; called on a loop.
+    ///   - measures: Further measures for `/metrics`; called on a loop.
     package init(
         channels: Channels, mirrors: ChannelMirrors? = nil, agents: (any AgentHost)? = nil, node: (any NodeHost)? = nil,
         subscriptions: SubscriptionDelivery? = nil,

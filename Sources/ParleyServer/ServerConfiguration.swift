@@ -56,6 +56,6 @@ package struct ServerConfiguration: Sendable {
         http.port = 4_437
     }
 
-    /// What readers are looked after for comes round no sooner.
+    /// Periodic work for readers is due no more often than this.
     var shortestInterval: Duration { min(min(heartbeatInterval, streamLifetime), min(socketPingInterval, socketLifetime)) }
 }

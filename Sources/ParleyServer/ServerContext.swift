@@ -5,7 +5,7 @@ internal import ParleySystem
 internal import ParleyWebhooks
 internal import Synchronization
 
-/// What there is of connections, and what they hold.
+/// Counts the connections and the bytes that they hold.
 struct ConnectionCounters {
     var open = 0
     /// Of requests until they are answered.
@@ -14,7 +14,7 @@ struct ConnectionCounters {
     var waitingBytes = 0
 }
 
-/// What the routes of one server share.
+/// The state that the routes of one server share.
 final class ServerContext: Sendable {
     let tails: TailDirectory
     var channels: Channels { tails.channels }
@@ -28,7 +28,7 @@ final class ServerContext: Sendable {
     let rates: RateLimiter?
     let refusals = RefusalCounter()
     let answers: AnswerMemory
-    /// What else `/metrics` says.
+    /// Further measures for `/metrics`.
     let measures: @Sendable () -> [Measure]
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
     private let draining = Atomic(false)

@@ -16,8 +16,8 @@ package final class Alarm: Sendable {
 
     package init(_ world: any World) { self.world = world }
 
-    /// Calls `ring` at `instant`; does nothing when an earlier one is waited for already, or after ``stop()``. What is due later has to be asked
-    /// for again when it has rung. Thread-safe.
+    /// Calls `ring` at `instant`; does nothing when an earlier one is waited for already, or after ``stop()``. A later instant has to be set again
+    /// when it has rung. Thread-safe.
     package func set(_ instant: Timestamp, _ ring: @escaping @Sendable () -> Void) {
         state.withLock { state in
             guard !state.isStopped, state.next.map({ instant < $0.instant }) ?? true else { return }

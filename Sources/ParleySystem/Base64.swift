@@ -35,7 +35,7 @@ package enum Base64 {
                 output.append(UInt8(truncatingIfNeeded: group >> bits))
             }
         }
-        // What is left over is no part of a byte: two texts must not stand for one secret.
+        // The bits left over are no part of a byte: two texts must not stand for one secret.
         return group & ((1 << bits) - 1) == 0 ? output : nil
     }
 

@@ -73,7 +73,7 @@ final class BlockingPool: Sendable {
         }
         let waited = state.wait(timeout: BlockingPool.patience) { [shareMax] in BlockingPool.take(&$0, shareMax) }
         let (next, number) = state.withLock { state -> ((id: UInt64, work: @Sendable () -> Void)?, Int?) in
-            // What came as the wait ended is taken, too.
+            // A piece that came as the wait ended is taken, too.
             guard let next = waited ?? BlockingPool.take(&state, shareMax) else {
                 state.idle -= 1
                 state.threads -= 1

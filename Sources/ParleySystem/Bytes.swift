@@ -2,7 +2,7 @@
 package typealias Bytes = [UInt8]
 
 extension [UInt8] {
-    /// Appends `value` in big-endian order, so that byte order is numeric order: what every key uses.
+    /// Appends `value` in big-endian order, so that byte order is numeric order: the form in every key.
     @inlinable
     package mutating func append<T: FixedWidthInteger>(bigEndian value: T) {
         for shift in stride(from: T.bitWidth - 8, through: 0, by: -8) {

@@ -19,7 +19,7 @@ package enum Diagnostics {
     /// Writes a line for the person who started the process.
     package static func say(_ text: String) { put(Bytes(TerminalText(text: text).string.utf8)) }
 
-    /// Beyond it a value is cut: what a party outside has chosen must not fill the log.
+    /// Beyond it a value is cut: text chosen by an outside party must not fill the log.
     private static let valueCharactersMax = 1_024
 
     /// A value on one line, in quotes where it has more than one word or anything that a terminal would obey.

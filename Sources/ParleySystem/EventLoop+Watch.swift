@@ -2,7 +2,7 @@ internal import CUV
 
 /// Watches the readiness of a descriptor that is owned elsewhere. Belongs to the loop's thread.
 package final class DescriptorWatch: @unchecked Sendable {  // Guard: used on the loop's thread only.
-    /// What a descriptor is ready for, or what is waited for.
+    /// The operations a descriptor is ready for, or that are waited for.
     package struct Readiness: OptionSet, Sendable {
         package let rawValue: Int32
         package init(rawValue: Int32) { self.rawValue = rawValue }

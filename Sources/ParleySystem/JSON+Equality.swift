@@ -80,7 +80,7 @@ extension JSON {
     }
 }
 
-/// A number's text taken apart: what it comes to, whatever its notation.
+/// A number's text taken apart: its value, whatever its notation.
 struct JSONDecimal: Equatable {
     private let isNegative: Bool
     /// Without zeros at either end; empty for zero.

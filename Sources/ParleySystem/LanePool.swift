@@ -106,7 +106,7 @@ final class LanePool: Sendable {
         }
     }
 
-    /// What to run next; `nil`: the thread is one too many.
+    /// The next piece to run; `nil`: the thread is one too many.
     private static func next(
         _ state: Monitor<State>, _ width: Int, _ number: Int, after last: UInt64?
     ) -> (id: UInt64, work: [@Sendable () -> Void])? {

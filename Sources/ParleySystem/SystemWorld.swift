@@ -90,7 +90,7 @@ private final class Timers: Sendable {
         }
     }
 
-    /// What is due, or how long nothing will be; `nil`: until something is scheduled.
+    /// Takes the timers that are due, or says how long none will be; `nil`: until something is scheduled.
     private static func takeDue(_ state: inout State) -> (due: [Timer], pause: Duration?) {
         state.isChanged = false
         guard !state.waiting.isEmpty, let now = now(&state) else { return ([], nil) }
@@ -121,7 +121,7 @@ private final class Timers: Sendable {
     }
 }
 
-/// What waits for its time, the one due first in front; of those due at one instant, the one that came first.
+/// The timers that wait, the one due first in front; of those due at one instant, the one that came first.
 ///
 /// A binary heap: every agent in memory has a timer that looks whether it may leave. In a sorted array those took a tenth of the time in which
 /// 60,000 agents were made, and more with every agent.

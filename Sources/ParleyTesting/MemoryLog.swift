@@ -43,7 +43,7 @@ package final class MemoryLog: CommitLog {
     private static let closed = LogError(.closed, "the log in memory has been closed")
 }
 
-/// What a log in memory holds; copies share their storage until one of them changes.
+/// The content of a log in memory; copies share their storage until one of them changes.
 struct MemoryContents: Sendable {
     private var tables = [SortedTable](repeating: SortedTable(), count: Family.allCases.count)
     /// The newest epoch of each partition that has had an owner.

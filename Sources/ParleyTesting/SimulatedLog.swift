@@ -35,7 +35,7 @@ package final class SimulatedLog: CommitLog {
         var ended: LogError?
     }
 
-    /// What is durable, which several processes may share.
+    /// The durable content, which several processes may share.
     private final class Store: Sendable {
         let contents: Mutex<MemoryContents>
         init(_ contents: MemoryContents) { self.contents = Mutex(contents) }
@@ -58,7 +58,7 @@ package final class SimulatedLog: CommitLog {
         self.outcome = outcome
     }
 
-    /// What the next process finds: everything durable, in a log that works again. Its commits count from 0.
+    /// The log of the next process: everything durable, in a log that works again. Its commits count from 0.
     package func reopen(
         readError: @escaping ReadError = { _, _ in nil }, outcome: @escaping Decision = { _, _ in .acknowledged }
     ) -> SimulatedLog {

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What the log of one agent says up to one entry: the turn that is open, the steps that are, and the input that has no receipt.
+/// The state of one agent by its log up to one entry: the turn that is open, the steps that are, and the input that has no receipt.
 ///
 /// It knows the contract only, nothing of how the runtime keeps the same things.
 struct SimulationAgentState {
@@ -49,7 +49,7 @@ struct SimulationAgentState {
         }
     }
 
-    /// The input that lies there although it could be decided: what must not be once everything is quiet.
+    /// The input that is left although it could be decided: there must be none once everything is quiet.
     func lying(_ policy: String) -> [SimulationHistory.Entry] { undecided.filter { isDecidable($0, policy) } }
 
     private func isDecidable(_ input: SimulationHistory.Entry, _ policy: String) -> Bool {
@@ -80,7 +80,7 @@ struct SimulationAgentState {
 
     enum Condition { case holds, notYet, failed }
 
-    /// What the entry's own precondition comes to.
+    /// The state of the entry's own precondition.
     func condition(_ input: SimulationHistory.Entry) -> Condition {
         if input.body["if_offset"] != nil, input.offset(of: "if_offset") != input.offset - 1 { return .failed }
         guard input.body["if_turn"] != nil, let wanted = input.offset(of: "if_turn") else { return .holds }

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// Judges what turns did besides: what they took back, what they read of other channels, and what agents remember.
+/// Judges the other effects of turns: what they compensated, what they read of other channels, and what agents remember.
 struct SimulationEffects {
     private let life: SimulationHistory.Life
     private let entries: [SimulationHistory.Entry]

@@ -3,7 +3,7 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// What a process meets besides its death: reads that fail once, and an orderly end.
+/// The hardships of a process besides its death: reads that fail once, and an orderly end.
 package struct SimulationHardships: Sendable {
     /// Which reads of what agents keep in the log fail, by number, counted since the process has started.
     package var failingReads: Set<Int> = []

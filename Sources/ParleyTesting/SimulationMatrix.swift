@@ -17,7 +17,7 @@ package struct SimulationMatrix: Sendable {
         case failed
     }
 
-    /// What can be in a commit: every kind of entry the runtime writes, and what becomes of channels.
+    /// The kinds of content in a commit: every kind of entry the runtime writes, and the changes of channels.
     package static let kinds = [
         "create", "delete", "data", "data of a producer", "close of a stream", "message", "close", "receipt", "turn.started",
         "turn.completed",
@@ -68,7 +68,7 @@ package struct SimulationMatrix: Sendable {
 }
 
 extension SimulationMatrix {
-    /// What a batch has in it.
+    /// The kinds of content in a batch.
     package static func kinds(of batch: Batch, _ visit: (_ channel: ChannelID, _ offset: UInt64, _ frame: Frame) -> Void = { _, _, _ in })
         -> Set<String>
     {
@@ -145,13 +145,13 @@ package final class SimulationCrash: Sendable {
         var patience: Int
     }
 
-    /// What a process meets often enough to wait for a commit of several batches.
+    /// The kinds that a process meets often enough to wait for a commit of several batches.
     private static let frequent: Set = [
         "data", "data of a producer", "message", "receipt", "turn.started", "turn.completed", "step.started", "text", "step.completed",
         "step.failed", "timer.set", "timer.fired", "emit",
     ]
 
-    /// What was to happen.
+    /// The planned crash.
     let plan: Plan?
     private let state: Mutex<State>
     private let record: SimulationRecord

@@ -2,7 +2,7 @@ package import ParleyAgents
 package import ParleySystem
 internal import Synchronization
 
-/// A model whose answer follows from the prompt, streamed in simulated time; what it generated is written down call by call.
+/// A model whose answer follows from the prompt, streamed in simulated time; each call's text is recorded.
 ///
 /// One that continues gives the same answer each time, from where it is asked to; one that does not gives another answer with every call.
 /// An answer has characters of several bytes, and white space wherever it may be cut.

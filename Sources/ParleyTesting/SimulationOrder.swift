@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// Judges races by the order of the log: what stands first is decided first, and shielded work is out of it.
+/// Judges races by the order of the log: the earlier entry is decided first, and shielded work is exempt.
 struct SimulationOrder {
     private let life: SimulationHistory.Life
     private let entries: [SimulationHistory.Entry]
@@ -28,7 +28,7 @@ struct SimulationOrder {
         found.append(SimulationViolation(invariant: invariant, evidence: "\(life): \(evidence)"))
     }
 
-    // MARK: What ends a step or a turn
+    // MARK: Ends of a step or a turn
 
     private mutating func checkEnds() {
         var state = SimulationAgentState()
@@ -122,7 +122,7 @@ struct SimulationOrder {
         violate("an approval is decided by the first answer", "\(winner.short) came first, and it is \((decided ?? end).short)")
     }
 
-    /// What comes when an approval has expired is told so.
+    /// An answer that comes after an approval has expired is told so.
     private mutating func checkLate(
         _ answers: [SimulationHistory.Entry], _ expires: Timestamp?, _ rest: ArraySlice<SimulationHistory.Entry>
     ) {

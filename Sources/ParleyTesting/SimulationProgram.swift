@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// What a turn of a simulated run does, all of which follows from a seed: so agent and checker need to exchange nothing but that.
+/// The program of a turn in a simulated run, all of which follows from a seed: so agent and checker need to exchange nothing but that.
 package struct SimulationProgram: Sendable {
     package indirect enum Operation: Sendable {
         /// A step that takes its time and fails so many attempts.
@@ -35,7 +35,7 @@ package struct SimulationProgram: Sendable {
         case follow(stream: Int, count: Int, milliseconds: Int?)
         /// Registers a compensation, should the turn fail or be cancelled.
         case compensate
-        /// What neither a cancel nor an interrupt reaches.
+        /// Operations that neither a cancel nor an interrupt reaches.
         case shielded([Operation])
     }
 

@@ -30,7 +30,7 @@ struct SimulationPromptness {
         return judge.found
     }
 
-    /// What must not be left when nothing is scheduled any more.
+    /// The input that must not be left when nothing is scheduled any more.
     static func leftLying(
         _ life: SimulationHistory.Life, _ entries: [SimulationHistory.Entry], _ history: SimulationHistory
     ) -> [SimulationViolation] {
@@ -93,7 +93,7 @@ struct SimulationPromptness {
         violate("input is decided within a bound", "could have been for \(waited) when its receipt came: \(receipt.short)")
     }
 
-    /// Messages are taken in the order of the log; what is to be done instead of a turn that no program runs takes the place of that turn.
+    /// Messages are taken in the order of the log; work in place of a turn that no program runs has that turn's place.
     private mutating func checkTurn(_ start: SimulationHistory.Entry) {
         if let redirected, redirected == start.at { return }
         let earlier = state.undecided.first {

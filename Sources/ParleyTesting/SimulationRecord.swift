@@ -6,10 +6,10 @@ internal import Synchronization
 package final class SimulationRecord: Sendable {
     private struct State {
         var history = SimulationHistory()
-        /// A process that has crashed does nothing any more: what its remains still do is not part of the history.
+        /// A process that has crashed does nothing any more: further actions of its remains are not part of the history.
         var isAlive = true
-        /// What agents call their turns: by the request and the turn's first random number, because a request that is repeated after its
-        /// channel was deleted begins another turn.
+        /// The agents' names of their turns: by the request and the turn's first random number, because a request that is repeated after its channel
+        /// was deleted begins another turn.
         var turns: [TurnKey: String] = [:]
         /// `<request>/<step>` of each step with a durable start, and with a durable result.
         var begun: Set<String> = []

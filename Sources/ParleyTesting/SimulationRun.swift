@@ -101,7 +101,7 @@ package struct SimulationRun: Sendable {
         world.schedule(at: world.now.advanced(by: .milliseconds(Int(random.next() % 500)))) { [unowned world] in world.step(clock: step) }
     }
 
-    /// After each death: what readers saw and clients were told is in the log that is left.
+    /// After each death: everything that readers saw and clients were told is in the log that is left.
     mutating func judgeWhatIsLeft(_ log: SimulatedLog, _ scenario: SimulationScenario, _ record: SimulationRecord) throws {
         var history = record.history
         history.entries = try SimulationRun.entries(log.reopen(), scenario.channels)

@@ -11,7 +11,7 @@ package struct SimulationScenario: Sendable {
 
     /// - Parameters:
     ///   - aim: A kind of commit that there should be some of.
-    ///   - palette: What programs do; with all operations, turns wait for people and clients come at the worst moments.
+    ///   - palette: The operations of programs; with all of them, turns wait for people and clients come at the worst moments.
     package init(seed: UInt64, aim: String, palette: SimulationProgram.Palette = .quick) {
         var random = SplitMix64(seed: seed)
         self.init(
@@ -83,7 +83,7 @@ package struct SimulationScenario: Sendable {
         if Int.random(in: 0..<3, using: &random) == 0 {
             owner += [wish(name, .delete, &random), wish(name, .createStream, &random), wish(name, .append(items: 2), &random)]
         }
-        // The producer has a stream of its own: what is refused by the end of another's would be a gap in its sequence.
+        // The producer has a stream of its own: an append refused by the end of another's would be a gap in its sequence.
         var producer = [wish(name + "p", .createStream, &random)]
         for sequence in 0..<Int.random(in: 1...5, using: &random) {
             var item = wish(name + "p", .produce, &random)

@@ -1,7 +1,7 @@
 internal import ParleySystem
 internal import ParleyChannels
 
-/// What a client shows of the texts of models, by the rules for views and nothing else.
+/// The texts of models as a client shows them, by the rules for views and nothing else.
 package struct SimulationTextView {
     private struct Name: Hashable {
         var turn: UInt64

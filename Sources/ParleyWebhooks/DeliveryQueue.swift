@@ -82,7 +82,7 @@ package struct DeliveryQueue {
         return .nothing
     }
 
-    /// What a scan has found, and where it stopped; `nil`: it has reached the end.
+    /// Takes the findings of a scan, and where it stopped; `nil`: it has reached the end.
     package mutating func scanned(_ ids: [ChannelID], upTo next: ChannelID?) {
         if let next {
             scan = .from(next)
@@ -94,7 +94,7 @@ package struct DeliveryQueue {
         for id in ids { add(id) }
     }
 
-    /// What was in flight is over. It may have another row that is due.
+    /// The delivery in flight is over. The channel may have another row that is due.
     package mutating func delivered(_ id: ChannelID) {
         failuresInARow = 0
         end(id)

@@ -110,7 +110,7 @@ extension SigningKeys {
         return key
     }
 
-    /// What stands before the key in PKCS #8 and in SubjectPublicKeyInfo (RFC 8410).
+    /// The bytes before the key in PKCS #8 and in SubjectPublicKeyInfo (RFC 8410).
     private static let privatePrefix: Bytes = [
         0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
     ]

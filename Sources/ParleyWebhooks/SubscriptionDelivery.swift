@@ -142,7 +142,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
         subscriptions.request(.failed(wakeID: notification.wake.id), of: subscription.id)
     }
 
-    /// What tells receivers apart; never to be logged, it may hold a secret.
+    /// The value that tells receivers apart; never to be logged, it may hold a secret.
     private static func receiver(of notification: SubscriptionNotification) -> String {
         notification.subscription.configuration.webhookURL ?? ""
     }

@@ -5,7 +5,7 @@ package struct SubscriptionURL: Sendable {
     package let text: String
     /// Which addresses may be connected to once the name is resolved.
     package let addresses: AddressPolicy
-    /// Scheme, host and port: what may stand in logs.
+    /// Scheme, host and port: the part that may stand in logs.
     package let origin: String
 
     /// - Parameter allowsLoopback: Whether a receiver on this machine may be called, as one under development is.

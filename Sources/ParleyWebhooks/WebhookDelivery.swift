@@ -239,7 +239,7 @@ package final class WebhookDelivery: OutboxObserver {
         return found ?? "\(row.channel.partition)/\(row.channel.number)"
     }
 
-    // MARK: What becomes of a row
+    // MARK: The fate of a row
 
     fileprivate enum Settlement { case delivered, failed, givenUp, removed }
 

@@ -7,7 +7,7 @@ package struct WebhookRetry: Sendable {
     package var maximumInterval = Duration.seconds(3_600)
     /// By how much of itself a pause is shorter or longer by chance, so that what failed together does not come back together.
     package var jitter = 0.2
-    /// What a receiver can ask for with Retry-After at most.
+    /// The longest pause that a receiver can ask for with Retry-After.
     package var retryAfterMax = Duration.seconds(86_400)
     /// So long after its entry a delivery is given up. At the end of that time there is one last attempt.
     package var givenUpAfter = Duration.seconds(3 * 86_400)

@@ -9,7 +9,7 @@ internal import Synchronization
 class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     let channel: any Tail
     unowned let readers: LoopReaders  // They outlive every loop's connections.
-    /// What has been given to the reader: everything up to here.
+    /// Everything up to here has been given to the reader.
     var offset: UInt64
     /// Where ``LoopReaders`` keeps it; -1 when it does not.
     var slot = -1 { didSet { if slot < 0 { ticket?.isWanted.store(false, ordering: .relaxed) } } }
@@ -38,7 +38,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
         self.readers = readers
     }
 
-    /// Called once, when the reader has been added. What of the request is not needed any more is not kept.
+    /// Called once, when the reader has been added. The parts of the request that are not needed any more are not kept.
     func begin(_ exchange: Exchange) { preconditionFailure("a kind of reader says how it begins") }
 
     /// Gives what there is to give. Called whenever the channel has changed.
@@ -47,7 +47,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// How long it waits for room for a page before it fails; `nil`: as long as it takes.
     var patience: Duration? { nil }
 
-    /// What a page becomes before it is received, off the loop: then that is received in its place; `nil`: nothing.
+    /// Turns a page into events before it is received, off the loop: they are then received in its place; `nil`: it stays a page.
     var framing: (@Sendable (Page) -> PageEvents)? { nil }
 
     /// Where the next page begins.
@@ -73,7 +73,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
 
     /// A page asked for with ``readPage()`` has come.
     ///
-    /// - Parameter room: What it holds of the memory for answers.
+    /// - Parameter room: Its share of the memory for answers.
     func received(_ page: Page, in room: MemoryReservation?) { preconditionFailure("a kind of reader says what it does with a page") }
 
     /// The same of what ``framing`` has made of it.
@@ -81,7 +81,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
         preconditionFailure("a kind of reader says what it does with events")
     }
 
-    /// A page that has been read waits for room, and is read again then. What it is in events will not change.
+    /// A page that has been read waits for room, and is read again then. Its form in events will not change.
     func waitsForRoom(as form: EventFraming.Form) {}
 
     func failed(_ error: ChannelError) { preconditionFailure("a kind of reader says how it fails") }
@@ -158,7 +158,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     }
 }
 
-/// What has been read for a reader.
+/// The result of a read for a reader.
 private enum Reading: Sendable {
     case page(Page)
     case events(PageEvents)

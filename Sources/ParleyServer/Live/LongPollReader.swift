@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// A reader that waits for one answer: what comes next, or that nothing came in time.
+/// A reader that waits for one answer: the next entries, or that none came in time.
 final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private var timeout: LoopTimer?
     private var exchange: Exchange!

@@ -30,7 +30,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     private let undelivered = Atomic(0)
     private static let undeliveredMax = 1_024
     private var sweeper: LoopTimer?
-    /// What the reader before got, while a commit is given to one after the other.
+    /// The events of the previous reader, while a commit is given to one after the other.
     private var newest: (place: Place, events: Events)?
     private var isGivingOut = false
     /// The readers that still have to get what has changed, in the order of their turns, and the index of the next one.
@@ -43,7 +43,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     private static let sliceNanoseconds: Int64 = 1_000_000
     /// Bytes of pages that are being read or sent.
     var pageBytes = 0
-    /// What the pages of all that lag may take together; each gets a part of what is left, and never less than the least.
+    /// The limit for the pages of all lagging readers together; each gets a part of what is left, and never less than the least.
     private static let (pageBytesMax, pageBytesMin) = (4 << 20, 8 << 10)
     let unfitText: UnfitText
     let answers: AnswerMemory
@@ -137,23 +137,23 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         return true
     }
 
-    // MARK: What readers get
+    // MARK: Events for readers
 
-    /// What there is for a reader of events.
+    /// The next events for a reader.
     enum Events {
         /// Nothing yet; or never, when the channel has ended.
         case none(isEnded: Bool)
-        /// What brings it to `next`. `splitsLineEnd`: see ``TextEvents/Outcome``.
+        /// The piece that brings it to `next`. `splitsLineEnd`: see ``TextEvents/Outcome``.
         case piece(BodyPiece, next: UInt64, EventFraming.State, splitsLineEnd: Bool)
         /// Only the log has it.
         case behind
         /// Text that is not complete.
         case waits(TextSeam.End)
-        /// What comes next is no text.
+        /// The next data is no text.
         case unfit
     }
 
-    /// What decides which events come next.
+    /// The values that decide which events come next.
     private struct Place: Equatable {
         let channel: ObjectIdentifier
         let offset: UInt64

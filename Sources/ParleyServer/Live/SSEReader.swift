@@ -9,11 +9,11 @@ internal import ParleySystem
 /// reader that comes again for what is next gets that in Base64.
 final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private(set) var form: EventFraming.Form
-    /// What the last control event said.
+    /// The state in the last control event.
     private var lastState: EventFraming.State?
     private let whenBehind: WhenBehind
     private(set) var lineEnd = LineEnd.plain
-    /// What it was given since something last waited for the peer to take it.
+    /// The bytes given since something last waited for the peer to take it.
     private var takenBytes = 0
     /// `nil` until the head has been sent.
     private var stream: HTTPStream?
@@ -22,7 +22,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     /// Milliseconds of the loop's time.
     private var lastWrite: Int64 = 0
     private var deadline: Int64 = 0
-    /// What the page that is read or being sent may take of the loop's share.
+    /// The part of the loop's share that the page which is read or being sent may take.
     private var reserved = 0
     private var incomplete: Incomplete?
     /// There while an event is told of which a reader has got only a part.
@@ -216,7 +216,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         if events.state == .closed { leave() } else if !goesOn { advance() }
     }
 
-    /// What a page leads to that has been told.
+    /// Applies the consequences of a page that has been sent.
     private func apply(_ events: PageEvents) {
         switch events.step {
         case .told(let next, _, let splitsLineEnd):
@@ -358,7 +358,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
 // MARK: Text that is not complete
 
 extension SSEReader {
-    /// What comes next, of text.
+    /// The next events, of text.
     var textEvents: TextEvents {
         TextEvents(cursor: cursor, allowsReturn: lineEnd == .allowsReturn, swallowsLineFeed: lineEnd == .swallowsLineFeed)
     }
@@ -418,7 +418,7 @@ extension SSEReader {
         send(BodyPiece(bytes), state)
     }
 
-    /// What a reader has got of an event is no text after all: it comes again, and gets it in Base64.
+    /// The event that is being sent turns out to be no text: the reader reconnects, and gets it in Base64.
     private func giveUpText() {
         readers.unfitText.add(channel, after: offset)
         breakOff()

@@ -25,7 +25,7 @@ package final class PublicFolder: Sendable {
         case folder
     }
 
-    /// What stands at the path of a URL; `nil` when that is nothing to be served. Blocks on the disk.
+    /// Finds the file at the path of a URL; `nil` when there is none to be served. Blocks on the disk.
     func find(_ path: ArraySlice<UInt8>) -> Found? {
         guard let names = PublicFolder.segments(path) else { return nil }
         let isFolder = names.last == ""

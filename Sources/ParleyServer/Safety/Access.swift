@@ -9,7 +9,7 @@ package struct Access: Sendable {
     let account: String
     /// When the right ends; `nil`: it does not.
     package let expires: Timestamp?
-    /// What the rights come from; `nil`: all rights.
+    /// The token that the rights come from; `nil`: all rights.
     let token: CapabilityToken?
     /// The credential it rests on, for later checks that it is still valid.
     let basis: Basis
@@ -85,7 +85,7 @@ package struct Access: Sendable {
 
     /// - Parameters:
     ///   - verbs: The rights of which any would do, the usual one first. `admin` always does.
-    ///   - note: What else there is to say of them.
+    ///   - note: A further sentence on them.
     static func forbidden(_ verbs: [Verb], _ channel: String, note: String = "") -> Problem {
         let names = verbs.filter { $0 != .admin }.map(\.name) + [Verb.admin.name]
         let quoted = names.map { "'\($0)'" }

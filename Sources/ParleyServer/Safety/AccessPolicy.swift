@@ -25,7 +25,7 @@ struct AccessPolicy: Sendable {
     /// - Returns: The header fields that let a page of another origin read the answer.
     /// - Throws: 403 `host_not_allowed` or `origin_not_allowed`.
     func check(_ request: HTTPRequestHead) throws(Problem) -> [HeaderField] {
-        // What sends none speaks HTTP/1.0: a load balancer that looks whether the server lives. A browser always names the host.
+        // A client without one speaks HTTP/1.0: a load balancer that checks whether the server lives. A browser always names the host.
         let host = request.authority
         let authority = host.flatMap { Authority($0) }
         guard host == nil || allows(authority) else {

@@ -54,7 +54,7 @@ package struct CapabilityToken: Sendable {
         try append(block)
     }
 
-    /// The same with less: what `block` does not allow is gone, and its name is put behind the one there is.
+    /// The same token with fewer rights: those that `block` does not allow are gone, and its name is added behind the one there is.
     package func narrowed(_ block: Block) throws(SafetyError) -> CapabilityToken {
         var token = self
         try token.append(block)
@@ -74,15 +74,15 @@ package struct CapabilityToken: Sendable {
         }
     }
 
-    /// What the first signature is of; the version is part of it, so that no later form can be read as this one.
+    /// The text that the first signature covers; the version is part of it, so that no later form can be read as this one.
     private static func label(_ keyName: String) -> Bytes { Bytes((prefix + keyName).utf8) }
 
-    // MARK: What it says
+    // MARK: Its content
 
     /// The name of its bearer: `ann`, or `ann/phone` when it was narrowed under a name.
     package var name: String { blocks.compactMap(\.name).joined(separator: "/") }
 
-    /// The name it was issued to: whatever its holders made of it counts as theirs.
+    /// The name it was issued to: tokens that its holders made of it count as theirs.
     var issuedTo: String { blocks[0].name ?? "" }
 
     /// From this instant on it is worth nothing.

@@ -47,7 +47,7 @@ final class RateLimiter: Sendable {
 private struct TokenBucket {
     struct Rate {
         let perSecond: Double
-        /// What a bucket holds.
+        /// The capacity of a bucket.
         let burst: Double
     }
 

@@ -2,12 +2,12 @@ internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
 
-/// What lets a browser's EventSource in, which cannot send header fields: a word in the URL that is worth one GET of one channel, soon.
+/// The credential of a browser's EventSource, which cannot send header fields: a word in the URL that is worth one GET of one channel, soon.
 ///
 /// A URL gets into histories and the logs of proxies; by then the ticket is used up. Tickets are in memory only: after a restart clients ask for
 /// another.
 final class Tickets: Sendable {
-    /// What a ticket is good for.
+    /// The use that a ticket is good for.
     enum Use { case channel, socket }
 
     private struct Ticket {
@@ -17,7 +17,7 @@ final class Tickets: Sendable {
     }
 
     private struct State {
-        /// By digest: what is looked up must not tell by its time how much of it was right.
+        /// By digest: the time of a lookup must not reveal how much of a guess was right.
         var tickets: [Bytes: Ticket] = [:]
         /// The digests in the order in which they end.
         var order: [Bytes] = []

@@ -5,7 +5,7 @@ internal import ParleySystem
 /// An event for the readers that follow a channel at this moment, never stored: presence, typing, progress.
 struct EphemeralEvent {
     static let types = ["typing", "presence", "progress"]
-    /// What one may measure as JSON.
+    /// The limit of one as JSON.
     static let bytesMax = 4 << 10
 
     /// The members that only the server may set: an event's sender, its time and the channel it came through.

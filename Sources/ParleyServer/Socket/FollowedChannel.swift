@@ -90,7 +90,7 @@ extension SocketReader {
 
 extension SocketSession {
     /// Says that nothing more comes.
-    /// - Parameter members: What the subscription adds.
+    /// - Parameter members: Members that the subscription adds.
     func sendEnd(_ reference: Int64, channel: String?, _ reason: String, _ problem: Problem?, _ members: [JSON.Member] = []) {
         var message: [JSON.Member] = [.init("ref", .integer(reference))]
         if let channel { message.append(.init("channel", .string(channel))) }

@@ -32,7 +32,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         case .chunks(let chunks, let isEnded) where !chunks.contains(where: \.isLarge):
             for chunk in chunks where isAttached { send(chunk, isUpToDate: chunk === chunks.last) }
             if isEnded { finish() }
-        case .chunks, .behind:  // What is large is counted as a page, when there is room for it.
+        case .chunks, .behind:  // A large piece is counted as a page, when there is room for it.
             guard session.mayRead() else { return session.park(self) }
             readPage()
         }

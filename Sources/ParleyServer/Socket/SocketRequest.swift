@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// A message from the client of a socket, checked: what it wants done.
+/// A request from the client of a socket, checked.
 struct SocketRequest {
     enum Operation {
         case follow(channel: String, ReadRequest.Start, View)
@@ -20,7 +20,7 @@ struct SocketRequest {
     private static let operations = "follow, unfollow, append, ephemeral, tree"
     private static let referenceMax: Int64 = 9_007_199_254_740_991
 
-    /// - Throws: what is wrong, with the reference it is answered under as far as that could be read.
+    /// - Throws: the problem, with the reference of the answer as far as that could be read.
     init(_ message: Bytes) throws(SocketRefusal) {
         let fields = try SocketRequest.fields(of: message)
         let reference = try SocketRequest.reference(fields["ref"], message)

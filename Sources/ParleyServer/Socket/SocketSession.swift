@@ -2,10 +2,10 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// One client on a socket: what it follows, and what it has asked for and waits for.
+/// One client on a socket: the channels it follows, and the requests in flight.
 ///
-/// Memory is bounded by the number of channels: what is unsent stays below a bound for all of them together, behind which readers park at
-/// their offsets, and pages are read for few at a time.
+/// Memory is bounded by the number of channels: unsent bytes stay below a bound for all of them together, behind which readers park at their offsets,
+/// and pages are read for few at a time.
 final class SocketSession: @unchecked Sendable {  // Guard: used on the loop only.
     enum Ending: String {
         case draining, recycled, expired
@@ -18,7 +18,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     let socket: WebSocket
     let exchange: Exchange
     let context: ServerContext
-    /// What the client may do on all the channels.
+    /// The client's rights, on all the channels.
     var access: Access { exchange.access }
     let readers: LoopReaders
     var subscriptions: [Int64: SocketSubscription] = [:]
@@ -116,7 +116,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         socket.close(ending.closeCode, ending.rawValue)
     }
 
-    // MARK: What is in flight
+    // MARK: In flight
 
     func operationBegan() {
         pendingCount += 1
@@ -133,8 +133,8 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
 
     private func received(_ message: Bytes) {
         if ending == nil, hasExpired { return end(.expired) }
-        guard ending == nil else { return }  // The client has been told to come again; what is lost now was not answered.
-        // What cannot be read counts, too.
+        guard ending == nil else { return }  // The client has been told to reconnect; a request lost now was not answered.
+        // Unreadable messages count, too.
         let excess = overRate
         do throws(SocketRefusal) {
             let request = try SocketRequest(message)
@@ -268,7 +268,7 @@ class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only
     /// A reader has got so far, and what it is about to send says so.
     func advanced(_ reader: SocketReader, to offset: UInt64, children: @autoclosure () -> [String]) {}
 
-    /// What a message of `reader` begins with: `{"ref":1,`, and what the subscription adds.
+    /// The beginning of a message of `reader`: `{"ref":1,`, and the members that the subscription adds.
     func head(for reader: SocketReader) -> Bytes { preconditionFailure("a kind of subscription says how its messages begin") }
 
     /// The name under which the reader's channel is counted.

@@ -12,7 +12,7 @@ enum StreamHeader {
     static let producerExpectedSequence = "Producer-Expected-Seq"
     static let producerReceivedSequence = "Producer-Received-Seq"
 
-    /// What a page of another origin may read.
+    /// The fields that a page of another origin may read.
     static let exposed = [
         nextOffset, upToDate, closed, cursor, dataEncoding, producerEpoch, producerSequence, producerExpectedSequence,
         producerReceivedSequence,

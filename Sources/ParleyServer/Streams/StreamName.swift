@@ -12,7 +12,7 @@ struct StreamName: Sendable {
     static let bytesMax = 1_024
     /// Names that only the server itself creates.
     private static let reserved = ["llm", "__ds", "__parley"]
-    /// What to say of such a name.
+    /// The message about such a name.
     static let reservedText = "names that begin with llm/, __ds/ or __parley/ belong to the server. Choose another first segment"
 
     init(agent: AgentName) {

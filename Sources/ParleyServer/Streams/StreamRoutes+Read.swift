@@ -90,7 +90,7 @@ extension StreamRoutes {
 }
 
 extension StreamRoutes {
-    /// A reader's place, or `nil` after the answer why there is none: what was shown is not good any more, or others need the room.
+    /// A reader's place, or `nil` once the request was refused: its credential is no longer valid, or others need the room.
     private func place(_ exchange: Exchange, _ readers: LoopReaders) -> ReaderPlace? {
         do throws(Problem) {
             // The keys may have been replaced since the request came, and the readers of that moment have been told to reconnect.

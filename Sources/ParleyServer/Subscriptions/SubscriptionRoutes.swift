@@ -21,7 +21,7 @@ struct SubscriptionRoutes: Sendable {
             && ["callback", "ack", "release"].contains { parts[2].elementsEqual($0.utf8) }
     }
 
-    /// - Parameter path: What stands behind ``prefix``.
+    /// - Parameter path: The part behind ``prefix``.
     func handle(_ exchange: Exchange, path: ArraySlice<UInt8>) {
         do throws(SubscriptionProblem) {
             guard let service = context.subscriptions else {

@@ -11,9 +11,9 @@ package final class ChildProcess: Sendable {
     }
 
     package struct Output: Sendable {
-        /// What it has written on standard output so far.
+        /// Its standard output so far.
         package var standard = ""
-        /// What it has written on standard error so far.
+        /// Its standard error so far.
         package var error = ""
         /// How it ended; its output is complete then.
         package var exit: Exit?
@@ -123,7 +123,7 @@ package final class ChildProcess: Sendable {
     }
 }
 
-/// What a test waited for and did not get.
+/// Something a test waited for and did not get.
 package struct Missed: Error, CustomStringConvertible {
     package var description: String
     package init(_ description: String) { self.description = description }
@@ -180,7 +180,7 @@ private final class Spawner: Sendable {
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_adddup2(&actions, output[1], 1)
         posix_spawn_file_actions_adddup2(&actions, error[1], 2)
-        // What this thread blocks and ignores is no concern of the child's.
+        // The signals that this thread blocks and ignores are no concern of the child's.
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }

@@ -62,6 +62,6 @@ package final class OwnThread: TaskExecutor {
         try await withTaskExecutorPreference(OwnThread()) { try await detour(body) }
     }
 
-    /// What is concurrent follows the preference; a closure without a hop may stay where it was called.
+    /// A concurrent function follows the preference; a closure without a hop may stay where it was called.
     @concurrent private static func detour<Value: Sendable>(_ body: @Sendable () throws -> Value) async throws -> Value { try body() }
 }

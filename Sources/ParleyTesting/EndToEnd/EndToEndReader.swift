@@ -24,7 +24,7 @@ package final class EndToEndReader: Sendable {
         var node: EndToEndNode?
         var call: (any OutgoingCall)?
 
-        /// What there is of an entry of this type.
+        /// The first entry of this type, if there is one.
         package func first(_ type: String) -> JSON? { entries.first { $0["type"]?.string == type } }
     }
 

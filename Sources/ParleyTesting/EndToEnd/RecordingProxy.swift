@@ -47,7 +47,7 @@ package final class RecordingProxy: HTTPHandler {
     }
 
     /// One call on its way back. The transport's thread hands over to the connection's loop.
-    private final class Exchange: OutgoingCallDelegate, @unchecked Sendable {  // Guard: what changes is used on the responder's loop only.
+    private final class Exchange: OutgoingCallDelegate, @unchecked Sendable {  // Guard: mutable state is used on the responder's loop only.
         private let responder: HTTPResponder
         private var stream: HTTPStream?
         var callerGone: (() -> Void)?

@@ -8,8 +8,8 @@ internal import ParleyWebhooks
 /// what is deleted meanwhile, producers that return, subscriptions whose workers and receivers fail for hours, agents that sleep for days, text that
 /// is trimmed, a clock that is set, and crashes in commits of every kind.
 ///
-/// What clients are answered and readers see is compared with a model (``WeekStreams``, ``WeekSubscriber``), after each restart and at the end.
-/// Then everything is deleted, and nothing may be left. The same seed gives the same history.
+/// The answers to clients and the views of readers are compared with a model (``WeekStreams``, ``WeekSubscriber``), after each restart and at the
+/// end. Then everything is deleted, and nothing may be left. The same seed gives the same history.
 package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it happens on the one thread of a simulation.
     package let seed: UInt64
     /// How long it is; the end, when everything is done and deleted, comes on top.
@@ -30,7 +30,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
 
     var random: SplitMix64
     var streams = WeekStreams()
-    /// As of the commit before the one that is being settled: what the writer could know of tails when it decided.
+    /// As of the commit before the one that is being settled: all that the writer could know of tails when it decided.
     private(set) var published = WeekStreams()
     private(set) var process: SimulationProcess!
     let subscribers: [WeekSubscriber]
@@ -42,7 +42,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
     private let agentClients: [SimulationClient]
     /// Sent to this process and not answered, by number.
     private var inFlight: [Int: WeekOperation] = [:]
-    /// What was in the last commit of the process, and which partitions of it are durable.
+    /// The content of the last commit of the process, and which partitions of it are durable.
     private var lastCommit = LastCommit()
     private var commitsOfProcess = 0
     /// The latest that the clock has been.
@@ -51,7 +51,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
     private var names: Set<String> = []
     private var nextNumber = 0
 
-    /// What the dead process may have decided, and what of it the next one finds.
+    /// The possible decisions of the dead process, and the part of them that the next one finds.
     private struct Outcome {
         var decided: WeekStreams
         var durable: WeekStreams
@@ -220,7 +220,7 @@ extension SimulatedWeek {
         }
     }
 
-    /// What the dead process was about: each thing has happened if its rows are durable. Then what is there is compared with that.
+    /// Takes over from the dead process: each of its operations has happened if its rows are durable. Then the product's state is compared with that.
     private func takeOver(_ last: LastCommit) {
         published = streams
         let now = process.world.now
@@ -243,12 +243,12 @@ extension SimulatedWeek {
         check()
     }
 
-    /// What may have become of an operation that was in the commit of which only those partitions are durable.
+    /// The possible outcomes of an operation in the commit of which only those partitions are durable.
     ///
     /// It was decided against all that was decided before it, but is there only with its own rows.
     private func happened(_ operation: WeekOperation, _ last: LastCommit, _ world: Outcome) -> [Outcome] {
         world.decided.outcomes(operation, last.time, agent: agentEntries).flatMap { answer, decided in
-            // What was refused, or was there already, has changed nothing.
+            // An operation that was refused, or found the stream already there, has changed nothing.
             let changes = ["made", "appended", "deleted"].contains { answer.hasPrefix($0) }
             let durable = changes ? made(operation, last, world.durable) : [world.durable]
             return durable.map { Outcome(decided: decided, durable: $0) }
@@ -433,7 +433,7 @@ extension SimulatedWeek {
         }
     }
 
-    /// What has been durable is there still, but for text that was sealed long enough ago.
+    /// All that has been durable is still there, but for text that was sealed long enough ago.
     private func checkAgents(isEnd: Bool = false) {
         for name in SimulatedWeek.agents {
             guard let channel = try? process.channels.find(name) else { continue }
@@ -491,7 +491,7 @@ extension SimulatedWeek {
         }
         try run(.seconds(60))
         for name in SimulatedWeek.agents { process.channels.submit(DeleteChannel(name)) }
-        // What was a fork of a fork may have been waiting for the others.
+        // A fork of a fork may have been waiting for the others.
         for name in names.sorted() { send(WeekOperation(name: name, action: .delete, sent: process.world.now)) }
         try run(.seconds(3 * 86_400))
         guard violations.isEmpty else { return }

@@ -13,14 +13,14 @@ struct WeekOperation: Sendable {
 
     let name: String
     let action: Action
-    /// What it appends, or the stream begins with.
+    /// The entries that it appends, or that the stream begins with.
     var entries: [Bytes] = []
     /// When it was sent: a TTL counts from here.
     var sent: Timestamp
 
     var source: String? { if case .fork(let source, _, _, _) = action { source } else { nil } }
 
-    /// What the digest of its Idempotency-Key is of.
+    /// The text whose digest belongs to its Idempotency-Key.
     var body: String { entries.map(\.text).joined(separator: "\n") }
 
     var text: String { "\(name) \(action) \(entries.map(\.text))" }
@@ -131,7 +131,7 @@ extension SimulatedWeek {
         let source = WeekOperation.name(&random)
         guard let stream = streams.streams[source], !chance(4) else { return .fork(source: source, offset: nil, subOffset: nil, lifetime) }
         let offset = random.next() % (stream.head + (chance(8) ? 3 : 1))
-        // What is behind an offset and was not answered yet may be counted or not: a sub-offset stays within what was.
+        // Entries behind an offset that were not answered yet may be counted or not: a sub-offset stays within those that were.
         let rest: UInt64 =
             stream.isJSON
             ? stream.head - min(offset, stream.head)

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What every reader may see of the plain streams of a simulated week, in ordinary dictionaries: the model that the product is compared with.
+/// The plain streams of a simulated week as every reader may see them, in ordinary dictionaries: the model that the product is compared with.
 ///
 /// Operations are applied in the order in which the writer decided them, and each must have been answered as it is here.
 struct WeekStreams: Sendable {
@@ -97,7 +97,7 @@ struct WeekStreams: Sendable {
 
 // MARK: - What clients do
 
-/// What stands in an agent's channel, in wire form.
+/// The entries of an agent's channel, in wire form.
 typealias WeekAgentEntries = (_ name: String) -> [Bytes?]?
 
 extension WeekStreams {
@@ -276,7 +276,7 @@ extension WeekStreams {
         return "deleted"
     }
 
-    // MARK: What time and others do
+    // MARK: Time and others
 
     /// A read has begun.
     mutating func touch(_ name: String, _ now: Timestamp, commits: Int) {
@@ -289,7 +289,7 @@ extension WeekStreams {
         for name in streams.keys { streams[name]!.access.clock = max(streams[name]!.access.clock ?? now, now) }
     }
 
-    /// The process has died in the commit of that number. What the next one knows of accesses is what stands in the log.
+    /// The process has died in the commit of that number. The next one knows only the accesses that are in the log.
     mutating func crashed(inCommit number: Int) {
         for name in streams.keys {
             var access = streams[name]!.access
@@ -302,11 +302,11 @@ extension WeekStreams {
             access.commits = nil
             streams[name]!.access = access
         }
-        // What was being removed may be there by halves.
+        // A stream whose removal had begun may be there by halves.
         for source in forks.keys { for fork in forks[source]!.keys where names[fork] == nil { forks[source]![fork] = false } }
     }
 
-    /// The removal was in flight when the process died, and only some of its rows are gone: what it kept alive may be there still.
+    /// The removal was in flight when the process died, and only some of its rows are gone: streams that it kept alive may still be there.
     mutating func removeByHalves(_ name: String) {
         if let stream = streams[name] { remove(stream, isCertain: false) }
     }
@@ -317,7 +317,7 @@ extension WeekStreams {
     /// Whether there may be forks of the stream of that name, so that its removal keeps it.
     func isForked(_ name: String) -> Bool { streams[name].map { forks[$0.number]?.isEmpty == false } ?? false }
 
-    // MARK: What keeps what
+    // MARK: Streams that keep others
 
     private mutating func add(_ stream: Stream) {
         streams[stream.name] = stream
@@ -361,7 +361,7 @@ extension WeekStreams {
 }
 
 extension WeekStreams.Stream {
-    /// What a fork shows that leaves `behind` messages, or bytes, after `start`; `nil`: there are not so many.
+    /// The entries of a fork that leaves `behind` messages, or bytes, after `start`; `nil`: there are not so many.
     fileprivate func entries(start: UInt64, behind: UInt64) -> [Bytes?]? {
         if isJSON { return start + behind <= head ? Array(entries[..<Int(start + behind)]) : nil }
         var (found, rest) = (Array(entries[..<Int(start)]), Int(behind))

@@ -6,7 +6,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     /// How far a stream is acked.
     private struct Cursor {
         var acked: UInt64
-        /// Where it may be instead: what was acked and not answered.
+        /// Its other possible offsets: acks that were not answered.
         var maybe: [UInt64: Int] = [:]
     }
 
@@ -130,7 +130,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         }
     }
 
-    /// The process is dead; what was not answered may have happened, where its rows are durable.
+    /// The process is dead; an unanswered operation may have happened, where its rows are durable.
     func takeOver(durable: Set<UInt16>) {
         holder?.isUncertain = true
         let (before, wasThere) = (isThere, isUnsure)
@@ -142,7 +142,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     func clockWasSet() { holder?.isUncertain = true }
 
-    // MARK: What is known
+    // MARK: Knowledge
 
     private func links() -> [(path: String, acked: UInt64, isPending: Bool)] {
         guard let described = try? week.process.subscriptions.describe(id) else { return [] }
