@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// What a process has in memory, in bytes.
+/// The memory of a process, in bytes.
 struct Memory {
     /// Everything that is its own and no file's.
     var anonymous = 0
@@ -12,7 +12,7 @@ struct Memory {
         peak = Memory.field("VmHWM:", in: "/proc/\(pid)/status")
     }
 
-    /// What the kernel holds for all TCP connections of the machine.
+    /// The kernel's memory for all TCP connections of the machine.
     static var sockets: Int {
         let words = Usage.read("/proc/net/sockstat").split(separator: "\n").first { $0.hasPrefix("TCP:") }?.split(separator: " ") ?? []
         return (words.last.flatMap { Int($0) } ?? 0) * sysconf(Int32(_SC_PAGESIZE))

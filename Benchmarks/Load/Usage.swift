@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// What a server's processes have used since they started.
+/// The resources that a server's processes have used since they started.
 ///
 /// Bytes to the disk are not read from `/proc/<pid>/io`: where the page cache has large folios, it counts a whole one for each small write.
 struct Usage {

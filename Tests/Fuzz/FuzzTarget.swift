@@ -1,7 +1,7 @@
 import Foundation
 import ParleySystem
 
-/// What is fed with hostile bytes. Each reads its input in some way and traps where the program contradicts itself or an older program.
+/// A target for hostile bytes. Each reads its input in some way and traps where the program contradicts itself or an older program.
 enum FuzzTarget: String, CaseIterable {
     case request, socket, events, json, messages, text, names, tokens, stored
 
@@ -20,7 +20,7 @@ enum FuzzTarget: String, CaseIterable {
     }
 }
 
-/// What libFuzzer's main program calls; which target it is for, `PARLEY_FUZZ` says.
+/// The entry point for libFuzzer's main program; `PARLEY_FUZZ` names the target.
 @_cdecl("LLVMFuzzerTestOneInput")
 func testOneInput(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     target.run(UnsafeRawBufferPointer(start: bytes, count: count))

@@ -119,7 +119,7 @@ private func hasRepeatedNames(_ value: JSON) -> Bool {
     }
 }
 
-/// What clients send as JSON: entries for an agent, and messages over a socket.
+/// JSON from clients: entries for an agent, and messages over a socket.
 func fuzzMessages(_ input: Bytes) {
     if let entry = try? InputEntry(input, principal: "fuzz") {
         guard case .members(let members, _) = entry.entry.content, let body = try? JSON.parse([0x7b] + members + [0x7d]) else {

@@ -4,7 +4,7 @@ import ParleySystem
 @testable import ParleyHTTP
 @testable import ParleyServer
 
-// What comes over a connection, in pieces of any size.
+// Input from a connection, in pieces of any size.
 
 private let limits = {
     var limits = HTTPParserLimits()
@@ -142,7 +142,7 @@ func fuzzEvents(_ input: UnsafeRawBufferPointer) {
     fuzzPieces(Bytes(input))
 }
 
-/// What a client gets to see of the events.
+/// The data that a client gets from the events.
 private func dataOfEvents(_ written: Bytes) -> [Bytes] {
     var data: [Bytes] = []
     var parser = ServerSentEventParser()

@@ -65,7 +65,7 @@ import Testing
         #expect(waited <= 3)
     }
 
-    /// A place in the queue is the name's: what was meant for an agent that has been deleted must not count for the next one.
+    /// A place in the queue is the name's: a call for an agent that has been deleted must not count for the next one.
     @Test func `take the whole inbox of whoever has the name when there is room`() throws {
         let output = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 3)

@@ -317,7 +317,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
             node.delete(name)
             node.create(name)
             node.send("y", to: name)
-            // So that the successor waits: what it follows is recreated as well.
+            // So that the successor waits: the channel that it follows is recreated as well.
             node.channels.submit(DeleteChannel("streams/f"))
             node.publish(1, to: "streams/f")
             world.run(deadline: world.now.advanced(by: .seconds(100)))

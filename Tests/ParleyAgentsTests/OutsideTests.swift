@@ -118,7 +118,7 @@ private func change(
         #expect(entries.last?["output"] == ["same", "same"], "\(short(entries))")
     }
 
-    /// What it draws goes into what it asks for: after a crash, and when the agent was passivated.
+    /// The values that it draws are part of its requests: after a crash, and when the agent was passivated.
     @Test(arguments: ["uuid", "now"], [Duration.seconds(4), .seconds(600)])
     func `asks for the same by what it draws`(kind: String, life: Duration) throws {
         let entries = try twoProcesses(

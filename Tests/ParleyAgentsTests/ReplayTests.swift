@@ -42,7 +42,7 @@ func crashes(_ seed: UInt64) -> [(commit: Int, outcome: SimulatedLog.Outcome)] {
     }
 }
 
-/// What the program saw, run by run.
+/// The values that the program saw, run by run.
 private final class Paths: Sendable {
     private let runs = Mutex<[[String]]>([])
 

@@ -46,7 +46,7 @@ private struct Desk {
 }
 
 @Suite struct `Tools` {
-    /// What the agent answers after it was told to make these calls.
+    /// Returns the agent's answer after it was told to make these calls.
     private func answer(_ message: String) throws -> String? {
         try SimulatedNode.simulate {
             let desk = try Desk()

@@ -4,7 +4,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What one agent's code does to its thread is felt by that agent alone.
+/// An agent's code that blocks its thread is felt by that agent alone.
 @Suite struct `Code that holds on to its thread` {
     @Test(arguments: ["block", "stuck"]) func `delays neither other agents nor answers`(operation: String) async throws {
         try await OwnThread.run {

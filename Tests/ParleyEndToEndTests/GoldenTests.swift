@@ -76,7 +76,7 @@ import Testing
         }
     }
 
-    /// What a server refuses, or answers with nothing: in order, on one server with the agents clerk/me, which waits for an approval, and
+    /// Requests that a server refuses, or answers with nothing: in order, on one server with the agents clerk/me, which waits for an approval, and
     /// writer/done, which is closed.
     private static let refusals = [
         "status writer/nobody", "cancel writer/nobody", "interrupt writer/nobody", "close writer/nobody", "resume writer/nobody",

@@ -168,7 +168,7 @@ import Testing
             trust["PARLEY_TOKEN"] = Self.secret + "x"
             #expect(try parley("ls", environment: trust).exit == .status(0))
 
-            // What is wrong is not taken.
+            // Wrong keys are not taken.
             try Self.write("nonsense\n", to: keys)
             process.send(SIGHUP)
             try process.wait("the node to complain") { $0.error.contains("stay as they were") ? true : nil }

@@ -119,7 +119,7 @@ private final class RandomClient: @unchecked Sendable {  // Guard: used by one t
         }
     }
 
-    /// Whatever began has one end.
+    /// Everything that began has one end.
     private func verifyEnds(_ entries: [JSON]) {
         var turns: [String: Int] = [:]
         var steps: [String: Int] = [:]

@@ -3,7 +3,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What happens to what a command prints when it gets nowhere.
+/// Output of a command that cannot be delivered.
 @Suite struct `Standard output of the command line` {
     /// Runs a line of bash, in which `$0` is the program.
     private static func bash(_ line: String, _ environment: [String: String] = [:]) throws -> ChildProcess.Output {

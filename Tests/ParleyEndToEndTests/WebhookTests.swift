@@ -203,7 +203,7 @@ private final class WebhookReceiver: Sendable {
     }
 }
 
-/// What the receiver's loop holds, which must never be the last to hold the receiver.
+/// The state of the receiver's loop, which must never be the last to hold the receiver.
 private final class WebhookReceiverCore: HTTPHandler {
     let state = Monitor((records: [WebhookReceiver.Record](), status: 204))
 

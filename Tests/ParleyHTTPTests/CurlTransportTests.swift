@@ -468,7 +468,7 @@ private func peerPort(of descriptor: Int32) -> Int? {
     return status == 0 && address.sin_family == sa_family_t(AF_INET) ? Int(UInt16(bigEndian: address.sin_port)) : nil
 }
 
-/// A server whose bytes are the test's own: what each connection does runs on a thread.
+/// A server whose bytes are the test's own: each connection runs on a thread.
 private final class RawServer: Sendable {
     let port: UInt16
     private let descriptor: Int32

@@ -156,7 +156,7 @@ private final class NamedModel: Model {
         #expect(found.all("agent.stalled").isEmpty && found.outputs.count == 1)
         #expect(found.all("approval.requested").map { $0["action"] } == ["write_file"])
 
-        // Cut off before the model has called anything: what it calls then is asked for.
+        // Cut off before the model has called anything: its later calls need an approval.
         let stricter = try run([
             Life(send: [(.message, "say: Let me see what time it is now.\ncall: current_time {}")], seconds: 0.3),
             Life(approve: ["current_time"]), Life(), Life(approves: true),

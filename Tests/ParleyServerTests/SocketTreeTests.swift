@@ -7,7 +7,7 @@ import Testing
 @testable import ParleyServer
 
 @Suite struct `A tree of agents` {
-    /// What a reader of a tree has seen, over as many connections as it took.
+    /// The entries that a reader of a tree has seen, over as many connections as it took.
     private struct Reading {
         var cursor: String?
         var seen: [String: [String]] = [:]
@@ -170,7 +170,7 @@ import Testing
         for _ in 0..<2_000 {
             var bytes = Bytes(text.utf8)
             bytes[Int.random(in: 0..<bytes.count, using: &random)] = UInt8.random(in: 33..<127, using: &random)
-            _ = TreeCursor(bytes.text)  // Whatever it is, it is read or refused.
+            _ = TreeCursor(bytes.text)  // Any text is read or refused.
         }
     }
 }

@@ -19,7 +19,7 @@ final class TestServer: ServerUnderTest {
     let subscriptions: SubscriptionDelivery
 
     static let world = SystemWorld(threads: 1)
-    /// What calls receivers of subscriptions.
+    /// The loop for calls to receivers of subscriptions.
     private static let calls = {
         let loop = EventLoop(name: "calls")
         loop.start()
@@ -108,7 +108,7 @@ final class GatedLog: CommitLog {
         try log.scan(family, from: lower, to: upper, reversed: reversed, visit)
     }
 
-    /// What one server wrote is there for the next.
+    /// Data that one server wrote is there for the next.
     func close() {}
 }
 

@@ -9,7 +9,7 @@ import Testing
     private static let server = Result { try TestServer() }
     private var server: TestServer { get throws { try Self.server.get() } }
 
-    /// What a reader of the events has in the end.
+    /// The text that a reader of the events has in the end.
     private func data(_ output: Bytes) throws -> String {
         var (parser, text) = (ServerSentEventParser(), Bytes())
         try output.withUnsafeBytes { bytes throws in try parser.feed(bytes) { if $0.name == "data" { text += $0.data } } }

@@ -106,7 +106,7 @@ private func keep(in log: GatedLog) throws -> String {
         let socket = try SocketClient(server, headers: [bearer(ann)])
         try socket.follow(1, String(path.dropFirst("/v1/stream/".count)))
         #expect(try socket.next()["error"]?["code"] == "too_many_readers")
-        // What the holder makes of a token is the holder's.
+        // A narrowed token counts as its holder's.
         let narrowed = try #require(CapabilityToken(ann)).narrowed(.init(name: "phone")).text
         #expect(try server.get(path + "?offset=-1&live=sse", [bearer(narrowed)]).status == 429)
         held.append(try follow(try token("bob")))

@@ -74,7 +74,7 @@ final class PostgresWire: Wire {
     }
 
     var logCounters: LogCounters? {
-        usleep(300_000)  // What a backend has counted shows once it has ended.
+        usleep(300_000)  // A backend's counts show once it has ended.
         let connection = open()
         defer { connection.close() }
         var counters: LogCounters?

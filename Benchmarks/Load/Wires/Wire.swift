@@ -29,7 +29,7 @@ protocol Wire: AnyObject {
     /// The bytes that put a message into the form this server takes: 256 of them, with the time in it.
     func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8]
 
-    /// What the server has done to its log so far, by its own count; `nil` when it does not count.
+    /// The server's work on its log so far, by its own count; `nil` when it does not count.
     var logCounters: LogCounters? { get }
 }
 

@@ -3,7 +3,7 @@ import ParleyTesting
 import Testing
 
 extension DurableStreams {
-    /// What holds for any data: random runs, each with a seed of its own that a failure names. `PARLEY_SEED` sets the first.
+    /// Properties of any data: random runs, each with a seed of its own that a failure names. `PARLEY_SEED` sets the first.
     @Suite struct `For any data` {
         private static let seeds = (0..<12).map { Seed.value &+ $0 }
         private static let octets = [("Content-Type", "application/octet-stream")]

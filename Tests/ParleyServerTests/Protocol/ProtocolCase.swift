@@ -132,7 +132,7 @@ struct Step: Sendable {
     }
 }
 
-/// What a header field must be; `nil`: it must not be there.
+/// The expected value of a header field; `nil`: it must not be there.
 enum Expected: Sendable, ExpressibleByStringLiteral, ExpressibleByNilLiteral {
     case missing, any, digits
     case equal(String), other(than: String), after(String), contains(String), ends(String)
