@@ -16,7 +16,7 @@ final class Follower: Sendable {
         var problem: Client.Answer?
         var failures = 0
         var events = Follower.events
-        /// Entries whose control event has not come: after a break between the two they would come again.
+        /// Entries whose control event has not come: after a break between the two they would be sent again.
         var pending: [Entry] = []
         /// Whether the data of this answer is in Base64.
         var isEncoded = false

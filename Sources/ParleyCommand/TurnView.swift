@@ -101,7 +101,7 @@ final class TurnView: Sendable {
         if isFinal { state.failure = message }
     }
 
-    /// Says that the turn was stopped, and by whom.
+    /// Prints that the turn was stopped, and by whom.
     private func stopped(_ what: TerminalText, _ entry: JSON, _ state: inout State) {
         let by: TerminalText = state.stopper.map { " by \($0)" } ?? ""
         note(what + by + (entry["reason"]?.string.map { ": \(line: $0)" } ?? ""), &state)

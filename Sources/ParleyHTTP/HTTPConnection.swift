@@ -452,7 +452,7 @@ extension HTTPConnection {
     /// An answer is complete; if it was its turn, those behind it move up.
     func completed(_ responder: HTTPResponder) {
         guard exchanges.first === responder else {
-            // Of those that wait, one may have waited for this.
+            // One of the waiting requests may have waited for this.
             if parsing?.isHeld == true { scheduleFlush() }
             return
         }

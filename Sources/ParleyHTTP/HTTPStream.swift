@@ -24,8 +24,8 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Called on the loop when the peer has ended its side, and may still read. Where it is not set, the peer counts as gone.
     package var onHalfClose: (() -> Void)?
 
-    /// Behind a 101: called on the loop with what the peer sends, valid during the call. Says how much it has taken; less than all only where it has set
-    /// ``isInputPaused`` or called ``goOnLater()``, and then the rest comes again behind that, with nothing if there is none.
+    /// Behind a 101: called on the loop with the peer's input, valid during the call. Returns how much it has taken; less than all only where it has
+    /// set ``isInputPaused`` or called ``goOnLater()``, and then the rest is given again after that, with nothing if there is none.
     package var onInput: ((UnsafeRawBufferPointer) -> Int)?
     private var framing: Framing
     private var wasAboveLowWater = false

@@ -4,8 +4,8 @@ internal import Synchronization
 /// answers, the bytes that have not been taken.
 ///
 /// No account gets all of it. An account's limit shrinks with what is free: a large piece is taken while its account holds no more than is left for
-/// everybody, a small one while it holds no more than three times that. So one that uploads without end, or takes none of its answers, leaves room
-/// for its own small requests, two leave room for a third, and so on.
+/// all, a small one while it holds no more than three times that. So one that uploads without end, or takes none of its answers, leaves room for its
+/// own small requests, two leave room for a third, and so on.
 package final class MemoryBudget: Sendable {
     private struct State {
         var used = 0

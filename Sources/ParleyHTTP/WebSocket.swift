@@ -110,7 +110,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
         return used
     }
 
-    /// Whether another message may be heard now; if not, the rest comes again.
+    /// Whether another message may be read now; if not, the rest is given again.
     private var mayHearMore: Bool {
         guard !isClosed, !stream.isInputPaused else { return false }
         guard stream.mustYield else { return true }

@@ -54,7 +54,7 @@ final class WebSocketReader {
 
     /// Takes the next bytes and calls `visit` for each message and control frame that they complete, until it returns false.
     ///
-    /// - Returns: how many were taken; the rest must come again before others do.
+    /// - Returns: how many were taken; the rest must be given again before others.
     /// - Throws: why the connection must be closed. The reader is of no use after that.
     @discardableResult
     func feed(_ bytes: UnsafeRawBufferPointer, _ visit: (Event) -> Bool) throws(WebSocketError) -> Int {

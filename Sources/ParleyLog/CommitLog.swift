@@ -59,7 +59,7 @@ extension CommitLog {
 ///     names        [name]                               partition and id of the channel
 ///     log          [channel][first offset]              packed frames of one commit (Frame.swift)
 ///     states       [channel][turn end]                  the agent's state after that turn (JSON)
-///     inbox        [channel][offset]                    kind of an entry that nobody has decided yet
+///     inbox        [channel][offset]                    kind of an entry that is not decided yet
 ///     timers       [due ms][channel][timer id]          what to wake
 ///     producers    [channel][producer id]               epoch and sequence
 ///     idempotency  [channel][SHA-256 of the key]        digest of the body and the offsets it was given

@@ -80,7 +80,7 @@ final class WaitingAnswers: @unchecked Sendable {  // Guard: used on the loop on
     private var waiting: [Waiting] = []
     private var timer: LoopTimer?
 
-    /// How long a client waits for an answer before it is told to come again.
+    /// How long a client waits for an answer before it is told to retry.
     static let patience = Duration.seconds(5)
     private static let period = Duration.milliseconds(20)
 

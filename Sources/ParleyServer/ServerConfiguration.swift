@@ -1,6 +1,6 @@
 package import ParleyHTTP
 
-/// How a server listens, whom it answers, and its bounds.
+/// How a server listens, which clients it answers, and its bounds.
 package struct ServerConfiguration: Sendable {
     /// Address, port and the bounds of HTTP itself.
     package var http = HTTPServerConfiguration()

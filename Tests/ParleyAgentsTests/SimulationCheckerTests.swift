@@ -3,7 +3,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// A way to spoil a history that is sound, and what the checker must say of it.
+/// A way to spoil a sound history, and the violation that the checker must find.
 private struct Doctoring: Sendable, CustomTestStringConvertible {
     let name: String
     let invariant: String
@@ -11,7 +11,7 @@ private struct Doctoring: Sendable, CustomTestStringConvertible {
     var testDescription: String { name }
 }
 
-/// The history has nothing of the kind: another one may.
+/// The history has nothing to spoil: another one may.
 private struct NothingToSpoil: Error {}
 
 private typealias Entry = SimulationHistory.Entry

@@ -228,7 +228,7 @@ import Testing
         #expect(stage.handle { $0.report() } == ["end"])
     }
 
-    // MARK: Taking back
+    // MARK: Compensation
 
     @Test func `a failed turn takes back what it did, the latest first, and then ends`() {
         var stage = Self.fresh()

@@ -167,7 +167,7 @@ import Testing
         #expect(try server.get(path + "?offset=-1&live=sse").headers["stream-sse-data-encoding"] == nil)
     }
 
-    /// A reader that comes again where it was left, until the stream is closed: all that it was given.
+    /// A reader that resumes at its last offset, until the stream is closed: all that it was given.
     private func readAll(_ path: String) throws -> Bytes {
         var (read, offset) = (Bytes(), "-1")
         for _ in 0..<20 {

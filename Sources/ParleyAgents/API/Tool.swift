@@ -104,7 +104,7 @@ public struct ToolDefinition: Sendable, Codable, Equatable {
 
 /// A model's wish to have a tool called.
 public struct ToolCall: Sendable, Codable, Equatable {
-    /// By which its result refers to it.
+    /// The id by which its result refers to it.
     public var id: String
     public var name: String
     /// JSON as the model wrote it, which may be none.

@@ -243,7 +243,7 @@ public struct Turn: Sendable {
 
     // MARK: Tasks
 
-    /// A scope of its own for a child task: its steps are numbered apart from everybody else's.
+    /// A scope of its own for a child task: its steps are numbered separately from all others.
     ///
     /// Call it before the task starts; the first task that uses the scope owns it.
     public func scope(_ name: String) throws -> Turn { child(try scope.next(name)) }

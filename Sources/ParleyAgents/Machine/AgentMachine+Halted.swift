@@ -289,7 +289,7 @@ enum ProcessEnd {
 enum ParkReason: String {
     case crash, poison, work
 
-    /// Says that other turns ran in the process that ended. It does not name them: not everybody may know of every agent.
+    /// Says that other turns ran in the process that ended. It does not name them: not every reader may know of every agent.
     static func company(_ count: Int) -> String {
         guard count > 0 else { return "" }
         let who = count == 1 ? "the turn of another agent" : "turns of \(count) other agents"

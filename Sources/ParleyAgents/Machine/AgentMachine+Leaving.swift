@@ -75,7 +75,7 @@ extension AgentMachine {
         if isCurrent(epoch), canRest(view) { actions.append(.rest) } else { scheduleIdleCheck(view) }
     }
 
-    /// The agent has left memory: deliveries from here on reach the next activation.
+    /// The agent is passivated: deliveries from here on reach the next activation.
     mutating func rested() {
         if let run { actions.append(.fence(Passivated(), left: run.machine)) }
         phase = .gone

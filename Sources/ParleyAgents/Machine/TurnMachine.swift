@@ -290,7 +290,7 @@ extension TurnMachine {
         return actions
     }
 
-    /// No task has asked for a step of the journal: one may wait for something outside the turn, which comes again. In a cancelled turn, such a wait
+    /// No task has asked for a step of the journal: one may wait for something outside the turn, and asks later. In a cancelled turn, such a wait
     /// must end.
     private mutating func watchOutside() -> [Action] {
         guard !outside.isScheduled, outside.checks < OutsideWatch.checksMax || replay.hasCancellation else { return [] }

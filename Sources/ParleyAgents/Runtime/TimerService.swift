@@ -115,7 +115,7 @@ final class TimerService: Sendable {
         set(Timestamp(milliseconds: 0))
     }
 
-    /// There is no room to remember whom the timer is for: it fires again behind ``goOn()``.
+    /// There is no room to remember the timer's agent: it fires again behind ``goOn()``.
     func refused(_ timer: DueTimer, of id: ChannelID) {
         state.withLock { state in
             state.underWay.remove(timer.key(id))

@@ -101,7 +101,7 @@ package final class TurnMemory: Sendable {
         }
     }
 
-    /// Tells those whom `choose` has found room for, outside the lock.
+    /// Tells the turns that `choose` has found room for, outside the lock.
     private func letIn(_ choose: (inout State) -> [(Waiting, Share)]) {
         for (waiting, share) in state.withLock({ choose(&$0) }) { waiting.letIn(share) }
     }

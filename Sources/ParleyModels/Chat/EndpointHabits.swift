@@ -63,9 +63,9 @@ package final class EndpointHabits: Sendable {
 extension EndpointHabit {
     /// Returns the feature that the refusal of `request` is about, besides the known ones.
     ///
-    /// It goes by the names of the fields. Where a refusal names none and only says that there is a field too many, each of those that are not
-    /// everybody's is left out in turn. Messages in a row are put together on any refusal that has no other reason known here: chat templates give theirs
-    /// in words of their own.
+    /// It goes by the names of the fields. Where a refusal names none and only says that there is a field too many, each optional field is left out
+    /// in turn. Consecutive messages of a party are merged on any refusal that has no other reason known here: chat templates word theirs in their
+    /// own ways.
     static func found(
         in refusal: UpstreamError, _ failure: StepFailure, of request: ModelRequest, known: Set<EndpointHabit>
     ) -> EndpointHabit? {

@@ -4,9 +4,9 @@ internal import ParleySystem
 
 /// A reader that gets what is appended as server-sent events, until the stream ends or its time is up.
 ///
-/// Of a channel of text it gets text as long as that is what comes, see ``TextEvents``. The head of its answer says whether data is in
-/// Base64, so it is sent when the first data is known, or when there is none yet. Where text turns out to be none later, the answer ends; a
-/// reader that comes again for what is next gets that in Base64.
+/// On a channel of text it sends text as long as the data is text, see ``TextEvents``. The head of its answer says whether data is in Base64, so it
+/// is sent when the first data is known, or when there is none yet. Where text turns out to be none later, the answer ends; a reader that reconnects
+/// for the next data gets that in Base64.
 final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private(set) var form: EventFraming.Form
     /// The state in the last control event.
@@ -86,7 +86,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     override func begin(_ exchange: Exchange) {
         unanswered = exchange
         lastWrite = readers.loop.nowMilliseconds
-        // Spread, so that readers that came together do not all come again together.
+        // Spread, so that readers that came together do not all reconnect together.
         let spread = Double(readers.channels.world.random() % 1_000) / 10_000
         deadline = lastWrite + (readers.configuration.streamLifetime * (0.9 + spread)).milliseconds
         if form != .text {
@@ -172,7 +172,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         writeControl(.behind, view: .settled)
     }
 
-    /// Made where pages are read: megabytes would hold up everybody else on the loop.
+    /// Made where pages are read: megabytes would hold up all other readers on the loop.
     override var framing: (@Sendable (Page) -> PageEvents)? {
         let (form, cursor) = (form, cursor)
         guard form == .text else { return { PageEvents($0, as: form, cursor: cursor) } }
@@ -281,7 +281,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
             (exchange.responder.onClose, exchange.responder.onHalfClose) = (nil, nil)
             exchange.respond(Problem(error))
         } else {
-            stream?.abort()  // A clean end would say that all is well; a cut one lets the client come again.
+            stream?.abort()  // A clean end would say that all is well; a cut one lets the client reconnect.
         }
     }
 

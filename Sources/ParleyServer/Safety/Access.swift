@@ -29,7 +29,7 @@ package struct Access: Sendable {
         case token
     }
 
-    /// Whether it was shown with the request, rather than being everybody's.
+    /// Whether a credential came with the request; without keys there is none.
     var isShown: Bool {
         switch basis {
         case .key, .token: true
@@ -37,7 +37,7 @@ package struct Access: Sendable {
         }
     }
 
-    /// All rights, under this name, of everybody.
+    /// All rights, under this name, for every sender.
     static func everybody(_ name: String) -> Access {
         Access(name: name, account: name, expires: nil, token: nil, basis: .noKeys, only: nil)
     }

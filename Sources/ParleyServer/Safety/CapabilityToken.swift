@@ -220,7 +220,7 @@ struct SafetyName {
             })
         else { return nil }
         text = String(decoding: bytes, as: UTF8.self)
-        // With what is put behind it, it would read like an agent that writes, or like something else of the server's own.
+        // With a suffix, it would read like an agent that writes, or like something else of the server's own.
         guard !SafetyName.reserved.contains(text) else { return nil }
     }
 

@@ -2,7 +2,7 @@ internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
 
-/// Lets everybody have so many requests a second, and a burst of two seconds' worth: a bucket of tokens for each account.
+/// Allows each account so many requests a second, and a burst of two seconds' worth: a bucket of tokens for each.
 final class RateLimiter: Sendable {
     private let rate: TokenBucket.Rate
     /// Buckets of requests with a key or token, and of those without: however many of the latter there are, the former keep theirs.

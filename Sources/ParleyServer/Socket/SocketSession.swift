@@ -62,7 +62,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         socket.onDrain = { [unowned self] in resumeParked() }
         socket.onHalfClose = { [unowned self] in finished() }
         socket.onClose = { [self] in leave() }
-        // Spread, so that clients that came together do not all come again together.
+        // Spread, so that clients that came together do not all reconnect together.
         let spread = Double(context.channels.world.random() % 1_000) / 10_000
         deadline = loop.now + context.configuration.socketLifetime * (0.9 + spread)
         readers.add(self)

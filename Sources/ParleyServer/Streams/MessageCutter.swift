@@ -3,7 +3,7 @@ internal import ParleySystem
 
 /// Cuts the body of a JSON append into messages: the elements of an array, one level deep, or the one value it is.
 enum MessageCutter {
-    /// More would hold up the one writer, and so everybody: this many take it about 50 ms.
+    /// More would hold up the one writer, and so all clients: this many take it about 50 ms.
     static let messagesMax = 100_000
 
     /// - Returns: Where each message stands; none for `[]`.

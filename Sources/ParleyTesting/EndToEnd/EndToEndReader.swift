@@ -8,7 +8,7 @@ package final class EndToEndReader: Sendable {
         package var entries: [JSON] = []
         /// Where it resumes: the offset of the last control event.
         package var offset: String
-        /// Data whose control event has not come: not taken, because the same comes again after a break.
+        /// Data whose control event has not come: not taken, because it is sent again after a break.
         var pending: [JSON] = []
         /// The status of the connection's answer; 0 while there is none.
         package var status = 0

@@ -209,7 +209,7 @@ extension SimulatedWeek {
         guard chance(3) else { return }
         let steps = [-600_000, -5_000, -700, 700, 90_000, 3_600_000]
         later(pause()) { [self] in
-            // It would cut short the time that everybody has for what is left to do.
+            // It would cut short the time for what is left to do.
             guard !isEnding else { return }
             let step = Duration.milliseconds(steps.randomElement(using: &random)!)
             latest = max(latest, process.world.now)
@@ -469,7 +469,7 @@ extension SimulatedWeek {
 // MARK: - The end
 
 extension SimulatedWeek {
-    /// Everybody does what is left to do, everything is judged, everything is deleted, and nothing may be left.
+    /// All clients do what is left to do, everything is judged, everything is deleted, and nothing may be left.
     private func finish() throws {
         isEnding = true
         process.crash.spare()

@@ -193,7 +193,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         }
     }
 
-    /// When everybody has had time for everything, everything is acked.
+    /// Once there was time for everything, everything is acked.
     func checkEnd() {
         guard isThere else { return }
         let links = links()
