@@ -16,7 +16,7 @@ struct Stepper: Agent {
     }
 }
 
-/// So many tokens at so many a second.
+/// A number of tokens, and how many a second.
 struct Speech: Codable, Sendable {
     var tokens: Int
     var rate: Int

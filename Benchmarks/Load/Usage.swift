@@ -11,7 +11,7 @@ struct Usage {
         Usage(processor: left.processor - min(left.processor, right.processor))
     }
 
-    /// Of `pid` and the processes it has forked.
+    /// The usage of `pid` and the processes it has forked.
     init(of pid: Int32) {
         for process in [pid] + Usage.children(of: pid) {
             for task in Usage.entries("/proc/\(process)/task") {

@@ -34,7 +34,7 @@ final class DeclaredAgents: Sendable {
     }
 
     static let usualFolder = "./agents"
-    /// That folder, if there is one.
+    /// The usual folder, if there is one.
     static var existingFolder: String? { FileManager.default.fileExists(atPath: usualFolder) ? usualFolder : nil }
 
     /// Refuses a folder that was named and is not there: without it the node would start with no agents, and be silent about it.

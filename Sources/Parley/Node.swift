@@ -35,7 +35,7 @@ package final class Node: Sendable {
     /// Opens the folder, takes up what was unfinished, and listens.
     ///
     /// - Parameters:
-    ///   - agents: Agents written in Swift. Those declared in the agents folder come beside them; of one kind, the Swift one counts.
+    ///   - agents: Agents written in Swift. Those declared in the agents folder are added; where both declare a kind, the Swift one counts.
     ///   - report: Gets lines for a person: mistakes in agent files, what was started.
     /// - Throws: ``ConfigurationError`` or `LogError` with a remedy; nothing runs then.
     package init(
@@ -145,7 +145,7 @@ package final class Node: Sendable {
     /// Whether agents of the kind take a message's text.
     func takesText(_ kind: String) -> Bool { !dataKinds.contains(kind) }
 
-    /// Where those files are; `nil`: nowhere.
+    /// The folder of the agent files; `nil`: none.
     var agentsFolder: String? { declared.folder }
 
     /// Why the models of those agents cannot be used.

@@ -11,7 +11,7 @@ final class NodeServices: NodeHost {
     /// The kinds that are written in Swift.
     private let written: [String]
     private let log: RocksLog
-    /// By agent and cause: turns that failed and have been logged.
+    /// Turns that failed and have been logged, by agent and cause.
     private let failing = Mutex<Set<String>>([])
     private static let failingMax = 10_000
 

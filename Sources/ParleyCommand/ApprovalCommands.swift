@@ -24,7 +24,7 @@ enum DenyCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus { try ApprovalChoice.send("deny", arguments) }
 }
 
-/// Which approval is meant.
+/// The choice of an approval.
 enum ApprovalChoice {
     static let options: [CommandOption] = [.value("args-sha256"), .value("reason"), .value("key"), .value("server")]
 

@@ -31,7 +31,7 @@ final class Follower: Sendable {
     /// A piece of a channel.
     enum Entry: Sendable {
         case json(JSON)
-        /// Of a channel of text: an append, in pieces that may be cut anywhere.
+        /// An append to a channel of text, in pieces that may be cut anywhere.
         case text(Bytes)
     }
 

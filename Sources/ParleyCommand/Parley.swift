@@ -165,7 +165,7 @@ struct Arguments {
         (command.options + common).map { "--\($0.name)" }.joined(separator: ", ")
     }
 
-    /// The option's value; of several the last one.
+    /// The option's value; the last one if it was given several times.
     subscript(option: String) -> String? { values[option]?.last }
     func all(_ option: String) -> [String] { values[option] ?? [] }
     func has(_ option: String) -> Bool { values[option] != nil }

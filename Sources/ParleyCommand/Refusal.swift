@@ -111,7 +111,7 @@ struct Refusal {
         ("Content-Type is", "--type is"), ("Content-Type", "content type"),
     ]
 
-    /// The server's words with names as they are typed: of options, and of the channel that it is about.
+    /// The server's words with the names of options, and of the request's channel, as they are typed.
     private func typed(_ said: String) -> String {
         var said = Refusal.options.reduce(said) { $0.replacing($1.0, with: $1.1) }
         // A parameter of a query has the option's name.

@@ -51,7 +51,7 @@ enum StatusView {
     private static let undecidedMax = 10
 
     /// - Parameters:
-    ///   - entries: Those that nothing has been decided about.
+    ///   - entries: Those that are not decided yet.
     ///   - trace: The newest turn and the server's time, unless a turn is open.
     static func lines(_ status: JSON, undecided entries: [JSON], lastTurn trace: JSON?) -> [String] {
         let agent = Refusal.agent(status["agent"]?.string ?? "")

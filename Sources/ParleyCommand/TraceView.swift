@@ -73,7 +73,7 @@ struct TraceView {
         return words.joined(separator: "  ")
     }
 
-    /// An error in words; its code alone where it stands at one of these steps, or below one.
+    /// An error in words; its code alone where one of these steps, or a step below one, already shows it.
     private static func text(ofError error: JSON, above steps: [JSON]) -> String {
         steps.contains { shows(error, $0) } ? error["code"]?.string ?? "failed" : text(ofError: error)
     }
@@ -84,7 +84,7 @@ struct TraceView {
             || (step["steps"]?.array ?? []).contains { shows(error, $0) }
     }
 
-    /// Of an approval that has ended: its record says more of how than the step's error.
+    /// The record of an ended approval: it explains the end better than the step's error.
     private static func approval(of step: JSON) -> JSON? { step["state"] == "open" ? nil : step["approval"] }
 
     private static func paths(_ step: JSON) -> [String] {

@@ -193,8 +193,8 @@ final class TurnView: Sendable {
         state.isInLine = bytes.last != UInt8(ascii: "\n")
     }
 
-    /// Says something beside the answer. Where both appear it gets a line of its own, and the answer continues on the next one; in a file of its
-    /// own the answer's line continues.
+    /// Prints a line beside the answer. Where both appear it gets a line of its own, and the answer continues on the next one; in a file of its own
+    /// the answer's line continues.
     private func note(_ text: TerminalText, _ state: inout State) {
         guard Terminal.isOneStream else { return Terminal.error(text) }
         Terminal.error((state.isInLine ? "\n" : "") + text)

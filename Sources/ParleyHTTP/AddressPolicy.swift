@@ -1,10 +1,10 @@
 internal import Glibc
 internal import ParleySystem
 
-/// Which addresses an outgoing call may connect to.
+/// Decides to which addresses an outgoing call may connect.
 ///
-/// It is asked about the address that is really connected to, once the name has been resolved. So a name that stands for an address inside
-/// does not get by, nor one that stands for another address the second time it is asked (DNS rebinding), nor an unusual spelling of a number.
+/// It is asked about the address that is really connected to, once the name has been resolved. So a name that resolves to an address inside is
+/// refused, and so is one that resolves to another address the second time (DNS rebinding), nor an unusual spelling of a number.
 package enum AddressPolicy: Sendable {
     /// Any address, and proxies as the environment names them.
     case any
@@ -71,8 +71,8 @@ package enum IPAddress: Sendable, Hashable {
         }
     }
 
-    /// Whether it belongs to the public Internet: none of the special-purpose addresses of RFC 6890 and its registries, nor a form of
-    /// IPv6 that stands for one of them.
+    /// Whether it belongs to the public Internet: none of the special-purpose addresses of RFC 6890 and its registries, nor a form of IPv6 that
+    /// represents one of them.
     package var isPublic: Bool {
         switch self {
         case .v4: return !IPAddress.special.contains { $0.contains(self) }

@@ -209,8 +209,8 @@ extension CurlCall {
         parley_curl_set_pointer(easy, CURLOPT_CLOSESOCKETDATA, Unmanaged.passUnretained(transport).toOpaque())
         if isGuarded || !request.usesProxy || (try? OutgoingURL(request.url))?.isLoopback == true { set(CURLOPT_PROXY, "") }
         let context = Unmanaged.passUnretained(self).toOpaque()  // As for the other callbacks.
-        // Before anything is sent to an address that is refused, not even a SYN. Of those that are not refused too, because libcurl would leave the
-        // socket to every process that is started meanwhile: the peer would not hear that the connection was closed.
+        // Refused addresses are caught before anything is sent to them, not even a SYN. The sockets of allowed ones are made here too, because
+        // libcurl would leave them to every process that is started meanwhile: the peer would not hear that the connection was closed.
         parley_curl_set_opensocket(easy) { context, _, address in
             let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
             var bytes = Bytes(repeating: 0, count: 16)
@@ -249,7 +249,7 @@ extension CurlCall {
     private func set(_ option: CURLoption, _ value: Int) { parley_curl_set_long(easy, option, value) }
     private func set(_ option: CURLoption, _ value: String) { value.withCString { _ = parley_curl_set_pointer(easy, option, $0) } }
 
-    /// The URL as it may stand in messages: without user information and query.
+    /// The URL as messages may show it: without user information and query.
     private static func withoutSecrets(_ url: String) -> String {
         let path = url.prefix { $0 != "?" && $0 != "#" }
         guard let schemeEnd = path.firstRange(of: "://")?.upperBound else { return String(path) }
@@ -262,7 +262,7 @@ extension CurlCall {
 // MARK: The answer
 
 extension CurlCall {
-    /// Takes a line of a head: of the answer itself, of a `1xx` before it or of trailers behind it.
+    /// Takes a line of a head: the answer's own, that of a `1xx` before it or a trailer behind it.
     private func received(line: UnsafeRawBufferPointer) -> Bool {
         guard !isCancelled else { return false }
         // A head that trickles in is not yet an answer, and does not extend the time within which that has to begin.

@@ -12,7 +12,7 @@ package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // 
     private let multi: OpaquePointer
     private var calls: [UnsafeMutableRawPointer: CurlCall] = [:]
     private var watches: [Int32: DescriptorWatch] = [:]
-    /// Of connections that are kept, those on which nothing may come before the next request is sent.
+    /// The kept connections on which nothing may come before the next request is sent.
     private var idle: Set<Int32> = []
     private var timer: LoopTimer?
     /// libcurl does not allow handles to be added or removed while it calls us.

@@ -4,7 +4,7 @@ internal import ParleySystem
 
 /// One connection of a server: reads requests, hands them to the handler and sends the answers in order.
 ///
-/// There are many that only wait: its properties stand in an order that leaves no gaps.
+/// There are many that only wait: the order of its properties leaves no gaps.
 final class HTTPConnection {
     let listener: HTTPListener
     var loop: EventLoop { listener.loop }
@@ -21,7 +21,7 @@ final class HTTPConnection {
     /// Whether it has had its share of this tick, and reads on in the next one.
     private var hasReadItsShare = false
     var closesAfterFlush = false
-    /// Where the listener keeps it.
+    /// Its index in the listener's list.
     var slot = -1
 
     let handle: UnsafeMutablePointer<uv_tcp_t>
@@ -68,7 +68,7 @@ final class HTTPConnection {
     static let crowdedOutputBytesMax = 2 << 10
     /// An answer may hold as much stored data as one request may have: at most this many such answers are made for a connection at a time.
     private static let largeCountMax = 4
-    /// So many requests that came together are served together, whatever others wait for.
+    /// The number of requests that came together and are served together, whatever others wait for.
     private static let togetherCount = 4
     /// The bytes that the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
     /// that has stopped reading. Bytes in flight that are not acknowledged do not count, so a long line stays full.
@@ -367,7 +367,7 @@ extension HTTPConnection {
         listener.handler.handle(request, responder)
     }
 
-    /// Answers behind the answers still open, and then closes: where the next request would start is unknown.
+    /// Answers behind the answers still open, and then closes: the start of the next request is unknown.
     private func reject(_ problem: Problem, _ head: HTTPRequestHead? = nil) {
         reject(problem, listener.handler.refused(problem, head))
     }

@@ -91,7 +91,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     /// Whether so much waits that a connection gets no further before it has taken its own.
     var isCrowded: Bool { waitingBytes > configuration.waitingBytesMax }
 
-    /// Where the next piece of input goes. When much waits, it is a small one, because most of it may have to wait as well.
+    /// The buffer for the next piece of input. When much waits, it is a small one, because most of the input may have to wait as well.
     var inputBuffer: uv_buf_t { isCrowded ? uv_buf_init(readBuffer.base, UInt32(min(readBuffer.len, HTTPListener.crowdedReadBytes))) : readBuffer }
 
     private static let crowdedReadBytes = 4 << 10
@@ -171,8 +171,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         connection.start()
     }
 
-    /// libuv tries again at once, and does nothing else until it has taken all that wait; without a descriptor that would be for ever, with every
-    /// connection of the loop standing still. So one is given up for those that wait: of a peer that has asked for nothing yet, if there is one.
+    /// libuv tries again at once, and does nothing else until it has accepted all that wait; without a descriptor that would be for ever, with every
+    /// connection of the loop standing still. So one connection is given up for those that wait: that of a peer that has asked for nothing yet, if
+    /// there is one.
     private func cannotAccept(_ status: Int32) {
         if milliseconds >= nextComplaint {
             nextComplaint = milliseconds + HTTPListener.complaintMilliseconds

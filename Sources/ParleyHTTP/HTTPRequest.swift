@@ -27,7 +27,7 @@ package final class HTTPRequest: Sendable {
 
     package var target: String { head.target }
 
-    /// The path as it came, percent-encoded, without the query; of an absolute target the part behind the authority.
+    /// The path as it came, percent-encoded, without the query; for an absolute target, the part behind the authority.
     package var path: String { pathUTF8.text }
 
     /// The same without a copy, for routers.

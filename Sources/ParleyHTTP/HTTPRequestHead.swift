@@ -23,8 +23,8 @@ package struct HTTPRequestHead: Sendable {
     package var method: String { text(0..<Int32(methodEnd)) }
     /// The request target as it came: usually a path with a query.
     package var target: String { text(Int32(methodEnd + 1)..<Int32(targetEnd)) }
-    /// The host and port that the request is addressed to: those in its target, where that is a URL, and then `Host` says nothing (RFC 9112,
-    /// section 3.2.2); else what `Host` says, which HTTP/1.0 may leave out.
+    /// The host and port that the request is addressed to: those in its target, where that is a URL, and then `Host` is ignored (RFC 9112, section
+    /// 3.2.2); else those in `Host`, which HTTP/1.0 may leave out.
     package var authority: String? { targetAuthority.map { bytes[$0].text } ?? header("Host") }
     package var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
 
@@ -66,7 +66,7 @@ package struct HTTPRequestHead: Sendable {
     /// All fields in their order, names as they came.
     package var headers: [(name: String, value: String)] { fields.map { (text($0.name), text($0.value)) } }
 
-    /// Where the authority of a target in absolute form (`http://host/path`) stands; `nil` for one in another form.
+    /// The range of the authority of a target in absolute form (`http://host/path`); `nil` for one in another form.
     var targetAuthority: Range<Int>? {
         let target = bytes[methodEnd + 1..<targetEnd]
         guard target.first != UInt8(ascii: "/") else { return nil }

@@ -7,7 +7,7 @@ package import ParleySystem
 package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loop only.
     enum Framing: Equatable {
         case chunked, untilClose
-        /// So many bytes are still to come.
+        /// This many bytes are still to come.
         case announced(Int)
         /// Writes are not sent.
         case none
@@ -54,7 +54,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Whether all peers of the loop together have so much to take that each may have little waiting.
     package var isCrowded: Bool { responder?.connection?.listener.isCrowded ?? false }
 
-    /// Behind a 101: whether so much has been done with input that others must have their turn before more is.
+    /// Behind a 101: whether enough input has been processed that other connections must have their turn first.
     package var mustYield: Bool { responder?.connection?.isSliceOver ?? false }
 
     /// Behind a 101: delivers the input that was not taken again, in its turn.
@@ -63,7 +63,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Calls `onDrain` when the peer has taken something, even where the queue has been low all the time.
     package func awaitDrain() { wasAboveLowWater = true }
 
-    /// Behind a 101: the peer has said its last, so the connection may close as soon as what is queued has been sent.
+    /// Behind a 101: the peer has ended its side, so the connection may close as soon as what is queued has been sent.
     package func inputEnded() { responder?.inputEnded() }
 
     /// Queues what `build` appends, without a buffer in between, and then `shared`, which is not copied when it is large.

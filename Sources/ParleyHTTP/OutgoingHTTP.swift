@@ -14,7 +14,7 @@ package struct OutgoingRequest: Sendable {
     package var firstByteTimeout: Duration?
     /// Whether an answer that comes compressed, though the request did not ask for that, is decoded.
     package var decodesContent = false
-    /// Which addresses may be connected to.
+    /// The addresses that may be connected to.
     package var addresses = AddressPolicy.any
     /// Whether proxies that the environment names are used; never with ``AddressPolicy/publicOnly``.
     package var usesProxy = true

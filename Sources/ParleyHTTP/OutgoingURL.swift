@@ -6,7 +6,7 @@ package struct OutgoingURL: Sendable {
     package let scheme: String
     /// Without the brackets of an IPv6 address.
     package let host: String
-    /// Scheme, host and, where it is not the usual one, port: the part that may stand in logs.
+    /// Scheme, host and, where it is not the usual one, port: the part that may be logged.
     package let origin: String
     package let hasCredentials: Bool
     package let hasFragment: Bool

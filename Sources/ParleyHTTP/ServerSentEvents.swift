@@ -86,7 +86,7 @@ package struct ServerSentEventParser: Sendable {
 
     private mutating func endLine(_ visit: (ServerSentEvent) -> Void) throws(ServerSentEventError) {
         defer { line.removeAll(keepingCapacity: true) }
-        // The mark may stand at the beginning only; servers that write each event with a writer of its own have one before each.
+        // The byte order mark is allowed at the beginning only; servers that write each event with a writer of its own have one before each.
         if line.starts(with: [0xEF, 0xBB, 0xBF]) { line.removeFirst(3) }
         guard !line.isEmpty else { return dispatch(visit) }
         guard line[0] != UInt8(ascii: ":") else { return }

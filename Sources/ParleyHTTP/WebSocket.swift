@@ -260,8 +260,8 @@ extension WebSocket {
         return keys[0]
     }
 
-    /// Whether it stands for 16 bytes, in either alphabet, with padding or without, and whatever the bits are that are left over: it is no
-    /// secret, but given back as it came.
+    /// Whether it encodes 16 bytes, in either alphabet, with padding or without, and whatever the left-over bits are: it is no secret, but given back
+    /// as it came.
     private static func isKey(_ text: String) -> Bool {
         var digits = Bytes(text.utf8)
         if digits.count == 24, digits.suffix(2).allSatisfy({ $0 == UInt8(ascii: "=") }) { digits.removeLast(2) }

@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// Where batches become durable, and where what they wrote is read back.
+/// Makes batches durable, and reads them back.
 ///
 /// The embedded node syncs RocksDB's write-ahead log; a clustered one would commit the same batches to a replicated log first; the
 /// in-memory twin serves tests and the simulator. All pass one contract suite. Everything above is the same code.

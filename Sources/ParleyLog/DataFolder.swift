@@ -47,10 +47,10 @@ package final class DataFolder: Sendable {
 
     deinit { close(lock) }
 
-    /// Where the log is.
+    /// The path of the log.
     package var logPath: String { "\(path)/log" }
 
-    /// Where the keys are that notifications of subscriptions are signed with.
+    /// The folder of the keys that sign notifications of subscriptions.
     package var signingKeysPath: String { "\(path)/signing-keys" }
 
     /// Makes sure that the disk, the quota and the limits of the process allow a file of this size.
@@ -193,7 +193,7 @@ extension DataFolder {
 }
 
 extension LogError {
-    /// Of a failed system call, with the system's reason.
+    /// The error of a failed system call, with the system's reason.
     init(_ code: Code, _ said: String, _ reason: CInt) {
         let remedy =
             switch reason {

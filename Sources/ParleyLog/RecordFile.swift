@@ -76,7 +76,7 @@ struct RecordFile {
         return try isTorn(piece, before: end) ? .cut(at: record) : .damaged(at: piece.place)
     }
 
-    /// Where the record that begins here ends, by what its pieces say; of one that is not complete, where the file does.
+    /// The end of the record that begins here, by the lengths of its pieces; for an incomplete one, the end of the file.
     private func end(ofRecordAt record: Int) throws(LogError) -> Int {
         var end: Int?
         _ = try walk(blocks: (record / RecordFile.blockBytes)..<blockCount) { piece in
@@ -95,7 +95,7 @@ struct RecordFile {
         return zeros < end && byteCount - zeros >= RecordFile.zerosMin
     }
 
-    /// Where the zeros begin with which the file ends.
+    /// The start of the zeros with which the file ends.
     private func startOfZeros() throws(LogError) -> Int {
         for index in (0..<blockCount).reversed() {
             if let last = try block(index).lastIndex(where: { $0 != 0 }) { return index * RecordFile.blockBytes + last + 1 }
@@ -219,7 +219,7 @@ struct RecordFile {
                 || sum.differsByOneBit(from: checksum, count: checked.count)
         }
 
-        /// Whether the checksum is that of what stands here, up to another end.
+        /// Whether the checksum matches the bytes here, up to another end.
         var isWholeWithAnotherLength: Bool {
             guard hasHeader else { return false }
             var sum = CRC32C()

@@ -81,7 +81,7 @@ extension Batch {
 extension Family {
     /// The common prefix of all keys of one channel, behind the number of the family; `nil` for a shorter key.
     fileprivate func place(of key: UnsafeRawBufferPointer) -> Bytes? {
-        // In the families that are not by channel, the mark of a kind of rows stands before its number.
+        // In the families that are not by channel, the mark of a kind of rows comes before its number.
         let count = RocksOptions.prefixBytes + (hasPrefix ? 0 : 1)
         return key.count < count ? nil : [rawValue] + key.prefix(count)
     }

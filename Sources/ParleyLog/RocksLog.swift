@@ -168,7 +168,7 @@ extension RocksLog {
         return numbered.sorted { $0.0 < $1.0 }.map(\.1)
     }
 
-    /// Where the write-ahead log has a wrong checksum: RocksDB does not always say so.
+    /// The place of a wrong checksum in the write-ahead log: RocksDB does not always report it.
     fileprivate static func firstDamage(_ path: String) -> (file: String, place: Int)? {
         for name in writeAheadFiles(path) {
             let file = "\(path)/\(name)"
@@ -187,7 +187,7 @@ extension LogError {
             if !text.contains(path), let (file, place) = RocksLog.firstDamage(path) {
                 self.init(damaged: file, at: place)
             } else {
-                // RocksDB blames the list of all files for what it meets in one of them; of the list's own damage most was found before it was opened.
+                // RocksDB blames the list of all files for damage in one of them; most damage of the list itself was found before it was opened.
                 let isTable = text.contains("/MANIFEST-")
                 let place = isTable ? ". What is damaged is probably a table that the manifest lists, one of the .sst files" : ""
                 self.init(.damaged, "\(said)\(place). \(LogError.restore)")

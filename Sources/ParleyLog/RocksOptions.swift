@@ -2,7 +2,7 @@ internal import CRocksDB
 
 /// How RocksDB is set up. The constants were chosen with 200-byte messages over 1 to 1,000,000 channels, two cores and an SSD.
 final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alone.
-    /// Of the database, and of the families whose keys do not begin with a channel.
+    /// The options of the database, and of the families whose keys do not begin with a channel.
     let main: OpaquePointer
     private let byChannel: OpaquePointer
     private let big: OpaquePointer
@@ -70,7 +70,7 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         rocksdb_options_set_db_write_buffer_size(options, RocksOptions.memtableBytes)
         // One flush and one compaction: they share the cores with the server.
         rocksdb_options_set_max_background_jobs(options, 2)
-        // Tables go to the disk as they are written: written all at once, 64 MB stand before the next sync of the write-ahead log.
+        // Tables go to the disk as they are written: written all at once, 64 MB would precede the next sync of the write-ahead log.
         rocksdb_options_set_bytes_per_sync(options, 1 << 20)
         rocksdb_options_set_max_open_files(options, 1_000)
         // By default the kernel is told that tables are read at random, and then it reads nothing ahead for a reader that catches up.

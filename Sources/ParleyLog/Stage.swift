@@ -20,7 +20,7 @@ package struct Stage {
     private(set) var ownership: PartitionOwnership
     /// Partitions by which whatever is being staged was decided, or to which it writes.
     private(set) var concerned = PartitionSet()
-    /// Counts what is staged: of a value and a deleted range the later one holds.
+    /// Counts the staged operations: between a value and a deleted range, the later one holds.
     private var step = 0
     private var undo: [Undo] = []
 
@@ -157,7 +157,7 @@ private struct DeletedRange {
 
 /// Ranges that were deleted, by what all keys of the range begin with: a commit may remove a thousand channels, with several ranges each.
 private struct DeletedRanges {
-    /// Where a range is kept; `nil` among those whose keys have too little in common.
+    /// The place of a range; `nil` among those whose keys have too little in common.
     typealias Place = Bytes?
 
     private var byPrefix: [Bytes: [DeletedRange]] = [:]

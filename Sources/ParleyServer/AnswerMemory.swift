@@ -20,7 +20,7 @@ struct AnswerMemory: Sendable {
     static let uncountedBytes = 2 << 10
     /// A larger one can hardly be made short: one message, or a record of one step.
     private static let shortenedBytesMax = 1 << 20
-    /// Where a short answer ends.
+    /// The size of a short answer.
     static let shortBytes = 8 << 10
 
     init(bytesMax: Int) { budget = MemoryBudget(bytesMax: bytesMax) }

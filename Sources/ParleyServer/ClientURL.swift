@@ -4,7 +4,7 @@ internal import ParleySystem
 
 /// This server's address as the client sees it: the beginning of the URLs in answers.
 ///
-/// Behind a proxy that names them, by the proxy's scheme and host. Of several proxies each adds its own to the list, so the first is the client's.
+/// Behind a proxy that names them, by the proxy's scheme and host. Each of several proxies adds its own to the list, so the first is the client's.
 /// Values that cannot begin a URL are ignored.
 struct ClientURL {
     let scheme: String

@@ -10,9 +10,9 @@ struct Exchange: Sendable {
     let responder: HTTPResponder
     /// The fields that let pages of other origins read the answer.
     var corsHeaders: [HeaderField]
-    /// Where a refusal is counted.
+    /// The counter of refusals.
     var refusals: RefusalCounter?
-    /// Where what it is answered is counted.
+    /// The memory that its answer counts against.
     var answers: AnswerMemory?
     /// The sender and its rights.
     var access = Access.none

@@ -29,7 +29,7 @@ package struct ServerConfiguration: Sendable {
     package var readersPerLoopMax = 10_000
     /// Live readers of one account on all loops together; more are answered 429 `too_many_readers`. `nil`: half of all, and 64 at least.
     package var readersPerAccountMax: Int?
-    /// Where one answer of a catch-up read ends: after the entry that passes it.
+    /// The size at which an answer of a catch-up read ends: after the entry that passes it.
     package var pageBytes = 256 << 10
     /// A stream of events with more than this unsent waits until the peer has taken it.
     package var unsentBytesMax = 16 << 10

@@ -8,9 +8,9 @@ internal import Synchronization
 /// Counts the connections and the bytes that they hold.
 struct ConnectionCounters {
     var open = 0
-    /// Of requests until they are answered.
+    /// Bytes of requests until they are answered.
     var requestBytes = 0
-    /// Of answers that wait to be sent, and of input behind them.
+    /// Bytes of answers that wait to be sent, and of input behind them.
     var waitingBytes = 0
 }
 
@@ -85,7 +85,7 @@ final class ServerContext: Sendable {
     /// Whose share of a limit a request counts against.
     func account(of exchange: Exchange) -> String { exchange.account }
 
-    /// Runs `body` on the exchange's loop, unless what the request showed is not good any more by then: that is answered.
+    /// Runs `body` on the exchange's loop, unless the request's credential is no longer valid by then: the exchange is answered with that.
     func answer(_ exchange: Exchange, _ body: @escaping @Sendable () -> Void) {
         exchange.onLoop { [self] in
             if let problem = authenticator.problem(with: exchange.access) { return exchange.respond(problem) }
@@ -144,7 +144,7 @@ final class ServerContext: Sendable {
 
     /// Calls `body` on the exchange's loop with the tail of the channel, whichever node owns it, or answers that there is none.
     ///
-    /// - Parameter offset: Where its reader wants to begin.
+    /// - Parameter offset: The offset at which its reader wants to begin.
     func withTail(
         _ name: StreamName, reaching offset: UInt64, _ exchange: Exchange, _ body: @escaping @Sendable (any Tail) -> Void
     ) {

@@ -26,7 +26,7 @@ final class BlockingPool: Sendable {
     private static let patience = Duration.seconds(10)
 
     /// - Parameters:
-    ///   - name: Of the threads.
+    ///   - name: The name of the threads.
     ///   - shareMax: How many of them one owner has at most.
     init(name: String, threadsMax: Int, shareMax: Int) {
         (self.name, self.threadsMax, self.shareMax) = (name, threadsMax, shareMax)

@@ -13,12 +13,12 @@ package enum Heap {
     /// Returns freed memory to the system within about a quarter of a second, by a thread of the allocator's own.
     ///
     /// By default it is returned after ten seconds, and only while others allocate: the memory of a burst would stay with a process that is quiet
-    /// afterwards. Of the 74 MiB that a thousand readers cost which had stopped reading, 30 were of that kind.
+    /// afterwards. A thousand readers that had stopped reading cost 74 MiB, of which 30 were of that kind.
     ///
     /// A piece larger than 8 MiB has an arena of its own, from which it would be returned at once: a request of 10 MB, which needs such pieces
     /// several times, took four times as long as ten of 1 MB, most of it in the kernel.
     package static func givesBackSoon() {
-        write("arenas.dirty_decay_ms", decayMilliseconds)  // Of arenas that are still to come.
+        write("arenas.dirty_decay_ms", decayMilliseconds)  // For arenas that are still to come.
         dallocx(mallocx(largeBytes, 0), 0)  // Makes the arena of large pieces. The compiler would leave out malloc and free.
         for arena in 0..<read("arenas.narenas", UInt32(0)) where read("arena.\(arena).initialized", false) {
             write("arena.\(arena).dirty_decay_ms", decayMilliseconds)

@@ -63,11 +63,11 @@ extension JSON {
         return members.indices.contains { index in members[..<index].contains { $0.name.hasSameBytes(as: members[index].name) } }
     }
 
-    /// Where the names of an object's members stand.
+    /// The places of an object's members, by name.
     struct MemberNames {
         private var places: [TextKey: Int]?
 
-        /// The place of a member in `members`, all of which have been asked for before; `nil` when the name is new and will stand last.
+        /// The place of a member in `members`, all of which have been asked for before; `nil` when the name is new and will be last.
         mutating func place(of name: String, in members: [Member]) -> Int? {
             if members.count < fewMembers { return members.firstIndex { $0.name.hasSameBytes(as: name) } }
             if places == nil {

@@ -116,7 +116,7 @@ final class LanePool: Sendable {
                 state.idle += 1
                 return false
             }
-            // Those that were stuck have come back.
+            // The stuck threads have come back.
             state.threads -= 1
             return true
         }

@@ -153,7 +153,7 @@ private struct SortedTable: Sendable {
         }
     }
 
-    /// Where the first pair lies whose key is not below `key`; may be the end of a chunk.
+    /// The place of the first pair whose key is not below `key`; may be the end of a chunk.
     private func lowerBound(_ key: Bytes) -> (chunk: Int, index: Int) {
         let after = SortedTable.firstIndex(chunks.count) { SortedTable.precedes(key, chunks[$0][0].key) }
         guard after > 0 else { return (0, 0) }

@@ -11,7 +11,7 @@ package final class SimulatedWorld: World {
         var random: SplitMix64
         /// Work by lane; in an order that follows from the seed, so that a choice by number is the same in every run.
         var lanes: [HeldLane] = []
-        /// Where each lane is: there may be thousands.
+        /// The index of each lane: there may be thousands.
         var places: [UInt64: Int] = [:]
         var timers: [SimulatedTimer] = []
         var pumps: [@Sendable () -> Bool] = []

@@ -7,7 +7,7 @@ internal import ParleySystem
 struct SimulationAgentState {
     struct OpenStep {
         var kind: String
-        /// For a wait: of the signal. A step that follows a channel waits for none.
+        /// The name of the signal that a wait is for. A step that follows a channel waits for none.
         var name: String
         var isFollow: Bool
         /// Neither a cancel nor an interrupt reaches it.

@@ -15,7 +15,7 @@ final class SimulationClient: Sendable {
         case cancel
         /// As sent by an operator who does not know that nothing is halted.
         case resume
-        /// Of the approval that was asked for last.
+        /// The decision on the approval that was asked for last.
         case decide(isApproved: Bool)
         case signal(String)
         case createAgent
@@ -44,9 +44,9 @@ final class SimulationClient: Sendable {
 
     /// A condition under which an entry counts.
     enum Condition: Sendable {
-        /// That the turn that began last when it was sent is in flight.
+        /// The turn that was the last to begin when the entry was sent is in flight.
         case turn
-        /// That nothing came in between.
+        /// No entry came in between.
         case offset
     }
 

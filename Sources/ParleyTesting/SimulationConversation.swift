@@ -36,7 +36,7 @@ struct SimulationConversation {
     }
 
     private struct Part {
-        /// Where it stands; `nil` for what a model wrote, 0 for the turn's input.
+        /// Its offset; `nil` for a model's text, 0 for the turn's input.
         var offset: UInt64?
         var text: String
     }

@@ -5,7 +5,7 @@ internal import Synchronization
 
 /// The hardships of a process besides its death: reads that fail once, and an orderly end.
 package struct SimulationHardships: Sendable {
-    /// Which reads of what agents keep in the log fail, by number, counted since the process has started.
+    /// The reads of agents' data in the log that fail, by number, counted since the process has started.
     package var failingReads: Set<Int> = []
     /// How many names of agents that wait for room are remembered.
     package var waitingMax = AgentRuntime.waitingMax

@@ -38,7 +38,7 @@ package final class SimulatedModel: Model {
         return stream
     }
 
-    /// Which tools the answer calls: the same for the same request.
+    /// The tools that the answer calls: the same for the same request.
     private static func calls(_ request: ModelRequest) -> [ToolCall] {
         let results = request.messages.count { $0.role == .tool }
         guard !request.tools.isEmpty, results < 5 else { return [] }

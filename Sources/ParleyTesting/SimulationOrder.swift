@@ -57,7 +57,7 @@ struct SimulationOrder {
             || entry.type == "step.failed" && (code == "interrupted" || code == "cancelled") && entry.body["final"] == true
     }
 
-    /// An interrupt or cancel for this turn that stands before `end`, which ends otherwise than by it.
+    /// An interrupt or cancel for this turn that comes before `end`, which ends otherwise than by it.
     private func stop(
         _ state: SimulationAgentState, before end: SimulationHistory.Entry, at index: Int
     ) -> SimulationHistory.Entry? {
@@ -88,7 +88,7 @@ struct SimulationOrder {
         entries[index...].prefix { $0.at == end.at }.contains { $0.type == "turn.started" && $0.turn == input.offset }
     }
 
-    /// The offset of the input whose receipt stands in the batch of `end`.
+    /// The offset of the input whose receipt is in the batch of `end`.
     private func control(behind end: SimulationHistory.Entry, at index: Int) -> UInt64? {
         entries[..<index].reversed().prefix { $0.at == end.at }.first { $0.type == "receipt" && $0.turn == end.turn }?.decides
     }

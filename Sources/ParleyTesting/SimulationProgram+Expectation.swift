@@ -51,7 +51,7 @@ extension SimulationProgram {
         }
     }
 
-    /// The data of the program's `emit` entries that stand in no task of their own: their order is fixed.
+    /// The data of the program's `emit` entries that are in no task of their own: their order is fixed.
     package var emits: [JSON] { SimulationProgram.emits(operations).sorted { $0.text < $1.text } }
 
     private static func emits(_ operations: [Operation]) -> [JSON] {

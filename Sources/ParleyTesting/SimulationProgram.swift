@@ -39,9 +39,9 @@ package struct SimulationProgram: Sendable {
         case shielded([Operation])
     }
 
-    /// Which operations a program has.
+    /// The operations that a program may have.
     package enum Palette: String, Sendable {
-        /// Those that end by themselves within seconds.
+        /// Operations that end by themselves within seconds.
         case quick
         /// The same, within hours and days.
         case slow

@@ -6,7 +6,7 @@ struct SimulationPromptness {
     /// Longer than everything that a busy machine and a slow disk put between an input and its receipt.
     static let bound = Duration.seconds(30)
 
-    /// Where there is not room for all agents at a time, each waits for the turns of the others.
+    /// Without room for all agents at a time, each waits for the turns of the others.
     static func bound(in history: SimulationHistory) -> Duration {
         let agents = Set(history.entries.keys.lazy.map(\.name).filter { $0.hasPrefix("agents/") }).count
         return history.places < agents ? bound * agents : bound

@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleySystem
 internal import Synchronization
 
-/// Writes a history down while the run continues, across all its processes; knows what became durable because it stands at the log.
+/// Writes a history down while the run continues, across all its processes; knows what became durable because it observes the log.
 package final class SimulationRecord: Sendable {
     private struct State {
         var history = SimulationHistory()

@@ -11,7 +11,7 @@ package struct SimulationTextView {
 
     private struct Shown {
         var attempt: Int64
-        /// Where the first byte that is known belongs; a client that came late has not seen what is before.
+        /// The place of the first known byte; a client that came late has not seen those before.
         var start: Int64
         var bytes: Bytes
         var end: Int64 { start + Int64(bytes.count) }

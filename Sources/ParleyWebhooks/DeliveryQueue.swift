@@ -4,8 +4,8 @@ package import ParleySystem
 /// Decides which channel is delivered from next, in memory that is bounded however many rows wait. Decides only: time is passed in, and
 /// what is to be done comes out.
 ///
-/// Of a channel only its oldest row counts, and one attempt is in flight at a time: so a receiver gets a channel's entries in their order.
-/// Where more channels wait than are remembered, the log is scanned for them.
+/// Only the oldest row of a channel counts, and one attempt is in flight at a time: so a receiver gets a channel's entries in their order. Where more
+/// channels wait than are remembered, the log is scanned for them.
 package struct DeliveryQueue {
     package enum Step: Equatable {
         /// Deliver the oldest row of this channel, which is in flight from now on.
@@ -28,7 +28,7 @@ package struct DeliveryQueue {
 
     package private(set) var underWay: Set<ChannelID> = []
     package private(set) var failuresInARow = 0
-    /// In the order in which they came; those before `firstReady` are taken.
+    /// In the order in which they came; the ones before `firstReady` are taken.
     private var ready: [ChannelID] = []
     private var firstReady = 0
     private var known: Set<ChannelID> = []

@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// Which receivers fail, so that the log says so once when it begins and once when it is over, however many attempts there are in between.
+/// Tracks which receivers fail, so that the log reports it once when it begins and once when it is over, however many attempts there are in between.
 ///
 /// Decides only: time is passed in, and what is to be said is returned.
 struct ReceiverHealth {

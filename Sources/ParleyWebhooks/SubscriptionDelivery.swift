@@ -14,7 +14,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
     private let state = Mutex(State())
 
     private struct State {
-        /// By subscription: the latest wake counts, an older one is over.
+        /// By subscription: the latest wake counts, an older one is superseded.
         var waiting: [TextKey: (notification: SubscriptionNotification, receiver: String)] = [:]
         var turns = ReceiverTurns()
         var calls: [TextKey: (wakeID: String, receiver: String, call: WebhookCall?)] = [:]

@@ -9,7 +9,7 @@ package final class WebhookCall: OutgoingCallDelegate {
         case delivered
         /// Answered with 410: the receiver wants no more of it.
         case gone
-        /// Anything else, with a reason that may stand in logs.
+        /// Anything else, with a reason that may be logged.
         case failed(reason: String, retryAfter: Duration?)
     }
 
@@ -44,7 +44,7 @@ package final class WebhookCall: OutgoingCallDelegate {
     /// Starts a call of `url` by POST. The receiver is not followed anywhere else, and no proxy comes in between.
     ///
     /// - Parameters:
-    ///   - addresses: Where the receiver may be.
+    ///   - addresses: The addresses that the receiver may have.
     ///   - answer: Called before `done` with the body of an answer with 2xx, unless that is longer than ``answerBytesMax``.
     ///   - done: Called once, on any thread, unless the call is cancelled.
     package init(

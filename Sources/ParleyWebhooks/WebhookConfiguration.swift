@@ -6,7 +6,7 @@ internal import ParleySystem
 package struct WebhookConfiguration: Sendable {
     /// http or https, without credentials.
     package let url: String
-    /// Scheme, host and port: the part that may stand in logs, as path and query may be secrets.
+    /// Scheme, host and port: the part that may be logged, as path and query may be secrets.
     package let origin: String
     package let secrets: [WebhookSecret]
     package let events: Set<EntryKind>

@@ -21,7 +21,7 @@ func fuzzJSON(_ input: Bytes) {
     } catch {}
     same(isSkipped, value != nil, "skipped, and read")
     same((try? MessageCutter.cut(input)) != nil, value != nil, "cut, and read")
-    // Which of two members with one name counts is not agreed.
+    // It is not agreed which of two members with one name counts.
     let hasUniqueNames = value == nil || (try? JSON.parse(input, uniqueNames: true)) != nil
     if hasComparableShape(input), hasUniqueNames {
         let theirs = try? JSONSerialization.jsonObject(with: Data(input), options: .fragmentsAllowed)

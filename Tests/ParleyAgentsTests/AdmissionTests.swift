@@ -103,8 +103,8 @@ import Testing
         #expect(open.isEmpty)
     }
 
-    /// Those with messages behind a turn that waits can decide nothing, and those that have stalled take no timer: both are looked at again and
-    /// again, and the log tells of more of them than are remembered.
+    /// Agents with messages behind a turn that waits can decide nothing, and stalled ones take no timer: both are looked at again and again, and the
+    /// log names more of them than are remembered.
     @Test func `agents that can do nothing do not keep timers from others`() throws {
         let (open, steps) = try SimulatedNode.simulate {
             let first = SimulatedWorld(seed: 1)

@@ -68,7 +68,7 @@ extension String {
             let talk = try Talk()
             talk.send(.message, "one")
             talk.send(.interrupt, "two")
-            // Behind an approval the agent is passivated; approved, it replays with what it has read from the log.
+            // While it waits for an approval the agent is passivated; approved, it replays with what it has read from the log.
             talk.send(.message, "ask three", for: .seconds(300))
             talk.send(.approve, nil, ("approval", .string("\(Offset(9))/ask")))
             let approval = try talk.node.entries(talk.name).first { $0["type"] == "approval.requested" }

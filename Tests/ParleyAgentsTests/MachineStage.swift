@@ -22,7 +22,7 @@ struct MachineStage {
         machine = AgentMachine(identity, AgentTraits(policy: .queue, definition: nil))
     }
 
-    // MARK: Where rows begin
+    // MARK: Starts of rows
 
     /// In memory, with nothing to do.
     static func idle() -> MachineStage {

@@ -106,7 +106,7 @@ private func change(
                 agent { _, turn in
                     try await Self.draw(turn, world) { turn, isFirst in
                         let drawn = turn.uuid()
-                        // Nothing of the journal stands for its having drawn.
+                        // Nothing in the journal shows that it has drawn.
                         if isFirst { await pause(world, .seconds(5)) }
                         let recorded = try await turn.step("drawn") { _ in drawn }
                         try await turn.step("end") { _ in await pause(world, .seconds(5)) }

@@ -34,7 +34,7 @@ func run(
     }
 }
 
-/// Where processes die in the run of a seed.
+/// The places where processes die in the run of a seed.
 func crashes(_ seed: UInt64) -> [(commit: Int, outcome: SimulatedLog.Outcome)] {
     var random = SplitMix64(seed: seed)
     return (0..<3).map { _ in

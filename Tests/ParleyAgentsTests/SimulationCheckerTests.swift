@@ -181,7 +181,7 @@ private let doctorings = [
     },
     Doctoring(name: "a signal is not seen", invariant: "a signal is taken by who waits for it") { history in
         try history.edit(where: { $0.body["error"]?["code"] == "wait_timeout" }) { entries, index in
-            // Where nothing that has a receipt stood before.
+            // At a place before which nothing has a receipt.
             entries.add(["type": "signal", "name": "go"], at: index)
         }
     },

@@ -3,7 +3,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// Which seed to replay, from the environment.
+/// The seed to replay, from the environment.
 private enum Setting {
     static let seed = ProcessInfo.processInfo.environment["PARLEY_SEED"].flatMap { UInt64($0) }
 }

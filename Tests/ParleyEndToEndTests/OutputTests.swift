@@ -50,7 +50,7 @@ import Testing
         try await OwnThread.run {
             // The pipe is closed before anything is written.
             let output = try Self.bash("{ sleep 0.2; \"$0\" help; echo \"exit $?\" >&2; } | true")
-            // By itself, or by the signal, where nothing has turned that off.
+            // By itself, or by the signal, unless that is ignored.
             #expect(["exit 0\n", "exit 141\n"].contains(output.error), "\(output)")
         }
     }

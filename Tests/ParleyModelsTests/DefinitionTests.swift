@@ -67,7 +67,7 @@ private final class NamedModel: Model {
 
     private struct Found: Sendable {
         var entries: [JSON] = []
-        /// By life and model: the instructions of each call.
+        /// The instructions of each call, by life and model.
         var systems: [[String: [String]]] = []
         var outputs: [String] { entries.filter { $0["type"] == "turn.completed" }.map { $0["output"]?.string ?? "" } }
         func all(_ type: String) -> [JSON] { entries.filter { $0["type"]?.string == type } }

@@ -112,7 +112,7 @@ package struct AnyAgent: Sendable {
         }
         do { return try data.decode(type) } catch {
             let isText = message["data"] == nil
-            // Said beside what stands there, for the sender of a text to an agent that takes none.
+            // A remedy for the sender of a text to an agent that takes none, appended to the error.
             let remedy = isText ? ". Send it as the message's 'data', for example with `parley run <kind>/<id> --data '{...}'`" : ""
             throw StepFailure(
                 code: "invalid_input", message: "the message's \(isText ? "text" : "data") is not a \(type): \(data.misfit(error))\(remedy)",

@@ -18,8 +18,8 @@ package struct InputEntry: Sendable {
     package static let stampedMembers: Set<String> = [
         "offset", "at", "by",  // Every entry's own.
         "receipt", "of", "state", "queued", "redacted",  // The entry's outcome.
-        "turn", "step", "attempt", "run", "epoch", "input", "inputs",  // Where in the agent's work it belongs.
-        "channel", "from", "path", "child", "nominal_at",  // Where it came from.
+        "turn", "step", "attempt", "run", "epoch", "input", "inputs",  // The entry's place in the agent's work.
+        "channel", "from", "path", "child", "nominal_at",  // The entry's origin.
         "decision", "decided_by",  // Who decided.
     ]
 

@@ -46,7 +46,7 @@ extension JSON {
 }
 
 extension DecodingError {
-    /// Where it happened, and what was expected there, as far as every library says so.
+    /// The place of the error, and the expected type there, as far as every library reports it.
     fileprivate var place: (path: [any CodingKey], type: Any.Type?)? {
         switch self {
         case .keyNotFound(let key, let context): (context.codingPath + [key], nil)

@@ -5,7 +5,7 @@ public import ParleySystem
 /// Implementations are stateless towards the caller: the step that calls them decides what to continue, retry or keep. They never retry by
 /// themselves, because two layers that retry buy the same answer twice.
 public protocol Model: Sendable {
-    /// `<provider>:<model>`, as it stands in the journal.
+    /// `<provider>:<model>`, as in the journal.
     var name: String { get }
 
     /// Whether it can continue from the beginning of an answer.
@@ -121,7 +121,7 @@ public struct ModelMessage: Sendable, Codable, Equatable {
     public var text: String { didSet { cache = MessageCache() } }
     /// The calls of an assistant's message.
     public var toolCalls: [ToolCall] = [] { didSet { cache = MessageCache() } }
-    /// Which call a tool's message is the result of.
+    /// The call that a tool's message is the result of.
     public var toolCallID: String? { didSet { cache = MessageCache() } }
     /// Members of an assistant's message that its endpoint wants to see again: reasoning, signatures.
     public var returned: JSON? { didSet { cache = MessageCache() } }
@@ -174,7 +174,7 @@ extension [ModelMessage] {
         for message in said { insert(message, at: place(of: message)) }
     }
 
-    /// Where a message that joins stands: behind everything but what people have said after it.
+    /// The place of a message that joins: behind everything but later messages of people.
     func place(of message: ModelMessage) -> Int {
         guard let source = message.source else { return count }
         var place = count

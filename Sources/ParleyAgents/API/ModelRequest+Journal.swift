@@ -15,7 +15,7 @@ extension ModelRequest {
         return SHA256.hex(bytes)
     }
 
-    /// The digest as it stands in journals that were written before ``digest(_:)`` was what it is.
+    /// The digest as in journals that were written before ``digest(_:)`` took its present form.
     func earlierDigest(_ model: String) -> String {
         var bytes = Bytes(model.utf8)
         for message in messages {
@@ -63,7 +63,7 @@ extension ModelRequest {
 
     private var journaledOptions: JSON? { (try? JSON(encoding: options)).flatMap { $0 == .object([]) ? nil : $0 } }
 
-    /// The content that the journal refers to by hash and that stands nowhere else in the channel, but for that of the base.
+    /// The content that the journal refers to by hash and that is nowhere else in the channel, but for that of the base.
     func content(beyond base: RequestLedger.Base?, _ listing: RequestListing) -> [(digest: Bytes, content: Bytes)] {
         var contents = listing.stored.map { ($0.contentDigest, $0.content) }
         if !tools.isEmpty {
@@ -85,11 +85,11 @@ struct RequestListing {
     /// Turns of the conversation are told by two offsets, and anything else message by message: the log grows by what is new in a turn, and not by
     /// all that was said before it.
     private(set) var parts: [JSON] = []
-    /// The messages that stand nowhere else in the channel.
+    /// The messages that are nowhere else in the channel.
     private(set) var stored: [ModelMessage] = []
 
     /// - Parameters:
-    ///   - messages: Those that no earlier call of the turn has told of.
+    ///   - messages: Those that no earlier call of the turn has recorded.
     ///   - history: The conversation that the turn began with.
     init(_ messages: ArraySlice<ModelMessage>, history: [HistoryItem]) {
         var rest = messages

@@ -2,7 +2,7 @@
 public struct RetryPolicy: Sendable, Equatable {
     /// The pause after the first failure.
     public var initialInterval: Duration
-    /// By how much each pause is longer than the one before; at least 1.
+    /// The factor from each pause to the next; at least 1.
     public var backoffCoefficient: Double
     /// No pause is longer, unless the other side asks for more (Retry-After), and then none is longer than ``longestPause``.
     public var maximumInterval: Duration

@@ -29,7 +29,7 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `clai
         return count == 1 ? path : "\(path)#\(count)"
     }
 
-    /// Where the first step called `name` is, without calling one.
+    /// The path of the first step named `name`, without taking the name.
     func path(_ name: String) -> String { prefix + name }
 
     /// Checks the name, and that the calling task owns the scope: the first that uses it does.

@@ -2,8 +2,8 @@ public import ParleySystem
 
 /// The reason why a step failed: the journal keeps it, and the turn catches it on the first run and on every replay alike.
 public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
-    /// Stable snake_case text a program can decide by. Of a step that fails with `cancelled`, `interrupted`, `approval_denied` or `approval_expired`
-    /// by itself it becomes `step_failed`: they tell what people did.
+    /// Stable snake_case text a program can decide by. A step that fails with `cancelled`, `interrupted`, `approval_denied` or `approval_expired` by
+    /// itself gets `step_failed`: those codes report what people did.
     public var code: String
     public var message: String
     /// Whether trying again may help.

@@ -11,7 +11,7 @@ public import ParleySystem
 /// ) { (arguments: City, context) in try await forecast(arguments.city) }
 /// ```
 ///
-/// A call is a step of the turn: its result stands in the log, and is what every replay gets.
+/// A call is a step of the turn: its result is logged, and every replay gets that result.
 public struct Tool: Sendable {
     /// The name for the model: 1 to 64 of `A-Z a-z 0-9 _ -`, as model servers accept it.
     public let name: String

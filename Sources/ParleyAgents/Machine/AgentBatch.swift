@@ -8,14 +8,14 @@ struct AgentBatch: Sendable {
     var decides: [UInt64] = []
     /// It closes the channel.
     var closes = false
-    /// It gives way to undecided entries of these kinds that stand behind `considered`.
+    /// It yields to undecided entries of these kinds that come after `considered`.
     var yieldsTo: Set<EntryKind> = []
     /// Highest inbox offset that has been decided or left alone with this batch in view; `nil`: all that the agent has seen.
     var considered: UInt64?
     var rows: [AgentRow] = []
 }
 
-/// A row that stands or falls with the entries of a batch.
+/// A row that is written together with the entries of a batch, or not at all.
 enum AgentRow: Sendable {
     /// The logged state of the agent, and its open turn.
     case status(AgentStatus, turn: UInt64?)
@@ -28,6 +28,6 @@ enum AgentRow: Sendable {
     case content(Bytes, digest: Bytes)
     /// The batch begins with the first start of a model step.
     case modelStarted(path: String)
-    /// The text that a model step has streamed stands in its result, the batch's last entry, and may go in its time.
+    /// The text that a model step has streamed is in its result, the batch's last entry, and may be trimmed in its time.
     case textSealed(path: String, turn: UInt64)
 }

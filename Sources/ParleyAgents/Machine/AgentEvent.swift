@@ -17,7 +17,7 @@ enum AgentEvent: Sendable {
     /// The agent's append is not in the log, and never will be.
     case refused(EpochClaim, ChannelError)
     case textRefused(EpochClaim, ChannelError)
-    /// Something of the turn that runs in that epoch; of an earlier one it means nothing any more.
+    /// An event of the turn that runs in that epoch; one of an earlier epoch has no meaning any more.
     case turn(epoch: UInt64, TurnEvent)
     /// The turn has waited long enough after a crash.
     case pauseOver(turn: UInt64)

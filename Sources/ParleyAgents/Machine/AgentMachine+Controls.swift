@@ -218,7 +218,7 @@ extension AgentMachine {
     /// Ends everything that runs and is not shielded, and has the program come to its end. `nil`: rolled back because a newer message takes
     /// its place.
     private mutating func cancelTurn(_ item: InboxItem?) -> Bool {
-        // The turn's end is on its way to the log; it gives way if this stands before it.
+        // The turn's end is being written; it yields if this entry comes before it.
         guard let turn = run?.turn, run!.canCancel else { return false }
         run?.cancels()
         let steps = claimEnds()
@@ -303,7 +303,7 @@ extension AgentMachine {
     private mutating func deliverSignal(_ item: InboxItem) -> Bool {
         guard let run else { return false }
         let data = item.body["data"] ?? .null
-        // By its bytes: strings are equal that Unicode holds to be.
+        // Compared by its bytes: Swift takes canonically equivalent strings for equal.
         let name = inbox[item.offset]?.row.name
         let step = run.openSteps.first { step in
             guard case .wait(_, let match, _) = step.work else { return false }

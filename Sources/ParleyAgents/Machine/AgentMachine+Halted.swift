@@ -80,7 +80,7 @@ extension AgentMachine {
                 ("message", .string(reason.message + ParkReason.company(others.count))),
                 ("remedy", .string(AgentMachine.wayOut))),
         ]
-        // Of a new epoch, so that nothing of the program comes behind it.
+        // In a new epoch, so that nothing of the program comes behind it.
         write(AgentBatch(entries: entries, epoch: .takes(after: epoch), rows: [.status(.parked, turn: turn)]), for: .turnHalted(turn))
     }
 
@@ -133,7 +133,7 @@ extension AgentMachine {
         }
     }
 
-    /// Whether something stands before an entry that the program may be given, or stopped by.
+    /// Whether an entry that the program may be given, or stopped by, comes before this one.
     private func isPreceded(_ offset: UInt64) -> Bool {
         let message = [.queue, .steer].contains(agent.policy) ? nil : inbox.messages.first
         return [message, inbox.firstSignal].contains { $0.map { $0 < offset } ?? false }

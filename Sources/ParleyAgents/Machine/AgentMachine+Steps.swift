@@ -82,7 +82,7 @@ extension AgentMachine {
 
     /// The program is not the one that the journal is of.
     private mutating func stall(_ error: TurnError, at source: String?) {
-        // Its end stands before this.
+        // Its end comes before this.
         guard let run, !isWriting else { return }
         actions.append(.notice(.stalled(error, source: source)))
         let compensations = run.machine.compensations.registered.map { JSON.string($0.path) }
@@ -96,7 +96,7 @@ extension AgentMachine {
         leaveProgram(run, error)
         isWriting = true
         phase = .halted(Halt(turn: run.turn, status: .stalled))
-        // Of a new epoch, so that nothing of the program comes behind it.
+        // In a new epoch, so that nothing of the program comes behind it.
         write(
             AgentBatch(entries: [entry], epoch: .takes(after: epoch), rows: [.status(.stalled, turn: run.turn)]), for: .turnHalted(run.turn)
         )
@@ -348,7 +348,7 @@ extension AgentMachine {
             call.options.maxTokens = call.options.maxTokens.map { max(0, $0 - saved.pieces) }
         }
         var base = run.requests.base(of: asked, at: path)
-        // Behind the first of what joined it, the request is no other's.
+        // From the first message that joined it on, the request is no longer the same as another.
         if let first = said.first, let keep = base?.keep { base?.keep = min(keep, asked.messages.place(of: first)) }
         let listing = RequestListing(call.messages.dropFirst(base?.keep ?? 0), history: run.history)
         started(

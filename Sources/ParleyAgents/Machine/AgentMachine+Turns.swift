@@ -138,7 +138,7 @@ extension AgentMachine {
         var rows = [AgentRow.status(.idle, turn: nil)] + left.rows(of: identity.id)
         // Only what differs: most agents have no state, and keep no row.
         if let saved, saved != (record!.saved ?? .object([])) { rows.append(.state(saved.bytes, entry: end.entry)) }
-        // It gives way to what wants to stop the turn and stands before it.
+        // It yields to earlier entries that would stop the turn.
         write(
             AgentBatch(
                 entries: entries, epoch: .holds(run.epoch), decides: end.decides, yieldsTo: AgentMachine.stopping, considered: considered,

@@ -34,7 +34,7 @@ extension AgentMachine {
             for: .waitStarted(epoch: run.epoch, timer, isFollow: follow != nil))
     }
 
-    /// Which channel the step follows from here on: the one that has the name now, unless the program has read of one before.
+    /// Binds the step to the channel that it follows from here on: the one that has the name now, unless the program has read of one before.
     private mutating func bindFollow(_ request: inout StepRequest, _ view: any AgentView) throws {
         guard case .follow(let followed, _, let known, _) = request.work else { return }
         let incarnation = if let known { known } else { try view.incarnation(of: followed) }
@@ -56,7 +56,7 @@ extension AgentMachine {
     mutating func fire(_ timer: DueTimer, _ view: any AgentView) {
         // The one before it has met a log that cannot be read: the next activation finds what is due.
         guard !isGone else { return }
-        // Which turn it belongs to, and whether that waits for it still, is known once what is being written is, and the replay is over.
+        // Whether its turn still waits for it is known only once the write in flight and the replay are over.
         let isExpected = run?.turn == timer.turn && run?.machine.expects(timer.path) == true
         guard knowsItsTurn, !isExpected else { return deferredTimers.append(timer) }
         if let run, run.turn == timer.turn, let request = run.machine.waiting(at: timer.path), request.due == timer.due {

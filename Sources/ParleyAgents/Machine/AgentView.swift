@@ -72,7 +72,7 @@ struct LoadedAgent {
     var ranToo: [String] = []
 }
 
-/// Where a conversation begins, and how much it is.
+/// The start of a conversation, and its size.
 struct ConversationExtent {
     /// The offset of its first input; `nil` while there is none.
     var first: UInt64?

@@ -41,7 +41,7 @@ struct Conversation: Sendable {
     /// A conversation that begins behind `offset`.
     init(after offset: UInt64) { upTo = offset }
 
-    /// Where the conversation begins: the offset of its first input; `nil` while it is empty.
+    /// The offset of the conversation's first input; `nil` while it is empty.
     var first: UInt64? { items.first?.offsets.lowerBound }
 
     // MARK: Folding
@@ -160,7 +160,7 @@ struct Conversation: Sendable {
             case .turnFailed, .turnCancelled:
                 hasEnded = true
                 return true
-            // Its input stands before it, and is part of the conversation.
+            // Its input comes before it, and is part of the conversation.
             case .turnStarted where counted.remove(turn) != nil: start = turn
             case .turnStarted where !hasEnded:
                 (open, hasEnded) = (place, true)

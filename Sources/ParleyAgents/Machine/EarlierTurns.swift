@@ -27,7 +27,7 @@ struct EarlierTurns {
         (offsets, messageCount) = (history[first].offsets.lowerBound...end, count)
     }
 
-    /// Where the turn stands whose input the message is. Inputs are decided in log order, so a search by halves finds it.
+    /// The index of the turn whose input the message is. Inputs are decided in log order, so a binary search finds it.
     private static func index(of message: ModelMessage, in history: [HistoryItem]) -> Int? {
         guard message.role == .user, let offset = message.source.flatMap({ Offset(token: $0)?.value }) else { return nil }
         var (low, high) = (0, history.count)

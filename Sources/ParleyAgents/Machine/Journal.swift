@@ -39,14 +39,14 @@ package struct Journal: Sendable {
         package var definition: String?
         package var at = Timestamp(milliseconds: 0)
         package var offset: UInt64 = 0
-        /// Where the conversation begins that the turn sees; `nil` in logs that do not say.
+        /// The offset at which the turn's conversation begins; `nil` in logs that do not say.
         package var history: UInt64?
     }
 
     /// A step that was begun and has no result.
     package struct OpenStep: Sendable {
         package var attempt: UInt32 = 1
-        /// How many attempts have failed; those that were cut off have not.
+        /// How many attempts have failed; interrupted ones do not count.
         package var failures = 0
         /// When the next attempt is due, after a failure.
         package var retryAt: Timestamp?
@@ -146,7 +146,7 @@ package struct Journal: Sendable {
             if frame.body["error"]?["code"]?.string != StepFailure.prefixRefusedCode { open[path]?.failures += 1 }
         case .stepFailed:
             let failure = StepFailure(journal: frame.body["error"] ?? .null)
-            // Earlier versions did not say it: of no attempt, and of no turn that was cancelled.
+            // Earlier versions did not record it: such a failure has no attempt, and its turn was not cancelled.
             let mayBeGivenUp = position.attempt == 0 && failure.code == StepFailure.cancelled.code && cancellation == nil
             let isGivenUp = frame.body["given_up"]?.bool ?? mayBeGivenUp
             close(path, .failed(failure), at, isGivenUp: isGivenUp)
@@ -237,7 +237,7 @@ package enum StepOutcome: Sendable {
 }
 
 extension StepFailure {
-    /// The failure as it stands in `step.failed` and `turn.failed`.
+    /// The failure as in `step.failed` and `turn.failed`.
     package var journal: JSON {
         JSON.compact(
             ("code", .string(code)), ("message", .string(message)), ("retryable", .bool(retryable)),

@@ -8,7 +8,7 @@ internal import ParleySystem
 struct RequestLedger: Sendable {
     /// An earlier call whose request begins as the one at hand does.
     struct Base: Sendable {
-        /// Of its `step.started`.
+        /// The offset of its `step.started`.
         var offset: UInt64
         /// How many messages of it are shared.
         var keep: Int

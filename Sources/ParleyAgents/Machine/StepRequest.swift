@@ -6,7 +6,7 @@ struct StepRequest: Sendable {
     var path: String
     var kind: StepKind
     var digest: String?
-    /// Where in the program: `File.swift:12`.
+    /// The place in the program: `File.swift:12`.
     var source: String
     var work: Work
     /// Further members of its start, besides the digest.
@@ -79,7 +79,7 @@ struct StepRequest: Sendable {
 
 /// The traits of a model that decisions depend on.
 struct ModelTraits: Sendable {
-    /// As it stands in the journal.
+    /// The name as in the journal.
     var name: String
     var continues: Continuation
 

@@ -109,7 +109,7 @@ struct TurnMachine {
 struct Compensations {
     /// Registered and not run, oldest first.
     fileprivate(set) var registered: [StepRequest] = []
-    /// Those that no start of a step has named yet.
+    /// The ones that no start of a step has named yet.
     fileprivate var unnamed: [String] = []
     /// The paths of those that failed for good.
     fileprivate(set) var failed: [String] = []
@@ -281,7 +281,7 @@ extension TurnMachine {
                 actions.append(.begin(wait.request))
                 continue
             }
-            // Its end stands in the log, so that every replay has it there; but nothing begins any more in a turn that is cancelled.
+            // Its end is in the log, so that every replay has it there; but nothing begins any more in a cancelled turn.
             actions +=
                 cancellation == nil
                 ? [.begin(wait.request), .cancel(wait.request)]
@@ -416,7 +416,7 @@ extension TurnMachine {
         // Cancelled meanwhile, it reports again once the compensations have run.
         case .running, .compensating: return []
         case .ended(let result), .compensated(let result):
-            // A program that has ended waits for nothing that could stand before it.
+            // A program that has ended waits for nothing that could come before it.
             if let cancellation = replay.takeCancellation() { return give(cancellation) }
             if cancellation == nil, let missed = replay.missed {
                 return [.stall(.mismatch(expected: missed.text, found: "the end of the turn"))]

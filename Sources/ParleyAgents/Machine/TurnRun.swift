@@ -12,7 +12,7 @@ struct TurnRun {
     /// The requests to models, so that the next one records only its additions.
     var requests = RequestLedger()
     var steps: [String: StepState] = [:]
-    /// Steps whose end stands in the journal, or is on its way to the log: a step has one.
+    /// Steps whose end is in the journal, or being written: a step has one.
     private var ended: Set<String>
     private(set) var end = End.open
     /// The log says, or is about to, that the turn only waits.
@@ -33,7 +33,7 @@ struct TurnRun {
     /// How much the turn has done since it first crashed.
     struct CrashWork {
         var count: Int
-        /// Where the last of that stands.
+        /// The offset of the last of that work.
         var at: UInt64 = 0
     }
 
@@ -47,7 +47,7 @@ struct TurnRun {
 
 /// The state of an open step, besides its request.
 struct StepState {
-    /// How many attempts have failed; those that were cut off have not.
+    /// How many attempts have failed; interrupted ones do not count.
     var failures = 0
     /// How far it has looked through the signals of its name.
     var scan = SignalScan()
@@ -129,7 +129,7 @@ extension TurnRun {
     /// The step does not begin in this process.
     mutating func keepsFromBeginning(_ path: String) { steps[path, default: StepState()].isKept = true }
 
-    /// Those of them that follow another channel. Costs nothing when there are none: it is asked after everything that happens.
+    /// The open steps that follow another channel. Costs nothing when there are none: it is called after every event.
     var openFollows: [StepRequest] { hasFollowed ? openSteps.filter(\.isFollow) : [] }
 
     /// The steps that the program waits for, when none of them needs memory: then it can be passivated.

@@ -48,7 +48,7 @@ struct TurnEnd: Sendable {
     var turn: UInt64
     var epoch: UInt64
     var result: TurnMachine.Outcome
-    /// Which of the batch's entries ends the turn.
+    /// The index of the batch's entry that ends the turn.
     var entry: Int
     /// The state that is saved with it.
     var state: JSON?

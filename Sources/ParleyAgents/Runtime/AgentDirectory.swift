@@ -3,7 +3,7 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// Which agents are in memory, and which wait for room there: at most so many are in memory, and the rest are admitted by name, first come, first
+/// The agents in memory, and those that wait for room: at most a fixed number are in memory, and the rest are admitted by name, first come, first
 /// served.
 ///
 /// A place in the queue can be lost without losing anything else: an agent's work is durable, and the queue only says which agents have some.
@@ -35,7 +35,7 @@ final class AgentDirectory: Sendable {
         var order = Fifo<String>()
         /// Calls were dropped because too many names wait.
         var hasDropped = false
-        /// Where the pass over what was dropped has come to; `nil`: there is none.
+        /// The place that the pass over dropped calls has reached; `nil`: there is no pass.
         var pass: ChannelID?
     }
 
@@ -122,7 +122,7 @@ final class AgentDirectory: Sendable {
             let isFull = state.waiting.count >= waitingMax
             switch call {
             case .fire where isFull: return .isFull
-            // Once one was dropped, all are: those that come later must not pass by it for ever.
+            // Once one was dropped, all are: later ones must not overtake it for ever.
             case .takeInput where isFull || state.hasDropped:
                 state.hasDropped = true
                 return .delivered
@@ -157,7 +157,7 @@ final class AgentDirectory: Sendable {
 
     /// Returns the channel from which the log must be searched for agents with work: calls were dropped, and all remembered ones have been admitted.
     ///
-    /// Each pass is over all channels, and what is dropped meanwhile begins another one: those that can do nothing yet must not hide the rest.
+    /// Each pass is over all channels, and calls that are dropped meanwhile begin another one: agents that can do nothing yet must not hide the rest.
     func takePass() -> ChannelID? {
         state.withLock { state in
             guard state.waiting.isEmpty else { return nil }

@@ -130,7 +130,7 @@ extension AgentRuntime {
 }
 
 extension AgentRuntime {
-    /// Of so many steps a status says what they are called and what they ask for.
+    /// The number of steps whose names and details a status lists.
     private static let namedStepsMax = 256
     /// Arguments that are longer are left out, and so is what there is no room for beside others.
     private static let (argumentBytesMax, allArgumentBytesMax) = (4 << 10, 64 << 10)

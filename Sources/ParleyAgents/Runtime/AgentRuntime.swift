@@ -75,7 +75,7 @@ package final class AgentRuntime: Sendable {
     /// How many agents are in memory at most, unless it is said otherwise.
     package static let activeMax = 10_000
 
-    /// How many names of agents that wait for room are remembered; of more the log is asked.
+    /// How many names of agents that wait for room are remembered; for more, the log is searched.
     package static let waitingMax = 100_000
 
     /// How many agents are in memory.
@@ -136,7 +136,7 @@ package final class AgentRuntime: Sendable {
     /// Agents that have something to do, as the log tells.
     private struct Unfinished {
         var names: [String] = []
-        /// Where the log has to be asked for more; `nil`: there are no more.
+        /// The channel at which to continue the search; `nil`: there are no more.
         var next: ChannelID?
     }
 

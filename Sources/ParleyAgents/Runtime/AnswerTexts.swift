@@ -48,7 +48,7 @@ package final class AnswerTexts: Sendable {
 
     /// The memory that any answer may take: nearly all are shorter.
     static let freeBytes = 64 << 10
-    /// By how much an answer grows at a time.
+    /// The step by which an answer's share grows.
     private static let stepBytes = 256 << 10
 
     package init(bytesMax: Int = 8 << 20) { self.bytesMax = bytesMax }

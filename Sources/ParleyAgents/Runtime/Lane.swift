@@ -101,7 +101,7 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
     }
 }
 
-/// Where the bodies of an agent's steps run: beside the turns, many at a time, on threads that they may block.
+/// Runs the bodies of an agent's steps: beside the turns, many at a time, on threads that they may block.
 final class StepExecutor: TaskExecutor {
     private let world: any World
     private let owner: UInt64

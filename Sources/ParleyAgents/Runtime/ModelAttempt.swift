@@ -202,7 +202,7 @@ final class ModelAttempt: ModelSink, Sendable {
         }
     }
 
-    /// So many pieces wait for the writer; when it does not keep up, further ones are put together, so that a fast upstream fills no queue.
+    /// The most pieces that wait for the writer; when it does not keep up, further ones are merged, so that a fast upstream fills no queue.
     static let uncommittedMax = 256
 
     /// Lets go of the piece that was held, and holds `delta` instead; or adds it to that, when too many wait.
@@ -300,8 +300,8 @@ final class ModelAttempt: ModelSink, Sendable {
         ]
     }
 
-    /// An id for a call that came without one: it follows from where the call stands, and has the form that the strictest servers want, nine letters
-    /// and digits.
+    /// An id for a call that came without one: it follows from the call's place, and has the form that the strictest servers want, nine letters and
+    /// digits.
     private func newID(_ index: Int) -> String {
         "c" + SHA256.hex(Bytes("\(position.turn)/\(position.step)/\(index)".utf8)).prefix(8)
     }

@@ -10,7 +10,7 @@ final class TakeUp: Sendable {
         var stalledAtStart: Set<String> = []
         /// Agents passivated with their turn open, because the log could not be read.
         var stopped: Set<String> = []
-        /// Those whose logs could not be read and that are tried again soon, with the timers that rang for them.
+        /// Agents whose logs could not be read and that are tried again soon, with the timers that fired for them.
         var unread: [ChannelID: Set<DueTimer>] = [:]
     }
 

@@ -63,12 +63,12 @@ final class TimerService: Sendable {
         let from: Timestamp
         let to: Timestamp
         var partition: UInt16 = 0
-        /// Where to continue in the partition.
+        /// The key at which to continue in the partition.
         var lower: Bytes?
         var next: Timestamp?
     }
 
-    /// Whose timer it is: by name, and by the channel of that name that set it.
+    /// The timer's owner: by name, and by the channel of that name that set it.
     typealias Fire = @Sendable (_ name: String, _ id: ChannelID, _ timer: DueTimer) -> Void
 
     private let log: any CommitLog
@@ -145,7 +145,7 @@ final class TimerService: Sendable {
         for key in keys.sorted(by: { $0.lexicographicallyPrecedes($1) }) { remove(key, channels) }
     }
 
-    /// So many are fired at a time, with a pause after them: a hundred thousand that came due while the node was down, or at one
+    /// The most timers that are fired at a time, with a pause after them: a hundred thousand that came due while the node was down, or at one
     /// instant, would hold up everything else for as long as they take.
     private static let atOnce = 16
     private static let pause = Duration.milliseconds(5)

@@ -25,7 +25,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
 
     private struct State {
         var right: Right
-        /// Where the program waits, by the path of the step.
+        /// The continuations of the program's waits, by the path of the step.
         var continuations: [String: CheckedContinuation<JSON, any Error>] = [:]
         /// The code of its steps, by path.
         var code: [String: StepCode] = [:]
@@ -145,7 +145,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
-    // MARK: Beside the lane
+    // MARK: Off the lane
 
     private func onLane(_ work: @escaping @Sendable () -> Void) {
         if lane.isCurrent {

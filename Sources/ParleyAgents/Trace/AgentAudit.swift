@@ -2,7 +2,7 @@ package import ParleyChannels
 internal import ParleyLog
 package import ParleySystem
 
-/// Which records an audit shows.
+/// Selects the records that an audit shows.
 package struct AuditQuery: Sendable {
     /// The principal who sent the entry, or decided the approval.
     package var by: String?

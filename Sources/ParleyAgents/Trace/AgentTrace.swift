@@ -2,7 +2,7 @@ package import ParleyChannels
 internal import ParleyLog
 package import ParleySystem
 
-/// Which turns a trace shows.
+/// Selects the turns that a trace shows.
 package struct TraceQuery: Sendable {
     /// The offset of one turn's input; `nil` for a page of turns.
     package var turn: UInt64?
@@ -22,7 +22,7 @@ package struct TraceQuery: Sendable {
 /// A page is found by walking back from the tail as far as its turns reach, looking at nothing but what kind each entry is, and then read
 /// forward once. Blocks on the disk: not for event loops.
 package struct AgentTrace {
-    /// How many steps an answer lists. Turns beyond it are left to the next page; of a turn that alone has more, the first are listed.
+    /// How many steps an answer lists. Turns beyond it are left to the next page; if a single turn has more, its first ones are listed.
     static let stepsMax = 5_000
 
     private let channels: Channels
@@ -57,7 +57,7 @@ package struct AgentTrace {
         let starts = try channels.projectBack(channel, from: min(head, before - min(before, 1)), TurnStarts(limit: query.limit))
         guard let oldest = starts.last else { return try answer([], next: nil) }
         let turns = try channels.project(channel, after: oldest - 1, upTo: head, TracedTurns { $0.offset < before })
-        // In front of the first turn stand its message and its receipt.
+        // The first turn is preceded by its message and its receipt.
         return try answer(turns, next: oldest > 3 ? oldest : nil)
     }
 
@@ -132,7 +132,7 @@ struct InputRecord {
         (offset, at, kind, body) = (entry.offset, entry.at, entry.kind, entry.body)
     }
 
-    /// How much of a text is shown: enough to recognise it, the whole stands in the channel.
+    /// How much of a text is shown: enough to recognise it, the whole is in the channel.
     private static let textMax = 200
 
     /// Its members: who sent what when, in short.

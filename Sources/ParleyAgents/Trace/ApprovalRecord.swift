@@ -11,7 +11,7 @@ struct ApprovalRecord: Projection {
     let step: Position
     private let requested: Moment
     private let body: JSON
-    /// The receipt that names the approval: of the entry that decided or interrupted it.
+    /// The receipt that names the approval: that of the entry that decided or interrupted it.
     private var entry: JSON?
     private var decided: (moment: Moment, body: JSON)?
     /// How it ended without a decision: `interrupted` or `cancelled`.
@@ -32,7 +32,7 @@ struct ApprovalRecord: Projection {
         (step, requested, body) = (position.ofStep, entry.moment, entry.body)
     }
 
-    /// Where it was requested.
+    /// The offset of the request.
     var offset: UInt64 { requested.offset }
 
     /// The name of its decider.
@@ -83,7 +83,7 @@ struct ApprovalRecord: Projection {
 struct ApprovalRecords: Projection {
     /// In the order in which they were requested.
     private(set) var output: [ApprovalRecord] = []
-    /// Which of them an entry at a place may change, as long as something may.
+    /// Which of them an entry at a place may change, as long as one can change.
     private var concerned: [Position: Set<Int>] = [:]
     /// Only those that were requested there; `nil` for all.
     private let wanted: Set<UInt64>?
@@ -116,7 +116,7 @@ struct ApprovalRecords: Projection {
         for place in after { concerned[place, default: []].insert(index) }
     }
 
-    /// The end of a turn and its cancellation concern all approvals of the turn. A start of `a/b/c` stands in the scopes ``, `a/` and `a/b/` as well.
+    /// The end of a turn and its cancellation concern all approvals of the turn. A start of `a/b/c` is in the scopes ``, `a/` and `a/b/` as well.
     private func places(of entry: LogEntry, _ position: Position) -> [Position] {
         if entry.kind.endsTurn || entry.cancelsTurn { return concerned.keys.filter { $0.turn == position.turn } }
         guard entry.kind == .stepStarted else { return [position.ofStep] }

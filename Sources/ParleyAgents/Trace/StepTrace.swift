@@ -68,7 +68,7 @@ struct StepTrace {
     var approval: JSON?
     var callsNotRun: JSON?
 
-    /// Where it stands, and since when it has ended.
+    /// The state of the step, and since when it has ended.
     struct End {
         var state = "open"
         var at: Timestamp?
@@ -99,7 +99,7 @@ struct StepTrace {
     }
 
     mutating func begins(_ entry: LogEntry) {
-        // Of an attempt that has neither failed nor completed when the next one begins, the process ended.
+        // If an attempt has neither failed nor completed when the next one begins, its process has ended.
         if let last = attempts.indices.last, attempts[last].state == "open" { attempts[last].state = "lost" }
         let continuesAt = entry.body["continues_at"]
         attempts.append(

@@ -18,7 +18,7 @@ struct TurnTrace: Projection {
     private var approvals = ApprovalRecords()
     private var callsNotRun = CallsNotRun()
 
-    /// Where it stands.
+    /// The state of the turn.
     private struct End {
         var state = "open"
         var at: Timestamp?
@@ -65,7 +65,7 @@ struct TurnTrace: Projection {
     mutating func apply(_ entry: LogEntry) {
         let position = entry.position
         if let position, position.turn != turn { return }
-        // A receipt that names no turn belongs to the one at whose place it stands.
+        // A receipt that names no turn belongs to the one at its place.
         if let receipt = Receipt(entry, isWanted: { $0 != turn }) { controls.add(receipt) }
         guard let position else { return }
         approvals.apply(entry)

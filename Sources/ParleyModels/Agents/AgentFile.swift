@@ -32,12 +32,12 @@ package struct AgentFile: Sendable, Equatable {
     package var contextCharacters = AgentFile.contextCharactersDefault
     /// Names of built-in tools.
     package var tools: [String] = []
-    /// Of these, the ones that a person is asked about though they do not ask by themselves.
+    /// The tools among these that need a person's approval though they do not ask by themselves.
     package var approve: [String] = []
     package var concurrent = ConcurrentInput.queue
     /// The body without the empty lines around it.
     package var instructions: String
-    /// Where it was read.
+    /// The file it was read from.
     package var file: String
 
     /// About 6,000 tokens of English: enough for a long conversation, and within what any hosted model takes.

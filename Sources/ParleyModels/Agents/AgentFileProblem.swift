@@ -1,4 +1,4 @@
-/// One mistake in an agent's file: where it is, what was found, what would do, and how to put it right.
+/// One mistake in an agent's file: its place, the value found, acceptable values, and the remedy.
 package struct AgentFileProblem: Sendable, Equatable, CustomStringConvertible {
     /// As it was given, so that a terminal can open it.
     package var file: String

@@ -56,7 +56,7 @@ struct AnswerChoices: Sendable {
 
     private var choices: [Int64: Choice] = [:]
     private var finishes: [Int64: (reason: FinishReason, word: String)] = [:]
-    /// Which choice the text comes from.
+    /// The choice that the text comes from.
     private(set) var speaker: Int64?
 
     /// The reason to finish: that of the last choice, unless another was cut or calls tools.

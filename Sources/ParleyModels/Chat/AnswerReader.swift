@@ -132,7 +132,7 @@ struct AnswerReader: Sendable {
         if choices.isSettled(number) && reason == nil { events.removeAll(where: \.isSaid) }
         // Gateways that give a reason with each piece mean the last one.
         let saying = AnswerReader.saying(events)
-        // Where the chunk says nothing, what there is came before it.
+        // If the chunk has no text or call, any that there is came before it.
         let isBehindText = !(text.isEmpty && toolCalls.isEmpty)
         choices.read(
             number, saying, hasReason: reason != nil, isBehindText: isBehindText,

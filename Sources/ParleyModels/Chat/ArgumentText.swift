@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// The arguments of a call as far as they have come, with where in their JSON they stand. Costs what the pieces measure.
+/// The arguments of a call as far as they have come, with the place in their JSON that they have reached. Costs what the pieces measure.
 struct ArgumentText: Sendable {
     enum State: Equatable {
         case empty

@@ -7,7 +7,7 @@ package import ParleySystem
 /// It buys one answer for each ``start(_:_:)`` and never a second one: retrying is the step's business. Only a request that was refused for a field
 /// that not every endpoint takes is sent again, without it; see ``EndpointHabit``. The failures it gives are listed at ``ChatFailures``.
 public final class ChatCompletionsModel: Model {
-    /// Which server, which model, and what is particular to them.
+    /// The server, the model, and their particularities.
     package struct Configuration: Sendable {
         package var baseURL: BaseURL
         package var apiKey: String?

@@ -20,7 +20,7 @@ struct MessageContent: Sendable {
 
     static let otherNames = ["text", "output_text", "content_blocks"]
 
-    /// A block, or what is new of one. Calls and signatures in blocks stand in the members for them, too.
+    /// Reads a block, or the new part of one. Calls and signatures in blocks are in the members for them, too.
     private mutating func read(block: JSON, hasReasoning: Bool) {
         let part = block["delta"] ?? block["content_block"] ?? block
         text += part.string ?? MessageContent.text(part["text"])
@@ -43,13 +43,13 @@ struct MessageContent: Sendable {
         case "thinking", "reasoning", "reasoning_text":
             reasoning += MessageContent.text(part["thinking"] ?? part["reasoning"] ?? part["text"] ?? part["content"])
         case "refusal": refusal += MessageContent.text(part["refusal"] ?? part["text"])
-        // Where a statement comes from, not what it says.
+        // The source of a statement, not its text.
         case "reference", "citation": break
         case let kind: unknown = kind.isEmpty ? "a part without a type" : kind
         }
     }
 
-    /// A text, whether it stands there itself, in parts or as a `value`.
+    /// A text, whether it is given directly, in parts or as a `value`.
     private static func text(_ value: JSON?) -> String {
         switch value {
         case .string(let text)?: text

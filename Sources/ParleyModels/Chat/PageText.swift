@@ -29,7 +29,7 @@ enum PageText {
 }
 
 extension Substring {
-    /// Where `end` stands, whatever its case.
+    /// The range of `end`, whatever its case.
     fileprivate func range(of end: String) -> Range<Index>? {
         if end == ">" { return firstIndex(of: ">").map { $0..<index(after: $0) } }
         return firstRange(of: end) ?? firstRange(of: end.uppercased())

@@ -10,7 +10,7 @@ struct Redaction: Sendable {
     private static let charactersMax = 300
     /// The part of an upstream's words that is looked at.
     private static let bytesMax = 4_096
-    /// As many bytes in a row that also stand in the conversation count as quoting it. Shorter runs are common words.
+    /// A run of this many bytes that is also in the conversation counts as a quotation of it. Shorter runs are common words.
     private static let windowBytes = 16
     /// The same for the key, of which some quote the beginning.
     private static let keyWindowBytes = 8
@@ -60,7 +60,7 @@ struct Redaction: Sendable {
         }
     }
 
-    /// Where each run of so many bytes stands in a text.
+    /// The places of each run of so many bytes in a text.
     private struct Runs {
         private(set) var places: [ArraySlice<UInt8>: [Int]] = [:]
         /// A look at four bytes rules most places of a long conversation out.

@@ -5,12 +5,12 @@ internal import ParleySystem
 /// A half is no character, so a JSON reader replaces it by U+FFFD. Here it gets a stand-in before the chunk is read, and waits for the other half in the
 /// same place of a later chunk. A half that stays alone becomes U+FFFD once.
 struct SplitCharacters: Sendable {
-    /// The first halves that wait, by where in a chunk they stand.
+    /// The first halves that wait, by their place in a chunk.
     private var waiting: [String: UInt32] = [:]
     private var isMarked = false
 
     private static let waitingMax = 256
-    /// Where the stand-ins begin: the end of the last plane for private use.
+    /// The first of the stand-ins, at the end of the last plane for private use.
     private static let standIns: UInt32 = 0x10F800
 
     /// Half a character of the answer's text still waits.
@@ -63,7 +63,7 @@ struct SplitCharacters: Sendable {
         return String(output)
     }
 
-    /// The half that `scalar` stands in for.
+    /// The half that `scalar` replaces.
     private func unit(_ scalar: Unicode.Scalar) -> UInt32? {
         isMarked && scalar.value >= SplitCharacters.standIns ? scalar.value - SplitCharacters.standIns + 0xD800 : nil
     }

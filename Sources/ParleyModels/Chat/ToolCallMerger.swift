@@ -3,9 +3,9 @@ internal import ParleySystem
 
 /// Puts the pieces of tool calls in order: one number per call, its id and its name once, its arguments once and in pieces.
 ///
-/// By the standard each piece carries `index`, and the first one `id` and `name`. Servers differ: some leave the index out or call every
-/// one 0, some give no ids, or another with each piece, some repeat the name, some give the arguments whole, as an object, twice, or with each
-/// piece all that there is so far. So a call begins
+/// In the standard each piece carries `index`, and the first one `id` and `name`. Servers differ: some leave the index out or call every one 0, some
+/// give no ids, or another with each piece, some repeat the name, some give the arguments whole, as an object, twice, or with each piece all that
+/// there is so far. So a call begins
 ///
 /// - with an index, or without one an id, that has not been there;
 /// - with another name;
@@ -109,7 +109,7 @@ struct ToolCallMerger: Sendable {
         return events
     }
 
-    // MARK: Which call
+    // MARK: Choosing the call
 
     private mutating func place(_ piece: Piece, position: Int, of count: Int) -> Int {
         guard calls.count <= AnswerBounds.callsMax else { return calls.count - 1 }

@@ -71,7 +71,7 @@ struct UpstreamError: Sendable, Equatable {
         return (["detail", "error_type", "error_code"] + markedWords).contains { body[$0].map(says) == true }
     }
 
-    /// Whether what stands in the place of an error is one: some endpoints send `null`, `false`, an empty text or an object of such with each chunk.
+    /// Whether the value in the place of an error is one: some endpoints send `null`, `false`, an empty text or an object of such with each chunk.
     private static func says(_ error: JSON) -> Bool {
         switch error {
         case .null, .bool(false), .integer(0), .string(""): false

@@ -1,7 +1,7 @@
 internal import ParleyAgents
 internal import ParleySystem
 
-/// Which model, as `<provider>:<model>`: `openai:gpt-5-mini`, `scripted:rate=50`.
+/// The name of a model, as `<provider>:<model>`: `openai:gpt-5-mini`, `scripted:rate=50`.
 package struct ModelSpec: Sendable, Equatable, CustomStringConvertible {
     package enum Provider: String, Sendable, CaseIterable {
         /// Anything that speaks Chat Completions.

@@ -7,9 +7,9 @@ internal import Synchronization
 /// It serves tests, simulations and people who try Parley without a key. It streams at a steady rate, reports usage, obeys `max_tokens` and `stop`,
 /// and continues from a prefix as real models do. Its outside input comes from a ``World``, so it runs in a simulation.
 ///
-/// Some lines of a user message are commands: a message that begins with `say: X` is answered with X, with `fail: CODE` by a failure of that
-/// code; each line `call: TOOL {arguments}` calls a tool that it is offered, and once the results are there it speaks of them. Of a tool that it is
-/// not offered it says so.
+/// Some lines of a user message are commands: a message that begins with `say: X` is answered with X, with `fail: CODE` by a failure of that code;
+/// each line `call: TOOL {arguments}` calls a tool that it is offered, and once the results are there the answer names them. If a tool is not
+/// offered, the answer says so.
 public final class ScriptedModel: Model {
     /// How it answers; as text: `scripted:tokens=300,rate=50,seed=7,continues=prefix`.
     package struct Options: Sendable, Equatable {
@@ -35,7 +35,7 @@ public final class ScriptedModel: Model {
     }
 
     public func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
-        // `auto` stands for a model that continues, as the probe says too.
+        // `auto` means a model that continues, as the probe finds too.
         let answer = ScriptedAnswer(to: request, options, goesOn: continues != .no)
         let call = ScriptedCall(answer, rate: options.rate, sink, world)
         call.begin()
@@ -155,7 +155,7 @@ private final class ScriptedCall: ModelCall {
     private let started: Timestamp
     private let state = Mutex(State())
 
-    /// So many tokens between two chances to cancel, where nothing waits for the clock.
+    /// The number of tokens between two chances to cancel, where nothing waits for the clock.
     private static let burst = 8
 
     init(_ answer: ScriptedAnswer, rate: Int, _ sink: any ModelSink, _ world: any World) {

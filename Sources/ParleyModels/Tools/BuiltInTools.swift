@@ -6,7 +6,7 @@ package struct BuiltInTools: Sendable {
     private let files: AgentFiles
     private let world: any World
 
-    /// - Parameter folder: Where `write_file` writes: below it each agent has a folder of its own.
+    /// - Parameter folder: The root for `write_file`: below it each agent has a folder of its own.
     package init(folder: String, world: any World) {
         files = AgentFiles(folder: folder)
         self.world = world

@@ -75,7 +75,7 @@ struct AgentAppend {
         try StreamRoutes(context: context).requireKind(agent)
     }
 
-    /// Those of the entries that a client can send.
+    /// The rights of the entries that a client can send.
     private static let verbs = Verb.allCases.filter { verb in InputEntry.kinds.contains { $0.verb == verb } }
 
     private static func requireSome(_ access: Access, _ channel: String) throws(Problem) {

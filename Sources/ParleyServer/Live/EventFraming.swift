@@ -4,14 +4,14 @@ internal import ParleySystem
 
 /// Writes the two events of the protocol: `data`, and the `control` that follows each (HTML standard, section 9.2).
 enum EventFraming {
-    /// Where a reader stands after the event.
+    /// The state of a reader after the event.
     enum State: String {
         case behind = ""
         case upToDate = "u"
         case closed = "c"
     }
 
-    /// How the data of a channel stands in events.
+    /// The form of a channel's data in events.
     enum Form: String {
         case json = "j"
         case text = "t"
@@ -126,7 +126,7 @@ struct EventLines: Sendable {
 }
 
 extension UnsafeRawBufferPointer {
-    /// Where `byte` is next, or the end.
+    /// The place of the next `byte`, or the end.
     fileprivate func place(of byte: UInt8, from start: Int) -> Int {
         guard start < count, let found = memchr(baseAddress! + start, Int32(byte), count - start) else { return count }
         return UnsafeRawPointer(found) - baseAddress!

@@ -3,15 +3,15 @@ internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
 
-/// A reader that follows a channel on one loop: where it stands, and how pages of the log reach it when it lags.
+/// A reader that follows a channel on one loop: its offset, and how pages of the log reach it when it lags.
 ///
-/// There are many that only wait: its properties stand in an order that leaves no gaps.
+/// There are many that only wait: the order of its properties leaves no gaps.
 class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     let channel: any Tail
     unowned let readers: LoopReaders  // They outlive every loop's connections.
     /// Everything up to here has been given to the reader.
     var offset: UInt64
-    /// Where ``LoopReaders`` keeps it; -1 when it does not.
+    /// Its index in ``LoopReaders``; -1 when it is not there.
     var slot = -1 { didSet { if slot < 0 { ticket?.isWanted.store(false, ordering: .relaxed) } } }
     /// Its place among those of its account; given back when it is removed.
     var place: ReaderPlace?
@@ -50,7 +50,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// Turns a page into events before it is received, off the loop: they are then received in its place; `nil`: it stays a page.
     var framing: (@Sendable (Page) -> PageEvents)? { nil }
 
-    /// Where the next page begins.
+    /// The offset at which the next page begins.
     var readOffset: UInt64 { offset }
 
     /// Whether it has taken what it was given, so far. Readers that have are served before all others.
@@ -95,7 +95,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
 
     /// Reads the page after ``offset`` off the loop. One at a time.
     ///
-    /// - Parameter bytesMax: Where it ends, after the entry that passes it; by default where those of catch-up reads do.
+    /// - Parameter bytesMax: The size at which it ends, after the entry that passes it; by default that of catch-up reads.
     func readPage(bytesMax: Int? = nil) {
         guard !isReading else { return }
         isReading = true

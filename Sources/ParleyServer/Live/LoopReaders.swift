@@ -202,7 +202,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         return answers.reserve(count, for: LoopReaders.sharedAccount)
     }
 
-    /// A large piece is shared by many, and counted once; where there is no room each reads it from the log when there is.
+    /// A large piece is shared by many, and counted once; without room for it, each reads it from the log once there is.
     private func counted(_ events: Events, in room: MemoryReservation?) -> Events {
         guard case .piece(let piece, let next, let state, let splitsLineEnd) = events, piece.byteCount > LoopReaders.countedBytes else {
             return events

@@ -29,7 +29,7 @@ struct PageEvents: Sendable {
         var end: TextSeam.End { carried.isEmpty ? .afterReturn : .inCharacter }
     }
 
-    /// How its data stands in events; of text that turned out to be none, and is the first data of its answer, in Base64.
+    /// The form of its data in events; Base64 for text that turned out to be none, and is the first data of its answer.
     let form: EventFraming.Form
     let step: Step
     var slices: EventSlices

@@ -259,7 +259,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         readPage(bytesMax: share)
     }
 
-    /// Says how much its pages take: those that are read or being sent.
+    /// Notes how much its pages take: those that are being read or sent.
     private func hold(_ bytes: Int) {
         readers.pageBytes += bytes - reserved
         reserved = bytes

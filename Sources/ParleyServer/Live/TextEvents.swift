@@ -23,7 +23,7 @@ struct TextEvents {
     }
 
     let cursor: UInt64
-    /// Whether nothing stands behind the pieces yet.
+    /// Whether nothing comes after the pieces yet.
     var reachesTail = true
     /// Whether nothing comes after the pieces, ever.
     var isEnded = false

@@ -115,7 +115,7 @@ final class PublicFile: @unchecked Sendable {  // Guard: used by one piece of wo
         "webmanifest": "application/manifest+json",
     ]
 
-    /// By the end of its name; anything else is bytes, which browsers save instead of showing.
+    /// The type by the end of the name; anything else is bytes, which browsers save instead of showing.
     private static func contentType(_ name: String) -> String {
         guard let dot = name.lastIndex(of: ".") else { return ContentTypeText.bytes }
         return types[name[name.index(after: dot)...].lowercased()] ?? ContentTypeText.bytes

@@ -13,7 +13,7 @@ package struct Access: Sendable {
     let token: CapabilityToken?
     /// The credential it rests on, for later checks that it is still valid.
     let basis: Basis
-    /// Which keys it was compared with: see ``Authenticator/replace(_:)``.
+    /// The version of the keys it was compared with: see ``Authenticator/replace(_:)``.
     var keysVersion = 0
     /// The one channel that may be read, when it came as a ticket.
     private let only: String?
@@ -100,7 +100,7 @@ package struct Access: Sendable {
             ])
     }
 
-    /// Of an agent's entries, before it is known which is sent.
+    /// For an agent's entries, before it is known which is sent.
     package static let usualNeed = ", whichever the type of the entry needs: 'append' for a message"
 
     func hasExpired(_ now: Timestamp) -> Bool { expires.map { $0 <= now } ?? false }

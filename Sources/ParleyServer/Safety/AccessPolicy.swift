@@ -1,7 +1,7 @@
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// Which hosts a request may name and which pages may send it.
+/// Decides which hosts a request may name and which pages may send it.
 ///
 /// A server on loopback without keys is reachable by every page the user's browser shows: directly, which the Origin tells, or by a name
 /// that the attacker points to loopback (DNS rebinding), which the Host tells, or the request target where that is a URL.

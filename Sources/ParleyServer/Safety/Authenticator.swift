@@ -36,7 +36,7 @@ final class Authenticator: Sendable {
     func access(_ request: HTTPRequest) throws(Problem) -> Access {
         let (keys, current) = ring.withLock { ($0, version.load(ordering: .sequentiallyConsistent)) }
         var access = try access(request, keys)
-        // Of a ticket they are those by which it was given.
+        // A ticket keeps the version of the keys that it was issued under.
         if access.keysVersion == 0 { access.keysVersion = current }
         return access
     }

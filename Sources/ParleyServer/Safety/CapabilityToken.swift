@@ -85,7 +85,7 @@ package struct CapabilityToken: Sendable {
     /// The name it was issued to: tokens that its holders made of it count as theirs.
     var issuedTo: String { blocks[0].name ?? "" }
 
-    /// From this instant on it is worth nothing.
+    /// From this instant on the token is worth nothing.
     package var expires: Timestamp { blocks.compactMap(\.expires).min() ?? Timestamp(milliseconds: 0) }
 
     package func allows(_ verb: Verb, _ channel: String) -> Bool { blocks.allSatisfy { $0.allows(verb, channel) } }
@@ -212,7 +212,7 @@ struct SafetyName {
     private static let bytesMax = 64
     private static let reserved = ["agents", "hook", "schedule"]
 
-    /// `nil` unless it is 1 to 64 of `[A-Za-z0-9._~@+-]`. No slash: that stands between the names of a token that was narrowed.
+    /// `nil` unless it is 1 to 64 of `[A-Za-z0-9._~@+-]`. No slash: that separates the names of a narrowed token.
     init?(_ bytes: some Collection<UInt8>) {
         guard (1...SafetyName.bytesMax).contains(bytes.count),
             bytes.allSatisfy({ byte in

@@ -40,12 +40,12 @@ package struct ChannelPattern: Hashable, Sendable {
 
     /// How many segments it has.
     var segmentCount: Int { segments.count }
-    /// Whether it stands for channels that it does not name.
+    /// Whether it matches channels that it does not name.
     package var isWide: Bool { segments.contains(ChannelPattern.one) || segments.contains(ChannelPattern.many) }
 
     /// Names that it matches, of which a set of patterns matches each only if it matches every channel that this one does.
     ///
-    /// In place of `*` and `**` stand segments that no pattern names.
+    /// Replaces `*` and `**` by segments that no pattern names.
     /// - Parameter segmentsMax: The most segments that one of those patterns has: longer names than that tell nothing new.
     func examples(_ segmentsMax: Int) -> [String] {
         let wide = segments.indices.filter { segments[$0] == ChannelPattern.many }

@@ -41,7 +41,7 @@ package struct KeyRing: Sendable {
     ///
     /// - Parameters:
     ///   - separator: The character between two: a line's end in a file, a comma in a variable.
-    ///   - source: Where the text is from, for messages.
+    ///   - source: The source of the text, for messages.
     /// - Throws: ``SafetyError`` that names the source and which entry is wrong.
     package mutating func add(_ text: String, separator: Character, from source: String) throws(SafetyError) {
         for (number, part) in text.split(separator: separator, omittingEmptySubsequences: false).enumerated() {

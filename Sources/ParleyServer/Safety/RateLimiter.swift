@@ -13,7 +13,7 @@ final class RateLimiter: Sendable {
 
     /// Takes a token.
     ///
-    /// - Parameter now: By a clock that never steps back.
+    /// - Parameter now: The time of a clock that never steps back.
     /// - Throws: 429 `too_many_requests` that says when there is one again.
     func take(_ account: String, _ now: Duration) throws(Problem) {
         let wait = tables.withLock { tables in

@@ -109,7 +109,7 @@ struct SafetyRoutes: Sendable {
         let (access, use): (Access, Tickets.Use)
         switch (body["channel"], body["socket"]) {
         case (.string(let channel)?, nil):
-            // By the same way as from a URL, so that one name has one form.
+            // Parsed as in a URL, so that one name has one form.
             let name = try StreamName(path: ArraySlice(PercentEncoding.encode(channel, keeping: "/").utf8))
             try exchange.access.require(.read, name.text)
             (access, use) = (exchange.access.reading(only: name.text), .channel)

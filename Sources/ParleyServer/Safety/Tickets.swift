@@ -46,7 +46,7 @@ final class Tickets: Sendable {
         }
     }
 
-    /// The rights that the ticket stands for, once.
+    /// Returns the rights of the ticket, once.
     func redeem(_ text: String, for use: Use = .channel, _ now: Timestamp) -> Access? {
         let digest = SHA256.digest(Bytes(text.utf8))
         guard let ticket = state.withLock({ $0.tickets.removeValue(forKey: digest) }), now < ticket.expires, ticket.use == use

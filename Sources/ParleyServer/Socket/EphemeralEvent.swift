@@ -56,7 +56,7 @@ struct EphemeralDelivery: Sendable {
     }
 }
 
-/// So many at once, and so many a second.
+/// A limit on how many at once, and how many a second.
 struct RateLimit {
     private let burst: Double
     private let perSecond: Double

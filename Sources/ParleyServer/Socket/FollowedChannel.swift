@@ -76,7 +76,7 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
 }
 
 extension SocketReader {
-    /// Where a reader that asks for `start` begins.
+    /// The offset at which a reader that asks for `start` begins.
     static func place(_ start: ReadRequest.Start, in channel: any Tail, _ head: UInt64) throws(Problem) -> UInt64 {
         guard channel.isJSON else { throw Problem(.mismatch(ContentTypeText.json, channel.contentType)) }
         switch start {

@@ -5,7 +5,7 @@ internal import ParleySystem
 /// A reader that gets what is appended to a channel as messages on a socket that it shares with others.
 final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     let subscription: SocketSubscription
-    /// Which of the subscription's channels this is.
+    /// The index of the channel among the subscription's.
     let index: Int
     /// Waits in the session for room, at its offset.
     var isParked = false

@@ -35,7 +35,7 @@ struct SocketRequest {
         }
     }
 
-    /// Where the value of each member stands.
+    /// The range of each member's value.
     private static func fields(of message: Bytes) throws(SocketRefusal) -> [String: Range<Int>] {
         var (fields, repeated) = ([String: Range<Int>](), String?.none)
         var scanner = JSONScanner(message)

@@ -256,7 +256,7 @@ class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only
         self.session = session
     }
 
-    /// Where to continue; `nil` while that is not known.
+    /// The place to continue at; `nil` while that is not known.
     var place: JSON? { nil }
 
     /// Stops following. Idempotent.

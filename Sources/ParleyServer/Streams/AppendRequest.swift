@@ -9,7 +9,7 @@ struct AppendRequest {
     let producer: ProducerClaim?
     let sequence: String?
     let idempotencyKey: String?
-    /// Where the tail must be.
+    /// The required end offset.
     let ifTail: UInt64?
     /// `If-Match: *`: nothing is created for it.
     let mustExist: Bool

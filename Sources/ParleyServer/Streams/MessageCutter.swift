@@ -6,7 +6,7 @@ enum MessageCutter {
     /// More would hold up the one writer, and so all clients: this many take it about 50 ms.
     static let messagesMax = 100_000
 
-    /// - Returns: Where each message stands; none for `[]`.
+    /// - Returns: The range of each message; none for `[]`.
     /// - Throws: 400 `invalid_json` naming the byte; 413 `too_many_messages`.
     static func cut(_ body: Bytes) throws(Problem) -> [Range<Int>] {
         var messages: [Range<Int>] = []

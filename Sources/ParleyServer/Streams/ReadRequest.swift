@@ -118,6 +118,6 @@ struct ReadRequest: Sendable {
 enum WhenBehind: String, Sendable {
     /// All of it, when the client takes it.
     case park
-    /// The settled view, from where the reader stands.
+    /// The settled view, from the reader's offset on.
     case settled
 }

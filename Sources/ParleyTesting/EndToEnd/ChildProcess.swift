@@ -22,7 +22,7 @@ package final class ChildProcess: Sendable {
     package let pid: pid_t
     private let state: Monitor<Output>
 
-    /// Starts `executable` with these arguments. Of the test's own environment it gets all but what configures Parley.
+    /// Starts `executable` with these arguments. It gets all of the test's own environment but the variables that configure Parley.
     ///
     /// - Parameter mayReadAnything: Whether it keeps root's right to read what its mode forbids; no matter for other users.
     package init(

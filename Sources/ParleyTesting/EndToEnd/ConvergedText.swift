@@ -12,7 +12,7 @@ package struct ConvergedText: Sendable {
 
     private struct Step {
         var attempt: Int64 = 0
-        /// By where they begin.
+        /// The pieces, by their start.
         var pieces: [Int: Piece] = [:]
         var final: String?
     }

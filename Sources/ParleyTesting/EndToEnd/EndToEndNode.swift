@@ -48,7 +48,7 @@ package final class EndToEndNode: Sendable {
     /// Starts the node without waiting for anything.
     ///
     /// - Parameters:
-    ///   - failpoint: Where it is to die: `<name>:<n>`.
+    ///   - failpoint: The place at which it is to die: `<name>:<n>`.
     ///   - changes: Variables of this process's environment that differ from those of the others.
     @discardableResult
     package func launch(
@@ -118,7 +118,7 @@ package final class EndToEndNode: Sendable {
 
     // MARK: The test agent's side file
 
-    /// Where `steps-agent` writes a line whenever the body of a step runs.
+    /// The file in which `steps-agent` writes a line whenever the body of a step runs.
     package var stepsFile: String { folder + "/steps" }
 
     /// How often the body of each step ran so far, by idempotency key.

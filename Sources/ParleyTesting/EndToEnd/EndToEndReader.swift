@@ -6,7 +6,7 @@ internal import Synchronization
 package final class EndToEndReader: Sendable {
     package struct Seen: Sendable {
         package var entries: [JSON] = []
-        /// Where it resumes: the offset of the last control event.
+        /// The offset at which it resumes: that of the last control event.
         package var offset: String
         /// Data whose control event has not come: not taken, because it is sent again after a break.
         var pending: [JSON] = []

@@ -1,7 +1,7 @@
 package import ParleyHTTP
 package import ParleySystem
 
-/// Stands between a node and a real model server: passes every call on as it is, and keeps the requests.
+/// A proxy between a node and a real model server: passes every call on as it is, and keeps the requests.
 package final class RecordingProxy: HTTPHandler {
     private let upstream: String
     private let bodies = Monitor<[JSON]>([])
@@ -9,7 +9,7 @@ package final class RecordingProxy: HTTPHandler {
     // Set once, before the object is shared.
     nonisolated(unsafe) private var server: HTTPServer!
 
-    /// - Parameter upstream: Where calls go, without the path `/v1`.
+    /// - Parameter upstream: The address that calls go to, without the path `/v1`.
     package init(to upstream: String) throws {
         self.upstream = upstream
         server = HTTPServer(on: group, handler: Unowned(self))

@@ -19,7 +19,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
     package private(set) var crashes = 0
     package private(set) var commits = 0
     package private(set) var operations = 0
-    /// Of everything that was answered and seen, in order.
+    /// The digest of everything that was answered and seen, in order.
     package private(set) var digest: UInt64 = 0xcbf2_9ce4_8422_2325
     /// Set to have what happens told.
     package var trace: ((String) -> Void)?

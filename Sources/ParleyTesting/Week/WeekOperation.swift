@@ -75,7 +75,7 @@ struct WeekOperation: Sendable {
 // MARK: - What clients think of
 
 extension WeekOperation {
-    /// A name of a stream: of few, so that clients meet.
+    /// The name of a stream: there are few, so that clients meet.
     static func name(_ random: inout SplitMix64) -> String { "w/\("abcdefgh".randomElement(using: &random)!)" }
 }
 

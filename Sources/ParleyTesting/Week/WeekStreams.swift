@@ -9,12 +9,12 @@ struct WeekStreams: Sendable {
     struct Stream: Sendable {
         let number: Int
         let name: String
-        /// Where its rows are: its root's.
+        /// The partition of its rows: its root's.
         let partition: UInt16
         let contentType: String
         let lifetime: Lifetime?
         let fork: Origin?
-        /// In wire form; of an agent's channel that was forked, `nil` stands for text that had gone.
+        /// In wire form; in a fork of an agent's channel, `nil` is text that was trimmed.
         var entries: [Bytes?]
         var isClosed = false
         var closedBy: String?

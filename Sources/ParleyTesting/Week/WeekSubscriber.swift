@@ -30,7 +30,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     private var lives = 1
     /// Whether a PUT or a DELETE was not answered.
     private var isUnsure = false
-    /// By the number of a stream's life.
+    /// The cursors, by the number of a stream's life.
     private var cursors: [Int: Cursor] = [:]
     /// Up to where each stream was given to a worker.
     private var given: [Int: UInt64] = [:]
@@ -115,7 +115,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         for link in links() { take(link.path, acked: link.acked) }
     }
 
-    /// Of a stream that has come to its end, it may be the link of another before it.
+    /// For an expired stream, it may be the link of an earlier one.
     private func take(_ name: String, acked: UInt64) {
         guard let stream = week.streams.streams[name] else { return }
         cursors[stream.number] = self.stream(name) == nil ? Cursor(acked: first(stream), maybe: [acked: 1]) : Cursor(acked: acked)
@@ -158,7 +158,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     private func cursor(_ stream: WeekStreams.Stream) -> Cursor { cursors[stream.number] ?? Cursor(acked: first(stream)) }
 
-    /// Where a stream begins that is new to it.
+    /// The offset at which a stream begins that is new to it.
     private func first(_ stream: WeekStreams.Stream) -> UInt64 { stream.fork?.head ?? 0 }
 
     /// The server has shown that a stream is acked up to there.

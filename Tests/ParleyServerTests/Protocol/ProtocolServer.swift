@@ -32,8 +32,8 @@ final class ProtocolServer: ServerUnderTest {
     static let shared = try! ProtocolServer()
 
     let root: String
-    /// Whether answers are held to what Parley says, and not only to what the protocol leaves open: which of several statuses, the code of
-    /// an error, JSON byte for byte.
+    /// Whether answers are checked against Parley's own choices as well as the protocol: which of several statuses, the code of an error, JSON byte
+    /// for byte.
     let isOurs: Bool
     /// The header fields of requests besides their own.
     let headers: [(String, String)]
