@@ -52,7 +52,7 @@ struct Banner {
 
     /// A host to connect to, by a name that the certificate has if it has one.
     private static func host(_ listening: String, _ certificate: TLSIdentity?) -> String {
-        // Every address is no address to connect to.
+        // An address that means every address is none to connect to.
         let host = ["0.0.0.0": "127.0.0.1", "::": "::1"][listening] ?? listening
         guard let certificate else { return host }
         let isHere = ["127.0.0.1", "::1"].contains(host)

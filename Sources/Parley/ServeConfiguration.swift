@@ -36,7 +36,7 @@ package struct ServeConfiguration: Sendable {
     /// PEM files; both or none.
     package var tlsCertificate: String?
     package var tlsKey: String?
-    /// Origins whose pages may use the server beside its own.
+    /// Further origins, besides the server's own, whose pages may use it.
     package var corsOrigins: Set<String> = []
     /// Requests a second of each sender; `nil`: any.
     package var rate: Double?
@@ -114,7 +114,7 @@ package struct ServeConfiguration: Sendable {
         }
     }
 
-    /// Refuses a file that lacks what is wanted of it: OpenSSL says only that there is no line to start at.
+    /// Refuses a file that lacks the expected parts: OpenSSL only reports that there is no line to start at.
     private static func requirePEM(
         _ file: String, _ option: String, _ label: String, _ what: String, other: String
     ) throws(ConfigurationError) {

@@ -85,7 +85,7 @@ enum ApprovalChoice {
         return (StatusView.approvals(status), status["state"] == "running" || (status["undecided"]?.integer ?? 0) > 0)
     }
 
-    /// The one approval that is open. An agent that has just been told to do something gets a moment to ask.
+    /// The one open approval. An agent that has just been given work gets a moment to ask.
     private static func only(_ channel: String, _ client: Client) throws -> String {
         var (open, isBusy) = try open(channel, client)
         for _ in 0..<20 where open.isEmpty && isBusy {

@@ -140,7 +140,7 @@ enum SignalCommand: Command {
     }
 }
 
-/// Sends an entry that is no message, and says what became of it.
+/// Sends an entry that is not a message, and reports its outcome.
 enum ControlEntry {
     static let options: [CommandOption] = [.value("if-turn"), .value("if-offset"), .value("key"), .value("server")]
 

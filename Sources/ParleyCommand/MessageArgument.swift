@@ -9,7 +9,7 @@ enum MessageBody {
           --data <json>   structured input instead of text, for agents that take it; - and @<file> as for the text
         """
 
-    /// - Throws: ``UsageError`` for a message that says nothing, says both, or is no JSON.
+    /// - Throws: ``UsageError`` for a message that has neither text nor data, has both, or is no JSON.
     static func read(_ arguments: Arguments) throws -> JSON.Member {
         guard let source = arguments["data"] else { return JSON.Member("text", .string(try MessageArgument.text(arguments))) }
         if arguments.positional.count > 1 { throw UsageError("there are a text and --data; a message has one of them.") }

@@ -153,7 +153,7 @@ enum WaitView {
         TerminalText.name(wait["name"]?.string ?? wait["step"]?.string ?? "") + (wait["args"].map { " \(brief($0))" } ?? "")
     }
 
-    /// The same with when it ends by itself, for lists.
+    /// The same with the time at which the wait ends by itself, for lists.
     static func brief(of wait: JSON) -> String { what(wait) + (wait["due"]?.string.map { " until \($0)" } ?? "") }
 
     private static func brief(_ value: JSON) -> String {

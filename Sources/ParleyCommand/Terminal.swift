@@ -9,7 +9,7 @@ enum Terminal {
     static func output(_ text: TerminalText) { write(text.string, to: 1) }
     static func error(_ text: TerminalText) { write(text.string + "\n", to: 2) }
 
-    /// Whether both go to the same place, such as a terminal or with `2>&1`: then what is said beside an answer could cut one of its lines.
+    /// Whether both go to the same place, such as a terminal or with `2>&1`: then a message beside an answer could cut one of its lines.
     static let isOneStream: Bool = {
         var (output, error) = (stat(), stat())
         guard fstat(1, &output) == 0, fstat(2, &error) == 0 else { return false }

@@ -33,7 +33,7 @@ final class TurnView: Sendable {
     /// Takes in an entry without showing it.
     func hear(_ entry: JSON) { state.withLock { hear(entry, &$0) } }
 
-    /// Says something that is no entry.
+    /// Prints a message that is no entry.
     func say(_ text: TerminalText) { state.withLock { note(text, &$0) } }
 
     /// Notes who stops the turn: the entry that ends it is the agent's own.

@@ -8,7 +8,7 @@ package struct Authority: Sendable, Hashable {
     package let host: String
     package let port: UInt16?
 
-    /// - Returns: `nil` for what is no authority, or has user information.
+    /// - Returns: `nil` for a text that is no authority, or has user information.
     package init?(_ text: some StringProtocol) {
         var host = Bytes(text.utf8)[...]
         if let colon = host.lastIndex(of: UInt8(ascii: ":")), !host[colon...].contains(UInt8(ascii: "]")) {
@@ -79,7 +79,7 @@ package struct URLOrigin: Sendable, Hashable {
         self = origin
     }
 
-    /// With the port, also where it is the scheme's.
+    /// The port is compared, also where it is the scheme's.
     package static func == (a: URLOrigin, b: URLOrigin) -> Bool {
         a.scheme == b.scheme && a.authority.isSame(as: b.authority, in: a.scheme)
     }

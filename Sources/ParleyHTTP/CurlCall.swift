@@ -305,7 +305,7 @@ extension CurlCall {
         }
         let message = "\(url): \(reason)"
         switch result {
-        // The URL's scheme has been looked at: it is the answer's that is none.
+        // The URL's scheme was checked before: it is the answer that is not HTTP.
         case CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "upstream_not_http", message: message, reason: reason)
         case CURLE_URL_MALFORMAT: return OutgoingError(code: "invalid_url", message: message, reason: reason)
         // The checksum was right.

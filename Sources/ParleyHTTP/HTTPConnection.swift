@@ -565,7 +565,7 @@ extension HTTPConnection {
         guard let parsing else { return }
         let (span, count) = (now - bodyMark, parsing.parser.bodyCount)
         if now - readMark > listener.bodyMilliseconds {
-            // A request that was refused has its answer; there is none for the rest of it.
+            // A refused request has its answer; there is none for the rest of it.
             if parsing.isAnswered { return close() }
             reject(Problem(status: 408, code: "request_timeout", detail: "the request's body stopped arriving"))
         } else if span > listener.bodyMilliseconds {

@@ -53,7 +53,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     }
     private let waiting = Atomic(0)
 
-    /// How long input that has waited is served until whatever else the loop has to do comes first again.
+    /// How long input that has waited is served before the loop's other work comes first again.
     private static let sliceNanoseconds: Int64 = 1_000_000
     /// How often it is said that connections cannot be accepted.
     private static let complaintMilliseconds: Int64 = 1_000
@@ -235,7 +235,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         }
     }
 
-    /// Says no with what the socket takes at once; there is no connection to wait on.
+    /// Refuses with as much as the socket takes at once; there is no connection to wait on.
     private func refuse(_ stream: UnsafeMutablePointer<uv_stream_t>) {
         let problem = Problem(
             status: 503, code: "too_many_connections",
@@ -312,7 +312,7 @@ extension HTTPListener {
         return dateBytes
     }
 
-    /// Whether input has been served for long enough until whatever else the loop has to do has come.
+    /// Whether input has been served for so long that the loop's other work must come first.
     var isSliceOver: Bool {
         if sliceEnd == nil { beginSlice() }
         return loop.preciseNanoseconds >= sliceEnd!

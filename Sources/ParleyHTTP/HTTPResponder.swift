@@ -69,8 +69,8 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
         complete()
     }
 
-    /// Counts what has been made of the request's body, until it is answered; never more than an account can get beside the bodies of several
-    /// such requests.
+    /// Counts the memory that the request's body was turned into, until it is answered; never more than an account can get besides the bodies of
+    /// several such requests.
     ///
     /// - Parameter count: The bytes that the request takes now, its body included.
     /// - Returns: false when there is no room for it; nothing has changed then.

@@ -23,7 +23,7 @@ package struct HTTPServerConfiguration: Sendable {
     package var idleTimeout = Duration.seconds(75)
     /// A connection that has asked nothing for so long may be closed for a new one when all are taken.
     package var patience = Duration.seconds(1)
-    /// A peer that takes no byte of what waits for it is given up after this time.
+    /// A peer that takes none of the waiting bytes is disconnected after this time.
     package var writeTimeout = Duration.seconds(120)
     /// The bytes that one connection may bring before the others of its loop have their turn.
     package var readBytes = 64 << 10

@@ -79,7 +79,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 
     /// Sends a piece at once if nothing waits before it; the part that the socket does not take is queued, and shared.
     ///
-    /// For what goes to many streams: there is no copy and nothing is allocated, and it does not wait for the end of the tick.
+    /// For data that goes to many streams: there is no copy and nothing is allocated, and it does not wait for the end of the tick.
     package func send(_ piece: BodyPiece) {
         loop.assertOnLoop()
         guard let responder, framing == .chunked else { return write(count: piece.content.count) { $0.append(Bytes(piece.content), piece.room) } }

@@ -12,7 +12,7 @@ package enum RetryAfter {
         return min(max(.zero, now.duration(to: date)), longest)
     }
 
-    /// The wait of so many seconds, as bodies have it, at most ``longest``; `nil` for what is no length of time.
+    /// The wait of so many seconds, as bodies have it, at most ``longest``; `nil` for a value that is no length of time.
     package static func seconds(_ seconds: Double) -> Duration? {
         seconds >= 0 ? .milliseconds(Int64(min(seconds, longest / .seconds(1)) * 1_000)) : nil
     }

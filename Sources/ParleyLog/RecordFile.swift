@@ -17,7 +17,7 @@ struct RecordFile {
         case whole
         /// Within a record that begins here, and was never written as a whole.
         case cut(at: Int)
-        /// With something that was written and is no longer what it was, here.
+        /// With bytes that were written and have changed, here.
         case damaged(at: Int)
     }
 
@@ -86,7 +86,7 @@ struct RecordFile {
         return end ?? byteCount
     }
 
-    /// Whether nothing was written from some place in the piece on, to the end of the file: it had been given its length before.
+    /// Whether nothing was written from some place in the piece on, to the end of the file, whose length had been set before.
     ///
     /// A record may end in zeros of its own: one in which more than a bit has changed is then taken for one that was not written as a whole.
     private func isTorn(_ piece: Piece, before end: Int) throws(LogError) -> Bool {

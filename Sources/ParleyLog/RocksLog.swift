@@ -118,7 +118,7 @@ package final class RocksLog: CommitLog {
         guard let (database, folder) = state.withLock({ $0 }) else { throw LogError(.closed, "the log '\(self.path)' has been closed") }
         let backup = try FolderBackup(of: folder.path, to: path)
         do { try database.checkpoint(to: "\(path)/log") } catch { throw LogError(backingUp: path, error.text) }
-        // After the log: a file that the log tells of is there, and at least as new.
+        // After the log: a file that the log names is there, and at least as new.
         try backup.copyRest()
         try backup.finish()
     }

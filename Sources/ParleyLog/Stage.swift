@@ -18,7 +18,7 @@ package struct Stage {
     private var deletedRanges = DeletedRanges()
     /// The partitions that this process writes to; every further staged row is checked against it.
     private(set) var ownership: PartitionOwnership
-    /// Partitions by which whatever is being staged was decided, or to which it writes.
+    /// Partitions that decided the submission which is being staged, or that it writes to.
     private(set) var concerned = PartitionSet()
     /// Counts the staged operations: between a value and a deleted range, the later one holds.
     private var step = 0

@@ -6,7 +6,7 @@ internal import ParleySystem
 enum Made<Value: Sendable>: Sendable {
     /// `nil`: it is too small to be counted.
     case value(Value, MemoryReservation?)
-    /// It was given up again: there is no room for so many bytes now.
+    /// It was discarded: there is no room for so many bytes now.
     case needs(Int)
 }
 
@@ -38,7 +38,7 @@ struct AnswerMemory: Sendable {
 
     func reserve(_ count: Int, for account: String) -> MemoryReservation? { budget.reserve(weight(count), for: account) }
 
-    /// Counts an answer that must be given, whatever room there is.
+    /// Counts an answer that must be given, however little room is left.
     func owe(_ count: Int, of account: @autoclosure () -> String) -> MemoryReservation? {
         guard count > AnswerMemory.uncountedBytes else { return nil }
         let room = MemoryReservation(budget, account: account())
@@ -50,7 +50,7 @@ struct AnswerMemory: Sendable {
     ///
     /// - Parameters:
     ///   - room: The room found for it, if it had to wait.
-    ///   - make: Makes the answer, or a short one; `nil` when there is no such thing.
+    ///   - make: Makes the answer, or a short one; `nil` when there is none.
     func make<Value>(
         for account: String, in room: MemoryReservation?, weight count: (Value) -> Int,
         _ make: (_ isShort: Bool) throws(ChannelError) -> Value?

@@ -46,7 +46,7 @@ struct ForwardedField {
         }
     }
 
-    /// The pairs of the first element; commas and semicolons within quotes are none of the list's.
+    /// The pairs of the first element; commas and semicolons within quotes do not separate.
     private static func pairs(of line: String) -> [ArraySlice<UInt8>] {
         let bytes = Bytes(line.utf8)
         var (pairs, start, isQuoted, isEscaped) = ([ArraySlice<UInt8>](), 0, false, false)

@@ -45,7 +45,7 @@ struct Exchange: Sendable {
         }
     }
 
-    /// Counts entries that have been made of the body, as long as they wait for the log.
+    /// Counts the entries made from the body, as long as they wait for the log.
     ///
     /// - Parameter bytes: The bytes that an entry takes besides its own, all the way to the log.
     /// - Throws: 503 `overloaded` when there is no room for them.

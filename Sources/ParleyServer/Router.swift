@@ -55,7 +55,7 @@ final class Router: HTTPHandler, Sendable {
         }
     }
 
-    /// Fields of which a second one, or one that cannot be told from another, would have to be guessed about.
+    /// Fields whose second occurrence, or ambiguous value, would have to be guessed about.
     private static let singleFields: [StaticString] = [
         "Content-Type", "Content-Encoding", "Idempotency-Key", "If-Match", "Last-Event-ID", "Origin",
         "Producer-Id", "Producer-Epoch", "Producer-Seq", "Stream-Seq", "Stream-Closed", "Stream-TTL", "Stream-Expires-At",

@@ -4,9 +4,9 @@ package import ParleyHTTP
 package struct ServerConfiguration: Sendable {
     /// Address, port and the bounds of HTTP itself.
     package var http = HTTPServerConfiguration()
-    /// Host names beside loopback that requests may be addressed to; `*` for any.
+    /// Host names besides loopback that requests may be addressed to; `*` for any.
     package var allowedHosts: Set<String> = []
-    /// Origins, such as `https://app.example.com`, whose pages may use this server beside its own; `*` for any.
+    /// Origins besides its own, such as `https://app.example.com`, whose pages may use this server; `*` for any.
     package var allowedOrigins: Set<String> = []
     /// The folder whose files need no key; `nil`: none.
     package var publicFolder: PublicFolder?
@@ -39,7 +39,7 @@ package struct ServerConfiguration: Sendable {
     package var socketMessageBytesMax = 1 << 20
     /// Channels that one socket follows, those of its trees included; more are refused with `too_many_channels`.
     package var socketChannelsMax = 1_024
-    /// How long a socket may be quiet before it is asked for a sign of life; after twice as long again it is given up.
+    /// How long a socket may be quiet before it is pinged; after twice as long again it is closed.
     package var socketPingInterval = Duration.seconds(20)
     /// How long a socket may last. It ends by telling where to resume, so that connections are spread again.
     package var socketLifetime = Duration.seconds(600)

@@ -197,7 +197,7 @@ final class ServerContext: Sendable {
 
     /// As ``read(for:_:then:)`` for an answer that may be large: it is counted in the memory for answers, and waits for room where there is none.
     ///
-    /// - Parameter work: Makes what the answer has, or something shorter; `nil` when there is no such thing. Called once more after a wait.
+    /// - Parameter work: Makes the answer, or a shorter one; `nil` when there is none. Called once more after a wait.
     func readLarge<Value: Sendable>(
         for exchange: Exchange, weight: @escaping @Sendable (Value) -> Int,
         _ work: @escaping @Sendable (_ isShort: Bool) throws(ChannelError) -> Value?,

@@ -6,7 +6,7 @@ internal import Synchronization
 package final class Alarm: Sendable {
     private struct State {
         var next: (instant: Timestamp, scheduled: any Scheduled)?
-        /// How many appointments there were: one that rings while another takes its place must not be taken for that.
+        /// How many appointments there were, so that one that fires while another takes its place is not mistaken for that.
         var count = 0
         var isStopped = false
     }
@@ -32,7 +32,7 @@ package final class Alarm: Sendable {
         }
     }
 
-    /// Rings no more.
+    /// Stops the alarm: it rings no more.
     package func stop() {
         state.withLock { state in
             state.isStopped = true

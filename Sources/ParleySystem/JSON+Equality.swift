@@ -121,7 +121,7 @@ struct JSONDecimal: Equatable {
         return min(max(value, -exponentMax), exponentMax)
     }
 
-    /// `nil` when it is none of 64 bits.
+    /// `nil` when it is no integer of 64 bits.
     var integer: Int64? {
         guard exponent >= 0, digits.count + exponent <= 19 else { return nil }
         if digits.isEmpty { return 0 }

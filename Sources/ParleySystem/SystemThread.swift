@@ -95,7 +95,7 @@ package final class Monitor<State>: @unchecked Sendable {  // Guard: `state` is 
         var deadline = timespec()
         if let timeout {
             clock_gettime(CLOCK_MONOTONIC, &deadline)
-            // A year is as good as for ever, and no clock overflows by it.
+            // A year is as good as for ever, and no clock overflows by adding it.
             let total =
                 Duration(secondsComponent: Int64(deadline.tv_sec), attosecondsComponent: Int64(deadline.tv_nsec) * 1_000_000_000)
                 + min(max(timeout, .zero), .seconds(366 * 86_400))

@@ -100,7 +100,7 @@ private final class Timers: Sendable {
         return ([], min(now.duration(to: next), recheck))
     }
 
-    /// The wall clock's time, once what waits has been made to follow it.
+    /// The wall clock's time, once the waiting timers follow it.
     private static func now(_ state: inout State) -> Timestamp? {
         let before = SystemWorld.time(CLOCK_MONOTONIC)
         guard let now = state.clock?.now else { return nil }
@@ -123,8 +123,8 @@ private final class Timers: Sendable {
 
 /// The timers that wait, the one due first in front; of those due at one instant, the one that came first.
 ///
-/// A binary heap: every agent in memory has a timer that looks whether it may leave. In a sorted array those took a tenth of the time in which
-/// 60,000 agents were made, and more with every agent.
+/// A binary heap: every agent in memory has a timer for its passivation. In a sorted array those took a tenth of the time in which 60,000 agents were
+/// made, and more with every agent.
 private struct TimerQueue {
     private var heap: [(timer: Timer, instant: Timestamp, number: UInt64)] = []
     private var count: UInt64 = 0

@@ -73,7 +73,7 @@ extension TerminalText {
         var (afterBlank, afterReturn) = (false, false)
         for scalar in text.unicodeScalars {
             defer { (afterBlank, afterReturn) = (scalar == " ", scalar == "\r") }
-            // A line may end in CRLF; a carriage return by itself would have the line written over.
+            // A line may end in CRLF; a carriage return by itself would let the line be overwritten.
             if afterReturn, !(scalar == "\n" && keepsBreaks(style)) { shown.append(contentsOf: escape("\r").unicodeScalars) }
             if scalar == "\r" { continue }
             if scalar == "\n", keepsBreaks(style) {

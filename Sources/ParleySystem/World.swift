@@ -9,8 +9,8 @@ package protocol World: AnyObject, Sendable {
     /// 64 random bits: from the system, or from the seed in a simulation.
     func random() -> UInt64
 
-    /// Calls `work` once, at or after `instant`, on a thread of the world's; never inside this call. When the clock is set back meanwhile: once it
-    /// would have been called without that.
+    /// Calls `work` once, at or after `instant`, on a thread of the world's; never inside this call. If the clock is set back meanwhile, `work` is
+    /// called when it would have been without that.
     @discardableResult
     func schedule(at instant: Timestamp, _ work: @escaping @Sendable () -> Void) -> any Scheduled
 
@@ -19,7 +19,7 @@ package protocol World: AnyObject, Sendable {
     /// It is for work that does not block. Work that blocks its thread nevertheless holds up its own lane only.
     func perform(lane: UInt64, _ work: @escaping @Sendable () -> Void)
 
-    /// Runs `work` soon, on a thread that it may block, beside everything else.
+    /// Runs `work` soon, on a thread that it may block, in parallel with everything else.
     ///
     /// - Parameter owner: Whose work it is: the owners take turns, and none gets all threads.
     func perform(blocking use: BlockingUse, for owner: UInt64, _ work: @escaping @Sendable () -> Void)

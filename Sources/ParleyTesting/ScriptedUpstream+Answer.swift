@@ -13,7 +13,7 @@ extension ScriptedUpstream {
             case closes(afterTokens: Int)
             /// Falls silent after so many tokens and keeps the connection.
             case stalls(afterTokens: Int)
-            /// Sends what is no JSON after so many tokens.
+            /// Sends something that is not JSON after so many tokens.
             case garbage(afterTokens: Int)
             /// Sends exactly this.
             case plays(Played)

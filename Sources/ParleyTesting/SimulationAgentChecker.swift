@@ -77,7 +77,7 @@ struct SimulationAgentChecker {
     private mutating func checkTurns() {
         let programs = Dictionary(
             history.requests.compactMap { request in request.program.map { (request.id, $0) } }, uniquingKeysWith: { $1 })
-        // To which turn each input was applied.
+        // The turn that each input was applied to.
         var applied: [UInt64: UInt64] = [:]
         for receipt in entries where receipt.type == "receipt" && receipt.body["state"] == "applied" {
             if let of = receipt.body["of"]?.string.flatMap({ Offset(token: $0)?.value }) { applied[of] = receipt.turn }

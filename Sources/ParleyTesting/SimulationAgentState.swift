@@ -91,7 +91,7 @@ struct SimulationAgentState {
 }
 
 extension SimulationHistory.Entry {
-    /// For a receipt: the offset of the input.
+    /// The offset of the input that a receipt is for.
     var decides: UInt64? { offset(of: "of") }
 
     func offset(of member: String) -> UInt64? { body[member]?.string.flatMap { Offset(token: $0)?.value } }
@@ -101,7 +101,7 @@ extension SimulationHistory.Entry {
         body["compensation"] == true || step.split(separator: "/").contains { $0.hasPrefix("shielded") || $0.hasPrefix("cleanup") }
     }
 
-    /// Whether it counts whatever has happened meanwhile.
+    /// Whether it counts, whatever has happened meanwhile.
     var isUnconditional: Bool { ["if_turn", "if_offset", "args_sha256"].allSatisfy { body[$0] == nil } }
 
     /// When it was committed; `nil` for what has no stamp.

@@ -141,7 +141,7 @@ package final class SimulationCrash: Sendable {
         var random: SplitMix64
         var matrix = SimulationMatrix()
         var isOver = false
-        /// How often a commit of one batch was let go because its parts were to have different fates.
+        /// How often a commit of one batch was passed over because its parts were to have different fates.
         var patience: Int
     }
 

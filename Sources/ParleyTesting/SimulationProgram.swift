@@ -12,7 +12,7 @@ package struct SimulationProgram: Sendable {
         case sleep(milliseconds: Int)
         case generate(prompt: String, goesOn: Bool)
         case emit(Int)
-        /// For the signal `go`, and no longer than so.
+        /// Waits for the signal `go`, for at most this long.
         case wait(milliseconds: Int)
         case approval(milliseconds: Int)
         /// Compares random number, UUID and time with what they were on the first run.
@@ -21,11 +21,11 @@ package struct SimulationProgram: Sendable {
         case scopes([[Operation]])
         /// A step whose name a broken program changes.
         case steady
-        /// For a signal, however long that takes.
+        /// Waits for a signal, however long that takes.
         case listen(signal: String)
         /// Asks for approval, however long that takes.
         case ask
-        /// For the signal `go` or so long, whichever is first; the other is cancelled.
+        /// Waits for the signal `go` or so long, whichever is first; the other is cancelled.
         case race(milliseconds: Int)
         /// A model that may call tools, asked with everything that was said before.
         case respond(prompt: String)
@@ -54,7 +54,7 @@ package struct SimulationProgram: Sendable {
     package let operations: [Operation]
     /// Whether the turn fails at its end.
     package let fails: Bool
-    /// Whether the turn has something shielded to do when it ends otherwise than by itself.
+    /// Whether the turn runs something shielded when it ends otherwise than by itself.
     package let cleansUp: Bool
 
     package init(seed: UInt64, palette: Palette = .quick) {

@@ -68,7 +68,7 @@ package struct SimulationRun: Sendable {
         return (kinds[Int(seed % UInt64(kinds.count))], endings[Int(seed / UInt64(kinds.count)) % endings.count])
     }
 
-    /// In which commit the next process dies: until it has been reached one with the cell that the seed aims at, or any.
+    /// Plans in which commit the next process dies: until it was reached, one with the cell that the seed aims at, then any.
     private func plan(_ seed: UInt64, life: Int, _ random: inout SplitMix64) -> SimulationCrash.Plan {
         let (kinds, endings) = (SimulationMatrix.kinds, SimulationMatrix.Ending.allCases)
         let aim = SimulationRun.aim(seed)

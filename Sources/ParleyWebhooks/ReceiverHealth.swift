@@ -18,7 +18,7 @@ struct ReceiverHealth {
     }
 
     private var failing: [String: Failing] = [:]
-    /// Before this the same receiver's next failure is not told: one that fails every other time would be told of for ever.
+    /// Before this, the same receiver's next failure is not logged: one that fails every other time would be logged for ever.
     private var quiet: [String: Timestamp] = [:]
 
     /// Receivers that are remembered, and how long one is quiet after a report that it fails.

@@ -5,8 +5,8 @@ package import ParleySystem
 
 /// The keys that notifications of subscriptions are signed with: one that signs, and those whose signatures may still be in flight.
 ///
-/// They are files of a folder, `<name>.pem`: the private key whose name is last signs, and of all of them, private or public, the public
-/// part is published. So a key is replaced by putting a file beside it, and withdrawn by removing its file.
+/// They are files of a folder, `<name>.pem`: the private key whose name is last signs, and the public part of every key, private or public, is
+/// published. So a key is replaced by putting a file beside it, and withdrawn by removing its file.
 package struct SigningKeys: Sendable {
     /// One of the published keys.
     struct Key: Sendable {

@@ -98,7 +98,7 @@ package final class WebhookCall: OutgoingCallDelegate {
     }
 
     package func ended(_ error: OutgoingError?) {
-        // A proxy may say 2xx for a receiver that then fails, and what is half an answer asks for nothing. Another status says enough by itself.
+        // A proxy may answer 2xx for a receiver that then fails, and half an answer asks for nothing. Any other status is sufficient by itself.
         let outcome = state.withLock { state in
             guard let error, state.status == 0 || state.outcome == .delivered else { return state.outcome }
             return .failed(reason: error.reason.isEmpty ? error.code : "\(error.code): \(error.reason)", retryAfter: nil)

@@ -9,7 +9,7 @@ package struct WebhookRetry: Sendable {
     package var jitter = 0.2
     /// The longest pause that a receiver can ask for with Retry-After.
     package var retryAfterMax = Duration.seconds(86_400)
-    /// So long after its entry a delivery is given up. At the end of that time there is one last attempt.
+    /// A delivery is given up this long after its entry. At the end of that time there is one last attempt.
     package var givenUpAfter = Duration.seconds(3 * 86_400)
 
     package init() {}

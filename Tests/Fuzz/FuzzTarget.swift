@@ -45,7 +45,7 @@ func require(_ condition: Bool, _ what: @autoclosure () -> String = "", file: St
     if !condition { contradiction(what(), file: file, line: line) }
 }
 
-/// For two ways to the same thing.
+/// Compares the results of two ways to the same thing.
 func same<Value: Equatable>(_ a: Value, _ b: Value, _ what: @autoclosure () -> String, file: StaticString = #file, line: UInt = #line) {
     require(a == b, "\(what()): \(a) is not \(b)", file: file, line: line)
 }

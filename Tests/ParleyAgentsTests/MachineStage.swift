@@ -119,7 +119,7 @@ struct MachineStage {
 
     mutating func turn(_ event: TurnEvent) -> [String] { handle(.turn(epoch: machine.epoch, event)) }
 
-    /// An entry is in the log, and the agent has not been told.
+    /// Puts an entry in the log without telling the agent.
     func put(_ kind: EntryKind, _ members: [String: JSON] = [:]) { view.append(kind, members) }
 
     mutating func send(_ kind: EntryKind, _ members: [String: JSON] = [:]) -> [String] {
@@ -258,7 +258,7 @@ extension StepRequest.Work {
 }
 
 extension AgentAction {
-    /// `nil` for what rows do not tell of: alarms, and the machine's own affairs.
+    /// `nil` for events that rows do not mention: alarms, and the machine's own affairs.
     fileprivate var word: String? {
         switch self {
         case .write(let batch, _): (["write"] + batch.entries.map(\.kind.name) + batch.rows.compactMap(\.word)).joined(separator: " ")

@@ -358,7 +358,7 @@ private struct CallingModel: Model {
     }
 }
 
-/// Writes a text, begins a call and says no more; asked again, it answers.
+/// Writes a text, begins a call and then hangs; asked again, it answers.
 private final class HangingModel: Model {
     let name = "hanging"
     let continues = Continuation.prefix

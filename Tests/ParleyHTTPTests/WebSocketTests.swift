@@ -22,7 +22,7 @@ import Testing
         #expect(answer.headers["transfer-encoding"] == nil)
     }
 
-    /// A key says that the server has understood, and is no secret: any 16 bytes will do, and clients write them in every way.
+    /// A key shows that the server has understood, and is no secret: any 16 bytes will do, and clients write them in every way.
     @Test(arguments: ["AQIDBAUGBwgJCgsMDQ4PEB==", "AQIDBAUGBwgJCgsMDQ4PEC", "__79_Pv6-fj39vX08_Lx8A==", "//79/Pv6+fj39vX08/Lx8A=="])
     func `a key may be written in any Base64`(_ key: String) throws {
         let client = try Echo().connect()

@@ -10,7 +10,7 @@ import Testing
 
 private let name = "agents/clerk/a"
 
-/// Passes calls on to a scripted model under a name of its own, and remembers what it was told first.
+/// Passes calls on to a scripted model under a name of its own, and remembers the first message of each.
 private final class NamedModel: Model {
     let name: String
     let continues = Continuation.prefix

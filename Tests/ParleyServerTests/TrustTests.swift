@@ -42,7 +42,7 @@ private func keep(in log: GatedLog) throws -> String {
     func `gets nothing any more`(_ mode: String) throws {
         let log = GatedLog()
         let path = try keep(in: log)
-        // To this server the channel is one on the disk.
+        // To this server the channel is known from the disk alone.
         let server = try keyed(on: log)
         let client = try server.connect()
         log.hold()

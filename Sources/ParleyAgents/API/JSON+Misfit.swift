@@ -1,8 +1,8 @@
 internal import ParleySystem
 
 extension JSON {
-    /// Why this value does not decode, in words that are the same on every replay, whatever library decodes: a model is told them, and what it is
-    /// told is part of its request's digest.
+    /// The reason why this value does not decode, in words that are the same on every replay, whatever library decodes: a model is told them, and
+    /// they are part of its request's digest.
     ///
     /// - Parameter error: The error that decoding threw. A ``StepFailure`` has its own message; of a `DecodingError` only the place counts, and the
     ///   value there.

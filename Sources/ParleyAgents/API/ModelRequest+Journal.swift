@@ -51,7 +51,7 @@ extension ModelRequest {
             ("options", journaledOptions))
     }
 
-    /// In what it differs from a request of a journal, in words.
+    /// The differences from a request of a journal, in words.
     func differences(from recorded: JSON, _ model: String) -> String {
         var found: [String] = []
         if let name = recorded["model"]?.string, name != model { found.append("model (was '\(name)', is '\(model)')") }
@@ -143,7 +143,7 @@ extension ModelMessage {
     /// Whether it is more than a text.
     var hasForm: Bool { !toolCalls.isEmpty || toolCallID != nil || returned != nil }
 
-    /// How a request's journal tells of it.
+    /// The message as a request's journal lists it.
     fileprivate var part: JSON {
         JSON.compact(
             ("role", .string(role.rawValue)), ("sha256", source == nil ? .string(hexadecimal(contentDigest)) : nil),

@@ -26,7 +26,7 @@ public struct RetryPolicy: Sendable, Equatable {
     /// No pause is longer, whatever the other side asks for: a mistaken Retry-After would hold up the turn for days.
     public static let longestPause = Duration.seconds(900)
 
-    /// The pause after the failure number `count` (from 1) of a step; `nil`: no further attempt. Attempts that were cut off are no failures.
+    /// The pause after the failure number `count` (from 1) of a step; `nil`: no further attempt. Interrupted attempts do not count as failures.
     func pause(after count: Int, _ failure: StepFailure) -> Duration? {
         guard failure.retryable, count < maximumAttempts else { return nil }
         return max(pause(after: count), min(failure.retryAfter ?? .zero, RetryPolicy.longestPause))
@@ -57,7 +57,7 @@ public enum StepContract: String, Sendable {
 
 /// The context that a step's body receives.
 public struct StepContext: Sendable {
-    /// The same over all attempts: derived from channel, turn and step. Hand it to whatever must not act twice.
+    /// The same over all attempts: derived from channel, turn and step. Pass it to any service that must not act twice.
     public let idempotencyKey: String
     /// Rises with each activation of the agent: a service that remembers the highest can refuse a stale owner.
     public let fence: UInt64

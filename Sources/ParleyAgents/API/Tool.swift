@@ -45,14 +45,14 @@ public struct Tool: Sendable {
         self.body = { arguments, context in try JSON(encoding: try await body(try Tool.decode(Arguments.self, arguments), context)) }
     }
 
-    /// The tool as a turn was told of it that began before it was described otherwise.
+    /// The tool as it was described to a turn that began before the description changed.
     package func described(by definition: ToolDefinition) -> Tool {
         var tool = self
         (tool.description, tool.parameters) = (definition.description, definition.parameters)
         return tool
     }
 
-    /// A tool that the agent does not have any more, in a turn that was told of it: each call's result is `tool_removed`.
+    /// A tool that the agent no longer has, in a turn that was offered it: each call's result is `tool_removed`.
     package static func removed(_ definition: ToolDefinition) -> Tool {
         var tool = Tool(definition.name, definition.description, parameters: definition.parameters) { (_: JSON, _) in JSON.null }
         tool.body = { _, _ in
@@ -88,7 +88,7 @@ public struct ToolContext: Sendable {
     public let step: StepContext
 }
 
-/// A tool as a model is told of it.
+/// A tool as a model is offered it.
 public struct ToolDefinition: Sendable, Codable, Equatable {
     public var name: String
     public var description: String
@@ -102,7 +102,7 @@ public struct ToolDefinition: Sendable, Codable, Equatable {
     }
 }
 
-/// A model's wish to have a tool called.
+/// A model's call of a tool.
 public struct ToolCall: Sendable, Codable, Equatable {
     /// The id by which its result refers to it.
     public var id: String

@@ -77,8 +77,8 @@ extension Turn {
         }
     }
 
-    /// Whether a person is asked. The rule of now counts, also for a turn that began under another one; but what a replay has done already is done
-    /// again as it was.
+    /// Whether a person is asked. The present rule counts, also for a turn that began under another one; but a replay repeats what was done already
+    /// as it was.
     private func asksApproval(_ tool: Tool) -> Bool {
         if task.recordedKind(scope.path("approval")) == .approval { return true }
         return tool.approval != .none && task.recordedKind(scope.path(tool.name)) != .tool

@@ -55,7 +55,7 @@ public struct ApprovalDenied: Error, Sendable, Equatable {
 /// No decision came in time.
 public struct ApprovalExpired: Error, Sendable, Equatable {}
 
-/// The turn was passivated while it waits; it replays when it is due. Let it pass through: whatever the turn does after it has no effect.
+/// The turn was passivated while it waits; it replays when it is due. Let it pass through: anything that the turn does after it has no effect.
 public struct Passivated: Error, Sendable {}
 
 /// Another activation of the agent has taken over, or the process is going down: nothing this turn does has any effect any more.

@@ -14,7 +14,7 @@ enum AgentAction: Sendable {
     case cancelProgram(now: Timestamp)
     /// Run the compensations, one after another.
     case compensate
-    /// It has no right to run any more: it is thrown out of all that it waits for.
+    /// It has lost its right to run: all of its waits throw.
     case fence(any Error, left: TurnMachine)
 
     // Steps.
@@ -46,7 +46,7 @@ enum AgentAction: Sendable {
     case removeTimer(DueTimer)
     /// It is for the next activation.
     case timerAgain(DueTimer)
-    /// Have it told of what comes behind that offset of the channel that it follows: up to there is nothing.
+    /// Notify it of entries behind that offset of the channel that it follows: up to there it has nothing to read.
     case followAgain(FollowKey, of: ChannelID, after: UInt64)
     /// The turn of that input has ended, or was halted.
     case turnEnded(UInt64)
@@ -64,7 +64,7 @@ enum AgentAction: Sendable {
     case noteTakenUp
     /// Have the next activation know that it was a log which could not be read.
     case noteStopped
-    /// Bring the agent back after a pause, and with it the timers that rang for it.
+    /// Bring the agent back after a pause, and with it the timers that fired for it.
     case tryAgainLater(any Error, [DueTimer])
 }
 

@@ -10,7 +10,7 @@ enum AgentEvent: Sendable {
     case timerDue(DueTimer)
     /// The agent's append is durable.
     case committed(AgentBatch, WritePurpose, Appended)
-    /// The same of text, which is written as it comes.
+    /// The same for text, which is written as it comes.
     case textCommitted(AgentBatch, Appended)
     /// The agent's append yielded to earlier input, and is not in the log.
     case yielded(WritePurpose)
@@ -81,7 +81,7 @@ enum AgentAlarm: Sendable {
 /// The state that decides when an agent is passivated.
 struct AgentRest: Sendable {
     var lastActive = Timestamp(milliseconds: 0)
-    /// The alarms that have been called for.
+    /// The alarms that have been set.
     var alarms: Set<AgentAlarm> = []
     /// Own appends that have been submitted and not yet answered. While there is one, the agent stays in memory: loaded again from the log, it
     /// would decide the same entries a second time.

@@ -112,7 +112,7 @@ extension AgentMachine {
     }
 
     /// Gives the step what there is.
-    /// - Parameter isOver: Otherwise it ends, and need not be told of what comes.
+    /// - Parameter isOver: Otherwise it ends, and needs no notice of further entries.
     /// - Returns: whether there was something, or the log could not be read.
     mutating func hasRead(_ step: StepRequest, considered: UInt64, isOver: Bool = false, _ view: any AgentView) -> Bool {
         guard let run, !run.hasEnd(step.path), let follow = follow(run.turn, step) else { return false }

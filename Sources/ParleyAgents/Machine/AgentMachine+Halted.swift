@@ -86,7 +86,7 @@ extension AgentMachine {
 
     // MARK: Too much work
 
-    /// Counts what a turn that has crashed before writes: a process that ends once a minute would pay for it for ever.
+    /// Counts the entries of a turn that has crashed before: a process that ends once a minute would pay for them for ever.
     mutating func worked(_ entries: [NewEntry], _ appended: Appended) {
         guard var crash = run?.crash else { return }
         // Pieces of text that were put together share an offset, also those of several appends.
@@ -225,7 +225,7 @@ struct HaltedEnd: Sendable {
         self.turn = turn
         open = OpenSteps(turn, journal.open, journal.starts.lazy.map(\.path).filter { journal.open[$0] != nil })
         let position = Position(turn: turn)
-        // A turn that had been cancelled before it stopped stays that, whatever ends it.
+        // A turn that was cancelled before it stopped stays cancelled, whatever ends it.
         let earlier = journal.cancellation
         let isInterrupt = item.kind == .interrupt && earlier == nil
         let reason: JSON? = earlier ?? (item.kind == .close ? "closing" : item.body["reason"])
@@ -269,7 +269,7 @@ enum ProcessEnd {
         }
     }
 
-    /// Whether an entry with this cause tells of a crash: earlier versions had a word of their own for it.
+    /// Whether an entry with this cause reports a crash: earlier versions had their own word for it.
     static func isCrash(_ cause: String?) -> Bool { ![ProcessEnd.drain, .stall, .failedRead].contains { $0.cause == cause } }
 
     /// A turn that ends its process every time must not do so for ever.

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// How an agent is passivated: when nothing needs it, or when it has lost its right to be there.
+/// Passivation: when nothing needs the agent, or when it has lost its right to be there.
 extension AgentMachine {
     /// It has lost its right to be there, or cannot do anything.
     mutating func leave() {
@@ -21,7 +21,7 @@ extension AgentMachine {
         call(.idle, at: view.now.advanced(by: view.idleAfter))
     }
 
-    /// Calls for an alarm, unless it has been called for.
+    /// Sets an alarm, unless it is set already.
     mutating func call(_ alarm: AgentAlarm, at instant: Timestamp) {
         if rest.alarms.insert(alarm).inserted { actions.append(.at(instant, .alarm(alarm))) }
     }

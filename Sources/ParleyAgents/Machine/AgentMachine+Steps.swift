@@ -30,7 +30,7 @@ extension AgentMachine {
         }
     }
 
-    /// Does what the turn's machine says, unless the turn has lost its right to run.
+    /// Carries out the actions of the turn's machine, unless the turn has lost its right to run.
     mutating func carryOut(_ actions: [TurnMachine.Action]?, _ view: any AgentView) {
         guard let actions, let epoch = run?.epoch else { return }
         for action in actions where isCurrent(epoch) { carryOut(action, epoch, view) }
@@ -204,7 +204,7 @@ extension AgentMachine {
         case .failure(let failure):
             // A failure while the process drains may come from the drain: nothing is written, and the step runs again.
             if view.isDraining { return }
-            // At most once means that a failure is final too: how far it got is not known.
+            // At most once means that a failure is final too: it is not known how far the step got.
             let pause = contract == .atMostOnce ? nil : policy.pause(after: failures(path) + 1, failure)
             fail(request, attempt, failure, pause: pause, SavedText(), view)
         }
@@ -269,7 +269,7 @@ extension AgentMachine {
 
     /// Ends a step because the program no longer wants it; nothing that came before it can change that.
     private mutating func giveUp(_ request: StepRequest, _ view: any AgentView) {
-        // In a drain it may be one that was kept from beginning; the next process comes to it again.
+        // In a drain the step may be one that was kept from beginning; the next process comes to it again.
         guard let run, !run.hasEnd(request.path), !view.isDraining else { return }
         stop(request.path)
         let failure = StepFailure.cancelled.asReplayed

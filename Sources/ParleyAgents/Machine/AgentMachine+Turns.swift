@@ -103,7 +103,7 @@ extension AgentMachine {
         let history = try view.history(of: start.journal)
         phase = .running(TurnRun(turn: start.turn, epoch: epoch, start.journal, history: history))
         actions.append(.start(start, epoch: epoch, history: history, saved: record!.saved))
-        // A turn that runs has its room, whatever there is.
+        // A turn that runs has its room, however little is left.
         room = .held
         carryOut(run?.machine.releaseSoon(), view)
     }
@@ -195,7 +195,7 @@ extension AgentMachine {
         perform(view) { _ in }
     }
 
-    /// The program has lost its right to run, and whatever its steps still do is of no use.
+    /// The program has lost its right to run, and the results of its steps are no longer wanted.
     mutating func leaveProgram(_ run: TurnRun, _ error: any Error) {
         actions += [.fence(error, left: run.machine), .stopAll]
         room = .none

@@ -3,7 +3,7 @@ internal import ParleySystem
 
 /// Steps that need no memory while they wait: for a time, a signal, a person, another channel.
 extension AgentMachine {
-    /// Begins a wait: its entries, the row of its timer if it ends by itself, and the row by which it is found if it follows a channel.
+    /// Begins a wait: writes its entries, the row of its timer if it has one, and the row by which it is found if it follows a channel.
     mutating func beginWaiting(_ asked: StepRequest, _ view: any AgentView) {
         guard let run else { return }
         var request = asked

@@ -16,7 +16,7 @@ struct AgentMachine {
     var phase = Phase.idle
     /// A decision is on its way to the log that nothing else may overtake: a turn begins, ends or halts, the agent closes, input is decided.
     var isWriting = false
-    /// For the turn that is open, or the next one.
+    /// The room of the open turn, or the next one.
     var room = Room.none
     /// Undecided entries in log order.
     var inbox = Inbox()
@@ -85,7 +85,7 @@ struct InboxItem: Sendable {
     var at: Timestamp
     var body: EntryMembers
 
-    /// How the end of a step tells of it when it has joined its request.
+    /// The message in the record of a step whose request it has joined.
     var steer: JSON { InboxItem.steer(offset, body) }
 
     static func steer(_ offset: UInt64, _ body: EntryMembers) -> JSON {
@@ -129,7 +129,7 @@ extension AgentMachine {
         return actions
     }
 
-    /// Does something with the agent loaded, and then whatever can be done; a log that cannot be read stops this agent, not the process.
+    /// Runs `body` with the agent loaded, and then does all that can be done; an unreadable log stops this agent, not the process.
     mutating func perform(_ view: any AgentView, _ body: (inout AgentMachine) throws -> Void) {
         guard !isGone else { return }
         rest.lastActive = view.now
@@ -172,7 +172,7 @@ extension AgentMachine {
     mutating func unreadable(_ error: any Error) {
         guard !isGone else { return }
         actions.append(.noteStopped)
-        // At once they would bring it back to what it could not read.
+        // At once they would bring it back to the entries it could not read.
         let timers = deferredTimers
         deferredTimers = []
         leave()

@@ -18,7 +18,7 @@ protocol AgentView {
     var isWritingText: Bool { get }
     /// Whether the turn also waits for something outside: it must not be passivated.
     func hasStrayed(turn: UInt64) -> Bool
-    /// Turns of that kind that wait stay in memory: each that left took as much of it for ever.
+    /// Waiting turns of that kind stay in memory: each passivation of one would leak its memory.
     var keepsWaiting: Bool { get }
     /// The agent as it is declared now.
     func declared() -> (traits: AgentTraits, program: Program)

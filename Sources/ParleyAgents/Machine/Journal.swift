@@ -20,7 +20,7 @@ package struct Journal: Sendable {
         package var at: Timestamp
         /// The program had cancelled the task that waited for the step.
         var isGivenUp = false
-        /// It is no step's: the turn was cancelled here, for this reason.
+        /// It belongs to no step: the turn was cancelled here, for this reason.
         package var cancellation: JSON?
         /// How many steps had been started before it.
         var startsBefore = 0
@@ -160,7 +160,7 @@ package struct Journal: Sendable {
         for case .string(let path) in names?.array ?? [] where !compensations.contains(path) { compensations.append(path) }
     }
 
-    /// A person has the turn run again: it may do, and crash, as much once more.
+    /// A person resumes the turn: it may do, and crash, as much once more.
     mutating func resumed() { (haltedAt, hasProgress, crashesInVain, workSinceCrash) = (nil, false, 0, min(1, workSinceCrash)) }
 
     private mutating func resumed(crashed: Bool) {

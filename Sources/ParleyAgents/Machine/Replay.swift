@@ -169,7 +169,7 @@ struct Replay {
         return true
     }
 
-    /// A result that was skipped, for a step that is asked for after all, or that the program has given up again.
+    /// Returns a skipped result, for a step that is asked for after all, or that the program has given up again.
     mutating func takeSkipped(_ path: String, isGivenUp: Bool) -> Journal.Completion? {
         skipped[path]?.isGivenUp == isGivenUp ? skipped.removeValue(forKey: path) : nil
     }

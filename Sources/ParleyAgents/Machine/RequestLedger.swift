@@ -30,7 +30,7 @@ struct RequestLedger: Sendable {
     private static let bytesMax = 8 << 20
     /// A request with fewer in common is listed whole: it is short enough, and read without the one before it.
     private static let keepMin = 8
-    /// How many conversations beside its own are looked at: one often begins as another did.
+    /// How many conversations besides its own are looked at: one often begins as another did.
     private static let neighbours = 4
 
     /// Notes the request of the call whose start has `offset`.

@@ -13,7 +13,7 @@ struct StepRequest: Sendable {
     var details: [JSON.Member] = []
     /// Neither a cancel nor an interrupt reaches it.
     var isShielded = false
-    /// A task asks for it that the program has made itself: another one beside it may wait for something outside the turn.
+    /// It comes from a task that the program has made itself: another one beside it may wait for something outside the turn.
     var isFromOwnTask = false
     /// It compensates what the turn did.
     var isCompensation = false

@@ -168,8 +168,7 @@ extension TurnMachine {
         return [.cancel(wait.request)]
     }
 
-    /// The program was thrown out of all its waits, and nothing of it runs any more. Its closures are released: they may hold the turn that holds
-    /// them.
+    /// The program's waits have all thrown, and nothing of it runs any more. Its closures are released: they may hold the turn that holds them.
     mutating func leaveProgram() { (waits, held, compensations.registered) = (Waits(), [], []) }
 
     /// Whether the program may leave out what the journal has: it has been told that the turn is cancelled.
@@ -304,7 +303,7 @@ extension TurnMachine {
         outside.checks += 1
         var actions: [Action] = []
         if replay.hasCancellation {
-            // First whatever it waits for may end; then the turn does not wait for it any longer.
+            // First any step that it waits for may end; then the turn does not wait for it any longer.
             if outside.hasCancelledProgram, let cancellation = replay.takeCancellation() {
                 actions += give(cancellation) + releaseSoon()
             } else {

@@ -20,7 +20,7 @@ enum WritePurpose: Sendable {
 
     /// Input was decided while nothing else could begin.
     case decided
-    /// Input was decided beside what else the agent does.
+    /// Input was decided apart from the agent's other work.
     case rejected
 
     /// The turn stalled, or was parked.

@@ -23,7 +23,7 @@ final class AgentDirectory: Sendable {
         case isCrowded
         /// No more names are remembered: a timer is to fire again once there is ``hasRoomForTimers``.
         case isFull
-        /// The channel was let go of since it was found; find it again.
+        /// The channel's object was released since it was found; find it again.
         case isStale
     }
 
@@ -56,7 +56,7 @@ final class AgentDirectory: Sendable {
 
     /// - Parameters:
     ///   - countMax: How many agents are in memory at most; at least 1.
-    ///   - waitingMax: How many names are remembered at most; at least 2. Calls to others that the log can tell of are dropped, see ``takePass()``.
+    ///   - waitingMax: How many names are remembered at most; at least 2. Calls to others that the log can name are dropped, see ``takePass()``.
     init(countMax: Int, waitingMax: Int, idleAfter: Duration) {
         self.idleAfter = idleAfter
         self.countMax = max(1, countMax)
@@ -126,7 +126,7 @@ final class AgentDirectory: Sendable {
             case .takeInput where isFull || state.hasDropped:
                 state.hasDropped = true
                 return .delivered
-            // The log may not tell of it.
+            // The log may not name them.
             case .fire, .takeInput, .wake: break
             }
             state.order.append(name)
@@ -178,7 +178,7 @@ final class AgentDirectory: Sendable {
     /// Lets go of an activation.
     ///
     /// - Parameter unlessNeeded: Not if something has been delivered to it meanwhile.
-    /// - Returns: whether it has been let go of.
+    /// - Returns: whether it has been released.
     @discardableResult
     func forget(_ activation: AgentDriver, unlessNeeded: Bool = false) -> Bool {
         state.withLock { state in
@@ -197,7 +197,7 @@ extension ChannelID {
 }
 
 extension AgentDirectory.Call {
-    /// The same for whatever agent has the name by then: one that comes into memory takes its whole inbox.
+    /// The same for the agent that has the name by then: one that comes into memory takes its whole inbox.
     fileprivate var later: Self { if case .takeInput = self { .wake } else { self } }
 
     /// The same for the agent of that channel, which may be a successor: an offset counts in its own channel only.

@@ -132,7 +132,7 @@ extension AgentRuntime {
 extension AgentRuntime {
     /// The number of steps whose names and details a status lists.
     private static let namedStepsMax = 256
-    /// Arguments that are longer are left out, and so is what there is no room for beside others.
+    /// Longer arguments are left out, and so are those without room beside others.
     private static let (argumentBytesMax, allArgumentBytesMax) = (4 << 10, 64 << 10)
 
     /// The waits of the turn, as its status shows them.

@@ -86,7 +86,7 @@ package final class AgentRuntime: Sendable {
 
     func isActive(_ channel: String) -> Bool { directory.activation(channel) != nil }
 
-    /// Passivates every agent, with what its program holds, whatever it was about: for a process whose log has been closed.
+    /// Passivates every agent, with everything its program holds, whatever its state: for a process whose log has been closed.
     package func abandon() { for activation in directory.activations { activation.deleted() } }
 
     // MARK: Starting

@@ -39,7 +39,7 @@ extension Follow {
 }
 
 extension Frame {
-    /// The entry as followers of its channel get it; `nil` for what is no entry any more.
+    /// The entry as followers of its channel get it; `nil` for one that is no longer there.
     fileprivate func value(_ offset: UInt64, of channel: Channel) -> JSON? {
         guard kind != .hole else { return nil }
         var bytes = Bytes()

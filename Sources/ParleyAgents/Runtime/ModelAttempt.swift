@@ -224,7 +224,7 @@ final class ModelAttempt: ModelSink, Sendable {
     /// How long a piece is held at most.
     static let holdMax = Duration.milliseconds(150)
 
-    /// One timer at a time: when it rings it looks how long the piece that is held then has been held.
+    /// One timer at a time: when it fires, it looks how long the piece then held has been held.
     private func releaseLater(_ state: inout State) {
         state.last.since = world.now
         if state.last.release == nil { setRelease(after: ModelAttempt.holdMax, &state) }

@@ -32,7 +32,7 @@ final class TakeUp: Sendable {
     /// Whether the agent's turn is open because of that, and not because the process before ended.
     func hasStopped(_ name: String) -> Bool { state.withLock { $0.stopped.remove(name) != nil } }
 
-    /// The agent's log could not be read when these timers rang.
+    /// The agent's log could not be read when these timers fired.
     /// - Returns: whether a retry still has to be scheduled.
     func isFirstUnread(_ id: ChannelID, _ timers: [DueTimer]) -> Bool {
         state.withLock { state in

@@ -49,7 +49,7 @@ final class TimerService: Sendable {
         var underWay: Set<Bytes> = []
         /// The earliest instant for which a timer may be in the log that no pass has seen.
         var earliest: Timestamp?
-        /// At most two: one that has much to do, and one that sees to what has come due since.
+        /// At most two: one that has much to do, and one for timers that have come due since.
         var passes: [Pass] = []
         var ringsAgain = false
         /// The first of the timers that there was no room for.

@@ -14,9 +14,9 @@ struct AgentMemory: Sendable {
 /// The memory for running turns, all together: their inputs and the conversations before them. A turn that finds no room waits before it begins; its
 /// input waits in the log meanwhile.
 ///
-/// A turn is let in while it takes no more than an eighth of what is left, so that large turns leave room for smaller ones, and those for small
-/// ones. Alone, any turn is let in. And once none that waits was let in for ``patience``, the first of them is, whatever there is: turns may wait
-/// for one another.
+/// A turn is let in while it takes no more than an eighth of what is left, so that large turns leave room for smaller ones, and those for small ones.
+/// Alone, any turn is let in. And once no waiting turn was let in for ``patience``, the first of them is, however little is left: turns may wait for
+/// one another.
 package final class TurnMemory: Sendable {
     /// The share of one turn, until this is released.
     final class Share: Sendable {
@@ -65,7 +65,7 @@ package final class TurnMemory: Sendable {
         }
     }
 
-    /// Room for a turn that runs, whatever there is.
+    /// Room for a turn that runs, however little is left.
     func owe(_ bytes: Int) -> Share { state.withLock { share(bytes, &$0) } }
 
     private func fits(_ bytes: Int, _ state: State) -> Bool {

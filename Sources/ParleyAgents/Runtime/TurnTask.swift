@@ -33,14 +33,14 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         /// The numbers of the tasks that are known: the program's own, and those of `map` and `shielded`.
         var known: Set<String> = []
         var refusals = Refusals()
-        /// The turn was passivated, and everything that waited for one of its steps has been thrown out.
+        /// The turn was passivated, and all waits for its steps have thrown.
         var isLeft = false
     }
 
     /// Whether the program may continue.
     private enum Right {
         case held(by: any TurnOwner)
-        /// It is thrown out of everything; its further requests are answered from what is left.
+        /// All its waits throw; its further requests are answered from what is left.
         case lost(any Error, TurnMachine)
     }
 
@@ -301,7 +301,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         resumePaused()
         state.root?.cancel()
         if state.refusals.hasParked { leaveProgram() }
-        // Tasks that run before this delivery were thrown out of their waits. One that runs after it waited for something outside the turn.
+        // Waits of tasks that run before this delivery have thrown. A task that runs after it waited for something outside the turn.
         if error is Passivated { lane.deliver { self.state.isLeft = true } }
     }
 
@@ -323,7 +323,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
 // MARK: - Refusals
 
 extension TurnTask {
-    /// Throws `error`; a program that keeps asking whatever it is told does not get the thread back for it.
+    /// Throws `error`; a program that keeps asking, whatever the answer, does not get the thread back for it.
     ///
     /// After a thousand refusals in a row it waits until something else of the turn ends, and when there is nothing else, the turn has failed. In a
     /// turn that has no right to run any more it is left where it is. Swift has no way to end a task that does not end itself: its memory is freed
@@ -395,6 +395,6 @@ protocol TurnOwner: AnyObject, Sendable {
 struct TurnReports: Sendable {
     /// It continues although the turn was passivated.
     let strayed: @Sendable () -> Void
-    /// A task of it will never continue nor end, because it kept calling whatever it was told.
+    /// A task of it will never continue nor end, because it kept calling whatever the answer was.
     let parked: @Sendable () -> Void
 }

@@ -113,7 +113,7 @@ private struct AuditRecords: Projection {
     private let wanted: Set<UInt64>
     /// Inputs without a receipt to look for: nothing has decided them yet.
     private let undecided: Set<UInt64>
-    /// Entries that have not been read yet, and inputs whose receipt has not.
+    /// Entries that have not been read yet, and inputs whose receipt has not been.
     private var awaited: Set<UInt64>
     private var inputs: [UInt64: InputRecord] = [:]
     private var receipts: [UInt64: Receipt] = [:]

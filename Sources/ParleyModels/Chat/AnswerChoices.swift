@@ -124,7 +124,7 @@ struct AnswerChoices: Sendable {
 
     /// Notes the reason to finish of `number`.
     ///
-    /// - Returns: whether it ends anything: not where it only repeats that, as some servers do for ever.
+    /// - Returns: whether it ends anything: false where it only repeats an end, as some servers do for ever.
     mutating func end(_ number: Int64, _ reason: FinishReason, word: String) -> Bool {
         let isNew = choices[number]?.isOpen ?? true || finishes[number] == nil
         defer { note(number, reason, word: word) }

@@ -64,7 +64,7 @@ struct AnswerReader: Sendable {
         if event.isDone { return end() }
         let isError = event.name.lowercased() == "error"
         guard let value = parse(event.data) else {
-            // A whole answer is not given up for what follows it.
+            // A whole answer is not discarded for what follows it.
             guard !isWhole(at: .broken) else { return nil }
             if isError { return .failed(fail(UpstreamError(.string(event.data.text)))) }
             return event.isSignOfLife ? nil : parts(event, &output)
@@ -74,7 +74,7 @@ struct AnswerReader: Sendable {
         return read(value, &output)
     }
 
-    /// The chunk in `data`, with the halves of characters put together; `nil` when it is no JSON.
+    /// The chunk in `data`, with the halves of characters joined; `nil` when it is no JSON.
     mutating func parse(_ data: Bytes) -> JSON? {
         let chunk = split.read(data)
         ambiguousName = chunk?.ambiguousName

@@ -148,7 +148,7 @@ package struct ChatFailures: Sendable {
 
     /// The failure for an answer that ended for another reason than being whole; `nil` when it is whole, or cut at its limit.
     func ended(_ reason: FinishReason, word: String) -> StepFailure? {
-        // Also what is left out altogether is told of.
+        // Words that are left out altogether leave a mark.
         let word = redaction.clean(word) ?? "[...]"
         switch reason {
         case .stop, .toolCalls, .length: return nil

@@ -18,7 +18,7 @@ struct SplitCharacters: Sendable {
         waiting.keys.contains { $0.hasPrefix("/choices/") && ($0.contains("/content") || $0.hasSuffix("/text")) }
     }
 
-    /// `chunk` as ``LenientJSON/chunk(_:)`` reads it, with what is split put together; `nil` when it is no JSON.
+    /// `chunk` as ``LenientJSON/chunk(_:)`` reads it, with split characters joined; `nil` when it is no JSON.
     mutating func read(_ chunk: Bytes) -> (value: JSON, ambiguousName: String?)? {
         let marked = SplitCharacters.marked(chunk)
         guard let (value, ambiguousName) = LenientJSON.chunk(marked ?? chunk) else { return nil }

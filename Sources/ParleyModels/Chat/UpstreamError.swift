@@ -15,7 +15,7 @@ struct UpstreamError: Sendable, Equatable {
     /// How long it asks to wait.
     var retryAfter: Duration?
 
-    /// The error that `body` is, when it is one; an answer's chunk is none.
+    /// The error that `body` is, if it is one; a chunk of an answer is not.
     init?(answer body: JSON) {
         guard let error = UpstreamError.error(in: body) else { return nil }
         self.init(error, in: body)
@@ -37,7 +37,7 @@ struct UpstreamError: Sendable, Equatable {
         let numbers = codes + [error["http_code"], body["status"], error["error"]?["code"]]
         status = numbers.lazy.compactMap(UpstreamError.number).first { (300...599).contains($0) }
         message = UpstreamError.words(error) ?? UpstreamError.words(body) ?? ""
-        // A word for programs, and beside it what it means.
+        // A word for programs, and beside it its meaning.
         if let words = body["error_description"]?.string, !words.isEmpty, words != message { message += (message.isEmpty ? "" : ": ") + words }
         if let metadata = error["metadata"], let raw = UpstreamError.words(metadata) { message += (message.isEmpty ? "" : ": ") + raw }
         retryAfter = UpstreamError.retryAfter(error) ?? UpstreamError.retryAfter(body)
@@ -94,7 +94,7 @@ struct UpstreamError: Sendable, Equatable {
         case .array(let elements):
             let words = elements.prefix(3).compactMap { element -> String? in
                 guard let said = UpstreamError.words(element, depth: depth + 1) else { return nil }
-                // FastAPI says where the problem is beside what it is.
+                // FastAPI reports the place of the problem beside the problem.
                 let place = element["loc"]?.array?.compactMap { $0.string ?? $0.integer.map(String.init) }.joined(separator: ".") ?? ""
                 return place.isEmpty ? said : "\(place): \(said)"
             }

@@ -28,7 +28,7 @@ package protocol AgentHost: AnyObject, Sendable {
     /// - Parameter ifTail: Refuses when the channel's tail is elsewhere.
     func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void)
 
-    /// Tells of the entry that ends the turn which the input at `turn` begins or joins, once it is durable; cancelling withdraws the question.
+    /// Gives the entry that ends the turn which the input at `turn` begins or joins, once it is durable; cancelling withdraws the question.
     ///
     /// - Parameters:
     ///   - gone: Called instead when this node will not know: the channel was deleted, or is another node's. Any thread.

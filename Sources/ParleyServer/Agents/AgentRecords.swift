@@ -24,7 +24,7 @@ struct AgentRecords: Sendable {
         }
     }
 
-    /// The agent and what is asked of it; `nil` when the path is none of these.
+    /// The agent and the requested record; `nil` when the path is none of these.
     static func split(_ path: ArraySlice<UInt8>) -> (AgentName, Record)? {
         guard let slash = path.lastIndex(of: UInt8(ascii: "/")),
             let record = Record(rawValue: String(decoding: path[(slash + 1)...], as: UTF8.self)),

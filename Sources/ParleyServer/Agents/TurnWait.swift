@@ -65,7 +65,8 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
         return answer
     }
 
-    /// The time is up, the server stops, or there is no memory for what the turn has said: the entries are durable, and the turn's end will be in the channel.
+    /// The time is up, the server stops, or there is no memory for the turn's text: the entries are durable, and the turn's end will be in the
+    /// channel.
     func end() {
         guard settle() else { return }
         exchange.respond(202, headers, json: ["entries": entries])

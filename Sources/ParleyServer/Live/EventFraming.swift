@@ -96,7 +96,7 @@ struct EventLines: Sendable {
         guard !data.isEmpty else { return 0 }
         let limit = bytesMax < .max - output.count ? output.count + bytesMax : .max
         var start = 0
-        // Each kind is looked for by itself, once: nearly all data has neither, and a search for one byte goes over 16 at a time.
+        // Each kind is searched for separately, once: nearly all data has neither, and a search for one byte covers 16 at a time.
         var (feed, carriage) = (-1, -1)
         repeat {
             if isAfterReturn {

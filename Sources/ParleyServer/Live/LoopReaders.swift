@@ -38,8 +38,8 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     private var nextDue = 0
     /// How many served readers are kept there: taking from the front of an array moves the rest.
     private static let servedMax = 1_024
-    /// How long readers are served until those that have shown that they read, and whatever else the loop has to do, come first again: what a
-    /// thousand peers take that then do not read keeps a loop busy for a second.
+    /// How long readers are served until those that have shown that they read, and whatever else the loop has to do, come first again: sending to a
+    /// thousand peers that then do not read keeps a loop busy for a second.
     private static let sliceNanoseconds: Int64 = 1_000_000
     /// Bytes of pages that are being read or sent.
     var pageBytes = 0
@@ -70,7 +70,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     var hasRoom: Bool { count < configuration.readersPerLoopMax }
 
     /// Adds a reader, which hears of every change from now on.
-    /// - Returns: false when its channel's object has been let go: look the channel up again.
+    /// - Returns: false when its channel's object has been released: look the channel up again.
     func add(_ reader: LiveReader) -> Bool {
         loop.assertOnLoop()
         let key = ObjectIdentifier(reader.channel)
@@ -195,7 +195,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         return noted(events, at: place)
     }
 
-    /// Room for what a large commit takes in events, before they are made; `nil` when there is none, or that is too much to make here.
+    /// Room for the events of a large commit, before they are made; `nil` when there is none, or that is too much to make here.
     private func room(for chunks: [Chunk], as form: EventFraming.Form) -> MemoryReservation? {
         let count = chunks.reduce(0) { $0 + EventFraming.byteCountMax(of: $1.frames, as: form) }
         guard count <= min(LoopReaders.commitBytesMax, answers.budget.bytesMax) else { return nil }

@@ -25,7 +25,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     /// The part of the loop's share that the page which is read or being sent may take.
     private var reserved = 0
     private var incomplete: Incomplete?
-    /// There while an event is told of which a reader has got only a part.
+    /// Set while an event is being sent of which a reader has got only a part.
     private var progress: Progress?
     /// How often still it is looked whether a peer that sends nothing more has gone altogether.
     private var probesLeft = 0
@@ -229,7 +229,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         }
     }
 
-    /// Up to where a reader has been told when the page that is being told has been.
+    /// The offset that the reader will have been told once the current page has been sent.
     private var told: UInt64 { if case .told(let next, _, _)? = progress?.page?.events.step { next } else { readOffset } }
 
     /// Sends the next pieces of the page, as long as the peer takes them.
@@ -305,7 +305,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     override func end() {
         guard isAttached else { return }
         if let progress, isInEvent {
-            // An event that has been begun is told to its end, if there is one; without it the client would get the same again.
+            // An event that has begun is sent to its end, if there is one; without it the client would get the same again.
             guard progress.page == nil, hasExpired || readOffset >= channel.tail.head else {
                 progress.isLast = true
                 return

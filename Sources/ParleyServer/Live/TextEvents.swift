@@ -5,7 +5,7 @@ internal import ParleySystem
 ///
 /// An event is text by itself, whatever appends it came in: one that ends within a character, or between CR and LF, waits for its completion, and the
 /// offset that a reader is told stays before it. So the data of all events is the text as it is stored, but for its line ends, of which events have
-/// one kind. What is no text at all goes into no such event.
+/// one kind. Data that is no text at all goes into no such event.
 struct TextEvents {
     /// The text of one append, and the offset it leads to.
     struct Piece {

@@ -13,7 +13,7 @@ struct AccessPolicy: Sendable {
 
     init(_ configuration: ServerConfiguration) {
         hosts = configuration.allowedHosts.compactMap { Authority($0) }
-        // With keys, a page that reaches the server by another name has none to show: any name will do.
+        // With keys, a page that reaches the server by another name has none: any name will do.
         allowsAnyHost = !configuration.keys.isEmpty || configuration.allowedHosts.contains("*")
         origins = Set(configuration.allowedOrigins.compactMap { URLOrigin($0) })
         allowsAnyOrigin = configuration.allowedOrigins.contains("*")
@@ -50,7 +50,7 @@ struct AccessPolicy: Sendable {
         ] + varies
     }
 
-    /// Answers a browser that asks whether its page may send a request, or returns `nil` when this is no such question.
+    /// Answers a browser that asks whether its page may send a request, or returns `nil` for any other request.
     func preflight(_ request: HTTPRequest) -> [HeaderField]? {
         guard request.method == "OPTIONS", request.header("Access-Control-Request-Method") != nil else { return nil }
         var headers: [HeaderField] = [

@@ -7,7 +7,7 @@ package struct Key: Sendable {
     package let name: String
     /// The digest that a presented secret is compared with; the secret itself is not kept.
     let digest: Bytes
-    /// Signs tokens: another value than the digest, which could get into a core dump or a debugger beside what it is compared with.
+    /// Signs tokens: another value than the digest, which could get into a core dump or a debugger together with the value it is compared with.
     package let signing: Bytes
 
     package static let secretBytes = 16...512

@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// A channel that a socket follows by itself.
+/// A single channel that a socket follows.
 final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard: used on the loop only.
     private let name: StreamName
     private let start: ReadRequest.Start
@@ -47,7 +47,7 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
         let place = try session.place(for: name.text)
         let reader = SocketReader(channel, after: offset, view: view, self)
         reader.place = place
-        // The object was let go between finding and following it: the next look finds the one that took its place.
+        // The object was released between finding and following it: the next lookup finds its successor.
         guard session.readers.add(reader) else { return begin() }
         self.reader = reader
         reader.begin()

@@ -130,7 +130,7 @@ struct SocketRequest {
         }
     }
 
-    /// An answer repeats no more of a value than helps to recognise it.
+    /// An answer repeats only as much of a value as helps to recognise it.
     private static func shown(_ text: String) -> String { text.count > 64 ? text.prefix(64) + "…" : text }
 }
 

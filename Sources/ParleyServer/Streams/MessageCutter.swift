@@ -17,7 +17,7 @@ enum MessageCutter {
             if scanner.next(is: "[") {
                 try scanner.elements { (scanner) throws(JSONError) in
                     isTooMany = messages.count == messagesMax
-                    // Not read any further, so that it costs no more than it may have.
+                    // Not read any further, to bound its cost.
                     if isTooMany { throw JSONError(position: 0, problem: "") }
                     messages.append(try scanner.skip())
                 }

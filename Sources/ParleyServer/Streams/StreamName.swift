@@ -21,7 +21,7 @@ struct StreamName: Sendable {
     }
 
     /// - Parameter path: The part of the path behind ``prefix``, percent-encoded.
-    /// - Throws: 400 `invalid_stream_name`, or 404 for what is no agent's name under `agents/`.
+    /// - Throws: 400 `invalid_stream_name`, or 404 for a name under `agents/` that is not an agent's.
     init(path: ArraySlice<UInt8>) throws(Problem) {
         guard let text = PercentEncoding.decode(path) else {
             throw .bad("invalid_stream_name", "the path is not properly percent-encoded UTF-8.")

@@ -80,8 +80,7 @@ extension StreamRoutes {
             : LongPollReader(channel, after: offset, view: request.view, cursorFloor: floor, expires: expires, readers)
         reader.place = place
         guard readers.add(reader) else {
-            // The object was let go between finding and following it: the next look finds the one that took its place.
-            // Once this one has given back its place.
+            // The object was released between finding and following it: the next lookup finds its successor. Once this one has given back its place.
             guard let name = try? StreamName(path: exchange.request.pathUTF8.dropFirst(StreamName.prefix.utf8.count)) else { return }
             return exchange.onLoop { context.withTail(name, reaching: offset, exchange) { start(request, $0, after: offset, exchange) } }
         }

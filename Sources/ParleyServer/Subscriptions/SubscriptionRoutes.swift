@@ -157,7 +157,7 @@ struct SubscriptionCall: Sendable {
     private func answer(_ result: Result<SubscriptionAnswer, ChannelError>) {
         switch result {
         case .failure(let error) where error.code == "SUBSCRIPTION_NOT_FOUND" && mayNotKnow:
-            // As of one that there is, with a token that is none of its.
+            // Answered as for an existing one, with a token that is not its own.
             exchange.respond(SubscriptionProblem(401, "TOKEN_INVALID", SubscriptionTokens.wrong(id)))
         case .failure(let error): exchange.respond(SubscriptionProblem(error))
         case .success(.created(let subscription)): answer(201, subscription)

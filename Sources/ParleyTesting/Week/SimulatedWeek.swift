@@ -21,7 +21,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
     package private(set) var operations = 0
     /// The digest of everything that was answered and seen, in order.
     package private(set) var digest: UInt64 = 0xcbf2_9ce4_8422_2325
-    /// Set to have what happens told.
+    /// Receives a line for each event, if it is set.
     package var trace: ((String) -> Void)?
 
     package var summary: String {
@@ -174,7 +174,7 @@ extension SimulatedWeek {
         process.crash.observe { [weak self] batches, outcome in self?.committing(batches, outcome) }
     }
 
-    /// In which commit the process dies: at first one with the cell of the matrix that the seed aims at, then any.
+    /// Plans in which commit the process dies: at first one with the cell of the matrix that the seed aims at, then any.
     private func plan() -> SimulationCrash.Plan {
         let (kinds, endings) = (SimulationMatrix.kindsOfWeeks, SimulationMatrix.Ending.allCases)
         guard crashes > 0 else {

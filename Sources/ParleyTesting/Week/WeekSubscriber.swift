@@ -357,7 +357,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     /// The receiver was sent a wake, and answers with `isDone`, or calls back.
     func received(_ wake: JSON, isTaken: Bool, isDone: Bool) {
-        // On its way when the subscription was deleted.
+        // In flight when the subscription was deleted.
         guard isThere else { return }
         guard let generation = wake["generation"]?.integer.map({ UInt64($0) }), let wakeID = wake["wake_id"]?.string,
             let token = wake["callback_token"]?.string, let streams = wake["streams"]?.array

@@ -195,7 +195,7 @@ extension DurableStreams {
             #expect(error(try send("POST", root(id) + "/ack", body(), token: token)) == "INVALID_REQUEST")
             #expect(try acked(id, segment + "/a/b") == before)
             #expect(try send("POST", callback, body(done: false), token: token).json == ["ok": true, "next_wake": false])
-            // New while it is held: told of at the end.
+            // New while the wake is held: announced at the end.
             _ = try write(segment + "/a/b")
             #expect(try send("POST", callback, body(), token: token).json == ["ok": true, "next_wake": true])
             let late = try send("POST", callback, body(), token: token)
