@@ -16,7 +16,7 @@ struct Stepper: Agent {
     }
 }
 
-/// So many tokens at so many a second.
+/// A number of tokens, and how many a second.
 struct Speech: Codable, Sendable {
     var tokens: Int
     var rate: Int
@@ -31,7 +31,7 @@ struct Talker: Agent {
     }
 }
 
-/// What an agent is to wait for, for a month.
+/// The kind of an agent's wait, for a month.
 enum Wait: String, Codable, Sendable { case signal, sleep, approval }
 
 /// Waits, and has nothing else to do.
@@ -51,7 +51,7 @@ struct Waiter: Agent {
 /// How many payments are to be asked for at once.
 struct Payments: Codable, Sendable { var count: Int }
 
-/// Asks for each payment, and makes it when it may: what an audit is asked about.
+/// Asks for each payment, and makes it when it may: the records that an audit is about.
 struct Treasurer: Agent {
     static let kind = "treasurer"
 

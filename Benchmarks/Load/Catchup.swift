@@ -38,7 +38,7 @@ struct Catchup {
         table.show()
     }
 
-    /// A way to read everything: which server, and a function that reads it and gives the bytes that were received.
+    /// A way to read everything: a server, and a function that reads it and returns the bytes that were received.
     private struct Way {
         var name: String
         /// A server that has to be started, with nothing in its memory.

@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// What do channels cost that nobody uses: at the start, in memory, and when somebody reads one for the first time?
+/// What do unused channels cost: at the start, in memory, and when one is read for the first time?
 struct Cold {
     private let program: String
     private let folder: String
@@ -98,7 +98,7 @@ struct Cold {
         return samples
     }
 
-    /// What the disk takes for a read that nobody can spare.
+    /// The disk's time for an unavoidable read.
     private func preads() -> Samples {
         PageCache.drop("\(folder)/many")
         let files = PageCache.files("\(folder)/many").filter { $0.hasSuffix(".sst") }

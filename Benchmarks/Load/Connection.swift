@@ -32,7 +32,7 @@ final class Connection {
 
     deinit { buffer.deallocate() }
 
-    /// What has arrived and was not yet taken.
+    /// The bytes that have arrived and were not yet taken.
     var unread: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: buffer[start..<end]) }
 
     func take(_ count: Int) {

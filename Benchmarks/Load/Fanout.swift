@@ -62,7 +62,7 @@ struct Fanout {
         let (usage, own, start) = (wire.usage, Clock.ownProcessor, Clock.now)
         let (deadline, limit) = (start + seconds.nanoseconds, start + seconds.nanoseconds + 20_000_000_000)
         loop.run { now in
-            // On the way is what not all readers have, on average.
+            // A message is in flight until all readers have it, on average.
             while now < deadline, (sent - samples.count / readers) / batch < window {
                 output.removeAll(keepingCapacity: true)
                 unanswered += wire.append((0..<batch).map { _ in wire.payload(Clock.now, bytes: bytes) }, to: 0, &output)

@@ -1,12 +1,12 @@
 internal import Glibc
 
-/// What memory does a reader cost that waits and gets nothing?
+/// How much memory does a reader cost that waits and gets nothing?
 struct Idle {
     private let program: String
     private let folder: String
     private let redis: (port: UInt16, pid: Int32)?
     private let readers: Int
-    /// What the first ones cost that the others do not is there before anything is counted.
+    /// The extra costs of the first ones are there before anything is counted.
     private static let first = 100
 
     init(_ options: Options) {

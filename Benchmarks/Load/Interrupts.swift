@@ -125,7 +125,7 @@ struct Interrupts {
         take(slots, upstream, &seen)
     }
 
-    /// Has each slot stopped when its time has come, and waits until the upstream has seen the end of all.
+    /// Stops each slot when its time has come, and waits until the upstream has seen the end of all.
     private func drive(
         _ slots: [Slot], _ loop: Loop, _ upstream: Upstream, stop: (Slot) -> Void, isAnswered: (Slot) -> Bool
     ) {

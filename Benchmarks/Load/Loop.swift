@@ -55,7 +55,7 @@ final class Loop {
 
     /// Handles what arrives, until `tick` gives `nil`.
     ///
-    /// - Parameter tick: Called at every turn of the loop; gives the time when it wants to be called again at the latest.
+    /// - Parameter tick: Called at every turn of the loop; returns the latest time for the next call.
     func run(_ tick: (_ now: Nanoseconds) -> Nanoseconds?) {
         while true {
             let now = Clock.now

@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// What a process has in memory, in bytes.
+/// The memory of a process, in bytes.
 struct Memory {
     /// Everything that is its own and no file's.
     var anonymous = 0
@@ -12,7 +12,7 @@ struct Memory {
         peak = Memory.field("VmHWM:", in: "/proc/\(pid)/status")
     }
 
-    /// What the kernel holds for all TCP connections of the machine.
+    /// The kernel's memory for all TCP connections of the machine.
     static var sockets: Int {
         let words = Usage.read("/proc/net/sockstat").split(separator: "\n").first { $0.hasPrefix("TCP:") }?.split(separator: " ") ?? []
         return (words.last.flatMap { Int($0) } ?? 0) * sysconf(Int32(_SC_PAGESIZE))
@@ -26,7 +26,7 @@ struct Memory {
 
 /// The pages that the kernel keeps of a folder's files.
 enum PageCache {
-    /// Writes the files out and drops what is kept of them, as if nobody had read them yet. Needs no rights, and leaves other files alone.
+    /// Writes the files out and drops the kernel's cache of them, as if they had never been read. Needs no rights, and leaves other files alone.
     static func drop(_ folder: String) {
         for file in files(folder) {
             let descriptor = open(file, O_RDONLY)

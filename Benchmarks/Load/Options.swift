@@ -1,4 +1,4 @@
-/// What the command line says: `--name value`.
+/// The command line's options: `--name value`.
 struct Options {
     private var values: [String: String] = [:]
 

@@ -39,7 +39,7 @@ enum Requests {
             + body
     }
 
-    /// Sends a request whose answer goes on and on, and takes the head of that answer.
+    /// Sends a request whose answer never ends, and takes the head of that answer.
     static func open(_ path: String, on connection: Connection) {
         let answer = connection.request(Array("GET \(path) HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".utf8), HTTPAnswer.headLength)
         guard answer.starts(with: "HTTP/1.1 200".utf8) else { fail("\(path) is answered: \(String(decoding: answer, as: UTF8.self))") }

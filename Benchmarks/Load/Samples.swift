@@ -49,7 +49,7 @@ struct Table {
 }
 
 extension Double {
-    /// The number with so many decimals; thousands apart when there are none.
+    /// The number with so many decimals; with thousands separated when there are none.
     func text(_ decimals: Int = 0) -> String {
         guard isFinite else { return "-" }
         var scale = 1.0

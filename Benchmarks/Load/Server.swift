@@ -4,7 +4,7 @@ internal import Glibc
 final class Server {
     let pid: Int32
     let port: UInt16
-    /// From the start of the program to the moment when it says that it serves, in milliseconds.
+    /// The time from the start of the program until it reports that it serves, in milliseconds.
     let startMilliseconds: Double
     private let output: Int32
     private var isRunning = true

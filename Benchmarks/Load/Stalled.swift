@@ -72,7 +72,7 @@ struct Stalled {
         defer { server.stop(SIGKILL) }
         let wire = ParleyWire(port: server.port, pid: server.pid, contentType: "application/json")
         wire.prepare(channels: 1)
-        // What a server that works has anyway, and a past for those who begin at the start.
+        // Memory that a working server has anyway, and a past for readers that begin at the start.
         _ = load(wire, seconds: max(1, seconds / 2))
         let (memory, kernel) = (Memory(of: server.pid).anonymous, Memory.sockets)
         var silent: [Connection] = []
@@ -86,7 +86,7 @@ struct Stalled {
             }
         }
         defer { for connection in silent { connection.close() } }
-        // Until the kernel's buffers are full, nobody can tell them from readers that read.
+        // Until the kernel's buffers are full, the server cannot tell them from readers that read.
         let filling = load(wire, seconds: others == .none ? 1 : seconds)
         var round = load(wire, seconds: seconds)
         round.fillingP99 = filling.p99

@@ -1,4 +1,4 @@
-/// What does a token cost, from a model to a reader, while many agents stream at once?
+/// How much does a token cost, from a model to a reader, while many agents stream at once?
 struct Tokens {
     private let parley: ParleyWire?
     private let postgres: (port: UInt16, pid: Int32)?
@@ -78,7 +78,7 @@ struct Tokens {
                 Array("PUT \(path) HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n".utf8),
                 wire.answerLength)
             connection.close()
-            // What is sealed carries the whole text again: only the first sight of a token counts.
+            // A sealed entry carries the whole text again: only the first sight of a token counts.
             var seen: Nanoseconds = 0
             loop.add(
                 wire.followEvents(path) { time in

@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// What a server's processes have used since they started.
+/// The resources that a server's processes have used since they started.
 ///
 /// Bytes to the disk are not read from `/proc/<pid>/io`: where the page cache has large folios, it counts a whole one for each small write.
 struct Usage {
@@ -11,7 +11,7 @@ struct Usage {
         Usage(processor: left.processor - min(left.processor, right.processor))
     }
 
-    /// Of `pid` and the processes it has forked.
+    /// The usage of `pid` and the processes it has forked.
     init(of pid: Int32) {
         for process in [pid] + Usage.children(of: pid) {
             for task in Usage.entries("/proc/\(process)/task") {

@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// What do agents cost that only wait, and how fast do they wake?
+/// How much do agents cost that only wait, and how fast do they wake?
 struct Waiting {
     private let program: String
     private let folder: String
@@ -53,7 +53,7 @@ struct Waiting {
         }
         let server = start(name)
         defer { server.stop() }
-        usleep(1_000_000)  // What a start leaves to be done later.
+        usleep(1_000_000)  // For work that a start leaves for later.
         let used = Usage(of: server.pid)
         usleep(UInt32(quiet * 1e6))
         let processor = Double((Usage(of: server.pid) - used).processor) / 1e6 / quiet

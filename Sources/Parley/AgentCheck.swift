@@ -2,7 +2,7 @@ internal import FoundationEssentials
 internal import ParleyModels
 package import ParleySystem
 
-/// What `parley agents check` does: reads agent files as a node would, without one, and says what each still needs from the environment.
+/// The check of `parley agents check`: reads agent files as a node would, without one, and lists what each still needs from the environment.
 package struct AgentCheck: Sendable {
     /// One file of the folder.
     package struct File: Sendable {
@@ -10,7 +10,7 @@ package struct AgentCheck: Sendable {
         package let kind: JSON?
         /// With file, line, field, value, what is accepted, and the remedy.
         package let problems: [String]
-        /// What the environment has to have when a node starts with this file.
+        /// The settings that a node's environment needs to start with this file.
         package let notices: [String]
         /// `{file, kind, ok, problems: [{line, field, message}], notices}`
         package let json: JSON
@@ -19,7 +19,7 @@ package struct AgentCheck: Sendable {
     package let folder: String
     /// By name.
     package let files: [File]
-    /// What is wrong with the folder or with the environment's models, which is no file's mistake.
+    /// The problems of the folder or of the environment's models, which are no file's mistake.
     package let problems: [String]
 
     /// - Parameter folder: The folder, or one file; `nil`: the usual folder.

@@ -3,7 +3,7 @@ internal import ParleyHTTP
 internal import ParleyModels
 internal import ParleyServer
 
-/// What a node says once it listens: where it is, and commands that work with the agents and the model it has.
+/// The text that a node prints once it listens: its address, and commands that work with its agents and model.
 struct Banner {
     let text: String
 
@@ -40,7 +40,7 @@ struct Banner {
         return isPlain ? path : "'\(path.replacing("'", with: "'\\''"))'"
     }
 
-    /// What SIGHUP reads; `nil`: nothing.
+    /// The files that SIGHUP reads again; `nil`: none.
     private static func reloaded(_ configuration: ServeConfiguration, _ node: Node) -> String? {
         var files: [String] = []
         if let folder = node.agentsFolder { files.append("the agent files in \(folder)") }
@@ -52,7 +52,7 @@ struct Banner {
 
     /// A host to connect to, by a name that the certificate has if it has one.
     private static func host(_ listening: String, _ certificate: TLSIdentity?) -> String {
-        // Every address is no address to connect to.
+        // An address that means every address is none to connect to.
         let host = ["0.0.0.0": "127.0.0.1", "::": "::1"][listening] ?? listening
         guard let certificate else { return host }
         let isHere = ["127.0.0.1", "::1"].contains(host)
@@ -88,7 +88,7 @@ struct Banner {
                 "curl -N \(curl)'\(address)/v1/stream/agents/\(agent)?offset=-1&live=sse&view=settled'"
             ),
         ]
-        // The scripted model calls a tool when it is told to; what another makes of a request nobody knows.
+        // The scripted model calls a tool when told to; what another model makes of the same request is unknown.
         if let writer = declared.first(where: { $0.model.hasPrefix("scripted:") && $0.file.tools.contains("write_file") }) {
             let name = "\(writer.file.kind)/me"
             rows.append(("A tool", "\(program) run \(name) 'call: write_file {\"path\": \"sea.md\", \"text\": \"The sea is deep.\"}'"))

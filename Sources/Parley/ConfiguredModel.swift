@@ -10,8 +10,8 @@ public struct ConfiguredModel: Model {
     private let model: any Model
 
     /// - Parameter spec: `<provider>:<model>`; without it `PARLEY_MODEL`.
-    /// - Throws: nothing at present. What is wrong with the configuration, ``serve(_:)`` says before it starts, with the variable and the remedy;
-    ///   without `serve`, the model's calls fail with `model_not_configured`.
+    /// - Throws: nothing at present. ``serve(_:)`` reports a wrong configuration before it starts, with the variable and the remedy; without `serve`,
+    ///   the model's calls fail with `model_not_configured`.
     public init(_ spec: String? = nil) throws {
         do { model = try ConfiguredModel.providers.get().make(try spec.map { try ModelSpec($0) }) } catch {
             let problem =

@@ -27,14 +27,14 @@ final class DeclaredAgents: Sendable {
 
     private struct State {
         var kinds: [String: Kind] = [:]
-        /// What was wrong when the files were read the last time.
+        /// The problems of the last read.
         var problems: Set<String> = []
         /// Kinds whose file was gone then.
         var gone: Set<String> = []
     }
 
     static let usualFolder = "./agents"
-    /// That folder, if there is one.
+    /// The usual folder, if there is one.
     static var existingFolder: String? { FileManager.default.fileExists(atPath: usualFolder) ? usualFolder : nil }
 
     /// Refuses a folder that was named and is not there: without it the node would start with no agents, and be silent about it.
@@ -70,7 +70,7 @@ final class DeclaredAgents: Sendable {
     /// Reads all files at the start.
     ///
     /// An agent whose model is not configured is among them: its turns fail and say why. Left out, it would leave those that are open where they are.
-    /// - Returns: what is wrong with files; of models see ``modelProblems``.
+    /// - Returns: the problems of files; for those of models see ``modelProblems``.
     func load() -> [String] {
         let (kinds, problems) = read()
         let all = problems.map(\.description) + kinds.compactMap(\.problem)
@@ -87,7 +87,7 @@ final class DeclaredAgents: Sendable {
         return reasons.map { reason, kinds in kinds.map(\.file.file).joined(separator: ", ") + reason }.sorted()
     }
 
-    /// What has changed in the folder since it was read the last time.
+    /// The changes in the folder since the last read.
     struct Changes {
         /// New or different, and right.
         var kinds: [Kind] = []
@@ -97,7 +97,7 @@ final class DeclaredAgents: Sendable {
         var gone: [Kind] = []
     }
 
-    /// Reads the files again. What is new or different, and right, counts from now on; of what is wrong or gone, what was read before does.
+    /// Reads the files again. A new or changed definition that is valid applies from now on; where one is invalid or gone, the previous one stays.
     func reload() -> Changes {
         let (kinds, mistakes) = read()
         let problems = mistakes.map(\.description) + kinds.compactMap(\.problem)

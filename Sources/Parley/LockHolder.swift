@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// Who holds a lock on a file.
+/// Finds the process that holds a lock on a file.
 enum LockHolder {
     /// `process 4711`, as the kernel lists it; `nil` when it does not tell, as in another container.
     static func find(_ file: String) -> String? {

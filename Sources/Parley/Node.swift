@@ -19,7 +19,7 @@ package final class Node: Sendable {
     private let webhooks: WebhookDelivery?
     private let subscriptions: SubscriptionDelivery
     private let server: Server
-    /// What it shows to clients; `nil` without TLS.
+    /// The certificate for clients; `nil` without TLS.
     let certificate: TLSIdentity?
     private let models: EventLoop
     private let signals: SignalWatcher
@@ -35,7 +35,7 @@ package final class Node: Sendable {
     /// Opens the folder, takes up what was unfinished, and listens.
     ///
     /// - Parameters:
-    ///   - agents: Agents written in Swift. Those declared in the agents folder come beside them; of one kind, the Swift one counts.
+    ///   - agents: Agents written in Swift. Those declared in the agents folder are added; where both declare a kind, the Swift one counts.
     ///   - report: Gets lines for a person: mistakes in agent files, what was started.
     /// - Throws: ``ConfigurationError`` or `LogError` with a remedy; nothing runs then.
     package init(
@@ -99,7 +99,7 @@ package final class Node: Sendable {
             webhooks?.measures ?? []
         }
         models.start()
-        // Before anybody can know that the node is up, and stop it.
+        // Before any client can see that the node is up, and stop it.
         signals = SignalWatcher(models) { _ in failure.withLock(signalAll: true) { $0 = $0 ?? "" } }
         let readFiles = { @Sendable [runtime] isAsked in Node.readFiles(declared, runtime, except: written, isAsked: isAsked) }
         reloads = SignalWatcher(models, signals: [SIGHUP]) { [server] _ in
@@ -122,7 +122,7 @@ package final class Node: Sendable {
         subscriptions.subscriptions.start()
     }
 
-    /// Opens the data folder; what keeps it from that is said with the process that has it, and with a remedy.
+    /// Opens the data folder; on failure the error names the reason, the process that holds the folder, and a remedy.
     private static func open(_ path: String) throws(LogError) -> DataFolder {
         do throws(LogError) { return try DataFolder(path) } catch {
             var said = error.message
@@ -145,7 +145,7 @@ package final class Node: Sendable {
     /// Whether agents of the kind take a message's text.
     func takesText(_ kind: String) -> Bool { !dataKinds.contains(kind) }
 
-    /// Where those files are; `nil`: nowhere.
+    /// The folder of the agent files; `nil`: none.
     var agentsFolder: String? { declared.folder }
 
     /// Why the models of those agents cannot be used.
@@ -237,7 +237,7 @@ package final class Node: Sendable {
 
     private static func pause(_ duration: Duration) { _ = Monitor(()).wait(timeout: duration) { _ in nil as Void? } }
 
-    /// What this program is, for `turn.started`: size and time of the executable, which change when the program does.
+    /// The identity of this program, for `turn.started`: size and time of the executable, which change when the program does.
     private static let build: String = {
         var status = Glibc.stat()
         guard stat("/proc/self/exe", &status) == 0 else { return "" }
@@ -246,7 +246,7 @@ package final class Node: Sendable {
 }
 
 extension WebhookDelivery {
-    /// What `/metrics` says of it.
+    /// The measures that `/metrics` shows of it.
     fileprivate var measures: [Measure] {
         let counters = counters
         return [

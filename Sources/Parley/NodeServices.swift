@@ -5,13 +5,13 @@ internal import ParleyServer
 internal import ParleySystem
 internal import Synchronization
 
-/// What a node does for its routes and for its agents, beside running them.
+/// The services of a node for its routes and its agents, besides running them.
 final class NodeServices: NodeHost {
     private let declared: DeclaredAgents
     /// The kinds that are written in Swift.
     private let written: [String]
     private let log: RocksLog
-    /// By agent and cause: turns that failed and have been logged.
+    /// Turns that failed and have been logged, by agent and cause.
     private let failing = Mutex<Set<String>>([])
     private static let failingMax = 10_000
 
@@ -30,7 +30,7 @@ final class NodeServices: NodeHost {
         Diagnostics.log(.info, "the data folder was backed up", ["folder": folder])
     }
 
-    /// What the agents' runtime reports.
+    /// The observers of the agents' runtime.
     var observers: AgentObservers {
         var observers = AgentObservers()
         observers.turnFailed = { [self] in turnFailed($0, $1) }
@@ -43,7 +43,7 @@ final class NodeServices: NodeHost {
         let isNew = failing.withLock { $0.count < NodeServices.failingMax && $0.insert("\(channel) \(failure.code)").inserted }
         guard isNew else { return }
         let agent = String(channel.dropFirst("agents/".count))
-        // Not the message: what a model's server or a program says may hold a secret or a person's words.
+        // Without the message: the text of a model's server or of a program may hold a secret or a person's words.
         Diagnostics.log(
             .warning, "a turn failed; further ones of this agent with this code are not logged",
             ["agent": agent, "code": failure.code, "see": "parley trace \(agent)"])

@@ -21,7 +21,7 @@ internal import ParleyWebhooks
 /// }
 /// ```
 public func serve(_ agents: any Agent...) async throws {
-    // What an agent prints is in a log file with the line's end, and not when the process ends.
+    // An agent's output reaches a log file at the end of each line, and not when the process ends.
     setvbuf(stdout, nil, _IOLBF, 0)
     let configuration = ServeProgram.configuration()
     // On a thread of its own: the one that the program began on stays free for the main actor, which agents may use.
@@ -39,7 +39,7 @@ public func serve(_ agents: any Agent...) async throws {
     if let failure { ServeProgram.end("\(failure)", 1) }
 }
 
-/// What an app is as a command line: its arguments are those of `parley serve`.
+/// An app as a command line: its arguments are those of `parley serve`.
 private enum ServeProgram {
     private static var name: String { CommandLine.arguments.first?.split(separator: "/").last.map(String.init) ?? "parley" }
 
@@ -69,7 +69,7 @@ private enum ServeProgram {
 
 private func erase<A: Agent>(_ agent: A) -> AnyAgent { AnyAgent(agent) }
 
-/// The options of `serve`, for the program and for whoever embeds it.
+/// The options of `serve`, for the program and for any code that embeds it.
 package enum ServeOptions {
     /// With a value.
     package static let names =
@@ -81,10 +81,10 @@ package enum ServeOptions {
     /// Without one.
     package static let flags = ["watch-agents", "webhook-allow-private"]
 
-    /// What can be chosen with --webhook-events.
+    /// The possible values of --webhook-events.
     package static let webhookEvents = WebhookConfiguration.possibleEvents.map(\.name)
 
-    /// What each does.
+    /// The help text of each.
     package static let help = """
           --listen <host>:<port>  default 127.0.0.1:4437; port 0 for any free one; another address than loopback needs keys
           --data <folder>         everything the node remembers; default ./parley-data

@@ -4,7 +4,7 @@ package import ParleyServer
 internal import ParleySystem
 internal import ParleyWebhooks
 
-/// How a node is started: what `parley serve` takes from its options and the environment.
+/// The start parameters of a node: the options of `parley serve`, and its environment.
 package struct ServeConfiguration: Sendable {
     /// The address to listen on. Another than loopback needs keys: see ``complete(_:)``.
     package var host = "127.0.0.1"
@@ -15,7 +15,7 @@ package struct ServeConfiguration: Sendable {
     package var agentsFolder: String?
     /// Whether changes to files of that folder count at once, without SIGHUP.
     package var watchesAgents = false
-    /// The folder of web pages that anybody may have; `nil`: none.
+    /// The folder of web pages that need no key; `nil`: none.
     package var publicFolder: String?
     /// How long a stop waits for what is in flight.
     package var drainTime = Duration.seconds(10)
@@ -23,20 +23,20 @@ package struct ServeConfiguration: Sendable {
     package var idleTime = Duration.seconds(30)
     /// How long the pieces of an answer stay in the log once it is complete.
     package var textRetention = Duration.seconds(3_600)
-    /// Who is told of entries; `nil`: PARLEY_WEBHOOK_URL, or nobody.
+    /// The receiver that is told of entries; `nil`: PARLEY_WEBHOOK_URL, or none.
     package var webhookURL: String?
-    /// Of which entry types, separated by commas; `nil`: of those by which an agent waits for somebody.
+    /// The entry types it is told of, separated by commas; `nil`: those by which an agent waits for a person or another program.
     package var webhookEvents: String?
     /// Whether the receiver may be on this machine or in its network.
     package var webhookAllowsPrivate = false
 
-    /// Who may do what; without keys everybody who reaches the server.
+    /// The keys and their rights; without keys, every client that reaches the server has all rights.
     package private(set) var keys = KeyRing()
     private var keyFiles: [String] = []
     /// PEM files; both or none.
     package var tlsCertificate: String?
     package var tlsKey: String?
-    /// Origins whose pages may use the server beside its own.
+    /// Further origins, besides the server's own, whose pages may use it.
     package var corsOrigins: Set<String> = []
     /// Requests a second of each sender; `nil`: any.
     package var rate: Double?
@@ -103,7 +103,7 @@ package struct ServeConfiguration: Sendable {
         }
     }
 
-    /// What clients are shown; `nil`: no TLS.
+    /// The certificate for clients; `nil`: no TLS.
     /// - Throws: ``ConfigurationError`` that names the option.
     func identity() throws(ConfigurationError) -> TLSIdentity? {
         guard let tlsCertificate, let tlsKey else { return nil }
@@ -114,7 +114,7 @@ package struct ServeConfiguration: Sendable {
         }
     }
 
-    /// Refuses a file that lacks what is wanted of it: OpenSSL says only that there is no line to start at.
+    /// Refuses a file that lacks the expected parts: OpenSSL only reports that there is no line to start at.
     private static func requirePEM(
         _ file: String, _ option: String, _ label: String, _ what: String, other: String
     ) throws(ConfigurationError) {
@@ -162,7 +162,7 @@ package struct ServeConfiguration: Sendable {
         return value
     }
 
-    /// Who is told of which entries, if anybody is.
+    /// The webhook's receiver and the entries it is told of; `nil` without a webhook.
     /// - Throws: ``ConfigurationError`` with everything that is wrong.
     func webhook(_ environment: [String: String]) throws(ConfigurationError) -> WebhookConfiguration? {
         let url = webhookURL ?? environment["PARLEY_WEBHOOK_URL"] ?? ""
@@ -198,7 +198,7 @@ package struct ServeConfiguration: Sendable {
     }
 }
 
-/// What is wrong with how a node is started, and what to do about it.
+/// The problem with how a node is started, and the remedy.
 package struct ConfigurationError: Error, Sendable, CustomStringConvertible {
     package var message: String
     package var description: String { message }

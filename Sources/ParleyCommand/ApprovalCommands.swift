@@ -24,7 +24,7 @@ enum DenyCommand: Command {
     static func run(_ arguments: Arguments) async throws -> ExitStatus { try ApprovalChoice.send("deny", arguments) }
 }
 
-/// Which approval is meant.
+/// The choice of an approval.
 enum ApprovalChoice {
     static let options: [CommandOption] = [.value("args-sha256"), .value("reason"), .value("key"), .value("server")]
 
@@ -60,7 +60,7 @@ enum ApprovalChoice {
         var digest = arguments["args-sha256"]
         switch try request(approval, channel, client) {
         case .found(let request):
-            // What is decided is what was shown: should it be something else by now, it is refused.
+            // The decision is on the request as shown: should that be another by now, it is refused.
             Terminal.error("\(request["action"]?.string ?? "") \(json: request["args"] ?? .null)")
             digest = digest ?? request["args_sha256"]?.string
         case .missing:
@@ -85,7 +85,7 @@ enum ApprovalChoice {
         return (StatusView.approvals(status), status["state"] == "running" || (status["undecided"]?.integer ?? 0) > 0)
     }
 
-    /// The one approval that is open. An agent that has just been told to do something gets a moment to ask.
+    /// The one open approval. An agent that has just been given work gets a moment to ask.
     private static func only(_ channel: String, _ client: Client) throws -> String {
         var (open, isBusy) = try open(channel, client)
         for _ in 0..<20 where open.isEmpty && isBusy {
@@ -102,7 +102,7 @@ enum ApprovalChoice {
         return only.name
     }
 
-    /// What can be decided instead.
+    /// Returns the requests that can be decided instead.
     private static func choices(_ type: String, _ channel: String, _ client: Client) throws -> String {
         let open = try open(channel, client).approvals
         let agent = Refusal.agent(channel)
@@ -114,11 +114,11 @@ enum ApprovalChoice {
         case found(JSON)
         /// The agent has never asked for it.
         case missing
-        /// Whoever decides may not read the channel.
+        /// The decider may not read the channel.
         case unreadable
     }
 
-    /// What was asked: the newest request of that name.
+    /// Returns the newest request of that name.
     private static func request(_ approval: String, _ channel: String, _ client: Client) throws -> Request {
         var found: JSON?
         var offset = String(approval.prefix { $0 != "/" })

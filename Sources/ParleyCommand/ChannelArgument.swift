@@ -32,8 +32,8 @@ enum ChannelArgument {
         return words.count > 1 ? agent("\(first)/\(words[1])") : nil
     }
 
-    /// Two segments are an agent's name, and what begins with a slash is a channel's whole name. Anything else names neither: without the slash or
-    /// the id that was forgotten, a command would create a channel that nobody meant.
+    /// Two segments are an agent's name, and a text that begins with a slash is a channel's whole name. Anything else is neither: with a slash or an
+    /// id forgotten, a command would create a channel by mistake.
     static func any(_ text: String) throws(UsageError) -> String {
         let name = text.hasPrefix("/") ? String(text.dropFirst()) : text
         let segments = name.split(separator: "/", omittingEmptySubsequences: false)

@@ -81,7 +81,7 @@ enum RunCommand: Command {
 
     private static let patience = Duration.seconds(1)
 
-    /// What the message waits behind; `nil` when there is no turn any more.
+    /// The work that the message waits behind; `nil` when there is no turn any more.
     private static func queued(_ channel: String, _ client: Client) throws -> TerminalText? {
         let answer = try client.request("GET", "/v1/" + channel)
         guard answer.status == 200, let status = answer.json, status["turn"] != nil, let since = status["since"]?.string else { return nil }
@@ -98,7 +98,7 @@ enum RunCommand: Command {
         }
     }
 
-    /// What is said when the command ends before the turn.
+    /// The text shown when the command ends before the turn.
     private static func goesOn(_ channel: String, _ offset: String, _ arguments: Arguments) -> TerminalText {
         let agent = Refusal.agent(channel)
         return """
@@ -266,7 +266,7 @@ enum ListCommand: Command {
 
     private static let waitsMax = 3
 
-    /// What an agent waits for, in a column.
+    /// The wait of an agent, in a column.
     private static func waits(_ agent: JSON) -> String? {
         guard let waits = agent["waiting_for"]?.array, !waits.isEmpty else { return nil }
         let more = waits.count > waitsMax ? ["\(waits.count - waitsMax) more"] : []

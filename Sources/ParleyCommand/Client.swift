@@ -11,7 +11,7 @@ final class Client: Sendable {
     private let transport: CurlTransport
     /// The key or token that every request shows.
     private let bearer: String?
-    /// What the command needs on the channel that it is about; empty: what each request needs.
+    /// The rights that the command needs on its channel; empty: those that each request needs.
     let needs: [Verb]
 
     /// - Parameter needs: All verbs of a command that sends several requests, for the token that a refusal suggests.
@@ -48,7 +48,7 @@ final class Client: Sendable {
     /// Whether it shows a token, which may be for a part of what there is.
     var showsToken: Bool { bearer?.hasPrefix("parley_") ?? false }
 
-    /// What curl needs beside the URL.
+    /// The options that curl needs besides the URL.
     var curlOptions: String { bearer == nil ? "" : "-H \"Authorization: Bearer $PARLEY_TOKEN\" " }
 
     private var authorization: [(name: String, value: String)] { bearer.map { [("Authorization", "Bearer \($0)")] } ?? [] }
@@ -103,7 +103,7 @@ final class Client: Sendable {
         return "the certificate of \(baseURL) is not trusted: \(reason). \(remedy)"
     }
 
-    /// The connection broke before the answer, so nobody knows whether the server has seen the request.
+    /// The connection broke before the answer, so it is unknown whether the server has seen the request.
     struct Disconnected: Error, CustomStringConvertible {
         let description: String
     }
@@ -128,7 +128,7 @@ final class Client: Sendable {
         }
     }
 
-    /// An `Idempotency-Key` that nobody else has.
+    /// Returns an unused `Idempotency-Key`.
     static func newIdempotencyKey() -> String { hexadecimal((0..<16).map { _ in UInt8.random(in: .min ... .max) }) }
 
     /// Calls `interrupted` on Ctrl-C, and then ends the process by that signal.
@@ -142,7 +142,7 @@ final class Client: Sendable {
         watcher.waitUntilListening()
     }
 
-    /// Streams one answer; gives the pieces of its body, with its head, to `take` until it ends or `take` returns false.
+    /// Streams one answer; passes its head and the pieces of its body to `take` until it ends or `take` returns false.
     func stream(_ path: String, headers: [(name: String, value: String)], _ take: @escaping @Sendable (Answer, Bytes) -> Bool) throws {
         var request = OutgoingRequest(url: baseURL + path, headers: headers + authorization)
         request.connectTimeout = .seconds(5)

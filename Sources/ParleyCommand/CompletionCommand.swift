@@ -30,7 +30,7 @@ enum CompletionCommand: Command {
         command.options + (command.options.isEmpty ? [] : Arguments.common) + [.flag("help")]
     }
 
-    /// What a command takes, if that is known.
+    /// The arguments of a command, if they are known.
     private static func taken(_ command: any Command.Type) -> [String] {
         switch command.name {
         case CompletionCommand.name: shells.keys.sorted()

@@ -88,7 +88,7 @@ enum CloseCommand: Command {
     }
 }
 
-/// `parley resume <kind>/<id>`: has a parked or stalled agent try again.
+/// `parley resume <kind>/<id>`: makes a parked or stalled agent try again.
 enum ResumeCommand: Command {
     static let name = "resume"
     static let summary = "retry the turn of a parked or stalled agent"
@@ -140,7 +140,7 @@ enum SignalCommand: Command {
     }
 }
 
-/// Sends an entry that is no message, and says what became of it.
+/// Sends an entry that is not a message, and reports its outcome.
 enum ControlEntry {
     static let options: [CommandOption] = [.value("if-turn"), .value("if-offset"), .value("key"), .value("server")]
 
@@ -152,7 +152,7 @@ enum ControlEntry {
         Prints the offset of the entry once it is durable, then waits up to 5 seconds for what becomes of it. Exit status 1 if it is rejected.
         """
 
-    /// - Parameter words: What stands behind the agent.
+    /// - Parameter words: The words behind the agent.
     static func usage(_ command: String, _ words: String) -> String {
         let indent = String(repeating: " ", count: "usage: parley \(command) ".count)
         return """
@@ -172,13 +172,14 @@ enum ControlEntry {
         let body = JSON.object(
             [JSON.Member("type", .string(type))]
                 + (members + conditions).compactMap { name, value in value.map { JSON.Member(name, $0) } })
-        // What begins a turn, or is kept for one, may create the agent. For anything else a name that is not there is a mistake.
+        // An entry that begins a turn, or is kept for one, may create the agent. For any other, an unknown name is a mistake.
         let begins = type == "signal" || type == "steer" || type == "interrupt" && body["text"] != nil
         let offset = try MessageArgument.append(
             body, to: channel, client, key: arguments["key"], mustExist: !begins || body["if_turn"] != nil)
         Terminal.output("\(offset)\n")
         do {
-            // A signal, and a steer that no call of the model takes yet, may wait for long: what is decided is said, the rest is in the log.
+            // A signal, and a steer that no call of the model takes yet, may wait for long: the command reports what is decided, the rest is in the
+            // log.
             let receipt: JSON?
             switch try Receipt.wait(for: offset, in: channel, client, seconds: 5) {
             case .decided(let found): receipt = found
@@ -239,7 +240,7 @@ enum ControlEntry {
         return nil
     }
 
-    /// What became of the entry, in words.
+    /// The outcome of the entry, in words.
     private static func verdict(on type: String, _ offset: String, _ receipt: JSON?, _ agent: String) -> TerminalText {
         switch receipt?["state"]?.string {
         case nil where type == "steer":
@@ -259,7 +260,7 @@ enum Receipt {
         case decided(JSON)
         /// Not within the time.
         case open
-        /// Whoever sent the entry may append to the channel and not read it.
+        /// The sender of the entry may append to the channel but not read it.
         case unreadable
     }
 

@@ -16,22 +16,22 @@ final class Follower: Sendable {
         var problem: Client.Answer?
         var failures = 0
         var events = Follower.events
-        /// Entries whose control event has not come: after a break between the two they would come again.
+        /// Entries whose control event has not come: after a break between the two they would be sent again.
         var pending: [Entry] = []
         /// Whether the data of this answer is in Base64.
         var isEncoded = false
         var content: Content
-        /// What came may be of another kind than JSON.
+        /// The channel may hold another kind of content than JSON.
         var asksContent = false
     }
 
-    /// What a channel holds.
+    /// The content of a channel.
     private enum Content { case unknown, json, text }
 
-    /// What comes of a channel.
+    /// A piece of a channel.
     enum Entry: Sendable {
         case json(JSON)
-        /// Of a channel of text: what was appended, in pieces that may be cut anywhere.
+        /// An append to a channel of text, in pieces that may be cut anywhere.
         case text(Bytes)
     }
 
@@ -146,7 +146,7 @@ final class Follower: Sendable {
                     try bytes.withUnsafeBytes { buffer in try state.events.feed(buffer) { events.append($0) } }
                     for event in events where goesOn { goesOn = handle(event, &state) }
                 } catch {
-                    goesOn = false  // An event longer than any server sends: connect anew.
+                    goesOn = false  // An event longer than any server sends: reconnect.
                 }
                 return goesOn
             }

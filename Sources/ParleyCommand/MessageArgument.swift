@@ -2,14 +2,14 @@ internal import Glibc
 internal import ParleyServer
 internal import ParleySystem
 
-/// What a message says: text, or data for agents that take more than text.
+/// The content of a message: text, or data for agents that take more than text.
 enum MessageBody {
     static let help = """
           "text"          the message; - reads it from standard input, @<file> from a file
           --data <json>   structured input instead of text, for agents that take it; - and @<file> as for the text
         """
 
-    /// - Throws: ``UsageError`` for a message that says nothing, says both, or is no JSON.
+    /// - Throws: ``UsageError`` for a message that has neither text nor data, has both, or is no JSON.
     static func read(_ arguments: Arguments) throws -> JSON.Member {
         guard let source = arguments["data"] else { return JSON.Member("text", .string(try MessageArgument.text(arguments))) }
         if arguments.positional.count > 1 { throw UsageError("there are a text and --data; a message has one of them.") }

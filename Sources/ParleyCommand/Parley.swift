@@ -99,7 +99,7 @@ protocol Command {
 struct CommandOption: Sendable {
     var name: String
     var takesValue: Bool
-    /// What completion offers as its value; empty: anything.
+    /// The values that completion offers; empty: any.
     var choices: [String] = []
 
     /// An option with a value, `--name <value>`.
@@ -110,12 +110,12 @@ struct CommandOption: Sendable {
     static func flag(_ name: String) -> CommandOption { CommandOption(name: name, takesValue: false) }
 }
 
-/// What was typed after the command's name.
+/// The words typed after the command's name.
 struct Arguments {
     private(set) var positional: [String] = []
     private var values: [String: [String]] = [:]
 
-    /// What every command takes.
+    /// The options of every command.
     static let common: [CommandOption] = [.value("token-file")]
 
     init(_ words: [String], for command: any Command.Type) throws(UsageError) {
@@ -158,14 +158,14 @@ struct Arguments {
         }
     }
 
-    /// What other programs, and the protocol, call an option.
+    /// Names of other programs, and of the protocol, for an option.
     private static let synonyms = ["offset": "from", "since": "from", "content-type": "type", "expires": "expires-at"]
 
     private static func names(of command: any Command.Type) -> String {
         (command.options + common).map { "--\($0.name)" }.joined(separator: ", ")
     }
 
-    /// The option's value; of several the last one.
+    /// The option's value; the last one if it was given several times.
     subscript(option: String) -> String? { values[option]?.last }
     func all(_ option: String) -> [String] { values[option] ?? [] }
     func has(_ option: String) -> Bool { values[option] != nil }
@@ -207,7 +207,7 @@ struct Arguments {
 }
 
 extension Command {
-    /// What follows a misuse: the usage, or where to find it when it is long.
+    /// The hint after a misuse: the usage, or where to find it when it is long.
     static var hint: String { usage.split(separator: "\n").count <= 3 ? usage : "`parley help \(name)` lists the options." }
 }
 

@@ -34,7 +34,7 @@ enum TraceCommand: Command {
     }
 }
 
-/// `parley audit <kind>/<id>`: says who did what.
+/// `parley audit <kind>/<id>`: shows who did what.
 enum AuditCommand: Command {
     static let name = "audit"
     static let summary = "list what people sent to an agent, and what became of each approval"
@@ -96,7 +96,7 @@ enum StateCommand: Command {
     }
 }
 
-/// What they ask of the server.
+/// The query that they send to the server.
 private enum RecordQuery {
     /// Asks, and with `--json` prints the answer.
     static func ask(_ record: String, _ parameters: [String], _ arguments: Arguments) throws -> JSON {
@@ -163,7 +163,7 @@ enum AuditView {
 }
 
 enum Columns {
-    /// The rows with their columns, but for the last, made as wide as their widest cell. What is in a cell stays there.
+    /// The rows with their columns, but for the last, made as wide as their widest cell. A cell's text stays in its cell.
     static func lines(_ rows: [[String]]) -> [String] {
         let rows = rows.map { row in row.map { TerminalText.line($0) } }
         var widths: [Int] = []

@@ -3,13 +3,13 @@ internal import ParleyServer
 internal import ParleySystem
 
 extension Client {
-    /// What the server refused, with the command that helps.
+    /// A refusal of the server, with the command that helps.
     ///
     /// - Parameters:
-    ///   - channel: What the request was about; names the subject and appears in the commands.
+    ///   - channel: The channel of the request; names the subject and appears in the commands.
     ///   - isAny: Whether the name may have meant a channel without an agent, or an agent.
     ///   - isWanted: Whether the channel may be created instead.
-    ///   - verb: What the request needs, where the server named several verbs of which it is one.
+    ///   - verb: The right that the request needs, where the server named several verbs.
     func refusal(
         _ answer: Answer, of channel: String? = nil, isAny: Bool = false, isWanted: Bool = true, verb: Verb? = nil
     ) -> FollowError {
@@ -60,10 +60,10 @@ struct Refusal {
     private let status: Int
     /// Whether it may be created instead.
     private let isWanted: Bool
-    /// What the command needs, if that is known here.
+    /// The rights that the command needs, if they are known here.
     private let needs: [Verb]
 
-    /// - Parameter channel: What the request was about.
+    /// - Parameter channel: The channel of the request.
     init(_ json: JSON, _ status: Int, channel: String? = nil, isWanted: Bool = true, needs: [Verb] = []) {
         // Below /v1/stream/__ds/ the protocol wants another form.
         let json = json["error"].map { ["code": $0["code"] ?? .null, "detail": $0["message"] ?? .null] } ?? json
@@ -86,7 +86,7 @@ struct Refusal {
 
     static func agent(_ channel: String) -> String { String(channel.dropFirst("agents/".count)) }
 
-    /// What is wrong, with its code.
+    /// The problem, with its code.
     var text: String {
         var said = own ?? json["detail"]?.string ?? json["title"]?.string ?? "the server answered \(status)"
         // A command sends one entry.
@@ -111,7 +111,7 @@ struct Refusal {
         ("Content-Type is", "--type is"), ("Content-Type", "content type"),
     ]
 
-    /// The server's words with names as they are typed: of options, and of the channel that it is about.
+    /// The server's words with the names of options, and of the request's channel, as they are typed.
     private func typed(_ said: String) -> String {
         var said = Refusal.options.reduce(said) { $0.replacing($1.0, with: $1.1) }
         // A parameter of a query has the option's name.
@@ -136,7 +136,7 @@ struct Refusal {
         }
     }
 
-    /// What to do next, as a command.
+    /// The next step, as a command.
     var remedy: String? {
         switch code {
         case "unauthorized": "Set PARLEY_TOKEN to a key or token of this server, or name a file that holds one with --token-file."

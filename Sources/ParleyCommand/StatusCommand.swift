@@ -46,12 +46,12 @@ enum StatusCommand: Command {
     }
 }
 
-/// What an agent does, for a person: a fact a line, and the commands that help.
+/// The state of an agent, for a person: a fact a line, and the commands that help.
 enum StatusView {
     private static let undecidedMax = 10
 
     /// - Parameters:
-    ///   - entries: Those that nothing has been decided about.
+    ///   - entries: Those that are not decided yet.
     ///   - trace: The newest turn and the server's time, unless a turn is open.
     static func lines(_ status: JSON, undecided entries: [JSON], lastTurn trace: JSON?) -> [String] {
         let agent = Refusal.agent(status["agent"]?.string ?? "")
@@ -118,7 +118,7 @@ enum StatusView {
         return ", \(count) restart\(count == 1 ? "" : "s")"
     }
 
-    /// Whether the step needs somebody or something else to continue.
+    /// Whether the step needs a person, a signal or time to continue.
     private static func waits(_ step: JSON) -> Bool { ["approval", "sleep", "wait"].contains(step["kind"]?.string) }
 
     private static func text(ofStep wait: JSON) -> String {
@@ -132,7 +132,7 @@ enum StatusView {
     }
 }
 
-/// What a step waits for, in words: `approval of write_file {"path":"a.md"}`, `signal payment with {"order":"42"}`, `sleep`.
+/// The wait of a step, in words: `approval of write_file {"path":"a.md"}`, `signal payment with {"order":"42"}`, `sleep`.
 enum WaitView {
     private static let argumentCharactersMax = 160
 
@@ -148,12 +148,12 @@ enum WaitView {
         }
     }
 
-    /// What is to be approved, with its arguments where they are known.
+    /// The action to be approved, with its arguments where they are known.
     static func action(_ wait: JSON) -> String {
         TerminalText.name(wait["name"]?.string ?? wait["step"]?.string ?? "") + (wait["args"].map { " \(brief($0))" } ?? "")
     }
 
-    /// The same with when it ends by itself, for lists.
+    /// The same with the time at which the wait ends by itself, for lists.
     static func brief(of wait: JSON) -> String { what(wait) + (wait["due"]?.string.map { " until \($0)" } ?? "") }
 
     private static func brief(_ value: JSON) -> String {

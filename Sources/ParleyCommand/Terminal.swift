@@ -2,14 +2,14 @@ internal import FoundationEssentials
 internal import Glibc
 internal import ParleySystem
 
-/// Standard output and standard error, unbuffered: what has been said is seen, also when the program is killed.
+/// Standard output and standard error, unbuffered: all output is seen, also when the program is killed.
 ///
 /// Both take ``TerminalText`` only, so that nothing another party wrote gets to a terminal as it is.
 enum Terminal {
     static func output(_ text: TerminalText) { write(text.string, to: 1) }
     static func error(_ text: TerminalText) { write(text.string + "\n", to: 2) }
 
-    /// Whether both go to the same place, such as a terminal or with `2>&1`: then what is said beside an answer could cut one of its lines.
+    /// Whether both go to the same place, such as a terminal or with `2>&1`: then a message beside an answer could cut one of its lines.
     static let isOneStream: Bool = {
         var (output, error) = (stat(), stat())
         guard fstat(1, &output) == 0, fstat(2, &error) == 0 else { return false }

@@ -102,7 +102,7 @@ enum TokenCommand: Command {
             "\(pattern) names the channel\(parts[1] == "*" ? "s" : "") /\(pattern); for the agent\(parts[1] == "*" ? "s" : "") write agents/\(pattern)"
     }
 
-    /// What was asked for and is not granted, because the token that the new one is made from does not allow it.
+    /// The requested rights that are not granted, because the token that the new one is made from does not allow them.
     private static func lost(_ grants: [Grant], _ own: CapabilityToken) -> [String] {
         let allowed = own.blocks.filter { !$0.grants.isEmpty }.map { $0.grants.map(\.text).joined(separator: " ") }
         return grants.compactMap { grant in

@@ -8,7 +8,7 @@ struct TraceView {
     private(set) var lines: [String] = []
 
     /// - Parameters:
-    ///   - answer: What the server says of `/trace`.
+    ///   - answer: The server's answer to `/trace`.
     ///   - draws: With lines and bars, for a terminal; without, every line is plain text.
     init(_ answer: JSON, draws: Bool) {
         self.draws = draws
@@ -49,7 +49,7 @@ struct TraceView {
         let window = Window(start: start, end: max(start, instant(turn["ended"]) ?? now ?? start))
         var rows: [Row] = []
         let steps = turn["steps"]?.array ?? []
-        // What met no step that is shown stands at the turn's end.
+        // Controls that met no shown step come at the turn's end.
         let paths = Set(steps.flatMap { TraceView.paths($0) })
         let own = controls.filter { $0["step"]?.string.map { !paths.contains($0) } ?? true }
         controls.removeAll { control in own.contains(control) }
@@ -73,7 +73,7 @@ struct TraceView {
         return words.joined(separator: "  ")
     }
 
-    /// An error in words; its code alone where it stands at one of these steps, or below one.
+    /// An error in words; its code alone where one of these steps, or a step below one, already shows it.
     private static func text(ofError error: JSON, above steps: [JSON]) -> String {
         steps.contains { shows(error, $0) } ? error["code"]?.string ?? "failed" : text(ofError: error)
     }
@@ -84,7 +84,7 @@ struct TraceView {
             || (step["steps"]?.array ?? []).contains { shows(error, $0) }
     }
 
-    /// Of an approval that has ended: its record says more of how than the step's error.
+    /// The record of an ended approval: it explains the end better than the step's error.
     private static func approval(of step: JSON) -> JSON? { step["state"] == "open" ? nil : step["approval"] }
 
     private static func paths(_ step: JSON) -> [String] {
@@ -143,7 +143,7 @@ struct TraceView {
         }
     }
 
-    // MARK: What a step says
+    // MARK: Details of a step
 
     private func note(_ step: JSON) -> String {
         let kind = step["kind"]?.string ?? ""
@@ -162,7 +162,7 @@ struct TraceView {
         return words.joined(separator: ", ")
     }
 
-    /// How the attempts ended, and the step's error; what is the same of all is said once.
+    /// How the attempts ended, and the step's error; whatever all have in common is shown once.
     private static func ends(of attempts: [JSON], _ error: JSON?, above steps: [JSON]) -> [String] {
         let states = attempts.map { $0["error"]?["code"]?.string ?? $0["state"]?.string ?? "" }
         let said = error.map { [text(ofError: $0, above: steps)] } ?? []

@@ -1,14 +1,14 @@
 internal import ParleySystem
 internal import Synchronization
 
-/// Shows an agent's channel in a terminal: what the model writes on standard output as it comes, what happens around it on standard error.
+/// Shows an agent's channel in a terminal: the model's text on standard output as it comes, other events on standard error.
 final class TurnView: Sendable {
     private struct State {
-        /// What has been printed of the step that is being written.
+        /// The printed part of the step that is being written.
         var step = ""
         var attempt: Int64 = 0
         var printed = Bytes()
-        /// What of it is on the terminal, character by character.
+        /// The part of it on the terminal, character by character.
         var shown = TerminalText.Stream()
         var isInLine = false
         /// The step whose approval was asked for last.
@@ -33,10 +33,10 @@ final class TurnView: Sendable {
     /// Takes in an entry without showing it.
     func hear(_ entry: JSON) { state.withLock { hear(entry, &$0) } }
 
-    /// Says something that is no entry.
+    /// Prints a message that is no entry.
     func say(_ text: TerminalText) { state.withLock { note(text, &$0) } }
 
-    /// Finds out who stops the turn: the entry that ends it is the agent's own.
+    /// Notes who stops the turn: the entry that ends it is the agent's own.
     private func hear(_ entry: JSON, _ state: inout State) {
         switch entry["type"]?.string {
         case "cancel", "interrupt":
@@ -101,7 +101,7 @@ final class TurnView: Sendable {
         if isFinal { state.failure = message }
     }
 
-    /// Says that the turn was stopped, and by whom.
+    /// Prints that the turn was stopped, and by whom.
     private func stopped(_ what: TerminalText, _ entry: JSON, _ state: inout State) {
         let by: TerminalText = state.stopper.map { " by \($0)" } ?? ""
         note(what + by + (entry["reason"]?.string.map { ": \(line: $0)" } ?? ""), &state)
@@ -113,7 +113,7 @@ final class TurnView: Sendable {
         return " (\(state): \(receipt?["reason"]?.string ?? ""))"
     }
 
-    /// What a person did beside sending a message, with what became of it where the view has that.
+    /// Shows an entry of a person other than a message, with its outcome where the view has that.
     private func said(_ entry: JSON, _ state: inout State) {
         var words: [TerminalText] = ["by", "type"].compactMap { entry[$0]?.string }.map { "\($0)" }
         if entry["type"] == "signal" {
@@ -124,7 +124,7 @@ final class TurnView: Sendable {
         note(words.reduce(">") { $0 + " " + $1 } + TurnView.refusal(entry["receipt"]), &state)
     }
 
-    /// What was written under the first of the names: each of its lines begins like the first.
+    /// The text under the first of the names that is there: each of its lines begins like the first.
     private static func prose(_ entry: JSON, _ names: [String]) -> TerminalText? {
         names.lazy.compactMap { entry[$0] }.first.map { value in
             value.string.map { "\(quoted: $0)" } ?? TerminalText(json: value)
@@ -159,7 +159,7 @@ final class TurnView: Sendable {
             }
         }
         guard index + delta.count > state.printed.count else { return }
-        // What came before this reader's first entry cannot be shown; it comes with the step's result.
+        // Text from before this reader's first entry cannot be shown; it comes with the step's result.
         let new = Bytes(delta[max(0, state.printed.count - index)...])
         state.printed += new
         print(new, &state)
@@ -193,8 +193,8 @@ final class TurnView: Sendable {
         state.isInLine = bytes.last != UInt8(ascii: "\n")
     }
 
-    /// Says something beside the answer. Where both appear it gets a line of its own, and the answer continues on the next one; in a file of its
-    /// own the answer's line continues.
+    /// Prints a line beside the answer. Where both appear it gets a line of its own, and the answer continues on the next one; in a file of its own
+    /// the answer's line continues.
     private func note(_ text: TerminalText, _ state: inout State) {
         guard Terminal.isOneStream else { return Terminal.error(text) }
         Terminal.error((state.isInLine ? "\n" : "") + text)

@@ -1,17 +1,17 @@
 internal import Glibc
 internal import ParleySystem
 
-/// Which addresses an outgoing call may connect to.
+/// Decides to which addresses an outgoing call may connect.
 ///
-/// It is asked about the address that is really connected to, once the name has been resolved. So a name that stands for an address inside
-/// does not get by, nor one that stands for another address the second time it is asked (DNS rebinding), nor an unusual spelling of a number.
+/// It is asked about the address that is really connected to, once the name has been resolved. So a name that resolves to an address inside is
+/// refused, and so is one that resolves to another address the second time (DNS rebinding), nor an unusual spelling of a number.
 package enum AddressPolicy: Sendable {
     /// Any address, and proxies as the environment names them.
     case any
     /// Addresses of the public Internet only, without a proxy, which would resolve and connect for itself.
     ///
-    /// For addresses that somebody else has a say in: what answers on this machine, in its network or at the cloud's metadata address trusts
-    /// those who can reach it.
+    /// For addresses that others have a say in: services on this machine, in its network or at the cloud's metadata address trust all who can reach
+    /// them.
     case publicOnly
     /// This machine only, without a proxy: for receivers under development.
     case loopbackOnly
@@ -71,8 +71,8 @@ package enum IPAddress: Sendable, Hashable {
         }
     }
 
-    /// Whether it belongs to the public Internet: none of the special-purpose addresses of RFC 6890 and its registries, nor a form of
-    /// IPv6 that stands for one of them.
+    /// Whether it belongs to the public Internet: none of the special-purpose addresses of RFC 6890 and its registries, nor a form of IPv6 that
+    /// represents one of them.
     package var isPublic: Bool {
         switch self {
         case .v4: return !IPAddress.special.contains { $0.contains(self) }
@@ -92,7 +92,7 @@ package enum IPAddress: Sendable, Hashable {
 
     private static let embedding = [Network("::ffff:0:0", 96), Network("64:ff9b::", 96)]
 
-    /// What IANA gives out; of IPv6 everything else is loopback, private, link-local, multicast or not in use.
+    /// The addresses that IANA assigns; all other IPv6 is loopback, private, link-local, multicast or not in use.
     private static let globalUnicast = Network("2000::", 3)
 
     private static let special = [

@@ -8,7 +8,7 @@ package struct Authority: Sendable, Hashable {
     package let host: String
     package let port: UInt16?
 
-    /// - Returns: `nil` for what is no authority, or has user information.
+    /// - Returns: `nil` for a text that is no authority, or has user information.
     package init?(_ text: some StringProtocol) {
         var host = Bytes(text.utf8)[...]
         if let colon = host.lastIndex(of: UInt8(ascii: ":")), !host[colon...].contains(UInt8(ascii: "]")) {
@@ -57,7 +57,7 @@ package struct URLOrigin: Sendable, Hashable {
     package init(scheme: String, authority: Authority) { (self.scheme, self.authority) = (scheme, authority) }
 
     /// Takes an absolute URL apart.
-    /// - Returns: What stands behind the authority, too; `nil` for what is no URL of HTTP.
+    /// - Returns: The origin, and the part behind the authority; `nil` for a text that is no URL of HTTP.
     package static func split(_ url: some StringProtocol) -> (origin: URLOrigin, rest: String)? {
         let text = String(url)
         for scheme in ["http", "https"] {
@@ -79,7 +79,7 @@ package struct URLOrigin: Sendable, Hashable {
         self = origin
     }
 
-    /// With the port, also where it is the scheme's.
+    /// The port is compared, also where it is the scheme's.
     package static func == (a: URLOrigin, b: URLOrigin) -> Bool {
         a.scheme == b.scheme && a.authority.isSame(as: b.authority, in: a.scheme)
     }

@@ -6,7 +6,7 @@ internal import Synchronization
 final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled` and `paused` are atomic; the rest is used on the loop only.
     private let transport: CurlTransport
     private let cancelled = Atomic(false)
-    /// What was asked for last.
+    /// The state that was requested last.
     private let paused = Atomic(false)
     private var pauseIsApplied = false
     private var delegate: (any OutgoingCallDelegate)?
@@ -14,11 +14,11 @@ final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled`
     private var headers: UnsafeMutablePointer<curl_slist>?
     private var failureText: UnsafeMutablePointer<CChar>?
     private var url = ""
-    /// What is still to be sent of a large body: libcurl takes it piece by piece, and it is let go of with the last one.
+    /// The unsent rest of a large body: libcurl takes it piece by piece, and it is released with the last one.
     private(set) var upload = Bytes()
     private var uploadPlace = 0
     private var addresses = AddressPolicy.any
-    /// What the policy has turned away.
+    /// The address that the policy has turned away.
     private var refused: IPAddress?
 
     /// How often the request was about to be sent.
@@ -99,7 +99,7 @@ final class CurlCall: OutgoingCall, @unchecked Sendable {  // Guard: `cancelled`
 
 extension CurlCall {
     /// Makes the easy handle.
-    /// - Returns: What is wrong with the request, if anything; then there is no handle.
+    /// - Returns: The problem with the request, if any; then there is no handle.
     func prepare(_ request: OutgoingRequest) -> OutgoingError? {
         let scheme = request.url.prefix(8).lowercased()
         guard scheme.hasPrefix("http://") || scheme.hasPrefix("https://"), !request.url.utf8.contains(where: { $0 <= 0x20 }) else {
@@ -111,7 +111,7 @@ extension CurlCall {
         set(CURLOPT_URL, request.url)
         set(CURLOPT_PROTOCOLS_STR, "http,https")
         if scheme.hasPrefix("http:") { set(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1) }
-        set(CURLOPT_PATH_AS_IS, 1)  // What is named is called, and not what `..` in it would lead to.
+        set(CURLOPT_PATH_AS_IS, 1)  // The path is called as named, and not as `..` in it would resolve.
         set(CURLOPT_NOSIGNAL, 1)
         if let file = transport.authorityFile { set(CURLOPT_CAINFO, file) }
         set(CURLOPT_FOLLOWLOCATION, 0)
@@ -169,7 +169,7 @@ extension CurlCall {
                 UnsafeMutableRawBufferPointer(start: buffer, count: size * count))
         }
         parley_curl_set_pointer(easy, CURLOPT_READDATA, context)
-        // libcurl begins anew when a connection that it uses again turns out closed; then nothing is sent, see `maySend(to:)`.
+        // libcurl starts over when a connection that it reuses turns out closed; then nothing is sent, see `maySend(to:)`.
         parley_curl_set_seek(easy) { context, _, _ in
             Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue().uploadPlace = 0
             return CURL_SEEKFUNC_OK
@@ -189,7 +189,7 @@ extension CurlCall {
     private func setHeaders(_ request: OutgoingRequest) {
         // libcurl would wait a second for "100 Continue" before a large body, and call every body a form.
         add("Expect:")
-        // What libcurl can decode it would ask for as well, and a compressed stream comes in gulps.
+        // libcurl would also ask for every coding that it can decode, and a compressed stream comes in gulps.
         if request.decodesContent { add("Accept-Encoding: identity") }
         if !request.headers.contains(where: { $0.name.lowercased() == "content-type" }) { add("Content-Type:") }
         for (name, value) in request.headers {
@@ -199,7 +199,7 @@ extension CurlCall {
         parley_curl_set_pointer(easy, CURLOPT_HTTPHEADER, headers)
     }
 
-    /// Who hears of sockets and addresses.
+    /// Sets the callbacks for sockets and addresses.
     private func setAddresses(_ request: OutgoingRequest) {
         addresses = request.addresses
         parley_curl_set_closesocket(easy) { transport, socket in
@@ -209,8 +209,8 @@ extension CurlCall {
         parley_curl_set_pointer(easy, CURLOPT_CLOSESOCKETDATA, Unmanaged.passUnretained(transport).toOpaque())
         if isGuarded || !request.usesProxy || (try? OutgoingURL(request.url))?.isLoopback == true { set(CURLOPT_PROXY, "") }
         let context = Unmanaged.passUnretained(self).toOpaque()  // As for the other callbacks.
-        // Before anything is sent to an address that is refused, not even a SYN. Of those that are not refused too, because libcurl would leave the
-        // socket to every process that is started meanwhile: the peer would not hear that the connection was closed.
+        // Refused addresses are caught before anything is sent to them, not even a SYN. The sockets of allowed ones are made here too, because
+        // libcurl would leave them to every process that is started meanwhile: the peer would not hear that the connection was closed.
         parley_curl_set_opensocket(easy) { context, _, address in
             let call = Unmanaged<CurlCall>.fromOpaque(context!).takeUnretainedValue()
             var bytes = Bytes(repeating: 0, count: 16)
@@ -249,7 +249,7 @@ extension CurlCall {
     private func set(_ option: CURLoption, _ value: Int) { parley_curl_set_long(easy, option, value) }
     private func set(_ option: CURLoption, _ value: String) { value.withCString { _ = parley_curl_set_pointer(easy, option, $0) } }
 
-    /// The URL as it may stand in messages: without user information and query.
+    /// The URL as messages may show it: without user information and query.
     private static func withoutSecrets(_ url: String) -> String {
         let path = url.prefix { $0 != "?" && $0 != "#" }
         guard let schemeEnd = path.firstRange(of: "://")?.upperBound else { return String(path) }
@@ -262,10 +262,10 @@ extension CurlCall {
 // MARK: The answer
 
 extension CurlCall {
-    /// Takes a line of a head: of the answer itself, of a `1xx` before it or of trailers behind it.
+    /// Takes a line of a head: the answer's own, that of a `1xx` before it or a trailer behind it.
     private func received(line: UnsafeRawBufferPointer) -> Bool {
         guard !isCancelled else { return false }
-        // A head that trickles is not yet an answer, and does not hold up the time within which that has to begin.
+        // A head that trickles in is not yet an answer, and does not extend the time within which that has to begin.
         if hasBody { lastActivity = transport.loop.now }
         guard !hasHead else { return true }
         let text = String(decoding: line, as: UTF8.self).filter { !$0.isNewline }
@@ -290,7 +290,7 @@ extension CurlCall {
         return !isCancelled
     }
 
-    /// What libcurl's result means to the caller.
+    /// The meaning of libcurl's result to the caller.
     func error(for result: CURLcode) -> OutgoingError? {
         guard result != CURLE_OK else { return nil }
         var reason = failureText.map { String(cString: $0) } ?? ""
@@ -305,12 +305,12 @@ extension CurlCall {
         }
         let message = "\(url): \(reason)"
         switch result {
-        // The URL's scheme has been looked at: it is the answer's that is none.
+        // The URL's scheme was checked before: it is the answer that is not HTTP.
         case CURLE_UNSUPPORTED_PROTOCOL: return OutgoingError(code: "upstream_not_http", message: message, reason: reason)
         case CURLE_URL_MALFORMAT: return OutgoingError(code: "invalid_url", message: message, reason: reason)
         // The checksum was right.
         case CURLE_WRITE_ERROR where hasBody: return OutgoingError(code: "upstream_trailing_bytes", message: message, reason: reason)
-        // Our own callback refuses nothing that is still wanted: what could not be written could not be decoded.
+        // Our own callback refuses nothing that is still wanted: bytes that could not be written could not be decoded.
         case CURLE_BAD_CONTENT_ENCODING, CURLE_WRITE_ERROR:
             return OutgoingError(code: "upstream_encoding", message: message, reason: reason)
         // A header line, or the whole head, is longer than libcurl takes; versions before 8.6 call that a lack of memory.
@@ -351,7 +351,7 @@ extension CurlCall {
         let limit = hasBody || uploadedBytes < bodyBytes ? idleTimeout : firstByteTimeout
         let silence = now - lastActivity
         guard silence >= limit else {
-            // The timer is not set anew for every byte; when it rings it looks how long the silence really is.
+            // The timer is not reset for every byte; when it fires, it looks how long the silence really is.
             idleTimer?.reschedule(after: hasBody ? limit - silence : min(lookPause, limit - silence))
             return
         }

@@ -3,8 +3,8 @@ package import ParleySystem
 
 /// Outgoing HTTP over libcurl on one loop. Connections are kept and used again.
 ///
-/// libcurl says which sockets and which instant it waits for; the loop watches them and tells it. Cookies, redirects and, unless a request wants
-/// them undone, content codings are off: what arrives is what the upstream sent. Proxies come from the usual environment variables.
+/// libcurl says which sockets and which instant it waits for; the loop watches them and tells it. Cookies, redirects and, unless a request wants them
+/// undone, content codings are off: the answer arrives as the upstream sent it. Proxies come from the usual environment variables.
 package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // Guard: everything is used on `loop` only.
     package let loop: EventLoop
     let authorityFile: String?
@@ -12,7 +12,7 @@ package final class CurlTransport: OutgoingTransport, @unchecked Sendable {  // 
     private let multi: OpaquePointer
     private var calls: [UnsafeMutableRawPointer: CurlCall] = [:]
     private var watches: [Int32: DescriptorWatch] = [:]
-    /// Of connections that are kept, those on which nothing may come before the next request is sent.
+    /// The kept connections on which nothing may come before the next request is sent.
     private var idle: Set<Int32> = []
     private var timer: LoopTimer?
     /// libcurl does not allow handles to be added or removed while it calls us.
@@ -129,19 +129,19 @@ extension CurlTransport {
 // MARK: Connections that are kept
 
 extension CurlTransport {
-    /// Notes the connection of a call that has ended, if it may be used again. In HTTP/2 frames may come at any time, and belong to nobody's answer.
+    /// Notes the connection of an ended call, if it may be reused. HTTP/2 frames may come at any time, and belong to no particular answer.
     private func noteIdle(easy: UnsafeMutableRawPointer?) {
         guard let easy else { return }
         var version = 0
         parley_curl_get_long(easy, CURLINFO_HTTP_VERSION, &version)
         let socket = parley_curl_kept_socket(easy)
-        // What is waited for on it is the answer to the next request, which may have taken the connection before this one's end was read.
+        // The socket is waited on for the answer to the next request, which may have taken the connection before this one's end was read.
         guard watches[socket] == nil else { return }
         if socket != CURL_SOCKET_BAD, version <= CURL_HTTP_VERSION_1_1 { idle.insert(socket) }
     }
 
-    /// Ends the connections on which something came that nobody has asked for: it would be taken for the answer to the next request. libcurl looks for
-    /// their end alone, before version 8.1.
+    /// Ends the connections on which something unrequested has come: it would be taken for the answer to the next request. Before version 8.1,
+    /// libcurl only checks for their end.
     private func dropSpoiled() {
         for socket in idle where KeptSocket.hasInput(socket) {
             idle.remove(socket)
@@ -156,7 +156,7 @@ extension CurlTransport {
     }
 }
 
-// MARK: What libcurl waits for
+// MARK: Waiting for libcurl
 
 extension CurlTransport {
     private func watch(_ socket: curl_socket_t, _ action: Int32) {

@@ -6,8 +6,8 @@ struct SocketWrite {
     let buffer: UnsafeMutableRawBufferPointer
     var byteCount: Int { buffer.count }
 
-    /// What is handed to libuv at a time: enough to hear when the socket is writable again; the rest goes out from the queue. A peer
-    /// that has stopped reading keeps that much.
+    /// The bytes handed to libuv at a time: enough to hear when the socket is writable again; the rest is sent from the queue. A peer that has
+    /// stopped reading keeps that much.
     private static let bytesMax = 4 << 10
 
     /// Copies the front of a queue.

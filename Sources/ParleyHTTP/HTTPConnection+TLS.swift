@@ -36,7 +36,7 @@ extension HTTPConnection {
         if !isClosed, !tls.wire.isEmpty { scheduleFlush() }
     }
 
-    /// What a client is answered, without TLS, that sent a request without TLS.
+    /// The unencrypted answer to a client that sent a request without TLS.
     private static let answerToPlain: Bytes = {
         let body = Problem(status: 400, code: "tls_required", detail: "this port speaks TLS; use https:// instead of http://.").body
         let head =

@@ -4,7 +4,7 @@ internal import ParleySystem
 
 /// One connection of a server: reads requests, hands them to the handler and sends the answers in order.
 ///
-/// There are many that only wait: its properties stand in an order that leaves no gaps.
+/// There are many that only wait: the order of its properties leaves no gaps.
 final class HTTPConnection {
     let listener: HTTPListener
     var loop: EventLoop { listener.loop }
@@ -21,11 +21,11 @@ final class HTTPConnection {
     /// Whether it has had its share of this tick, and reads on in the next one.
     private var hasReadItsShare = false
     var closesAfterFlush = false
-    /// Where the listener keeps it.
+    /// Its index in the listener's list.
     var slot = -1
 
     let handle: UnsafeMutablePointer<uv_tcp_t>
-    /// What stands between the socket and HTTP, if anything does.
+    /// The TLS layer between the socket and HTTP, if there is one.
     let tls: TLSSession?
     var output = OutputQueue()
     private var hasUpgraded = false
@@ -49,12 +49,12 @@ final class HTTPConnection {
     private var exchanges: [HTTPResponder] = []
     /// Input that waits because too many requests are unanswered.
     private var blockedInput = Bytes()
-    /// What the input goes to once the connection carries another protocol.
+    /// The receiver of the input once the connection carries another protocol.
     private var upgraded: HTTPStream?
     /// When the current phase began; in a body, when bytes last came: milliseconds.
     private var readMark: Int64 = 0
     private let opened: Int64
-    /// What of ``HTTPListener/waitingBytes`` is its own.
+    /// Its own part of ``HTTPListener/waitingBytes``.
     private var waitingBytes = 0
     /// When a span of the current body began, milliseconds, and how much of it had come by then.
     private var (bodyMark, bodyMarkCount): (Int64, Int) = (0, 0)
@@ -66,14 +66,14 @@ final class HTTPConnection {
     private static let outputBytesMax = 64 << 10
     /// The same when all connections of the loop hold much.
     static let crowdedOutputBytesMax = 2 << 10
-    /// Of what has been stored an answer may hold all that one request may have: so many are made for a connection at a time.
+    /// An answer may hold as much stored data as one request may have: at most this many such answers are made for a connection at a time.
     private static let largeCountMax = 4
-    /// So many requests that came together are served together, whatever others wait for.
+    /// The number of requests that came together and are served together, whatever others wait for.
     private static let togetherCount = 4
-    /// What the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
-    /// that has stopped reading. What is in flight and not acknowledged does not count, so a long line stays full.
+    /// The bytes that the kernel takes ahead of what it can send: enough that it never runs dry. Without a limit it takes up to 4 MB of each peer
+    /// that has stopped reading. Bytes in flight that are not acknowledged do not count, so a long line stays full.
     private static let kernelUnsentBytesMax: Int32 = 32 << 10
-    /// How long a peer may go on sending after it was told that nobody listens any more.
+    /// How long a peer may continue to send after it was told that the server no longer listens.
     private static let lingerMilliseconds: Int64 = 2_000
     /// A refused request with a body up to this size is read to its end, and the connection kept; with a larger one it is closed.
     private static let drainedBytesMax = 64 << 10
@@ -215,7 +215,7 @@ extension HTTPConnection {
         unsentBytes <= (listener.isCrowded ? HTTPConnection.crowdedOutputBytesMax : HTTPConnection.outputBytesMax)
     }
 
-    /// A peer that has sent its last request may still read. Who cannot do without knowing whether it has gone instead, takes it for that.
+    /// A peer that has sent its last request may still read. A handler that must know whether the peer has gone takes this for its going.
     func receivedEnd() {
         listener.unlistIdle(self)
         peerHasFinished = true
@@ -243,7 +243,7 @@ extension HTTPConnection {
             if parsing.isHeld {
                 guard mayDispatch(parsing) else { return index }
                 dispatch(parsing)
-                // What one has sent in one breath does not keep the others waiting.
+                // The requests that one connection sent at once do not keep the others waiting.
                 served += 1
                 if served >= HTTPConnection.togetherCount, index < input.count, listener.isSliceOver {
                     listener.goOn(self, atOnce: false)
@@ -269,7 +269,7 @@ extension HTTPConnection {
                 case .request: parsing.isHeld = true
                 }
             } catch {
-                // What a body fails by comes when the head is complete.
+                // An error in the body is found when the head is complete.
                 let head = error.status == 413 ? parsing.parser.head : nil
                 reject(Problem(status: error.status, code: error.code, detail: error.message), head)
                 return input.count
@@ -319,7 +319,7 @@ extension HTTPConnection {
         scheduleFlush()
     }
 
-    /// What is read must show what was written before it: a request that only reads waits for the answers to those that do not.
+    /// A read must show earlier writes: a request that only reads waits for the answers to those that do not.
     private func mayDispatch(_ parsing: RequestParsing) -> Bool {
         !HTTPResponder.isSafe(parsing.parser.head.method) || exchanges.allSatisfy { $0.isSafe || $0.isComplete }
     }
@@ -367,7 +367,7 @@ extension HTTPConnection {
         listener.handler.handle(request, responder)
     }
 
-    /// Answers behind the answers still open, and then closes: where the next request would start is unknown.
+    /// Answers behind the answers still open, and then closes: the start of the next request is unknown.
     private func reject(_ problem: Problem, _ head: HTTPRequestHead? = nil) {
         reject(problem, listener.handler.refused(problem, head))
     }
@@ -395,11 +395,11 @@ extension HTTPConnection {
     func inputPauseChanged() {
         updateReading()
         guard upgraded?.isInputPaused == false else { return }
-        // Not from here: whoever takes input says so, too, while he is given some.
+        // Not from here: the consumer of input also calls this while it is given some.
         listener.goOn(self, atOnce: false)
     }
 
-    /// Goes on with input that has waited.
+    /// Resumes with input that has waited.
     func goOn() {
         guard !isClosed else { return }
         if hasUpgraded { handOverBlocked() } else { resume() }
@@ -407,7 +407,7 @@ extension HTTPConnection {
         countWaiting()
     }
 
-    /// Whether input has been served for long enough in this round; who stops for that continues with ``goOnLater()``.
+    /// Whether input has been served for long enough in this round; a consumer that stops for that continues with ``goOnLater()``.
     var isSliceOver: Bool { listener.isSliceOver }
 
     func goOnLater() { listener.goOn(self, atOnce: false) }
@@ -452,7 +452,7 @@ extension HTTPConnection {
     /// An answer is complete; if it was its turn, those behind it move up.
     func completed(_ responder: HTTPResponder) {
         guard exchanges.first === responder else {
-            // Of those that wait, one may have waited for this.
+            // One of the waiting requests may have waited for this.
             if parsing?.isHeld == true { scheduleFlush() }
             return
         }
@@ -485,7 +485,7 @@ extension HTTPConnection {
         scheduleFlush()
     }
 
-    /// Goes on after a flush: tells the writer, takes more requests or ends the connection.
+    /// Continues after a flush: tells the writer, takes more requests or ends the connection.
     func flushed() {
         defer { countWaiting() }
         exchanges.first?.stream?.drained()
@@ -533,7 +533,7 @@ extension HTTPConnection {
     /// Whether it has waited that long for its next request.
     func isIdle(for milliseconds: Int64) -> Bool { listener.milliseconds - readMark >= milliseconds }
 
-    /// Whether it has been open that long without one whole request, or a head has been coming for that long.
+    /// Whether it has been open that long without one whole request, or a head has been arriving for that long.
     func hasAskedNothing(for milliseconds: Int64) -> Bool {
         guard exchanges.isEmpty, !hasUnsent, phase == .head || phase == .idle && !hasServed else { return false }
         return listener.milliseconds - (hasServed ? readMark : opened) > milliseconds
@@ -565,7 +565,7 @@ extension HTTPConnection {
         guard let parsing else { return }
         let (span, count) = (now - bodyMark, parsing.parser.bodyCount)
         if now - readMark > listener.bodyMilliseconds {
-            // A request that was refused has its answer; there is none for the rest of it.
+            // A refused request has its answer; there is none for the rest of it.
             if parsing.isAnswered { return close() }
             reject(Problem(status: 408, code: "request_timeout", detail: "the request's body stopped arriving"))
         } else if span > listener.bodyMilliseconds {
@@ -584,7 +584,7 @@ final class RequestParsing {
     var hasBegun = false
     /// Whether it has a whole request, which waits.
     var isHeld = false
-    /// Whose share of the memory the request counts against; as long as nobody knows, all such requests share one.
+    /// The account whose share of the memory the request counts against; requests of an unknown account share one.
     var account = ""
     var admission: (any Sendable)?
     /// Whether the request was refused already, and what comes of it is dropped.
@@ -600,7 +600,7 @@ final class RequestParsing {
         return reservation!.resize(to: count)
     }
 
-    /// What is known of a request that is complete; the next one begins with nothing.
+    /// Takes the state of a complete request; the next one begins with nothing.
     func take() -> (admission: (any Sendable)?, isAnswered: Bool, reservation: MemoryReservation?) {
         defer { (hasBegun, isHeld, account, admission, isAnswered, reservation) = (false, false, "", nil, false, nil) }
         return (admission, isAnswered, reservation)

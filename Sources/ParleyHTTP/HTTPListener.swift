@@ -8,9 +8,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     let loop: EventLoop
     let configuration: HTTPServerConfiguration
     let handler: any HTTPHandler
-    /// What every connection of the loop reads into: an idle one needs no buffer of its own.
+    /// The buffer that every connection of the loop reads into: an idle one needs none of its own.
     let readBuffer: uv_buf_t
-    /// What TLS gives is read into this one.
+    /// The buffer for decrypted input.
     let plainBuffer: UnsafeMutableRawBufferPointer
     let handshakeMilliseconds: Int64
     let headMilliseconds: Int64
@@ -21,7 +21,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private(set) var isDraining = false
 
     private let open: Monitor<Int>
-    /// What all requests of the server hold.
+    /// The memory budget of all requests of the server.
     let budget: MemoryBudget
     /// The listeners of the other loops.
     var others: [Other] = []
@@ -46,14 +46,14 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var goesOn = false
     /// Until then input is served as it comes: the loop's precise time; `nil` until some is.
     private var sliceEnd: Int64?
-    /// What the connections hold of what waits to be sent, and of input behind it. Others may read it at any time.
+    /// The bytes of the connections that wait to be sent, and of input behind them. May be read from any thread at any time.
     var waitingBytes: Int {
         get { waiting.load(ordering: .relaxed) }
         set { waiting.store(newValue, ordering: .relaxed) }
     }
     private let waiting = Atomic(0)
 
-    /// How long input that has waited is served until whatever else the loop has to do comes first again.
+    /// How long input that has waited is served before the loop's other work comes first again.
     private static let sliceNanoseconds: Int64 = 1_000_000
     /// How often it is said that connections cannot be accepted.
     private static let complaintMilliseconds: Int64 = 1_000
@@ -91,7 +91,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     /// Whether so much waits that a connection gets no further before it has taken its own.
     var isCrowded: Bool { waitingBytes > configuration.waitingBytesMax }
 
-    /// Where the next piece of input goes. When much waits, it is a small one, because most of it may have to wait as well.
+    /// The buffer for the next piece of input. When much waits, it is a small one, because most of the input may have to wait as well.
     var inputBuffer: uv_buf_t { isCrowded ? uv_buf_init(readBuffer.base, UInt32(min(readBuffer.len, HTTPListener.crowdedReadBytes))) : readBuffer }
 
     private static let crowdedReadBytes = 4 << 10
@@ -171,8 +171,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         connection.start()
     }
 
-    /// libuv tries again at once, and does nothing else until it has taken all that wait; without a descriptor that would be for ever, with every
-    /// connection of the loop standing still. So one is given up for those that wait: of a peer that has asked for nothing yet, if there is one.
+    /// libuv tries again at once, and does nothing else until it has accepted all that wait; without a descriptor that would be for ever, with every
+    /// connection of the loop standing still. So one connection is given up for those that wait: that of a peer that has asked for nothing yet, if
+    /// there is one.
     private func cannotAccept(_ status: Int32) {
         if milliseconds >= nextComplaint {
             nextComplaint = milliseconds + HTTPListener.complaintMilliseconds
@@ -192,7 +193,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         }
     }
 
-    /// Closes a connection for a new one: one that has not asked for anything yet, so that whoever only opens connections does not keep others
+    /// Closes a connection for a new one: one that has not requested anything yet, so that a client that only opens connections does not keep others
     /// out; else the one that has waited longest for its next request.
     private func makeRoom() -> Bool { closeSilent() || closeLongestIdle() }
 
@@ -234,7 +235,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
         }
     }
 
-    /// Says no with what the socket takes at once; there is no connection to wait on.
+    /// Refuses with as much as the socket takes at once; there is no connection to wait on.
     private func refuse(_ stream: UnsafeMutablePointer<uv_stream_t>) {
         let problem = Problem(
             status: 503, code: "too_many_connections",
@@ -311,13 +312,13 @@ extension HTTPListener {
         return dateBytes
     }
 
-    /// Whether input has been served for long enough until whatever else the loop has to do has come.
+    /// Whether input has been served for so long that the loop's other work must come first.
     var isSliceOver: Bool {
         if sliceEnd == nil { beginSlice() }
         return loop.preciseNanoseconds >= sliceEnd!
     }
 
-    /// Lets a connection go on with input that waits: at once when it may and others have not had their time already, else in its turn.
+    /// Lets a connection resume with input that waits: at once when `atOnce` is set and the round is not over, else in its turn.
     func goOn(_ connection: HTTPConnection, atOnce: Bool) {
         guard !atOnce || isSliceOver else { return connection.goOn() }
         guard !connection.isDelayed else { return }

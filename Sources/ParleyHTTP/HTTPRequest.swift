@@ -9,7 +9,7 @@ package final class HTTPRequest: Sendable {
     package let method: String
     /// Whether it came over TLS.
     package let isSecure: Bool
-    /// What the handler said when it accepted the body; `nil` without a body.
+    /// The handler's value from accepting the body; `nil` without a body.
     package let admission: (any Sendable)?
     /// Empty where a target in absolute form has no path.
     private let pathRange: Range<Int>
@@ -27,13 +27,13 @@ package final class HTTPRequest: Sendable {
 
     package var target: String { head.target }
 
-    /// The path as it came, percent-encoded, without the query; of an absolute target the part behind the authority.
+    /// The path as it came, percent-encoded, without the query; for an absolute target, the part behind the authority.
     package var path: String { pathUTF8.text }
 
     /// The same without a copy, for routers.
     package var pathUTF8: ArraySlice<UInt8> { pathRange.isEmpty ? HTTPRequest.root : head.bytes[pathRange] }
 
-    /// What an empty path means (RFC 9110, section 4.2.3).
+    /// The meaning of an empty path (RFC 9110, section 4.2.3).
     private static let root = Bytes("/".utf8)[...]
 
     /// Whether there is such a method (RFC 9110, section 9.3; RFC 5789): only one that a server knows is refused with 405, others with 501.
@@ -41,10 +41,10 @@ package final class HTTPRequest: Sendable {
 
     private static let methods: Set = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
 
-    /// What stands behind the first `?`, percent-encoded; `nil` without one.
+    /// The part behind the first `?`, percent-encoded; `nil` without one.
     package var query: String? { queryRange.map { head.bytes[$0].text } }
 
-    /// The names and values of the query, percent-decoded, `+` as a space. What is not properly encoded stays as it came.
+    /// The names and values of the query, percent-decoded, `+` as a space. Wrongly encoded parts stay as they came.
     package var queryItems: [(name: String, value: String)] {
         guard let query else { return [] }
         return query.split(separator: "&").map { item in

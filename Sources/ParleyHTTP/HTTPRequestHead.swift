@@ -23,8 +23,8 @@ package struct HTTPRequestHead: Sendable {
     package var method: String { text(0..<Int32(methodEnd)) }
     /// The request target as it came: usually a path with a query.
     package var target: String { text(Int32(methodEnd + 1)..<Int32(targetEnd)) }
-    /// The host and port that the request is addressed to: those in its target, where that is a URL, and then `Host` says nothing (RFC 9112,
-    /// section 3.2.2); else what `Host` says, which HTTP/1.0 may leave out.
+    /// The host and port that the request is addressed to: those in its target, where that is a URL, and then `Host` is ignored (RFC 9112, section
+    /// 3.2.2); else those in `Host`, which HTTP/1.0 may leave out.
     package var authority: String? { targetAuthority.map { bytes[$0].text } ?? header("Host") }
     package var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
 
@@ -43,7 +43,7 @@ package struct HTTPRequestHead: Sendable {
         return name.withUTF8 { name in fields.filter { matches($0.name, name) }.map { text($0.value) } }
     }
 
-    /// What is wrong with a field that may be there once: it is there again, or its value is no UTF-8, so that two values would read the same.
+    /// The problem with a field that may occur once: it is repeated, or its value is no UTF-8, so that two values would read the same.
     package enum Misfit: Sendable {
         case repeated(StaticString)
         case notUTF8(StaticString)
@@ -66,7 +66,7 @@ package struct HTTPRequestHead: Sendable {
     /// All fields in their order, names as they came.
     package var headers: [(name: String, value: String)] { fields.map { (text($0.name), text($0.value)) } }
 
-    /// Where the authority of a target in absolute form (`http://host/path`) stands; `nil` for one in another form.
+    /// The range of the authority of a target in absolute form (`http://host/path`); `nil` for one in another form.
     var targetAuthority: Range<Int>? {
         let target = bytes[methodEnd + 1..<targetEnd]
         guard target.first != UInt8(ascii: "/") else { return nil }
@@ -105,7 +105,7 @@ enum HTTPGrammar {
     @inline(__always)
     static func isToken(_ byte: UInt8) -> Bool { isMember(byte, 0x03ff_6cfa_0000_0000, 0x57ff_ffff_c7ff_fffe) }
 
-    /// What RFC 3986 allows in an authority without user information: digits, letters and - . _ ~ % ! $ & ' ( ) * + , ; = : [ ]
+    /// The characters that RFC 3986 allows in an authority without user information: digits, letters and - . _ ~ % ! $ & ' ( ) * + , ; = : [ ]
     @inline(__always)
     static func isHost(_ byte: UInt8) -> Bool { isMember(byte, 0x2fff_7ff2_0000_0000, 0x47ff_fffe_afff_fffe) }
 
@@ -115,7 +115,7 @@ enum HTTPGrammar {
         byte < 64 ? low >> UInt64(byte) & 1 == 1 : byte < 128 && high >> UInt64(byte - 64) & 1 == 1
     }
 
-    /// What a field value may hold: visible characters, blanks and the bytes above ASCII.
+    /// The characters of a field value: visible characters, blanks and the bytes above ASCII.
     @inline(__always)
     static func isFieldText(_ byte: UInt8) -> Bool { byte >= 0x20 ? byte != 0x7f : byte == 0x09 }
 

@@ -60,7 +60,7 @@ extension HTTPRequestParser {
     private mutating func takeData(_ input: UnsafeRawBufferPointer, _ index: inout Int) {
         let count = min(remaining, input.count - index)
         if !discardsBody {
-            // By halves, and never beyond what was announced: what is reserved and not filled is not counted anywhere.
+            // By halves, and never beyond the announced length: bytes that are reserved and not filled are not counted anywhere.
             if body.count + count > body.capacity {
                 body.reserveCapacity(max(body.count + count, min(body.count + remaining, body.capacity + body.capacity / 2)))
             }
@@ -140,7 +140,7 @@ extension HTTPRequestParser {
         }
     }
 
-    /// What may follow a size, a name or a value: the end of the line, another extension or blanks before one.
+    /// Ends a size, a name or a value, behind which may come the end of the line, another extension or blanks before one.
     private mutating func endExtensionPart(_ byte: UInt8, _ otherwise: String) throws(HTTPParseError) {
         switch byte {
         case 0x0d: state = .chunkLF

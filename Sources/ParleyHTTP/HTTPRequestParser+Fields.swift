@@ -1,4 +1,4 @@
-/// What the fields of a head mean for the connection and for the body.
+/// The meaning of a head's fields for the connection and for the body.
 extension HTTPRequestParser {
     /// Decides where the body ends and whether the connection stays. Ambiguity is an error, never a choice.
     mutating func finishHead() throws(HTTPParseError) {

@@ -17,7 +17,7 @@ package struct HTTPParseError: Error, Sendable, Equatable {
     static func bad(_ message: String) -> HTTPParseError { HTTPParseError(400, "bad_request", message) }
 }
 
-/// What a parser takes at most.
+/// The limits of a parser.
 package struct HTTPParserLimits: Sendable {
     package var headBytes = 16 << 10
     package var fieldCount = 100

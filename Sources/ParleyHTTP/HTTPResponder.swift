@@ -2,7 +2,7 @@ package import ParleySystem
 
 /// Answers one request, once: with `respond` or with `stream`. Every responder must be answered.
 ///
-/// Belongs to the loop of its connection. Whoever has the answer elsewhere goes there first:
+/// Belongs to the loop of its connection. Code that has the answer on another thread goes there first:
 ///
 ///     responder.loop.execute { responder.respond(status: 200, body: bytes) }
 ///
@@ -23,9 +23,9 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     var closesConnection = false
     private(set) var isComplete = false
     private var hasAnswered = false
-    /// What was answered while earlier requests of the connection still wait for their answers.
+    /// The answer, while earlier requests of the connection still wait for theirs.
     var held = OutputQueue()
-    /// What the request holds of the server's memory until it is answered.
+    /// The request's share of the server's memory until it is answered.
     var reservation: MemoryReservation?
     /// Whether the answer may be as large as what has been stored: then few are made at a time.
     var mayBeLarge = false
@@ -46,7 +46,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// RFC 9110, section 9.2.1.
     static func isSafe(_ method: String) -> Bool { method == "GET" || method == "HEAD" || method == "OPTIONS" }
 
-    /// Whether the answer is not complete yet and somebody is still there for it.
+    /// Whether the answer is not complete yet and the peer is still there for it.
     package var isOpen: Bool { connection != nil && !isComplete }
 
     /// Whether the peer has ended its side: `onHalfClose` is not called any more.
@@ -59,7 +59,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
     /// To HEAD, a `Content-Length` that is given is kept; without one it is that of `body`, and an empty body says nothing about what GET
     /// would bring.
     ///
-    /// - Parameter room: What the body holds of the server's memory until it has been sent.
+    /// - Parameter room: The body's share of the server's memory until it has been sent.
     package func respond(
         status: Int, headers: [(name: String, value: String)] = [], body: Bytes = [], room: MemoryReservation? = nil
     ) {
@@ -69,10 +69,10 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
         complete()
     }
 
-    /// Counts what has been made of the request's body, until it is answered; never more than an account can get beside the bodies of several
-    /// such requests.
+    /// Counts the memory that the request's body was turned into, until it is answered; never more than an account can get besides the bodies of
+    /// several such requests.
     ///
-    /// - Parameter count: What the request takes now, its body included.
+    /// - Parameter count: The bytes that the request takes now, its body included.
     /// - Returns: false when there is no room for it; nothing has changed then.
     package func hold(_ count: Int) -> Bool {
         guard let reservation, let budget = connection?.listener.budget else { return true }
@@ -93,7 +93,7 @@ package final class HTTPResponder: @unchecked Sendable {  // Guard: used on `loo
 
     /// Answers 101: from here on the connection carries another protocol, both ways, and ends with it.
     ///
-    /// To be called while the request is handled: what the peer sends behind it goes to the stream's `onInput`.
+    /// Call it while the request is handled: the peer's input behind it goes to the stream's `onInput`.
     package func upgrade(headers: [(name: String, value: String)]) -> HTTPStream {
         let stream = HTTPStream(self, .untilClose)
         answer(101, headers, .upgraded) { _ in }

@@ -6,13 +6,13 @@ enum HTTPResponseHead {
     enum Body: Equatable {
         /// This many bytes follow the head.
         case whole(Int)
-        /// No bytes follow, but this many would for another method; `nil`: who knows how many.
+        /// No bytes follow, but this many would for another method; `nil`: an unknown number.
         case withheld(Int?)
         /// The answer's own `Content-Length` says how many.
         case announced
         case chunked
         case untilClose
-        /// What follows is another protocol.
+        /// Another protocol follows.
         case upgraded
     }
 

@@ -31,7 +31,7 @@ package final class HTTPServer: Sendable {
     /// Bytes that requests hold, from their first byte until they are answered.
     package var requestBytes: Int { budget.usedBytes }
 
-    /// What connections hold of answers that wait to be sent, and of input behind them.
+    /// The bytes of answers that wait to be sent, and of input behind them.
     package var waitingBytes: Int { listeners.reduce(0) { $0 + $1.waitingBytes } }
 
     /// Binds and listens; connections are accepted when this returns.
@@ -64,8 +64,8 @@ package final class HTTPServer: Sendable {
         for listener in listeners { on(listener) { listener.stopAccepting() } }
     }
 
-    /// Stops accepting, lets open answers finish and closes each connection behind its last one. What is still open at the
-    /// deadline is closed as it is.
+    /// Stops accepting, lets open answers finish and closes each connection behind its last one. Connections that are still open at the deadline are
+    /// closed as they are.
     /// - Returns: Whether everything finished in time.
     @discardableResult
     package func drain(within deadline: Duration) -> Bool {

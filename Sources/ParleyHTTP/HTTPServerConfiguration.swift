@@ -23,26 +23,26 @@ package struct HTTPServerConfiguration: Sendable {
     package var idleTimeout = Duration.seconds(75)
     /// A connection that has asked nothing for so long may be closed for a new one when all are taken.
     package var patience = Duration.seconds(1)
-    /// A peer that takes no byte of what waits for it is given up after this time.
+    /// A peer that takes none of the waiting bytes is disconnected after this time.
     package var writeTimeout = Duration.seconds(120)
-    /// What one connection may bring before the others of its loop have their turn.
+    /// The bytes that one connection may bring before the others of its loop have their turn.
     package var readBytes = 64 << 10
     /// Bytes that connections of one loop may hold together of what waits: answers to be sent, and input behind them. Beyond it, a connection that has
     /// not taken its own gets no further.
     package var waitingBytesMax = 8 << 20
-    /// The kernel's send buffer per connection: what a slow reader can make it hold.
+    /// The kernel's send buffer per connection, which a slow reader can fill.
     package var sendBufferBytes = 128 << 10
 
     package init() {}
 }
 
-/// What becomes of a request whose body has not come.
+/// The decision on a request whose body has not come.
 package enum HTTPAdmission: Sendable {
     /// Its body is taken.
     ///
     /// - Parameters:
     ///   - account: Whose share of the memory for requests it counts against.
-    ///   - context: What the handler finds in ``HTTPRequest/admission`` when the body is there.
+    ///   - context: The value of ``HTTPRequest/admission`` when the body is there.
     ///   - bodyBytesMax: The most bytes that the body may have; `nil` for the server's usual limit.
     case accepted(account: String, context: (any Sendable)? = nil, bodyBytesMax: Int? = nil)
     /// Its body is dropped as it comes; once it is complete, the handler gets the request without it.
@@ -58,18 +58,18 @@ package protocol HTTPHandler: AnyObject, Sendable {
     /// Requests of one connection come in their order, and may come before earlier ones are answered; the answers leave in order.
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder)
 
-    /// Called on the connection's loop when the head of a request has come and its body has not: whether the body is wanted.
+    /// Decides whether a request's body is wanted. Called on the connection's loop when the head has come and the body has not.
     ///
-    /// What is refused here takes no memory. Only for requests that have a body.
+    /// A body that is refused here takes no memory. Only for requests that have a body.
     /// - Parameters:
     ///   - request: The request without its body.
     ///   - peer: The numeric address of the other side. Cost: a system call.
     func admit(_ request: HTTPRequest, peer: () -> String) -> HTTPAdmission
 
-    /// The server itself has refused a request, or a connection: for whoever counts.
+    /// Reports that the server itself has refused a request, or a connection, so that it can be counted.
     ///
-    /// - Parameter head: The request's, when it had come.
-    /// - Returns: What the answer says besides.
+    /// - Parameter head: The request's head, if it had come.
+    /// - Returns: Further fields of the answer.
     func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [(name: String, value: String)]
 }
 

@@ -7,9 +7,9 @@ package import ParleySystem
 package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loop only.
     enum Framing: Equatable {
         case chunked, untilClose
-        /// So many bytes are still to come.
+        /// This many bytes are still to come.
         case announced(Int)
-        /// Whatever is written is not sent.
+        /// Writes are not sent.
         case none
     }
 
@@ -24,8 +24,8 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Called on the loop when the peer has ended its side, and may still read. Where it is not set, the peer counts as gone.
     package var onHalfClose: (() -> Void)?
 
-    /// Behind a 101: called on the loop with what the peer sends, valid during the call. Says how much it has taken; less than all only where it has set
-    /// ``isInputPaused`` or called ``goOnLater()``, and then the rest comes again behind that, with nothing if there is none.
+    /// Behind a 101: called on the loop with the peer's input, valid during the call. Returns how much it has taken; less than all only where it has
+    /// set ``isInputPaused`` or called ``goOnLater()``, and then the rest is given again after that, with nothing if there is none.
     package var onInput: ((UnsafeRawBufferPointer) -> Int)?
     private var framing: Framing
     private var wasAboveLowWater = false
@@ -42,10 +42,10 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         self.framing = framing
     }
 
-    /// What the requests of the server share, and what comes behind a 101 with them.
+    /// The budget that the requests of the server share, including the input behind a 101.
     var budget: MemoryBudget? { responder?.connection?.listener.budget }
 
-    /// Whether there is still somebody to write for.
+    /// Whether the peer is still there to write for.
     package var isOpen: Bool { responder?.isOpen ?? false }
 
     /// Bytes written and not yet taken by the socket.
@@ -54,21 +54,21 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// Whether all peers of the loop together have so much to take that each may have little waiting.
     package var isCrowded: Bool { responder?.connection?.listener.isCrowded ?? false }
 
-    /// Behind a 101: whether so much has been done with input that others must have their turn before more is.
+    /// Behind a 101: whether enough input has been processed that other connections must have their turn first.
     package var mustYield: Bool { responder?.connection?.isSliceOver ?? false }
 
-    /// Behind a 101: has what was not taken of the input come again in its turn.
+    /// Behind a 101: delivers the input that was not taken again, in its turn.
     package func goOnLater() { responder?.connection?.goOnLater() }
 
-    /// Has `onDrain` called also where the queue has been low all the time: when the peer has taken something.
+    /// Calls `onDrain` when the peer has taken something, even where the queue has been low all the time.
     package func awaitDrain() { wasAboveLowWater = true }
 
-    /// Behind a 101: the peer has said its last, so the connection may close as soon as what is queued has been sent.
+    /// Behind a 101: the peer has ended its side, so the connection may close as soon as what is queued has been sent.
     package func inputEnded() { responder?.inputEnded() }
 
     /// Queues what `build` appends, without a buffer in between, and then `shared`, which is not copied when it is large.
     ///
-    /// - Parameter room: What `shared` holds of the server's memory until it has been sent.
+    /// - Parameter room: The share of `shared` in the server's memory until it has been sent.
     package func write(_ shared: Bytes, _ room: MemoryReservation? = nil, behind build: (inout Bytes) -> Void) {
         precondition(framing == .untilClose || framing == .none, "framing a piece needs its length")
         write(count: shared.count + 1) { queue in
@@ -77,9 +77,9 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         }
     }
 
-    /// Sends a piece at once if nothing waits before it; what the socket does not take is queued, and shared.
+    /// Sends a piece at once if nothing waits before it; the part that the socket does not take is queued, and shared.
     ///
-    /// For what goes to many streams: there is no copy and nothing is allocated, and it does not wait for the end of the tick.
+    /// For data that goes to many streams: there is no copy and nothing is allocated, and it does not wait for the end of the tick.
     package func send(_ piece: BodyPiece) {
         loop.assertOnLoop()
         guard let responder, framing == .chunked else { return write(count: piece.content.count) { $0.append(Bytes(piece.content), piece.room) } }
@@ -101,7 +101,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
         write(count: bytes.count) { queue in queue.build { $0.append(contentsOf: bytes) } }
     }
 
-    /// Ends the body. What is queued is still sent. Idempotent; less than the announced length is an `abort()`.
+    /// Ends the body. Queued bytes are still sent. Idempotent; less than the announced length is an `abort()`.
     package func finish() {
         loop.assertOnLoop()
         guard let responder, responder.isOpen else { return }
@@ -148,7 +148,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     }
 
     /// Lets go of a connection that is gone.
-    /// - Returns: What is to be called.
+    /// - Returns: The callback to call.
     func connectionClosed() -> (() -> Void)? {
         defer { release() }
         return onClose
@@ -162,7 +162,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
 package struct BodyPiece: Sendable {
     /// The piece as a chunk.
     let bytes: Bytes
-    /// What it holds of the server's memory, once for all streams.
+    /// Its share of the server's memory, once for all streams.
     let room: MemoryReservation?
     private let start: Int
 

@@ -1,11 +1,11 @@
 internal import Synchronization
 
-/// What a server may hold in memory for its clients: of requests, bodies until they are answered and what has come of a request that is not
-/// complete; of answers, what has not been taken.
+/// A server's memory for its clients: for requests, their bodies until they are answered, and the part that has come of an incomplete one; for
+/// answers, the bytes that have not been taken.
 ///
-/// No account gets all of it. What an account may hold shrinks with what is free: a large piece is taken while its account holds no more than is left
-/// for everybody, a small one while it holds no more than three times that. So one that uploads without end, or takes none of its answers, leaves
-/// room for its own small requests, two leave room for a third, and so on.
+/// No account gets all of it. An account's limit shrinks with what is free: a large piece is taken while its account holds no more than is left for
+/// all, a small one while it holds no more than three times that. So one that uploads without end, or takes none of its answers, leaves room for its
+/// own small requests, two leave room for a third, and so on.
 package final class MemoryBudget: Sendable {
     private struct State {
         var used = 0
@@ -44,10 +44,10 @@ package final class MemoryBudget: Sendable {
     }
 }
 
-/// What one request or answer holds of the budget; given back when this goes.
-package final class MemoryReservation: @unchecked Sendable {  // Guard: changed by whoever makes the piece, and by nobody once it is queued.
+/// The share of one request or answer in the budget; given back when this is released.
+package final class MemoryReservation: @unchecked Sendable {  // Guard: changed by the maker of the piece, and no longer once it is queued.
     private let budget: MemoryBudget
-    /// Who is charged; the peer's address until the head has said who asks.
+    /// The account that is charged; the peer's address until the head has named the sender.
     package let account: String
     package private(set) var bytes = 0
 

@@ -12,9 +12,9 @@ package struct OutgoingRequest: Sendable {
     package var idleTimeout: Duration = .seconds(120)
     /// How long the upstream may take, once it has the request, until the body of its answer begins; `nil` is ``idleTimeout``.
     package var firstByteTimeout: Duration?
-    /// Whether an answer that comes compressed, though nobody asked for that, is handed over as what it was.
+    /// Whether an answer that comes compressed, though the request did not ask for that, is decoded.
     package var decodesContent = false
-    /// Which addresses may be connected to.
+    /// The addresses that may be connected to.
     package var addresses = AddressPolicy.any
     /// Whether proxies that the environment names are used; never with ``AddressPolicy/publicOnly``.
     package var usesProxy = true
@@ -27,7 +27,7 @@ package struct OutgoingRequest: Sendable {
     }
 }
 
-/// Told how an outgoing call goes: at most one head, then any number of pieces, then exactly one end, unless it was cancelled.
+/// Receives the progress of an outgoing call: at most one head, then any number of pieces, then exactly one end, unless it was cancelled.
 ///
 /// Called on the transport's loop; must not block.
 package protocol OutgoingCallDelegate: AnyObject, Sendable {

@@ -1,12 +1,12 @@
 internal import CCurl
 
-/// The parts of a URL as libcurl reads them: who checks them sees what is called, not what another parser makes of the text.
+/// The parts of a URL as libcurl reads them, so that a check sees what is called, not what another parser makes of the text.
 package struct OutgoingURL: Sendable {
     /// `http` or `https`.
     package let scheme: String
     /// Without the brackets of an IPv6 address.
     package let host: String
-    /// Scheme, host and, where it is not the usual one, port: what may stand in logs.
+    /// Scheme, host and, where it is not the usual one, port: the part that may be logged.
     package let origin: String
     package let hasCredentials: Bool
     package let hasFragment: Bool

@@ -5,7 +5,7 @@ internal import ParleySystem
 struct OutputQueue {
     private struct Segment {
         var bytes: Bytes
-        /// What it holds of the server's memory until it has been sent.
+        /// Its share of the server's memory until it has been sent.
         var room: MemoryReservation?
     }
 
@@ -15,7 +15,7 @@ struct OutputQueue {
     /// How much of the first segment has been sent.
     private var sent = 0
     private(set) var byteCount = 0
-    /// Whether the last segment is ours to append to, rather than shared with whoever gave it.
+    /// Whether the last segment is ours to append to, rather than shared with its giver.
     private var lastIsOpen = false
 
     /// From here on an entry in a gathered write is cheaper than a copy.
@@ -46,7 +46,7 @@ struct OutputQueue {
         return bytes.count
     }
 
-    /// - Parameter room: What they hold of the server's memory; given back when they have been sent.
+    /// - Parameter room: Their share of the server's memory; given back when they have been sent.
     mutating func append(_ bytes: Bytes, _ room: MemoryReservation? = nil) {
         if bytes.count < OutputQueue.shareBytesMin {
             if !bytes.isEmpty { build { $0.append(contentsOf: bytes) } }

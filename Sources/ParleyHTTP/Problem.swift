@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// What went wrong, as an `application/problem+json` answer (RFC 9457).
+/// An error as an `application/problem+json` answer (RFC 9457).
 package struct Problem: Error, Sendable {
     package var status: Int
     /// A stable word for programs; it also names the problem's type.
@@ -40,7 +40,7 @@ package struct Problem: Error, Sendable {
 }
 
 extension HTTPResponder {
-    /// What every answer says to browsers: it is what its type says, and no other origin's page may have it as a part of itself.
+    /// The fields of every answer for browsers: it is of its declared type, and no other origin's page may embed it.
     package static let securityHeaders: [(name: String, value: String)] = [
         ("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"),
     ]

@@ -12,12 +12,12 @@ package enum RetryAfter {
         return min(max(.zero, now.duration(to: date)), longest)
     }
 
-    /// The wait of so many seconds, as bodies have it, at most ``longest``; `nil` for what is no length of time.
+    /// The wait of so many seconds, as bodies have it, at most ``longest``; `nil` for a value that is no length of time.
     package static func seconds(_ seconds: Double) -> Duration? {
         seconds >= 0 ? .milliseconds(Int64(min(seconds, longest / .seconds(1)) * 1_000)) : nil
     }
 
-    /// Some thirty years. Whoever asks for more wants no call for long, and callers have bounds of their own.
+    /// Some thirty years. A server that asks for more wants no call for long, and callers have bounds of their own.
     package static let longest = Duration.seconds(1_000_000_000)
 
     /// Parses an HTTP date in any of the three forms that RFC 9110, section 5.6.7 has a recipient accept.

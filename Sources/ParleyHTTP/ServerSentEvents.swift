@@ -18,11 +18,11 @@ package struct ServerSentEvent: Sendable, Equatable {
 /// It works on bytes, so a read may end anywhere: between CR and LF, inside a field name or inside a UTF-8 scalar. Comments and the
 /// fields `id` and `retry` are read over, because no upstream of ours is resumed by them.
 ///
-/// Beyond the standard it hears what model servers say beside it: a field `error` (an event of that name), lines of bare JSON or of a page (data), names
-/// of fields in another case or with something invisible before them, and a line with `"choices"` in it that is no field (data that cannot be read): it
-/// would be missing in the answer. Lines that are no fields at all, such as the words of a proxy, are kept for whoever looks for the reason of a stream's end.
+/// Beyond the standard it accepts what model servers send besides: a field `error` (an event of that name), lines of bare JSON or of a page (data),
+/// field names in another case or with something invisible before them, and a line with `"choices"` in it that is no field (data that cannot be
+/// read): the answer would lack it. Lines that are no fields at all, such as the words of a proxy, are kept for finding out why a stream ended.
 package struct ServerSentEventParser: Sendable {
-    /// What one line, and the data of one event, may measure. An upstream that sends more is broken or hostile.
+    /// The limit of one line, and of the data of one event. An upstream that sends more is broken or hostile.
     package let bytesMax: Int
 
     private var line = Bytes()
@@ -38,7 +38,7 @@ package struct ServerSentEventParser: Sendable {
 
     package init(bytesMax: Int = 1 << 20) { self.bytesMax = bytesMax }
 
-    /// What came last is a line without its end.
+    /// Whether the last input was a line without its end.
     package var isInsideLine: Bool { !line.isEmpty }
 
     /// An event has begun, and no empty line has ended it.
@@ -86,11 +86,11 @@ package struct ServerSentEventParser: Sendable {
 
     private mutating func endLine(_ visit: (ServerSentEvent) -> Void) throws(ServerSentEventError) {
         defer { line.removeAll(keepingCapacity: true) }
-        // The mark may stand at the beginning only; servers that write each event with a writer of its own have one before each.
+        // The byte order mark is allowed at the beginning only; servers that write each event with a writer of its own have one before each.
         if line.starts(with: [0xEF, 0xBB, 0xBF]) { line.removeFirst(3) }
         guard !line.isEmpty else { return dispatch(visit) }
         guard line[0] != UInt8(ascii: ":") else { return }
-        // No field has such a name. What is bare may go over several lines.
+        // No field has such a name. A bare line may continue over several.
         if isBare || line[0] == UInt8(ascii: "{") || line[0] == UInt8(ascii: "<") {
             isBare = true
             return try append(line[...])

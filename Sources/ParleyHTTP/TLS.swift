@@ -17,7 +17,7 @@ package final class TLSIdentity: Sendable {
         context = Mutex(try TLSContext(certificateFile, keyFile))
     }
 
-    /// Reads the files anew: connections from now on get the new certificate. When they are wrong, the old one stays.
+    /// Reads the files again: connections from now on get the new certificate. If the files are wrong, the old one stays.
     package func reload() throws(TLSError) {
         let fresh = try TLSContext(certificateFile, keyFile)
         context.withLock { $0 = fresh }
@@ -36,7 +36,7 @@ package final class TLSIdentity: Sendable {
     func session() -> TLSSession? { context.withLock { $0 }.session() }
 }
 
-/// What is wrong with a certificate or a key.
+/// A problem with a certificate or a key.
 package struct TLSError: Error, Sendable, CustomStringConvertible {
     package var message: String
     package var description: String { message }
@@ -118,7 +118,7 @@ final class TLSSession {
     private let ssl: OpaquePointer
     private let incoming: OpaquePointer
     private let outgoing: OpaquePointer
-    /// What is to be sent as it is.
+    /// The encrypted bytes to be sent.
     var wire = OutputQueue()
 
     /// A record's payload: more in one call would be cut by OpenSSL, and be held twice meanwhile.

@@ -2,9 +2,9 @@ package import ParleySystem
 
 /// The server's end of a WebSocket (RFC 6455, version 13): text messages both ways, without extensions.
 ///
-/// Belongs to the connection's loop. Messages sent in one tick leave in one write. Nothing bounds what is queued but the sender: he looks
-/// at ``bufferedBytes`` and waits for ``onDrain`` when that is too much. The peer's messages are not heard while more than a megabyte waits
-/// to be sent to him, or anything worth mentioning while all peers together have much to take, or ``isBusy`` is set.
+/// Belongs to the connection's loop. Messages sent in one tick leave in one write. Only the sender bounds what is queued: it checks ``bufferedBytes``
+/// and, when that is too much, waits for ``onDrain``. The peer's messages are not read while more than a megabyte waits to be sent to it, or anything
+/// worth mentioning while all peers together have much to take, or ``isBusy`` is set.
 package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop only.
     package let loop: EventLoop
     /// Called with each message.
@@ -14,7 +14,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     /// Called once, when the peer has ended its side without a close frame and all its messages have been given. It may still read, and is owed
     /// ``close(_:_:)`` behind its answers; where this is not set, it gets that at once.
     package var onHalfClose: (() -> Void)?
-    /// Called once, when nothing comes any more and nothing can be sent, whoever ended it.
+    /// Called once, when nothing comes any more and nothing can be sent, whichever side ended it.
     package var onClose: (() -> Void)?
     /// While it is set the peer's messages wait in the connection.
     package var isBusy = false {
@@ -25,7 +25,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     private let stream: HTTPStream
     private let reader: WebSocketReader
-    /// What a message that is not complete holds, and whose share of the memory for requests that is.
+    /// The memory of an incomplete message, with the account whose share that is.
     private var reservation: MemoryReservation?
     private let account: String
     private var peerHasFinished = false
@@ -61,7 +61,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     /// Sends `head` and `rest` as one message; `rest` is shared, not copied, when it is large.
     ///
-    /// - Parameter room: What `rest` holds of the server's memory until it has been sent.
+    /// - Parameter room: The share of `rest` in the server's memory until it has been sent.
     package func send(head: Bytes, _ rest: Bytes, room: MemoryReservation? = nil) {
         guard !isClosed else { return }
         stream.write(rest, room) { output in
@@ -89,7 +89,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     // MARK: The peer
 
-    /// - Returns: How much was taken: what comes behind a message that makes the peer's output too much waits.
+    /// - Returns: How much was taken: input behind a message that makes the peer's output too much waits.
     private func received(_ input: UnsafeRawBufferPointer) -> Int {
         if !input.isEmpty { lastInput = loop.now }
         var (used, isAll) = (input.count, true)
@@ -110,7 +110,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
         return used
     }
 
-    /// Whether another message may be heard now; if not, the rest comes again.
+    /// Whether another message may be read now; if not, the rest is given again.
     private var mayHearMore: Bool {
         guard !isClosed, !stream.isInputPaused else { return false }
         guard stream.mustYield else { return true }
@@ -120,7 +120,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
 
     private func halfClosed() {
         peerHasFinished = true
-        // What waits for its turn is heard before.
+        // The waiting input is processed first.
         if !stream.isInputPaused { _ = received(UnsafeRawBufferPointer(start: nil, count: 0)) }
     }
 
@@ -205,7 +205,7 @@ extension WebSocket {
     /// Answers a request for a WebSocket with 101. To be called while the request is handled.
     ///
     /// - Parameters:
-    ///   - headers: What the answer carries besides.
+    ///   - headers: Further fields of the answer.
     ///   - protocols: Subprotocols that a client may ask for; the first it asks for that is among them is agreed on.
     ///   - messageBytesMax: A longer message closes the connection with 1009.
     ///   - account: Whose share of the memory for requests its unfinished messages count against; beyond that it is closed with 1013.
@@ -260,8 +260,8 @@ extension WebSocket {
         return keys[0]
     }
 
-    /// Whether it stands for 16 bytes, in either alphabet, with padding or without, and whatever the bits are that are left over: it is no
-    /// secret, but given back as it came.
+    /// Whether it encodes 16 bytes, in either alphabet, with padding or without, and whatever the left-over bits are: it is no secret, but given back
+    /// as it came.
     private static func isKey(_ text: String) -> Bool {
         var digits = Bytes(text.utf8)
         if digits.count == 24, digits.suffix(2).allSatisfy({ $0 == UInt8(ascii: "=") }) { digits.removeLast(2) }

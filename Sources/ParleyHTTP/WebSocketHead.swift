@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// What stands before a frame's payload (RFC 6455, section 5.2).
+/// The head before a frame's payload (RFC 6455, section 5.2).
 struct WebSocketHead {
     let opcode: UInt8
     let hasReservedBits: Bool

@@ -15,7 +15,7 @@ final class WebSocketReader {
 
     let messageBytesMax: Int
     private let context: OpaquePointer
-    /// What wslay has not taken yet; it reads from here through its callback.
+    /// The input that wslay has not taken yet; it reads from here through its callback.
     private let input: UnsafeMutablePointer<UnsafeRawBufferPointer>
     private var message = Bytes()
     /// Whether the first frame of a message has come, and the last has not.
@@ -54,7 +54,7 @@ final class WebSocketReader {
 
     /// Takes the next bytes and calls `visit` for each message and control frame that they complete, until it returns false.
     ///
-    /// - Returns: how many were taken; the rest must come again before others do.
+    /// - Returns: how many were taken; the rest must be given again before others.
     /// - Throws: why the connection must be closed. The reader is of no use after that.
     @discardableResult
     func feed(_ bytes: UnsafeRawBufferPointer, _ visit: (Event) -> Bool) throws(WebSocketError) -> Int {
@@ -65,7 +65,7 @@ final class WebSocketReader {
             let count = wslay_frame_recv(context, &piece)
             if count == Int(WSLAY_ERR_WANT_READ.rawValue) {
                 heads.pass(bytes[...])
-                // wslay tells of a frame only with the byte behind its head, for which a peer could let us wait.
+                // wslay reports a frame only with the byte behind its head, for which a peer could make us wait.
                 if remaining == nil, let head = heads.open { try begin(head) }
                 return bytes.count
             }
@@ -81,7 +81,7 @@ final class WebSocketReader {
         }
     }
 
-    /// - Returns: what the piece completes.
+    /// - Returns: the event that the piece completes.
     private func take(_ piece: wslay_frame_iocb) throws(WebSocketError) -> Event? {
         if remaining == nil { try begin(WebSocketHead(piece)) }
         let bytes = UnsafeRawBufferPointer(start: piece.data, count: piece.data_length)
@@ -133,7 +133,7 @@ final class WebSocketReader {
         return .close(code: code)
     }
 
-    /// What RFC 6455, section 7.4, and the registry let a peer send.
+    /// The codes that RFC 6455, section 7.4, and the registry let a peer send.
     private static func isCloseCode(_ code: Int) -> Bool {
         switch code {
         case 1_000...1_003, 1_007...1_014, 3_000...4_999: true

@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// Where batches become durable, and where what they wrote is read back.
+/// Makes batches durable, and reads them back.
 ///
 /// The embedded node syncs RocksDB's write-ahead log; a clustered one would commit the same batches to a replicated log first; the
 /// in-memory twin serves tests and the simulator. All pass one contract suite. Everything above is the same code.
@@ -10,8 +10,8 @@ package protocol CommitLog: AnyObject, Sendable {
     /// Called by one thread at a time. When it throws, nothing may be assumed about what is on disk: the caller must stop accepting
     /// work and never try the same commit again.
     ///
-    /// - Returns: The partitions whose batch failed alone, with the reason: `partition_unavailable` when another owner has them (nothing was
-    ///   stored), `outcome_unknown` when nobody can say. Whoever owned them must give them up; the other batches are durable.
+    /// - Returns: The partitions whose batch failed alone, with the reason: `partition_unavailable` when another owner has them (nothing was stored),
+    ///   `outcome_unknown` when that cannot be determined. Their owner must give them up; the other batches are durable.
     @discardableResult
     func commit(_ batches: [Batch]) throws(LogError) -> [UInt16: LogError]
 
@@ -59,7 +59,7 @@ extension CommitLog {
 ///     names        [name]                               partition and id of the channel
 ///     log          [channel][first offset]              packed frames of one commit (Frame.swift)
 ///     states       [channel][turn end]                  the agent's state after that turn (JSON)
-///     inbox        [channel][offset]                    kind of an entry that nobody has decided yet
+///     inbox        [channel][offset]                    kind of an entry that is not decided yet
 ///     timers       [due ms][channel][timer id]          what to wake
 ///     producers    [channel][producer id]               epoch and sequence
 ///     idempotency  [channel][SHA-256 of the key]        digest of the body and the offsets it was given
@@ -75,7 +75,7 @@ package enum Family: UInt8, CaseIterable, Sendable {
     package var name: String { "\(self)" }
 }
 
-/// What one commit writes to one partition, atomically. No batch spans two partitions: a partition is what one owner owns.
+/// The part of one commit for one partition, written atomically. No batch spans two partitions: a partition is what one owner owns.
 ///
 /// The operations are packed into one buffer, which is also what a replicated log would carry:
 ///
@@ -120,7 +120,7 @@ package struct Batch: Sendable {
 
     var mark: Mark { Mark(bytes: bytes.count, count: count) }
 
-    /// Takes back every operation added since `mark`.
+    /// Removes every operation added since `mark`.
     mutating func rewind(to mark: Mark) {
         bytes.removeLast(bytes.count - mark.bytes)
         count = mark.count
@@ -169,7 +169,7 @@ package struct LogError: Error, Sendable, CustomStringConvertible {
         package static let overloaded = Code("log_overloaded")
         /// This process does not own the partition: nothing was stored, another may take it now or later.
         package static let partitionUnavailable = Code("partition_unavailable")
-        /// What was handed to the log may be stored, now or later.
+        /// The batch may be stored, now or later.
         package static let outcomeUnknown = Code("outcome_unknown")
         /// The log has been closed, or has failed before.
         package static let closed = Code("log_closed")

@@ -28,7 +28,7 @@ package final class DataFolder: Sendable {
         self.path = path
         try DataFolder.create(path)
         let found = DataFolder.entries(path)
-        // Looked at before anything is written: a mistyped path must not leave files in somebody's home folder.
+        // Checked before anything is written: a mistyped path must not leave files in a person's home folder.
         guard found.contains("FORMAT") || found.allSatisfy(DataFolder.mayPrecedeFormat.contains) else {
             let names = found.sorted().prefix(3).joined(separator: ", ")
             guard !found.allSatisfy({ DataFolder.mayPrecedeFormat.contains($0) || DataFolder.own.contains($0) }) else {
@@ -47,10 +47,10 @@ package final class DataFolder: Sendable {
 
     deinit { close(lock) }
 
-    /// Where the log is.
+    /// The path of the log.
     package var logPath: String { "\(path)/log" }
 
-    /// Where the keys are that notifications of subscriptions are signed with.
+    /// The folder of the keys that sign notifications of subscriptions.
     package var signingKeysPath: String { "\(path)/signing-keys" }
 
     /// Makes sure that the disk, the quota and the limits of the process allow a file of this size.
@@ -69,10 +69,10 @@ package final class DataFolder: Sendable {
         }
     }
 
-    /// What a first start that was killed can have left, and what a fresh file system holds.
+    /// The files that a killed first start can have left, or that a fresh file system holds.
     private static let mayPrecedeFormat: Set = ["LOCK", "FORMAT.new", "lost+found"]
 
-    /// What there is beside FORMAT in a data folder, and what RocksDB calls a copy of the log that it has not finished.
+    /// The files beside FORMAT in a data folder, and RocksDB's name for an unfinished copy of the log.
     private static let own: Set = ["log", "log.tmp", "signing-keys", "files", "SPACE"]
 
     private func checkFormat(_ supported: Int) throws(LogError) {
@@ -142,8 +142,8 @@ extension DataFolder {
         let file = "\(path)/LOCK"
         let fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard fd >= 0 else { throw LogError(.inaccessible, "cannot open '\(file)'", errno) }
-        // The system lets go of the lock when the process ends, however it ends: a LOCK that stays behind locks nobody out.
-        // It may take a moment to do so: a process that was killed is still being taken apart when its successor starts.
+        // The system releases the lock when the process ends, however it ends: a LOCK file that stays behind keeps no process out. The release may
+        // take a moment: a killed process is still being taken apart when its successor starts.
         var attempts = 100
         while flock(fd, LOCK_EX | LOCK_NB) != 0 {
             attempts -= 1
@@ -193,7 +193,7 @@ extension DataFolder {
 }
 
 extension LogError {
-    /// Of a failed system call, with the system's reason.
+    /// The error of a failed system call, with the system's reason.
     init(_ code: Code, _ said: String, _ reason: CInt) {
         let remedy =
             switch reason {

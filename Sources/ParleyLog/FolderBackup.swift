@@ -6,7 +6,7 @@ struct FolderBackup {
     private let source: String
     private let target: String
 
-    /// What is not copied: the log, what belongs to the process, and `FORMAT`, which is written last.
+    /// The files that are not copied: the log, those of the process, and `FORMAT`, which is written last.
     private static let passedOver: Set = ["log", "LOCK", "SPACE", "FORMAT", "FORMAT.new", "lost+found"]
 
     /// Creates the target folder.
@@ -44,7 +44,7 @@ struct FolderBackup {
         switch status.st_mode & S_IFMT {
         case S_IFDIR:
             guard mkdir(path, status.st_mode & 0o777) == 0 else { throw LogError(.writeFailed, "cannot create '\(path)'", errno) }
-            // What an agent is writing begins with a dot until it is whole.
+            // A file that an agent is writing begins with a dot until it is whole.
             for name in DataFolder.entries(from) where !name.hasPrefix(".") { try copy("\(from)/\(name)", to: "\(path)/\(name)") }
             try DataFolder.syncFolder(path)
         case S_IFREG: try copyFile(from, to: path, mode: status.st_mode & 0o777)

@@ -34,10 +34,10 @@ package struct PartitionSet: Sendable, Equatable {
     package var numbers: [UInt16] { (0..<PartitionSet.countMax).filter(contains) }
 }
 
-/// Which partitions a process writes to, and of which epoch.
+/// The partitions that a process writes to, and their epochs.
 struct PartitionOwnership: Sendable {
     private(set) var open = PartitionSet.all
-    /// Of those that were acquired, the last, see ``CommitLog/acquire(_:)``.
+    /// The last epoch of each acquired partition, see ``CommitLog/acquire(_:)``.
     private(set) var epochs: [UInt16: UInt64] = [:]
 
     init(_ open: PartitionSet = .all) { self.open = open }
@@ -48,7 +48,7 @@ struct PartitionOwnership: Sendable {
     }
 
     mutating func close(_ partition: UInt16) {
-        // What was staged before is of the epoch still.
+        // Earlier staged rows are still of the epoch.
         open.remove(partition)
     }
 }

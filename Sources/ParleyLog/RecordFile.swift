@@ -7,9 +7,9 @@ internal import ParleySystem
 ///     piece     u32 masked CRC-32C of type and payload | u16 bytes of payload | u8 type | payload     (little-endian)
 ///     record    one piece of type 1; or of type 2, any number of type 3, and of type 4
 ///
-/// What a crash in the middle of a write leaves behind is a file whose last record was not written as a whole. RocksDB takes for such a cut whatever
-/// in the last block does not fit into the file, so that one bit of a length that has rotted hides every acknowledged record behind it; and takes for
-/// damage what a power cut can leave, too: a file that has grown over sectors that were never written. Both are told apart here.
+/// A crash in the middle of a write leaves a file whose last record was not written as a whole. RocksDB takes for such a cut anything in the last
+/// block that does not fit into the file, so that one rotten bit of a length hides every acknowledged record behind it; and it takes for damage what
+/// a power cut can also leave: a file that has grown over sectors that were never written. Both are told apart here.
 struct RecordFile {
     /// How a file ends.
     enum End: Equatable {
@@ -17,7 +17,7 @@ struct RecordFile {
         case whole
         /// Within a record that begins here, and was never written as a whole.
         case cut(at: Int)
-        /// With something that was written and is no longer what it was, here.
+        /// With bytes that were written and have changed, here.
         case damaged(at: Int)
     }
 
@@ -27,7 +27,7 @@ struct RecordFile {
 
     private static let blockBytes = 32 << 10
     private static let headerBytes = 7
-    /// What a disk writes as a whole or not at all.
+    /// The unit that a disk writes as a whole or not at all.
     private static let sectorBytes = 512
     /// Fewer zeros than this may well be contents.
     private static let zerosMin = 8
@@ -46,7 +46,7 @@ struct RecordFile {
             if piece.beginsRecord { record = piece.place }
             return true
         }
-        // What comes before a place that makes no sense may have been written in part only, too.
+        // The bytes before a place that makes no sense may also have been written in part only.
         guard let damaged = try firstDamage(from: record) else { return try isComplete(record) ? .whole : .cut(at: record) }
         guard let misfit, misfit.place == damaged.place else { return try judge(damaged, record: record) }
         return try judge(misfit, record: misfit.isWithinRecord ? record : misfit.place)
@@ -66,7 +66,7 @@ struct RecordFile {
 
     // MARK: Judging
 
-    /// What is wrong at a place of a record that begins at `record`: was it never written, or has it changed?
+    /// Judges a bad place of a record that begins at `record`: was it never written, or has it changed?
     private func judge(_ piece: Piece, record: Int) throws(LogError) -> End {
         // Only the last record can have been in flight: every other was synced before it.
         if try hasRecord(after: piece) || piece.isWholeWithAnotherLength || piece.hasOneBitChanged { return .damaged(at: piece.place) }
@@ -76,7 +76,7 @@ struct RecordFile {
         return try isTorn(piece, before: end) ? .cut(at: record) : .damaged(at: piece.place)
     }
 
-    /// Where the record that begins here ends, by what its pieces say; of one that is not complete, where the file does.
+    /// The end of the record that begins here, by the lengths of its pieces; for an incomplete one, the end of the file.
     private func end(ofRecordAt record: Int) throws(LogError) -> Int {
         var end: Int?
         _ = try walk(blocks: (record / RecordFile.blockBytes)..<blockCount) { piece in
@@ -86,7 +86,7 @@ struct RecordFile {
         return end ?? byteCount
     }
 
-    /// Whether nothing was written from some place in the piece on, to the end of the file: it had been given its length before.
+    /// Whether nothing was written from some place in the piece on, to the end of the file, whose length had been set before.
     ///
     /// A record may end in zeros of its own: one in which more than a bit has changed is then taken for one that was not written as a whole.
     private func isTorn(_ piece: Piece, before end: Int) throws(LogError) -> Bool {
@@ -95,7 +95,7 @@ struct RecordFile {
         return zeros < end && byteCount - zeros >= RecordFile.zerosMin
     }
 
-    /// Where the zeros begin with which the file ends.
+    /// The start of the zeros with which the file ends.
     private func startOfZeros() throws(LogError) -> Int {
         for index in (0..<blockCount).reversed() {
             if let last = try block(index).lastIndex(where: { $0 != 0 }) { return index * RecordFile.blockBytes + last + 1 }
@@ -175,7 +175,7 @@ struct RecordFile {
         return nil
     }
 
-    /// What stands at a place, up to the end of its block or of the file.
+    /// The bytes at a place, up to the end of its block or of the file.
     private struct Piece {
         let place: Int
         /// Whether the pieces before it want another one.
@@ -195,7 +195,7 @@ struct RecordFile {
         var beginsRecord: Bool { type == 1 || type == 2 }
         var endsRecord: Bool { type == 1 || type == 4 }
 
-        /// Whether it would go on where the file ends, and its block does not.
+        /// Whether it would continue where the file ends, and its block does not.
         var endsWithFile: Bool {
             guard hasHeader else { return true }
             return headerBytes + byteCount > rest.count && headerBytes + byteCount <= blockBytes - rest.startIndex
@@ -206,7 +206,7 @@ struct RecordFile {
         /// Whether the last byte of the header was never written.
         var isHeaderTorn: Bool { hasHeader && type == 0 }
 
-        /// What the checksum is of.
+        /// The bytes that the checksum covers.
         private var checked: ArraySlice<UInt8> { rest.dropFirst(6).prefix(1 + byteCount) }
 
         var isIntact: Bool { fits && CRC32C(of: checked).masked == checksum }
@@ -219,7 +219,7 @@ struct RecordFile {
                 || sum.differsByOneBit(from: checksum, count: checked.count)
         }
 
-        /// Whether the checksum is that of what stands here, up to another end.
+        /// Whether the checksum matches the bytes here, up to another end.
         var isWholeWithAnotherLength: Bool {
             guard hasHeader else { return false }
             var sum = CRC32C()

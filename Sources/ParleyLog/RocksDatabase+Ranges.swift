@@ -1,11 +1,11 @@
 internal import CRocksDB
 internal import ParleySystem
 
-/// What a commit writes to RocksDB, with the ranges that it deletes.
+/// A commit's write to RocksDB, with the ranges that it deletes.
 ///
-/// A range that holds few keys is deleted key by key. RocksDB sorts all range tombstones of a memtable anew for the first read behind each write, so
-/// each one makes every later read and delete slower: 45,000 removed channels made it 77 ms. A range of many keys is a tombstone, and the
-/// memtables that hold them go to table files, where they are sorted once, before there are many.
+/// A range that holds few keys is deleted key by key. RocksDB sorts all range tombstones of a memtable again for the first read behind each write, so
+/// each one makes every later read and delete slower: 45,000 removed channels made it 77 ms. A range of many keys is a tombstone, and the memtables
+/// that hold tombstones are flushed to table files, where they are sorted once, before there are many.
 struct RocksWrite {
     private let database: RocksDatabase
     private let write = rocksdb_writebatch_create()!
@@ -79,9 +79,9 @@ extension Batch {
 }
 
 extension Family {
-    /// What all keys of one channel begin with, behind the number of the family; `nil` for a key that is shorter.
+    /// The common prefix of all keys of one channel, behind the number of the family; `nil` for a shorter key.
     fileprivate func place(of key: UnsafeRawBufferPointer) -> Bytes? {
-        // In the families that are not by channel, the mark of a kind of rows stands before its number.
+        // In the families that are not by channel, the mark of a kind of rows comes before its number.
         let count = RocksOptions.prefixBytes + (hasPrefix ? 0 : 1)
         return key.count < count ? nil : [rawValue] + key.prefix(count)
     }

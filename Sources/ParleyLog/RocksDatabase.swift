@@ -108,8 +108,8 @@ final class RocksDatabase: @unchecked Sendable {
         // RocksDB keeps pointers to the bounds as long as the iterator lives, which is shorter than this call.
         rocksdb_readoptions_set_iterate_lower_bound(options, lower.chars, lower.count)
         rocksdb_readoptions_set_iterate_upper_bound(options, upper.chars, upper.count)
-        // Of the log's frames, once through is the rule: kept, one reader of a long channel would push everything else out. The
-        // kernel's page cache has them still, and reading 1 GB from there is no slower.
+        // Frames of the log are usually read once: if they were cached, one reader of a long channel would push everything else out. The kernel's
+        // page cache still has them, and reading 1 GB from there is no slower.
         if family == .log && !reversed { rocksdb_readoptions_set_fill_cache(options, 0) }
         // Inside one prefix the prefix filters spare most files; a seek that leaves it would miss keys with them.
         let onePrefix = family.hasPrefix && RocksOptions.samePrefix(lower, upper)
@@ -173,7 +173,7 @@ final class RocksDatabase: @unchecked Sendable {
         }
     }
 
-    /// What is in memory of the newest writes, in all families.
+    /// The memory of the newest writes, in all families.
     var memtableBytes: Int {
         families.reduce(0) { sum, family in
             var bytes: UInt64 = 0
@@ -197,6 +197,6 @@ final class RocksDatabase: @unchecked Sendable {
 }
 
 extension UnsafeRawBufferPointer {
-    /// The start as C sees it. What comes here lies in arrays, whose buffers have an address even when they are empty.
+    /// The start as C sees it. The bytes lie in arrays, whose buffers have an address even when they are empty.
     var chars: UnsafePointer<CChar> { baseAddress!.assumingMemoryBound(to: CChar.self) }
 }

@@ -7,7 +7,7 @@ package final class RocksLog: CommitLog {
     /// `nil` once closed. The folder is there for its lock.
     private let state: Mutex<(database: RocksDatabase, folder: DataFolder)?>
     private let failed = Atomic(false)
-    /// What reads have met.
+    /// The damage that reads have met.
     private let damage = Mutex<Set<String>>([])
     private static let damageMax = 1_000
     private let path: String
@@ -71,7 +71,7 @@ package final class RocksLog: CommitLog {
         }
     }
 
-    /// Says damage in the server's own log, once for each place: the clients that meet it may tell nobody.
+    /// Reports damage in the server's own log, once for each place: the clients that meet it may not report it.
     private func unreadable(_ family: Family, _ failure: RocksDatabase.Failure) -> LogError {
         let error = LogError(reading: family, path, failure.text)
         let isNew = error.code == .damaged && damage.withLock { $0.count < RocksLog.damageMax && $0.insert(failure.text).inserted }
@@ -92,7 +92,7 @@ package final class RocksLog: CommitLog {
         }
     }
 
-    /// What it holds in memory of the newest writes.
+    /// Its memory for the newest writes.
     package var memtableBytes: Int { get throws(LogError) { try open.memtableBytes } }
 
     /// About how many range tombstones are in memory, by family. Between commits.
@@ -118,7 +118,7 @@ package final class RocksLog: CommitLog {
         guard let (database, folder) = state.withLock({ $0 }) else { throw LogError(.closed, "the log '\(self.path)' has been closed") }
         let backup = try FolderBackup(of: folder.path, to: path)
         do { try database.checkpoint(to: "\(path)/log") } catch { throw LogError(backingUp: path, error.text) }
-        // After the log: a file that the log tells of is there, and at least as new.
+        // After the log: a file that the log names is there, and at least as new.
         try backup.copyRest()
         try backup.finish()
     }
@@ -136,7 +136,7 @@ package final class RocksLog: CommitLog {
 // MARK: - Before it is opened
 
 extension RocksLog {
-    /// Cuts off what a crash has left of a record that nobody was told of, and finds damage that RocksDB would take for such a rest.
+    /// Cuts off a record that a crash left unfinished, and that was never acknowledged; finds damage that RocksDB would take for such a rest.
     private static func examine(_ path: String) throws(LogError) {
         // One that CURRENT does not name well is left to RocksDB to complain about.
         let current = (try? DataFolder.read("\(path)/CURRENT"))?.filter { $0 != "\n" }
@@ -168,7 +168,7 @@ extension RocksLog {
         return numbered.sorted { $0.0 < $1.0 }.map(\.1)
     }
 
-    /// Where the write-ahead log has a wrong checksum: RocksDB does not always say so.
+    /// The place of a wrong checksum in the write-ahead log: RocksDB does not always report it.
     fileprivate static func firstDamage(_ path: String) -> (file: String, place: Int)? {
         for name in writeAheadFiles(path) {
             let file = "\(path)/\(name)"
@@ -187,7 +187,7 @@ extension LogError {
             if !text.contains(path), let (file, place) = RocksLog.firstDamage(path) {
                 self.init(damaged: file, at: place)
             } else {
-                // RocksDB blames the list of all files for what it meets in one of them; of the list's own damage most was found before it was opened.
+                // RocksDB blames the list of all files for damage in one of them; most damage of the list itself was found before it was opened.
                 let isTable = text.contains("/MANIFEST-")
                 let place = isTable ? ". What is damaged is probably a table that the manifest lists, one of the .sst files" : ""
                 self.init(.damaged, "\(said)\(place). \(LogError.restore)")

@@ -2,12 +2,12 @@ internal import CRocksDB
 
 /// How RocksDB is set up. The constants were chosen with 200-byte messages over 1 to 1,000,000 channels, two cores and an SSD.
 final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alone.
-    /// Of the database, and of the families whose keys do not begin with a channel.
+    /// The options of the database, and of the families whose keys do not begin with a channel.
     let main: OpaquePointer
     private let byChannel: OpaquePointer
     private let big: OpaquePointer
 
-    /// What is in memory of the newest writes, in all families; while it is written to tables, up to twice as much.
+    /// The memory for the newest writes, in all families; while it is written to tables, up to twice as much.
     private static let memtableBytes = 24 << 20
 
     /// The bytes of `[partition u16][channel u64]`.
@@ -57,10 +57,10 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         rocksdb_options_set_create_if_missing(options, 1)
         rocksdb_options_set_create_missing_column_families(options, 1)
 
-        // A record that is cut off at the end of the log was never synced, so nobody was told of it: it is dropped (`RocksLog` has looked at it
-        // before, see RecordFile.swift). Anything else that does not check out is damage to what may have been acknowledged, and opening
-        // fails. RocksDB's default, point in time, would stop there without a word and lose every acknowledged write behind it; absolute
-        // consistency would refuse the cut-off record, which an ordinary crash leaves.
+        // A record that is cut off at the end of the log was never synced, so it was never acknowledged: it is dropped (`RocksLog` has looked at it
+        // before, see RecordFile.swift). Anything else that does not check out is damage to what may have been acknowledged, and opening fails.
+        // RocksDB's default, point in time, would stop there without a word and lose every acknowledged write behind it; absolute consistency would
+        // refuse the cut-off record, which an ordinary crash leaves.
         rocksdb_options_set_wal_recovery_mode(options, CInt(rocksdb_tolerate_corrupted_tail_records_recovery))
         rocksdb_options_set_paranoid_checks(options, 1)
 
@@ -70,14 +70,14 @@ final class RocksOptions: @unchecked Sendable {  // Guard: written by `init` alo
         rocksdb_options_set_db_write_buffer_size(options, RocksOptions.memtableBytes)
         // One flush and one compaction: they share the cores with the server.
         rocksdb_options_set_max_background_jobs(options, 2)
-        // Tables go to the disk as they are written: written all at once, 64 MB stand before the next sync of the write-ahead log.
+        // Tables go to the disk as they are written: written all at once, 64 MB would precede the next sync of the write-ahead log.
         rocksdb_options_set_bytes_per_sync(options, 1 << 20)
         rocksdb_options_set_max_open_files(options, 1_000)
-        // By default the kernel is told that tables are read at random, and then it reads nothing ahead of whoever catches up.
+        // By default the kernel is told that tables are read at random, and then it reads nothing ahead for a reader that catches up.
         rocksdb_options_set_advise_random_on_open(options, 0)
 
-        // RocksDB's own log says how it was opened, and nothing later: Debian builds the library with assertions, and one of them
-        // ends the process at the second line that a full disk refuses. What goes wrong is told by the calls anyway.
+        // RocksDB's own log says how it was opened, and nothing later: Debian builds the library with assertions, and one of them ends the process at
+        // the second line that a full disk refuses. The calls report errors anyway.
         let fatal: CInt = 4
         rocksdb_options_set_info_log_level(options, fatal)
         rocksdb_options_set_max_log_file_size(options, 1 << 20)

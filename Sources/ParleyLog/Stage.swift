@@ -1,11 +1,11 @@
 package import ParleySystem
 
-/// What the submissions of one commit have staged so far: one batch per partition, and what later submissions must already see.
+/// The work of one commit, as its submissions have staged it so far: one batch per partition, and the values that later submissions must already see.
 ///
-/// ``get(_:_:)`` sees what was staged before in every family but `log`, `states` and `inbox`, where it sees the last commit only: nobody
-/// decides anything by them, and each put would cost a dictionary entry. Scans go to ``log`` and see the last commit only.
+/// ``get(_:_:)`` sees what was staged before in every family but `log`, `states` and `inbox`, where it sees the last commit only: no decision depends
+/// on them, and each put would cost a dictionary entry. Scans go to ``log`` and see the last commit only.
 ///
-/// When a submission throws, everything it staged is taken back.
+/// When a submission throws, everything it staged is rolled back.
 package struct Stage {
     /// The log as of the last commit, for scans.
     package let log: any CommitLog
@@ -16,11 +16,11 @@ package struct Stage {
     private var indexes: [UInt16: Int] = [:]
     private var overlay = [[Bytes: Staged]](repeating: [:], count: Family.allCases.count)
     private var deletedRanges = DeletedRanges()
-    /// Which partitions this process writes to; what is staged from here on is held to it.
+    /// The partitions that this process writes to; every further staged row is checked against it.
     private(set) var ownership: PartitionOwnership
-    /// Partitions by which whatever is being staged was decided, or to which it writes.
+    /// Partitions that decided the submission which is being staged, or that it writes to.
     private(set) var concerned = PartitionSet()
-    /// Counts what is staged: of a value and a deleted range the later one holds.
+    /// Counts the staged operations: between a value and a deleted range, the later one holds.
     private var step = 0
     private var undo: [Undo] = []
 
@@ -41,7 +41,7 @@ package struct Stage {
     }
 
     /// Deletes the keys with `lower <= key < upper`, staged or stored. Both are keys of the same partition.
-    /// - Complexity: O(1) for a channel's own range; what the log makes of it costs little while the range holds few keys.
+    /// - Complexity: O(1) for a channel's own range; the log's own cost is small while the range holds few keys.
     package mutating func delete(_ family: Family, from lower: Bytes, to upper: Bytes) {
         withBatch(of: lower) { $0.delete(family, from: lower, to: upper) }
         guard family.isOverlaid else { return }
@@ -55,7 +55,7 @@ package struct Stage {
         self.bytes += bytes
     }
 
-    /// What is being staged is decided by what there is in that partition, also where it writes nothing there: it fails with it.
+    /// The rows of that partition decide the submission that is being staged, also where it writes nothing there: it fails with the partition.
     /// - Throws: ``LogError`` with code `partition_unavailable` when this process does not own it.
     package mutating func concern(_ partition: UInt16) throws(LogError) {
         try ownership.open.require(partition)
@@ -65,7 +65,7 @@ package struct Stage {
     /// From here on this process owns the partition. Nothing of it may be staged before in this commit.
     package mutating func open(_ partition: UInt16, epoch: UInt64) { ownership.open(partition, epoch: epoch) }
 
-    /// Nothing of the partition is staged any more; what was, is committed.
+    /// Nothing more of the partition is staged; the rows so far are committed.
     package mutating func close(_ partition: UInt16) { ownership.close(partition) }
 
     // MARK: Reading
@@ -89,7 +89,7 @@ package struct Stage {
         concerned = PartitionSet()
     }
 
-    /// Takes back what was staged since the last `keep()`.
+    /// Rolls back what was staged since the last `keep()`.
     mutating func takeBack() {
         for step in undo.reversed() {
             switch step {
@@ -157,7 +157,7 @@ private struct DeletedRange {
 
 /// Ranges that were deleted, by what all keys of the range begin with: a commit may remove a thousand channels, with several ranges each.
 private struct DeletedRanges {
-    /// Where a range is kept; `nil` among those whose keys have too little in common.
+    /// The place of a range; `nil` among those whose keys have too little in common.
     typealias Place = Bytes?
 
     private var byPrefix: [Bytes: [DeletedRange]] = [:]
@@ -176,7 +176,7 @@ private struct DeletedRanges {
         return nil
     }
 
-    /// Takes back the range that was inserted last.
+    /// Removes the range that was inserted last.
     mutating func removeLast(_ place: Place) {
         guard let place else { return others.removeLast(1) }
         byPrefix[place]!.removeLast()

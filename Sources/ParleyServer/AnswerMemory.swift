@@ -2,15 +2,15 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What was made for a client, in the room that there is for it.
+/// A value made for a client, in the room that there is for it.
 enum Made<Value: Sendable>: Sendable {
     /// `nil`: it is too small to be counted.
     case value(Value, MemoryReservation?)
-    /// It was given up again: there is no room for so many bytes now.
+    /// It was discarded: there is no room for so many bytes now.
     case needs(Int)
 }
 
-/// What answers may hold in memory until their clients have taken them.
+/// The memory for answers until their clients have taken them.
 ///
 /// An answer is counted where it is made, before it is given on, so that none of those that wait for a loop or a socket is forgotten.
 struct AnswerMemory: Sendable {
@@ -18,14 +18,14 @@ struct AnswerMemory: Sendable {
 
     /// A smaller answer is not counted: connections hold more than that anyway.
     static let uncountedBytes = 2 << 10
-    /// What is larger can hardly be made short: one message, or a record of one step.
+    /// A larger one can hardly be made short: one message, or a record of one step.
     private static let shortenedBytesMax = 1 << 20
-    /// Where a short answer ends.
+    /// The size of a short answer.
     static let shortBytes = 8 << 10
 
     init(bytesMax: Int) { budget = MemoryBudget(bytesMax: bytesMax) }
 
-    /// What an answer of so many bytes counts: never more than one account could get.
+    /// The weight of an answer of so many bytes: never more than one account could get.
     private func weight(_ count: Int) -> Int { min(count, budget.bytesMax / 2) }
 
     /// Room for an answer that is there already; `nil` when it is too small to be counted.
@@ -38,7 +38,7 @@ struct AnswerMemory: Sendable {
 
     func reserve(_ count: Int, for account: String) -> MemoryReservation? { budget.reserve(weight(count), for: account) }
 
-    /// Counts an answer that must be given, whatever room there is.
+    /// Counts an answer that must be given, however little room is left.
     func owe(_ count: Int, of account: @autoclosure () -> String) -> MemoryReservation? {
         guard count > AnswerMemory.uncountedBytes else { return nil }
         let room = MemoryReservation(budget, account: account())
@@ -49,8 +49,8 @@ struct AnswerMemory: Sendable {
     /// Makes an answer and counts it: as long as it would be, else short, else not at all.
     ///
     /// - Parameters:
-    ///   - room: What has been found for it, if it had to wait.
-    ///   - make: Makes the answer, or a short one; `nil` when there is no such thing.
+    ///   - room: The room found for it, if it had to wait.
+    ///   - make: Makes the answer, or a short one; `nil` when there is none.
     func make<Value>(
         for account: String, in room: MemoryReservation?, weight count: (Value) -> Int,
         _ make: (_ isShort: Bool) throws(ChannelError) -> Value?
@@ -80,7 +80,7 @@ final class WaitingAnswers: @unchecked Sendable {  // Guard: used on the loop on
     private var waiting: [Waiting] = []
     private var timer: LoopTimer?
 
-    /// How long a client waits for an answer before it is told to come again.
+    /// How long a client waits for an answer before it is told to retry.
     static let patience = Duration.seconds(5)
     private static let period = Duration.milliseconds(20)
 
@@ -88,8 +88,8 @@ final class WaitingAnswers: @unchecked Sendable {  // Guard: used on the loop on
 
     var count: Int { waiting.count }
 
-    /// Calls `go` with room for `count` bytes when there is some, or with `nil` when none has come in time; not at all when nobody wants it
-    /// any more.
+    /// Calls `go` with room for `count` bytes when there is some, or with `nil` when none has come in time; not at all once the answer is no longer
+    /// wanted.
     ///
     /// - Parameter patience: `nil`: as long as it takes.
     func wait(
@@ -108,7 +108,7 @@ final class WaitingAnswers: @unchecked Sendable {  // Guard: used on the loop on
 
     private func look() {
         let now = loop.nowMilliseconds
-        // What found no room, by account: what is as large finds none either.
+        // The smallest size that found no room, by account: one as large finds none either.
         var refused: [String: Int] = [:]
         let before = waiting
         waiting = []

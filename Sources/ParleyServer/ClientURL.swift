@@ -2,10 +2,10 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// Where the client finds this server: what the URLs of answers begin with.
+/// This server's address as the client sees it: the beginning of the URLs in answers.
 ///
-/// Behind a proxy that says so, by the proxy's scheme and host. Of several proxies each adds its own to the list, so the first is the
-/// client's. What no URL can begin with counts as not said.
+/// Behind a proxy that names them, by the proxy's scheme and host. Each of several proxies adds its own to the list, so the first is the client's.
+/// Values that cannot begin a URL are ignored.
 struct ClientURL {
     let scheme: String
     /// As it was given.
@@ -28,7 +28,7 @@ struct ClientURL {
     }
 }
 
-/// The first element of `Forwarded` (RFC 7239): what the proxy nearest to the client says.
+/// The first element of `Forwarded` (RFC 7239): that of the proxy nearest to the client.
 struct ForwardedField {
     private(set) var proto: String?
     private(set) var host: String?
@@ -46,7 +46,7 @@ struct ForwardedField {
         }
     }
 
-    /// The pairs of the first element; commas and semicolons within quotes are none of the list's.
+    /// The pairs of the first element; commas and semicolons within quotes do not separate.
     private static func pairs(of line: String) -> [ArraySlice<UInt8>] {
         let bytes = Bytes(line.utf8)
         var (pairs, start, isQuoted, isEscaped) = ([ArraySlice<UInt8>](), 0, false, false)

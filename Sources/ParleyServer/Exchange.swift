@@ -8,13 +8,13 @@ typealias HeaderField = (name: String, value: String)
 struct Exchange: Sendable {
     let request: HTTPRequest
     let responder: HTTPResponder
-    /// Who may read the answer from another origin.
+    /// The fields that let pages of other origins read the answer.
     var corsHeaders: [HeaderField]
-    /// Where a refusal is counted.
+    /// The counter of refusals.
     var refusals: RefusalCounter?
-    /// Where what it is answered is counted.
+    /// The memory that its answer counts against.
     var answers: AnswerMemory?
-    /// Who sent it, and what they may do.
+    /// The sender and its rights.
     var access = Access.none
 
     var loop: EventLoop { request.loop }
@@ -25,12 +25,12 @@ struct Exchange: Sendable {
     /// Whose share of a limit the request counts against.
     var account: String { access.isShown ? access.account : RateLimiter.account(ofPeer: responder.peerAddress) }
 
-    /// - Parameter room: What the body holds of the memory for answers.
+    /// - Parameter room: The body's share of the memory for answers.
     func respond(_ status: Int, _ headers: [HeaderField] = [], _ body: Bytes = [], in room: MemoryReservation? = nil) {
         responder.respond(status: status, headers: headers + common, body: body, room: room)
     }
 
-    /// What only reads is answered 503 where there is no room; whoever has changed something must be told so.
+    /// An answer that only reads becomes a 503 where there is no room; a sender that has changed something must be told so.
     func respond(_ status: Int, _ headers: [HeaderField] = [], json: JSON) { respond(status, headers, jsonText: json.bytes) }
 
     /// The same for JSON that is written already, perhaps in room that was found for it.
@@ -45,9 +45,9 @@ struct Exchange: Sendable {
         }
     }
 
-    /// Counts entries that have been made of the body, as long as they wait for the log.
+    /// Counts the entries made from the body, as long as they wait for the log.
     ///
-    /// - Parameter bytes: What one takes beside its own bytes, all the way to the log.
+    /// - Parameter bytes: The bytes that an entry takes besides its own, all the way to the log.
     /// - Throws: 503 `overloaded` when there is no room for them.
     func hold(_ count: Int, entriesOf bytes: Int) throws(Problem) {
         guard count == 1 || responder.hold(2 * request.body.count + count * bytes) else {
@@ -60,10 +60,10 @@ struct Exchange: Sendable {
 
     private var isSafe: Bool { request.method == "GET" || request.method == "HEAD" }
 
-    /// `type` as a `Content-Type` for UTF-8, with the charset for those who need to be told.
+    /// `type` as a `Content-Type` for UTF-8, with the charset for clients that need it.
     ///
-    /// Both JSON and event streams are UTF-8 by definition, and what fetches as browsers do reads them so. Several libraries for other
-    /// programs, all of which say who they are, take text for ISO 8859-1 unless the charset is there.
+    /// Both JSON and event streams are UTF-8 by definition, and a browser's fetch reads them so. Several libraries for other programs, all of which
+    /// send a `User-Agent`, take text for ISO 8859-1 unless the charset is there.
     func typeOfText(_ type: String) -> String {
         request.header("User-Agent") != nil && request.header("Sec-Fetch-Mode") == nil ? type + "; charset=utf-8" : type
     }

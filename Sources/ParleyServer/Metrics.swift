@@ -3,7 +3,7 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// A number that whoever composes the node adds to `/metrics`.
+/// A number that the program which composes the node adds to `/metrics`.
 package struct Measure: Sendable {
     package enum Kind: String, Sendable { case counter, gauge }
 
@@ -54,7 +54,7 @@ struct Metrics {
             sum { $0.unsentBytes.load(ordering: .relaxed) })
     }
 
-    /// What subscriptions have done since the start, and how much waits.
+    /// Adds the work of subscriptions since the start, and how much waits.
     mutating func add(_ counters: SubscriptionCounters) {
         func add(_ name: String, _ kind: Measure.Kind, _ help: String, _ value: Int) { self.add(name, kind, help, Double(value)) }
         add("parley_subscriptions", .gauge, "Existing subscriptions.", counters.subscriptions)
@@ -70,7 +70,7 @@ struct Metrics {
         add("parley_subscription_leases_expired_total", .counter, "Leases that expired.", counters.leasesExpired)
     }
 
-    /// What the writer of the log has done.
+    /// Adds the work of the log's writer.
     mutating func add(_ writer: GroupCommit) {
         let counters = writer.counters
         add("parley_commits_total", .counter, "Commits to the log, each with one sync.", Double(counters.commits))

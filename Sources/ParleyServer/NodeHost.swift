@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// What a node does beside serving channels and agents, as the routes see it.
+/// The services of a node besides channels and agents, as the routes see it.
 package protocol NodeHost: AnyObject, Sendable {
     /// The kinds of agents with where they come from, by name: `{kind, source, file?, model?, tools?, approve?}`. Must not block.
     var kinds: [JSON] { get }

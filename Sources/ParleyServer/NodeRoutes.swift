@@ -3,7 +3,7 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// What concerns the node as a whole, for those who may do everything: `GET /v1/kinds`, `POST /v1/backup`.
+/// The routes of the node as a whole, for clients with all rights: `GET /v1/kinds`, `POST /v1/backup`.
 final class NodeRoutes: Sendable {
     private let context: ServerContext
     private let isBackingUp = Atomic(false)

@@ -4,7 +4,7 @@ internal import ParleyHTTP
 internal import ParleySystem
 
 extension Problem {
-    /// What a channel refused, as the answer the protocol has for it.
+    /// A channel's refusal, as the answer that the protocol has for it.
     init(_ error: ChannelError) {
         self.init(status: Problem.status(of: error.code), code: error.code, detail: Problem.detail(of: error))
         for detail in error.details { extra.append(.init(detail.name, detail.value)) }

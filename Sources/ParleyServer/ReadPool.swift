@@ -6,7 +6,7 @@ internal import ParleySystem
 final class ReadPool: Sendable {
     private struct State {
         var work: [@Sendable () -> Void] = []
-        /// Where the next piece stands: taking from the front of an array would move the rest.
+        /// The index of the next piece: taking from the front of an array would move the rest.
         var next = 0
         var isStopped = false
     }
@@ -36,7 +36,7 @@ final class ReadPool: Sendable {
         }
     }
 
-    /// Ends the threads; what still waits is dropped.
+    /// Ends the threads; waiting reads are dropped.
     func stop() {
         state.withLock(signalAll: true) { state in
             state.isStopped = true

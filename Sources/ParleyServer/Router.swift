@@ -3,7 +3,7 @@ internal import ParleyHTTP
 internal import ParleySystem
 internal import ParleyWebhooks
 
-/// Finds who answers a request.
+/// Routes a request to its handler.
 final class Router: HTTPHandler, Sendable {
     private let context: ServerContext
     private let policy: AccessPolicy
@@ -47,7 +47,7 @@ final class Router: HTTPHandler, Sendable {
                 answers: context.answers)
             try Router.check(request.head)
             if let preflight = policy.preflight(request) { return exchange.respond(204, preflight) }
-            // The page and the client are no secret, and ask for the key; whoever looks after the process needs to know only that it lives.
+            // The page and the client are no secret, and ask for the key; a health check needs to know only that the process lives.
             exchange.access = try access(request) { responder.peerAddress }
             try route(exchange)
         } catch {
@@ -55,7 +55,7 @@ final class Router: HTTPHandler, Sendable {
         }
     }
 
-    /// Fields of which a second one, or one that cannot be told from another, would have to be guessed about.
+    /// Fields whose second occurrence, or ambiguous value, would have to be guessed about.
     private static let singleFields: [StaticString] = [
         "Content-Type", "Content-Encoding", "Idempotency-Key", "If-Match", "Last-Event-ID", "Origin",
         "Producer-Id", "Producer-Epoch", "Producer-Seq", "Stream-Seq", "Stream-Closed", "Stream-TTL", "Stream-Expires-At",
@@ -78,9 +78,9 @@ final class Router: HTTPHandler, Sendable {
         }
     }
 
-    // MARK: Who asks
+    // MARK: Access
 
-    /// Finds out who asks, and whether they have asked too often: who shows nothing that is good counts by the peer's address.
+    /// Identifies the sender, and checks its rate of requests: a sender that shows nothing valid counts by the peer's address.
     private func access(_ request: HTTPRequest, peer: () -> String) throws(Problem) -> Access {
         let path = request.pathUTF8
         if Router.isOpen(path) { return .none }
@@ -109,7 +109,7 @@ final class Router: HTTPHandler, Sendable {
         let corsHeaders: [HeaderField]
     }
 
-    /// What requests may bring together that show no key: one account for all of them.
+    /// The account that all requests without a key share for their bodies.
     private static let strangers = RateLimiter.account(ofPeer: "*")
     /// The most bytes of a body that no route has a use for, and of one that comes without a key.
     private static let (smallBodyMax, wakeBodyMax) = (64 << 10, 1 << 20)
@@ -128,7 +128,7 @@ final class Router: HTTPHandler, Sendable {
             return .accepted(
                 account: account, context: Admission(access: access, corsHeaders: corsHeaders), bodyBytesMax: bodyBytesMax)
         } catch {
-            // What leads here by a wrong name is told so in its time, and until then as little as anybody.
+            // A request with a wrong host name is refused in its time, and until then learns as little as any stranger.
             if error.code == AccessPolicy.wrongHost { return .ignored }
             context.refusals.count(error.code)
             return .refused(error, headers: corsHeaders)
@@ -165,8 +165,7 @@ final class Router: HTTPHandler, Sendable {
 
     private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { openPaths.contains { path.elementsEqual($0) } }
 
-    /// Routes that look themselves at what the sender may do. Whatever is not here is for those who may do everything, so that a route that
-    /// was forgotten lets nobody in.
+    /// Routes that check the sender's rights themselves. All others need every right, so that a forgotten route is closed.
     private static let asksForVerbs: Set<String> = [
         "/", "/healthz", "/readyz", "/metrics", "/v1/tokens", "/v1/tickets", StreamList.path, SocketRoute.path,
         ClientRoute.scriptPath, ClientRoute.typesPath,
@@ -222,7 +221,7 @@ final class Router: HTTPHandler, Sendable {
         }
     }
 
-    /// What a token names to let its bearer read the metrics: no client's channel can have this name.
+    /// The name in a token that lets its bearer read the metrics: no client's channel can have this name.
     private static let metricsName = "__ds/metrics"
 
     private var metrics: Bytes {

@@ -6,7 +6,7 @@ internal import Synchronization
 
 /// The HTTP server over a node's channels: streams, agents, health, metrics and the page.
 package final class Server: Sendable {
-    /// The loops the server runs on; whoever makes outgoing calls may share them.
+    /// The loops the server runs on; outgoing calls may share them.
     package let loops: EventLoopGroup
     private let ownsLoops: Bool
     private let context: ServerContext
@@ -15,11 +15,11 @@ package final class Server: Sendable {
 
     /// - Parameters:
     ///   - mirrors: Channels of other nodes, for live readers and reads; `nil`: there are none.
-    ///   - agents: What runs the agents; `nil`: there are plain streams only.
+    ///   - agents: The runtime of the agents; `nil`: there are plain streams only.
     ///   - node: The node, for routes that concern it as a whole; `nil`: there are none.
-    ///   - subscriptions: What delivers subscriptions; `nil`: there are none.
+    ///   - subscriptions: The delivery of subscriptions; `nil`: there are none.
     ///   - loops: Loops to share, which are not stopped with the server; by default it has its own.
-    ///   - measures: What else `/metrics` says; called on a loop.
+    ///   - measures: Further measures for `/metrics`; called on a loop.
     package init(
         channels: Channels, mirrors: ChannelMirrors? = nil, agents: (any AgentHost)? = nil, node: (any NodeHost)? = nil,
         subscriptions: SubscriptionDelivery? = nil,
@@ -63,7 +63,8 @@ package final class Server: Sendable {
         return http.drain(within: deadline)
     }
 
-    /// Takes other keys, and reads the certificate anew. Whoever follows a stream is told to come again, and then needs what is good now.
+    /// Takes other keys, and reads the certificate again. Readers that follow a stream are told to reconnect, and then need a credential that is
+    /// valid now.
     ///
     /// - Throws: ``TLSError`` when the certificate is wrong: the old one stays, and so do the old keys.
     package func reload(_ keys: KeyRing) throws(TLSError) {

@@ -5,16 +5,16 @@ internal import ParleySystem
 internal import ParleyWebhooks
 internal import Synchronization
 
-/// What there is of connections, and what they hold.
+/// Counts the connections and the bytes that they hold.
 struct ConnectionCounters {
     var open = 0
-    /// Of requests until they are answered.
+    /// Bytes of requests until they are answered.
     var requestBytes = 0
-    /// Of answers that wait to be sent, and of input behind them.
+    /// Bytes of answers that wait to be sent, and of input behind them.
     var waitingBytes = 0
 }
 
-/// What the routes of one server share.
+/// The state that the routes of one server share.
 final class ServerContext: Sendable {
     let tails: TailDirectory
     var channels: Channels { tails.channels }
@@ -28,7 +28,7 @@ final class ServerContext: Sendable {
     let rates: RateLimiter?
     let refusals = RefusalCounter()
     let answers: AnswerMemory
-    /// What else `/metrics` says.
+    /// Further measures for `/metrics`.
     let measures: @Sendable () -> [Measure]
     private let readersByLoop: [ObjectIdentifier: LoopReaders]
     private let draining = Atomic(false)
@@ -80,12 +80,12 @@ final class ServerContext: Sendable {
         set { draining.store(newValue, ordering: .relaxed) }
     }
 
-    // MARK: Who asks
+    // MARK: Access
 
     /// Whose share of a limit a request counts against.
     func account(of exchange: Exchange) -> String { exchange.account }
 
-    /// Runs `body` on the exchange's loop, unless what the request showed is not good any more by then: that is answered.
+    /// Runs `body` on the exchange's loop, unless the request's credential is no longer valid by then: the exchange is answered with that.
     func answer(_ exchange: Exchange, _ body: @escaping @Sendable () -> Void) {
         exchange.onLoop { [self] in
             if let problem = authenticator.problem(with: exchange.access) { return exchange.respond(problem) }
@@ -134,7 +134,7 @@ final class ServerContext: Sendable {
         return channel
     }
 
-    /// Why there is no such channel: of a kind that there is not, nobody can make one.
+    /// The reason why there is no such channel: one of an unknown kind cannot be created.
     private func missing(_ name: StreamName) -> ChannelError {
         guard let kind = name.agent?.kind, let kinds = agents?.kinds, !kinds.contains(kind) else { return .notFound(name.text) }
         return .unknownKind(kind, of: kinds)
@@ -144,7 +144,7 @@ final class ServerContext: Sendable {
 
     /// Calls `body` on the exchange's loop with the tail of the channel, whichever node owns it, or answers that there is none.
     ///
-    /// - Parameter offset: Where its reader wants to begin.
+    /// - Parameter offset: The offset at which its reader wants to begin.
     func withTail(
         _ name: StreamName, reaching offset: UInt64, _ exchange: Exchange, _ body: @escaping @Sendable (any Tail) -> Void
     ) {
@@ -174,7 +174,7 @@ final class ServerContext: Sendable {
         return tail
     }
 
-    /// Gives an event to everybody who follows its channel, on every loop.
+    /// Gives an event to all readers that follow its channel, on every loop.
     ///
     /// - Returns: false when so many are on their way already that it is dropped.
     func deliver(_ event: EphemeralDelivery) -> Bool { readersByLoop.values.allSatisfy { $0.deliver(event) } }
@@ -197,7 +197,7 @@ final class ServerContext: Sendable {
 
     /// As ``read(for:_:then:)`` for an answer that may be large: it is counted in the memory for answers, and waits for room where there is none.
     ///
-    /// - Parameter work: Makes what the answer has, or something shorter; `nil` when there is no such thing. Called once more after a wait.
+    /// - Parameter work: Makes the answer, or a shorter one; `nil` when there is none. Called once more after a wait.
     func readLarge<Value: Sendable>(
         for exchange: Exchange, weight: @escaping @Sendable (Value) -> Int,
         _ work: @escaping @Sendable (_ isShort: Bool) throws(ChannelError) -> Value?,

@@ -6,7 +6,7 @@ internal import Synchronization
 package final class Alarm: Sendable {
     private struct State {
         var next: (instant: Timestamp, scheduled: any Scheduled)?
-        /// How many appointments there were: one that rings while another takes its place must not be taken for that.
+        /// How many appointments there were, so that one that fires while another takes its place is not mistaken for that.
         var count = 0
         var isStopped = false
     }
@@ -16,8 +16,8 @@ package final class Alarm: Sendable {
 
     package init(_ world: any World) { self.world = world }
 
-    /// Calls `ring` at `instant`; does nothing when an earlier one is waited for already, or after ``stop()``. What is due later has to be asked
-    /// for again when it has rung. Thread-safe.
+    /// Calls `ring` at `instant`; does nothing when an earlier one is waited for already, or after ``stop()``. A later instant has to be set again
+    /// when it has rung. Thread-safe.
     package func set(_ instant: Timestamp, _ ring: @escaping @Sendable () -> Void) {
         state.withLock { state in
             guard !state.isStopped, state.next.map({ instant < $0.instant }) ?? true else { return }
@@ -32,7 +32,7 @@ package final class Alarm: Sendable {
         }
     }
 
-    /// Rings no more.
+    /// Stops the alarm: it rings no more.
     package func stop() {
         state.withLock { state in
             state.isStopped = true

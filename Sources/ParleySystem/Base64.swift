@@ -17,7 +17,7 @@ package enum Base64 {
         }
     }
 
-    /// The bytes that `text` stands for, with or without padding; `nil` when it is not Base64.
+    /// The bytes that `text` encodes, with or without padding; `nil` when it is not Base64.
     package static func decode(_ text: some StringProtocol) -> Bytes? {
         var digits = Bytes(text.utf8)
         let padding = digits.reversed().prefix { $0 == UInt8(ascii: "=") }.count
@@ -35,7 +35,7 @@ package enum Base64 {
                 output.append(UInt8(truncatingIfNeeded: group >> bits))
             }
         }
-        // What is left over is no part of a byte: two texts must not stand for one secret.
+        // The bits left over are no part of a byte: two texts must not encode one secret.
         return group & ((1 << bits) - 1) == 0 ? output : nil
     }
 

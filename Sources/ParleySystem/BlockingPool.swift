@@ -10,7 +10,7 @@ final class BlockingPool: Sendable {
     private struct State {
         /// The owners with work that waits or runs.
         var owners: [UInt64: Owner] = [:]
-        /// Those who may have another piece begun, whose turn it is first.
+        /// The owners that may begin another piece, in the order of their turns.
         var turns = Fifo<UInt64>()
         var threads = 0
         var idle = 0
@@ -26,7 +26,7 @@ final class BlockingPool: Sendable {
     private static let patience = Duration.seconds(10)
 
     /// - Parameters:
-    ///   - name: Of the threads.
+    ///   - name: The name of the threads.
     ///   - shareMax: How many of them one owner has at most.
     init(name: String, threadsMax: Int, shareMax: Int) {
         (self.name, self.threadsMax, self.shareMax) = (name, threadsMax, shareMax)
@@ -73,7 +73,7 @@ final class BlockingPool: Sendable {
         }
         let waited = state.wait(timeout: BlockingPool.patience) { [shareMax] in BlockingPool.take(&$0, shareMax) }
         let (next, number) = state.withLock { state -> ((id: UInt64, work: @Sendable () -> Void)?, Int?) in
-            // What came as the wait ended is taken, too.
+            // A piece that came as the wait ended is taken, too.
             guard let next = waited ?? BlockingPool.take(&state, shareMax) else {
                 state.idle -= 1
                 state.threads -= 1

@@ -2,7 +2,7 @@
 package typealias Bytes = [UInt8]
 
 extension [UInt8] {
-    /// Appends `value` in big-endian order, so that byte order is numeric order: what every key uses.
+    /// Appends `value` in big-endian order, so that byte order is numeric order: the form in every key.
     @inlinable
     package mutating func append<T: FixedWidthInteger>(bigEndian value: T) {
         for shift in stride(from: T.bitWidth - 8, through: 0, by: -8) {
@@ -21,7 +21,7 @@ extension [UInt8] {
     @inlinable
     package mutating func append(_ text: String) { append(contentsOf: text.utf8) }
 
-    /// The bytes that a text of hexadecimal digits stands for; `nil` when it is none.
+    /// The bytes that a text of hexadecimal digits encodes; `nil` when it is none.
     package init?(hexadecimal text: String) {
         let digits = text.utf8.map { Character(UnicodeScalar($0)).hexDigitValue }
         guard digits.count.isMultiple(of: 2), digits.allSatisfy({ $0 != nil }) else { return nil }

@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// What the process says of itself, on standard error: static messages with named values, never payloads or secrets.
+/// The process's own reports, on standard error: static messages with named values, never payloads or secrets.
 package enum Diagnostics {
     package enum Level: String, Sendable { case info, warning, error }
 
@@ -19,7 +19,7 @@ package enum Diagnostics {
     /// Writes a line for the person who started the process.
     package static func say(_ text: String) { put(Bytes(TerminalText(text: text).string.utf8)) }
 
-    /// Beyond it a value is cut: what a party outside has chosen must not fill the log.
+    /// Beyond it a value is cut: text chosen by an outside party must not fill the log.
     private static let valueCharactersMax = 1_024
 
     /// A value on one line, in quotes where it has more than one word or anything that a terminal would obey.

@@ -44,7 +44,7 @@ package struct Ed25519: Sendable {
         return signature
     }
 
-    /// Whether `signature` is that of `message` by whoever has the private key of `publicKey`.
+    /// Whether `signature` is that of `message` by the holder of `publicKey`'s private key.
     package static func verifies(_ signature: Bytes, of message: Bytes, by publicKey: Bytes) -> Bool {
         guard publicKey.count == keyBytes, let key = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nil, publicKey, publicKey.count) else {
             return false

@@ -5,7 +5,7 @@ package final class LoopTimer: @unchecked Sendable {  // Guard: used on the loop
     let work: () -> Void
     /// Monotonic nanoseconds.
     var deadline: Int64 = 0
-    /// Where the heap keeps it; -1 while it does not wait.
+    /// Its index in the heap; -1 while it does not wait.
     var slot = -1
 
     init(loop: EventLoop, interval: Duration?, _ work: @escaping () -> Void) {

@@ -1,8 +1,8 @@
 internal import CUV
 
-/// Watches the readiness of a descriptor that somebody else owns. Belongs to the loop's thread.
+/// Watches the readiness of a descriptor that is owned elsewhere. Belongs to the loop's thread.
 package final class DescriptorWatch: @unchecked Sendable {  // Guard: used on the loop's thread only.
-    /// What a descriptor is ready for, or what is waited for.
+    /// The operations a descriptor is ready for, or that are waited for.
     package struct Readiness: OptionSet, Sendable {
         package let rawValue: Int32
         package init(rawValue: Int32) { self.rawValue = rawValue }
@@ -30,7 +30,7 @@ package final class DescriptorWatch: @unchecked Sendable {  // Guard: used on th
         poll.pointee.data = Unmanaged.passRetained(self).toOpaque()  // Released by the close callback.
     }
 
-    /// Sets what is waited for, until it is set anew.
+    /// Sets what is waited for, until it is set again.
     package func wait(for readiness: Readiness) {
         loop.assertOnLoop()
         guard !isCancelled else { return }

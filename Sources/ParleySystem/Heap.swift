@@ -10,15 +10,15 @@ package enum Heap {
     /// Bytes of memory that the allocator has of the system and that are in use, as pages.
     package static var residentBytes: Int { read("stats.resident") }
 
-    /// Has memory that became free go back to the system within about a quarter of a second, by a thread of the allocator's own.
+    /// Returns freed memory to the system within about a quarter of a second, by a thread of the allocator's own.
     ///
-    /// By default it goes after ten, and only while others allocate: what a burst needed would stay with a process that is quiet afterwards. Of
-    /// the 74 MiB that a thousand readers cost who had stopped reading, 30 were of that kind.
+    /// By default it is returned after ten seconds, and only while others allocate: the memory of a burst would stay with a process that is quiet
+    /// afterwards. A thousand readers that had stopped reading cost 74 MiB, of which 30 were of that kind.
     ///
-    /// What is larger than 8 MiB has an arena of its own, from which it would go at once: a request of 10 MB, which needs such pieces several
-    /// times, took four times as long as ten of 1 MB, most of it in the kernel.
+    /// A piece larger than 8 MiB has an arena of its own, from which it would be returned at once: a request of 10 MB, which needs such pieces
+    /// several times, took four times as long as ten of 1 MB, most of it in the kernel.
     package static func givesBackSoon() {
-        write("arenas.dirty_decay_ms", decayMilliseconds)  // Of arenas that are still to come.
+        write("arenas.dirty_decay_ms", decayMilliseconds)  // For arenas that are still to come.
         dallocx(mallocx(largeBytes, 0), 0)  // Makes the arena of large pieces. The compiler would leave out malloc and free.
         for arena in 0..<read("arenas.narenas", UInt32(0)) where read("arena.\(arena).initialized", false) {
             write("arena.\(arena).dirty_decay_ms", decayMilliseconds)
@@ -34,7 +34,7 @@ package enum Heap {
     /// Enough to be large for the allocator.
     private static let largeBytes = 16 << 20
 
-    /// What the allocator has under that name; `absent` when it knows none that is such a value.
+    /// The allocator's value under that name; `absent` when it knows none of this type.
     static func read<Value: BitwiseCopyable>(_ name: String, _ absent: Value = 0) -> Value {
         // The statistics are those of the last epoch: this begins a new one.
         var epoch: UInt64 = 1

@@ -41,7 +41,7 @@ extension JSON {
         let mantissa = parts[0].split(separator: ".", omittingEmptySubsequences: false)
         let fraction = mantissa.count > 1 && mantissa[1] != "0" ? String(mantissa[1]) : ""
         var digits = String(mantissa[0]) + fraction
-        // Where the point stands, counted from the first digit.
+        // The place of the point, counted from the first digit.
         var point = mantissa[0].count + (parts.count > 1 ? Int(parts[1])! : 0)
         while digits.hasPrefix("0") {
             digits.removeFirst()

@@ -63,11 +63,11 @@ extension JSON {
         return members.indices.contains { index in members[..<index].contains { $0.name.hasSameBytes(as: members[index].name) } }
     }
 
-    /// Where the names of an object's members stand.
+    /// The places of an object's members, by name.
     struct MemberNames {
         private var places: [TextKey: Int]?
 
-        /// The place of a member in `members`, all of which have been asked for before; `nil` when the name is new and will stand last.
+        /// The place of a member in `members`, all of which have been asked for before; `nil` when the name is new and will be last.
         mutating func place(of name: String, in members: [Member]) -> Int? {
             if members.count < fewMembers { return members.firstIndex { $0.name.hasSameBytes(as: name) } }
             if places == nil {
@@ -80,7 +80,7 @@ extension JSON {
     }
 }
 
-/// A number's text taken apart: what it comes to, whatever its notation.
+/// A number's text taken apart: its value, whatever its notation.
 struct JSONDecimal: Equatable {
     private let isNegative: Bool
     /// Without zeros at either end; empty for zero.
@@ -121,7 +121,7 @@ struct JSONDecimal: Equatable {
         return min(max(value, -exponentMax), exponentMax)
     }
 
-    /// `nil` when it is none of 64 bits.
+    /// `nil` when it is no integer of 64 bits.
     var integer: Int64? {
         guard exponent >= 0, digits.count + exponent <= 19 else { return nil }
         if digits.isEmpty { return 0 }

@@ -1,4 +1,4 @@
-/// A JSON value (RFC 8259). Members keep their order. Of members with the same name the last one counts, for every reader: parsing leaves one of
+/// A JSON value (RFC 8259). Members keep their order. Among members with the same name the last one counts, for every reader: parsing leaves one of
 /// them, at the place of the first, and so do writing, decoding and the canonical form. Names are the same when their bytes are.
 public enum JSON: Sendable {
     case null

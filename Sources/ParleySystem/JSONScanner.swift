@@ -4,7 +4,7 @@
 package struct JSONScanner {
     private let bytes: Bytes
     package private(set) var position = 0
-    /// Where the name of the member being visited stands, with its quotes.
+    /// The range of the visited member's name, with its quotes.
     package private(set) var nameRange = 0..<0
     /// Whether an object that has a name twice is refused: also where only escapes differ, or only Unicode holds the names to be the same, because
     /// what decodes into Swift types compares them so.
@@ -93,7 +93,7 @@ package struct JSONScanner {
         ambiguousName = name
     }
 
-    /// Passes over one value and returns where it stands.
+    /// Passes over one value and returns its range.
     @discardableResult
     package mutating func skip() throws(JSONError) -> Range<Int> {
         skipSpace()
@@ -111,7 +111,7 @@ package struct JSONScanner {
         return start..<position
     }
 
-    /// Writes the next value as `JSON` would write it once it was parsed, without building it. Of members with the same name both are written: see
+    /// Writes the next value as `JSON` would write it once it was parsed, without building it. Members with the same name are all written: see
     /// ``requiresUniqueNames``.
     package mutating func copy(to output: inout Bytes) throws(JSONError) {
         skipSpace()
@@ -142,7 +142,7 @@ package struct JSONScanner {
         }
     }
 
-    /// The next value if it is no array and no object; of those only which it is, so that nothing is built of what a name cannot be.
+    /// The next value if it is neither array nor object; otherwise only its kind, so that nothing is built of a value that cannot be a name.
     package mutating func scalar() throws(JSONError) -> JSON {
         if next(is: "[") {
             try skip()

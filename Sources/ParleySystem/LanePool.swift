@@ -1,10 +1,10 @@
 internal import CUV
 internal import Glibc
 
-/// The threads that run lanes: pieces of work of one lane one at a time and in order, those of different lanes side by side.
+/// The threads that run lanes: pieces of one lane run one at a time and in order, those of different lanes in parallel.
 ///
-/// No lane belongs to a thread: whichever is free takes the lane that has waited longest. As many threads run as there are cores; one that
-/// does not come back from its piece of work (it waits for a lock, or computes) counts for nothing, and another takes its place.
+/// No lane belongs to a thread: any free thread takes the lane that has waited longest. As many threads run as there are cores; one that does not
+/// return from its piece of work (it waits for a lock, or computes) does not count, and another takes its place.
 final class LanePool: Sendable {
     private struct Lane {
         var work: [@Sendable () -> Void] = []
@@ -106,7 +106,7 @@ final class LanePool: Sendable {
         }
     }
 
-    /// What to run next; `nil`: the thread is one too many.
+    /// The next piece to run; `nil`: the thread is one too many.
     private static func next(
         _ state: Monitor<State>, _ width: Int, _ number: Int, after last: UInt64?
     ) -> (id: UInt64, work: [@Sendable () -> Void])? {
@@ -116,7 +116,7 @@ final class LanePool: Sendable {
                 state.idle += 1
                 return false
             }
-            // Those that were stuck have come back.
+            // The stuck threads have come back.
             state.threads -= 1
             return true
         }

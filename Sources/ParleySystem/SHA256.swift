@@ -17,7 +17,7 @@ package enum SHA256 {
 
 /// HMAC with SHA-256 (RFC 2104) by OpenSSL.
 package enum HMACSHA256 {
-    /// The 32-byte code that whoever has `key` can compute for `bytes`.
+    /// The 32-byte code that only a holder of `key` can compute for `bytes`.
     package static func code(_ bytes: Bytes, key: Bytes) -> Bytes {
         var output = Bytes(repeating: 0, count: 32)
         var length: UInt32 = 0

@@ -17,7 +17,7 @@ package enum SocketFlag {
     package static let raisesNoSignal = Int32(MSG_NOSIGNAL)
 }
 
-/// What `shutdown(2)` ends.
+/// The direction that `shutdown(2)` ends.
 package enum SocketDirection {
     package static let sending = Int32(SHUT_WR)
     package static let both = Int32(SHUT_RDWR)

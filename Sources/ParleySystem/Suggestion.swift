@@ -1,4 +1,4 @@
-/// Finds what somebody probably meant.
+/// Suggests the name that was probably meant.
 package enum Suggestion {
     /// The one of `candidates` nearest to `word`; `nil` when none is near enough to be meant.
     package static func closest(to word: String, in candidates: [String]) -> String? {

@@ -2,7 +2,7 @@ internal import CUV
 internal import Glibc
 
 /// A thread of the operating system's, for work that blocks or that owns an event loop.
-package struct SystemThread: @unchecked Sendable {  // Guard: the handle is written once, before anybody else can see it.
+package struct SystemThread: @unchecked Sendable {  // Guard: the handle is written once, before any other thread can see it.
     private let handle: pthread_t
 
     /// Starts a thread that runs `body` once. The name (15 bytes at most) shows in `top -H` and in debuggers.
@@ -12,7 +12,7 @@ package struct SystemThread: @unchecked Sendable {  // Guard: the handle is writ
         handle = thread
     }
 
-    /// Starts a thread that nobody joins.
+    /// Starts a detached thread, which is never joined.
     /// - Returns: whether the system has given one.
     package static func startDetached(name: String, _ body: @escaping @Sendable () -> Void) -> Bool {
         let (thread, status) = create(name, body)
@@ -80,7 +80,7 @@ package final class Monitor<State>: @unchecked Sendable {  // Guard: `state` is 
     {
         pthread_mutex_lock(mutex)
         defer {
-            // Whoever is woken finds the lock free.
+            // The woken thread finds the lock free.
             pthread_mutex_unlock(mutex)
             if signalAll { pthread_cond_broadcast(condition) } else if signal { pthread_cond_signal(condition) }
         }
@@ -95,7 +95,7 @@ package final class Monitor<State>: @unchecked Sendable {  // Guard: `state` is 
         var deadline = timespec()
         if let timeout {
             clock_gettime(CLOCK_MONOTONIC, &deadline)
-            // A year is as good as for ever, and no clock overflows by it.
+            // A year is as good as for ever, and no clock overflows by adding it.
             let total =
                 Duration(secondsComponent: Int64(deadline.tv_sec), attosecondsComponent: Int64(deadline.tv_nsec) * 1_000_000_000)
                 + min(max(timeout, .zero), .seconds(366 * 86_400))

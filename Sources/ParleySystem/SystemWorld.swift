@@ -53,11 +53,11 @@ private final class Timers: Sendable {
         var waiting = TimerQueue()
         var clock: SystemWorld?
         var isChanged = false
-        /// How far the wall clock is ahead of the one that nobody sets, in milliseconds.
+        /// How far the wall clock is ahead of the monotonic one, in milliseconds.
         var lead: Int64?
 
-        /// When the wall clock has been set back, what waits is due as soon as it would have been, or a pause of a moment would last for hours.
-        /// Whoever waits for an instant of the wall clock looks at it again.
+        /// When the wall clock has been set back, what waits is due as soon as it would have been, or a pause of a moment would last for hours. Code
+        /// that waits for an instant of the wall clock checks it again.
         ///
         /// Set forward it makes due what it passes.
         mutating func followClock(_ now: Timestamp, between before: Timestamp, and after: Timestamp) {
@@ -90,7 +90,7 @@ private final class Timers: Sendable {
         }
     }
 
-    /// What is due, or how long nothing will be; `nil`: until something is scheduled.
+    /// Takes the timers that are due, or says how long none will be; `nil`: until something is scheduled.
     private static func takeDue(_ state: inout State) -> (due: [Timer], pause: Duration?) {
         state.isChanged = false
         guard !state.waiting.isEmpty, let now = now(&state) else { return ([], nil) }
@@ -100,7 +100,7 @@ private final class Timers: Sendable {
         return ([], min(now.duration(to: next), recheck))
     }
 
-    /// The wall clock's time, once what waits has been made to follow it.
+    /// The wall clock's time, once the waiting timers follow it.
     private static func now(_ state: inout State) -> Timestamp? {
         let before = SystemWorld.time(CLOCK_MONOTONIC)
         guard let now = state.clock?.now else { return nil }
@@ -121,10 +121,10 @@ private final class Timers: Sendable {
     }
 }
 
-/// What waits for its time, the one due first in front; of those due at one instant, the one that came first.
+/// The timers that wait, the one due first in front; of those due at one instant, the one that came first.
 ///
-/// A binary heap: every agent in memory has a timer that looks whether it may leave. In a sorted array those took a tenth of the time in which
-/// 60,000 agents were made, and more with every agent.
+/// A binary heap: every agent in memory has a timer for its passivation. In a sorted array those took a tenth of the time in which 60,000 agents were
+/// made, and more with every agent.
 private struct TimerQueue {
     private var heap: [(timer: Timer, instant: Timestamp, number: UInt64)] = []
     private var count: UInt64 = 0

@@ -13,7 +13,7 @@
 /// | `\(text: value)` | prose that has the screen to itself | kept | kept |
 /// | `\(json: value)` | JSON, compact | escaped as JSON has it | escaped |
 ///
-/// What is not shown as it is, is shown as JSON would escape it. Literal parts are taken as they are.
+/// Text that is not shown as it is, is shown as JSON would escape it. Literal parts are taken as they are.
 package struct TerminalText: Sendable, Equatable {
     package private(set) var string: String
 
@@ -73,7 +73,7 @@ extension TerminalText {
         var (afterBlank, afterReturn) = (false, false)
         for scalar in text.unicodeScalars {
             defer { (afterBlank, afterReturn) = (scalar == " ", scalar == "\r") }
-            // A line may end in CRLF; a carriage return by itself would have the line written over.
+            // A line may end in CRLF; a carriage return by itself would let the line be overwritten.
             if afterReturn, !(scalar == "\n" && keepsBreaks(style)) { shown.append(contentsOf: escape("\r").unicodeScalars) }
             if scalar == "\r" { continue }
             if scalar == "\n", keepsBreaks(style) {
@@ -105,7 +105,7 @@ extension TerminalText {
         return isInvisible(scalar) || style == .name && scalar.properties.isWhitespace
     }
 
-    /// What a terminal or a reader's eye would obey: DEL and C1, controls of direction, separators of lines, tags.
+    /// Whether a terminal or a reader's eye would obey it: DEL and C1, controls of direction, separators of lines, tags.
     private static func isControl(_ value: UInt32) -> Bool {
         switch value {
         case 0x7F..<0xA0, 0x061C, 0x200E, 0x200F, 0x2028...0x202E, 0x2066...0x206F, 0xFFF9...0xFFFB, 0xE0000...0xE00FF: true
@@ -135,7 +135,7 @@ extension TerminalText {
 extension TerminalText {
     /// Shows text that comes in pieces, which may be cut anywhere: between the bytes of a character, too, or within a line's end.
     package struct Stream: Sendable {
-        /// The beginning of a character, or a carriage return: what it is, the next piece tells.
+        /// The beginning of a character, or a carriage return: the next piece decides which.
         private var held = Bytes()
 
         package init() {}
@@ -147,7 +147,7 @@ extension TerminalText {
             return TerminalText(text: Bytes(all[..<end]).text)
         }
 
-        /// What is held, when nothing follows.
+        /// Returns the held text, when nothing follows.
         package mutating func end() -> TerminalText {
             defer { held = [] }
             return TerminalText(text: held.text)

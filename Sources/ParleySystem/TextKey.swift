@@ -2,8 +2,8 @@ internal import Glibc
 
 /// A text as a key: the same when its bytes are.
 ///
-/// To Swift two strings are equal when Unicode holds them to be (`é` is one scalar or two). Names and ids are bytes on the wire and in the log,
-/// and so must be what is kept of them in memory. Cost: as that of a string.
+/// Swift takes two strings for equal when they are canonically equivalent in Unicode (`é` is one scalar or two). Names and ids are bytes on the wire
+/// and in the log, so they must be compared as bytes in memory too. Cost: as that of a string.
 package struct TextKey: Hashable, Comparable, Sendable {
     package let text: String
 

@@ -10,7 +10,7 @@ public struct Timestamp: Sendable, Hashable, Comparable, Codable {
     public static let earliest = Timestamp(milliseconds: -62_167_219_200_000)
     public static let latest = Timestamp(milliseconds: 253_402_300_799_999)
 
-    /// The nearest instant that keys can name, too: from 1970 on. What is to be done earlier is due at once, what is to be done later, never.
+    /// The nearest instant that keys can name, too: from 1970 on. Work for an earlier one is due at once, work for a later one never.
     public var clamped: Timestamp { min(max(self, Timestamp(milliseconds: 0)), .latest) }
 
     /// Milliseconds since 1970, as keys have them.

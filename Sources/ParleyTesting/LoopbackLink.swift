@@ -4,8 +4,8 @@ internal import Synchronization
 
 /// A link to the channels of another node in the same process, whose connection can be slow and can be cut.
 ///
-/// What is sent on one connection arrives in order, each message after a delay, unless the connection is cut before; then it is lost. Works in a
-/// simulated world and in the system's.
+/// Messages on one connection arrive in order, each after a delay, unless the connection is cut before; then they are lost. Works in a simulated
+/// world and in the system's.
 package final class LoopbackLink: ChannelLink {
     private struct State {
         /// `nil` while it is cut.
@@ -21,11 +21,11 @@ package final class LoopbackLink: ChannelLink {
     /// How long a read waits for a connection.
     private let patience: Duration
     private let state: Monitor<State>
-    /// What arrives here runs on one lane, what arrives at the owner on another.
+    /// Messages that arrive here run on one lane, those that arrive at the owner on another.
     private let (here, there): (UInt64, UInt64)
     private let counted = Mutex(Counts())
 
-    /// What has gone over the link.
+    /// The traffic over the link.
     package struct Counts: Sendable {
         package var follows = 0
         package var cuts = 0
@@ -46,7 +46,7 @@ package final class LoopbackLink: ChannelLink {
 
     package var counts: Counts { counted.withLock { $0 } }
 
-    // MARK: What happens to it
+    // MARK: Its fate
 
     /// Loses what is on its way, and breaks every follow. Until ``restore()``, nothing passes.
     package func cut() {
@@ -151,7 +151,7 @@ package final class LoopbackLink: ChannelLink {
                 guard let self else { return }
                 perform(there) { self.pump(follow, on: connection) }
             }
-            // Cut or ended meanwhile: nobody would end the feed.
+            // Cut or ended meanwhile: nothing else would end the feed.
             guard follow.serve(with: feed), connection.isOpen else { return follow.endFeed() }
             pump(follow, on: connection)
         }
@@ -165,7 +165,7 @@ package final class LoopbackLink: ChannelLink {
         }
     }
 
-    /// How many events of one follow may be on their way: what a connection buffers.
+    /// How many events of one follow may be in flight, as the buffer of a connection.
     private static let inFlightMax = 4
 
     /// Sends what the feed has, as far as the connection has room.
@@ -196,7 +196,7 @@ package final class LoopbackLink: ChannelLink {
     }
 }
 
-/// One connection: what is on its way, and the follows that go over it.
+/// One connection: its messages in flight, and the follows that use it.
 private final class Connection: Sendable {
     private struct Message {
         let due: Timestamp

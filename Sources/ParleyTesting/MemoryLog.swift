@@ -43,13 +43,13 @@ package final class MemoryLog: CommitLog {
     private static let closed = LogError(.closed, "the log in memory has been closed")
 }
 
-/// What a log in memory holds; copies share their storage until one of them changes.
+/// The content of a log in memory; copies share their storage until one of them changes.
 struct MemoryContents: Sendable {
     private var tables = [SortedTable](repeating: SortedTable(), count: Family.allCases.count)
     /// The newest epoch of each partition that has had an owner.
     private var epochs: [UInt16: UInt64] = [:]
 
-    /// Makes somebody the owner of a partition.
+    /// Gives a partition a new owner, and returns its epoch.
     mutating func acquire(_ partition: UInt16) -> UInt64 {
         epochs[partition, default: 0] += 1
         return epochs[partition]!
@@ -153,7 +153,7 @@ private struct SortedTable: Sendable {
         }
     }
 
-    /// Where the first pair lies whose key is not below `key`; may be the end of a chunk.
+    /// The place of the first pair whose key is not below `key`; may be the end of a chunk.
     private func lowerBound(_ key: Bytes) -> (chunk: Int, index: Int) {
         let after = SortedTable.firstIndex(chunks.count) { SortedTable.precedes(key, chunks[$0][0].key) }
         guard after > 0 else { return (0, 0) }

@@ -13,7 +13,7 @@ extension ScriptedUpstream {
             case closes(afterTokens: Int)
             /// Falls silent after so many tokens and keeps the connection.
             case stalls(afterTokens: Int)
-            /// Sends what is no JSON after so many tokens.
+            /// Sends something that is not JSON after so many tokens.
             case garbage(afterTokens: Int)
             /// Sends exactly this.
             case plays(Played)
@@ -48,7 +48,7 @@ extension ScriptedUpstream {
         /// Cuts each event in two sends, inside a UTF-8 scalar where there is one of several bytes.
         package var splitsWrites = false
 
-        /// What a request that offers tools, and does not end with a tool's result, is answered with after the tokens.
+        /// The calls that follow the tokens in the answer to a request that offers tools, and does not end with a tool's result.
         package var toolCalls: [(name: String, arguments: String)] = []
 
         package init() {}
@@ -62,12 +62,12 @@ extension ScriptedUpstream {
     /// The text that a request without a prefix gets.
     package static func text(tokens count: Int) -> String { (0..<count).map(token).joined() }
 
-    /// What one request is answered with, token by token.
+    /// The answer to one request, token by token.
     struct Answer: Sendable {
         var tokens: [String]
         var toolCalls: [(name: String, arguments: String)] = []
         var finishReason = "stop"
-        /// What the request continues from.
+        /// The text that the request continues from.
         var prefix: String?
         /// The request continued from a text that is not the upstream's own: a client that mixes answers up.
         var hasForeignPrefix = false
@@ -139,7 +139,7 @@ extension ScriptedUpstream {
         }
     }
 
-    /// What follows the last token of a whole answer.
+    /// The bytes behind the last token of a whole answer.
     static func ending(_ answer: Answer, inputBytes: Int, _ behaviour: Behaviour) -> Bytes {
         let finish = JSON.compact(("choices", [["index": 0, "delta": [:], "finish_reason": .string(answer.finishReason)]]))
         var bytes = answer.toolCalls.enumerated().flatMap { index, call in chunks(of: call, index: index, behaviour) }

@@ -90,7 +90,7 @@ package final class ScriptedUpstream: Sendable {
     }
 }
 
-/// What the upstream's loop holds. The upstream itself waits for that loop when it goes, so the loop must never be the last to hold it.
+/// The state of the upstream's loop. The upstream itself waits for that loop when it goes, so the loop must never be the last to hold it.
 private final class ScriptedUpstreamCore: HTTPHandler {
     struct State {
         var behaviour: ScriptedUpstream.Behaviour
@@ -231,7 +231,7 @@ private final class Generation {
         case .garbage: stream.write(held + ScriptedUpstream.event("<html>502 Bad Gateway</html>", behaviour))
         case .errorEvent: stream.write(held + ScriptedUpstream.event(#"{"error":{"message":"broken on purpose","code":503}}"#, behaviour))
         default:
-            // What was written in this tick leaves before the connection is closed.
+            // The bytes written in this tick leave before the connection is closed.
             timer?.cancel()
             stream.write(held)
             stream.loop.schedule(after: .milliseconds(1)) {

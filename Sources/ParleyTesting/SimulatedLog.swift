@@ -17,7 +17,7 @@ package final class SimulatedLog: CommitLog {
         case lost
         /// Crash after some of the batches, by index, were durable. A batch is atomic.
         case durable(batches: Set<Int>)
-        /// Crash after all was durable and before anybody was told.
+        /// Crash after all was durable and before any submitter was told.
         case durableUnacknowledged
         /// The disk fails the write; the process continues, but the log does not.
         case failed(LogError)
@@ -35,7 +35,7 @@ package final class SimulatedLog: CommitLog {
         var ended: LogError?
     }
 
-    /// What is durable, which several processes may share.
+    /// The durable content, which several processes may share.
     private final class Store: Sendable {
         let contents: Mutex<MemoryContents>
         init(_ contents: MemoryContents) { self.contents = Mutex(contents) }
@@ -58,22 +58,22 @@ package final class SimulatedLog: CommitLog {
         self.outcome = outcome
     }
 
-    /// What the next process finds: everything durable, in a log that works again. Its commits count from 0.
+    /// The log of the next process: everything durable, in a log that works again. Its commits count from 0.
     package func reopen(
         readError: @escaping ReadError = { _, _ in nil }, outcome: @escaping Decision = { _, _ in .acknowledged }
     ) -> SimulatedLog {
         SimulatedLog(Store(store.contents.withLock { $0 }), readError, outcome)
     }
 
-    /// The same log as another process sees it, at the same time: as a replicated log, it continues when one of them ends, and what decides between
-    /// them is who has acquired a partition last.
+    /// The same log as another process sees it, at the same time: as a replicated log, it continues when one of them ends, and the process that
+    /// acquired a partition last owns it.
     package func shared(
         readError: @escaping ReadError = { _, _ in nil }, outcome: @escaping Decision = { _, _ in .acknowledged }
     ) -> SimulatedLog {
         SimulatedLog(store, readError, outcome)
     }
 
-    /// Has `other` called in each commit, before anything of it is durable and again before the writer is told: what other threads do.
+    /// Calls `other` in each commit, before anything of it is durable and again before the writer is told: it stands for the work of other threads.
     package func meanwhile(_ other: @escaping @Sendable () -> Void) { self.other.withLock { $0 = other } }
 
     /// Whether a commit ended in a crash.

@@ -11,7 +11,7 @@ package final class SimulatedWorld: World {
         var random: SplitMix64
         /// Work by lane; in an order that follows from the seed, so that a choice by number is the same in every run.
         var lanes: [HeldLane] = []
-        /// Where each lane is: there may be thousands.
+        /// The index of each lane: there may be thousands.
         var places: [UInt64: Int] = [:]
         var timers: [SimulatedTimer] = []
         var pumps: [@Sendable () -> Bool] = []
@@ -101,13 +101,13 @@ package final class SimulatedWorld: World {
         return true
     }
 
-    /// Drops everything that is still to be done: what it would have been done for can be freed.
+    /// Drops all remaining work, so that its owners can be freed.
     package func end() {
         let dropped = state.withLock { state in
             defer { (state.lanes, state.places, state.timers, state.pumps) = ([], [:], [], []) }
             return (state.lanes, state.timers, state.pumps)
         }
-        withExtendedLifetime(dropped) {}  // Freed outside the lock: what is freed may cancel a timer.
+        withExtendedLifetime(dropped) {}  // Freed outside the lock: a freed object may cancel a timer.
     }
 
     /// Does everything that can be done without time passing.

@@ -1,7 +1,7 @@
 internal import ParleyAgents
 internal import ParleySystem
 
-/// What the programs with all operations do besides.
+/// The further operations of programs with all operations.
 extension SimulationAgent {
     func further(
         _ operation: SimulationProgram.Operation, _ index: Int, _ called: Called, _ turn: Turn
@@ -88,7 +88,7 @@ extension SimulationProgram {
 }
 
 extension SimulatedModel {
-    /// What a model may call, and what must be decided before.
+    /// The tools of a model, and which approvals they need.
     static let tools: [(name: String, approval: ToolApproval)] = [
         ("note", .none), ("risky", .required(expires: nil)), ("hasty", .required(expires: .seconds(2))),
     ]

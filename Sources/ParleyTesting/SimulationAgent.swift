@@ -41,7 +41,7 @@ package struct SimulationAgent: Sendable {
             else { return nil }
             return (program, request, data.text)
         }
-        // A steer that came too late, or a redirection of nothing: a patient agent does something for whatever is said.
+        // A steer that came too late, or a redirection of nothing: a patient agent acts on any message.
         guard answersTexts, let text = message["text"]?.string else { return nil }
         let seed = text.utf8.prefix(100).reduce(7) { $0 &* 31 &+ UInt64($1) }
         return (SimulationProgram(seed: seed, palette: .all), "text", text)

@@ -50,7 +50,7 @@ struct SimulationAgentChecker {
         }
         for entry in entries where SimulationAgentState.inputs.contains(entry.type) {
             let own = receipts.removeValue(forKey: entry.offset) ?? []
-            // A signal is kept until somebody waits for it.
+            // A signal is kept until a step waits for it.
             let isKept = entry.type == "signal" && own.isEmpty
             if own.count != 1 && !isKept { violate("every input gets one receipt", "\(entry.short) has \(own.count)") }
             if own.contains(where: { $0.offset < entry.offset }) {
@@ -60,7 +60,7 @@ struct SimulationAgentChecker {
         for stray in receipts.keys.sorted() { violate("every input gets one receipt", "offset \(stray) has one and is no input") }
     }
 
-    /// Nobody gives up waiting for a signal that was there.
+    /// No step gives up waiting for a signal that was there.
     private mutating func checkSignals() {
         for end in entries where end.type == "step.failed" && end.body["error"]?["code"] == "wait_timeout" && end.isWait(for: "go") {
             for signal in entries
@@ -77,7 +77,7 @@ struct SimulationAgentChecker {
     private mutating func checkTurns() {
         let programs = Dictionary(
             history.requests.compactMap { request in request.program.map { (request.id, $0) } }, uniquingKeysWith: { $1 })
-        // To which turn each input was applied.
+        // The turn that each input was applied to.
         var applied: [UInt64: UInt64] = [:]
         for receipt in entries where receipt.type == "receipt" && receipt.body["state"] == "applied" {
             if let of = receipt.body["of"]?.string.flatMap({ Offset(token: $0)?.value }) { applied[of] = receipt.turn }
@@ -213,7 +213,7 @@ struct SimulationAgentChecker {
         }
     }
 
-    /// The timers of the sleeps, waits and approvals that nobody has ended before it was time.
+    /// The timers of the sleeps, waits and approvals that nothing has ended before it was time.
     private var endedByTime: Set<String> {
         var sleeps: Set<String> = []
         var ended: Set<String> = []

@@ -1,13 +1,13 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What the log of one agent says up to one entry: the turn that is open, the steps that are, and the input that has no receipt.
+/// The state of one agent by its log up to one entry: the turn that is open, the steps that are, and the input that has no receipt.
 ///
 /// It knows the contract only, nothing of how the runtime keeps the same things.
 struct SimulationAgentState {
     struct OpenStep {
         var kind: String
-        /// For a wait: of the signal. A step that follows a channel waits for none.
+        /// The name of the signal that a wait is for. A step that follows a channel waits for none.
         var name: String
         var isFollow: Bool
         /// Neither a cancel nor an interrupt reaches it.
@@ -49,7 +49,7 @@ struct SimulationAgentState {
         }
     }
 
-    /// The input that lies there although it could be decided: what must not be once everything is quiet.
+    /// The input that is left although it could be decided: there must be none once everything is quiet.
     func lying(_ policy: String) -> [SimulationHistory.Entry] { undecided.filter { isDecidable($0, policy) } }
 
     private func isDecidable(_ input: SimulationHistory.Entry, _ policy: String) -> Bool {
@@ -80,7 +80,7 @@ struct SimulationAgentState {
 
     enum Condition { case holds, notYet, failed }
 
-    /// What the entry's own precondition comes to.
+    /// The state of the entry's own precondition.
     func condition(_ input: SimulationHistory.Entry) -> Condition {
         if input.body["if_offset"] != nil, input.offset(of: "if_offset") != input.offset - 1 { return .failed }
         guard input.body["if_turn"] != nil, let wanted = input.offset(of: "if_turn") else { return .holds }
@@ -91,7 +91,7 @@ struct SimulationAgentState {
 }
 
 extension SimulationHistory.Entry {
-    /// For a receipt: the offset of the input.
+    /// The offset of the input that a receipt is for.
     var decides: UInt64? { offset(of: "of") }
 
     func offset(of member: String) -> UInt64? { body[member]?.string.flatMap { Offset(token: $0)?.value } }
@@ -101,7 +101,7 @@ extension SimulationHistory.Entry {
         body["compensation"] == true || step.split(separator: "/").contains { $0.hasPrefix("shielded") || $0.hasPrefix("cleanup") }
     }
 
-    /// Whether it counts whatever has happened meanwhile.
+    /// Whether it counts, whatever has happened meanwhile.
     var isUnconditional: Bool { ["if_turn", "if_offset", "args_sha256"].allSatisfy { body[$0] == nil } }
 
     /// When it was committed; `nil` for what has no stamp.

@@ -7,7 +7,7 @@ package struct SimulationViolation: Sendable, CustomStringConvertible {
     package var description: String { "\(invariant): \(evidence)" }
 }
 
-/// Judges a history by the promises, and by nothing that the code under test says of itself.
+/// Judges a history by the promises, and by nothing that the code under test reports about itself.
 package struct SimulationChecker {
     private let history: SimulationHistory
     private var found: [SimulationViolation] = []
@@ -27,14 +27,14 @@ package struct SimulationChecker {
         return checker.found
     }
 
-    /// What must hold at any time, also of the log that a crash has left: nothing acknowledged is lost, nothing seen is withdrawn.
+    /// The invariants that hold at any time, also of the log that a crash has left: nothing acknowledged is lost, nothing seen is withdrawn.
     package var violationsOfDurability: [SimulationViolation] {
         var checker = self
         checker.checkDurability()
         return checker.found
     }
 
-    /// What must hold when nothing is scheduled any more, although turns may wait: nothing that could be decided is left.
+    /// The invariants that hold when nothing is scheduled any more, although turns may wait: nothing that could be decided is left.
     package var violationsAtRest: [SimulationViolation] {
         history.entries.sorted { $0.key.name < $1.key.name }.filter { $0.key.name.hasPrefix("agents/") }
             .flatMap { SimulationPromptness.leftLying($0.key, $0.value, history) }

@@ -4,18 +4,18 @@ internal import Synchronization
 
 /// Asks for one thing after another, and asks again, with the same key, for what was not answered: the next process, or at once and twice.
 final class SimulationClient: Sendable {
-    /// What a client can ask for.
+    /// A request of a client.
     enum Action: Sendable {
         case message(SimulationProgram)
-        /// To an agent with typed state: what to remember.
+        /// To an agent with typed state: the note to remember.
         case remember(String?)
         case close
         case steer
         case interrupt(redirects: Bool)
         case cancel
-        /// As an operator who does not know that nothing is halted.
+        /// As sent by an operator who does not know that nothing is halted.
         case resume
-        /// Of the approval that was asked for last.
+        /// The decision on the approval that was asked for last.
         case decide(isApproved: Bool)
         case signal(String)
         case createAgent
@@ -42,11 +42,11 @@ final class SimulationClient: Sendable {
         var padding = 0
     }
 
-    /// What must hold for an entry to count.
+    /// A condition under which an entry counts.
     enum Condition: Sendable {
-        /// That the turn that began last when it was sent is in flight.
+        /// The turn that was the last to begin when the entry was sent is in flight.
         case turn
-        /// That nothing came in between.
+        /// No entry came in between.
         case offset
     }
 
@@ -68,7 +68,7 @@ final class SimulationClient: Sendable {
 
     var isDone: Bool { state.withLock { $0.next == wishes.count } }
 
-    /// What will be asked for, for the history.
+    /// The future requests, for the history.
     var requests: [SimulationHistory.Request] {
         wishes.map { wish in
             let program: SimulationProgram? = if case .message(let program) = wish.action { program } else { nil }
@@ -132,7 +132,7 @@ final class SimulationClient: Sendable {
         }
     }
 
-    /// What the client knows of the channel when it sends.
+    /// The client's knowledge of the channel when it sends.
     struct Sight {
         var approval = "none"
         var turn: UInt64?
@@ -172,7 +172,7 @@ final class SimulationClient: Sendable {
 }
 
 extension SimulationClient.Wish {
-    /// What each entry must have in it.
+    /// The members that each entry must have.
     var entries: [JSON] {
         switch action {
         case .message(let program): [["data": ["program": .string(program.text), "request": .string(id)]]]

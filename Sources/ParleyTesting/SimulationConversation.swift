@@ -5,13 +5,13 @@ internal import ParleySystem
 struct SimulationConversation {
     private struct Turn {
         let input: UInt64
-        /// What people said to it, in log order: the input first.
+        /// The messages of people to it, in log order: the input first.
         private(set) var said: [Said] = []
         var started: UInt64 = .max
         var ended: UInt64?
-        /// What later turns remember of it before its output.
+        /// The part of it before its output that later turns remember.
         private var parts: [Part] = []
-        /// What it came to, if later turns remember it.
+        /// Its output, if later turns remember it.
         var output: String?
 
         /// It as later turns remember it.
@@ -22,7 +22,7 @@ struct SimulationConversation {
         mutating func say(_ new: Said) {
             let before = said.lastIndex { $0.isInput || $0.offset < new.offset }
             said.insert(new, at: new.isInput ? 0 : before.map { $0 + 1 } ?? 0)
-            // Of what people have said it stands in its place, and behind what a model had written that did not know of it.
+            // It stands in its place among the messages of people, and behind any text that a model had written without knowing of it.
             let behind = parts.lastIndex { part in part.offset.map { $0 < new.offset } ?? true }
             parts.insert(
                 Part(offset: new.isInput ? 0 : new.offset, text: "user: " + new.text), at: new.isInput ? 0 : behind.map { $0 + 1 } ?? 0)
@@ -36,7 +36,7 @@ struct SimulationConversation {
     }
 
     private struct Part {
-        /// Where it stands; `nil` for what a model wrote, 0 for the turn's input.
+        /// Its offset; `nil` for a model's text, 0 for the turn's input.
         var offset: UInt64?
         var text: String
     }
@@ -47,7 +47,7 @@ struct SimulationConversation {
         /// The step it joined, or whose place it took.
         var step: String
         var at: Timestamp
-        /// It joined a call; what is neither that nor the input took the place of an answer.
+        /// It joined a call; a message that is neither that nor the input took the place of an answer.
         var isSteer: Bool
         var isInput: Bool
     }
@@ -96,7 +96,7 @@ struct SimulationConversation {
         }
     }
 
-    /// What was said in the turns before one, and what it must remember of it, in order. What is too long may be forgotten.
+    /// The messages of the turns before one, and those it must remember, in order. A part that is too long may be forgotten.
     private func remembered(before turn: Turn) -> [String] {
         let texts = turns(before: turn).flatMap { $0.said.map(\.text) }
         return texts.reduce(0) { $0 + $1.utf8.count } > 100_000 ? [] : texts
@@ -106,7 +106,7 @@ struct SimulationConversation {
         turns.values.filter { $0.output != nil && $0.ended ?? .max < turn.started }.sorted { $0.started < $1.started }
     }
 
-    // MARK: What turns saw
+    // MARK: The view of turns
 
     private mutating func checkRecollections(_ entries: [SimulationHistory.Entry]) {
         var first: [String: [String]] = [:]
@@ -138,7 +138,7 @@ struct SimulationConversation {
         return names
     }
 
-    // MARK: What models were asked
+    // MARK: The requests to models
 
     private mutating func checkCalls(_ entries: [SimulationHistory.Entry]) {
         let texts = Dictionary(
@@ -149,8 +149,8 @@ struct SimulationConversation {
             let key = call.key.dropFirst(life.name.utf8.count + 1)
             guard let number = Offset(token: String(key.prefix { $0 != "/" }))?.value, let turn = turns[number] else { continue }
             let step = String(key.drop { $0 != "/" }.dropFirst())
-            // What joined is part of every call that came later, and of the one whose answer stands.
-            // What an interrupt left may be what an earlier attempt had written.
+            // A message that joined is part of every later call, and of the one whose answer stands. The text that an interrupt left may be that of
+            // an earlier attempt.
             let end = texts["\(number) \(step)"]?.body
             let isLast =
                 call.isFinished && end?["finish_reason"] != "interrupted" && end?["text"]?.string == call.continuing + call.generated
@@ -181,7 +181,7 @@ struct SimulationConversation {
         }
     }
 
-    /// What is remembered is what there was, and that once, from some turn on: the oldest may be forgotten.
+    /// The turn remembers all that there was from some turn on, each once: the oldest may be forgotten.
     private mutating func checkWhole(_ messages: [String], _ all: [String], _ what: String) {
         guard messages != Array(all.suffix(messages.count)) else { return }
         let (seen, had) = (messages.map { $0.prefix(80) }, all.map { $0.prefix(80) })
@@ -194,6 +194,6 @@ struct SimulationConversation {
 }
 
 extension SimulationHistory.Entry {
-    /// What an input says to a model.
+    /// The text of an input for a model.
     fileprivate var said: String? { body["text"]?.string ?? body["data"].map(\.text) }
 }

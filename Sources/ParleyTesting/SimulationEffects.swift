@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// Judges what turns did besides: what they took back, what they read of other channels, and what agents remember.
+/// Judges the other effects of turns: what they compensated, what they read of other channels, and what agents remember.
 struct SimulationEffects {
     private let life: SimulationHistory.Life
     private let entries: [SimulationHistory.Entry]
@@ -37,7 +37,7 @@ struct SimulationEffects {
                 let program = programs[request]
             else { continue }
             let own = entries.filter { $0.turn == turn && $0.offset < end.offset }
-            // Ended without its program, it neither takes back nor cleans.
+            // A turn that ended without its program neither compensates nor cleans.
             guard !own.contains(where: { $0.type == "agent.stalled" }) else { continue }
             checkCompensations(end, own, program)
             checkCleaning(end, own, program)

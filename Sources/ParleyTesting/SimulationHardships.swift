@@ -3,9 +3,9 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// What a process meets besides its death: reads that fail once, and an orderly end.
+/// The hardships of a process besides its death: reads that fail once, and an orderly end.
 package struct SimulationHardships: Sendable {
-    /// Which reads of what agents keep in the log fail, by number, counted since the process has started.
+    /// The reads of agents' data in the log that fail, by number, counted since the process has started.
     package var failingReads: Set<Int> = []
     /// How many names of agents that wait for room are remembered.
     package var waitingMax = AgentRuntime.waitingMax
@@ -28,7 +28,7 @@ package struct SimulationHardships: Sendable {
     }
 }
 
-/// Has reads fail once each, as those of a disk that is away for a moment.
+/// Makes reads fail once each, as those of a disk that is away for a moment.
 final class SimulationReadFaults: Sendable {
     private let failing: Set<Int>
     /// How many reads there were; `nil`: none fails now, nor is counted.
@@ -36,7 +36,7 @@ final class SimulationReadFaults: Sendable {
 
     init(_ failing: Set<Int>) { self.failing = failing }
 
-    /// What is read by whoever judges a run never fails.
+    /// Reads by the judge of a run never fail.
     func pausing<Value>(_ body: () throws -> Value) rethrows -> Value {
         let paused = count.withLock { $0.take() }
         defer { count.withLock { $0 = paused } }

@@ -1,7 +1,7 @@
 package import ParleyChannels
 package import ParleySystem
 
-/// What a simulated run did and what everybody saw of it: the evidence that ``SimulationChecker`` judges, and nothing but values.
+/// The events of a simulated run and what every client saw of it: the evidence that ``SimulationChecker`` judges, and nothing but values.
 package struct SimulationHistory: Sendable {
     /// One life of a channel: a name that is deleted and recreated is another one.
     package struct Life: Hashable, Sendable, CustomStringConvertible {
@@ -34,7 +34,7 @@ package struct SimulationHistory: Sendable {
         }
     }
 
-    /// What a client asked for, however often it had to ask.
+    /// A request of a client, however often it was sent.
     package struct Request: Sendable {
         package var id: String
         package var channel: String
@@ -95,14 +95,14 @@ package struct SimulationHistory: Sendable {
         }
     }
 
-    /// What a model was asked to continue from, and what it generated.
+    /// The text that a model was asked to continue from, and the text it generated.
     package struct ModelCall: Sendable {
         package var key: String
         package var continuing: String
         package var generated = ""
         package var tokens = 0
         package var isFinished = false
-        /// What it was asked, each with its role in front, and when.
+        /// The messages of its request, each with its role in front, and the time.
         package var messages: [String]
         package var at: Timestamp
 
@@ -114,7 +114,7 @@ package struct SimulationHistory: Sendable {
         }
     }
 
-    /// What a turn saw of the turns before it, each time that it ran.
+    /// A turn's memory of the turns before it, each time that it ran.
     package struct Recollection: Sendable {
         /// As in ``BodyRun``.
         package var request: String

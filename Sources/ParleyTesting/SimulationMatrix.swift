@@ -17,7 +17,7 @@ package struct SimulationMatrix: Sendable {
         case failed
     }
 
-    /// What can be in a commit: every kind of entry the runtime writes, and what becomes of channels.
+    /// The kinds of content in a commit: every kind of entry the runtime writes, and the changes of channels.
     package static let kinds = [
         "create", "delete", "data", "data of a producer", "close of a stream", "message", "close", "receipt", "turn.started",
         "turn.completed",
@@ -68,7 +68,7 @@ package struct SimulationMatrix: Sendable {
 }
 
 extension SimulationMatrix {
-    /// What a batch has in it.
+    /// The kinds of content in a batch.
     package static func kinds(of batch: Batch, _ visit: (_ channel: ChannelID, _ offset: UInt64, _ frame: Frame) -> Void = { _, _, _ in })
         -> Set<String>
     {
@@ -141,23 +141,23 @@ package final class SimulationCrash: Sendable {
         var random: SplitMix64
         var matrix = SimulationMatrix()
         var isOver = false
-        /// How often a commit of one batch was let go because its parts were to have different fates.
+        /// How often a commit of one batch was passed over because its parts were to have different fates.
         var patience: Int
     }
 
-    /// What a process meets often enough to wait for a commit of several batches.
+    /// The kinds that a process meets often enough to wait for a commit of several batches.
     private static let frequent: Set = [
         "data", "data of a producer", "message", "receipt", "turn.started", "turn.completed", "step.started", "text", "step.completed",
         "step.failed", "timer.set", "timer.fired", "emit",
     ]
 
-    /// What was to happen.
+    /// The planned crash.
     let plan: Plan?
     private let state: Mutex<State>
     private let record: SimulationRecord
     private let observer = Mutex<(@Sendable (_ batches: [Batch], SimulatedLog.Outcome) -> Void)?>(nil)
 
-    /// Has `observer` told of each commit, before it is settled.
+    /// Tells `observer` of each commit, before it is settled.
     package func observe(_ observer: @escaping @Sendable (_ batches: [Batch], SimulatedLog.Outcome) -> Void) {
         self.observer.withLock { $0 = observer }
     }

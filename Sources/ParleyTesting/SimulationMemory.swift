@@ -1,11 +1,11 @@
 internal import ParleyAgents
 internal import ParleySystem
 
-/// What an agent with typed state is told to remember, and what it says it had remembered.
+/// The notes that an agent with typed state is told to remember, and its word on what it remembered.
 enum SimulationMemory {
     struct Input: Codable, Sendable {
         var request: String
-        /// What to remember from here on; `nil`: nothing.
+        /// The note to remember from here on; `nil`: none.
         var note: String?
     }
 

@@ -2,7 +2,7 @@ package import ParleyAgents
 package import ParleySystem
 internal import Synchronization
 
-/// A model whose answer follows from the prompt, streamed in simulated time; what it generated is written down call by call.
+/// A model whose answer follows from the prompt, streamed in simulated time; each call's text is recorded.
 ///
 /// One that continues gives the same answer each time, from where it is asked to; one that does not gives another answer with every call.
 /// An answer has characters of several bytes, and white space wherever it may be cut.
@@ -38,7 +38,7 @@ package final class SimulatedModel: Model {
         return stream
     }
 
-    /// Which tools the answer calls: the same for the same request.
+    /// The tools that the answer calls: the same for the same request.
     private static func calls(_ request: ModelRequest) -> [ToolCall] {
         let results = request.messages.count { $0.role == .tool }
         guard !request.tools.isEmpty, results < 5 else { return [] }

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// Judges races by the order of the log: what stands first is decided first, and shielded work is out of it.
+/// Judges races by the order of the log: the earlier entry is decided first, and shielded work is exempt.
 struct SimulationOrder {
     private let life: SimulationHistory.Life
     private let entries: [SimulationHistory.Entry]
@@ -28,7 +28,7 @@ struct SimulationOrder {
         found.append(SimulationViolation(invariant: invariant, evidence: "\(life): \(evidence)"))
     }
 
-    // MARK: What ends a step or a turn
+    // MARK: Ends of a step or a turn
 
     private mutating func checkEnds() {
         var state = SimulationAgentState()
@@ -57,7 +57,7 @@ struct SimulationOrder {
             || entry.type == "step.failed" && (code == "interrupted" || code == "cancelled") && entry.body["final"] == true
     }
 
-    /// An interrupt or cancel for this turn that stands before `end`, which ends otherwise than by it.
+    /// An interrupt or cancel for this turn that comes before `end`, which ends otherwise than by it.
     private func stop(
         _ state: SimulationAgentState, before end: SimulationHistory.Entry, at index: Int
     ) -> SimulationHistory.Entry? {
@@ -88,7 +88,7 @@ struct SimulationOrder {
         entries[index...].prefix { $0.at == end.at }.contains { $0.type == "turn.started" && $0.turn == input.offset }
     }
 
-    /// The offset of the input whose receipt stands in the batch of `end`.
+    /// The offset of the input whose receipt is in the batch of `end`.
     private func control(behind end: SimulationHistory.Entry, at index: Int) -> UInt64? {
         entries[..<index].reversed().prefix { $0.at == end.at }.first { $0.type == "receipt" && $0.turn == end.turn }?.decides
     }
@@ -122,7 +122,7 @@ struct SimulationOrder {
         violate("an approval is decided by the first answer", "\(winner.short) came first, and it is \((decided ?? end).short)")
     }
 
-    /// What comes when an approval has expired is told so.
+    /// An answer that comes after an approval has expired is told so.
     private mutating func checkLate(
         _ answers: [SimulationHistory.Entry], _ expires: Timestamp?, _ rest: ArraySlice<SimulationHistory.Entry>
     ) {

@@ -29,9 +29,9 @@ package final class SimulationProcess: Sendable {
     ///   - previous: The log that the process before has left.
     ///   - schedule: How promptly threads run; one that holds them also has what they do interleaved with each commit.
     ///   - activeMax: How many agents are in memory at most.
-    ///   - hardships: What it meets besides its death.
+    ///   - hardships: Its hardships besides its death.
     ///   - retention: How long sealed text stays; without it for ever, so that a checker can count every entry that there was.
-    ///   - keys: What tokens are made with: the same in each life of a server.
+    ///   - keys: The keys of tokens: the same in each life of a server.
     ///   - receiver: Makes the network in which the webhooks of subscriptions are.
     ///   - agents: Makes the agents, which live in the process's world.
     package init(
@@ -93,7 +93,7 @@ package final class SimulationProcess: Sendable {
         return isDue && writer.pump()
     }
 
-    /// Comes to an orderly end, as when it is told to: what its bodies do by then is journaled.
+    /// Shuts down in an orderly way: work that its bodies finish by then is journaled.
     private func drain(after pause: Duration, _ takes: Duration) {
         world.schedule(at: world.now.advanced(by: pause)) { [weak self] in
             guard let self else { return }

@@ -10,7 +10,7 @@ extension SimulationProgram {
         self.init(seed: seed, palette: palette)
     }
 
-    /// What one operation must have given, in the order of the program.
+    /// The expected result of one operation, in the order of the program.
     package enum Expectation: Sendable, Equatable {
         case exactly(JSON)
         case anyOf([JSON])
@@ -18,7 +18,7 @@ extension SimulationProgram {
         case text(path: String)
         /// The same of the last of the steps of that name.
         case lastText(path: String)
-        /// What was read of this stream: see ``SimulationFollowing``.
+        /// The entries read of this stream: see ``SimulationFollowing``.
         case followed(stream: Int, count: Int, mayTimeOut: Bool)
     }
 
@@ -51,7 +51,7 @@ extension SimulationProgram {
         }
     }
 
-    /// The data of the program's `emit` entries that stand in no task of their own: their order is fixed.
+    /// The data of the program's `emit` entries that are in no task of their own: their order is fixed.
     package var emits: [JSON] { SimulationProgram.emits(operations).sorted { $0.text < $1.text } }
 
     private static func emits(_ operations: [Operation]) -> [JSON] {

@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// What a turn of a simulated run does, all of which follows from a seed: so agent and checker need to exchange nothing but that.
+/// The program of a turn in a simulated run, all of which follows from a seed: so agent and checker need to exchange nothing but that.
 package struct SimulationProgram: Sendable {
     package indirect enum Operation: Sendable {
         /// A step that takes its time and fails so many attempts.
@@ -12,7 +12,7 @@ package struct SimulationProgram: Sendable {
         case sleep(milliseconds: Int)
         case generate(prompt: String, goesOn: Bool)
         case emit(Int)
-        /// For the signal `go`, and no longer than so.
+        /// Waits for the signal `go`, for at most this long.
         case wait(milliseconds: Int)
         case approval(milliseconds: Int)
         /// Compares random number, UUID and time with what they were on the first run.
@@ -21,11 +21,11 @@ package struct SimulationProgram: Sendable {
         case scopes([[Operation]])
         /// A step whose name a broken program changes.
         case steady
-        /// For a signal, however long that takes.
+        /// Waits for a signal, however long that takes.
         case listen(signal: String)
         /// Asks for approval, however long that takes.
         case ask
-        /// For the signal `go` or so long, whichever is first; the other is cancelled.
+        /// Waits for the signal `go` or so long, whichever is first; the other is cancelled.
         case race(milliseconds: Int)
         /// A model that may call tools, asked with everything that was said before.
         case respond(prompt: String)
@@ -33,15 +33,15 @@ package struct SimulationProgram: Sendable {
         case recall
         /// Follows a stream, for so many entries at most; without a time for as long as it takes.
         case follow(stream: Int, count: Int, milliseconds: Int?)
-        /// Something to take back, should the turn fail or be cancelled.
+        /// Registers a compensation, should the turn fail or be cancelled.
         case compensate
-        /// What neither a cancel nor an interrupt reaches.
+        /// Operations that neither a cancel nor an interrupt reaches.
         case shielded([Operation])
     }
 
-    /// Which operations a program has.
+    /// The operations that a program may have.
     package enum Palette: String, Sendable {
-        /// Those that end by themselves within seconds.
+        /// Operations that end by themselves within seconds.
         case quick
         /// The same, within hours and days.
         case slow
@@ -54,7 +54,7 @@ package struct SimulationProgram: Sendable {
     package let operations: [Operation]
     /// Whether the turn fails at its end.
     package let fails: Bool
-    /// Whether the turn has something shielded to do when it ends otherwise than by itself.
+    /// Whether the turn runs something shielded when it ends otherwise than by itself.
     package let cleansUp: Bool
 
     package init(seed: UInt64, palette: Palette = .quick) {

@@ -6,7 +6,7 @@ struct SimulationPromptness {
     /// Longer than everything that a busy machine and a slow disk put between an input and its receipt.
     static let bound = Duration.seconds(30)
 
-    /// Where there is not room for all agents at a time, each waits for the turns of the others.
+    /// Without room for all agents at a time, each waits for the turns of the others.
     static func bound(in history: SimulationHistory) -> Duration {
         let agents = Set(history.entries.keys.lazy.map(\.name).filter { $0.hasPrefix("agents/") }).count
         return history.places < agents ? bound * agents : bound
@@ -30,7 +30,7 @@ struct SimulationPromptness {
         return judge.found
     }
 
-    /// What must not be left when nothing is scheduled any more.
+    /// The input that must not be left when nothing is scheduled any more.
     static func leftLying(
         _ life: SimulationHistory.Life, _ entries: [SimulationHistory.Entry], _ history: SimulationHistory
     ) -> [SimulationViolation] {
@@ -93,7 +93,7 @@ struct SimulationPromptness {
         violate("input is decided within a bound", "could have been for \(waited) when its receipt came: \(receipt.short)")
     }
 
-    /// Messages are taken in the order of the log; what is to be done instead of a turn that no program runs takes the place of that turn.
+    /// Messages are taken in the order of the log; work in place of a turn that no program runs has that turn's place.
     private mutating func checkTurn(_ start: SimulationHistory.Entry) {
         if let redirected, redirected == start.at { return }
         let earlier = state.undecided.first {

@@ -34,7 +34,7 @@ final class SimulationReader: ChannelWatcher, Sendable {
             state.isAway = false
             state.isTold = false
         }
-        // Told of changes in an order of the channel's own, all readers look in theirs, so that the run follows from its seed.
+        // The channel notifies its readers in an order of its own; here all readers look in theirs, so that the run follows from its seed.
         process.writer.afterCommit { [weak self] in self?.committed() }
         look()
     }

@@ -2,20 +2,20 @@ internal import ParleyChannels
 internal import ParleySystem
 internal import Synchronization
 
-/// Writes a history down while the run continues, across all its processes; knows what became durable because it stands at the log.
+/// Writes a history down while the run continues, across all its processes; knows what became durable because it observes the log.
 package final class SimulationRecord: Sendable {
     private struct State {
         var history = SimulationHistory()
-        /// A process that has crashed does nothing any more: what its remains still do is not part of the history.
+        /// A process that has crashed does nothing any more: further actions of its remains are not part of the history.
         var isAlive = true
-        /// What agents call their turns: by the request and the turn's first random number, because a request that is repeated after its
-        /// channel was deleted begins another turn.
+        /// The agents' names of their turns: by the request and the turn's first random number, because a request that is repeated after its channel
+        /// was deleted begins another turn.
         var turns: [TurnKey: String] = [:]
         /// `<request>/<step>` of each step with a durable start, and with a durable result.
         var begun: Set<String> = []
         var recorded: Set<String> = []
         var callsOfKey: [String: Int] = [:]
-        /// Every entry that was ever durable, in wire form, and also those that have been trimmed since; `nil`: nobody asks.
+        /// Every entry that was ever durable, in wire form, and also those that have been trimmed since; `nil`: not recorded.
         var entries: [ChannelID: [SimulationHistory.Entry]]?
         /// The last durable entry of each channel: trimming writes again what is known.
         var heads: [ChannelID: UInt64] = [:]

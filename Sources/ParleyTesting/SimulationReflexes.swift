@@ -4,9 +4,9 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// People who answer what an agent writes: an approval that is asked for, a wait that begins, the end of a turn, each at the worst moment.
+/// People who respond to an agent's entries: an approval that is asked for, a wait that begins, the end of a turn, each at the worst moment.
 ///
-/// They stand at the log, so that what they do is timed from the very commit.
+/// They observe the log, so that their actions are timed from the very commit.
 final class SimulationReflexes: Sendable {
     private struct State {
         var random: SplitMix64

@@ -21,7 +21,7 @@ extension SimulationRun {
         for life in 0...deaths {
             let plan = life == deaths ? nil : SimulationRun.anyDeath(&random)
             let hardships = SimulationHardships(&random, mayEnd: life < deaths)
-            // As after an update that forgot the turns in flight, and was taken back.
+            // As after an update that forgot the turns in flight, and was rolled back.
             let isBroken = life > 0 && life < deaths && Int.random(in: 0..<2, using: &random) == 0
             let process = try SimulationRun.process(&random, now, log, plan, record, hardships, isBroken: isBroken)
             record.update { history in

@@ -68,11 +68,11 @@ package struct SimulationRun: Sendable {
         return (kinds[Int(seed % UInt64(kinds.count))], endings[Int(seed / UInt64(kinds.count)) % endings.count])
     }
 
-    /// In which commit the next process dies: until it has been reached one with the cell that the seed aims at, or any.
+    /// Plans in which commit the next process dies: until it was reached, one with the cell that the seed aims at, then any.
     private func plan(_ seed: UInt64, life: Int, _ random: inout SplitMix64) -> SimulationCrash.Plan {
         let (kinds, endings) = (SimulationMatrix.kinds, SimulationMatrix.Ending.allCases)
         let aim = SimulationRun.aim(seed)
-        // Nothing is taken up again, and no program has changed, before somebody has died.
+        // Before the first crash, nothing is taken up again and no program has changed.
         let needsPast = ["supervision", "agent.stalled"].contains(aim.kind) && life == 0
         guard matrix[aim.kind, aim.ending] > 0 || needsPast || random.next() % 4 == 0 else {
             return SimulationCrash.Plan(kind: aim.kind, ending: aim.ending, latest: Int.random(in: 60...100, using: &random))
@@ -101,7 +101,7 @@ package struct SimulationRun: Sendable {
         world.schedule(at: world.now.advanced(by: .milliseconds(Int(random.next() % 500)))) { [unowned world] in world.step(clock: step) }
     }
 
-    /// After each death: what readers saw and clients were told is in the log that is left.
+    /// After each death: everything that readers saw and clients were told is in the log that is left.
     mutating func judgeWhatIsLeft(_ log: SimulatedLog, _ scenario: SimulationScenario, _ record: SimulationRecord) throws {
         var history = record.history
         history.entries = try SimulationRun.entries(log.reopen(), scenario.channels)
@@ -142,7 +142,7 @@ package struct SimulationRun: Sendable {
         var found: [String] = []
         for family in [Family.inbox, .timers, .outbox] {
             try process.log.scan(family, from: [0, 0], to: [255, 255], reversed: false) { key, value in
-                // A signal is kept until somebody waits for it.
+                // A signal is kept until a step waits for it.
                 if family == .inbox, value.first == EntryKind.signal.rawValue { return true }
                 if Placement.isCounter(family, key) { return true }
                 found.append("\(family) \(hexadecimal(key)) \(value.count) bytes")

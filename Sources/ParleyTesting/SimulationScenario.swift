@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// Who wants what in a simulated run, all of it from a seed.
+/// The clients of a simulated run and their wishes, all from a seed.
 package struct SimulationScenario: Sendable {
     package let seed: UInt64
     let clients: [SimulationClient]
@@ -11,7 +11,7 @@ package struct SimulationScenario: Sendable {
 
     /// - Parameters:
     ///   - aim: A kind of commit that there should be some of.
-    ///   - palette: What programs do; with all operations, turns wait for people and clients come at the worst moments.
+    ///   - palette: The operations of programs; with all of them, turns wait for people and clients come at the worst moments.
     package init(seed: UInt64, aim: String, palette: SimulationProgram.Palette = .quick) {
         var random = SplitMix64(seed: seed)
         self.init(
@@ -38,13 +38,13 @@ package struct SimulationScenario: Sendable {
         }
     }
 
-    /// The clients of one agent: some who talk to it, and maybe one who ends it.
+    /// The clients of one agent: some that talk to it, and maybe one that ends it.
     private static func agent(_ name: String, _ aim: String, _ random: inout SplitMix64) -> [[SimulationClient.Wish]] {
         func messages(_ count: Int, _ random: inout SplitMix64) -> [SimulationClient.Wish] {
             (0..<count).map { _ in wish(name, .message(SimulationProgram(seed: program(aim, &random))), &random) }
         }
         var clients = (0..<Int.random(in: 1...2, using: &random)).map { _ in messages(Int.random(in: 1...3, using: &random), &random) }
-        // Somebody who talks to its turns.
+        // A client that talks to its turns.
         if SimulationScenario.controls.contains(aim) || Int.random(in: 0..<2, using: &random) == 0 {
             clients.append((0..<Int.random(in: 1...8, using: &random)).map { _ in wish(name, control(aim, &random), &random) })
         }
@@ -58,7 +58,7 @@ package struct SimulationScenario: Sendable {
         return clients
     }
 
-    /// What there is some of when somebody talks to turns.
+    /// The kinds of entries that a client which talks to turns brings about.
     private static let controls: Set = [
         "steer", "interrupt", "cancel", "approve", "deny", "signal", "approval.decided", "turn.interrupted", "turn.cancelled",
     ]
@@ -83,7 +83,7 @@ package struct SimulationScenario: Sendable {
         if Int.random(in: 0..<3, using: &random) == 0 {
             owner += [wish(name, .delete, &random), wish(name, .createStream, &random), wish(name, .append(items: 2), &random)]
         }
-        // The producer has a stream of its own: what is refused by the end of another's would be a gap in its sequence.
+        // The producer has a stream of its own: an append refused by the end of another's would be a gap in its sequence.
         var producer = [wish(name + "p", .createStream, &random)]
         for sequence in 0..<Int.random(in: 1...5, using: &random) {
             var item = wish(name + "p", .produce, &random)

@@ -1,7 +1,7 @@
 internal import ParleySystem
 internal import ParleyChannels
 
-/// What a client shows of the texts of models, by the rules for views and nothing else.
+/// The texts of models as a client shows them, by the rules for views and nothing else.
 package struct SimulationTextView {
     private struct Name: Hashable {
         var turn: UInt64
@@ -11,7 +11,7 @@ package struct SimulationTextView {
 
     private struct Shown {
         var attempt: Int64
-        /// Where the first byte that is known belongs; a client that came late has not seen what is before.
+        /// The place of the first known byte; a client that came late has not seen those before.
         var start: Int64
         var bytes: Bytes
         var end: Int64 { start + Int64(bytes.count) }

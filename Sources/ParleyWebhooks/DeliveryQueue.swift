@@ -4,8 +4,8 @@ package import ParleySystem
 /// Decides which channel is delivered from next, in memory that is bounded however many rows wait. Decides only: time is passed in, and
 /// what is to be done comes out.
 ///
-/// Of a channel only its oldest row counts, and one attempt is in flight at a time: so a receiver gets a channel's entries in their order.
-/// Where more channels wait than are remembered, the log is scanned for them.
+/// Only the oldest row of a channel counts, and one attempt is in flight at a time: so a receiver gets a channel's entries in their order. Where more
+/// channels wait than are remembered, the log is scanned for them.
 package struct DeliveryQueue {
     package enum Step: Equatable {
         /// Deliver the oldest row of this channel, which is in flight from now on.
@@ -28,7 +28,7 @@ package struct DeliveryQueue {
 
     package private(set) var underWay: Set<ChannelID> = []
     package private(set) var failuresInARow = 0
-    /// In the order in which they came; those before `firstReady` are taken.
+    /// In the order in which they came; the ones before `firstReady` are taken.
     private var ready: [ChannelID] = []
     private var firstReady = 0
     private var known: Set<ChannelID> = []
@@ -44,13 +44,13 @@ package struct DeliveryQueue {
         case from(ChannelID)
     }
 
-    /// Begins with a scan: of what the last process left, nothing is known.
+    /// Begins with a scan: nothing is known of what the last process left.
     package init() {}
 
     /// A channel may have a row that is due.
     package mutating func add(_ id: ChannelID) {
         guard !underWay.contains(id) else {
-            // Its row may have come after whoever works on it has looked.
+            // Its row may have come after the delivery in flight has looked.
             addedMeanwhile.insert(id)
             return
         }
@@ -82,7 +82,7 @@ package struct DeliveryQueue {
         return .nothing
     }
 
-    /// What a scan has found, and where it stopped; `nil`: it has reached the end.
+    /// Takes the findings of a scan, and where it stopped; `nil`: it has reached the end.
     package mutating func scanned(_ ids: [ChannelID], upTo next: ChannelID?) {
         if let next {
             scan = .from(next)
@@ -94,7 +94,7 @@ package struct DeliveryQueue {
         for id in ids { add(id) }
     }
 
-    /// What was in flight is over. It may have another row that is due.
+    /// The delivery in flight is over. The channel may have another row that is due.
     package mutating func delivered(_ id: ChannelID) {
         failuresInARow = 0
         end(id)

@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// Which receivers fail, so that the log says so once when it begins and once when it is over, however many attempts there are in between.
+/// Tracks which receivers fail, so that the log reports it once when it begins and once when it is over, however many attempts there are in between.
 ///
 /// Decides only: time is passed in, and what is to be said is returned.
 struct ReceiverHealth {
@@ -18,7 +18,7 @@ struct ReceiverHealth {
     }
 
     private var failing: [String: Failing] = [:]
-    /// Before this the same receiver's next failure is not told: one that fails every other time would be told of for ever.
+    /// Before this, the same receiver's next failure is not logged: one that fails every other time would be logged for ever.
     private var quiet: [String: Timestamp] = [:]
 
     /// Receivers that are remembered, and how long one is quiet after a report that it fails.
@@ -35,7 +35,7 @@ struct ReceiverHealth {
             return nil
         }
         if failing.count >= ReceiverHealth.receiversMax {
-            // Nobody asks these any more.
+            // These have not been asked about for long.
             failing = failing.filter { $0.value.last.advanced(by: ReceiverHealth.memory) > now }
         }
         if quiet.count >= ReceiverHealth.receiversMax { quiet = quiet.filter { $0.value > now } }

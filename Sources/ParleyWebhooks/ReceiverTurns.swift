@@ -11,12 +11,12 @@ struct ReceiverTurns {
     private struct Receiver {
         var waiting = Fifo<String>()
         var underWay = 0
-        /// Whether it stands in the queue for its turn.
+        /// Whether it is in the queue for its turn.
         var isListed = false
     }
 
     private(set) var underWay = 0
-    /// Those that have something waiting or in flight.
+    /// The receivers that have something waiting or in flight.
     private var receivers: [String: Receiver] = [:]
     private var turns = Fifo<String>()
 

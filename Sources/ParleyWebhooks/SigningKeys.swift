@@ -5,15 +5,15 @@ package import ParleySystem
 
 /// The keys that notifications of subscriptions are signed with: one that signs, and those whose signatures may still be in flight.
 ///
-/// They are files of a folder, `<name>.pem`: the private key whose name is last signs, and of all of them, private or public, the public
-/// part is published. So a key is replaced by putting a file beside it, and withdrawn by removing its file.
+/// They are files of a folder, `<name>.pem`: the private key whose name is last signs, and the public part of every key, private or public, is
+/// published. So a key is replaced by putting a file beside it, and withdrawn by removing its file.
 package struct SigningKeys: Sendable {
     /// One of the published keys.
     struct Key: Sendable {
         let id: String
         let publicKey: Bytes
 
-        /// The id is the key's thumbprint (RFC 7638): nobody has to choose it, and it stays.
+        /// The id is the key's thumbprint (RFC 7638): it needs no choosing, and it stays.
         init(_ publicKey: Bytes) {
             self.publicKey = publicKey
             let thumbprint = JSON.object([
@@ -110,7 +110,7 @@ extension SigningKeys {
         return key
     }
 
-    /// What stands before the key in PKCS #8 and in SubjectPublicKeyInfo (RFC 8410).
+    /// The bytes before the key in PKCS #8 and in SubjectPublicKeyInfo (RFC 8410).
     private static let privatePrefix: Bytes = [
         0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
     ]

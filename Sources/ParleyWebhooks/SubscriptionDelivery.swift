@@ -14,7 +14,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
     private let state = Mutex(State())
 
     private struct State {
-        /// By subscription: the latest wake counts, an older one is over.
+        /// By subscription: the latest wake counts, an older one is superseded.
         var waiting: [TextKey: (notification: SubscriptionNotification, receiver: String)] = [:]
         var turns = ReceiverTurns()
         var calls: [TextKey: (wakeID: String, receiver: String, call: WebhookCall?)] = [:]
@@ -73,7 +73,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
             guard !state.isStopped else { return nil }
             let before = state.waiting.updateValue((notification, receiver), forKey: TextKey(id))
             if before?.receiver != receiver { state.turns.add(id, for: receiver) }
-            // Whoever has not answered by now is told of the new wake instead.
+            // A receiver that has not answered by now is told of the new wake instead.
             return state.removeCall(TextKey(id))
         }
         old?.cancel()
@@ -142,7 +142,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
         subscriptions.request(.failed(wakeID: notification.wake.id), of: subscription.id)
     }
 
-    /// What tells receivers apart; never to be logged, it may hold a secret.
+    /// The value that tells receivers apart; never to be logged, it may hold a secret.
     private static func receiver(of notification: SubscriptionNotification) -> String {
         notification.subscription.configuration.webhookURL ?? ""
     }

@@ -1,11 +1,11 @@
 package import ParleyHTTP
 
-/// Where notifications of a subscription may be sent: anybody who may subscribe chooses the URL (PROTOCOL.md, section 12.8).
+/// Where notifications of a subscription may be sent: any client that may subscribe chooses the URL (PROTOCOL.md, section 12.8).
 package struct SubscriptionURL: Sendable {
     package let text: String
-    /// Which addresses may be connected to once the name is resolved.
+    /// The addresses that may be connected to once the name is resolved.
     package let addresses: AddressPolicy
-    /// Scheme, host and port: what may stand in logs.
+    /// Scheme, host and port: the part that may be logged.
     package let origin: String
 
     /// - Parameter allowsLoopback: Whether a receiver on this machine may be called, as one under development is.

@@ -9,14 +9,14 @@ package final class WebhookCall: OutgoingCallDelegate {
         case delivered
         /// Answered with 410: the receiver wants no more of it.
         case gone
-        /// Anything else, with a reason that may stand in logs.
+        /// Anything else, with a reason that may be logged.
         case failed(reason: String, retryAfter: Duration?)
     }
 
     /// How long an attempt may take until the answer's end.
     package static let timeout = Duration.seconds(15)
     package static let connectTimeout = Duration.seconds(5)
-    /// How much of an answer is read: to use the connection again, or because somebody wants to know.
+    /// How much of an answer is read: to reuse the connection, or because the caller wants the answer.
     package static let answerBytesMax = 64 << 10
 
     private struct State {
@@ -44,7 +44,7 @@ package final class WebhookCall: OutgoingCallDelegate {
     /// Starts a call of `url` by POST. The receiver is not followed anywhere else, and no proxy comes in between.
     ///
     /// - Parameters:
-    ///   - addresses: Where the receiver may be.
+    ///   - addresses: The addresses that the receiver may have.
     ///   - answer: Called before `done` with the body of an answer with 2xx, unless that is longer than ``answerBytesMax``.
     ///   - done: Called once, on any thread, unless the call is cancelled.
     package init(
@@ -70,7 +70,7 @@ package final class WebhookCall: OutgoingCallDelegate {
             (state.call, state.deadline) = (call, deadline)
             return false
         }
-        // It may have ended on the loop before anybody here knew its name.
+        // It may have ended on the loop before it was stored here.
         if isOver {
             deadline.cancel()
             call.cancel()
@@ -90,7 +90,7 @@ package final class WebhookCall: OutgoingCallDelegate {
             state.received += body.count
             if answer != nil { state.answer += body }
             guard state.received > WebhookCall.answerBytesMax else { return nil }
-            // What its beginning says its end may take back.
+            // An answer's end may contradict its beginning.
             state.answer = []
             return state.outcome
         }
@@ -98,7 +98,7 @@ package final class WebhookCall: OutgoingCallDelegate {
     }
 
     package func ended(_ error: OutgoingError?) {
-        // A proxy may say 2xx for a receiver that then fails, and what is half an answer asks for nothing. Another status says enough by itself.
+        // A proxy may answer 2xx for a receiver that then fails, and half an answer asks for nothing. Any other status is sufficient by itself.
         let outcome = state.withLock { state in
             guard let error, state.status == 0 || state.outcome == .delivered else { return state.outcome }
             return .failed(reason: error.reason.isEmpty ? error.code : "\(error.code): \(error.reason)", retryAfter: nil)

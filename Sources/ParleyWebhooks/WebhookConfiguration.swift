@@ -2,24 +2,24 @@ package import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// Who is told of entries, of which, and by what they know that it is us.
+/// The receiver that is told of entries, the entries it is told of, and the keys that prove who calls.
 package struct WebhookConfiguration: Sendable {
     /// http or https, without credentials.
     package let url: String
-    /// Scheme, host and port: what may stand in logs, where path and query may be secrets.
+    /// Scheme, host and port: the part that may be logged, as path and query may be secrets.
     package let origin: String
     package let secrets: [WebhookSecret]
     package let events: Set<EntryKind>
     /// Whether the receiver may be on this machine or in its network, and be called without TLS.
     package let allowsPrivate: Bool
 
-    /// What a person has to be told of because an agent waits for them, and nothing else does.
+    /// The events that a person has to be told of because an agent waits for them, and no others.
     package static let usualEvents: Set<EntryKind> = [.approvalRequested, .agentParked, .agentStalled]
 
-    /// What can be chosen: all that agents write, but text, which comes by the token.
+    /// The possible events: all that agents write, but text, which comes by the token.
     package static let possibleEvents = EntryKind.allCases.filter { $0.rawValue >= 32 && $0 != .text && !unwritten.contains($0) }
 
-    /// Kept for later versions: nothing of this one writes them, and whoever chose them would wait in vain.
+    /// Kept for later versions: this one never writes them, and a receiver that chose them would wait in vain.
     private static let unwritten: Set<EntryKind> = [.childStarted, .childEnded, .budget, .memoryWritten, .memoryRecalled, .memoryForgotten]
 
     /// - Parameters:
@@ -74,7 +74,7 @@ extension WebhookConfiguration: CustomStringConvertible {
     package var description: String { "webhook at \(origin)" }
 }
 
-/// What is wrong with the configuration of a webhook, and what to do about it.
+/// The problem with the configuration of a webhook, and the remedy.
 package struct WebhookConfigurationError: Error, Sendable, CustomStringConvertible {
     package var problems: [String]
     package var description: String { problems.joined(separator: "\n") }
@@ -82,7 +82,7 @@ package struct WebhookConfigurationError: Error, Sendable, CustomStringConvertib
     init(_ problems: [String]) { self.problems = problems }
 }
 
-/// What is asked of the URL of a receiver.
+/// The requirements on the URL of a receiver.
 private struct WebhookURL {
     let origin: String
 

@@ -33,7 +33,7 @@ package final class WebhookDelivery: OutboxObserver {
         /// Rows the scan in flight has passed.
         var scannedRows = 0
         var health = ReceiverHealth()
-        /// Before this no further row that is given up is told, and how many were not.
+        /// Before this, further dropped rows are not logged but counted.
         var nextReport = Timestamp(milliseconds: 0)
         var untold = 0
         var isWorkPending = false
@@ -239,7 +239,7 @@ package final class WebhookDelivery: OutboxObserver {
         return found ?? "\(row.channel.partition)/\(row.channel.number)"
     }
 
-    // MARK: What becomes of a row
+    // MARK: The fate of a row
 
     fileprivate enum Settlement { case delivered, failed, givenUp, removed }
 

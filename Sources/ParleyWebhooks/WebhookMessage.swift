@@ -2,7 +2,7 @@ package import ParleyChannels
 package import ParleyLog
 package import ParleySystem
 
-/// What a receiver gets of an entry.
+/// The message that a receiver gets for an entry.
 ///
 ///     {"type": "approval.requested", "agent": "<kind>/<id>", "channel": "agents/<kind>/<id>", "offset": "…", "at": "…", "entry": {…},
 ///      "answer": {"path": "/v1/agents/<kind>/<id>", "approve": {…}, "deny": {…}}}
@@ -51,7 +51,7 @@ package struct WebhookMessage: Sendable {
         return body
     }
 
-    /// What to POST, and where, to let the turn continue. The digest makes sure that what was seen is what is approved.
+    /// The body to POST, and where, to let the turn continue. The digest ensures that the approval is of what was seen.
     private static func answer(_ request: JSON, _ agent: String) -> JSON {
         func decision(_ type: String) -> JSON {
             .compact(("type", .string(type)), ("approval", request["approval"]), ("args_sha256", request["args_sha256"]))

@@ -5,11 +5,11 @@ package struct WebhookRetry: Sendable {
     /// The pause after the first failure; each further one is twice as long.
     package var initialInterval = Duration.seconds(5)
     package var maximumInterval = Duration.seconds(3_600)
-    /// By how much of itself a pause is shorter or longer by chance, so that what failed together does not come back together.
+    /// The random part of a pause, by which it is shorter or longer, so that deliveries that failed together do not come back together.
     package var jitter = 0.2
-    /// What a receiver can ask for with Retry-After at most.
+    /// The longest pause that a receiver can ask for with Retry-After.
     package var retryAfterMax = Duration.seconds(86_400)
-    /// So long after its entry a delivery is given up. At the end of that time there is one last attempt.
+    /// A delivery is given up this long after its entry. At the end of that time there is one last attempt.
     package var givenUpAfter = Duration.seconds(3 * 86_400)
 
     package init() {}

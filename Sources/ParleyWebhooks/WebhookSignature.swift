@@ -39,7 +39,7 @@ extension WebhookSecret: CustomStringConvertible {
     package var description: String { "\(WebhookSecret.prefix)…" }
 }
 
-/// The three headers of Standard Webhooks by which a receiver knows who calls, and which delivery it is.
+/// The three headers of Standard Webhooks that tell a receiver who calls, and which delivery it is.
 package enum WebhookSignature {
     /// - Parameters:
     ///   - id: The same over all attempts; without a full stop, which separates what is signed.

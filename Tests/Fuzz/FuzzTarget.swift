@@ -1,7 +1,7 @@
 import Foundation
 import ParleySystem
 
-/// What is fed with hostile bytes. Each reads its input in some way and traps where the program contradicts itself or an older program.
+/// A target for hostile bytes. Each reads its input in some way and traps where the program contradicts itself or an older program.
 enum FuzzTarget: String, CaseIterable {
     case request, socket, events, json, messages, text, names, tokens, stored
 
@@ -20,7 +20,7 @@ enum FuzzTarget: String, CaseIterable {
     }
 }
 
-/// What libFuzzer's main program calls; which target it is for, `PARLEY_FUZZ` says.
+/// The entry point for libFuzzer's main program; `PARLEY_FUZZ` names the target.
 @_cdecl("LLVMFuzzerTestOneInput")
 func testOneInput(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     target.run(UnsafeRawBufferPointer(start: bytes, count: count))
@@ -45,14 +45,14 @@ func require(_ condition: Bool, _ what: @autoclosure () -> String = "", file: St
     if !condition { contradiction(what(), file: file, line: line) }
 }
 
-/// For two ways to the same thing.
+/// Compares the results of two ways to the same thing.
 func same<Value: Equatable>(_ a: Value, _ b: Value, _ what: @autoclosure () -> String, file: StaticString = #file, line: UInt = #line) {
     require(a == b, "\(what()): \(a) is not \(b)", file: file, line: line)
 }
 
 /// Calls `visit` with pieces of the input: the whole, then byte by byte, then at places that the input itself decides.
 ///
-/// - Returns: whatever `read` says of each of the three; they must be equal.
+/// - Returns: the results of `read` for each of the three; they must be equal.
 func readInPieces<Result: Equatable>(
     _ input: UnsafeRawBufferPointer, _ read: (_ pieces: [UnsafeRawBufferPointer]) -> Result
 ) -> Result {

@@ -39,7 +39,7 @@ extension StringProtocol {
     }
 }
 
-/// What a pattern means, said as plainly as can be. Exponential in the worst case, so for short texts.
+/// The meaning of a pattern, as plainly as can be. Exponential in the worst case, so for short texts.
 private func matches(_ pattern: ArraySlice<Bytes>, _ name: ArraySlice<Bytes>) -> Bool {
     guard let first = pattern.first else { return name.isEmpty }
     guard let segment = name.first else { return false }
@@ -80,7 +80,7 @@ private func check(_ text: String) {
     }
 }
 
-/// What is read back from the log: bytes that no version of this program wrote are refused, or read as something, and nothing traps.
+/// Reads bytes as if from the log: those that no version of this program wrote are refused, or read as something, and nothing traps.
 func fuzzStored(_ input: Bytes) {
     input.withUnsafeBytes { bytes in
         var count = 0

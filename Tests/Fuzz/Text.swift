@@ -21,7 +21,7 @@ func fuzzJSON(_ input: Bytes) {
     } catch {}
     same(isSkipped, value != nil, "skipped, and read")
     same((try? MessageCutter.cut(input)) != nil, value != nil, "cut, and read")
-    // Which of two members with one name counts is not agreed.
+    // It is not agreed which of two members with one name counts.
     let hasUniqueNames = value == nil || (try? JSON.parse(input, uniqueNames: true)) != nil
     if hasComparableShape(input), hasUniqueNames {
         let theirs = try? JSONSerialization.jsonObject(with: Data(input), options: .fragmentsAllowed)
@@ -119,7 +119,7 @@ private func hasRepeatedNames(_ value: JSON) -> Bool {
     }
 }
 
-/// What clients send as JSON: entries for an agent, and messages over a socket.
+/// JSON from clients: entries for an agent, and messages over a socket.
 func fuzzMessages(_ input: Bytes) {
     if let entry = try? InputEntry(input, principal: "fuzz") {
         guard case .members(let members, _) = entry.entry.content, let body = try? JSON.parse([0x7b] + members + [0x7d]) else {

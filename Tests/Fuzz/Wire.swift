@@ -4,7 +4,7 @@ import ParleySystem
 @testable import ParleyHTTP
 @testable import ParleyServer
 
-// What comes over a connection, in pieces of any size.
+// Input from a connection, in pieces of any size.
 
 private let limits = {
     var limits = HTTPParserLimits()
@@ -142,7 +142,7 @@ func fuzzEvents(_ input: UnsafeRawBufferPointer) {
     fuzzPieces(Bytes(input))
 }
 
-/// What a client gets to see of the events.
+/// The data that a client gets from the events.
 private func dataOfEvents(_ written: Bytes) -> [Bytes] {
     var data: [Bytes] = []
     var parser = ServerSentEventParser()
@@ -155,7 +155,7 @@ private func dataOfEvents(_ written: Bytes) -> [Bytes] {
     return data
 }
 
-/// Text that is appended in pieces, and reaches a reader who is there for each: it is all there, as text, or refused as none.
+/// Text that is appended in pieces, with a reader that is there for each: all of it arrives as text, or is refused as none.
 ///
 /// The first byte says how long the pieces are.
 private func fuzzPieces(_ input: Bytes) {

@@ -65,7 +65,7 @@ import Testing
         #expect(waited <= 3)
     }
 
-    /// A place in the queue is the name's: what was meant for an agent that has been deleted must not count for the next one.
+    /// A place in the queue is the name's: a call for an agent that has been deleted must not count for the next one.
     @Test func `take the whole inbox of whoever has the name when there is room`() throws {
         let output = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 3)
@@ -103,8 +103,8 @@ import Testing
         #expect(open.isEmpty)
     }
 
-    /// Those with messages behind a turn that waits can decide nothing, and those that have stalled take no timer: both are looked at again and
-    /// again, and the log tells of more of them than are remembered.
+    /// Agents with messages behind a turn that waits can decide nothing, and stalled ones take no timer: both are looked at again and again, and the
+    /// log names more of them than are remembered.
     @Test func `agents that can do nothing do not keep timers from others`() throws {
         let (open, steps) = try SimulatedNode.simulate {
             let first = SimulatedWorld(seed: 1)
@@ -200,7 +200,7 @@ import Testing
         #expect(open.isEmpty)
     }
 
-    /// An agent that cannot leave memory may wait for its timer while those of others find no room.
+    /// An agent that cannot be passivated may wait for its timer while those of others find no room.
     @Test func `timers that find no room do not hold up those of agents in memory`() throws {
         let (fired, waited) = try SimulatedNode.simulate {
             let first = SimulatedWorld(seed: 1)
@@ -282,7 +282,7 @@ import Testing
         #expect(open.isEmpty && waiting == 0 && timers == 0, "\(open) \(waiting) \(timers)")
     }
 
-    /// Little room, and little memory of who waits, for agents that wait for all kinds of things.
+    /// Little room, and little memory of waiting agents, for agents that wait for all kinds of things.
     @Test(arguments: 0..<(isLong ? 100 : 10) as Range<UInt64>)
     func `are admitted in the end, whatever they wait for`(seed: UInt64) throws {
         let open = try SimulatedNode.simulate {

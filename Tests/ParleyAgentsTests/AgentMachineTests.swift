@@ -5,7 +5,7 @@ import Testing
 
 @testable import ParleyAgents
 
-/// What an agent does, event by event: each row is what happens, and what is to be done about it.
+/// An agent, event by event: each row is an event, and the actions that follow.
 @Suite struct `An agent as a value` {
     // MARK: Turns
 
@@ -220,7 +220,7 @@ import Testing
         #expect(stage.commit() == ["stop all", "leave"])
     }
 
-    // MARK: Leaving memory
+    // MARK: Passivation
 
     @Test func `an agent with nothing to do leaves, unless something was delivered`() {
         var stage = MachineStage.idle()

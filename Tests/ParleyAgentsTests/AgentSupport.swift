@@ -77,10 +77,10 @@ typealias TurnProgram = @Sendable (Turn, SimulatedWorld) async throws -> JSON
 ///
 /// - Parameters:
 ///   - duration: How long the first process lives.
-///   - second: What the agent does in the second process, if that is another program.
+///   - second: The program of the agent in the second process, if that is another one.
 ///   - clock: How far the clock is set forwards, or back, between them.
-///   - prepare: What is done before the message is sent.
-///   - act: What is done once the second process has started.
+///   - prepare: Runs before the message is sent.
+///   - act: Runs once the second process has started.
 /// - Returns: the entries of the agent's channel.
 func twoProcesses(
     _ first: @escaping TurnProgram, for duration: Duration, _ second: TurnProgram? = nil, clock: Duration = .zero,
@@ -136,7 +136,7 @@ final class ReadFault: Sendable {
 
 // MARK: - Looking at entries
 
-/// What became of the last entry of a type: the state that its receipt tells, and the reason.
+/// The outcome of the last entry of a type: the state in its receipt, and the reason.
 func receipt(_ entries: [JSON], of type: String) -> String? {
     let offset = entries.last { $0["type"]?.string == type }?["offset"]
     guard let offset, let receipt = entries.first(where: { $0["type"] == "receipt" && $0["of"] == offset }) else { return nil }

@@ -9,7 +9,7 @@ import Testing
 
 private let name = "agents/probe/a"
 
-/// What was done outside, in order.
+/// The effects outside, in order.
 private final class Deeds: Sendable {
     private let all = Mutex<[String]>([])
     func add(_ deed: String) { all.withLock { $0.append(deed) } }
@@ -219,7 +219,7 @@ private func cancel() -> NewEntry { NewEntry(.cancel, nil, ("by", "ann"), ("reas
                     try await withThrowingTaskGroup(of: Void.self) { group in
                         group.addTask {
                             do { _ = try await left.wait(for: "never") } catch {
-                                // What is done when the task is cancelled.
+                                // Runs when the task is cancelled.
                                 try await left.shielded { turn in try await turn.step("cleanup") { _ in } }
                                 throw error
                             }

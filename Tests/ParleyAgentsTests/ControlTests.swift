@@ -38,7 +38,7 @@ private struct Stage {
 }
 
 @Suite struct `Talking to a turn` {
-    /// What the model would have written.
+    /// The text that the model would have written.
     private static func whole() -> String {
         var options = ScriptedModel.Options()
         options.tokens = 60

@@ -13,7 +13,7 @@ private struct Talk {
     let node: SimulatedNode
     let name = "agents/probe/a"
 
-    /// - Parameter policy: What becomes of a message that comes while a turn runs.
+    /// - Parameter policy: How a message is handled that comes while a turn runs.
     init(
         _ log: SimulatedLog = SimulatedLog(), now: Timestamp = Timestamp(milliseconds: 0), policy: ConcurrentInput = .queue,
         historyBytes: Int = AnyAgent.historyBytesUsual
@@ -44,7 +44,7 @@ private struct Talk {
         run(for: duration)
     }
 
-    /// What the last turn saw.
+    /// The conversation that the last turn saw.
     func seen() throws -> [String] {
         try node.entries(name).last { $0["type"] == "turn.completed" }?["output"]?["before"]?.array?.map { text in
             text.string!.replacingOutputs
@@ -55,7 +55,7 @@ private struct Talk {
 }
 
 extension String {
-    /// Outputs show what they saw themselves; what they said is enough here.
+    /// Outputs show the conversation that they saw; their own text is enough here.
     fileprivate var replacingOutputs: String {
         guard hasPrefix("assistant: {"), let json = try? JSON.parse(Array(dropFirst("assistant: ".count).utf8)) else { return self }
         return "assistant: \(json["said"]?.string ?? "")"
@@ -68,7 +68,7 @@ extension String {
             let talk = try Talk()
             talk.send(.message, "one")
             talk.send(.interrupt, "two")
-            // Behind an approval the agent is passivated; approved, it replays with what it has read from the log.
+            // While it waits for an approval the agent is passivated; approved, it replays with what it has read from the log.
             talk.send(.message, "ask three", for: .seconds(300))
             talk.send(.approve, nil, ("approval", .string("\(Offset(9))/ask")))
             let approval = try talk.node.entries(talk.name).first { $0["type"] == "approval.requested" }

@@ -56,7 +56,7 @@ extension SimulatedNode {
                 ])
             node.send("sleep", to: name)
             world.settle()
-            // By then it was passivated: rung, it comes back, and is deleted at any moment of that.
+            // By then it was passivated: it comes back when the timer fires, and is deleted at any moment of that.
             let due = try #require(try node.entries(name).compactMap { $0["due"]?.string.flatMap { Timestamp($0) } }.first)
             world.run(deadline: due.advanced(by: .milliseconds(-1)))
             var steps = 0

@@ -37,7 +37,7 @@ private struct Drained {
         world.settle()
     }
 
-    /// Has the next process continue for an hour, and gives the entries.
+    /// Runs the next process for an hour, and returns the entries.
     func next() throws -> [JSON] {
         let after = SimulatedWorld(seed: 99, now: world.now)
         let second = try SimulatedNode(after, node.log.reopen(), agents: [agent { _, turn in try await program(turn, after) }])

@@ -11,7 +11,7 @@ private let name = "agents/probe/a"
 private enum Wait: String, CaseIterable {
     case sleep, signal, approval, follow
 
-    /// - Returns: what ended the wait.
+    /// - Returns: the end of the wait.
     func end(_ turn: Turn, after duration: Duration) async throws -> String {
         do {
             switch self {
@@ -61,7 +61,7 @@ private func waiting(_ wait: Wait, _ seconds: Int) -> TurnProgram {
         #expect(entries.last?["output"] == [.string(wait.expected), 5_100], "\(short(entries))")
     }
 
-    /// What is decided goes by the end that `approval.requested` tells.
+    /// The end in `approval.requested` decides.
     @Test(arguments: [(1_000, 20, "applied"), (20, 1_000, "rejected approval_expired")])
     func `takes a decision until it was to end`(before: Int, after: Int, expected: String) throws {
         let entries = try twoProcesses(

@@ -169,7 +169,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
         #expect(steps < 1_000)
     }
 
-    /// Dies at every commit, durable or not: each entry is given once, and nothing is missed that came while nobody was there.
+    /// Dies at every commit, durable or not: each entry is given once, and nothing is missed that came while no process ran.
     @Test(arguments: 0..<30, [SimulatedLog.Outcome.lost, .durableUnacknowledged])
     func `misses nothing and gives nothing twice when the process dies`(crashAt: Int, outcome: SimulatedLog.Outcome) throws {
         let (output, steps) = try SimulatedNode.simulate {
@@ -317,7 +317,7 @@ private func follower(timeout: Duration? = nil, from start: FollowStart = .begin
             node.delete(name)
             node.create(name)
             node.send("y", to: name)
-            // So that the successor waits: what it follows is recreated as well.
+            // So that the successor waits: the channel that it follows is recreated as well.
             node.channels.submit(DeleteChannel("streams/f"))
             node.publish(1, to: "streams/f")
             world.run(deadline: world.now.advanced(by: .seconds(100)))

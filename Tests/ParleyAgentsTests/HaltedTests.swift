@@ -12,7 +12,7 @@ private struct Stalled {
     let log: SimulatedLog
     static let name = "agents/probe/a"
 
-    /// - Parameter program: What the agent does up to its step 'next'; the second process does without it.
+    /// - Parameter program: The agent's program up to its step 'next'; the second process does without it.
     init(_ program: @escaping @Sendable (Turn) async throws -> Void = { _ in }) throws {
         let first = SimulatedWorld(seed: 5)
         log = SimulatedLog()

@@ -8,7 +8,7 @@ import Testing
 private let name = "agents/probe/a"
 
 extension SimulatedNode {
-    /// Sends entries in one request; what it was answered with.
+    /// Sends entries in one request; returns the answer.
     fileprivate func send(_ entries: [NewEntry], to channel: String = name) -> Answer {
         let answer = Answer()
         var append = Append(to: channel, entries)

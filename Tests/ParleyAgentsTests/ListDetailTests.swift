@@ -5,7 +5,7 @@ import ParleyTesting
 import Testing
 
 @Suite struct `A list of agents` {
-    /// A stage whose agent asks for approval of what it is told, and fails when that is denied.
+    /// A stage whose agent asks for approval of its message, and fails when that is denied.
     private func stage() throws -> RecordStage {
         try RecordStage { _ in
             AnyAgent(kind: "probe") { message, turn, state in

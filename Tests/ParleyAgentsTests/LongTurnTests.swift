@@ -152,11 +152,11 @@ func notShown(_ seen: [RecordingModel.Seen], _ requests: [(key: String, answer: 
         let last = found.written[count - 1] - found.written[count - 101]
         #expect(last * 2 <= first * 3, "the last 100 calls wrote \(last) bytes, the first \(first)")
         #expect(found.journals[1] <= found.journals[0] * 5 / 2, "at half and at the end: \(found.journals)")
-        // What a user says, what the model answers, and what two in ten rounds add: each once.
+        // The user's message, the model's answers, and the additions of two in ten rounds: each once.
         #expect(found.contents <= count * 5 / 2)
     }
 
-    /// What a journal holds in memory, but for what each of its values takes.
+    /// The bytes that a journal holds in memory, without those of each value's own layout.
     private func bytes(_ journal: Journal) -> Int {
         let starts = journal.starts.reduce(0) { $0 + $1.path.utf8.count + ($1.digest?.utf8.count ?? 0) + 64 }
         return journal.completions.reduce(starts) { sum, completion in

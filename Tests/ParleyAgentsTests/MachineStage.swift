@@ -8,7 +8,7 @@ import ParleySystem
 struct MachineStage {
     var machine: AgentMachine
     let view = TableView()
-    /// What has been written and not been answered.
+    /// The writes that have not been answered.
     private var written: [(batch: AgentBatch, purpose: WritePurpose)] = []
 
     static let model: ModelTraits = {
@@ -22,7 +22,7 @@ struct MachineStage {
         machine = AgentMachine(identity, AgentTraits(policy: .queue, definition: nil))
     }
 
-    // MARK: Where rows begin
+    // MARK: Starts of rows
 
     /// In memory, with nothing to do.
     static func idle() -> MachineStage {
@@ -78,7 +78,7 @@ struct MachineStage {
         return stage
     }
 
-    /// What a process does first that finds a turn which has ended so many processes in vain, the last one included.
+    /// The first actions of a process that finds a turn which has ended so many processes in vain, the last one included.
     static func crashed(inVain count: Int) -> [String] {
         var stage = MachineStage()
         stage.leave(.running) { ($0.crashesInVain, $0.hasProgress) = (count - 1, count == 0) }
@@ -99,7 +99,7 @@ struct MachineStage {
     /// Whether what is to come next is left to the row.
     private var isReleasing = false
 
-    /// What the machine says, with what it wants told next told.
+    /// Returns the machine's actions, with the events it asked for delivered next.
     mutating func handle(_ event: AgentEvent) -> [String] {
         var words: [String] = []
         for action in machine.handle(event, view) {
@@ -119,7 +119,7 @@ struct MachineStage {
 
     mutating func turn(_ event: TurnEvent) -> [String] { handle(.turn(epoch: machine.epoch, event)) }
 
-    /// An entry is in the log, and the agent has not been told.
+    /// Puts an entry in the log without telling the agent.
     func put(_ kind: EntryKind, _ members: [String: JSON] = [:]) { view.append(kind, members) }
 
     mutating func send(_ kind: EntryKind, _ members: [String: JSON] = [:]) -> [String] {
@@ -149,7 +149,7 @@ struct MachineStage {
         (written.last?.batch.rows ?? []).compactMap { if case .follow(.ends(let follow)) = $0 { follow.step } else { nil } }
     }
 
-    // MARK: What becomes of what was written, oldest first
+    // MARK: Answers to writes, oldest first
 
     mutating func commit() -> [String] {
         let (batch, purpose) = written.removeFirst()
@@ -163,7 +163,7 @@ struct MachineStage {
     mutating func refuse(_ code: String) -> [String] { handle(.refused(written.removeFirst().batch.epoch, ChannelError(code, "refused"))) }
 }
 
-/// What a machine may look at, set by hand.
+/// A machine's view, set by hand.
 final class TableView: AgentView {
     var now = Timestamp(milliseconds: 1_000_000)
     var (isDraining, isCrowded, isWritingText, keepsWaiting, isDeleted) = (false, false, false, false, false)
@@ -176,7 +176,7 @@ final class TableView: AgentView {
     var inboxed: [UInt64] = []
     var unreadable: Set<UInt64> = []
     var isHistoryUnreadable = false
-    /// What the channel has that a step follows.
+    /// The content of the channel that a step follows.
     var followed: StepOutcome?
     var isFollowedUnreadable = false
     /// Up to here it has nothing that a step could be given.
@@ -258,7 +258,7 @@ extension StepRequest.Work {
 }
 
 extension AgentAction {
-    /// `nil` for what rows do not tell of: alarms, and the machine's own affairs.
+    /// `nil` for events that rows do not mention: alarms, and the machine's own affairs.
     fileprivate var word: String? {
         switch self {
         case .write(let batch, _): (["write"] + batch.entries.map(\.kind.name) + batch.rows.compactMap(\.word)).joined(separator: " ")

@@ -19,7 +19,7 @@ private func companion(_ model: any Model, _ began: @escaping @Sendable (Turn) -
     }
 }
 
-/// Objects that are to be let go of.
+/// Objects that are to be released.
 private final class Held<Object: AnyObject & Sendable>: Sendable {
     private struct Reference: Sendable { weak let object: Object? }
     private let references = Mutex<[Reference]>([])

@@ -191,7 +191,7 @@ private struct Booth {
 @Suite struct `An answer that was cut inside its calls` {
     private struct Note: Codable, Sendable { var text: String? }
 
-    /// What the model is asked in turn, how often the tool ran, and how the turn ended.
+    /// Returns the requests to the model in turn, how often the tool ran, and how the turn ended.
     private func play(_ answers: [[ModelEvent]]) throws -> (requests: [[String]], runs: Int, end: JSON) {
         let ran = Counter()
         let (requests, end) = try SimulatedNode.simulate {

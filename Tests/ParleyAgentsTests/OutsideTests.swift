@@ -106,7 +106,7 @@ private func change(
                 agent { _, turn in
                     try await Self.draw(turn, world) { turn, isFirst in
                         let drawn = turn.uuid()
-                        // Nothing of the journal stands for its having drawn.
+                        // Nothing in the journal shows that it has drawn.
                         if isFirst { await pause(world, .seconds(5)) }
                         let recorded = try await turn.step("drawn") { _ in drawn }
                         try await turn.step("end") { _ in await pause(world, .seconds(5)) }
@@ -118,7 +118,7 @@ private func change(
         #expect(entries.last?["output"] == ["same", "same"], "\(short(entries))")
     }
 
-    /// What it draws goes into what it asks for: after a crash, and when the agent was passivated.
+    /// The values that it draws are part of its requests: after a crash, and when the agent was passivated.
     @Test(arguments: ["uuid", "now"], [Duration.seconds(4), .seconds(600)])
     func `asks for the same by what it draws`(kind: String, life: Duration) throws {
         let entries = try twoProcesses(

@@ -120,7 +120,7 @@ private func turn(_ program: @escaping TurnProgram, then act: @escaping @Sendabl
                         defer { group.cancelAll() }
                         return try await group.next()!
                     }
-                    // Nobody waits for it: it is cancelled where the program ends.
+                    // Never awaited: it is cancelled where the program ends.
                     async let lost: Void = turn.scope("lost").step("never awaited") { _ in await pause(world, .seconds(1)) }
                     if winner == "nobody" { _ = try await lost }
                     return .string(try await turn.step("again") { _ in winner })

@@ -8,9 +8,9 @@ import Testing
 
 private let name = "agents/probe/a"
 
-/// What later turns remember of an answer that was cut short.
+/// How later turns remember an answer that was cut short.
 @Suite struct `A partial answer` {
-    /// What a turn remembers of one that was interrupted while `talk` was asking a model, and all entries.
+    /// Returns what a turn remembers of one that was interrupted while `talk` was asking a model, and all entries.
     private static func remembered(
         _ talk: @escaping @Sendable (Turn, any Model) async throws -> String
     ) throws -> (history: [String], entries: [JSON]) {

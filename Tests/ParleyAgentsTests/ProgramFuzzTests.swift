@@ -7,8 +7,8 @@ import Testing
 
 private let name = "agents/probe/a"
 
-/// What a random program does, one after another: steps and waits, groups that throw or whose first child wins, catches and shielded cleanups.
-/// Nothing of it is outside the turn.
+/// The operations of a random program, one after another: steps and waits, groups that throw or whose first child wins, catches and shielded
+/// cleanups. Nothing of it is outside the turn.
 private indirect enum Operation: Sendable {
     case step(Int, takes: Int)
     /// A step that fails for good; the program continues.

@@ -34,7 +34,7 @@ func run(
     }
 }
 
-/// Where processes die in the run of a seed.
+/// The places where processes die in the run of a seed.
 func crashes(_ seed: UInt64) -> [(commit: Int, outcome: SimulatedLog.Outcome)] {
     var random = SplitMix64(seed: seed)
     return (0..<3).map { _ in
@@ -42,7 +42,7 @@ func crashes(_ seed: UInt64) -> [(commit: Int, outcome: SimulatedLog.Outcome)] {
     }
 }
 
-/// What the program saw, run by run.
+/// The values that the program saw, run by run.
 private final class Paths: Sendable {
     private let runs = Mutex<[[String]]>([])
 
@@ -77,7 +77,7 @@ private final class Paths: Sendable {
                         paths.note("\(item)", in: run)
                         return inner.reduce(0, +)
                     }
-                    // Whoever comes first decides what the program does next.
+                    // The first task to finish decides what the program does next.
                     let first = try await withThrowingTaskGroup(of: String.self) { group in
                         for letter in ["a", "b", "c"] {
                             let scope = try turn.scope(letter)

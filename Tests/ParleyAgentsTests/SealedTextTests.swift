@@ -46,7 +46,7 @@ extension SimulatedNode {
             #expect(try node.entries(name, view: .settled) == settled)
             #expect(try node.rows(.log) < values / 3, "holes that follow each other are one value")
             #expect(try node.channels.find(name)!.trims > 0)
-            // From every offset there ever was: what survives behind it, in whatever pages.
+            // From every offset there ever was: all that survives behind it, in whatever pages.
             for offset in 0...before.next {
                 var (entries, place) = ([JSON](), offset)
                 repeat {
@@ -117,7 +117,7 @@ extension SimulatedNode {
         #expect(pages == 31 && own.hasSuffix("7]"))
     }
 
-    /// Dies at every commit, of the answers and of the trimming: what survives is the same, and nothing is left to be trimmed.
+    /// Dies at every commit, of the answers and of the trimming: the same text survives, and nothing is left to be trimmed.
     @Test(arguments: 0..<60, [SimulatedLog.Outcome.lost, .durableUnacknowledged])
     func `goes once, whatever the process dies in`(crashAt: Int, outcome: SimulatedLog.Outcome) throws {
         let (types, rows) = try SimulatedNode.simulate {

@@ -14,7 +14,7 @@ import Testing
             try (0..<20).map { commit in
                 let log = SimulatedLog(outcome: { number, _ in number == commit ? .durableUnacknowledged : .acknowledged })
                 let world = SimulatedWorld(seed: 1)
-                // Each submission a commit of its own: what was not submitted as one is not saved by having come at the same moment.
+                // Each submission a commit of its own: entries that were not submitted as one are not saved by having come at the same moment.
                 var limits = GroupCommit.Limits()
                 limits.commitSubmissions = 1
                 let model = SteadyModel(tokens: `Sealing a model's text`.tokens, world: world)

@@ -55,7 +55,7 @@ private actor Ledger {
 /// Agents on a simulated log and real threads.
 private enum ThreadedNode {
     /// Sends a message to so many agents, and waits up to a minute for their turns.
-    /// - Returns: what ended the turns that have ended.
+    /// - Returns: the ends of the turns that have ended.
     static func ends(of agents: Int, _ program: @escaping @Sendable (Turn) async throws -> JSON) async throws -> [JSON] {
         let world = SystemWorld(threads: 4)
         let log = SimulatedLog()

@@ -3,7 +3,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// A way to spoil a history that is sound, and what the checker must say of it.
+/// A way to spoil a sound history, and the violation that the checker must find.
 private struct Doctoring: Sendable, CustomTestStringConvertible {
     let name: String
     let invariant: String
@@ -11,7 +11,7 @@ private struct Doctoring: Sendable, CustomTestStringConvertible {
     var testDescription: String { name }
 }
 
-/// The history has nothing of the kind: another one may.
+/// The history has nothing to spoil: another one may.
 private struct NothingToSpoil: Error {}
 
 private typealias Entry = SimulationHistory.Entry
@@ -181,7 +181,7 @@ private let doctorings = [
     },
     Doctoring(name: "a signal is not seen", invariant: "a signal is taken by who waits for it") { history in
         try history.edit(where: { $0.body["error"]?["code"] == "wait_timeout" }) { entries, index in
-            // Where nothing that has a receipt stood before.
+            // At a place before which nothing has a receipt.
             entries.add(["type": "signal", "name": "go"], at: index)
         }
     },

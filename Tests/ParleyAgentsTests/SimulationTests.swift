@@ -3,7 +3,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// Which seed to replay, from the environment.
+/// The seed to replay, from the environment.
 private enum Setting {
     static let seed = ProcessInfo.processInfo.environment["PARLEY_SEED"].flatMap { UInt64($0) }
 }
@@ -57,7 +57,7 @@ private struct Summary: Sendable {
     var failures: [String] = []
 }
 
-/// Run after run until there is no cell left that nobody died in. Counted, not timed: a busy machine takes longer and finds the same.
+/// Simulates until every cell has had a crash. Counted, not timed: a busy machine takes longer and finds the same.
 private func runs() throws -> Summary {
     var summary = Summary()
     let start = Date()

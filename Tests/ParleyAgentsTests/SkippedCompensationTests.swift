@@ -14,7 +14,7 @@ private func node(_ world: SimulatedWorld, _ log: SimulatedLog = SimulatedLog(),
 
 private func hang() async { await withCheckedContinuation { (_: CheckedContinuation<Void, Never>) in } }
 
-/// A cancel of a turn that may not run again: what is to be taken back is, or is named.
+/// A cancel of a turn that may not run again: its compensations run, or are named.
 @Suite struct `Compensations of turns that have stopped` {
     @Test func `in the pause after a crash the program takes back what it did`() throws {
         let (entries, undone) = try SimulatedNode.simulate {

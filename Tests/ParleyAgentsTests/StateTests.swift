@@ -5,7 +5,7 @@ import Testing
 
 private let name = "agents/keeper/a"
 
-/// What is done to the state by a message's text.
+/// Changes its state as a message's text says.
 private struct Keeper: Agent {
     static let kind = "keeper"
 

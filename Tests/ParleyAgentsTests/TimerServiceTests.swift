@@ -8,7 +8,7 @@ import Testing
 @testable import ParleyAgents
 
 @Suite struct `Timers of a partition` {
-    /// What was read of it and had not fired must fire when the partition comes back to this node.
+    /// Timers that were read and had not fired must fire when the partition comes back to this node.
     @Test func `that is closed while they are read fire when it is opened again`() throws {
         let fired = try SimulatedNode.simulate {
             let world = SimulatedWorld(seed: 1)

@@ -46,7 +46,7 @@ private struct Desk {
 }
 
 @Suite struct `Tools` {
-    /// What the agent answers after it was told to make these calls.
+    /// Returns the agent's answer after it was told to make these calls.
     private func answer(_ message: String) throws -> String? {
         try SimulatedNode.simulate {
             let desk = try Desk()
@@ -81,7 +81,7 @@ private struct Desk {
         #expect(try answer(message)?.contains(output) == true)
     }
 
-    /// What the trace says of the calls of each model step that no tool ran for.
+    /// Returns the trace's lists of tool calls that no tool ran for, one list for each model step.
     private func notRun(_ desk: Desk) throws -> [[String]] {
         let channel = try #require(try desk.node.channels.find(desk.name))
         let trace = try AgentTrace(desk.node.channels, channel).answer(TraceQuery())
@@ -358,7 +358,7 @@ private struct CallingModel: Model {
     }
 }
 
-/// Writes a text, begins a call and says no more; asked again, it answers.
+/// Writes a text, begins a call and then hangs; asked again, it answers.
 private final class HangingModel: Model {
     let name = "hanging"
     let continues = Continuation.prefix

@@ -4,7 +4,7 @@ import Testing
 
 @testable import ParleyAgents
 
-/// What a turn does, event by event: each row is what happens, and what is to be done about it.
+/// A turn, event by event: each row is an event, and the actions that follow.
 @Suite struct `A turn as a value` {
     private static let start = Timestamp(milliseconds: 1_000)
 
@@ -228,7 +228,7 @@ import Testing
         #expect(stage.handle { $0.report() } == ["end"])
     }
 
-    // MARK: Taking back
+    // MARK: Compensation
 
     @Test func `a failed turn takes back what it did, the latest first, and then ends`() {
         var stage = Self.fresh()
@@ -266,7 +266,7 @@ import Testing
         #expect(stage.machine.compensations.registered.isEmpty)
     }
 
-    // MARK: What waits outside the turn
+    // MARK: Waits outside the turn
 
     @Test func `a replay that waits for something outside the turn is looked at again, and said at last`() {
         var stage = Stage(Self.journal(starts: ["a"]))

@@ -63,7 +63,7 @@ import Testing
         #expect(place < 8, "it began as number \(place + 1)")
     }
 
-    /// Turns may wait for one another: those that have room for those that have none.
+    /// Turns may wait for one another: ones that have room for ones that have none.
     @Test func `lets the first in that has waited for long`() throws {
         let (outputs, _, waited, _) = try Self.flood(Array(repeating: Self.large, count: 4), room: 1_000) { world, text, turn in
             let isLast = turn.channel == "agents/probe/a3"

@@ -132,7 +132,7 @@ private let name = "agents/probe/a"
             var node = try SimulatedNode(world, SimulatedLog(), agents: [program("a")])
             node.send("x", to: name)
             world.run(deadline: world.now.advanced(by: .seconds(60)))
-            // Input has the changed program run.
+            // Input makes the changed program run.
             node.send(.signal, ("name", "go"), ("data", "done"))
             world = SimulatedWorld(seed: 2, now: world.now)
             node = try SimulatedNode(world, node.log.reopen(), agents: [program("b")])

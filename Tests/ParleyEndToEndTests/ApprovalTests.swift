@@ -4,9 +4,9 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// An approval is decided once, whoever decides, and whatever happens to the server meanwhile.
+/// An approval is decided once, whichever client decides, and whatever happens to the server meanwhile.
 @Suite struct `An approval` {
-    /// Has an agent ask for one; gives the turn and the request.
+    /// Makes an agent ask for one; returns the turn and the request.
     private static func ask(
         _ conversation: Conversation, _ operations: String..., kind: String = "approval"
     ) throws -> (turn: String, request: JSON) {
@@ -81,7 +81,7 @@ import Testing
         }
     }
 
-    /// The failpoint kills the node once the approval is durable and before anybody is told.
+    /// The failpoint kills the node once the approval is durable and before any client is told.
     @Test(arguments: [nil, "answer.before:1"] as [String?])
     func `given while the server is down, and tried again with its key until it is back, counts once`(failpoint: String?) async throws {
         try await OwnThread.run {
@@ -127,7 +127,7 @@ import Testing
             let end = try conversation.waitForEnd(of: turn)
             #expect(try conversation.verdict(on: approve) == "applied")
             #expect(try conversation.entries("approval.decided").map { $0["decision"] } == ["approved"])
-            // At most once: cut off in its midst, it is said that nobody knows.
+            // At most once: cut off in its midst, its outcome is reported as unknown.
             let gave = Conversation.gave(end)["paid"]?["text"]
             let runs = conversation.runs("paid", turn: turn)
             #expect(gave == "once" && runs == 1 || gave == "outcome_unknown" && runs <= 1, "\(end.text), \(runs) runs")

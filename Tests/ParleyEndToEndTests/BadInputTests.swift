@@ -3,7 +3,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What comes from outside is wrong: it is said what, where and what to do, nothing changes, and the node lives on.
+/// Input from outside is wrong: the answer says what, where and what to do, nothing changes, and the node lives on.
 @Suite struct `Bad input` {
     struct Case: Sendable, CustomTestStringConvertible {
         var name: String
@@ -13,7 +13,7 @@ import Testing
         var body = #"{"type":"message","text":"hi"}"#
         var status: Int
         var code: String
-        /// What the answer must name.
+        /// The words that the answer must contain.
         var says: [String] = []
 
         var testDescription: String { name }

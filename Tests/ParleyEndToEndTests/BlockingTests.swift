@@ -4,7 +4,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What one agent's code does to its thread is felt by that agent alone.
+/// An agent's code that blocks its thread is felt by that agent alone.
 @Suite struct `Code that holds on to its thread` {
     @Test(arguments: ["block", "stuck"]) func `delays neither other agents nor answers`(operation: String) async throws {
         try await OwnThread.run {
@@ -60,7 +60,7 @@ import Testing
             try node.start(options: ["--idle", "1"])
             let conversations = try (0..<3).map { try Conversation(node, "spin\($0)") }
             let turns = try conversations.map { try $0.begin("spin go") }
-            // In memory no more; then none of the node's threads runs for long.
+            // They are passivated; then none of the node's threads runs for long.
             for conversation in conversations {
                 try RealTime.until("the agent to leave memory") {
                     try node.request("GET", "/v1/agents/\(conversation.agent)").json?["in_memory"] == false

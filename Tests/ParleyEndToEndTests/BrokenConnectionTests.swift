@@ -5,7 +5,7 @@ import ParleyTesting
 import Testing
 
 @Suite struct `A connection that breaks between two events` {
-    /// The offset to continue from comes behind the data. Cut in between, the same data comes again.
+    /// The offset to continue from comes behind the data. Cut in between, the same data is sent again.
     @Test func `tail prints each entry once`() async throws {
         try await OwnThread.run {
             let server = try StreamServer { count, responder in
@@ -92,7 +92,7 @@ private final class StreamServer: HTTPHandler {
     private let group = EventLoopGroup(count: 1, name: "streaming")
     private let asked = Monitor<[String]>([])
     private let answer: Answer
-    // Set once, before anybody has the object.
+    // Set once, before the object is shared.
     nonisolated(unsafe) private var server: HTTPServer!
 
     init(_ answer: @escaping Answer) throws {

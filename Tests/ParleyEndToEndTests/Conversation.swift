@@ -4,7 +4,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// One agent of kind `controlled`, whoever talks to it, and what stands in its channel.
+/// One agent of kind `controlled`, its clients, and the entries of its channel.
 final class Conversation: Sendable {
     let node: EndToEndNode
     let agent: String
@@ -36,7 +36,7 @@ final class Conversation: Sendable {
     /// The message that has the agent do these operations.
     static func plan(_ operations: [String]) -> JSON { ["operations": .array(operations.map { .string($0) })] }
 
-    /// Has the agent do this; gives the turn.
+    /// Makes the agent do this; returns the turn.
     @discardableResult
     func begin(_ operations: String...) throws -> String { try say("message", ("data", Conversation.plan(operations))) }
 
@@ -71,7 +71,7 @@ final class Conversation: Sendable {
         reader.attach(to: node)
     }
 
-    // MARK: What came of it
+    // MARK: Results
 
     /// Waits for an entry of this type, and of that step.
     @discardableResult
@@ -105,13 +105,13 @@ final class Conversation: Sendable {
         return [receipt["state"]?.string, receipt["reason"]?.string].compactMap { $0 }.joined(separator: " ")
     }
 
-    /// What the log holds now.
+    /// The present entries of the log.
     func entries(_ type: String? = nil) throws -> [JSON] { try node.entries(agent).filter { type == nil || $0["type"]?.string == type } }
 
     /// How often the body of that step ran.
     func runs(_ step: String, turn: String) -> Int { node.stepRuns["agents/\(agent)/\(turn)/\(step)", default: 0] }
 
-    /// What the operations of a turn gave, by step.
+    /// The results of a turn's operations, by step.
     static func gave(_ end: JSON) -> [String: JSON] {
         Dictionary((end["output"]?["gave"]?.array ?? []).map { ($0["step"]?.string ?? "", $0) }, uniquingKeysWith: { $1 })
     }

@@ -3,7 +3,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// A command that was used wrongly ends with 2, whoever finds that out, and names what is wrong as it was typed.
+/// A command that was used wrongly ends with 2, whichever program finds that out, and names what is wrong as it was typed.
 @Suite struct `Wrong usage of the command line` {
     typealias Misuse = `The command line`.Misuse
 

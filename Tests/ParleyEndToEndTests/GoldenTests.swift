@@ -3,8 +3,8 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What the program says, word for word, in files that a reviewer reads: `Golden/*.txt`. `PARLEY_GOLDEN=write swift test --filter Golden` writes
-/// them anew.
+/// The program's texts, word for word, in files that a reviewer reads: `Golden/*.txt`. `PARLEY_GOLDEN=write swift test --filter Golden` writes them
+/// again.
 @Suite struct `Golden texts of the command line` {
     private static let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "Golden")
 
@@ -76,7 +76,7 @@ import Testing
         }
     }
 
-    /// What a server refuses, or answers with nothing: in order, on one server with the agents clerk/me, which waits for an approval, and
+    /// Requests that a server refuses, or answers with nothing: in order, on one server with the agents clerk/me, which waits for an approval, and
     /// writer/done, which is closed.
     private static let refusals = [
         "status writer/nobody", "cancel writer/nobody", "interrupt writer/nobody", "close writer/nobody", "resume writer/nobody",

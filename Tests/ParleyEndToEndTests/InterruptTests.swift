@@ -3,9 +3,9 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What an interrupt does to a turn of the real executable, wherever it meets it.
+/// The effect of an interrupt on a turn of the real executable, wherever it meets it.
 @Suite(.serialized) struct `An interrupt` {
-    /// What the turn is doing when it is interrupted, in the words of the agent.
+    /// The turn's activity when it is interrupted, in the words of the agent.
     private static let places = ["model answer", "hold answer", "sleep answer", "approval answer"]
 
     @Test func `ends what the turn does, keeps what was written, and runs nothing again, 100 times`() async throws {
@@ -49,7 +49,7 @@ import Testing
         #expect(counts.count == 25 && counts.last! < 250)
     }
 
-    /// What was written is a beginning of what was generated, and the step's result is what readers saw.
+    /// The text is a beginning of the generated one, and the step's result is what readers saw.
     private func verifyText(_ entries: [JSON], _ end: JSON, generated: Int) {
         let completed = entries.first { $0["type"] == "step.completed" && $0["step"] == "answer" }
         #expect(completed?["finish_reason"] == "interrupted")
@@ -90,7 +90,7 @@ private final class Race {
 
     private let conversation: Conversation
     private var random: SplitMix64
-    /// How long a turn takes that nobody interrupts, in milliseconds, as far as it is known.
+    /// How long an uninterrupted turn takes, in milliseconds, as far as it is known.
     private var usual = 20.0
 
     init(_ conversation: Conversation, seed: UInt64) {
@@ -121,7 +121,7 @@ private final class Race {
             #expect(receipt["state"] == "rejected" && receipt["reason"] == "turn_ended")
             #expect(end["type"] == "turn.completed" && Conversation.gave(end)["answer"]?["text"]?.string == whole)
             #expect(completed["finish_reason"] == "stop" && text == whole)
-            // What stands before the end of the answer stops it: the order of the log decides.
+            // An interrupt before the end of the answer stops it: the order of the log decides.
             #expect(interrupt > completed["offset"]?.string ?? "", "the interrupt at \(interrupt) was overtaken by \(completed.text)")
         }
         return isInterrupted ? (text == whole ? .interruptedLate : .interrupted) : .completed

@@ -111,7 +111,7 @@ import Testing
                 let refused = try Self.run("parley", words + ["--server", node.url], token)
                 #expect(refused.exit == .status(1) && refused.error.contains("; this needs '\(verb)'. Ask for a token"), "\(refused)")
             }
-            // Whoever speaks HTTP is told the usual one.
+            // A plain HTTP client is told the usual one.
             let answer = try Self.curl(
                 node.url + "/v1/agents/writer/me", token, "-X", "POST", "-H", "Content-Type: application/json", "-d", "{}")
             #expect(answer.contains("whichever the type of the entry needs: 'append' for a message"), "\(answer)")
@@ -154,7 +154,7 @@ import Testing
             let token = try Self.text(try parley("token", "--allow", "**:read", "--name", "ann", environment: trust))
             #expect(try parley("ls", environment: trust.merging(["PARLEY_TOKEN": token]) { $1 }).exit == .status(0))
 
-            // Another key and another certificate: what the old key signed is worth nothing, and who follows comes again and hears so.
+            // Another key and another certificate: the old key's signatures are worth nothing, and a follower reconnects and is told so.
             let follower = try ChildProcess(
                 Products.path("parley"), ["tail", "writer/me"], environment: trust.merging(["PARLEY_TOKEN": token]) { $1 })
             try follower.wait("the follower to follow") { $0.standard.contains("hello") ? true : nil }
@@ -168,7 +168,7 @@ import Testing
             trust["PARLEY_TOKEN"] = Self.secret + "x"
             #expect(try parley("ls", environment: trust).exit == .status(0))
 
-            // What is wrong is not taken.
+            // Wrong keys are not taken.
             try Self.write("nonsense\n", to: keys)
             process.send(SIGHUP)
             try process.wait("the node to complain") { $0.error.contains("stay as they were") ? true : nil }

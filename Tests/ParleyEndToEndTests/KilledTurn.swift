@@ -6,7 +6,7 @@ import Testing
 
 /// One turn of a node that is killed in the middle, once or more often, and what must hold of it afterwards.
 ///
-/// What it does is what a careful client does: it sends its message with a key until that is acknowledged, and reads on from its offset.
+/// It acts as a careful client does: it sends its message with a key until that is acknowledged, and reads on from its offset.
 final class KilledTurn {
     static let tokens = 300
     static let rate = 500
@@ -24,7 +24,7 @@ final class KilledTurn {
     private var runsAtKill: [[String: Int]] = []
 
     /// - Parameters:
-    ///   - continues: What the node is told of the model, and what the model does.
+    ///   - continues: The node's setting for the model, and the model's behaviour.
     ///   - hasSteps: Whether the agent is the one with steps that leave a trace, else one declared in a file.
     init(continues: Bool = true, hasSteps: Bool) throws {
         var behaviour = ScriptedUpstream.Behaviour()
@@ -42,7 +42,7 @@ final class KilledTurn {
 
     deinit { upstream.stop() }
 
-    // MARK: What happens
+    // MARK: Events
 
     /// Runs the turn to its end, with the node killed at `moment`.
     /// - Returns: Whether it was: a failpoint may lie behind the end of the turn.
@@ -70,7 +70,7 @@ final class KilledTurn {
         try startAgain(failpoint: failpoint)
     }
 
-    /// Makes the channel, attaches the reader and sends the message; whatever the node does not live to answer is done again.
+    /// Makes the channel, attaches the reader and sends the message; requests that the node does not live to answer are repeated.
     func untilAcknowledged() throws {
         try persist { _ = try node.request("PUT", "/v1/stream/agents/\(agent)", [("Content-Type", "application/json")]) }
         isFollowed = true
@@ -106,7 +106,7 @@ final class KilledTurn {
         return true
     }
 
-    // MARK: What must hold
+    // MARK: Invariants
 
     /// - Returns: a line about what was seen.
     @discardableResult

@@ -3,7 +3,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What `run`, `send` and the controls say and do at a terminal.
+/// The output and the effects of `run`, `send` and the controls at a terminal.
 @Suite struct `Talking from the command line` {
     private static func scripted(_ options: String = "rate=0", agent: String = "") throws -> EndToEndNode {
         let node = try EndToEndNode(

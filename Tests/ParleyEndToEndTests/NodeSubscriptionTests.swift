@@ -46,7 +46,7 @@ import Testing
                 #expect(try send(node, "POST", Self.root + "/ack", ack, token: token).json?["error"]?["code"] == "FENCED")
                 #expect(try send(node, "POST", Self.root + "/claim", ["worker": "w"]).json?["error"]?["code"] == "NO_PENDING_WORK")
             }
-            // By claiming at once a worker may be faster than the event, but no generation has two.
+            // A worker that claims at once may be faster than the event, but no generation has two.
             let events = try node.request("GET", "/v1/stream/wake/pool").json?.array?.compactMap { $0["generation"]?.integer } ?? []
             #expect(events == Array(Set(events)).sorted())
             #expect(try node.request("GET", "/v1/stream/__ds/jwks.json").text == keys)

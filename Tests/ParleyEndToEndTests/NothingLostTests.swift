@@ -38,7 +38,7 @@ import Testing
     }
 }
 
-/// Somebody who says one thing after another to one agent, each with a key until it is accepted.
+/// A client that sends one message after another to one agent, each with a key until it is accepted.
 private final class RandomClient: @unchecked Sendable {  // Guard: used by one thread after another.
     private let conversation: Conversation
     private var random: SplitMix64
@@ -119,7 +119,7 @@ private final class RandomClient: @unchecked Sendable {  // Guard: used by one t
         }
     }
 
-    /// Whatever began has one end.
+    /// Everything that began has one end.
     private func verifyEnds(_ entries: [JSON]) {
         var turns: [String: Int] = [:]
         var steps: [String: Int] = [:]

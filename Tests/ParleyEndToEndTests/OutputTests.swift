@@ -3,7 +3,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What happens to what a command prints when it gets nowhere.
+/// Output of a command that cannot be delivered.
 @Suite struct `Standard output of the command line` {
     /// Runs a line of bash, in which `$0` is the program.
     private static func bash(_ line: String, _ environment: [String: String] = [:]) throws -> ChildProcess.Output {
@@ -50,7 +50,7 @@ import Testing
         try await OwnThread.run {
             // The pipe is closed before anything is written.
             let output = try Self.bash("{ sleep 0.2; \"$0\" help; echo \"exit $?\" >&2; } | true")
-            // By itself, or by the signal, where nothing has turned that off.
+            // By itself, or by the signal, unless that is ignored.
             #expect(["exit 0\n", "exit 141\n"].contains(output.error), "\(output)")
         }
     }

@@ -117,7 +117,7 @@ import Testing
             for (words, code, status) in [
                 (["trace", "writer/nobody"], "channel_not_found", 1), (["audit", "writer/nobody"], "channel_not_found", 1),
                 (["trace", "writer/one", "--turn", "0000000000000009"], "turn_not_found", 1),
-                // Wrong usage, whoever finds it.
+                // Wrong usage, whichever side finds it.
                 (["trace", "writer/one", "--limit", "many"], "invalid_limit", 2),
                 (["audit", "writer/one", "--type", "nope"], "invalid_type", 2),
             ] as [([String], String, Int32)] {

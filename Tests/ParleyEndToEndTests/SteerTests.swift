@@ -2,7 +2,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// What becomes of a steer that is sent while a tool of the turn runs.
+/// The outcome of a steer that is sent while a tool of the turn runs.
 @Suite struct `A steer` {
     @Test(arguments: [false, true])
     func `sent while a tool runs joins the next call of the model once`(isKilled: Bool) async throws {

@@ -4,7 +4,7 @@ import ParleySystem
 import ParleyTesting
 import Testing
 
-/// A node tells a receiver over real HTTP when an agent waits for somebody, whatever happens to the node meanwhile.
+/// A node tells a receiver over real HTTP when an agent waits for a person, whatever happens to the node meanwhile.
 @Suite struct `Webhooks` {
     private static let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     private static let settings = ["PARLEY_MODEL": "scripted:", "PARLEY_WEBHOOK_SECRET": secret]
@@ -147,7 +147,7 @@ import Testing
 
     private func waitUntilDelivered(_ node: EndToEndNode) throws {
         let limit = ContinuousClock.now + .seconds(60)
-        // The number is there for whoever polls it.
+        // The number is there to be polled.
         while try !node.request("GET", "/metrics").text.contains("parley_webhook_pending 0\n") {
             guard ContinuousClock.now < limit else { throw Missed("something is still to be delivered") }
             _ = Monitor(()).wait(timeout: .milliseconds(50)) { _ in nil as Void? }
@@ -155,7 +155,7 @@ import Testing
     }
 }
 
-/// Who is told: an HTTP server in the test's own process.
+/// The receiver: an HTTP server in the test's own process.
 private final class WebhookReceiver: Sendable {
     struct Record: Sendable {
         var headers: [String: String]
@@ -203,7 +203,7 @@ private final class WebhookReceiver: Sendable {
     }
 }
 
-/// What the receiver's loop holds, which must never be the last to hold the receiver.
+/// The state of the receiver's loop, which must never be the last to hold the receiver.
 private final class WebhookReceiverCore: HTTPHandler {
     let state = Monitor((records: [WebhookReceiver.Record](), status: 204))
 

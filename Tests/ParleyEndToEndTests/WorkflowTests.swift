@@ -29,7 +29,7 @@ import Testing
                     activity = try workflow.start(steps: count, pace: 0.03)
                 case 1:
                     try node.kill()
-                    // Once durable without an answer, once neither: what is sent again must be there once, either way.
+                    // Once durable without an answer, once neither: a repeated message must be there once, either way.
                     try node.start(failpoint: round % 2 == 1 ? "commit.after:2" : "commit.before:2")
                     try node.process.waitForExit("the server to die in a commit")
                     try node.start()
@@ -94,7 +94,7 @@ import Testing
     }
 }
 
-/// One workflow, its processes and somebody who follows its channel.
+/// One workflow, its processes and a follower of its channel.
 private final class Workflow {
     private let name: String
     private let node: EndToEndNode

@@ -215,7 +215,7 @@ final class Recorder: OutgoingCallDelegate {
     }
 
     @Test func `says that an upstream cannot be reached`() throws {
-        let port = try TestServer { _, _ in }.port  // Nobody listens there any more.
+        let port = try TestServer { _, _ in }.port  // Nothing listens there any more.
         let loop = EventLoop(name: "test")
         loop.start()
         defer { loop.stop() }
@@ -408,7 +408,7 @@ final class Recorder: OutgoingCallDelegate {
         let server = try RawServer { client, number in
             while RawServer.awaitRequest(of: client) {
                 asked.withLock(signalAll: true) { $0 += 1 }
-                // All are under way before the first is answered.
+                // All are in flight before the first is answered.
                 if number > 0 { _ = asked.wait(timeout: .seconds(10)) { $0 == 5 ? true : nil } }
                 let line = number == 0 ? status : "HTTP/1.1 200 OK"
                 RawServer.send("\(line)\r\nContent-Length: 1\r\n\r\n\(number)", to: client)
@@ -468,7 +468,7 @@ private func peerPort(of descriptor: Int32) -> Int? {
     return status == 0 && address.sin_family == sa_family_t(AF_INET) ? Int(UInt16(bigEndian: address.sin_port)) : nil
 }
 
-/// A server whose bytes are the test's own: what each connection does runs on a thread.
+/// A server whose bytes are the test's own: each connection runs on a thread.
 private final class RawServer: Sendable {
     let port: UInt16
     private let descriptor: Int32

@@ -117,7 +117,7 @@ private let echo: @Sendable (HTTPRequest, HTTPResponder) -> Void = { request, re
         let client = try server.connect()
         try client.send((0..<10).map { get("/\($0)") }.joined())
         for index in 0..<10 {
-            // Of those that wait the first is answered, and then there is room for another.
+            // The first of the waiting ones is answered, and then there is room for another.
             let first = try #require(waiting.wait(timeout: .seconds(10)) { $0.count == min(4, 10 - index) ? $0.removeFirst() : nil })
             first.loop.execute { first.respond(status: 200, body: Bytes("\(index)".utf8)) }
             #expect(try client.answer().text == "\(index)")

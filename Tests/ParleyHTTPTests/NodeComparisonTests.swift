@@ -4,7 +4,7 @@ import Testing
 
 @testable import ParleyHTTP
 
-/// What a parser makes of the bytes of one connection.
+/// A parser's reading of the bytes of one connection.
 private struct Reading: Equatable {
     struct Request: Equatable {
         var method: String
@@ -36,7 +36,7 @@ extension Reading: CustomStringConvertible {
             + " \(end)"
     }
 
-    /// Ours. What follows a request after which the connection closes is not looked at.
+    /// Ours. Input behind a request after which the connection closes is not looked at.
     init(_ bytes: Bytes) {
         var limits = HTTPParserLimits()
         limits.bodyBytes = 1 << 20
@@ -122,7 +122,7 @@ private struct Comparison {
         }
     }
 
-    /// The differences that are meant: what node refuses and ours takes, or waits for the end of.
+    /// The intended differences: requests that node refuses and ours takes, or waits for the end of.
     private func reason(_ code: String, _ request: Reading.Request?) -> String? {
         let text = String(decoding: bytes, as: UTF8.self)
         switch code {
@@ -191,7 +191,7 @@ private enum NodeParser {
     }
 }
 
-/// What attackers send, beyond the cases that have a name.
+/// Requests of attackers, beyond the cases that have a name.
 enum HostileRequests {
     private static let lengths = [
         "Content-Length: 3", "Content-Length: +3", "Content-Length: -1", "Content-Length: 3,3", "content-length:3", "Content-Length: 03",

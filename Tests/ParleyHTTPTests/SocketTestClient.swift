@@ -163,7 +163,7 @@ final class ClosureHandler: HTTPHandler {
     func handle(_ request: HTTPRequest, _ responder: HTTPResponder) { body(request, responder) }
 }
 
-/// What a test waits for: values that arrive from loops.
+/// Values that arrive from loops, for a test to wait for.
 final class Arrivals<Value: Sendable>: Sendable {
     private let values = Monitor<[Value]>([])
 
@@ -186,7 +186,7 @@ final class Arrivals<Value: Sendable>: Sendable {
 func get(_ path: String = "/", _ fields: String = "") -> String { "GET \(path) HTTP/1.1\r\nHost: a\r\n\(fields)\r\n" }
 
 extension TestClient {
-    /// What has been read from the socket and not been asked for.
+    /// The input that has been read from the socket and not been asked for.
     var bufferedText: String { input.text }
 }
 

@@ -5,7 +5,7 @@ import Testing
 
 @testable import ParleyHTTP
 
-/// What a program of the system said.
+/// Runs a program of the system; returns its output.
 private func run(_ words: String..., input: String = "") throws -> (status: Int32, output: String) {
     let process = Process()
     process.executableURL = URL(filePath: "/usr/bin/env")

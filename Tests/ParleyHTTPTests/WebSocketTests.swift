@@ -22,7 +22,7 @@ import Testing
         #expect(answer.headers["transfer-encoding"] == nil)
     }
 
-    /// A key says that the server has understood, and is no secret: any 16 bytes will do, and clients write them in every way.
+    /// A key shows that the server has understood, and is no secret: any 16 bytes will do, and clients write them in every way.
     @Test(arguments: ["AQIDBAUGBwgJCgsMDQ4PEB==", "AQIDBAUGBwgJCgsMDQ4PEC", "__79_Pv6-fj39vX08_Lx8A==", "//79/Pv6+fj39vX08/Lx8A=="])
     func `a key may be written in any Base64`(_ key: String) throws {
         let client = try Echo().connect()
@@ -176,7 +176,7 @@ import Testing
         }
     }
 
-    /// What a reader makes of pieces of bytes: the events, and the code that it closes with.
+    /// A reader's result for pieces of bytes: the events, and the code that it closes with.
     private func outcome(_ pieces: [Bytes]) -> (events: [String], code: Int) {
         let reader = WebSocketReader(messageBytesMax: 300)
         var events: [String] = []
@@ -197,7 +197,7 @@ import Testing
         return (events, 0)
     }
 
-    // MARK: What breaks the rules
+    // MARK: Breaches of the rules
 
     struct Violation: Sendable, CustomTestStringConvertible {
         var testDescription: String
@@ -354,13 +354,13 @@ import Testing
         try client.send(handshake())
         #expect(try client.answer().status == 101)
         let text = Bytes(repeating: UInt8(ascii: "z"), count: 60_000)
-        // What the server does not read fills the buffers between, so sending is to be given up at some point.
+        // Messages that the server does not read fill the buffers between, so the client has to stop sending at some point.
         var sent = 0
         while sent < 400, (try? client.send(frame(1, text), patience: 1)) != nil { sent += 1 }
         #expect(sent < 400)
     }
 
-    /// What the peer asks for in one breath is answered as it takes the answers, and all of it.
+    /// Requests that the peer sends at once are answered as it takes the answers, and all of them.
     @Test func `peers that take nothing have little waiting, however much they ask for at once`() throws {
         let server = try TestServer { configuration in
             configuration.waitingBytesMax = 64 << 10

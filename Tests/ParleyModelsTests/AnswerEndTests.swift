@@ -37,7 +37,7 @@ import Testing
         var upstream: FakeTransport.Call { transport.calls[0] }
         var seconds: Double? { endedAt.time.withLock { $0 }.map { start.duration(to: $0) / .seconds(1) } }
 
-        /// Has the upstream do something so many seconds from now.
+        /// Makes the upstream do something so many seconds from now.
         func after(_ seconds: Double, _ work: @escaping @Sendable (FakeTransport.Call) -> Void) {
             world.schedule(at: world.now.advanced(by: .milliseconds(Int64(seconds * 1_000)))) { [self] in work(upstream) }
         }

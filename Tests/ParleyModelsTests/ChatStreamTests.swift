@@ -51,7 +51,7 @@ import Testing
         }
     }
 
-    /// Of two values some readers take the first, some the last: nothing is taken for said that the model may not have said.
+    /// Some readers take the first of two values, some the last: nothing counts as said that the model may not have said.
     @Test(arguments: [
         (#"{"choices":[{"delta":{"content":"a"}}],"choices":[{"delta":{"content":"b"}}]}"#, "choices"),
         (#"{"choices":[{"delta":{"content":"a","content":"b"}}]}"#, "content"),

@@ -10,7 +10,7 @@ import Testing
 
 private let name = "agents/clerk/a"
 
-/// Passes calls on to a scripted model under a name of its own, and remembers what it was told first.
+/// Passes calls on to a scripted model under a name of its own, and remembers the first message of each.
 private final class NamedModel: Model {
     let name: String
     let continues = Continuation.prefix
@@ -67,7 +67,7 @@ private final class NamedModel: Model {
 
     private struct Found: Sendable {
         var entries: [JSON] = []
-        /// By life and model: the instructions of each call.
+        /// The instructions of each call, by life and model.
         var systems: [[String: [String]]] = []
         var outputs: [String] { entries.filter { $0["type"] == "turn.completed" }.map { $0["output"]?.string ?? "" } }
         func all(_ type: String) -> [JSON] { entries.filter { $0["type"]?.string == type } }
@@ -156,7 +156,7 @@ private final class NamedModel: Model {
         #expect(found.all("agent.stalled").isEmpty && found.outputs.count == 1)
         #expect(found.all("approval.requested").map { $0["action"] } == ["write_file"])
 
-        // Cut off before the model has called anything: what it calls then is asked for.
+        // Cut off before the model has called anything: its later calls need an approval.
         let stricter = try run([
             Life(send: [(.message, "say: Let me see what time it is now.\ncall: current_time {}")], seconds: 0.3),
             Life(approve: ["current_time"]), Life(), Life(approves: true),

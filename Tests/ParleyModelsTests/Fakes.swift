@@ -33,7 +33,7 @@ final class FakeTransport: OutgoingTransport {
     private let made = Mutex<[Call]>([])
     private let script: (@Sendable (Call) -> Void)?
 
-    /// - Parameter script: What the upstream does with each call, inside `start`; without it the test plays by hand.
+    /// - Parameter script: The upstream's answer to each call, inside `start`; without it the test plays by hand.
     init(_ script: (@Sendable (Call) -> Void)? = nil) { self.script = script }
 
     var calls: [Call] { made.withLock { $0 } }
@@ -126,7 +126,7 @@ final class ManualWorld: World {
 
     func perform(blocking use: BlockingUse, for owner: UInt64, _ work: @escaping @Sendable () -> Void) { perform(lane: 0, work) }
 
-    /// Runs one piece of work: what is ready, or the next timer with the clock moved to it. `false` when nothing is left.
+    /// Runs one piece of work: a ready one, or the next timer with the clock moved to it. `false` when nothing is left.
     @discardableResult
     func step() -> Bool {
         let work: (@Sendable () -> Void)? = state.withLock { state in

@@ -6,8 +6,8 @@ import Testing
 
 @testable import ParleyModels
 
-/// What the plumbing does with a model that nobody scripted. Start one with `Scripts/local-model.py` and set `PARLEY_TEST_MODEL_URL` to the
-/// address that it prints.
+/// Runs the plumbing with a model that is not scripted. Start one with `Scripts/local-model.py` and set `PARLEY_TEST_MODEL_URL` to the address that
+/// it prints.
 @Suite(.serialized) final class `A real model` {
     let group = EventLoopGroup(count: 1, name: "client")
     let world = SystemWorld(threads: 1)

@@ -14,7 +14,7 @@ import Testing
 
     func answer(_ spec: String, _ request: ModelRequest) throws -> ScriptedAnswer { ScriptedAnswer(to: request, try options(spec)) }
 
-    /// What the model says in a world of its own, and when.
+    /// Returns the model's events in a world of its own, and how long they took.
     func hear(_ spec: String, _ request: ModelRequest) throws -> (sink: RecordingSink, took: Duration) {
         let world = ManualWorld()
         let start = world.now
@@ -83,7 +83,7 @@ import Testing
         let full = try answer("tokens=90", request(prompt)).tokens.joined()
         let bytes = Bytes(full.utf8)
         for cut in 0...bytes.count {
-            // What a log keeps ends at a Unicode scalar.
+            // Text in a log ends at a Unicode scalar.
             guard cut == bytes.count || bytes[cut] & 0xC0 != 0x80 else { continue }
             var prefix = Bytes(bytes[..<cut]).text
             while let last = prefix.unicodeScalars.last, last.properties.isWhitespace { prefix.unicodeScalars.removeLast() }

@@ -7,7 +7,7 @@ import Testing
 
 @testable import ParleyModels
 
-/// One row of `Upstreams/cases.json`: what an endpoint is known to send, and what is heard of it.
+/// One row of `Upstreams/cases.json`: an answer that an endpoint is known to send, and the events it is read as.
 ///
 /// | member | meaning |
 /// |---|---|
@@ -63,7 +63,7 @@ struct UpstreamCase: Sendable, CustomTestStringConvertible {
             continuing: row["continuing"]?.string)
     }
 
-    /// What is heard, in the form in which a row expects it.
+    /// The events in the form in which a row expects them.
     func heard(_ events: [ModelEvent], requests: [JSON]) -> JSON {
         var (text, reasoning, calls, returned, usage) = ("", "", [HeardCall](), JSON?.none, JSON?.none)
         var (end, ends) = (JSON.object([]).members!, 0)
@@ -115,7 +115,7 @@ struct UpstreamCase: Sendable, CustomTestStringConvertible {
         }
     }
 
-    /// What is expected, with its numbers in one form.
+    /// The expectation, with its numbers in one form.
     var expectation: String {
         JSON.object(expected.members!.map { JSON.Member($0.name, $0.name == "retryAfterSeconds" ? .number($0.value.double!) : $0.value) })
             .canonical.text

@@ -58,7 +58,7 @@ import Testing
             try? client.send("GET", "\(path)?offset=\(offset)&live=sse")
             guard let head = try? client.head(), head.status == 200 else { continue }
             var data: [JSON] = []
-            // What no control event has followed comes again.
+            // Data that no control event has followed is sent again.
             while let event = try? client.event() {
                 if event.name == "data" { data += event.json?.array ?? [] }
                 guard event.name == "control", let control = event.json, let next = control["streamNextOffset"]?.string else { continue }

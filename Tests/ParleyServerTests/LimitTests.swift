@@ -30,7 +30,7 @@ private let json = ("Content-Type", "application/json")
         func ask(_ bearer: String) throws -> Int { try server.get("/v1/agents", [("Authorization", "Bearer \(bearer)")]).status }
         #expect(try (0..<4).map { _ in try ask("0123456789abcdef") }.contains(429))
         #expect(try ask("fedcba9876543210") == 200)
-        // What a holder makes of a token counts as the holder's.
+        // A token that its holder narrowed counts as the holder's.
         let statuses = try (0..<6).map { number in try ask(try token.narrowed(.init(name: "n\(number)")).text) }
         #expect(statuses.prefix(2) == [200, 200])
         #expect(statuses.contains(429))

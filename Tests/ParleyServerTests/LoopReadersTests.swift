@@ -4,9 +4,9 @@ import Testing
 
 @testable import ParleyServer
 
-/// In which order a loop serves those who read there.
+/// The order in which a loop serves its readers.
 @Suite struct `The readers of a loop` {
-    /// Everybody whose turn came, in order.
+    /// The readers whose turn came, in order.
     private final class Turns: @unchecked Sendable {  // Guard: written on the loop, read when that has stopped.
         var names: [String] = []
         var awaited = Int.max
@@ -44,10 +44,10 @@ import Testing
         let turns = Turns()
         let news = (0..<20).map { "new \($0)" }
         let isDone = Monitor(false)
-        // While the first of the others has its turn, there is something new for everybody.
+        // While the first of the others has its turn, there is something new for all.
         turns.onTurn = { name in
             if turns.names == ["reads", "new 0"] { readers.channelChanged(channel) }
-            // Then all others have their turn once more, those who still wait for the first change as well.
+            // Then all others have their turn once more, including those that still wait for the first change.
             if name == "reads", turns.names.count > 1 { turns.awaited = turns.names.count + news.count }
             if turns.names.count == turns.awaited { isDone.withLock(signal: true) { $0 = true } }
         }

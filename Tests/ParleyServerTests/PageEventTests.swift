@@ -134,7 +134,7 @@ import Testing
         #expect(isBinary && read == Bytes("first".utf8) + pieces.flatMap { $0 })
     }
 
-    // MARK: What becomes long in events
+    // MARK: Pages that become long in events
 
     private static let longest = 1 << 20
 

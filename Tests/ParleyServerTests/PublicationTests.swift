@@ -6,7 +6,7 @@ import Synchronization
 import Testing
 
 @Suite struct `Between commit and publication` {
-    /// A log in memory that calls back when a commit is durable and nobody has been told.
+    /// A log in memory that calls back when a commit is durable and no submitter has been told.
     final class PausingLog: CommitLog {
         let memory = MemoryLog()
         let afterCommit = Mutex<@Sendable () -> Void>({})

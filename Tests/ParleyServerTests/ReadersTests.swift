@@ -83,7 +83,7 @@ import Testing
         let place = try #require(events[change].json?["streamNextOffset"]?.string)
         #expect(offsets(entries(Array(events[..<change]))) == Array(1...UInt64(place, radix: 16)!))
         #expect(place < tail)
-        // What it gets from there on is what the settled view has from there on.
+        // From there on it gets the entries of the settled view.
         var (settled, next) = ([JSON](), place)
         while next != tail {
             let page = try server.get(path + "?view=settled&offset=\(next)")

@@ -62,7 +62,7 @@ import Testing
             ])
         owned.owner.decides = [1, 2]
         channels.submit(owned)
-        // What is answered after it was submitted stands behind it.
+        // Once this is answered, the submission before it is in the log.
         try server.post("/v1/agents/echo/asked", #"{"type":"signal","name":"s"}"#, Self.json)
 
         let trace = try server.get("/v1/agents/echo/asked/trace?limit=5")

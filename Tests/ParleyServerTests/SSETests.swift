@@ -20,12 +20,12 @@ import Testing
         let offset = try #require(try first.event()?.id)
         #expect(offset == "0000000000000002")
         try Self.server.post(path, "[3,4]", "application/json", closed)
-        // What a browser does by itself: the old URL, and how far it got.
+        // As a browser does by itself: the old URL, and how far it got.
         #expect(try Self.server.events(path, "?offset=-1&live=sse", [("Last-Event-ID", offset)])[0].json == [3, 4])
         #expect(try Self.server.events(path, "?offset=-1&live=sse", [("Last-Event-ID", "nonsense")])[0].json == [1, 2, 3, 4])
     }
 
-    /// What stands in for an `EventSource` cannot always set the field, and adds what it knows to the URL that it was given.
+    /// A replacement for `EventSource` cannot always set the field, and adds its last event id to the URL that it was given.
     @Test(
         arguments: ["lastEventId", "last-event-id", "Last-Event-ID", "last_event_id", "lastEventID", "evs_last_event_id"], ["-1", "now"])
     func `the last event's id counts in the query, too, and more than the offset`(_ name: String, _ offset: String) throws {

@@ -265,7 +265,7 @@ import Testing
         for list in numbers { #expect(list == Array(0..<200)) }
     }
 
-    // MARK: What is never stored
+    // MARK: Events that are never stored
 
     @Test func `an ephemeral event reaches who follows the channel, by socket and by events, on every loop, and is not in the log`() throws
     {
@@ -404,7 +404,7 @@ import Testing
                 written[index] += count
             }
             for _ in 0..<Int.random(in: 0..<10, using: &random) {
-                // What has not come by then is for the next connection.
+                // Entries that have not come by then are for the next connection.
                 guard (0..<3).contains(where: { read[$0].count < written[$0] }) else { break }
                 try take(try socket.next(), &read, &offsets)
             }

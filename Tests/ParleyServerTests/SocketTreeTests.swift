@@ -7,7 +7,7 @@ import Testing
 @testable import ParleyServer
 
 @Suite struct `A tree of agents` {
-    /// What a reader of a tree has seen, over as many connections as it took.
+    /// The entries that a reader of a tree has seen, over as many connections as it took.
     private struct Reading {
         var cursor: String?
         var seen: [String: [String]] = [:]
@@ -61,7 +61,7 @@ import Testing
         try server.stage("agents/echo/root", [NewEntry(.emit, nil, ("name", "end"))], closes: true)
         messages = try socket.hear { $0["ended"] == true && $0["channel"] == nil }
         #expect(messages.last == ["ref": 1, "ended": true, "reason": "closed"])
-        // Who comes again does not get again what had ended.
+        // A client that reconnects does not get again what had ended.
         var reading = Reading(cursor: cursor)
         let again = try open(server, "agents/echo/root", reading)
         for message in try again.hear(until: { $0["ended"] == true && $0["channel"] == nil }) { try reading.take(message) }
@@ -170,7 +170,7 @@ import Testing
         for _ in 0..<2_000 {
             var bytes = Bytes(text.utf8)
             bytes[Int.random(in: 0..<bytes.count, using: &random)] = UInt8.random(in: 33..<127, using: &random)
-            _ = TreeCursor(bytes.text)  // Whatever it is, it is read or refused.
+            _ = TreeCursor(bytes.text)  // Any text is read or refused.
         }
     }
 }

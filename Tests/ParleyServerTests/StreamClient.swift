@@ -29,7 +29,7 @@ final class TestClient {
     private let headers: [(String, String)]
 
     /// - Parameters:
-    ///   - headers: What every request has that does not have another of that name.
+    ///   - headers: Fields of every request that has no other of that name.
     ///   - patience: Seconds that a wait may take.
     ///   - receiveBuffer: A small one makes a slow reader.
     init(
@@ -126,7 +126,7 @@ final class TestClient {
         return answer
     }
 
-    /// What is left of a body.
+    /// The rest of a body.
     func rest() throws -> Bytes {
         var rest = unwrapped
         unwrapped = []

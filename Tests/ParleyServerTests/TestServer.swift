@@ -19,7 +19,7 @@ final class TestServer: ServerUnderTest {
     let subscriptions: SubscriptionDelivery
 
     static let world = SystemWorld(threads: 1)
-    /// What calls receivers of subscriptions.
+    /// The loop for calls to receivers of subscriptions.
     private static let calls = {
         let loop = EventLoop(name: "calls")
         loop.start()
@@ -108,7 +108,7 @@ final class GatedLog: CommitLog {
         try log.scan(family, from: lower, to: upper, reversed: reversed, visit)
     }
 
-    /// What one server wrote is there for the next.
+    /// Data that one server wrote is there for the next.
     func close() {}
 }
 
@@ -160,7 +160,7 @@ final class TestAgents: AgentHost {
         }
     }
 
-    /// Waits until somebody waits for a turn, and ends it with `entry`.
+    /// Waits until a client waits for a turn, and ends the turn with `entry`.
     func end(_ channelName: String, _ entry: JSON) throws {
         guard arrivals.wait(timeout: .seconds(10), { $0 > 0 ? true : nil }) != nil, let answer = waiting.withLock({ $0[channelName] })
         else {
@@ -176,7 +176,7 @@ final class TestAgents: AgentHost {
 }
 
 extension TestServer {
-    /// What `/metrics` says of it.
+    /// The value of a metric in `/metrics`.
     func metric(_ name: String) throws -> Double? {
         let lines = try get("/metrics").text.split(separator: "\n")
         return lines.first { $0.hasPrefix(name + " ") }.flatMap { Double($0.split(separator: " ")[1]) }

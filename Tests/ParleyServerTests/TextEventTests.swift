@@ -9,7 +9,7 @@ import Testing
     private static let server = Result { try TestServer() }
     private var server: TestServer { get throws { try Self.server.get() } }
 
-    /// What a reader of the events has in the end.
+    /// The text that a reader of the events has in the end.
     private func data(_ output: Bytes) throws -> String {
         var (parser, text) = (ServerSentEventParser(), Bytes())
         try output.withUnsafeBytes { bytes throws in try parser.feed(bytes) { if $0.name == "data" { text += $0.data } } }
@@ -26,7 +26,7 @@ import Testing
         return output.text
     }
 
-    /// How text comes to a reader who is there for each of the pieces.
+    /// Returns text as it reaches a reader that is there for each of the pieces.
     private func read(_ pieces: [Bytes]) throws -> (text: String, waits: Int) {
         var (output, pending, waits) = (Bytes(), [TextEvents.Piece](), 0)
         for (index, piece) in pieces.enumerated() {
@@ -167,7 +167,7 @@ import Testing
         #expect(try server.get(path + "?offset=-1&live=sse").headers["stream-sse-data-encoding"] == nil)
     }
 
-    /// A reader that comes again where it was left, until the stream is closed: all that it was given.
+    /// A reader that resumes at its last offset, until the stream is closed: all that it was given.
     private func readAll(_ path: String) throws -> Bytes {
         var (read, offset) = (Bytes(), "-1")
         for _ in 0..<20 {

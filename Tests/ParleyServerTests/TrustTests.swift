@@ -23,7 +23,7 @@ private func token(_ name: String, _ allow: String = "**:read") throws -> String
     return try CapabilityToken(keyName: key.name, key: key.signing, .init(name: name, expires: end, grants: [try Grant(allow)])).text
 }
 
-/// Has a server make a channel that the next one on this log finds on the disk; its path.
+/// Makes a server create a channel that the next one on this log finds on the disk; returns its path.
 private func keep(in log: GatedLog) throws -> String {
     let server = try keyed(on: log)
     let path = server.path("kept")
@@ -42,7 +42,7 @@ private func keep(in log: GatedLog) throws -> String {
     func `gets nothing any more`(_ mode: String) throws {
         let log = GatedLog()
         let path = try keep(in: log)
-        // To this server the channel is one on the disk.
+        // To this server the channel is known from the disk alone.
         let server = try keyed(on: log)
         let client = try server.connect()
         log.hold()
@@ -106,7 +106,7 @@ private func keep(in log: GatedLog) throws -> String {
         let socket = try SocketClient(server, headers: [bearer(ann)])
         try socket.follow(1, String(path.dropFirst("/v1/stream/".count)))
         #expect(try socket.next()["error"]?["code"] == "too_many_readers")
-        // What the holder makes of a token is the holder's.
+        // A narrowed token counts as its holder's.
         let narrowed = try #require(CapabilityToken(ann)).narrowed(.init(name: "phone")).text
         #expect(try server.get(path + "?offset=-1&live=sse", [bearer(narrowed)]).status == 429)
         held.append(try follow(try token("bob")))

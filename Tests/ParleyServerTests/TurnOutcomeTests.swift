@@ -9,7 +9,7 @@ import Testing
 
 @testable import ParleyServer
 
-/// What those learn who wait for the turn of an input.
+/// What clients learn that wait for the turn of an input.
 @Suite struct `The outcome of an input` {
     private static let name = "agents/probe/a"
 
@@ -93,7 +93,7 @@ import Testing
             let row = ChannelRow(name: Self.name, contentType: ContentType.json, isAgent: true, created: Timestamp(milliseconds: 0))
             return try gone { $0.channels.submit(DeleteChannel(Self.name)) }
                 + gone { node in
-                    // In one commit, so that nobody sees the name free.
+                    // In one commit, so that the name is never seen free.
                     node.channels.submit(DeleteChannel(Self.name))
                     node.channels.submit(CreateChannel(row))
                 }

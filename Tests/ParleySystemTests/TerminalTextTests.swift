@@ -2,7 +2,7 @@
 import Testing
 
 @Suite struct `Text for terminals` {
-    /// What a terminal obeys, or what hides or turns round what stands beside it.
+    /// Characters that a terminal obeys, or that hide or turn round their neighbours.
     static let dangerous: [Unicode.Scalar] =
         (0..<0x20).filter { $0 != 0x09 && $0 != 0x0A }.map { Unicode.Scalar($0) }
         + (UInt32(0x7F)..<0xA0).compactMap { Unicode.Scalar($0) }

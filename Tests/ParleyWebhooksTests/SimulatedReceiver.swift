@@ -7,7 +7,7 @@ import Synchronization
 
 @testable import ParleyWebhooks
 
-/// What a receiver was sent.
+/// A request to a receiver.
 struct Delivery: Sendable {
     var at: Timestamp
     var request: OutgoingRequest
@@ -129,7 +129,7 @@ final class SimulatedReceiver: Sendable {
         return call
     }
 
-    /// What was in flight with a process that is gone.
+    /// Forgets the calls of a process that is gone.
     func forgetCalls() { state.withLock { $0.underWay = [:] } }
 }
 
@@ -159,7 +159,7 @@ final class WebhookProcess: Sendable {
         delivery.start()
     }
 
-    /// What the next process finds.
+    /// The next process, on the same log.
     func reopened(
         _ receiver: SimulatedReceiver, seed: UInt64 = 2, outcome: @escaping SimulatedLog.Decision = { _, _ in .acknowledged }
     ) throws -> WebhookProcess {

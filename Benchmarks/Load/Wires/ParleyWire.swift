@@ -10,7 +10,7 @@ final class ParleyWire: Wire {
     /// Streams of an earlier round stay out of the way.
     private var generation = 0
 
-    /// - Parameter contentType: What the streams hold: bytes are opaque, JSON is checked message by message.
+    /// - Parameter contentType: The type of the streams: bytes are opaque, JSON is checked message by message.
     init(port: UInt16, pid: Int32, contentType: String = "application/octet-stream") {
         (self.port, self.pid, self.contentType) = (port, pid, contentType)
     }
@@ -103,7 +103,7 @@ enum HTTPAnswer {
         find("\r\n\r\n", bytes).map { $0 + 4 }
     }
 
-    /// What stands behind `name` up to the end of its line.
+    /// The text behind `name` up to the end of its line.
     static func field(_ name: StaticString, _ head: UnsafeRawBufferPointer) -> String? {
         guard let start = find(name, head).map({ $0 + name.utf8CodeUnitCount }) else { return nil }
         return String(decoding: head[start...].prefix { $0 != 13 }, as: UTF8.self)

@@ -7,7 +7,7 @@ final class PostgresWire: Wire {
     private let port: UInt16
     private let notifies: Bool
 
-    /// - Parameter notifies: Whether each insert also notifies who listens, with the message itself.
+    /// - Parameter notifies: Whether each insert also notifies the listeners, with the message itself.
     init(port: UInt16, pid: Int32, notifies: Bool = false) {
         (self.port, self.pid, self.notifies) = (port, pid, notifies)
         name = notifies ? "PostgreSQL NOTIFY" : "PostgreSQL"
@@ -74,7 +74,7 @@ final class PostgresWire: Wire {
     }
 
     var logCounters: LogCounters? {
-        usleep(300_000)  // What a backend has counted shows once it has ended.
+        usleep(300_000)  // A backend's counts show once it has ended.
         let connection = open()
         defer { connection.close() }
         var counters: LogCounters?

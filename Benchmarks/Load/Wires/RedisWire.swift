@@ -9,7 +9,7 @@ final class RedisWire: Wire {
     init(port: UInt16, pid: Int32) { (self.port, self.pid) = (port, pid) }
 
     func prepare(channels count: Int) {
-        // Everything of Redis is in memory: what an earlier round left there would only make it slower.
+        // Everything of Redis is in memory: the data of an earlier round would only make it slower.
         let connection = connect()
         defer { connection.close() }
         connection.request(RedisWire.command("FLUSHALL"), answerLength)

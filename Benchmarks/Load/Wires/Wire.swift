@@ -29,7 +29,7 @@ protocol Wire: AnyObject {
     /// The bytes that put a message into the form this server takes: 256 of them, with the time in it.
     func payload(_ time: Nanoseconds, bytes: Int) -> [UInt8]
 
-    /// What the server has done to its log so far, by its own count; `nil` when it does not count.
+    /// The server's work on its log so far, by its own count; `nil` when it does not count.
     var logCounters: LogCounters? { get }
 }
 
@@ -85,7 +85,7 @@ enum TimeMark {
         var payload: [UInt8] = []
         payload.reserveCapacity(bytes)
         append(time, to: &payload)
-        // Something like text, so that nobody gains by compressing one letter.
+        // Something like text, so that no server gains by compressing one letter.
         var state = time | 1
         while payload.count < bytes {
             state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407

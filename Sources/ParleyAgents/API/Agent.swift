@@ -16,8 +16,8 @@ package import ParleySystem
 /// }
 /// ```
 ///
-/// The value holds what the agent depends on (models, clients); it is shared by all agents of the kind. What an agent remembers is its
-/// `State`, saved in the batch that ends a turn; a turn that throws leaves the state of the last completed turn.
+/// The value holds the agent's dependencies (models, clients); it is shared by all agents of the kind. An agent's memory is its `State`, saved in the
+/// batch that ends a turn; a turn that throws leaves the state of the last completed turn.
 public protocol Agent: Sendable {
     associatedtype State: AgentState = NoState
     associatedtype Input: Codable & Sendable
@@ -26,7 +26,7 @@ public protocol Agent: Sendable {
     /// The first segment of its agents' names: 1 to 128 characters of `[A-Za-z0-9._~-]`.
     static var kind: String { get }
 
-    /// What happens to a message that comes while a turn runs.
+    /// How a message is handled that comes while a turn runs.
     static var policy: ConcurrentInput { get }
 
     /// Handles one message: a turn. After a crash it runs again from the top, and each step returns what the journal holds.
@@ -37,7 +37,7 @@ extension Agent {
     public static var policy: ConcurrentInput { .queue }
 }
 
-/// What happens to a message that comes while a turn runs.
+/// How a message is handled that comes while a turn runs.
 public enum ConcurrentInput: String, Sendable, CaseIterable {
     /// It waits for the turn to end.
     case queue
@@ -51,8 +51,8 @@ public enum ConcurrentInput: String, Sendable, CaseIterable {
     case rollback
 }
 
-/// What an agent remembers from turn to turn. Give every property a default: a saved state is laid over the default one, so that a state
-/// saved before a property existed still decodes. An optional that was set to `nil` stays `nil`, whatever its default is.
+/// The memory of an agent from turn to turn. Give every property a default: a saved state is laid over the default one, so that a state saved before
+/// a property existed still decodes. An optional that was set to `nil` stays `nil`, whatever its default is.
 public protocol AgentState: Codable, Sendable {
     init()
 }
@@ -62,7 +62,7 @@ public struct NoState: AgentState {
     public init() {}
 }
 
-/// An agent whose types have been erased to JSON: what the runtime runs.
+/// An agent whose types have been erased to JSON, as the runtime runs it.
 package struct AnyAgent: Sendable {
     package let kind: String
     package let policy: ConcurrentInput
@@ -74,7 +74,7 @@ package struct AnyAgent: Sendable {
     package let takesText: Bool
     /// Handles one input; gives the output and the new state.
     package let receive: Receive
-    /// What `receive` goes by, if that is data: a turn that has begun keeps it.
+    /// The data that directs `receive`, if it is declared by data: a turn that has begun keeps it.
     package let definition: AgentDefinition?
     /// The program of turns that began with another definition.
     package let beganWith: (@Sendable (_ definition: JSON) -> Receive)?
@@ -112,7 +112,7 @@ package struct AnyAgent: Sendable {
         }
         do { return try data.decode(type) } catch {
             let isText = message["data"] == nil
-            // Said beside what stands there, for the sender of a text to an agent that takes none.
+            // A remedy for the sender of a text to an agent that takes none, appended to the error.
             let remedy = isText ? ". Send it as the message's 'data', for example with `parley run <kind>/<id> --data '{...}'`" : ""
             throw StepFailure(
                 code: "invalid_input", message: "the message's \(isText ? "text" : "data") is not a \(type): \(data.misfit(error))\(remedy)",
@@ -146,7 +146,7 @@ extension JSON {
     }
 
     package func decode<Value: Decodable>(_ type: Value.Type) throws -> Value {
-        // Passed on as it came: Foundation's decoder would read its numbers anew.
+        // Passed on as it came: Foundation's decoder would parse its numbers again.
         if let value = self as? Value { return value }
         return try JSONDecoder().decode(type, from: Data(bytes))
     }

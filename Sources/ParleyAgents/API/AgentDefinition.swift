@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// What decides what an agent's turns ask for, as far as it is data: stored once by its hash, which `turn.started` names.
+/// The data that determines what an agent's turns ask for, if it is declared by data: stored once by its hash, which `turn.started` names.
 package struct AgentDefinition: Sendable {
     /// RFC 8785.
     let content: Bytes

@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// What one answer of a model may measure. What is longer fails the call aloud: an answer is held in memory and stands whole in the log.
+/// The limits of a model's answer. A longer one fails the call with an error: an answer is held in memory and is logged as a whole.
 package struct AnswerBounds: Sendable {
     package static let textBytesMax = 4 << 20
     package static let reasoningBytesMax = 4 << 20
@@ -14,7 +14,7 @@ package struct AnswerBounds: Sendable {
     private var argumentBytes: [Int] = []
     private var callBytes = 0
 
-    /// What is held of the answer until it ends.
+    /// The memory that an answer takes until it ends.
     var heldBytes: Int { textBytes + callBytes }
 
     package init() {}

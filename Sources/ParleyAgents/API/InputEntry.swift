@@ -1,7 +1,7 @@
 package import ParleyChannels
 package import ParleySystem
 
-/// An entry that a client wants to append to an agent's channel, checked and stamped with who sends it.
+/// An entry that a client wants to append to an agent's channel, checked and stamped with its sender.
 package struct InputEntry: Sendable {
     package let entry: NewEntry
     /// The client's own label; without one the entry's offset is its id.
@@ -14,12 +14,12 @@ package struct InputEntry: Sendable {
         .message, .steer, .interrupt, .cancel, .approve, .deny, .signal, .close, .resume,
     ]
 
-    /// Members that only the server writes, or that readers take for its word. What a client sends under these names is left out.
+    /// Members that only the server writes, or that readers take for its word. A client's values under these names are dropped.
     package static let stampedMembers: Set<String> = [
         "offset", "at", "by",  // Every entry's own.
-        "receipt", "of", "state", "queued", "redacted",  // What became of it.
-        "turn", "step", "attempt", "run", "epoch", "input", "inputs",  // Where in the agent's work it belongs.
-        "channel", "from", "path", "child", "nominal_at",  // Where it came from.
+        "receipt", "of", "state", "queued", "redacted",  // The entry's outcome.
+        "turn", "step", "attempt", "run", "epoch", "input", "inputs",  // The entry's place in the agent's work.
+        "channel", "from", "path", "child", "nominal_at",  // The entry's origin.
         "decision", "decided_by",  // Who decided.
     ]
 
@@ -27,7 +27,7 @@ package struct InputEntry: Sendable {
 
     /// - Parameters:
     ///   - element: One JSON value as the client sent it.
-    ///   - principal: Who sent it; becomes `by`.
+    ///   - principal: The sender; becomes `by`.
     ///   - last: The one before it in a request, with which it shares what both have.
     /// - Throws: ``ChannelError`` with code `invalid_entry`, `unknown_entry_type` or `entry_too_large`.
     package init(_ element: Bytes, principal: String, after last: InputEntry? = nil) throws(ChannelError) {
@@ -67,7 +67,7 @@ package struct InputEntry: Sendable {
         try InputEntry(element, principal: principal).entry
     }
 
-    /// What `{"offset":"...","at":"...","type":"","id":"...",}` takes around the members.
+    /// The length of `{"offset":"...","at":"...","type":"","id":"...",}` around the members.
     private static let stampBytes = 96
 
     private static let kindNames = kinds.map(\.name).joined(separator: ", ")
@@ -86,7 +86,7 @@ package struct InputEntry: Sendable {
 private struct Members {
     var type: JSON?
     var id: JSON?
-    /// What must hold for it to count.
+    /// The conditions under which the entry counts.
     var conditions: [(name: String, value: JSON)] = []
     /// The values of what some type requires; anything but a short value is there as `.null` only.
     private var strings: Set<String> = []
@@ -101,7 +101,7 @@ private struct Members {
             throw ChannelError("invalid_entry", "it is no object; expected e.g. {\"type\":\"message\",\"text\":\"Hello\"}.")
         }
         var scanner = JSONScanner(element)
-        // What one reader would take from the first and another from the last.
+        // Readers would disagree on a repeated name: one takes the first value, another the last.
         scanner.requiresUniqueNames = true
         do throws(JSONError) {
             try scanner.requireUTF8()

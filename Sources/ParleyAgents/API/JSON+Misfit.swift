@@ -1,10 +1,11 @@
 internal import ParleySystem
 
 extension JSON {
-    /// Why this value does not decode, in words that are the same on every replay, whatever library decodes: a model is told them, and what it is
-    /// told is part of its request's digest.
+    /// The reason why this value does not decode, in words that are the same on every replay, whatever library decodes: a model is told them, and
+    /// they are part of its request's digest.
     ///
-    /// - Parameter error: What decoding it threw. A ``StepFailure`` speaks for itself; of a `DecodingError` only the place counts, and what stands there.
+    /// - Parameter error: The error that decoding threw. A ``StepFailure`` has its own message; of a `DecodingError` only the place counts, and the
+    ///   value there.
     func misfit(_ error: any Error) -> String {
         if let failure = error as? StepFailure { return failure.message }
         guard let (path, type) = (error as? DecodingError)?.place else { return "a value in it does not fit its type" }
@@ -27,7 +28,7 @@ extension JSON {
         return below?.value(at: path.dropFirst())
     }
 
-    /// What a message calls values of a type.
+    /// The name of a type's values in messages.
     private static func word(_ type: Any.Type) -> String? {
         switch type {
         case is String.Type: "a string"
@@ -45,7 +46,7 @@ extension JSON {
 }
 
 extension DecodingError {
-    /// Where it happened, and what was expected there, as far as every library says so.
+    /// The place of the error, and the expected type there, as far as every library reports it.
     fileprivate var place: (path: [any CodingKey], type: Any.Type?)? {
         switch self {
         case .keyNotFound(let key, let context): (context.codingPath + [key], nil)

@@ -1,7 +1,7 @@
 internal import ParleySystem
 internal import Synchronization
 
-/// What a message hashes to, computed once and shared by its copies. It is no part of what the message says.
+/// The hash of a message, computed once and shared by its copies. It is no part of the message's value.
 struct MessageCache: Sendable, Equatable {
     private final class Storage: Sendable {
         let identity = Mutex<[UInt8]?>(nil)

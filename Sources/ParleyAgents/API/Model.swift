@@ -2,10 +2,10 @@ public import ParleySystem
 
 /// A language model that streams its answer.
 ///
-/// Implementations are stateless towards the caller: what to continue, retry or keep is decided by the step that calls them. They never
-/// retry by themselves, because two layers that retry buy the same answer twice.
+/// Implementations are stateless towards the caller: the step that calls them decides what to continue, retry or keep. They never retry by
+/// themselves, because two layers that retry buy the same answer twice.
 public protocol Model: Sendable {
-    /// `<provider>:<model>`, as it stands in the journal.
+    /// `<provider>:<model>`, as in the journal.
     var name: String { get }
 
     /// Whether it can continue from the beginning of an answer.
@@ -34,7 +34,7 @@ public enum Continuation: String, Sendable, Codable, CaseIterable {
     case auto
 }
 
-/// What hears the events of one model call.
+/// Receives the events of one model call.
 public protocol ModelSink: AnyObject, Sendable {
     func received(_ event: ModelEvent)
 }
@@ -44,7 +44,7 @@ public protocol ModelCall: AnyObject, Sendable {
     /// Closes the connection, so that no further token is bought. The sink hears nothing more. Idempotent, thread-safe.
     func cancel()
 
-    /// Takes nothing more from the upstream until ``resume()``: a few events may come still. What has no upstream may continue. Must not call the
+    /// Stops reading from the upstream until ``resume()``: a few events may still come. A model without an upstream may continue. Must not call the
     /// sink; thread-safe.
     func pause()
 
@@ -89,14 +89,14 @@ public struct ModelUsage: Sendable, Codable, Equatable {
 /// One request to a model.
 public struct ModelRequest: Sendable {
     public var messages: [ModelMessage] { didSet { identified = nil } }
-    /// What the model may call.
+    /// The tools that the model may call.
     public var tools: [ToolDefinition]
     public var options: ModelOptions
     /// The beginning of the answer, to continue from; the model must not repeat it.
     public var continuing: String?
     /// The same over all attempts of a step.
     public var idempotencyKey: String?
-    /// What the messages are; `nil` unless ``identify()`` was called since they were set.
+    /// The hashes of the messages; `nil` unless ``identify()`` was called since they were set.
     private(set) var identified: RequestParts?
 
     public init(
@@ -119,9 +119,9 @@ public struct ModelMessage: Sendable, Codable, Equatable {
 
     public var role: Role { didSet { cache = MessageCache() } }
     public var text: String { didSet { cache = MessageCache() } }
-    /// What an assistant's message called.
+    /// The calls of an assistant's message.
     public var toolCalls: [ToolCall] = [] { didSet { cache = MessageCache() } }
-    /// Which call a tool's message is the result of.
+    /// The call that a tool's message is the result of.
     public var toolCallID: String? { didSet { cache = MessageCache() } }
     /// Members of an assistant's message that its endpoint wants to see again: reasoning, signatures.
     public var returned: JSON? { didSet { cache = MessageCache() } }
@@ -143,7 +143,7 @@ public struct ModelMessage: Sendable, Codable, Equatable {
     static func user(_ text: String, source: String?) -> ModelMessage { ModelMessage(.user, text, source: source) }
     static func assistant(_ text: String, source: String) -> ModelMessage { ModelMessage(.assistant, text, source: source) }
 
-    /// What joined a request, as the end of its step tells of it.
+    /// A message that joined a request, from the end of its step.
     static func user(steer: JSON) -> ModelMessage { user(steer["text"]?.string ?? "", source: steer["offset"]?.string) }
 
     private init(_ role: Role, _ text: String, source: String?) {
@@ -151,16 +151,16 @@ public struct ModelMessage: Sendable, Codable, Equatable {
         self.source = source
     }
 
-    /// What the model wrote before it called tools, and what it called.
+    /// The model's text before its tool calls, and those calls.
     ///
-    /// - Parameter returned: What its endpoint wants to see again: ``Generation/returned``.
+    /// - Parameter returned: The members that the endpoint wants to see again: ``Generation/returned``.
     public static func assistant(_ text: String, calls: [ToolCall], returned: JSON? = nil) -> ModelMessage {
         var message = ModelMessage(.assistant, text)
         (message.toolCalls, message.returned) = (calls, returned)
         return message
     }
 
-    /// What a call gave.
+    /// The result of a call.
     public static func result(_ text: String, of call: ToolCall) -> ModelMessage {
         var message = ModelMessage(.tool, text)
         message.toolCallID = call.id
@@ -174,7 +174,7 @@ extension [ModelMessage] {
         for message in said { insert(message, at: place(of: message)) }
     }
 
-    /// Where a message that joins stands: behind everything but what people have said after it.
+    /// The place of a message that joins: behind everything but later messages of people.
     func place(of message: ModelMessage) -> Int {
         guard let source = message.source else { return count }
         var place = count

@@ -2,8 +2,8 @@ internal import Glibc
 internal import ParleySystem
 
 extension ModelRequest {
-    /// What makes two requests the same: model, messages, tools and options. It hashes the messages' hashes, not their texts, so that a conversation of
-    /// a thousand calls does not cost the square of its length.
+    /// A digest that is equal for equal requests: of the model, messages, tools and options. It hashes the messages' hashes, not their texts, so that
+    /// a conversation of a thousand calls does not cost the square of its length.
     func digest(_ model: String) -> String {
         var bytes = Bytes("2 ".utf8)
         bytes.append(model)
@@ -15,7 +15,7 @@ extension ModelRequest {
         return SHA256.hex(bytes)
     }
 
-    /// The digest as it stands in journals that were written before ``digest(_:)`` was what it is.
+    /// The digest as in journals that were written before ``digest(_:)`` took its present form.
     func earlierDigest(_ model: String) -> String {
         var bytes = Bytes(model.utf8)
         for message in messages {
@@ -51,7 +51,7 @@ extension ModelRequest {
             ("options", journaledOptions))
     }
 
-    /// In what it differs from a request of a journal, in words.
+    /// The differences from a request of a journal, in words.
     func differences(from recorded: JSON, _ model: String) -> String {
         var found: [String] = []
         if let name = recorded["model"]?.string, name != model { found.append("model (was '\(name)', is '\(model)')") }
@@ -63,7 +63,7 @@ extension ModelRequest {
 
     private var journaledOptions: JSON? { (try? JSON(encoding: options)).flatMap { $0 == .object([]) ? nil : $0 } }
 
-    /// The content that the journal refers to by hash and that stands nowhere else in the channel, but for that of the base.
+    /// The content that the journal refers to by hash and that is nowhere else in the channel, but for that of the base.
     func content(beyond base: RequestLedger.Base?, _ listing: RequestListing) -> [(digest: Bytes, content: Bytes)] {
         var contents = listing.stored.map { ($0.contentDigest, $0.content) }
         if !tools.isEmpty {
@@ -80,16 +80,16 @@ extension ModelRequest {
     private var toolsContent: Bytes { ((try? JSON(encoding: tools)) ?? .null).canonical }
 }
 
-/// What the journal says of a request's messages.
+/// The part of the journal that describes a request's messages.
 struct RequestListing {
     /// Turns of the conversation are told by two offsets, and anything else message by message: the log grows by what is new in a turn, and not by
     /// all that was said before it.
     private(set) var parts: [JSON] = []
-    /// The messages that stand nowhere else in the channel.
+    /// The messages that are nowhere else in the channel.
     private(set) var stored: [ModelMessage] = []
 
     /// - Parameters:
-    ///   - messages: Those that no earlier call of the turn has told of.
+    ///   - messages: Those that no earlier call of the turn has recorded.
     ///   - history: The conversation that the turn began with.
     init(_ messages: ArraySlice<ModelMessage>, history: [HistoryItem]) {
         var rest = messages
@@ -143,14 +143,14 @@ extension ModelMessage {
     /// Whether it is more than a text.
     var hasForm: Bool { !toolCalls.isEmpty || toolCallID != nil || returned != nil }
 
-    /// How a request's journal tells of it.
+    /// The message as a request's journal lists it.
     fileprivate var part: JSON {
         JSON.compact(
             ("role", .string(role.rawValue)), ("sha256", source == nil ? .string(hexadecimal(contentDigest)) : nil),
             ("offset", source.map { .string($0) }), ("json", source == nil && hasForm ? true : nil))
     }
 
-    /// What the journal keeps of it: the text, or a JSON object where there is more than that.
+    /// The message as the journal keeps it: the text, or a JSON object where there is more than that.
     var content: Bytes {
         guard hasForm else { return Bytes(text.utf8) }
         let calls = toolCalls.isEmpty ? nil : try? JSON(encoding: toolCalls)

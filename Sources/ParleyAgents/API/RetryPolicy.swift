@@ -2,7 +2,7 @@
 public struct RetryPolicy: Sendable, Equatable {
     /// The pause after the first failure.
     public var initialInterval: Duration
-    /// By how much each pause is longer than the one before; at least 1.
+    /// The factor from each pause to the next; at least 1.
     public var backoffCoefficient: Double
     /// No pause is longer, unless the other side asks for more (Retry-After), and then none is longer than ``longestPause``.
     public var maximumInterval: Duration
@@ -26,7 +26,7 @@ public struct RetryPolicy: Sendable, Equatable {
     /// No pause is longer, whatever the other side asks for: a mistaken Retry-After would hold up the turn for days.
     public static let longestPause = Duration.seconds(900)
 
-    /// The pause after the failure number `count` (from 1) of a step; `nil`: no further attempt. Attempts that were cut off are no failures.
+    /// The pause after the failure number `count` (from 1) of a step; `nil`: no further attempt. Interrupted attempts do not count as failures.
     func pause(after count: Int, _ failure: StepFailure) -> Duration? {
         guard failure.retryable, count < maximumAttempts else { return nil }
         return max(pause(after: count), min(failure.retryAfter ?? .zero, RetryPolicy.longestPause))
@@ -47,7 +47,7 @@ public struct RetryPolicy: Sendable, Equatable {
     }
 }
 
-/// What is promised of a step's effect on the world outside.
+/// The guarantee on a step's effect on the outside world.
 public enum StepContract: String, Sendable {
     /// After a crash it may run again, with the same `idempotencyKey`.
     case atLeastOnce
@@ -55,11 +55,11 @@ public enum StepContract: String, Sendable {
     case atMostOnce
 }
 
-/// What a step's body is handed.
+/// The context that a step's body receives.
 public struct StepContext: Sendable {
-    /// The same over all attempts: derived from channel, turn and step. Hand it to whatever must not act twice.
+    /// The same over all attempts: derived from channel, turn and step. Pass it to any service that must not act twice.
     public let idempotencyKey: String
-    /// Rises with each activation of the agent: whoever remembers the highest can refuse a stale owner.
+    /// Rises with each activation of the agent: a service that remembers the highest can refuse a stale owner.
     public let fence: UInt64
     /// From 1.
     public let attempt: Int

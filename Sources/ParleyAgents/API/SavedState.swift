@@ -2,8 +2,8 @@ internal import ParleySystem
 
 /// An agent's state as it is stored after a turn.
 ///
-/// A property that is `nil` is encoded as a member that is missing, as is one that did not exist when the state was saved. To tell them apart, the
-/// stored state names what its type had then and it had not:
+/// A property that is `nil` is encoded as a missing member, as is one that did not exist when the state was saved. To tell them apart, the stored
+/// state names the properties that its type had and that were `nil`:
 ///
 ///     {"count": 2, "$absent": {"note": null, "limits": {"daily": null}}}
 ///

@@ -1,7 +1,7 @@
 internal import ParleySystem
 
 /// The names that one task has given to its steps.
-final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `claim` checks; the end is nobody else's any more.
+final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `claim` checks; the end has no other user left.
     private let task: TurnTask
     private let prefix: String
     private var owner: String?
@@ -15,7 +15,7 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `clai
 
     deinit { task.scopeEnded(prefix, Names(counts: counts)) }
 
-    /// A random number that derives from the turn's seed and from which task asks: what other tasks do meanwhile does not change it.
+    /// A random number that derives from the turn's seed and the calling task: other tasks do not affect it.
     func random() -> UInt64 { numbers.next() }
 
     /// The path of the scope itself; empty for the turn's.
@@ -29,7 +29,7 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `clai
         return count == 1 ? path : "\(path)#\(count)"
     }
 
-    /// Where the first step called `name` is, without calling one.
+    /// The path of the first step named `name`, without taking the name.
     func path(_ name: String) -> String { prefix + name }
 
     /// Checks the name, and that the calling task owns the scope: the first that uses it does.
@@ -46,7 +46,7 @@ final class Scope: @unchecked Sendable {  // Guard: the turn's lane, which `clai
 
     var names: Names { Names(counts: counts) }
 
-    /// What a scope has given out.
+    /// The names that a scope has given out.
     struct Names: Sendable {
         fileprivate let counts: [String: Int]
 

@@ -1,9 +1,9 @@
 public import ParleySystem
 
-/// Why a step failed: what the journal keeps, and what the turn catches on the first run and on every replay alike.
+/// The reason why a step failed: the journal keeps it, and the turn catches it on the first run and on every replay alike.
 public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
-    /// Stable snake_case text a program can decide by. Of a step that fails with `cancelled`, `interrupted`, `approval_denied` or `approval_expired`
-    /// by itself it becomes `step_failed`: they tell what people did.
+    /// Stable snake_case text a program can decide by. A step that fails with `cancelled`, `interrupted`, `approval_denied` or `approval_expired` by
+    /// itself gets `step_failed`: those codes report what people did.
     public var code: String
     public var message: String
     /// Whether trying again may help.
@@ -20,10 +20,10 @@ public struct StepFailure: Error, Sendable, Equatable, CustomStringConvertible {
         self.data = data
     }
 
-    /// Somebody interrupted the step.
+    /// The step was interrupted.
     ///
     /// - Parameters:
-    ///   - text: What was said instead, if anything.
+    ///   - text: The message that came in its place, if any.
     ///   - entry: The offset of the interrupt that says it.
     static func interrupted(_ text: String? = nil, by entry: String? = nil) -> StepFailure {
         StepFailure(

@@ -1,6 +1,6 @@
 public import ParleySystem
 
-/// Something a model may ask to have done: what the model is told of it, and what is done.
+/// Something a model may ask for: its description for the model, and the code that does it.
 ///
 /// ```swift
 /// struct City: Codable { var city: String }
@@ -11,26 +11,26 @@ public import ParleySystem
 /// ) { (arguments: City, context) in try await forecast(arguments.city) }
 /// ```
 ///
-/// A call is a step of the turn: its result stands in the log, and is what every replay gets.
+/// A call is a step of the turn: its result is logged, and every replay gets that result.
 public struct Tool: Sendable {
-    /// What the model calls it: 1 to 64 of `A-Z a-z 0-9 _ -`, which is what model servers take.
+    /// The name for the model: 1 to 64 of `A-Z a-z 0-9 _ -`, as model servers accept it.
     public let name: String
     public private(set) var description: String
     /// A JSON Schema of an object: its arguments.
     public private(set) var parameters: JSON
     /// Whether a person must agree to each call, with exactly its arguments.
     public var approval: ToolApproval
-    /// What is promised of its effect outside.
+    /// The guarantee on its effect outside.
     public var contract: StepContract
     public var retry: RetryPolicy
-    /// Says of arguments that cannot be right why, before anybody is asked to approve them.
+    /// Throws the reason why arguments cannot be right, before a person is asked to approve them.
     private(set) var check: @Sendable (JSON) throws -> Void
     private(set) var body: @Sendable (JSON, ToolContext) async throws -> JSON
 
     /// - Parameters:
-    ///   - parameters: What the model is told of the arguments. What counts is whether they decode as `Arguments`; what does not decode is
-    ///     answered to the model, which may call again. It is told the place; a ``StepFailure`` from `init(from:)` says more.
-    ///   - body: What is done. What it throws is retried as a step's failures are, and is then the result that the model gets.
+    ///   - parameters: The description of the arguments for the model. Only whether they decode as `Arguments` counts; if they do not, the model is
+    ///     told the place of the error, and may call again. A ``StepFailure`` from `init(from:)` says more.
+    ///   - body: The work of the tool. An error that it throws is retried as a step's failures are, and is then the result that the model gets.
     public init<Arguments: Decodable & Sendable, Value: Encodable & Sendable>(
         _ name: String, _ description: String, parameters: JSON, approval: ToolApproval = .none, contract: StepContract = .atLeastOnce,
         retry: RetryPolicy = .standard, _ body: @escaping @Sendable (Arguments, ToolContext) async throws -> Value
@@ -45,14 +45,14 @@ public struct Tool: Sendable {
         self.body = { arguments, context in try JSON(encoding: try await body(try Tool.decode(Arguments.self, arguments), context)) }
     }
 
-    /// The tool as a turn was told of it that began before it was described otherwise.
+    /// The tool as it was described to a turn that began before the description changed.
     package func described(by definition: ToolDefinition) -> Tool {
         var tool = self
         (tool.description, tool.parameters) = (definition.description, definition.parameters)
         return tool
     }
 
-    /// A tool that the agent does not have any more, in a turn that was told of it: each call's result is `tool_removed`.
+    /// A tool that the agent no longer has, in a turn that was offered it: each call's result is `tool_removed`.
     package static func removed(_ definition: ToolDefinition) -> Tool {
         var tool = Tool(definition.name, definition.description, parameters: definition.parameters) { (_: JSON, _) in JSON.null }
         tool.body = { _, _ in
@@ -80,7 +80,7 @@ public enum ToolApproval: Sendable, Equatable {
     case required(expires: Duration?)
 }
 
-/// What a tool is handed beside its arguments.
+/// The context that a tool receives besides its arguments.
 public struct ToolContext: Sendable {
     /// The channel of the agent that it works for: `agents/<kind>/<id>`.
     public let channel: String
@@ -88,7 +88,7 @@ public struct ToolContext: Sendable {
     public let step: StepContext
 }
 
-/// A tool as a model is told of it.
+/// A tool as a model is offered it.
 public struct ToolDefinition: Sendable, Codable, Equatable {
     public var name: String
     public var description: String
@@ -102,9 +102,9 @@ public struct ToolDefinition: Sendable, Codable, Equatable {
     }
 }
 
-/// A model's wish to have a tool called.
+/// A model's call of a tool.
 public struct ToolCall: Sendable, Codable, Equatable {
-    /// By which its result refers to it.
+    /// The id by which its result refers to it.
     public var id: String
     public var name: String
     /// JSON as the model wrote it, which may be none.

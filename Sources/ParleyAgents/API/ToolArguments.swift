@@ -1,8 +1,9 @@
 internal import ParleySystem
 
-/// What a model wrote as the arguments of a call, read once: what a person is shown, what is hashed and what runs are this one value.
+/// The arguments of a model's call, parsed once: the value that a person is shown, that is hashed and that the tool runs with is this one.
 enum ToolArguments {
-    /// - Throws: ``StepFailure`` `invalid_arguments` for what is no JSON object, or one that two readers could read in two ways; the model is told.
+    /// - Throws: ``StepFailure`` `invalid_arguments` for arguments that are not a JSON object, or one that two readers could read in two ways; the
+    ///   model is told.
     static func parse(_ text: String, isApproved: Bool) throws -> JSON {
         let arguments: JSON
         do {

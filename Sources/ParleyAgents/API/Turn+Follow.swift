@@ -2,19 +2,19 @@ internal import ParleyChannels
 public import ParleySystem
 
 extension Turn {
-    /// Follows another channel: what stands in it becomes input of this turn, entry by entry, once each and in order, over every crash.
+    /// Follows another channel: its entries become input of this turn, one by one, once each and in order, across every crash.
     ///
     /// ```swift
     /// var progress = try await turn.follow("workflows/42")
     /// while let entry = try await progress.next() { print(entry.value) }
     /// ```
     ///
-    /// Waiting needs no memory, but a row on either side. What was read is copied into this channel as the result of a step.
+    /// Waiting needs no memory, but a row on either side. The entries that were read are copied into this channel as the result of a step.
     ///
     /// - Parameters:
     ///   - channel: Its name: `workflows/42`, `agents/<kind>/<id>`.
     ///   - start: Where to begin. The end is where the channel's is when the turn comes here for the first time.
-    ///   - name: What its steps are called in the journal.
+    ///   - name: The name of its steps in the journal.
     /// - Throws: ``StepFailure`` `channel_not_found` when there is none, with the start at the end.
     @concurrent public func follow(
         _ channel: String, from start: FollowStart = .beginning, name: String = "follow", file: StaticString = #fileID, line: UInt = #line

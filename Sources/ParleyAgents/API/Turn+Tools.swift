@@ -1,11 +1,11 @@
 internal import ParleySystem
 
 extension Turn {
-    /// Has `model` answer `messages`, does what it calls tools for, gives it the results and asks again, until it answers without a call.
+    /// Asks `model` to answer `messages`, runs the tools it calls, gives it the results and asks again, until it answers without a call.
     ///
-    /// The calls of one answer run side by side, each as a step `tools/<number>/<tool>`; each gets its result, whatever happens: a tool that is
-    /// not known, arguments that do not decode, a failure, a refusal and an interruption are results, too, which the model is told.
-    /// What people say meanwhile joins the next request (steer), or is said in place of what was interrupted.
+    /// The calls of one answer run side by side, each as a step `tools/<number>/<tool>`; each gets its result, whatever happens: a tool that is not
+    /// known, arguments that do not decode, a failure, a refusal and an interruption are results, too, which the model is told. Messages that come
+    /// meanwhile join the next request (steer), or take the place of the interrupted answer.
     ///
     /// An answer that was cut at its limit calls nothing: the model is told, and may ask for less; cut again, the turn fails.
     ///
@@ -24,7 +24,7 @@ extension Turn {
                 name, model, conversation, tools: tools, options: options, retry: retry, file: file, line: line)
             conversation.join(answer.joined)
             if let redirection = answer.redirected {
-                // What was written so far stays part of the conversation.
+                // The text so far stays part of the conversation.
                 conversation += (answer.text.isEmpty ? [] : [.assistant(answer.text)]) + [redirection]
                 continue
             }
@@ -77,8 +77,8 @@ extension Turn {
         }
     }
 
-    /// Whether a person is asked. The rule of now counts, also for a turn that began under another one; but what a replay has done already is done
-    /// again as it was.
+    /// Whether a person is asked. The present rule counts, also for a turn that began under another one; but a replay repeats what was done already
+    /// as it was.
     private func asksApproval(_ tool: Tool) -> Bool {
         if task.recordedKind(scope.path("approval")) == .approval { return true }
         return tool.approval != .none && task.recordedKind(scope.path(tool.name)) != .tool

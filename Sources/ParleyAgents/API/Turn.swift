@@ -2,16 +2,16 @@ internal import FoundationEssentials
 internal import ParleyChannels
 public import ParleySystem
 
-/// The handling of one message: what the program does through it is journaled, so that it survives the process.
+/// The handling of one message: the program's use of it is journaled, so that it survives the process.
 ///
-/// Ordinary Swift goes around it: `async`, task groups, `throws`. What must not run twice, or is not deterministic, goes into a step.
+/// Ordinary Swift goes around it: `async`, task groups, `throws`. Anything that must not run twice, or is not deterministic, goes into a step.
 public struct Turn: Sendable {
     let task: TurnTask
     let scope: Scope
     /// A cancelled turn leaves its steps alone.
     var isShielded = false
 
-    // MARK: What is the same on every replay
+    // MARK: Values that are the same on every replay
 
     /// When the last entry the turn has consumed was committed. Use it instead of the system's clock.
     public var now: Timestamp { task.now }
@@ -47,12 +47,12 @@ public struct Turn: Sendable {
 
     /// Does `body` once and journals what it gives; a replay returns that without running it.
     ///
-    /// The value comes back after an encode-decode round trip, on the first run too. What `body` throws is journaled as a ``StepFailure``; it
-    /// is tried again by `retry` unless it is a `StepFailure` that is not retryable.
+    /// The value comes back after an encode-decode round trip, on the first run too. An error that `body` throws is journaled as a ``StepFailure``;
+    /// the step is retried by `retry` unless it is a `StepFailure` that is not retryable.
     ///
     /// - Parameters:
-    ///   - name: What it is called in the journal: 1 to 128 bytes without `/` and `#`. Used again in the same scope it gets a number.
-    ///   - contract: What is promised of its effect outside.
+    ///   - name: Its name in the journal: 1 to 128 bytes without `/` and `#`. Used again in the same scope it gets a number.
+    ///   - contract: The guarantee on its effect outside.
     /// - Throws: ``StepFailure`` once no attempt is left; ``TurnError`` for misuse; ``Passivated`` or ``Fenced`` when the turn has no right to
     ///   run here any more.
     /// - Complexity: two entries in the log, and one sync shared with everything else that commits at that moment.
@@ -83,15 +83,15 @@ public struct Turn: Sendable {
         _ = try await perform(request, .giving(nothing: body))
     }
 
-    /// Has `model` answer `messages`, streaming into the channel as `text` entries.
+    /// Asks `model` to answer `messages`, and streams the answer into the channel as `text` entries.
     ///
     /// Killed in the middle, it continues from the last durable token where the model can, else the answer starts again and supersedes what
     /// readers saw of the first.
     ///
     /// - Throws: ``StepFailure`` with the model's code once no attempt is left, else as ``step(_:_:retry:file:line:_:)``.
     ///
-    /// - Parameter tools: What it may call: the calls are in what it gives, and are for the program to make; ``respond(_:_:_:tools:options:rounds:retry:file:line:)``
-    ///   makes them.
+    /// - Parameter tools: The tools it may call: the calls are part of the result, and the program must make them;
+    ///   ``respond(_:_:_:tools:options:rounds:retry:file:line:)`` makes them.
     @concurrent public func generate(
         _ name: String, _ model: any Model, _ messages: [ModelMessage], tools: [Tool] = [], options: ModelOptions = ModelOptions(),
         retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line
@@ -109,7 +109,7 @@ public struct Turn: Sendable {
         return generation
     }
 
-    /// Has `model` answer `messages`, given one by one.
+    /// Asks `model` to answer `messages`, given one by one.
     @concurrent public func generate(
         _ name: String, _ model: any Model, _ messages: ModelMessage..., options: ModelOptions = ModelOptions(),
         retry: RetryPolicy = .standard,
@@ -135,7 +135,7 @@ public struct Turn: Sendable {
         _ = try await perform(StepRequest(path: path, kind: .sleep, source: "\(file):\(line)", work: .sleep(until: instant)))
     }
 
-    /// Waits until somebody sends a `signal` of that name, and gives its data. A signal that came before is kept until it is waited for.
+    /// Waits for a `signal` of that name, and returns its data. A signal that came before is kept until a wait takes it.
     ///
     /// - Parameters:
     ///   - match: Members that the signal's data must have, with these values.
@@ -154,11 +154,11 @@ public struct Turn: Sendable {
 
     /// Asks a person whether `action` may be done with exactly these arguments, and waits for the answer.
     ///
-    /// The answer is bound to the SHA-256 of the arguments' canonical JSON (RFC 8785), stands in the log with who gave it, and counts once.
+    /// The answer is bound to the SHA-256 of the arguments' canonical JSON (RFC 8785), is logged with the name of its sender, and counts once.
     ///
-    /// - Throws: ``ApprovalDenied`` or, after `expires`, ``ApprovalExpired``; ``StepFailure`` `invalid_arguments` for a number that no double holds, such as
-    ///   an identifier of 64 bits: whoever approves could be shown another one. Give it as a string.
-    /// - Returns: who approved.
+    /// - Throws: ``ApprovalDenied`` or, after `expires`, ``ApprovalExpired``; ``StepFailure`` `invalid_arguments` for a number that no double holds,
+    ///   such as an identifier of 64 bits: the approver could be shown another one. Give it as a string.
+    /// - Returns: the name of the approver.
     @discardableResult
     @concurrent public func approval<Arguments: Encodable>(
         _ action: String, of arguments: Arguments, expires: Duration? = nil, file: StaticString = #fileID, line: UInt = #line
@@ -226,7 +226,7 @@ public struct Turn: Sendable {
         return try await Task(executorPreference: task.lane) { [turn] in try await task.child(path) { try await body(turn) } }.value
     }
 
-    /// Has `body` run should the turn fail or be cancelled: the way back from what it has done until then.
+    /// Registers `body` to run should the turn fail or be cancelled, to undo what the turn has done until then.
     ///
     /// Call it before the step that it undoes, whose effect may have happened even though the step failed; so it must cope with nothing to
     /// undo. Compensations run as steps, the latest first, shielded; then the turn ends. One that fails for good does not keep
@@ -243,7 +243,7 @@ public struct Turn: Sendable {
 
     // MARK: Tasks
 
-    /// A scope of its own for a child task: its steps are numbered apart from everybody else's.
+    /// A scope of its own for a child task: its steps are numbered separately from all others.
     ///
     /// Call it before the task starts; the first task that uses the scope owns it.
     public func scope(_ name: String) throws -> Turn { child(try scope.next(name)) }
@@ -268,7 +268,7 @@ public struct Turn: Sendable {
     }
 }
 
-/// What a model wrote in one step.
+/// The answer of a model in one step.
 public struct Generation: Sendable, Equatable {
     public var text: String
     /// `stop` or `tool_calls` for an answer that is whole, `length` for one that was cut at its limit, `interrupted`.
@@ -276,13 +276,13 @@ public struct Generation: Sendable, Equatable {
     public var usage: ModelUsage?
     /// How many tokens of it had been saved before a crash and were not bought again.
     public var recoveredTokens: Int
-    /// What it wants to have called, in its order.
+    /// The tools that it calls, in its order.
     public var toolCalls: [ToolCall]
     /// What the model's endpoint wants to see again with an answer that has calls: for ``ModelMessage/assistant(_:calls:returned:)``.
     public var returned: JSON?
     /// What people said meanwhile that joined the request, oldest first: part of the conversation from here on.
     public var steers: [String]
-    /// What was said by whoever interrupted it: the text is what there was until then.
+    /// The message of the interrupt that stopped the answer, in which case the text is what had come until then.
     public var redirection: String?
     /// ``steers`` and ``redirection`` as messages that name their entries: the log says in which order they belong.
     private(set) var joined: [ModelMessage]

@@ -36,7 +36,7 @@ public struct TurnError: Error, Sendable, Equatable, CustomStringConvertible {
     }
 }
 
-/// Somebody interrupted the turn. Let it pass through and the turn ends as `interrupted`; catch it and continue, and it ends as it ends.
+/// The turn was interrupted. Let it pass through and the turn ends as `interrupted`; catch it and continue, and the turn ends as it ends.
 public struct Interrupted: Error, Sendable, Equatable {
     /// What the model had written.
     public var partial: String
@@ -52,10 +52,10 @@ public struct ApprovalDenied: Error, Sendable, Equatable {
     public var reason: String?
 }
 
-/// Nobody decided in time.
+/// No decision came in time.
 public struct ApprovalExpired: Error, Sendable, Equatable {}
 
-/// The turn was passivated while it waits; it replays when it is due. Let it pass through: whatever the turn does after it has no effect.
+/// The turn was passivated while it waits; it replays when it is due. Let it pass through: anything that the turn does after it has no effect.
 public struct Passivated: Error, Sendable {}
 
 /// Another activation of the agent has taken over, or the process is going down: nothing this turn does has any effect any more.

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What is to be done about what has happened, in the order in which it stands.
+/// The actions that follow from an event, in their order.
 enum AgentAction: Sendable {
     /// Append, and tell the agent: ``AgentEvent/committed(_:_:_:)``, ``AgentEvent/yielded(_:)`` or ``AgentEvent/refused(_:_:)``.
     case write(AgentBatch, WritePurpose)
@@ -14,7 +14,7 @@ enum AgentAction: Sendable {
     case cancelProgram(now: Timestamp)
     /// Run the compensations, one after another.
     case compensate
-    /// It has no right to run any more: it is thrown out of all that it waits for.
+    /// It has lost its right to run: all of its waits throw.
     case fence(any Error, left: TurnMachine)
 
     // Steps.
@@ -26,9 +26,9 @@ enum AgentAction: Sendable {
     case stop(path: String)
     /// It was begun before a crash, by the entry of that offset.
     case reopened(path: String, startedAt: UInt64)
-    /// What the step ran is over.
+    /// The step's work is over.
     case forget(path: String)
-    /// Whatever the steps still do is of no use.
+    /// The results of the steps' work are no longer wanted.
     case stopAll
 
     // Coming back.
@@ -46,7 +46,7 @@ enum AgentAction: Sendable {
     case removeTimer(DueTimer)
     /// It is for the next activation.
     case timerAgain(DueTimer)
-    /// Have it told of what comes behind that offset of the channel that it follows: up to there is nothing.
+    /// Notify it of entries behind that offset of the channel that it follows: up to there it has nothing to read.
     case followAgain(FollowKey, of: ChannelID, after: UInt64)
     /// The turn of that input has ended, or was halted.
     case turnEnded(UInt64)
@@ -64,11 +64,11 @@ enum AgentAction: Sendable {
     case noteTakenUp
     /// Have the next activation know that it was a log which could not be read.
     case noteStopped
-    /// Bring the agent back after a pause, and with it the timers that rang for it.
+    /// Bring the agent back after a pause, and with it the timers that fired for it.
     case tryAgainLater(any Error, [DueTimer])
 }
 
-/// What the log of the process is told.
+/// A notice for the process's own log.
 enum AgentNotice: Sendable {
     case fenced(code: String)
     case parked(ParkReason, others: [String])
@@ -83,6 +83,6 @@ struct ModelRun: Sendable {
     var request: ModelRequest
     /// The text that it continues.
     var saved: SavedText
-    /// What the call may still write was written before the process ended.
+    /// All that the call may still write was written before the process ended.
     var isExhausted: Bool { !saved.text.isEmpty && request.options.maxTokens == 0 }
 }

@@ -1,23 +1,23 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What an agent is told.
+/// The input of an agent's machine.
 enum AgentEvent: Sendable {
     /// Something may have changed that lets it continue.
     case look
     /// Input up to that offset is durable.
     case input(upTo: UInt64)
     case timerDue(DueTimer)
-    /// What it wrote is durable.
+    /// The agent's append is durable.
     case committed(AgentBatch, WritePurpose, Appended)
-    /// The same of text, which is written as it comes.
+    /// The same for text, which is written as it comes.
     case textCommitted(AgentBatch, Appended)
-    /// What it wrote gave way to input that stands before it, and is not in the log.
+    /// The agent's append yielded to earlier input, and is not in the log.
     case yielded(WritePurpose)
-    /// What it wrote is not in the log, and never will be.
+    /// The agent's append is not in the log, and never will be.
     case refused(EpochClaim, ChannelError)
     case textRefused(EpochClaim, ChannelError)
-    /// Something of the turn that runs in that epoch; of an earlier one it means nothing any more.
+    /// An event of the turn that runs in that epoch; one of an earlier epoch has no meaning any more.
     case turn(epoch: UInt64, TurnEvent)
     /// The turn has waited long enough after a crash.
     case pauseOver(turn: UInt64)
@@ -34,7 +34,7 @@ enum AgentEvent: Sendable {
     case deleted
 }
 
-/// What happens to the turn that runs.
+/// An event of the running turn.
 enum TurnEvent: Sendable {
     // The program.
     /// It asks for a step.
@@ -51,7 +51,7 @@ enum TurnEvent: Sendable {
     /// All that was to be compensated has been tried.
     case compensated
 
-    // What it was told to come back to.
+    // The events that its own actions ask for.
     case give(Journal.Completion)
     case release
     case report
@@ -70,18 +70,18 @@ enum TurnEvent: Sendable {
     case tryEnd(StepEnd)
 }
 
-/// What an agent has itself called for later, once for each kind.
+/// An alarm that an agent has asked for, once for each kind.
 enum AgentAlarm: Sendable {
     case idle
-    /// Right behind what is delivered now: whatever is delivered keeps the agent in memory.
+    /// Right behind the current delivery: every delivery keeps the agent in memory.
     case room
     case waitingMark
 }
 
-/// What an agent's leaving memory depends on.
+/// The state that decides when an agent is passivated.
 struct AgentRest: Sendable {
     var lastActive = Timestamp(milliseconds: 0)
-    /// The alarms that have been called for.
+    /// The alarms that have been set.
     var alarms: Set<AgentAlarm> = []
     /// Own appends that have been submitted and not yet answered. While there is one, the agent stays in memory: loaded again from the log, it
     /// would decide the same entries a second time.

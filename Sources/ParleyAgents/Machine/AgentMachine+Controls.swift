@@ -1,10 +1,10 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What an entry from outside does to the turn that runs. Each is decided once, with its receipt in the batch that carries what it did; where two
-/// race for the end of a step, the one that stands first in the log wins.
+/// The effects of entries from outside on the running turn. Each is decided once, with its receipt in the batch that carries its effect; where two
+/// race for the end of a step, the one that comes first in the log wins.
 extension AgentMachine {
-    /// What may stop a step or a turn.
+    /// The kinds that may stop a step or a turn.
     static let stopping: Set<EntryKind> = [.interrupt, .cancel]
 
     /// Decides what can be decided now; the rest stays in the inbox.
@@ -31,7 +31,7 @@ extension AgentMachine {
         for offset in candidates(open, view) {
             guard let entry = inbox[offset], condition(entry) == .holds, mayDecide(entry, open) else { continue }
             guard let item = item(offset, view) else {
-                // What cannot be read is decided before what comes behind it, by the next activation.
+                // An unreadable entry is decided before the ones behind it, by the next activation.
                 if isGone { return false }
                 continue
             }
@@ -63,7 +63,7 @@ extension AgentMachine {
             }
             run?.steps[step.path, default: StepState()].scan = scan
             if let found { offsets.append(found) }
-            // What stands behind signals that have not been looked at has to wait for them.
+            // Entries behind signals that have not been looked at wait for them.
             if let stop = scan.stop {
                 end = min(end, stop)
                 run?.hasMoreToScan = true
@@ -81,7 +81,7 @@ extension AgentMachine {
         return match.allSatisfy { data[$0.name] == $0.value }
     }
 
-    /// Whether an entry is worth reading: what it asks for can be done now.
+    /// Whether an entry is worth reading: whether it can take effect now.
     private func mayDecide(_ entry: Inbox.Entry, _ open: [StepRequest]) -> Bool {
         switch entry.kind {
         case .interrupt: open.contains { !$0.isShielded }
@@ -110,7 +110,7 @@ extension AgentMachine {
         return true
     }
 
-    /// What to do with a message that comes while a turn runs.
+    /// Handles a message that comes while a turn runs.
     private mutating func applyPolicy(_ item: InboxItem, _ view: any AgentView) -> Bool {
         switch agent.policy {
         case .queue, .steer: return false
@@ -127,7 +127,7 @@ extension AgentMachine {
 
     // MARK: Conditions
 
-    /// What an entry's own condition comes to now: `if_offset` names the entry right before it, `if_turn` the turn that it is for.
+    /// The state of an entry's own condition: `if_offset` names the entry right before it, `if_turn` the turn that it is for.
     enum Condition: Equatable {
         case holds
         /// The turn that it is for has not begun.
@@ -218,7 +218,7 @@ extension AgentMachine {
     /// Ends everything that runs and is not shielded, and has the program come to its end. `nil`: rolled back because a newer message takes
     /// its place.
     private mutating func cancelTurn(_ item: InboxItem?) -> Bool {
-        // The turn's end is on its way to the log; it gives way if this stands before it.
+        // The turn's end is being written; it yields if this entry comes before it.
         guard let turn = run?.turn, run!.canCancel else { return false }
         run?.cancels()
         let steps = claimEnds()
@@ -243,7 +243,7 @@ extension AgentMachine {
         guard let run else { return false }
         let path = AgentMachine.approvalPath(run.turn, item)
         guard let step = run.openSteps.first(where: { $0.path == path && $0.kind == .approval }) else {
-            // What ends it is on its way to the log, and may still yield: the log will say what this one is answered.
+            // Its end is being written, and may still yield: the log will decide the answer to this one.
             if run.machine.waiting(at: path)?.kind == .approval { return false }
             // The program has not come to it again: it waits for something outside the turn.
             if run.machine.expects(path) { return false }
@@ -273,7 +273,7 @@ extension AgentMachine {
         return nil
     }
 
-    /// What a decision that counts writes, and what the program gets of it.
+    /// Returns the entries that an effective decision writes, and the program's result.
     static func approvalEnd(_ turn: UInt64, _ path: String, digest: String?, _ item: InboxItem) -> ([NewEntry], StepOutcome) {
         let isApproved = item.kind == .approve
         let position = Position(turn: turn, step: path)
@@ -303,7 +303,7 @@ extension AgentMachine {
     private mutating func deliverSignal(_ item: InboxItem) -> Bool {
         guard let run else { return false }
         let data = item.body["data"] ?? .null
-        // By its bytes: strings are equal that Unicode holds to be.
+        // Compared by its bytes: Swift takes canonically equivalent strings for equal.
         let name = inbox[item.offset]?.row.name
         let step = run.openSteps.first { step in
             guard case .wait(_, let match, _) = step.work else { return false }

@@ -3,9 +3,8 @@ internal import ParleySystem
 
 /// How a step ends, with what that leaves outside the turn.
 ///
-/// A step has one end: whatever claims it first writes it (``TurnRun/claimEnd(_:)``). Between what is in the log and what is on its way there the
-/// order of the log decides: an end that no entry from outside has asked for yields to every undecided entry before it that might have stopped
-/// the step.
+/// A step has one end: the first claim writes it (``TurnRun/claimEnd(_:)``). Between what is in the log and what is on its way there the order of the
+/// log decides: an end that no entry from outside has asked for yields to every undecided entry before it that might have stopped the step.
 extension AgentMachine {
     // MARK: Ends that no entry asked for: a result, a failure, a timer, an entry of a followed channel
 
@@ -39,7 +38,7 @@ extension AgentMachine {
     mutating func stepEndYielded(_ end: StepEnd, _ view: any AgentView) {
         guard isCurrent(end.epoch) else { return }
         run?.withdrawEnd(end.request.path)
-        // Nothing was written: what ends the step instead has to say that the turn runs.
+        // Nothing was written: the batch that ends the step instead has to say that the turn runs.
         if end.wait == .marked { run?.isMarkedWaiting = true }
         afterReaction(end, view)
     }
@@ -74,12 +73,12 @@ extension AgentMachine {
         let resumptions = ended.ends.map { TurnEvent.resume(path: $0.request.path, $0.outcome, at: at) }
         // One at a time, with everything that can run in between, as on a replay, and before what later commits give.
         let events = (cancellation + resumptions).map { AgentEvent.turn(epoch: ended.epoch, $0) }
-        // What asked for the same end waits for this.
+        // Other claims of the same end wait for this.
         actions.append(.next(events + [.look]))
         if isCurrent(ended.epoch) { mayOnlyWait(view) }
     }
 
-    // MARK: What a waiting step keeps outside its turn
+    // MARK: Rows of a waiting step outside its turn
 
     /// Deletes the rows by which waiting steps are found.
     func removal(_ turn: UInt64, _ steps: [StepRequest]) -> [AgentRow] {
@@ -108,12 +107,12 @@ extension AgentMachine {
 
     /// Gives the steps that follow a channel what there is.
     mutating func readFollowed(_ view: any AgentView) {
-        // Behind the inbox: what may stop the steps has been decided, or cannot stop them.
+        // Behind the inbox: all input that may stop the steps has been decided, or cannot stop them.
         for step in run?.openFollows ?? [] { _ = hasRead(step, considered: run?.hasMoreToScan == true ? 0 : seen, view) }
     }
 
     /// Gives the step what there is.
-    /// - Parameter isOver: Otherwise it ends, and need not be told of what comes.
+    /// - Parameter isOver: Otherwise it ends, and needs no notice of further entries.
     /// - Returns: whether there was something, or the log could not be read.
     mutating func hasRead(_ step: StepRequest, considered: UInt64, isOver: Bool = false, _ view: any AgentView) -> Bool {
         guard let run, !run.hasEnd(step.path), let follow = follow(run.turn, step) else { return false }
@@ -130,7 +129,8 @@ extension AgentMachine {
         return true
     }
 
-    /// What it was told of, or will be, is nothing that it can read; or there was no channel when it began, and nobody watches the one that there is.
+    /// Waits for further entries when the program can read none of those it was told of, or will be; or when the channel did not exist at the start
+    /// of the follow, so that nothing watches the one that exists now.
     private mutating func awaitNews(of follow: Follow, _ step: StepRequest, in channel: ChannelID, behind offset: UInt64) {
         let known = run?.steps[step.path]?.read ?? follow.incarnation.map { (channel: $0, upTo: follow.after) }
         guard known?.channel != channel.text || offset > known!.upTo else { return }

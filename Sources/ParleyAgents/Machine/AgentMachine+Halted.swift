@@ -5,7 +5,7 @@ internal import ParleySystem
 /// An open turn that no program runs.
 struct Halt {
     var turn: UInt64
-    /// What the log says of the agent; `running`: the turn is resumed after a pause, because it has ended the process.
+    /// The logged state of the agent; `running`: the turn is resumed after a pause, because it has ended the process.
     var status: AgentStatus
     var pause: Pause?
 
@@ -27,7 +27,7 @@ extension AgentMachine {
     mutating func takeUp(_ turn: UInt64, _ loaded: LoadedAgent, _ view: any AgentView) throws {
         let journal = try view.journal(of: turn)
         switch loaded.status {
-        // A turn that left memory comes back as a matter of course.
+        // A passivated turn comes back as a matter of course.
         case .waiting: try recover(turn, journal, view)
         case .parked: phase = .halted(Halt(turn: turn, status: .parked))
         case .stalled where !loaded.triesStalledAgain: phase = .halted(Halt(turn: turn, status: .stalled))
@@ -80,13 +80,13 @@ extension AgentMachine {
                 ("message", .string(reason.message + ParkReason.company(others.count))),
                 ("remedy", .string(AgentMachine.wayOut))),
         ]
-        // Of a new epoch, so that nothing of the program comes behind it.
+        // In a new epoch, so that nothing of the program comes behind it.
         write(AgentBatch(entries: entries, epoch: .takes(after: epoch), rows: [.status(.parked, turn: turn)]), for: .turnHalted(turn))
     }
 
     // MARK: Too much work
 
-    /// Counts what a turn that has crashed before writes: a process that ends once a minute would pay for it for ever.
+    /// Counts the entries of a turn that has crashed before: a process that ends once a minute would pay for them for ever.
     mutating func worked(_ entries: [NewEntry], _ appended: Appended) {
         guard var crash = run?.crash else { return }
         // Pieces of text that were put together share an offset, also those of several appends.
@@ -100,13 +100,13 @@ extension AgentMachine {
 
     mutating func parkIfOverworked(_ view: any AgentView) {
         guard let run, let crash = run.crash, crash.count > Journal.workMax, !isWriting, run.canCancel else { return }
-        // Unreadable, the log says so to whoever appends next.
+        // If the journal is unreadable, the log reports that to the next append.
         let restarts = (try? view.journal(of: run.turn))?.restarts ?? 0
         leaveProgram(run, Fenced())
         park(run.turn, restarts, .work)
     }
 
-    /// What a person can do for an agent that is parked or stalled.
+    /// The remedies for an agent that is parked or stalled.
     static let wayOut = "send 'resume' to try again, 'cancel' to end the turn, or 'close' to end the agent"
 
     // MARK: Deciding without the program
@@ -120,8 +120,8 @@ extension AgentMachine {
         if decideFailed(view) { return }
         for offset in inbox.controls.all {
             guard let entry = inbox[offset], condition(entry) == .holds, !isMessage(offset) else { continue }
-            // A turn that pauses after a crash is about to run again: all but a cancel is decided with its program, and that too when there is
-            // something that a cancel does not reach, or has the program take back, or that came before it.
+            // A turn that pauses after a crash is about to run again, so its program takes part in every decision except a cancel; and in that too
+            // when something is shielded from the cancel, has to be compensated, or came before it.
             if let pause = halt.pause, entry.kind != .cancel || pause.journal.needsProgram || isPreceded(offset) { return }
             guard let item = item(offset, view) else { return }
             switch item.kind {
@@ -133,7 +133,7 @@ extension AgentMachine {
         }
     }
 
-    /// Whether something stands before an entry that the program may be given, or stopped by.
+    /// Whether an entry that the program may be given, or stopped by, comes before this one.
     private func isPreceded(_ offset: UInt64) -> Bool {
         let message = [.queue, .steer].contains(agent.policy) ? nil : inbox.messages.first
         return [message, inbox.firstSignal].contains { $0.map { $0 < offset } ?? false }
@@ -197,7 +197,7 @@ extension AgentMachine {
     }
 }
 
-/// Steps of a turn that have begun and not ended, and that no program waits for: what they keep outside the turn goes with it.
+/// Steps of a turn that have begun and not ended, and that no program waits for: their rows outside the turn go with it.
 struct OpenSteps: Sendable {
     private let turn: UInt64
     private let open: [String: Journal.OpenStep]
@@ -225,7 +225,7 @@ struct HaltedEnd: Sendable {
         self.turn = turn
         open = OpenSteps(turn, journal.open, journal.starts.lazy.map(\.path).filter { journal.open[$0] != nil })
         let position = Position(turn: turn)
-        // A turn that had been cancelled before it stopped stays that, whatever ends it.
+        // A turn that was cancelled before it stopped stays cancelled, whatever ends it.
         let earlier = journal.cancellation
         let isInterrupt = item.kind == .interrupt && earlier == nil
         let reason: JSON? = earlier ?? (item.kind == .close ? "closing" : item.body["reason"])
@@ -244,7 +244,7 @@ struct HaltedEnd: Sendable {
     }
 }
 
-/// What kept an open turn from running, as far as it is concerned.
+/// The reason why an open turn was not running, as far as the turn is concerned.
 enum ProcessEnd {
     /// The process was told to stop: that is not counted.
     case drain
@@ -269,7 +269,7 @@ enum ProcessEnd {
         }
     }
 
-    /// Whether an entry with this cause tells of a crash: earlier versions had a word of their own for it.
+    /// Whether an entry with this cause reports a crash: earlier versions had their own word for it.
     static func isCrash(_ cause: String?) -> Bool { ![ProcessEnd.drain, .stall, .failedRead].contains { $0.cause == cause } }
 
     /// A turn that ends its process every time must not do so for ever.
@@ -289,7 +289,7 @@ enum ProcessEnd {
 enum ParkReason: String {
     case crash, poison, work
 
-    /// Says that other turns ran in the process that ended. It does not name them: not everybody may know of every agent.
+    /// Says that other turns ran in the process that ended. It does not name them: not every reader may know of every agent.
     static func company(_ count: Int) -> String {
         guard count > 0 else { return "" }
         let who = count == 1 ? "the turn of another agent" : "turns of \(count) other agents"
@@ -316,11 +316,11 @@ extension Journal {
     /// Why the turn was cancelled; `nil` unless it was.
     var cancellation: JSON? { completions.lazy.compactMap(\.cancellation).first }
 
-    /// Whether a cancel leaves something to do: a shielded step, what is to be taken back, or what is left once it was cancelled before.
+    /// Whether a cancel leaves something to do: a shielded step, a compensation, or the rest of an earlier cancel.
     var needsProgram: Bool {
         cancellation != nil || !compensations.isEmpty || starts.contains { $0.isShielded && open[$0.path] != nil }
     }
 
-    /// What a model was writing.
+    /// The unfinished text of a model.
     var partial: String { starts.last { open[$0.path]?.text.text.isEmpty == false }.flatMap { open[$0.path]?.text.text.text } ?? "" }
 }

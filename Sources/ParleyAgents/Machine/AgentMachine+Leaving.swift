@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// How an agent is passivated: when nothing needs it, or when it has lost its right to be there.
+/// Passivation: when nothing needs the agent, or when it has lost its right to be there.
 extension AgentMachine {
     /// It has lost its right to be there, or cannot do anything.
     mutating func leave() {
@@ -21,7 +21,7 @@ extension AgentMachine {
         call(.idle, at: view.now.advanced(by: view.idleAfter))
     }
 
-    /// Calls for an alarm, unless it has been called for.
+    /// Sets an alarm, unless it is set already.
     mutating func call(_ alarm: AgentAlarm, at instant: Timestamp) {
         if rest.alarms.insert(alarm).inserted { actions.append(.at(instant, .alarm(alarm))) }
     }
@@ -30,12 +30,13 @@ extension AgentMachine {
         rest.alarms.remove(alarm)
         switch alarm {
         case .idle, .room: restIfIdle(view)
-        // Of whatever turn there is by now.
+        // Applies to the turn that is open by now.
         case .waitingMark: if run?.isMarkedWaiting == false, !isWriting, isResting(view) { markWaiting(isLeaving: false) }
         }
     }
 
-    /// Leaves memory when nothing has happened for a while, or others wait for room, and nothing needs it: no turn, or one that only waits.
+    /// Passivates the agent after some idle time, or when others wait for room, provided that nothing needs it: it has no turn, or one that only
+    /// waits.
     mutating func restIfIdle(_ view: any AgentView) {
         guard !isGone else { return }
         // The clock may have been set back since.
@@ -50,7 +51,7 @@ extension AgentMachine {
         guard !isWriting, record != nil, room != .asked, rest.inFlight == 0, !view.isWritingText else { return false }
         switch phase {
         case .idle: return true
-        // What waits outside is thrown out with the rest of the program, and comes again; that is for when others need the room.
+        // A task that waits outside the turn is thrown out with the rest of the program, and runs again; that is for when others need the room.
         case .running: return isResting(view) && !view.keepsWaiting && (view.isCrowded || !run!.hasOwnTasks)
         // It pauses after a crash, and is about to run again.
         case .halted(let halt): return halt.status != .running
@@ -69,12 +70,12 @@ extension AgentMachine {
             if view.isCrowded { restIfIdle(view) }
             return
         }
-        // What came while the mark was written is decided first. If that decides something, the agent stays.
+        // Input that came while the mark was written is decided first. If that decides something, the agent stays.
         perform(view) { _ in }
         if isCurrent(epoch), canRest(view) { actions.append(.rest) } else { scheduleIdleCheck(view) }
     }
 
-    /// Memory is left: what is delivered from here on reaches the next activation.
+    /// The agent is passivated: deliveries from here on reach the next activation.
     mutating func rested() {
         if let run { actions.append(.fence(Passivated(), left: run.machine)) }
         phase = .gone

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What happens to the turn that runs, and what its steps do.
+/// Events of the running turn, and the work of its steps.
 extension AgentMachine {
     mutating func turn(_ event: TurnEvent, _ view: any AgentView) {
         switch event {
@@ -30,7 +30,7 @@ extension AgentMachine {
         }
     }
 
-    /// Does what the turn's machine says, unless the turn has lost its right to run.
+    /// Carries out the actions of the turn's machine, unless the turn has lost its right to run.
     mutating func carryOut(_ actions: [TurnMachine.Action]?, _ view: any AgentView) {
         guard let actions, let epoch = run?.epoch else { return }
         for action in actions where isCurrent(epoch) { carryOut(action, epoch, view) }
@@ -82,7 +82,7 @@ extension AgentMachine {
 
     /// The program is not the one that the journal is of.
     private mutating func stall(_ error: TurnError, at source: String?) {
-        // Its end stands before this.
+        // Its end comes before this.
         guard let run, !isWriting else { return }
         actions.append(.notice(.stalled(error, source: source)))
         let compensations = run.machine.compensations.registered.map { JSON.string($0.path) }
@@ -96,7 +96,7 @@ extension AgentMachine {
         leaveProgram(run, error)
         isWriting = true
         phase = .halted(Halt(turn: run.turn, status: .stalled))
-        // Of a new epoch, so that nothing of the program comes behind it.
+        // In a new epoch, so that nothing of the program comes behind it.
         write(
             AgentBatch(entries: [entry], epoch: .takes(after: epoch), rows: [.status(.stalled, turn: run.turn)]), for: .turnHalted(run.turn)
         )
@@ -114,7 +114,7 @@ extension AgentMachine {
         case .sleep, .wait, .approval, .follow: beginWaiting(request, view)
         case .body(let contract, _):
             started(request, attempt)
-            // At most once: what has begun must be in the log before it does, see `stepStarted`.
+            // At most once: the start must be in the log before the work begins, see `stepStarted`.
             if contract == .atLeastOnce { actions.append(.runBody(path: request.path, attempt: attempt)) }
         case .model: runModel(request, attempt, saved, view)
         }
@@ -144,7 +144,7 @@ extension AgentMachine {
         }
     }
 
-    /// What had joined the request before the crash is part of it again.
+    /// Adds to the request again what had joined it before the crash.
     private mutating func rejoin(_ path: String, _ open: Journal.OpenStep, _ view: any AgentView) throws {
         let texts: [JSON] = try open.steered.compactMap { offset in
             try view.body(at: offset).map { InboxItem.steer(offset, $0) }
@@ -184,7 +184,7 @@ extension AgentMachine {
         guard isCurrent(epoch) else { return }
         switch request.work {
         case .model(_, let asked, _) where attempt == 1: run?.requests.note(request.path, asked, at: offset)
-        // What was stopped while its start was written does not run at all.
+        // A step that was stopped while its start was written does not run at all.
         case .body(.atMostOnce, _) where run?.hasEnd(request.path) == false:
             actions.append(.runBody(path: request.path, attempt: attempt))
         default: break
@@ -202,9 +202,9 @@ extension AgentMachine {
         switch result {
         case .success(let result): complete(request, attempt, [("result", result)])
         case .failure(let failure):
-            // What fails while the process drains may fail because it drains: nothing is written, and it runs again.
+            // A failure while the process drains may come from the drain: nothing is written, and the step runs again.
             if view.isDraining { return }
-            // At most once means that a failure is final too: how far it got is not known.
+            // At most once means that a failure is final too: it is not known how far the step got.
             let pause = contract == .atMostOnce ? nil : policy.pause(after: failures(path) + 1, failure)
             fail(request, attempt, failure, pause: pause, SavedText(), view)
         }
@@ -230,7 +230,7 @@ extension AgentMachine {
         guard let run else { return }
         let bytes = NewEntry.join(members)
         let entry = NewEntry(.stepCompleted, Position(turn: run.turn, step: request.path, attempt: attempt), members: bytes)
-        // As a replay has it. What a model wrote is text, which no round trip changes, and may be long.
+        // As a replay has it. A model's answer is text, which no round trip changes, and may be long.
         let body =
             request.isModel
             ? JSON.object(members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
@@ -269,7 +269,7 @@ extension AgentMachine {
 
     /// Ends a step because the program no longer wants it; nothing that came before it can change that.
     private mutating func giveUp(_ request: StepRequest, _ view: any AgentView) {
-        // In a drain it may be one that was kept from beginning; the next process comes to it again.
+        // In a drain the step may be one that was kept from beginning; the next process comes to it again.
         guard let run, !run.hasEnd(request.path), !view.isDraining else { return }
         stop(request.path)
         let failure = StepFailure.cancelled.asReplayed
@@ -282,7 +282,7 @@ extension AgentMachine {
         let path = failed.request.path
         actions.append(.forget(path: path))
         guard isCurrent(failed.epoch) else { return }
-        // What joined the attempt that failed is part of the next one, too.
+        // Messages that joined the failed attempt are part of the next one, too.
         if failed.failure.code != StepFailure.prefixRefusedCode { run?.steps[path, default: StepState()].failures += 1 }
         // The clock may have been set back while the entry was written.
         let retryAt = min(failed.retryAt, view.now.advanced(by: failed.pause))
@@ -301,7 +301,7 @@ extension AgentMachine {
         run?.steps[path]?.isOver()
     }
 
-    /// What was to be bought in the same breath is not.
+    /// Drops a call that was to start at the same moment.
     mutating func dropCall(_ path: String) {
         actions.removeAll { action in
             switch action {
@@ -312,7 +312,7 @@ extension AgentMachine {
         }
     }
 
-    /// What a step ran is over.
+    /// Ends a step's work.
     mutating func forget(_ path: String) {
         actions.append(.forget(path: path))
         run?.steps[path]?.isOver()
@@ -348,7 +348,7 @@ extension AgentMachine {
             call.options.maxTokens = call.options.maxTokens.map { max(0, $0 - saved.pieces) }
         }
         var base = run.requests.base(of: asked, at: path)
-        // Behind the first of what joined it, the request is no other's.
+        // From the first message that joined it on, the request is no longer the same as another.
         if let first = said.first, let keep = base?.keep { base?.keep = min(keep, asked.messages.place(of: first)) }
         let listing = RequestListing(call.messages.dropFirst(base?.keep ?? 0), history: run.history)
         started(
@@ -358,11 +358,11 @@ extension AgentMachine {
         actions.append(.callModel(ModelRun(path: path, attempt: attempt, request: call, saved: saved)))
     }
 
-    /// What was said since the last call joins this one, in the order in which it was said.
+    /// Takes the messages since the last call, which join this one in their order.
     private mutating func takeSteers(_ view: any AgentView, isShielded: Bool) -> [InboxItem] {
         var offsets = Array(inbox.steers.all)
         if agent.policy == .steer { offsets = (offsets + inbox.messages.all).sorted() }
-        // What was said after an interrupt which is about to end this call joins the one after it.
+        // A message behind an interrupt which is about to end this call joins the one after it.
         let end = isShielded ? .max : firstInterrupt
         var (items, bytes): ([InboxItem], Int) = ([], 0)
         for offset in offsets where offset < end {

@@ -14,7 +14,7 @@ extension AgentMachine {
         if decideFailed(view) { return }
         // A signal is kept until something waits for it.
         guard !isGone, let first = inbox.first else { return }
-        // A close ends the agent after the turn before it: what queued behind that turn does not begin any more.
+        // A close ends the agent after the turn before it: messages queued behind that turn begin none.
         if let close = inbox.closes.first(where: { condition($0) == .holds }),
             first.offset < record!.lastEnd || first.offset == close.offset
         {
@@ -103,7 +103,7 @@ extension AgentMachine {
         let history = try view.history(of: start.journal)
         phase = .running(TurnRun(turn: start.turn, epoch: epoch, start.journal, history: history))
         actions.append(.start(start, epoch: epoch, history: history, saved: record!.saved))
-        // A turn that runs has its room, whatever there is.
+        // A turn that runs has its room, however little is left.
         room = .held
         carryOut(run?.machine.releaseSoon(), view)
     }
@@ -122,7 +122,7 @@ extension AgentMachine {
         run.ends()
         self.run = run
         let (turnEnd, cause) = AgentMachine.end(of: run, result)
-        // What failed is told of where it happens, too.
+        // A failure is also reported where it happens.
         if let cause { actions.append(.turnFailed(cause)) }
         // A step that the program, run again, has not come to is over with its turn.
         let left = run.leftOpen
@@ -138,7 +138,7 @@ extension AgentMachine {
         var rows = [AgentRow.status(.idle, turn: nil)] + left.rows(of: identity.id)
         // Only what differs: most agents have no state, and keep no row.
         if let saved, saved != (record!.saved ?? .object([])) { rows.append(.state(saved.bytes, entry: end.entry)) }
-        // It gives way to what wants to stop the turn and stands before it.
+        // It yields to earlier entries that would stop the turn.
         write(
             AgentBatch(
                 entries: entries, epoch: .holds(run.epoch), decides: end.decides, yieldsTo: AgentMachine.stopping, considered: considered,
@@ -195,7 +195,7 @@ extension AgentMachine {
         perform(view) { _ in }
     }
 
-    /// The program has lost its right to run, and whatever its steps still do is of no use.
+    /// The program has lost its right to run, and the results of its steps are no longer wanted.
     mutating func leaveProgram(_ run: TurnRun, _ error: any Error) {
         actions += [.fence(error, left: run.machine), .stopAll]
         room = .none

@@ -3,7 +3,7 @@ internal import ParleySystem
 
 /// Steps that need no memory while they wait: for a time, a signal, a person, another channel.
 extension AgentMachine {
-    /// Begins a wait: its entries, the row of its timer if it ends by itself, and the row by which it is found if it follows a channel.
+    /// Begins a wait: writes its entries, the row of its timer if it has one, and the row by which it is found if it follows a channel.
     mutating func beginWaiting(_ asked: StepRequest, _ view: any AgentView) {
         guard let run else { return }
         var request = asked
@@ -34,7 +34,7 @@ extension AgentMachine {
             for: .waitStarted(epoch: run.epoch, timer, isFollow: follow != nil))
     }
 
-    /// Which channel the step follows from here on: the one that has the name now, unless the program has read of one before.
+    /// Binds the step to the channel that it follows from here on: the one that has the name now, unless the program has read of one before.
     private mutating func bindFollow(_ request: inout StepRequest, _ view: any AgentView) throws {
         guard case .follow(let followed, _, let known, _) = request.work else { return }
         let incarnation = if let known { known } else { try view.incarnation(of: followed) }
@@ -44,7 +44,7 @@ extension AgentMachine {
 
     mutating func waitStarted(_ epoch: UInt64, _ timer: DueTimer?, isFollow: Bool, _ view: any AgentView) {
         if let timer { actions.append(.timerSet(timer.due)) }
-        // What is there already need not wait for the news of it.
+        // An entry that is there already need not wait for its notice.
         if isFollow, isCurrent(epoch) { actions.append(.later(.look)) }
         perform(view) { _ in }
         if isCurrent(epoch) { scheduleWaitingMark(view) }
@@ -56,13 +56,13 @@ extension AgentMachine {
     mutating func fire(_ timer: DueTimer, _ view: any AgentView) {
         // The one before it has met a log that cannot be read: the next activation finds what is due.
         guard !isGone else { return }
-        // Which turn it belongs to, and whether that waits for it still, is known once what is being written is, and the replay is over.
+        // Whether its turn still waits for it is known only once the write in flight and the replay are over.
         let isExpected = run?.turn == timer.turn && run?.machine.expects(timer.path) == true
         guard knowsItsTurn, !isExpected else { return deferredTimers.append(timer) }
         if let run, run.turn == timer.turn, let request = run.machine.waiting(at: timer.path), request.due == timer.due {
             cameDue(request, timer.due, view)
         } else if halt == nil {
-            // Nobody waits for it: the row has no meaning any more. A turn that stalled may wait for it again, when its program is mended.
+            // No step waits for it, so the row has lost its meaning. A stalled turn may wait for it again, once its program is mended.
             actions.append(.removeTimer(timer))
         }
     }
@@ -77,8 +77,8 @@ extension AgentMachine {
         for timer in timers { fire(timer, view) }
     }
 
-    /// Still ahead: its timer wakes the agent. Past: it was due while no agent was here; what was sent to it before is decided first, once all
-    /// steps are open again.
+    /// Still ahead: its timer wakes the agent. Past: it was due while the agent was not in memory; earlier input is decided first, once all steps are
+    /// open again.
     mutating func wasDue(_ open: Journal.OpenStep, _ request: StepRequest, _ view: any AgentView) {
         guard let due = open.due, let turn = run?.turn else { return }
         let timer = DueTimer(turn: turn, path: request.path, due: due)
@@ -90,7 +90,7 @@ extension AgentMachine {
 
     mutating func cameDue(_ request: StepRequest, _ due: Timestamp, _ view: any AgentView) {
         if request.kind == .sleep { return finishSleep(request, due) }
-        // What came in time to the channel that it follows counts, also when nobody was here to read it.
+        // An entry that reached the followed channel in time counts, even if the agent was not in memory to read it.
         if !hasRead(request, considered: 0, isOver: true, view) { expire(request, due) }
     }
 
@@ -108,7 +108,7 @@ extension AgentMachine {
             run.end(of: request, entries, outcome: .completed(["result": .null])))
     }
 
-    /// A wait or an approval has come to its end by itself. What was sent before is decided first.
+    /// Ends a wait or an approval whose time has come. Earlier input is decided first.
     private mutating func expire(_ request: StepRequest, _ due: Timestamp) {
         guard let run else { return }
         let position = Position(turn: run.turn, step: request.path)
@@ -135,8 +135,8 @@ extension AgentMachine {
         call(.waitingMark, at: view.now.advanced(by: AgentMachine.waitingMarkDelay))
     }
 
-    /// Something of the turn has ended: what is left of it may be waits that began before. Beside tasks of the program's own there may be something
-    /// else, which a process that starts must come to.
+    /// Something of the turn has ended: the rest may be waits that began before. Beside the program's own tasks there may be something else, which a
+    /// process that starts must come to.
     mutating func mayOnlyWait(_ view: any AgentView) {
         guard let run, run.machine.waitCount > 0, !rest.alarms.contains(.waitingMark), !run.hasOwnTasks else { return }
         scheduleWaitingMark(view)
@@ -153,8 +153,8 @@ extension AgentMachine {
             AgentBatch(entries: [], epoch: .holds(run.epoch), rows: rows), for: .turnWaits(epoch: run.epoch, isLeaving: isLeaving))
     }
 
-    /// What to write with whatever has the turn run again: a turn that is marked as waiting is taken up after a crash only when something comes
-    /// for it.
+    /// Returns the row to write with any batch that makes the turn run again: a turn that is marked as waiting is taken up after a crash only when
+    /// something comes for it.
     mutating func takeWaitingMark() -> [AgentRow] {
         guard let run, run.isMarkedWaiting else { return [] }
         self.run?.isMarkedWaiting = false

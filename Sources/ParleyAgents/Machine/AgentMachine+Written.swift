@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What follows from a batch that was written.
+/// The consequences of a written batch.
 extension AgentMachine {
     /// It is durable.
     mutating func committed(_ purpose: WritePurpose, _ appended: Appended, _ view: any AgentView) {
@@ -44,7 +44,7 @@ extension AgentMachine {
         case .turnEnded(let end): turnEndYielded(end, view)
         case .stepEnded(let end): stepEndYielded(end, view)
         case .agentClosed(let before):
-            // What came meanwhile must get its receipt too.
+            // Input that came meanwhile must get its receipt too.
             isWriting = false
             for offset in before.offsets { inbox.insert(before[offset]!) }
         default: preconditionFailure("a batch for \(purpose) yields to nothing")

@@ -4,9 +4,9 @@ internal import ParleySystem
 
 /// An agent as a value: its undecided input, the turn that is open, and what is on its way to the log.
 ///
-/// ``handle(_:_:)`` is its only way to decide: it is told what has happened, and says what is to be done about it. It has no clock, lock, thread
-/// or connection; ``AgentDriver`` carries its actions out, in their order. What it reads, it reads through an ``AgentView``: entries of its
-/// own log, which do not change, and how the node is at this moment.
+/// ``handle(_:_:)`` is its only way to decide: it takes an event and returns the actions. It has no clock, lock, thread or connection;
+/// ``AgentDriver`` carries its actions out, in their order. It reads only through an ``AgentView``: entries of its own log, which do not change, and
+/// the current state of the node.
 struct AgentMachine {
     let identity: AgentIdentity
     /// As it was declared when the last turn began, or when it came into memory.
@@ -16,13 +16,13 @@ struct AgentMachine {
     var phase = Phase.idle
     /// A decision is on its way to the log that nothing else may overtake: a turn begins, ends or halts, the agent closes, input is decided.
     var isWriting = false
-    /// For the turn that is open, or the next one.
+    /// The room of the open turn, or the next one.
     var room = Room.none
     /// Undecided entries in log order.
     var inbox = Inbox()
     /// Every input up to here is in the inbox or decided.
     var seen: UInt64 = 0
-    /// What the conditions of entries were last held against.
+    /// The turn and inbox version that conditions were last checked against.
     var conditionsHeld: (turn: UInt64?, version: Int)?
     /// Timers that were due at a moment when it was not known what they mean.
     var deferredTimers: [DueTimer] = []
@@ -50,23 +50,23 @@ struct AgentMachine {
     init(_ identity: AgentIdentity, _ agent: AgentTraits) { (self.identity, self.agent) = (identity, agent) }
 }
 
-/// Who an agent is, and where it runs.
+/// The identity of an agent, and where it runs.
 struct AgentIdentity: Sendable {
     /// Its channel's.
     var name: String
     var id: ChannelID
-    /// What `turn.started` says of the process.
+    /// What `turn.started` names as the process.
     var node: String
     var build: String
 }
 
-/// What decisions go by of how an agent is declared.
+/// The traits of an agent's declaration that decisions depend on.
 struct AgentTraits: Sendable {
     var policy: ConcurrentInput
     var definition: AgentDefinition?
 }
 
-/// What the log says of an agent between its turns.
+/// The log's record of an agent between its turns.
 struct AgentRecord: Sendable {
     var epoch: UInt64 = 0
     var saved: JSON?
@@ -85,7 +85,7 @@ struct InboxItem: Sendable {
     var at: Timestamp
     var body: EntryMembers
 
-    /// How the end of a step tells of it when it has joined its request.
+    /// The message in the record of a step whose request it has joined.
     var steer: JSON { InboxItem.steer(offset, body) }
 
     static func steer(_ offset: UInt64, _ body: EntryMembers) -> JSON {
@@ -129,7 +129,7 @@ extension AgentMachine {
         return actions
     }
 
-    /// Does something with the agent loaded, and then whatever can be done; a log that cannot be read stops this agent, not the process.
+    /// Runs `body` with the agent loaded, and then does all that can be done; an unreadable log stops this agent, not the process.
     mutating func perform(_ view: any AgentView, _ body: (inout AgentMachine) throws -> Void) {
         guard !isGone else { return }
         rest.lastActive = view.now
@@ -157,9 +157,9 @@ extension AgentMachine {
 
     private mutating func refused(_ claim: EpochClaim, _ error: ChannelError, _ view: any AgentView) {
         guard !isGone else { return }
-        // What is left of a turn that was halted meanwhile is of no use, and no sign that the agent has another owner.
+        // The rest of a turn that was halted meanwhile is of no use, and no sign that the agent has another owner.
         if case .holds(let epoch) = claim, epoch != self.epoch { return }
-        // What could not be read may be readable soon.
+        // An unreadable entry may be readable soon.
         if AgentMachine.readErrors.contains(error.code) { return unreadable(error) }
         // The log going down is said once, by the server; and a deletion that ends what runs is what was asked for.
         if error.code != LogError.Code.closed.text, !view.isDeleted { actions.append(.notice(.fenced(code: error.code))) }
@@ -172,7 +172,7 @@ extension AgentMachine {
     mutating func unreadable(_ error: any Error) {
         guard !isGone else { return }
         actions.append(.noteStopped)
-        // At once they would bring it back to what it could not read.
+        // At once they would bring it back to the entries it could not read.
         let timers = deferredTimers
         deferredTimers = []
         leave()
@@ -214,7 +214,7 @@ extension AgentMachine {
 
     mutating func remove(_ item: InboxItem) { inbox.remove(item.offset) }
 
-    /// The entry with its body. What cannot be read is tried again later, by another activation.
+    /// Returns the entry with its body. An unreadable one is tried again later, by another activation.
     mutating func item(_ offset: UInt64, _ view: any AgentView) -> InboxItem? {
         do { return try view.item(at: offset) } catch {
             unreadable(error)
@@ -222,7 +222,7 @@ extension AgentMachine {
         }
     }
 
-    // MARK: What it does
+    // MARK: Actions
 
     /// Appends a batch. It gives way to what has not been seen with it in view.
     mutating func write(_ batch: AgentBatch, for purpose: WritePurpose = .record) {

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What an agent may look at to decide: its own log, whose entries do not change, and how the node is at this moment.
+/// The agent's view for its decisions: its own log, whose entries do not change, and the current state of the node.
 protocol AgentView {
     var now: Timestamp { get }
     func random() -> UInt64
@@ -18,11 +18,11 @@ protocol AgentView {
     var isWritingText: Bool { get }
     /// Whether the turn also waits for something outside: it must not be passivated.
     func hasStrayed(turn: UInt64) -> Bool
-    /// Turns of that kind that wait stay in memory: each that left took as much of it for ever.
+    /// Waiting turns of that kind stay in memory: each passivation of one would leak its memory.
     var keepsWaiting: Bool { get }
     /// The agent as it is declared now.
     func declared() -> (traits: AgentTraits, program: Program)
-    /// What a model has written by now, once it is stopped: the members of `step.completed`, and the piece that was held back. `nil` if none is
+    /// Stops a model and returns what it has written by now: the members of `step.completed`, and the piece that was held back. `nil` if none is
     /// called.
     func interrupt(path: String) -> (members: [(String, JSON?)], last: NewEntry?)?
 
@@ -54,7 +54,7 @@ protocol AgentView {
     func read(_ follow: Follow) throws -> FollowReading
 }
 
-/// What an agent's rows and last entries say when it comes into memory.
+/// An agent's rows and last entries, as it comes into memory.
 struct LoadedAgent {
     var record: AgentRecord
     var head: UInt64
@@ -72,7 +72,7 @@ struct LoadedAgent {
     var ranToo: [String] = []
 }
 
-/// Where a conversation begins, and how much it is.
+/// The start of a conversation, and its size.
 struct ConversationExtent {
     /// The offset of its first input; `nil` while there is none.
     var first: UInt64?

@@ -14,7 +14,7 @@ struct Conversation: Sendable {
     private(set) var upTo: UInt64
     private(set) var byteCount = 0
     private var open: OpenTurn?
-    /// What it has of the room for conversations, once it is kept.
+    /// Its share of the room for conversations, once it is kept.
     private var share: ConversationBudget.Share?
 
     private struct OpenTurn {
@@ -24,7 +24,7 @@ struct Conversation: Sendable {
         /// The offset of a redirection whose partial answer is in the entries behind it.
         var redirection: UInt64?
 
-        /// In log order, also where an interrupt was applied first: what was said before it joins the next call in its place, see `join`.
+        /// In log order, also where an interrupt was applied first: an earlier message joins the next call in its place, see `join`.
         mutating func say(_ offset: UInt64) {
             let before = parts.lastIndex { if case .said(let other) = $0 { other < offset } else { true } }
             parts.insert(.said(offset), at: before.map { $0 + 1 } ?? 0)
@@ -34,14 +34,14 @@ struct Conversation: Sendable {
     private enum Part: Equatable {
         /// An entry that was applied to the turn.
         case said(UInt64)
-        /// What a model had written when it was redirected.
+        /// The model's text at the time of a redirection.
         case wrote(String)
     }
 
     /// A conversation that begins behind `offset`.
     init(after offset: UInt64) { upTo = offset }
 
-    /// Where the conversation begins: the offset of its first input; `nil` while it is empty.
+    /// The offset of the conversation's first input; `nil` while it is empty.
     var first: UInt64? { items.first?.offsets.lowerBound }
 
     // MARK: Folding
@@ -110,7 +110,7 @@ struct Conversation: Sendable {
         return item
     }
 
-    /// What an entry says; `nil` for one that says nothing to a model, such as an approval.
+    /// The text of an entry for a model; `nil` for one without, such as an approval.
     private static func text(_ channels: Channels, _ channel: Channel, _ offset: UInt64) throws(LogError) -> String? {
         try channels.entry(channel, at: offset) { frame in
             switch frame.kind {
@@ -160,7 +160,7 @@ struct Conversation: Sendable {
             case .turnFailed, .turnCancelled:
                 hasEnded = true
                 return true
-            // Its input stands before it, and is part of the conversation.
+            // Its input comes before it, and is part of the conversation.
             case .turnStarted where counted.remove(turn) != nil: start = turn
             case .turnStarted where !hasEnded:
                 (open, hasEnded) = (place, true)
@@ -177,7 +177,8 @@ struct Conversation: Sendable {
     }
 }
 
-/// How much agents keep of their conversations from turn to turn, all together. What finds no room is read from the log again at the next turn.
+/// How much agents keep of their conversations from turn to turn, all together. A conversation without room is read from the log again at the next
+/// turn.
 package final class ConversationBudget: Sendable {
     private let bytesMax: Int
     private let used = Atomic<Int>(0)
@@ -223,10 +224,10 @@ public struct HistoryItem: Sendable, Equatable {
     public var output: String
     /// The offset of the input, and of the entry that ended the turn.
     package var offsets: ClosedRange<UInt64>
-    /// What was said to the turn while it ran, and what a model had written until then, in order.
+    /// The messages to the turn while it ran, and the model's texts until then, in order.
     package var between: [ModelMessage] = []
 
-    /// The turn as a model's conversation has it: what was said, and what was answered. An answer without text is left out.
+    /// The turn as part of a model's conversation: messages and answers. An answer without text is left out.
     public var messages: [ModelMessage] {
         let said = ModelMessage.user(input, source: Offset(offsets.lowerBound).token)
         let answered = output.isEmpty ? [] : [ModelMessage.assistant(output, source: Offset(offsets.upperBound).token)]

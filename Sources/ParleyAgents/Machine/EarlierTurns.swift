@@ -27,7 +27,7 @@ struct EarlierTurns {
         (offsets, messageCount) = (history[first].offsets.lowerBound...end, count)
     }
 
-    /// Where the turn stands whose input the message is. Inputs are decided in log order, so a search by halves finds it.
+    /// The index of the turn whose input the message is. Inputs are decided in log order, so a binary search finds it.
     private static func index(of message: ModelMessage, in history: [HistoryItem]) -> Int? {
         guard message.role == .user, let offset = message.source.flatMap({ Offset(token: $0)?.value }) else { return nil }
         var (low, high) = (0, history.count)
@@ -38,7 +38,7 @@ struct EarlierTurns {
         return low < history.count && history[low].offsets.lowerBound == offset ? low : nil
     }
 
-    /// How a request's journal tells of them.
+    /// The turns as a request's journal lists them.
     var part: JSON {
         [
             "from": .string(Offset(offsets.lowerBound).token), "to": .string(Offset(offsets.upperBound).token),
@@ -46,7 +46,7 @@ struct EarlierTurns {
         ]
     }
 
-    /// `nil` for a part that tells of one message.
+    /// `nil` for a part that lists one message.
     init?(part: JSON) {
         guard let from = part["from"]?.string.flatMap({ Offset(token: $0)?.value }), from > 0,
             let to = part["to"]?.string.flatMap({ Offset(token: $0)?.value }), from <= to, let count = part["count"]?.integer

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// The undecided entries of an agent in log order: where each stands and what it is. Bodies stay in the log until an entry is decided.
+/// The undecided entries of an agent in log order: the offset and the row of each. Bodies stay in the log until an entry is decided.
 struct Inbox: Sendable {
     struct Entry: Sendable {
         var offset: UInt64
@@ -11,7 +11,7 @@ struct Inbox: Sendable {
 
         var kind: EntryKind { row.kind }
 
-        /// No turn can be the one that it is for: that would begin with this entry, or later.
+        /// No turn can be the one that it is for: that turn would begin with this entry, or later.
         var isForNoTurn: Bool { row.turn.map { $0 >= offset } ?? false }
 
         /// Whether a turn may begin with it.
@@ -25,16 +25,16 @@ struct Inbox: Sendable {
     }
 
     private var entries: [UInt64: Entry] = [:]
-    /// All but signals: what an agent at rest takes up.
+    /// All but signals: the input that makes an idle agent act.
     private var turnable = OffsetList()
     private(set) var controls = OffsetList()
     private(set) var messages = OffsetList()
     private(set) var steers = OffsetList()
-    /// Those whose condition asks for what can never be: another position, or a turn that cannot have begun.
+    /// Entries whose condition can never hold: it asks for another position, or for a turn that cannot have begun.
     private(set) var misplaced = OffsetList()
-    /// Those with an `if_turn`, by the turn that they ask for.
+    /// Entries with an `if_turn`, by the turn that they ask for.
     private var wanting: [UInt64: OffsetList] = [:]
-    /// By the digest of their names.
+    /// Signals, by the digest of their names.
     private var signals: [Bytes: OffsetList] = [:]
     /// Rises with each change.
     private(set) var version = 0
@@ -43,7 +43,7 @@ struct Inbox: Sendable {
 
     private init(version: Int) { self.version = version }
 
-    /// Nothing is left: what was held against it before counts no more.
+    /// Nothing is left: earlier checks against it no longer count.
     mutating func removeAll() { self = Inbox(version: version + 1) }
 
     /// All offsets, in log order.
@@ -68,7 +68,7 @@ struct Inbox: Sendable {
     /// Whether a turn may begin with the undecided entry at `offset`.
     func mayBegin(_ offset: UInt64) -> Bool { entries[offset]?.mayBeginTurn ?? false }
 
-    /// Those that ask for a turn which is not `turn`, and whose message is not here: in log order for each turn that they ask for.
+    /// Entries that ask for a turn which is not `turn`, and whose message is not here: in log order for each turn that they ask for.
     func wantingOthers(than turn: UInt64?) -> some Sequence<UInt64> {
         wanting.keys.filter { $0 != turn && !mayBegin($0) }.sorted().lazy.flatMap { wanting[$0]!.all }
     }
@@ -82,7 +82,7 @@ struct Inbox: Sendable {
         // Signals of one name share the bytes of its digest.
         if let known = signals.index(forKey: entry.row.name) { entry.row.name = signals[known].key }
         entries[entry.offset] = entry
-        // In one of the two: what is listed twice would be decided twice.
+        // In one list only: an entry listed twice would be decided twice.
         if entry.isMisplaced || entry.isForNoTurn {
             misplaced.insert(entry.offset)
         } else if let turn = entry.row.turn {

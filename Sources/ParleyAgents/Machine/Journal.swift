@@ -2,7 +2,7 @@ package import ParleyChannels
 package import ParleyLog
 package import ParleySystem
 
-/// What the log holds of one turn, in the form a replay needs.
+/// The log of one turn, in the form a replay needs.
 package struct Journal: Sendable {
     package struct Start: Sendable {
         package var path: String
@@ -20,33 +20,33 @@ package struct Journal: Sendable {
         package var at: Timestamp
         /// The program had cancelled the task that waited for the step.
         var isGivenUp = false
-        /// It is no step's: the turn was cancelled here, for this reason.
+        /// It belongs to no step: the turn was cancelled here, for this reason.
         package var cancellation: JSON?
         /// How many steps had been started before it.
         var startsBefore = 0
     }
 
-    /// What the program publishes: the entries of one name in one scope, that is of one task, come in one order.
+    /// An entry that the program publishes: those of one name in one scope, that is of one task, come in order.
     package struct Emission: Hashable, Sendable {
         package var scope: String
         package var name: String
     }
 
-    /// What `turn.started` says.
+    /// The content of `turn.started`.
     package struct TurnStarted: Sendable {
         package var seed: UInt64 = 0
         /// The hash of the definition that the turn began with.
         package var definition: String?
         package var at = Timestamp(milliseconds: 0)
         package var offset: UInt64 = 0
-        /// Where the conversation begins that the turn sees; `nil` in logs that do not say.
+        /// The offset at which the turn's conversation begins; `nil` in logs that do not say.
         package var history: UInt64?
     }
 
     /// A step that was begun and has no result.
     package struct OpenStep: Sendable {
         package var attempt: UInt32 = 1
-        /// How many attempts have failed; those that were cut off have not.
+        /// How many attempts have failed; interrupted ones do not count.
         package var failures = 0
         /// When the next attempt is due, after a failure.
         package var retryAt: Timestamp?
@@ -59,7 +59,7 @@ package struct Journal: Sendable {
         /// The offset of its first start.
         package var startedAt: UInt64 = 0
         package var text = SavedText()
-        /// What an attempt before has written, which readers are shown until this one writes something.
+        /// The text of an earlier attempt, which readers are shown until this one writes something.
         package var earlier = SavedText()
     }
 
@@ -146,7 +146,7 @@ package struct Journal: Sendable {
             if frame.body["error"]?["code"]?.string != StepFailure.prefixRefusedCode { open[path]?.failures += 1 }
         case .stepFailed:
             let failure = StepFailure(journal: frame.body["error"] ?? .null)
-            // Earlier versions did not say it: of no attempt, and of no turn that was cancelled.
+            // Earlier versions did not record it: such a failure has no attempt, and its turn was not cancelled.
             let mayBeGivenUp = position.attempt == 0 && failure.code == StepFailure.cancelled.code && cancellation == nil
             let isGivenUp = frame.body["given_up"]?.bool ?? mayBeGivenUp
             close(path, .failed(failure), at, isGivenUp: isGivenUp)
@@ -160,7 +160,7 @@ package struct Journal: Sendable {
         for case .string(let path) in names?.array ?? [] where !compensations.contains(path) { compensations.append(path) }
     }
 
-    /// A person has the turn run again: it may do, and crash, as much once more.
+    /// A person resumes the turn: it may do, and crash, as much once more.
     mutating func resumed() { (haltedAt, hasProgress, crashesInVain, workSinceCrash) = (nil, false, 0, min(1, workSinceCrash)) }
 
     private mutating func resumed(crashed: Bool) {
@@ -197,7 +197,7 @@ extension Journal.OpenStep {
     }
 }
 
-/// What is durable of a model's unfinished answer.
+/// The durable part of a model's unfinished answer.
 package struct SavedText: Sendable, Equatable {
     package var text = Bytes()
     /// How many pieces the upstream sent of it: about as many tokens.
@@ -224,7 +224,7 @@ package struct SavedText: Sendable, Equatable {
     }
 }
 
-/// What kind of work a step is.
+/// The kind of work a step does.
 package enum StepKind: String, Sendable {
     case step, model, tool, call, sleep, wait, approval, memory
 }
@@ -237,7 +237,7 @@ package enum StepOutcome: Sendable {
 }
 
 extension StepFailure {
-    /// The failure as it stands in `step.failed` and `turn.failed`.
+    /// The failure as in `step.failed` and `turn.failed`.
     package var journal: JSON {
         JSON.compact(
             ("code", .string(code)), ("message", .string(message)), ("retryable", .bool(retryable)),
@@ -254,7 +254,7 @@ extension StepFailure {
             retryAfter: journal["retry_after_ms"]?.integer.map { .milliseconds($0) }, data: journal["data"])
     }
 
-    /// What the program gets: the failures that people cause have types of their own.
+    /// The error that the program gets: failures caused by people have their own types.
     var thrown: any Error {
         switch code {
         case "interrupted": Interrupted(partial: "", redirection: data?["text"]?.string, entry: data?["interrupted_by"]?.string)
@@ -264,8 +264,8 @@ extension StepFailure {
         }
     }
 
-    /// What the body of a step threw. A cancellation is its own doing, as when it ran out of the time that it gives itself: a step that is cancelled
-    /// does not wait for its body.
+    /// The failure for an error from the body of a step. A cancellation is the body's own doing, as when it ran out of the time that it gave itself:
+    /// a cancelled step does not wait for its body.
     init(ofBody error: any Error) {
         if error is CancellationError {
             self.init(code: "step_failed", message: "the step's body threw CancellationError", retryable: true)
@@ -274,7 +274,7 @@ extension StepFailure {
         }
     }
 
-    /// Whatever a program threw, as it will be journaled.
+    /// The failure for an error from a program, as it will be journaled.
     init(_ error: any Error) {
         if let failure = error as? StepFailure {
             self = failure

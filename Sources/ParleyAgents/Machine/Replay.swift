@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// What the journal of a turn has and the program, run again, has not asked for or been given yet.
+/// The part of a turn's journal that the program, run again, has not yet asked for or been given.
 ///
 /// A scope belongs to one task, which asks for one step after another: the next start of each scope is the only one that may come in it.
 /// Between scopes the order may be another one than at first, when tasks wait for something outside the turn; such a start is waited for, unless
@@ -17,9 +17,9 @@ struct Replay {
     /// Starts that the program has not asked for, by scope, in the order of the log.
     private var starts: [Substring: Fifo<Start>] = [:]
     private(set) var missingCount: Int
-    /// Which starts the program has asked for, by how many stand before each.
+    /// Which starts the program has asked for, by their number in the log.
     private var taken: [Bool]
-    /// Before it stands none that the program has not asked for.
+    /// The program has asked for every start before it.
     private var missedFrom = 0
     /// Results that the program has not been given.
     private var results = Fifo<Journal.Completion>()
@@ -32,7 +32,7 @@ struct Replay {
 
     private struct Start {
         let start: Journal.Start
-        /// How many stand before it in the log.
+        /// Its number in the log's order.
         let number: Int
     }
 
@@ -126,7 +126,7 @@ struct Replay {
 
     // MARK: Results
 
-    /// Whether results wait to be given: what comes later waits behind them.
+    /// Whether results wait to be given: later ones wait behind them.
     var hasResults: Bool { !results.isEmpty }
 
     var hasCancellation: Bool { cancellations > 0 }
@@ -136,8 +136,8 @@ struct Replay {
         if completion.cancellation != nil { cancellations += 1 }
     }
 
-    /// The next result, if it is one that the program waits for already, and everything was asked for that stands before it: a task that waits for
-    /// something outside the turn is as far as it was when the result came. A program that was cancelled may leave that out.
+    /// Returns the next result, if the program already waits for it, and every start before it was asked for: a task that waits for something outside
+    /// the turn is then as far as it was when the result came. A cancelled program may leave starts out.
     mutating func next(isCancelled: Bool, isReady: (Journal.Completion) -> Bool) -> Journal.Completion? {
         guard let first = results.first, first.cancellation != nil || isReady(first) else { return nil }
         guard isCancelled || missingCount == 0 || missedFrom >= first.startsBefore else { return nil }
@@ -148,7 +148,7 @@ struct Replay {
     /// Whether the next results say that the program gave up the step.
     func isGivenUp(_ path: String) -> Bool { results.contains { $0.path == path && $0.isGivenUp } }
 
-    /// The next cancellation, whatever stands before it: for a program that does not come to that.
+    /// Returns the next cancellation, whatever comes before it: for a program that does not get there.
     mutating func takeCancellation() -> Journal.Completion? {
         guard hasCancellation else { return nil }
         while let result = results.popFirst() {
@@ -169,7 +169,7 @@ struct Replay {
         return true
     }
 
-    /// A result that was skipped, for a step that is asked for after all, or that the program has given up again.
+    /// Returns a skipped result, for a step that is asked for after all, or that the program has given up again.
     mutating func takeSkipped(_ path: String, isGivenUp: Bool) -> Journal.Completion? {
         skipped[path]?.isGivenUp == isGivenUp ? skipped.removeValue(forKey: path) : nil
     }

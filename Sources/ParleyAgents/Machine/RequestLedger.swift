@@ -3,12 +3,12 @@ internal import ParleySystem
 
 /// The latest requests of a turn to models, so that the next one need say only what it adds.
 ///
-/// It keeps the last request of each conversation, a conversation being the calls of one name in one scope. Bounded in number and in bytes: what is
-/// forgotten costs a request that is listed whole once more.
+/// It keeps the last request of each conversation, a conversation being the calls of one name in one scope. Bounded in number and in bytes: after a
+/// forgotten one, the next request is listed whole once more.
 struct RequestLedger: Sendable {
     /// An earlier call whose request begins as the one at hand does.
     struct Base: Sendable {
-        /// Of its `step.started`.
+        /// The offset of its `step.started`.
         var offset: UInt64
         /// How many messages of it are shared.
         var keep: Int
@@ -30,7 +30,7 @@ struct RequestLedger: Sendable {
     private static let bytesMax = 8 << 20
     /// A request with fewer in common is listed whole: it is short enough, and read without the one before it.
     private static let keepMin = 8
-    /// How many conversations beside its own are looked at: one often begins as another did.
+    /// How many conversations besides its own are looked at: one often begins as another did.
     private static let neighbours = 4
 
     /// Notes the request of the call whose start has `offset`.

@@ -7,7 +7,7 @@ struct SignalScan: Sendable {
 
     /// Signals have been looked at up to here: whether one counts for the running turn does not change while that runs.
     private var seen: UInt64 = 0
-    /// Where the last look stopped before it was through; `nil`: it was through.
+    /// The offset at which the last scan stopped early; `nil`: it was complete.
     private(set) var stop: UInt64?
 
     /// The first signal called `name` that matches.

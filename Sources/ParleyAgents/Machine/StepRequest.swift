@@ -1,21 +1,21 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// A step as the program asks for it, as data: what is run for it is its ``StepCode``.
+/// A step as the program asks for it, as data: its ``StepCode`` is what runs.
 struct StepRequest: Sendable {
     var path: String
     var kind: StepKind
     var digest: String?
-    /// Where in the program: `File.swift:12`.
+    /// The place in the program: `File.swift:12`.
     var source: String
     var work: Work
-    /// What else its start says of it, beside the digest.
+    /// Further members of its start, besides the digest.
     var details: [JSON.Member] = []
     /// Neither a cancel nor an interrupt reaches it.
     var isShielded = false
-    /// A task asks for it that the program has made itself: another one beside it may wait for something outside the turn.
+    /// It comes from a task that the program has made itself: another one beside it may wait for something outside the turn.
     var isFromOwnTask = false
-    /// It takes back what the turn did.
+    /// It compensates what the turn did.
     var isCompensation = false
 
     enum Work: Sendable {
@@ -38,7 +38,7 @@ struct StepRequest: Sendable {
         }
     }
 
-    /// Has it be what it was when it began: it ends by itself when its timer says, if it has one, and follows the same channel.
+    /// Restores what the step was when it began: it still ends when its timer fires, if it has one, and follows the same channel.
     mutating func keep(_ open: Journal.OpenStep) {
         switch work {
         case .sleep(let asked): work = .sleep(until: open.due ?? asked)
@@ -68,7 +68,7 @@ struct StepRequest: Sendable {
 
     var isFollow: Bool { if case .follow = work { true } else { false } }
 
-    /// What was asked for, as its start has it.
+    /// The details of the request, as the step's start records them.
     var asked: JSON? {
         let members = (digest.map { [JSON.Member("sha256", .string($0))] } ?? []) + details
         return members.isEmpty ? nil : .object(members)
@@ -77,16 +77,16 @@ struct StepRequest: Sendable {
     var text: String { "\(kind.rawValue) '\(path)'" + (digest.map { " (\($0.prefix(12)))" } ?? "") }
 }
 
-/// What decisions go by of a model.
+/// The traits of a model that decisions depend on.
 struct ModelTraits: Sendable {
-    /// As it stands in the journal.
+    /// The name as in the journal.
     var name: String
     var continues: Continuation
 
     init(_ model: any Model) { (name, continues) = (model.name, model.continues) }
 }
 
-/// What a step runs: it stays with the program that asked for it.
+/// The code of a step: it stays with the program that asked for it.
 enum StepCode: Sendable {
     case body(@Sendable (StepContext) async throws -> JSON)
     case model(any Model)

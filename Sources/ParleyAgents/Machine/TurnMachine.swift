@@ -105,11 +105,11 @@ struct TurnMachine {
     }
 }
 
-/// What a turn is to take back should it fail or be cancelled.
+/// The compensations that a turn runs should it fail or be cancelled.
 struct Compensations {
     /// Registered and not run, oldest first.
     fileprivate(set) var registered: [StepRequest] = []
-    /// Those that no start of a step has named yet.
+    /// The ones that no start of a step has named yet.
     fileprivate var unnamed: [String] = []
     /// The paths of those that failed for good.
     fileprivate(set) var failed: [String] = []
@@ -159,7 +159,7 @@ extension TurnMachine {
     /// The program has cancelled the task that waits for the step.
     mutating func cancel(_ path: String) -> [Action] {
         guard let wait = waits[path] else { return [] }
-        // What is not in flight yet is cancelled once it is; what the journal says was given up is given up now.
+        // A step that is not in flight yet is cancelled once it is; one that the journal gave up is given up now.
         if let result = replay.takeSkipped(path, isGivenUp: true) { return [.giveNext(result)] }
         guard isLive, !held.contains(path), !replay.isGivenUp(path) else {
             waits.change(path) { $0.isCancelled = true }
@@ -168,8 +168,7 @@ extension TurnMachine {
         return [.cancel(wait.request)]
     }
 
-    /// The program was thrown out of all that it waits for, and nothing of it runs any more. What it gave to be run is let go of: it may hold
-    /// the turn that holds it.
+    /// The program's waits have all thrown, and nothing of it runs any more. Its closures are released: they may hold the turn that holds them.
     mutating func leaveProgram() { (waits, held, compensations.registered) = (Waits(), [], []) }
 
     /// Whether the program may leave out what the journal has: it has been told that the turn is cancelled.
@@ -183,7 +182,8 @@ extension TurnMachine {
         compensations.unnamed.append(request.path)
     }
 
-    /// What was registered since the last start of a step, which is to be named by the next one: should the program not run again, nobody else knows.
+    /// Returns the compensations registered since the last start of a step. The next start names them: if the program never runs again, the log alone
+    /// knows of them.
     mutating func nameCompensations() -> [String] {
         defer { compensations.unnamed = [] }
         return compensations.unnamed
@@ -212,7 +212,7 @@ extension TurnMachine {
     /// Whether the journal has the step and the program has not asked for it.
     func expects(_ path: String) -> Bool { replay.misses(path) }
 
-    /// What the journal has of a step that the program has not asked for.
+    /// Returns the journal's start of a step that the program has not asked for.
     func recorded(_ path: String) -> Journal.Start? { replay.recorded(path) }
 
     /// When an open step of the journal ends by itself.
@@ -224,7 +224,7 @@ extension TurnMachine {
     /// Nothing that the journal has is to come any more.
     private var isCaughtUp: Bool { replay.isOver || cancellation != nil && !replay.hasResults }
 
-    /// Has results given that the program waits for.
+    /// Schedules the release of results that the program waits for.
     mutating func releaseSoon() -> [Action] {
         guard !isReleasing else { return [] }
         isReleasing = true
@@ -256,7 +256,7 @@ extension TurnMachine {
         return [.reopen(request, open)]
     }
 
-    /// The program can go no further by what the journal has: what was open is continued, and once everything was asked for, what is new begins.
+    /// The program cannot get further with the journal: open steps are continued, and once every step was asked for, new ones begin.
     private mutating func settle() -> [Action] {
         var actions: [Action] = []
         if !isLive {
@@ -280,7 +280,7 @@ extension TurnMachine {
                 actions.append(.begin(wait.request))
                 continue
             }
-            // Its end stands in the log, so that every replay has it there; but nothing begins any more in a turn that is cancelled.
+            // Its end is in the log, so that every replay has it there; but nothing begins any more in a cancelled turn.
             actions +=
                 cancellation == nil
                 ? [.begin(wait.request), .cancel(wait.request)]
@@ -289,8 +289,8 @@ extension TurnMachine {
         return actions
     }
 
-    /// No task has asked for a step that the journal has: one may wait for something outside the turn, which comes again. What is asked of a
-    /// cancelled turn is that such a wait ends.
+    /// No task has asked for a step of the journal: one may wait for something outside the turn, and asks later. In a cancelled turn, such a wait
+    /// must end.
     private mutating func watchOutside() -> [Action] {
         guard !outside.isScheduled, outside.checks < OutsideWatch.checksMax || replay.hasCancellation else { return [] }
         outside.isScheduled = true
@@ -303,7 +303,7 @@ extension TurnMachine {
         outside.checks += 1
         var actions: [Action] = []
         if replay.hasCancellation {
-            // First whatever it waits for may end; then the turn does not wait for it any longer.
+            // First any step that it waits for may end; then the turn does not wait for it any longer.
             if outside.hasCancelledProgram, let cancellation = replay.takeCancellation() {
                 actions += give(cancellation) + releaseSoon()
             } else {
@@ -330,7 +330,7 @@ extension TurnMachine {
         deliver(Journal.Completion(path: "", outcome: .failed(.cancelled), at: at, cancellation: reason, startsBefore: .max))
     }
 
-    /// What has come to be is given at its place in the log: behind what the journal has.
+    /// Delivers a completion at its place in the log: behind what the journal has.
     private mutating func deliver(_ completion: Journal.Completion) -> [Action] {
         guard !replay.isOver, cancellation == nil || replay.hasResults else { return give(completion) }
         replay.add(completion)
@@ -374,14 +374,14 @@ extension TurnMachine {
         return children.contains { !inside.contains($0[...]) }
     }
 
-    /// What the program waits for, if the journal has nothing more to give; `nil` otherwise, and while it waits for nothing.
+    /// The steps that the program waits for, if the journal has nothing more to give; `nil` otherwise, and while it waits for nothing.
     var waitedFor: [StepRequest]? { isLive && replay.isOver && !waits.byPath.isEmpty ? waits.byPath.values.map(\.request) : nil }
 }
 
 // MARK: - The end
 
 extension TurnMachine {
-    /// Ends the turn, or first takes back what it did: at the same place in the log on the first run and on a replay.
+    /// Ends the turn, or first compensates what it did: at the same place in the log on the first run and on a replay.
     private mutating func conclude() -> [Action] {
         switch phase {
         case .ended(let result) where mustCompensate(result):
@@ -412,10 +412,10 @@ extension TurnMachine {
 
     mutating func report() -> [Action] {
         switch phase {
-        // Cancelled meanwhile, it is reported again when what there is to take back has been.
+        // Cancelled meanwhile, it reports again once the compensations have run.
         case .running, .compensating: return []
         case .ended(let result), .compensated(let result):
-            // A program that has ended waits for nothing that could stand before it.
+            // A program that has ended waits for nothing that could come before it.
             if let cancellation = replay.takeCancellation() { return give(cancellation) }
             if cancellation == nil, let missed = replay.missed {
                 return [.stall(.mismatch(expected: missed.text, found: "the end of the turn"))]

@@ -9,10 +9,10 @@ struct TurnRun {
     /// The conversation that it began with.
     let history: [HistoryItem]
     var machine: TurnMachine
-    /// What models were asked, so that the next request says only what it adds.
+    /// The requests to models, so that the next one records only its additions.
     var requests = RequestLedger()
     var steps: [String: StepState] = [:]
-    /// Steps whose end stands in the journal, or is on its way to the log: a step has one.
+    /// Steps whose end is in the journal, or being written: a step has one.
     private var ended: Set<String>
     private(set) var end = End.open
     /// The log says, or is about to, that the turn only waits.
@@ -23,7 +23,7 @@ struct TurnRun {
     /// It has followed a channel.
     private(set) var hasFollowed = false
 
-    /// What is on its way to the log that ends the turn, or cancels it.
+    /// A write in flight that ends the turn, or cancels it.
     enum End {
         case open
         case cancelling
@@ -33,7 +33,7 @@ struct TurnRun {
     /// How much the turn has done since it first crashed.
     struct CrashWork {
         var count: Int
-        /// Where the last of that stands.
+        /// The offset of the last of that work.
         var at: UInt64 = 0
     }
 
@@ -45,15 +45,15 @@ struct TurnRun {
     }
 }
 
-/// What an agent knows of an open step, beyond what was asked for.
+/// The state of an open step, besides its request.
 struct StepState {
-    /// How many attempts have failed; those that were cut off have not.
+    /// How many attempts have failed; interrupted ones do not count.
     var failures = 0
     /// How far it has looked through the signals of its name.
     var scan = SignalScan()
-    /// What joined its request, as its end has it.
+    /// The messages that joined its request, as its end has them.
     var steered: JSON?
-    /// What earlier attempts have written, while the next one has nothing.
+    /// The text of earlier attempts, while the next one has none.
     var partial = SavedText()
     /// The incarnation of the channel that it follows.
     var followed: String?
@@ -62,7 +62,7 @@ struct StepState {
     /// It was kept from beginning, because the process drains.
     var isKept = false
 
-    /// What it ran is over.
+    /// Its work is over.
     mutating func isOver() { (steered, partial) = (nil, SavedText()) }
 
     mutating func keep(_ text: SavedText) { if !text.text.isEmpty { partial = text } }
@@ -129,10 +129,10 @@ extension TurnRun {
     /// The step does not begin in this process.
     mutating func keepsFromBeginning(_ path: String) { steps[path, default: StepState()].isKept = true }
 
-    /// Those of them that follow another channel. Costs nothing when there are none: it is asked after everything that happens.
+    /// The open steps that follow another channel. Costs nothing when there are none: it is called after every event.
     var openFollows: [StepRequest] { hasFollowed ? openSteps.filter(\.isFollow) : [] }
 
-    /// What the program waits for, when everything it waits for needs no memory: then it can be passivated.
+    /// The steps that the program waits for, when none of them needs memory: then it can be passivated.
     var restingSteps: [StepRequest]? {
         guard let requests = machine.waitedFor, !machine.waitsOutside else { return nil }
         // A wait whose end is on its way to the log is over: nothing would come to wake the turn again.

@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What a batch is written for: what follows from it once it is durable.
+/// The purpose of a batch: it decides what follows once the batch is durable.
 enum WritePurpose: Sendable {
     /// Nothing follows from it.
     case record
@@ -9,7 +9,7 @@ enum WritePurpose: Sendable {
     case turnStarted(TurnStart)
     case turnTakenUp(TurnStart)
     case turnEnded(TurnEnd)
-    /// The turn only waits; the agent was about to be passivated, or the mark is for those who look.
+    /// The turn only waits; the agent was about to be passivated, or the mark is for readers of its status.
     case turnWaits(epoch: UInt64, isLeaving: Bool)
 
     case stepStarted(epoch: UInt64, StepRequest, attempt: UInt32)
@@ -20,7 +20,7 @@ enum WritePurpose: Sendable {
 
     /// Input was decided while nothing else could begin.
     case decided
-    /// Input was decided beside what else the agent does.
+    /// Input was decided apart from the agent's other work.
     case rejected
 
     /// The turn stalled, or was parked.
@@ -48,9 +48,9 @@ struct TurnEnd: Sendable {
     var turn: UInt64
     var epoch: UInt64
     var result: TurnMachine.Outcome
-    /// Which of the batch's entries ends the turn.
+    /// The index of the batch's entry that ends the turn.
     var entry: Int
-    /// What is saved with it.
+    /// The state that is saved with it.
     var state: JSON?
     /// Input that is decided with it.
     var decides: [UInt64]
@@ -66,13 +66,13 @@ struct StepEnd: Sendable {
     var outcome: StepOutcome
     /// Undecided entries of these kinds are decided first.
     var yieldsTo = AgentMachine.stopping
-    /// Highest inbox offset that has been decided, or left alone, with this step open. What was seen earlier may have met nothing to stop, so
-    /// the first try yields to all of it.
+    /// Highest inbox offset that has been decided, or left alone, with this step open. Earlier input may have found nothing to stop, so the first try
+    /// yields to all of it.
     var considered: UInt64 = 0
     var rows: [AgentRow] = []
     var wait = Wait.working
 
-    /// What the step needed while it waited.
+    /// The needs of the step while it waited.
     enum Wait {
         /// Memory: something ran for it.
         case working

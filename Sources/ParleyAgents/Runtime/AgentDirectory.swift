@@ -3,12 +3,12 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// Which agents are in memory, and which wait for room there: at most so many are in memory, and the rest are admitted by name, first come, first
+/// The agents in memory, and those that wait for room: at most a fixed number are in memory, and the rest are admitted by name, first come, first
 /// served.
 ///
-/// A place in the queue can be lost without losing anything else: what an agent has to do is durable, the queue only says who has something.
+/// A place in the queue can be lost without losing anything else: an agent's work is durable, and the queue only says which agents have some.
 final class AgentDirectory: Sendable {
-    /// What an agent has to do.
+    /// The work of an agent.
     enum Call: Sendable {
         /// Take its inbox up to that offset of its channel.
         case takeInput(upTo: UInt64, of: ChannelID)
@@ -23,7 +23,7 @@ final class AgentDirectory: Sendable {
         case isCrowded
         /// No more names are remembered: a timer is to fire again once there is ``hasRoomForTimers``.
         case isFull
-        /// The channel was let go of since it was found; find it again.
+        /// The channel's object was released since it was found; find it again.
         case isStale
     }
 
@@ -35,7 +35,7 @@ final class AgentDirectory: Sendable {
         var order = Fifo<String>()
         /// Calls were dropped because too many names wait.
         var hasDropped = false
-        /// Where the pass over what was dropped has come to; `nil`: there is none.
+        /// The place that the pass over dropped calls has reached; `nil`: there is no pass.
         var pass: ChannelID?
     }
 
@@ -44,19 +44,19 @@ final class AgentDirectory: Sendable {
     /// How long an agent stays in memory with nothing to do.
     let idleAfter: Duration
     private let closed = Atomic<Bool>(false)
-    /// Of how many agents the log tells at a time. That leaves room for those that are called meanwhile: what the log tells of may be agents that can do
-    /// nothing yet.
+    /// The number of agents that the log names at a time. That leaves room for those that are called meanwhile: the ones named may be agents that can
+    /// do nothing yet.
     var pageMax: Int { waitingMax / 2 }
     private let state = Mutex(State())
     private let crowded = Atomic<Bool>(false)
-    /// What lists have read of agents, in memory or not.
+    /// The waits that lists have read of agents, in memory or not.
     let listed = ListedWaits()
     private let unfinished = Mutex<[String]?>(nil)
     private static let unfinishedMax = 1_000
 
     /// - Parameters:
     ///   - countMax: How many agents are in memory at most; at least 1.
-    ///   - waitingMax: How many names are remembered at most; at least 2. Calls to others that the log can tell of are dropped, see ``takePass()``.
+    ///   - waitingMax: How many names are remembered at most; at least 2. Calls to others that the log can name are dropped, see ``takePass()``.
     init(countMax: Int, waitingMax: Int, idleAfter: Duration) {
         self.idleAfter = idleAfter
         self.countMax = max(1, countMax)
@@ -105,7 +105,7 @@ final class AgentDirectory: Sendable {
             return names.count < AgentDirectory.unfinishedMax
         }
         return unfinished.withLock { unfinished in
-            // Who reads later may see what agents have written since.
+            // A later scan may see what agents have written since.
             if unfinished == nil { unfinished = names }
             return unfinished!
         }
@@ -122,11 +122,11 @@ final class AgentDirectory: Sendable {
             let isFull = state.waiting.count >= waitingMax
             switch call {
             case .fire where isFull: return .isFull
-            // Once one was dropped, all are: those that come later must not pass by it for ever.
+            // Once one was dropped, all are: later ones must not overtake it for ever.
             case .takeInput where isFull || state.hasDropped:
                 state.hasDropped = true
                 return .delivered
-            // The log may not tell of it.
+            // The log may not name them.
             case .fire, .takeInput, .wake: break
             }
             state.order.append(name)
@@ -155,9 +155,9 @@ final class AgentDirectory: Sendable {
     /// admitted it calls this: another call for the same name may fail while the place is still needed.
     func giveUp(_ name: String) { _ = state.withLock { $0.admitted.remove(name) } }
 
-    /// From which channel on the log has to be asked who has something to do: calls were dropped, and all that was remembered has been admitted.
+    /// Returns the channel from which the log must be searched for agents with work: calls were dropped, and all remembered ones have been admitted.
     ///
-    /// Each pass is over all channels, and what is dropped meanwhile begins another one: those that can do nothing yet must not hide the rest.
+    /// Each pass is over all channels, and calls that are dropped meanwhile begin another one: agents that can do nothing yet must not hide the rest.
     func takePass() -> ChannelID? {
         state.withLock { state in
             guard state.waiting.isEmpty else { return nil }
@@ -178,7 +178,7 @@ final class AgentDirectory: Sendable {
     /// Lets go of an activation.
     ///
     /// - Parameter unlessNeeded: Not if something has been delivered to it meanwhile.
-    /// - Returns: whether it has been let go of.
+    /// - Returns: whether it has been released.
     @discardableResult
     func forget(_ activation: AgentDriver, unlessNeeded: Bool = false) -> Bool {
         state.withLock { state in
@@ -197,7 +197,7 @@ extension ChannelID {
 }
 
 extension AgentDirectory.Call {
-    /// The same for whatever agent has the name by then: one that comes into memory takes its whole inbox.
+    /// The same for the agent that has the name by then: one that comes into memory takes its whole inbox.
     fileprivate var later: Self { if case .takeInput = self { .wake } else { self } }
 
     /// The same for the agent of that channel, which may be a successor: an offset counts in its own channel only.

@@ -4,7 +4,7 @@ internal import ParleySystem
 internal import Synchronization
 
 extension AgentDriver {
-    /// What the machine looks at: the agent's log, and how the node is at this moment.
+    /// The machine's view: the agent's log, and the current state of the node.
     struct View: AgentView {
         private let driver: AgentDriver
         private var runtime: AgentRuntime { driver.runtime }
@@ -38,7 +38,7 @@ extension AgentDriver {
         var isDeleted: Bool { channel.tail.isDeleted }
 
         func load() throws -> LoadedAgent {
-            // First the head, then the inbox: what comes later is noticed later, see `takeInput`.
+            // The end offset is read before the inbox: an entry that comes later is noticed later, see `takeInput`.
             let head = channel.tail.head
             let leftRunning = try runtime.directory.leftRunning(runtime.channels.log)
             guard let row = try runtime.channels.row(channel) else { throw ChannelError.notFound(channel.name) }

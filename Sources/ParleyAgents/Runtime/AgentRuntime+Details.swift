@@ -3,7 +3,7 @@ package import ParleyLog
 package import ParleySystem
 internal import Synchronization
 
-/// Which agents a list shows, and what it says of each.
+/// Selects the agents that a list shows, and how much it shows of each.
 package struct AgentListQuery: Sendable {
     package var kind: String?
     package var state: String?
@@ -14,7 +14,7 @@ package struct AgentListQuery: Sendable {
     package var hasDetails = false
     /// Adds how many agents there are in each state.
     package var hasCounts = false
-    /// Whether whoever asks may see the agent of that channel.
+    /// Whether the caller may see the agent of that channel.
     package var isShown: @Sendable (_ channelName: String) -> Bool = { _ in true }
 
     package init() {}
@@ -43,7 +43,7 @@ extension AgentRuntime {
         return .object(members)
     }
 
-    /// What a list says of an agent beside its state.
+    /// The fields of a listed agent besides its state.
     ///
     /// Reads what is new since it was asked last, the first time the whole turn: one that runs writes much behind what it waits for.
     func details(of name: String, _ status: AgentStatus) throws(LogError) -> [JSON.Member] {
@@ -60,7 +60,7 @@ extension AgentRuntime {
         return details.members
     }
 
-    /// What decides what the agent's next turn asks for: `definition` and `sha256`, if a file declares its kind; and `turn`, where the newest
+    /// Returns the data that determines the agent's next turn: `definition` and `sha256`, if a file declares its kind; and `turn`, where the newest
     /// turn began with another one.
     package func definition(of channel: Channel) throws(LogError) -> JSON {
         let agent = AgentName(channel: channel.name).flatMap { self.agent(ofKind: $0.kind) }
@@ -83,7 +83,7 @@ extension AgentRuntime {
     }
 }
 
-/// What a turn waits for, as far as the log has been read.
+/// The waits of a turn, as far as the log has been read.
 struct OpenWaits: Sendable {
     var upTo: UInt64 = 0
     /// Oldest first.
@@ -95,10 +95,10 @@ struct OpenWaits: Sendable {
     }
 }
 
-/// What lists have read of the agents with an open turn, so that a page that is asked for every few seconds reads only what is new.
+/// The agents with an open turn as lists have read them, so that a page that is requested every few seconds reads only what is new.
 final class ListedWaits: Sendable {
     private let known = Mutex<(agents: [ChannelID: OpenWaits], count: Int)>(([:], 0))
-    /// Of so many agents, and waits of theirs; then it begins anew.
+    /// The largest number of agents, and of their waits; beyond it the memory starts over.
     private static let (agentsMax, waitsMax) = (4_096, 16_384)
 
     subscript(id: ChannelID) -> OpenWaits? {
@@ -117,7 +117,7 @@ final class ListedWaits: Sendable {
     }
 }
 
-/// What the newest entries of an agent say of it, taken from the tail back.
+/// An agent's details from its newest entries, taken from the end back.
 private struct AgentDetails {
     private let status: AgentStatus
     private let known: OpenWaits
@@ -128,7 +128,7 @@ private struct AgentDetails {
     private var seen: Set<String> = []
     /// When steps end by themselves whose start has not been seen.
     private var dues: [String: JSON] = [:]
-    /// What was known is of an earlier turn, or too far back.
+    /// The known waits are of an earlier turn, or too far back.
     private var isKnownOver = false
 
     init(_ status: AgentStatus, known: OpenWaits?) { (self.status, self.known) = (status, known ?? OpenWaits()) }
@@ -145,7 +145,7 @@ private struct AgentDetails {
     /// Not all that came since has been taken.
     mutating func forgetKnown() { isKnownOver = true }
 
-    /// What the turn waits for, oldest first.
+    /// The waits of the turn, oldest first.
     var waits: [OpenWaits.Wait] {
         (isKnownOver ? [] : known.waits.filter { !seen.contains($0.step) }) + found.reversed()
     }
@@ -155,7 +155,7 @@ private struct AgentDetails {
         if updated == nil { updated = frame.at }
         if offset <= known.upTo { return false }
         if frame.kind.endsTurn {
-            // What an open turn does says more than how the one before it ended.
+            // The work of an open turn says more than how the one before it ended.
             if !status.hasOpenTurn { lastTurn = AgentDetails.end(frame) }
             isKnownOver = true
             return false

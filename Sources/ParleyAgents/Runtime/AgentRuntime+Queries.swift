@@ -3,7 +3,7 @@ package import ParleyLog
 package import ParleySystem
 
 extension AgentRuntime {
-    /// What an agent is doing, as `GET /v1/agents/<kind>/<id>` shows it; `nil` when it was never named. Reads the log: any thread but a loop's.
+    /// The state of an agent, as `GET /v1/agents/<kind>/<id>` shows it; `nil` if the agent was never named. Reads the log: any thread but a loop's.
     package func status(of channelName: String) throws(LogError) -> JSON? {
         guard let name = AgentName(channel: channelName), let channel = try channels.find(channelName), let row = try channels.row(channel)
         else {
@@ -36,7 +36,7 @@ extension AgentRuntime {
         return .object(members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
     }
 
-    /// What stalled or parked the agent.
+    /// The entry that stalled or parked the agent.
     private func lastHalt(_ channel: Channel) throws(LogError) -> (body: JSON, at: Timestamp)? {
         var found: (body: JSON, at: Timestamp)?
         try channels.walkBack(channel, from: channel.tail.head) { _, frame in
@@ -130,12 +130,12 @@ extension AgentRuntime {
 }
 
 extension AgentRuntime {
-    /// Of so many steps a status says what they are called and what they ask for.
+    /// The number of steps whose names and details a status lists.
     private static let namedStepsMax = 256
-    /// Arguments that are longer are left out, and so is what there is no room for beside others.
+    /// Longer arguments are left out, and so are those without room beside others.
     private static let (argumentBytesMax, allArgumentBytesMax) = (4 << 10, 64 << 10)
 
-    /// What the turn waits for, as its status shows it.
+    /// The waits of the turn, as its status shows them.
     private func waits(_ channel: Channel, _ journal: Journal) throws(LogError) -> [JSON] {
         var (waits, room): ([JSON], Int) = ([], AgentRuntime.allArgumentBytesMax)
         for start in journal.starts {
@@ -151,9 +151,9 @@ extension AgentRuntime {
         return waits
     }
 
-    /// What a step is called, and what a wait or an approval asks for.
+    /// The name of a step, and the details of a wait or an approval.
     private func asked(_ channel: Channel, _ start: Journal.Start, _ room: inout Int) throws(LogError) -> [(String, JSON?)] {
-        // What is asked of a person stands right behind the start.
+        // The request to a person comes right after the start.
         let place = start.kind == .approval ? start.offset + 1 : start.offset
         guard let body = try channels.entry(channel, at: place, { $0.body }) else { return [] }
         guard start.kind == .approval else {

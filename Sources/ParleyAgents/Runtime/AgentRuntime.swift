@@ -14,7 +14,7 @@ package final class AgentRuntime: Sendable {
     var timers: TimerService { timerService.withLock { $0! } }
 
     private let agents: Mutex<[String: AnyAgent]>
-    /// What the node is told of.
+    /// The observers that the node has given.
     package let observers: AgentObservers
     private let timerService = Mutex<TimerService?>(nil)
     let directory: AgentDirectory
@@ -61,7 +61,7 @@ package final class AgentRuntime: Sendable {
         }
         guard !new.isEmpty else { return }
         try takeUp(in: channels.openPartitions) { new.contains($0) }
-        // What came for them before there was a program for it.
+        // Timers that fired before there was a program for them.
         timers.lookAgain()
         for partition in channels.openPartitions.numbers {
             for follower in try unfinishedFollows(partition).told where new.contains(AgentName(channel: follower)?.kind ?? "") {
@@ -75,7 +75,7 @@ package final class AgentRuntime: Sendable {
     /// How many agents are in memory at most, unless it is said otherwise.
     package static let activeMax = 10_000
 
-    /// How many names of agents that wait for room are remembered; of more the log is asked.
+    /// How many names of agents that wait for room are remembered; for more, the log is searched.
     package static let waitingMax = 100_000
 
     /// How many agents are in memory.
@@ -86,12 +86,12 @@ package final class AgentRuntime: Sendable {
 
     func isActive(_ channel: String) -> Bool { directory.activation(channel) != nil }
 
-    /// Passivates every agent, with what its program holds, whatever it was about: for a process whose log has been closed.
+    /// Passivates every agent, with everything its program holds, whatever its state: for a process whose log has been closed.
     package func abandon() { for activation in directory.activations { activation.deleted() } }
 
     // MARK: Starting
 
-    /// Takes up what the last process left: turns that were cut off, input that nobody decided, timers that are due.
+    /// Takes up what the last process left: interrupted turns, undecided input, timers that are due.
     ///
     /// Cost: some seeks a partition, and what is unfinished; agents that only wait are not touched.
     package func start() throws(LogError) {
@@ -104,7 +104,7 @@ package final class AgentRuntime: Sendable {
         channels.observePartitions(self)
     }
 
-    /// What there is in a partition beside what is unfinished: timers that are to fire, agents that were told of what they follow.
+    /// Takes up the rest of a partition, besides what is unfinished: timers that are to fire, agents that were told of entries they follow.
     private func beside(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void {
         let (due, follows) = (try timers.firstDue(partition), try unfinishedFollows(partition))
         return { [self] in
@@ -136,11 +136,11 @@ package final class AgentRuntime: Sendable {
     /// Agents that have something to do, as the log tells.
     private struct Unfinished {
         var names: [String] = []
-        /// Where the log has to be asked for more; `nil`: there are no more.
+        /// The channel at which to continue the search; `nil`: there are no more.
         var next: ChannelID?
     }
 
-    /// The agents that have a turn open, or input that nobody decided.
+    /// Returns the agents with an open turn or undecided input.
     private func unfinished(in partitions: PartitionSet, _ isMeant: (_ kind: String) -> Bool) throws(LogError) -> Unfinished {
         var unfinished: [String] = []
         try AgentIndex.scan(channels.log, in: partitions, [.running, .stalled]) { name, status in
@@ -164,12 +164,12 @@ package final class AgentRuntime: Sendable {
             }
         }
         guard let next = unfinished.next else { return }
-        // Behind those, because nobody may leave memory, which is when the log is asked otherwise.
+        // After those, because it may be that no agent is passivated, and a passivation is what otherwise triggers the search.
         let pause = Duration.milliseconds(2) * (names.count / AgentRuntime.recoveriesAtOnce)
         world.schedule(at: world.now.advanced(by: pause)) { [weak self] in self?.ask(from: next) }
     }
 
-    /// Has the log asked for agents with something to do from that channel on, once all that are remembered have been admitted.
+    /// Searches the log for agents with work from that channel on, once all remembered ones have been admitted.
     private func ask(from place: ChannelID) {
         directory.continuePass(at: place)
         admit()
@@ -183,8 +183,7 @@ package final class AgentRuntime: Sendable {
         wake(channel.name)
     }
 
-    /// An agent whose log could not be read is tried again: what is in its inbox has been acknowledged. Once, however often it was woken meanwhile
-    /// in vain.
+    /// Tries an agent again whose log could not be read: its inbox has been acknowledged. Once, however often it was woken meanwhile in vain.
     func wakeLater(_ channel: Channel, _ timers: [DueTimer]) {
         guard takeUp.isFirstUnread(channel.id, timers) else { return }
         world.schedule(at: world.now.advanced(by: AgentRuntime.retryPause)) { [weak self] in self?.wakeUnread(channel) }
@@ -246,7 +245,7 @@ package final class AgentRuntime: Sendable {
         try channels.log.get(.index, IndexMark.drained.key(partition))
     }
 
-    /// Has the next process know that this one did not end because of a turn. Call it when nothing else will be written.
+    /// Records for the next process that this one did not end because of a turn. Call it when nothing else will be written.
     package func markDrained() {
         for partition in channels.openPartitions.numbers { markDrained(partition) }
     }
@@ -256,7 +255,7 @@ package final class AgentRuntime: Sendable {
         channels.submit(RowChange.put(.index, IndexMark.drained.key(partition), [1]))
     }
 
-    /// Gives a partition up to another owner: its agents leave memory, and no open turn is to blame for it.
+    /// Hands a partition over to another owner: its agents are passivated, and no open turn is to blame for it.
     ///
     /// - Parameter completion: As that of ``Channels/close(_:completion:)``.
     package func handOver(_ partition: UInt16, completion: @escaping @Sendable (Result<Void, ChannelError>) -> Void) {
@@ -266,7 +265,7 @@ package final class AgentRuntime: Sendable {
 
     // MARK: Stopping
 
-    /// Begins no turn and no step any more, and closes the connections to models; what is durable continues at the next start.
+    /// Begins no turn and no step any more, and closes the connections to models; durable work continues at the next start.
     ///
     /// Bodies of steps that run continue, so that what they did is journaled: wait for ``runningBodies`` to become 0, as long as there is time.
     package func drain() {
@@ -298,7 +297,7 @@ package final class AgentRuntime: Sendable {
 
     // MARK: Activations
 
-    /// Has the agent of that name do something, in memory or once there is room for it.
+    /// Delivers a call to the agent of that name, in memory or once there is room for it.
     private func call(_ name: String, _ call: AgentDirectory.Call) {
         guard !isDraining, let agent = agent(ofKind: AgentName(channel: name)?.kind ?? ""), let channel = find(name, for: call) else {
             return
@@ -350,7 +349,7 @@ package final class AgentRuntime: Sendable {
         return true
     }
 
-    /// Gives the room that there is to those who wait for it.
+    /// Gives the available room to the agents that wait for it.
     private func admit() {
         while let (name, calls) = directory.admitNext() {
             for call in calls { self.call(name, call) }
@@ -360,7 +359,7 @@ package final class AgentRuntime: Sendable {
         while !isDraining, let start = directory.takePass() { wakeUndecided(from: start) }
     }
 
-    /// Asks the log who has something to do, a page at a time, when that could not be remembered.
+    /// Searches the log for agents with work, a page at a time, when they could not all be remembered.
     private func wakeUndecided(from start: ChannelID) {
         do throws(LogError) {
             let found = try undecided(in: channels.openPartitions, from: start)
@@ -375,7 +374,7 @@ package final class AgentRuntime: Sendable {
 
     func timerDue(_ name: String, _ id: ChannelID, _ timer: DueTimer) { call(name, .fire(timer, of: id)) }
 
-    // MARK: Who waits for a turn
+    // MARK: Waiting for a turn
 
     /// Calls `notify` whenever the input at `turn` was decided, or its turn has ended, until that is withdrawn. Call it before looking.
     package func observeTurn(_ turn: UInt64, in channel: String, _ notify: @escaping @Sendable () -> Void) -> any Scheduled {

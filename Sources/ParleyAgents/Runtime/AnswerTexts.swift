@@ -1,11 +1,11 @@
 internal import Synchronization
 
-/// What the answers of models may hold of memory while they come, all together. An answer that finds no room is paused, which its endpoint notices as a
-/// slow reader; it continues when another one has ended.
+/// The memory for the answers of models in flight, all together. An answer that finds no room is paused, which its endpoint notices as a slow reader;
+/// it continues when another one has ended.
 ///
 /// One answer at a time, the first that had to wait, gets all that it asks for: so there is always one that comes to its end.
 package final class AnswerTexts: Sendable {
-    /// What one answer holds.
+    /// The share of one answer.
     final class Share: Sendable {
         private let texts: AnswerTexts
         fileprivate let bytes = Atomic<Int>(AnswerTexts.freeBytes)
@@ -25,7 +25,7 @@ package final class AnswerTexts: Sendable {
             count <= bytes.load(ordering: .relaxed) || texts.grow(self, goOn)
         }
 
-        /// The answer has ended: what it holds counts on, but it is no longer the one that gets everything, and waits no longer.
+        /// The answer has ended: its memory still counts, but it is no longer the one that gets everything, and no longer waits.
         func end() { texts.end(self) }
     }
 
@@ -46,9 +46,9 @@ package final class AnswerTexts: Sendable {
     private let bytesMax: Int
     private let state = Mutex(State())
 
-    /// What any answer may hold: nearly all are shorter.
+    /// The memory that any answer may take: nearly all are shorter.
     static let freeBytes = 64 << 10
-    /// By how much an answer grows at a time.
+    /// The step by which an answer's share grows.
     private static let stepBytes = 256 << 10
 
     package init(bytesMax: Int = 8 << 20) { self.bytesMax = bytesMax }

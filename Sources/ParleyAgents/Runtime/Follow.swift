@@ -3,7 +3,7 @@ internal import ParleyChannels
 internal import ParleyLog
 internal import ParleySystem
 
-/// What a step that follows a channel finds there.
+/// The findings of a step in the channel that it follows.
 enum FollowReading: Sendable {
     /// Nothing to give up to that offset of the channel.
     case nothing(upTo: UInt64, of: ChannelID)
@@ -39,7 +39,7 @@ extension Follow {
 }
 
 extension Frame {
-    /// The entry as followers of its channel get it; `nil` for what is no entry any more.
+    /// The entry as followers of its channel get it; `nil` for one that is no longer there.
     fileprivate func value(_ offset: UInt64, of channel: Channel) -> JSON? {
         guard kind != .hole else { return nil }
         var bytes = Bytes()

@@ -3,8 +3,8 @@ internal import Synchronization
 
 /// The serial executor of one agent: everything its turns do, children included, runs here one job at a time, first in, first out.
 ///
-/// What comes from outside (a step's result, a timer, new input) is a *delivery*. A delivery is taken only when no job is left, so the code
-/// always sees results one by one, in the order they stand in the log. That is what makes a replay take the same path as the first run.
+/// Input from outside (a step's result, a timer, new input) is a *delivery*. A delivery is taken only when no job is left, so the code always sees
+/// results one by one, in the order they have in the log. That is what makes a replay take the same path as the first run.
 package final class Lane: TaskExecutor, @unchecked Sendable {
     // Guard: `queue` is locked, `thread` is atomic, `parts` is used on the lane only.
 
@@ -18,7 +18,7 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
     private let world: any World
     private let queue = Mutex(Queue())
     private let thread = Atomic<UInt64>(0)
-    /// What is left of the delivery in flight.
+    /// The rest of the delivery in flight.
     private var parts: [@Sendable () -> Void] = []
 
     package init(id: UInt64, world: any World) {
@@ -34,11 +34,11 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
         schedule { $0.jobs.append(job) }
     }
 
-    /// Has `work` run on the lane when everything that can run now has run, after the deliveries before it. Thread-safe.
+    /// Runs `work` on the lane when everything that can run now has run, after the deliveries before it. Thread-safe.
     package func deliver(_ work: @escaping @Sendable () -> Void) { schedule { $0.deliveries.append(work) } }
 
-    /// Has the rest of the delivery in flight, in parts with everything that can run in between, done before the next delivery: what one
-    /// commit gives the program comes before what the next one does.
+    /// Runs the rest of the delivery in flight, in parts with everything that can run in between, before the next delivery: the results of one commit
+    /// reach the program before those of the next one.
     package func deliver(parts rest: [@Sendable () -> Void]) {
         precondition(isCurrent, "only a delivery has parts")
         parts = rest + parts
@@ -90,7 +90,7 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
         }
     }
 
-    /// What is to be delivered next; when there is nothing and no job has come meanwhile, the lane rests until it is scheduled again.
+    /// Takes the next delivery; when there is none and no job has come meanwhile, the lane rests until it is scheduled again.
     private func takeDeliveryOrRest() -> (@Sendable () -> Void)? {
         queue.withLock { queue in
             if let delivery = queue.deliveries.popFirst() { return delivery }
@@ -101,7 +101,7 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
     }
 }
 
-/// Where the bodies of an agent's steps run: beside the turns, many at a time, on threads that they may block.
+/// Runs the bodies of an agent's steps: beside the turns, many at a time, on threads that they may block.
 final class StepExecutor: TaskExecutor {
     private let world: any World
     private let owner: UInt64

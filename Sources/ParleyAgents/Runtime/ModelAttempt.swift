@@ -11,7 +11,7 @@ internal import Synchronization
 ///
 /// It belongs to no thread: events come from the transport's, each under the lock, and are handed to the writer in order.
 final class ModelAttempt: ModelSink, Sendable {
-    /// What becomes of the attempt, once.
+    /// The outcome of the attempt, once.
     enum End: Sendable {
         /// The members of `step.completed`, and the last text, to be committed in one batch.
         case finished([(String, JSON?)], last: NewEntry?)
@@ -22,7 +22,7 @@ final class ModelAttempt: ModelSink, Sendable {
         var saved: SavedText
         /// How many pieces of the saved text come from attempts before.
         let recovered: Int
-        /// What of the saved text was not sent back, so that a model that continues may send it again: its trailing white space.
+        /// The part of the saved text that was not sent back, so that a model that continues may send it again: its trailing white space.
         var repeatable: Bytes
         var isFirst = true
         var last: LastPiece
@@ -36,7 +36,7 @@ final class ModelAttempt: ModelSink, Sendable {
         var isOver = false
     }
 
-    /// What the answer consists of beside its text.
+    /// The parts of the answer besides its text.
     private struct BesideText {
         var reasoningCount = 0
         var toolCalls: [ToolCallInProgress] = []
@@ -62,14 +62,14 @@ final class ModelAttempt: ModelSink, Sendable {
     private let position: Position
     private let world: any World
     private let continuesAt: UInt64?
-    /// What it holds of the memory for answers.
+    /// Its share of the memory for answers.
     let share: AnswerTexts.Share
     private let state: Mutex<State>
     private let append: @Sendable (ModelAttempt, [NewEntry]) -> Void
     private let end: @Sendable (End) -> Void
 
     /// - Parameters:
-    ///   - saved: The durable text to continue from; empty for an attempt that starts anew.
+    ///   - saved: The durable text to continue from; empty for an attempt that starts over.
     ///   - append: Takes entries that are to be committed now; ``committed()`` is called when they are.
     ///   - end: Called once, unless the attempt is stopped.
     init(
@@ -151,7 +151,7 @@ final class ModelAttempt: ModelSink, Sendable {
     private func goOn() {
         state.withLock { state in
             state.isPaused = false
-            // What came beside the pause may need more than there was room for.
+            // The other parts that came with the pause may need more than there was room for.
             pauseIfFull(&state)
             if !state.isPaused { state.call?.resume() }
         }
@@ -202,7 +202,7 @@ final class ModelAttempt: ModelSink, Sendable {
         }
     }
 
-    /// So many pieces wait for the writer; when it does not keep up, further ones are put together, so that a fast upstream fills no queue.
+    /// The most pieces that wait for the writer; when it does not keep up, further ones are merged, so that a fast upstream fills no queue.
     static let uncommittedMax = 256
 
     /// Lets go of the piece that was held, and holds `delta` instead; or adds it to that, when too many wait.
@@ -224,7 +224,7 @@ final class ModelAttempt: ModelSink, Sendable {
     /// How long a piece is held at most.
     static let holdMax = Duration.milliseconds(150)
 
-    /// One timer at a time: when it rings it looks how long the piece that is held then has been held.
+    /// One timer at a time: when it fires, it looks how long the piece then held has been held.
     private func releaseLater(_ state: inout State) {
         state.last.since = world.now
         if state.last.release == nil { setRelease(after: ModelAttempt.holdMax, &state) }
@@ -300,8 +300,8 @@ final class ModelAttempt: ModelSink, Sendable {
         ]
     }
 
-    /// An id for a call that came without one: it follows from where the call stands, and has the form that the strictest servers want, nine letters
-    /// and digits.
+    /// An id for a call that came without one: it follows from the call's place, and has the form that the strictest servers want, nine letters and
+    /// digits.
     private func newID(_ index: Int) -> String {
         "c" + SHA256.hex(Bytes("\(position.turn)/\(position.step)/\(index)".utf8)).prefix(8)
     }

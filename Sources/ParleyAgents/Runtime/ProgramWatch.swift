@@ -16,7 +16,7 @@ final class ProgramWatch: Sendable {
     func bodyBegan() { bodies.add(1, ordering: .relaxed) }
     func bodyEnded() { bodies.subtract(1, ordering: .relaxed) }
 
-    /// A program of that kind continued calling when its turn had no right to run any more: a task of it is lost for as long as the process lives.
+    /// A program of that kind kept making calls after its turn had lost its right to run: one of its tasks is lost for as long as the process lives.
     func parked(_ kind: String) {
         let count = parked.withLock { parked in
             parked[kind, default: 0] += 1
@@ -28,7 +28,7 @@ final class ProgramWatch: Sendable {
             ["kind": kind, "tasks": "\(count)"])
     }
 
-    /// Whether turns of that kind that wait stay in memory: each that left took as much of it for ever.
+    /// Whether waiting turns of that kind stay in memory: each passivation of one would leak its memory.
     func keepsInMemory(_ kind: String) -> Bool { parked.withLock { $0[kind, default: 0] >= ProgramWatch.parkedMax } }
 
     func strayed(_ name: String, turn: UInt64) { strays.withLock { $0[name] = turn } }

@@ -49,7 +49,7 @@ final class TimerService: Sendable {
         var underWay: Set<Bytes> = []
         /// The earliest instant for which a timer may be in the log that no pass has seen.
         var earliest: Timestamp?
-        /// At most two: one that has much to do, and one that sees to what has come due since.
+        /// At most two: one that has much to do, and one for timers that have come due since.
         var passes: [Pass] = []
         var ringsAgain = false
         /// The first of the timers that there was no room for.
@@ -63,12 +63,12 @@ final class TimerService: Sendable {
         let from: Timestamp
         let to: Timestamp
         var partition: UInt16 = 0
-        /// Where to continue in the partition.
+        /// The key at which to continue in the partition.
         var lower: Bytes?
         var next: Timestamp?
     }
 
-    /// Whose timer it is: by name, and by the channel of that name that set it.
+    /// The timer's owner: by name, and by the channel of that name that set it.
     typealias Fire = @Sendable (_ name: String, _ id: ChannelID, _ timer: DueTimer) -> Void
 
     private let log: any CommitLog
@@ -109,13 +109,13 @@ final class TimerService: Sendable {
         alarm.set(due) { [weak self] in self?.ring() }
     }
 
-    /// Fires again what is due and has not been settled: whoever was to be told of it may not have been.
+    /// Fires again what is due and not settled: the agent to be told of it may have missed it.
     func lookAgain() {
         state.withLock { $0.underWay = [] }
         set(Timestamp(milliseconds: 0))
     }
 
-    /// There is no room to remember whom the timer is for: it fires again behind ``goOn()``.
+    /// There is no room to remember the timer's agent: it fires again behind ``goOn()``.
     func refused(_ timer: DueTimer, of id: ChannelID) {
         state.withLock { state in
             state.underWay.remove(timer.key(id))
@@ -129,7 +129,7 @@ final class TimerService: Sendable {
     /// The row of a timer is gone.
     func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
 
-    /// Removes a row that nobody waits for.
+    /// Removes a row that no step waits for.
     func remove(_ key: Bytes, _ channels: Channels) {
         // Refused, the next process finds the row again.
         channels.submit(RowChange.delete(.timers, key)) { [self] result in
@@ -137,15 +137,15 @@ final class TimerService: Sendable {
         }
     }
 
-    /// Removes the rows of timers that have rung for a channel that is gone: whoever was to settle them is gone with it. Those that have not
-    /// rung yet are removed when they do.
+    /// Removes the rows of timers that have fired for a channel that is gone, and with it the agent that would settle them. Those that have not fired
+    /// yet are removed when they do.
     func channelDeleted(_ id: ChannelID, _ channels: Channels) {
         let keys = state.withLock { $0.underWay.filter { DueTimer.channel(ofKey: $0) == id } }
         // Sorted, so that a simulated run follows from its seed.
         for key in keys.sorted(by: { $0.lexicographicallyPrecedes($1) }) { remove(key, channels) }
     }
 
-    /// So many are fired at a time, with a pause after them: a hundred thousand that came due while the node was down, or at one
+    /// The most timers that are fired at a time, with a pause after them: a hundred thousand that came due while the node was down, or at one
     /// instant, would hold up everything else for as long as they take.
     private static let atOnce = 16
     private static let pause = Duration.milliseconds(5)
@@ -233,7 +233,7 @@ final class TimerService: Sendable {
 
     private typealias Due = (name: String, id: ChannelID, timer: DueTimer)
 
-    /// What is due in the pass's partition and not in flight, at most so many.
+    /// Finds the timers of the pass's partition that are due and not in flight, at most so many.
     private func find(_ pass: inout Pass, _ count: Int) throws(LogError) -> [Due] {
         let (start, upper) = TimerService.range(pass.partition, from: pass.from)
         let (partition, to) = (pass.partition, pass.to)

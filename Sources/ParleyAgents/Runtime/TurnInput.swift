@@ -12,7 +12,7 @@ package final class TurnInput: Sendable {
     /// The value of a member.
     package subscript(name: String) -> JSON? { members.withLock { $0 }[name] }
 
-    /// What the message says: its text, or its data as JSON; the rest is let go of. `nil` when it has neither.
+    /// The message as text: its text, or its data as JSON; the rest is released. `nil` when it has neither.
     package func takeText() -> String? { take().messageText }
 
     /// Gives the members away.

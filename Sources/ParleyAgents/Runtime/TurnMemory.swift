@@ -1,24 +1,24 @@
 internal import ParleySystem
 internal import Synchronization
 
-/// What all agents of a node hold in memory together.
+/// The memory limits of all agents of a node together.
 struct AgentMemory: Sendable {
-    /// What agents keep of their conversations from turn to turn.
+    /// The memory for conversations that are kept from turn to turn.
     let conversations: ConversationBudget
-    /// What turns hold while they run.
+    /// The memory of running turns.
     let turns: TurnMemory
-    /// What answers of models hold while they come.
+    /// The memory of models' answers in flight.
     let answers: AnswerTexts
 }
 
-/// What the turns that run may hold of memory, all together: their inputs and the conversations before them. A turn that finds no room waits
-/// before it begins; its input waits in the log meanwhile.
+/// The memory for running turns, all together: their inputs and the conversations before them. A turn that finds no room waits before it begins; its
+/// input waits in the log meanwhile.
 ///
-/// A turn is let in while it takes no more than an eighth of what is left, so that large turns leave room for smaller ones, and those for small
-/// ones. Alone, any turn is let in. And once none that waits was let in for ``patience``, the first of them is, whatever there is: turns may wait
-/// for one another.
+/// A turn is let in while it takes no more than an eighth of what is left, so that large turns leave room for smaller ones, and those for small ones.
+/// Alone, any turn is let in. And once no waiting turn was let in for ``patience``, the first of them is, however little is left: turns may wait for
+/// one another.
 package final class TurnMemory: Sendable {
-    /// What one turn holds, until this goes.
+    /// The share of one turn, until this is released.
     final class Share: Sendable {
         private let memory: TurnMemory
         private let bytes: Int
@@ -36,7 +36,7 @@ package final class TurnMemory: Sendable {
     private struct State {
         var used = 0
         var waiting: [Waiting] = []
-        /// When the first of those who wait is let in.
+        /// Fires when the first waiting turn is let in.
         var alarm: (any Scheduled)?
     }
 
@@ -47,7 +47,7 @@ package final class TurnMemory: Sendable {
     /// A turn takes this part of what is left at most.
     private static let part = 8
     static let patience = Duration.seconds(30)
-    /// What all turns hold at most, unless it is said otherwise.
+    /// The default limit of all turns together.
     package static let bytesUsual = 48 << 20
 
     init(bytesMax: Int, world: any World) { (self.bytesMax, self.world) = (bytesMax, world) }
@@ -65,7 +65,7 @@ package final class TurnMemory: Sendable {
         }
     }
 
-    /// Room for a turn that runs, whatever there is.
+    /// Room for a turn that runs, however little is left.
     func owe(_ bytes: Int) -> Share { state.withLock { share(bytes, &$0) } }
 
     private func fits(_ bytes: Int, _ state: State) -> Bool {
@@ -101,7 +101,7 @@ package final class TurnMemory: Sendable {
         }
     }
 
-    /// Tells those whom `choose` has found room for, outside the lock.
+    /// Tells the turns that `choose` has found room for, outside the lock.
     private func letIn(_ choose: (inout State) -> [(Waiting, Share)]) {
         for (waiting, share) in state.withLock({ choose(&$0) }) { waiting.letIn(share) }
     }

@@ -2,14 +2,14 @@ internal import ParleyChannels
 internal import ParleySystem
 internal import Synchronization
 
-/// The program of one turn: its tasks on the agent's lane, and where they wait. What it asks for is decided by ``AgentMachine``.
+/// The program of one turn: its tasks on the agent's lane, and where they wait. ``AgentMachine`` decides its requests.
 package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touched on the lane only; the rest is immutable, atomic or locked.
     let channelName: String
     let lane: Lane
     /// The offset of the turn's input.
     let turn: UInt64
     let epoch: UInt64
-    /// What its random numbers derive from.
+    /// The seed of its random numbers.
     let seed: UInt64
     private var state: State
     /// Whether the program has still to ask for something that the journal has.
@@ -17,38 +17,38 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     private let items: Mutex<[HistoryItem]>
     private let reports: TurnReports
     private let time: Mutex<Timestamp>
-    /// What the program did on another thread than the lane's, where an actor that it shares with others had left it. It is done before whatever the
-    /// program does next.
+    /// The program's requests from another thread than the lane's, where an actor that it shares with others had left it. They are processed before
+    /// its next ones.
     private let besideLane = Mutex<[@Sendable () -> Void]>([])
     /// How often the turn was used from outside its tasks.
     private let strays = Atomic<Int>(0)
 
     private struct State {
         var right: Right
-        /// Where the program waits, by the path of the step.
+        /// The continuations of the program's waits, by the path of the step.
         var continuations: [String: CheckedContinuation<JSON, any Error>] = [:]
-        /// What it gave to be run, by the path of the step.
+        /// The code of its steps, by path.
         var code: [String: StepCode] = [:]
         var root: Task<Void, Never>?
         /// The numbers of the tasks that are known: the program's own, and those of `map` and `shielded`.
         var known: Set<String> = []
         var refusals = Refusals()
-        /// The turn was passivated, and everything that waited for one of its steps has been thrown out.
+        /// The turn was passivated, and all waits for its steps have thrown.
         var isLeft = false
     }
 
     /// Whether the program may continue.
     private enum Right {
         case held(by: any TurnOwner)
-        /// It is thrown out of everything; what it may still ask is answered from what is left.
+        /// All its waits throw; its further requests are answered from what is left.
         case lost(any Error, TurnMachine)
     }
 
-    /// What became of a program that is refused what it asks for, and asks again.
+    /// The state of a program whose requests are refused, and that asks again.
     private struct Refusals {
         /// How often since it was last given something.
         var count = 0
-        /// Those who were refused too often, until something happens.
+        /// Tasks that were refused too often, paused until something happens.
         var paused: [UnsafeContinuation<Void, Never>] = []
         /// Its turn has failed for it.
         var isAbandoned = false
@@ -76,7 +76,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
-    /// Whether it is no task that the program has made itself. On the lane.
+    /// False for a task that the program has made itself. On the lane.
     var knowsCaller: Bool { !lane.isCurrent || state.known.contains(Scope.currentTask) }
 
     private func ended(_ result: TurnMachine.Outcome) {
@@ -84,7 +84,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         tell(.ended(result))
     }
 
-    /// Has the agent decide, unless the turn has lost its right to run. On the lane.
+    /// Passes the event to the agent to decide, unless the turn has lost its right to run. On the lane.
     private func tell(_ event: TurnEvent) { if case .held(let owner) = state.right { owner.handle(epoch, event) } }
 
     private var fence: (any Error)? { if case .lost(let error, _) = state.right { error } else { nil } }
@@ -101,7 +101,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
-    // MARK: What it is given
+    // MARK: Deliveries
 
     func give(_ path: String, _ outcome: StepOutcome, now: Timestamp) {
         state.code[path] = nil
@@ -120,7 +120,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         state.root?.cancel()
     }
 
-    /// What the step runs; `nil` once the program was given its end.
+    /// The code of the step; `nil` once the program was given its end.
     func code(_ path: String) -> StepCode? { state.code[path] }
 
     /// Runs the compensations, one after another, in a task of its own: the program's may be cancelled.
@@ -145,7 +145,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
-    // MARK: Beside the lane
+    // MARK: Off the lane
 
     private func onLane(_ work: @escaping @Sendable () -> Void) {
         if lane.isCurrent {
@@ -165,7 +165,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         for work in works { work() }
     }
 
-    // MARK: What the program asks for
+    // MARK: Requests of the program
 
     /// The turns before this one. Any thread.
     var history: [HistoryItem] { items.withLock { $0 } }
@@ -175,7 +175,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
 
     func idempotencyKey(_ path: String) -> String { StepRequest.idempotencyKey(channelName, turn, path) }
 
-    /// What the program's bodies may ask of the agent outside the turn.
+    /// The owner, for what the program's bodies ask of the agent outside the turn.
     func owner() throws -> any TurnOwner {
         try checkLane()
         switch state.right {
@@ -184,7 +184,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         }
     }
 
-    /// Has the step done, or its recorded result found; returns when it stands in the log and it is its turn.
+    /// Performs the step, or finds its recorded result; returns once that is in the log and its turn has come.
     @concurrent func perform(_ request: StepRequest, _ code: StepCode?, in scope: Scope?) async throws -> JSON {
         do { try check(request) } catch { try await refuse(error) }
         let isKnown = try match(request, scope)
@@ -276,10 +276,10 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         lane.deliver { if !self.state.refusals.isAbandoned { self.tell(.scopeEnded(scope, names)) } }
     }
 
-    // MARK: What the journal has
+    // MARK: The journal
 
-    /// What kind of step the journal has at `path` that the program has not asked for yet: what was done already stays as it was done, whatever the
-    /// rules are now.
+    /// The kind of the journal's step at `path` that the program has not asked for yet: a step that was done already stays as it was done, whatever
+    /// the rules are now.
     func recordedKind(_ path: String) -> StepKind? { machine { $0.recorded(path)?.kind } }
 
     /// When an open step of the journal ends by itself.
@@ -301,7 +301,7 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
         resumePaused()
         state.root?.cancel()
         if state.refusals.hasParked { leaveProgram() }
-        // What runs now was thrown out of its waits. What comes behind that waited for something outside the turn, and continues.
+        // Waits of tasks that run before this delivery have thrown. A task that runs after it waited for something outside the turn.
         if error is Passivated { lane.deliver { self.state.isLeft = true } }
     }
 
@@ -311,8 +311,8 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
     /// - Throws: ``TurnError`` `outside_turn` for a caller that does not run on the turn's lane.
     func checkLane() throws { if !lane.isCurrent { throw TurnError("outside_turn", TurnTask.remedy) } }
 
-    /// - Throws: The same for a caller that is none of the turn's tasks. One that is may run on another lane's thread, where an actor that both wait
-    ///   for has left it.
+    /// - Throws: The same for a caller that is none of the turn's tasks. A task of the turn may run on another lane's thread, where an actor that
+    ///   both wait for has left it.
     func checkTask() throws {
         guard !lane.isCurrent else { return }
         let isOwn = withUnsafeCurrentTask { $0?.unownedTaskExecutor == lane.asUnownedTaskExecutor() }
@@ -323,11 +323,11 @@ package final class TurnTask: @unchecked Sendable {  // Guard: `state` is touche
 // MARK: - Refusals
 
 extension TurnTask {
-    /// Throws `error`; a program that keeps asking whatever it is told does not get the thread back for it.
+    /// Throws `error`; a program that keeps asking, whatever the answer, does not get the thread back for it.
     ///
-    /// After a thousand refusals in a row it waits until something else of the turn ends, and when there is nothing else, the turn has failed.
-    /// In a turn that has no right to run any more it is left where it is. Swift has no way to end a task that does not end itself: what
-    /// it holds is given up with the process.
+    /// After a thousand refusals in a row it waits until something else of the turn ends, and when there is nothing else, the turn has failed. In a
+    /// turn that has no right to run any more it is left where it is. Swift has no way to end a task that does not end itself: its memory is freed
+    /// with the process.
     func refuse(_ error: any Error) async throws {
         guard lane.isCurrent else {
             if strays.add(1, ordering: .relaxed).newValue >= TurnTask.refusalsMax { await TurnTask.suspendForEver() }
@@ -368,7 +368,7 @@ extension TurnTask {
 
     private static func suspendForEver() async { await withUnsafeContinuation { (_: UnsafeContinuation<Void, Never>) in } }
 
-    /// What a program that does not end holds is as little as possible.
+    /// Frees as much as possible of what a program holds that does not end.
     private func leaveProgram() {
         state.root = nil
         if case .lost(let error, let left) = state.right { state.right = .lost(error, TurnMachine(Journal(), at: left.now)) }
@@ -391,10 +391,10 @@ protocol TurnOwner: AnyObject, Sendable {
     func reports(_ turn: UInt64) -> TurnReports
 }
 
-/// What is told of a program that is not where its turn believes it. Any thread.
+/// The reports on a program that is not where its turn believes it. Any thread.
 struct TurnReports: Sendable {
     /// It continues although the turn was passivated.
     let strayed: @Sendable () -> Void
-    /// A task of it will never continue nor end, because it kept calling whatever it was told.
+    /// A task of it will never continue nor end, because it kept calling whatever the answer was.
     let parked: @Sendable () -> Void
 }

@@ -1,7 +1,7 @@
 internal import ParleySystem
 internal import Synchronization
 
-/// Who waits for what becomes of an input, and of its turn.
+/// The watchers that wait for the outcome of an input, and of its turn.
 final class TurnWatchers: Sendable {
     private struct Watcher: Sendable {
         let id: UInt64
@@ -35,7 +35,7 @@ final class TurnWatchers: Sendable {
         for watcher in due { watcher.notify() }
     }
 
-    /// Nothing more will be decided here in these channels: who waits is to look again.
+    /// Nothing more is decided here in these channels: their watchers are to look again.
     func left(_ isLeft: (String) -> Bool) {
         let due = watchers.withLock { watchers in watchers.filter { isLeft($0.key) }.flatMap(\.value) }
         for watcher in due { watcher.notify() }

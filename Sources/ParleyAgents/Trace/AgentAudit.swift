@@ -2,7 +2,7 @@ package import ParleyChannels
 internal import ParleyLog
 package import ParleySystem
 
-/// Which records an audit shows.
+/// Selects the records that an audit shows.
 package struct AuditQuery: Sendable {
     /// The principal who sent the entry, or decided the approval.
     package var by: String?
@@ -12,7 +12,7 @@ package struct AuditQuery: Sendable {
     package var since: Timestamp?
     /// Not after.
     package var until: Timestamp?
-    /// Only what stands before this offset: what `next` of a page says.
+    /// Only entries before this offset: the `next` of a page.
     package var before: UInt64?
     package var limit = AuditQuery.limitDefault
 
@@ -25,7 +25,7 @@ package struct AuditQuery: Sendable {
     package init() {}
 }
 
-/// Who did what to an agent: every entry that somebody sent, with its receipt, and every approval as one record that shows what became of it.
+/// Who did what to an agent: every entry that a client sent, with its receipt, and every approval as one record that shows its outcome.
 ///
 /// Read from the log in two passes over its frames: back from the tail until the page is full, then forward to what the records still lack.
 /// Both look at the kind of an entry before anything else, and parse only what they show. Blocks on the disk: not for event loops.
@@ -43,7 +43,7 @@ package struct AgentAudit {
     /// The answer as the route gives it: the newest records that match, oldest first.
     package func answer(_ query: AuditQuery) throws(ChannelError) -> JSON {
         do throws(LogError) {
-            // Who decided stands after what was asked for, and then perhaps after `before`.
+            // The decision comes after the request, and so perhaps after `before`.
             let start = query.by == nil ? query.before.map { min(head, $0 - min($0, 1)) } ?? head : head
             let (offsets, next) = try channels.projectBack(channel, from: start, AuditSearch(query))
             let records = offsets.isEmpty ? [:] : try records(offsets)
@@ -68,7 +68,7 @@ package struct AgentAudit {
 private struct AuditSearch: Projection {
     private let query: AuditQuery
     private let kinds: Set<EntryKind>
-    /// Whatever stamps `by` writes it first (`InputEntry`), with its closing quote: "ann" is not the beginning of "annette".
+    /// The server writes `by` first when it stamps an entry (`InputEntry`), with its closing quote: "ann" is not the beginning of "annette".
     private let by: Bytes?
     /// The steps of approvals that the queried principal decided.
     private var decided: Set<Position> = []
@@ -113,7 +113,7 @@ private struct AuditRecords: Projection {
     private let wanted: Set<UInt64>
     /// Inputs without a receipt to look for: nothing has decided them yet.
     private let undecided: Set<UInt64>
-    /// Entries that have not been read yet, and inputs whose receipt has not.
+    /// Entries that have not been read yet, and inputs whose receipt has not been.
     private var awaited: Set<UInt64>
     private var inputs: [UInt64: InputRecord] = [:]
     private var receipts: [UInt64: Receipt] = [:]

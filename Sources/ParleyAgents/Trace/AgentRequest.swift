@@ -26,7 +26,7 @@ package struct AgentRequest {
 
     /// The answer as the route gives it.
     ///
-    /// - Parameter offset: Of the `step.started` of the attempt, as traces have it.
+    /// - Parameter offset: That of the attempt's `step.started`, as traces have it.
     /// - Throws: ``ChannelError`` with code `step_not_found`, or that of the log that cannot be read.
     /// - Complexity: O(calls that it builds on + messages + the log between the turns that it shows); a call that continues from a prefix reads its turn
     ///   up to there.
@@ -73,12 +73,12 @@ package struct AgentRequest {
         while let current = next {
             var own: [JSON] = []
             for part in current.request["parts"]?.array ?? [] { own += try expanded(part) }
-            // Of the requests below only what is kept counts, by the one that keeps the least.
+            // Only the kept part of the requests below counts, by the one that keeps the least.
             let below = Int(current.request["keep"]?.integer ?? 0)
             groups.append(own.prefix(max(0, keep - below)))
             keep = min(keep, below)
             let base = current.request["base"]?.string.flatMap { Offset(token: $0)?.value }
-            // A base stands before what builds on it, so this ends.
+            // A base comes before the requests that build on it, so this ends.
             guard let base, base < current.offset, keep > 0 else { break }
             next = try self.call(at: base)
             if next == nil { groups.append([["missing": true]]) }
@@ -113,7 +113,7 @@ package struct AgentRequest {
         return .object([JSON.Member("role", role)] + form)
     }
 
-    /// What a message has beside its text; `nil` when it is a text alone. Journals of earlier versions do not say which it is.
+    /// The members of a message besides its text; `nil` when it is a text alone. Journals of earlier versions do not say which it is.
     private static func form(_ part: JSON, _ content: Bytes) -> [JSON.Member]? {
         let mayHaveForm = part["json"]?.bool ?? ["assistant", "tool"].contains(part["role"]?.string)
         guard mayHaveForm, let value = try? JSON.parse(content), let members = value.members, value["text"]?.string != nil else {
@@ -140,7 +140,7 @@ package struct AgentRequest {
             switch frame.kind {
             case .stepStarted where offset < call.offset: open.begin(place.attempt, continuesAt: frame.body["continues_at"]?.integer)
             case .text where offset < call.offset: if let text = frame.text { open.text.add(text) }
-            // What was streamed may have been trimmed since; then the result has it.
+            // Streamed text may have been trimmed since; then the result has it.
             case .stepCompleted: sealed = frame.body["text"]?.string.map { Bytes($0.utf8) }
             default: break
             }

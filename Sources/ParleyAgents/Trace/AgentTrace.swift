@@ -2,13 +2,13 @@ package import ParleyChannels
 internal import ParleyLog
 package import ParleySystem
 
-/// Which turns a trace shows.
+/// Selects the turns that a trace shows.
 package struct TraceQuery: Sendable {
     /// The offset of one turn's input; `nil` for a page of turns.
     package var turn: UInt64?
     /// How many turns at most.
     package var limit = TraceQuery.limitDefault
-    /// Only turns that began before this offset: what `next` of a page says.
+    /// Only turns that began before this offset: the `next` of a page.
     package var before: UInt64?
 
     package static let limitDefault = 20
@@ -22,7 +22,7 @@ package struct TraceQuery: Sendable {
 /// A page is found by walking back from the tail as far as its turns reach, looking at nothing but what kind each entry is, and then read
 /// forward once. Blocks on the disk: not for event loops.
 package struct AgentTrace {
-    /// How many steps an answer lists. Turns beyond it are left to the next page; of a turn that alone has more, the first are listed.
+    /// How many steps an answer lists. Turns beyond it are left to the next page; if a single turn has more, its first ones are listed.
     static let stepsMax = 5_000
 
     private let channels: Channels
@@ -57,7 +57,7 @@ package struct AgentTrace {
         let starts = try channels.projectBack(channel, from: min(head, before - min(before, 1)), TurnStarts(limit: query.limit))
         guard let oldest = starts.last else { return try answer([], next: nil) }
         let turns = try channels.project(channel, after: oldest - 1, upTo: head, TracedTurns { $0.offset < before })
-        // In front of the first turn stand its message and its receipt.
+        // The first turn is preceded by its message and its receipt.
         return try answer(turns, next: oldest > 3 ? oldest : nil)
     }
 
@@ -108,19 +108,19 @@ private struct TracedTurns: Projection {
 }
 
 extension Channels {
-    /// What somebody sent to an agent.
+    /// Returns the record of an entry that a client sent to an agent.
     func input(_ offset: UInt64, of channel: Channel) throws(LogError) -> InputRecord? {
         try entry(channel, at: offset) { InputRecord(LogEntry(offset, $0)) }
     }
 
-    /// What a part of a model's request says that names it by hash.
+    /// Returns the content of a part of a model's request that is named by hash.
     func content(_ hash: String, of channel: Channel) throws(LogError) -> Bytes? {
         guard let digest = Bytes(hexadecimal: hash) else { return nil }
         return try log.get(.big, channel.id.key(digest))
     }
 }
 
-/// What somebody sent, as traces and audits show it.
+/// An entry that a client sent, as traces and audits show it.
 struct InputRecord {
     var offset: UInt64
     var at: Timestamp
@@ -132,7 +132,7 @@ struct InputRecord {
         (offset, at, kind, body) = (entry.offset, entry.at, entry.kind, entry.body)
     }
 
-    /// How much of a text is shown: enough to recognise it, the whole stands in the channel.
+    /// How much of a text is shown: enough to recognise it, the whole is in the channel.
     private static let textMax = 200
 
     /// Its members: who sent what when, in short.
@@ -158,7 +158,7 @@ struct TraceTotals {
     var inputTokens: Int64 = 0
     var outputTokens: Int64 = 0
     var recoveredTokens: Int64 = 0
-    /// Time spent in steps by what it was spent on; what runs at once counts twice.
+    /// Time spent in steps, by kind of work; concurrent work counts twice.
     var modelMilliseconds: Int64 = 0
     var waitingMilliseconds: Int64 = 0
     var otherMilliseconds: Int64 = 0

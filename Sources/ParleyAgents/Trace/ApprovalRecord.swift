@@ -1,17 +1,17 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What the log proves of one approval: asked, decided by whom, and then done once or never. Folded from its turn's entries.
+/// The log's proof of one approval: requested, decided and by whom, and then done once or never. Folded from its turn's entries.
 ///
-/// What it guards is, by definition, the first step that does something (anything but a sleep, a wait or another approval) and begins in the
-/// approval's scope after it was approved. A scope is the path up to its last `/`, and what lies below counts. What takes back what the turn did
-/// is no such step, and in a turn that was cancelled there is none any more, unless the approval was shielded.
+/// By definition, it guards the first step that does something (anything but a sleep, a wait or another approval) and begins in the approval's scope
+/// after the approval. A scope is the path up to its last `/`, and everything below it counts. A compensation is no such step; and a cancelled turn
+/// has none any more, unless the approval was shielded.
 struct ApprovalRecord: Projection {
     /// The approval's own step.
     let step: Position
     private let requested: Moment
     private let body: JSON
-    /// The receipt that names the approval: of the entry that decided or interrupted it.
+    /// The receipt that names the approval: that of the entry that decided or interrupted it.
     private var entry: JSON?
     private var decided: (moment: Moment, body: JSON)?
     /// How it ended without a decision: `interrupted` or `cancelled`.
@@ -32,10 +32,10 @@ struct ApprovalRecord: Projection {
         (step, requested, body) = (position.ofStep, entry.moment, entry.body)
     }
 
-    /// Where it was requested.
+    /// The offset of the request.
     var offset: UInt64 { requested.offset }
 
-    /// Who decided it.
+    /// The name of its decider.
     var decidedBy: String? { decided?.body["decided_by"]?.string }
 
     private var scope: String { step.step.lastIndex(of: "/").map { String(step.step[...$0]) } ?? "" }
@@ -83,7 +83,7 @@ struct ApprovalRecord: Projection {
 struct ApprovalRecords: Projection {
     /// In the order in which they were requested.
     private(set) var output: [ApprovalRecord] = []
-    /// Which of them an entry at a place may change, as long as something may.
+    /// Which of them an entry at a place may change, as long as one can change.
     private var concerned: [Position: Set<Int>] = [:]
     /// Only those that were requested there; `nil` for all.
     private let wanted: Set<UInt64>?
@@ -116,7 +116,7 @@ struct ApprovalRecords: Projection {
         for place in after { concerned[place, default: []].insert(index) }
     }
 
-    /// The end of a turn and its cancellation concern all approvals of the turn. A start of `a/b/c` stands in the scopes ``, `a/` and `a/b/` as well.
+    /// The end of a turn and its cancellation concern all approvals of the turn. A start of `a/b/c` is in the scopes ``, `a/` and `a/b/` as well.
     private func places(of entry: LogEntry, _ position: Position) -> [Position] {
         if entry.kind.endsTurn || entry.cancelsTurn { return concerned.keys.filter { $0.turn == position.turn } }
         guard entry.kind == .stepStarted else { return [position.ofStep] }
@@ -127,7 +127,7 @@ struct ApprovalRecords: Projection {
 }
 
 extension LogEntry {
-    /// The turn is cancelled here: what is not shielded ends.
+    /// The turn is cancelled here: steps that are not shielded end.
     var cancelsTurn: Bool { kind == .supervision && body["action"] == "cancel" }
 
     fileprivate var moment: Moment { (offset, at) }

@@ -2,17 +2,18 @@ internal import ParleyChannels
 internal import ParleyLog
 internal import ParleySystem
 
-/// The calls of a turn's models that no tool ran for: of an unknown tool, with wrong arguments, denied, or of an answer that was cut.
+/// The calls of a turn's models that no tool ran for: because the tool is unknown, the arguments are wrong, the call was denied, or the answer was
+/// cut.
 ///
-/// Such a call is no step. What is left of it is the call in the model's answer, and the result in the request of a later call of the model.
+/// Such a call is no step. Its traces are the call in the model's answer, and the result in the request of a later call of the model.
 struct CallsNotRun: Projection {
     private typealias Call = (id: String, name: String)
 
-    /// By the path of the model's step.
+    /// The calls, by the path of the model's step.
     private var asked: [String: (offset: UInt64, calls: [Call])] = [:]
-    /// Where tools began, by the id of the call.
+    /// The offsets at which tools began, by the id of the call.
     private var began: [String: [UInt64]] = [:]
-    /// Where a model was told results, and the digests of their content.
+    /// The offsets at which a model was told results, and the digests of their content.
     private var told: [(offset: UInt64, digests: [String])] = []
 
     /// How many later requests are searched for a result: side by side, others may come first.

@@ -1,14 +1,14 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What a `step.started` says of its step.
+/// The facts that a `step.started` gives of its step.
 struct StepStart {
     let kind: String
     let name: String?
-    /// It takes back what the turn did.
+    /// It compensates what the turn did.
     let isCompensation: Bool
     let model: JSON?
-    /// Of what a tool is called with.
+    /// The digest of a tool call's arguments.
     let argumentsDigest: JSON?
     /// The channel that is followed.
     let followed: JSON?
@@ -68,14 +68,14 @@ struct StepTrace {
     var approval: JSON?
     var callsNotRun: JSON?
 
-    /// Where it stands, and since when it has ended.
+    /// The state of the step, and since when it has ended.
     struct End {
         var state = "open"
         var at: Timestamp?
         var error: JSON?
     }
 
-    /// What a model's answer says of itself.
+    /// The facts that a model's answer gives of itself.
     struct Result {
         var inputTokens: Int64?
         var outputTokens: Int64?
@@ -99,7 +99,7 @@ struct StepTrace {
     }
 
     mutating func begins(_ entry: LogEntry) {
-        // Of an attempt that has neither failed nor completed when the next one begins, the process ended.
+        // If an attempt has neither failed nor completed when the next one begins, its process has ended.
         if let last = attempts.indices.last, attempts[last].state == "open" { attempts[last].state = "lost" }
         let continuesAt = entry.body["continues_at"]
         attempts.append(
@@ -129,7 +129,7 @@ struct StepTrace {
 // MARK: - JSON
 
 extension StepTrace {
-    /// - Parameter turnEnded: When its turn ended: what had no end then has none to come.
+    /// - Parameter turnEnded: When its turn ended: a step without an end by then never has one.
     func members(turnEnded: Timestamp?) -> [(String, JSON?)] {
         let last = end.at ?? turnEnded
         let state = end.at == nil && last != nil ? "cancelled" : end.state

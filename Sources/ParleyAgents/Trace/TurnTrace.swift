@@ -18,15 +18,15 @@ struct TurnTrace: Projection {
     private var approvals = ApprovalRecords()
     private var callsNotRun = CallsNotRun()
 
-    /// Where it stands.
+    /// The state of the turn.
     private struct End {
         var state = "open"
         var at: Timestamp?
-        /// What the entry that ended it, or had it stall, says of why.
+        /// The reason, from the entry that ended it or made it stall.
         var body: JSON?
     }
 
-    /// What of its controls is listed.
+    /// The listed controls.
     private struct Controls {
         var receipts: [Receipt] = []
         var omitted = 0
@@ -65,7 +65,7 @@ struct TurnTrace: Projection {
     mutating func apply(_ entry: LogEntry) {
         let position = entry.position
         if let position, position.turn != turn { return }
-        // A receipt that names no turn belongs to the one at whose place it stands.
+        // A receipt that names no turn belongs to the one at its place.
         if let receipt = Receipt(entry, isWanted: { $0 != turn }) { controls.add(receipt) }
         guard let position else { return }
         approvals.apply(entry)
@@ -147,7 +147,7 @@ extension TurnTrace {
             ("emits", emits == 0 ? nil : .integer(Int64(emits))), ("totals", totals.json()))
     }
 
-    /// The steps that are shown, with what is known of them from others. What is in flight is among them in any case.
+    /// The steps that are shown, with details known from others. Those in flight are always among them.
     private func shown(_ callsNotRun: [String: JSON]) -> [StepTrace] {
         let inFlight = steps.byPath.values.filter { !$0.isListed }.sorted { ($0.started, $0.path) < ($1.started, $1.path) }
         let approvals = Dictionary(approvals.output.map { ($0.step.step, $0) }) { $1 }
@@ -159,7 +159,7 @@ extension TurnTrace {
         }
     }
 
-    /// The steps below one place, in the order in which the first of each branch began. What only leads to steps is a `scope`.
+    /// The steps below one place, in the order in which the first of each branch began. A path that only leads to steps is a `scope`.
     private func tree(_ steps: [(segments: [Substring], step: StepTrace)], depth: Int) -> [JSON] {
         var names: [Substring] = []
         var branches: [Substring: [(segments: [Substring], step: StepTrace)]] = [:]

@@ -2,7 +2,7 @@ internal import Glibc
 internal import ParleySystem
 
 extension AgentFile {
-    /// What a file may measure: a page of instructions is a thousandth of it.
+    /// The limit of a file: a page of instructions is a thousandth of it.
     private static let fileBytesMax = 1 << 20
 
     /// Reads every `<kind>.md` of a folder, in the order of their names. Hidden files and folders are passed over.

@@ -32,18 +32,18 @@ package struct AgentFile: Sendable, Equatable {
     package var contextCharacters = AgentFile.contextCharactersDefault
     /// Names of built-in tools.
     package var tools: [String] = []
-    /// Of these, the ones that a person is asked about though they do not ask by themselves.
+    /// The tools among these that need a person's approval though they do not ask by themselves.
     package var approve: [String] = []
     package var concurrent = ConcurrentInput.queue
     /// The body without the empty lines around it.
     package var instructions: String
-    /// Where it was read.
+    /// The file it was read from.
     package var file: String
 
     /// About 6,000 tokens of English: enough for a long conversation, and within what any hosted model takes.
     package static let contextCharactersDefault = 24_000
 
-    /// What a kind, and so a file's name, may look like.
+    /// Whether a text may be a kind, and so a file's name.
     package static func isKind(_ text: String) -> Bool {
         (1...128).contains(text.utf8.count)
             && text.utf8.allSatisfy { byte in
@@ -56,7 +56,7 @@ package struct AgentFile: Sendable, Equatable {
 }
 
 extension AgentFile {
-    /// What parsing gives: the agent, or all that is wrong with its file.
+    /// The result of parsing: the agent, or all that is wrong with its file.
     package enum Outcome: Sendable, Equatable {
         case agent(AgentFile)
         case problems([AgentFileProblem])

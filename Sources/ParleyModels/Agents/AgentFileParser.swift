@@ -87,7 +87,7 @@ struct AgentFileParser {
             read(pair)
         }
         if let line = seen["continues"], let continues = agent.continues {
-            // Without a model of its own, whatever PARLEY_MODEL names.
+            // Without a model of its own, it uses the one that PARLEY_MODEL names.
             let problem = agent.model.map { $0.problem(with: continues) } ?? ModelSpec.problem(withAnyProvider: continues)
             if let problem { report(line, "continues", continues.rawValue, problem) }
         }
@@ -127,7 +127,7 @@ struct AgentFileParser {
         report(line, "kind", value, "is not the file's name", accepted: agent.kind, "write `kind: \(agent.kind)`, or leave the line out.")
     }
 
-    /// A name for a file that resembles one that is none.
+    /// A valid file name that resembles an invalid one.
     private static func name(like text: String) -> String {
         let name = String(text.map { AgentFile.isKind(String($0)) ? $0 : "-" }.prefix(128))
         return name.contains { $0 != "-" } ? name : "assistant"
@@ -161,7 +161,7 @@ struct AgentFileParser {
         }
     }
 
-    /// One that no provider has is known, too: what is wrong with it is said once the provider is.
+    /// A continuation that no provider has is parsed, too: its problem is reported once the provider is known.
     private mutating func continuation(_ pair: YAML.Pair, _ value: String) -> Continuation? {
         Continuation(rawValue: value) ?? choice(pair, value, ModelSpec.continuations).flatMap(Continuation.init)
     }

@@ -1,4 +1,4 @@
-/// One mistake in an agent's file: where it is, what was found, what would do, and how to put it right.
+/// One mistake in an agent's file: its place, the value found, acceptable values, and the remedy.
 package struct AgentFileProblem: Sendable, Equatable, CustomStringConvertible {
     /// As it was given, so that a terminal can open it.
     package var file: String
@@ -7,7 +7,7 @@ package struct AgentFileProblem: Sendable, Equatable, CustomStringConvertible {
     package var field: String?
     /// The value found, shortened.
     package var value: String?
-    /// What is wrong, as a predicate of the field or the file: `is not a number`.
+    /// The problem, as a predicate of the field or the file: `is not a number`.
     package var problem: String
     package var accepted: String?
     package var remedy: String

@@ -1,11 +1,11 @@
 package import ParleyAgents
 internal import ParleySystem
 
-/// The agent that an agent file declares: instructions, the conversation so far, and the message go to the model; what it calls tools for is
-/// done, and its last answer is the output.
+/// The agent that an agent file declares: instructions, the conversation so far, and the message go to the model; its tool calls are run, and its
+/// last answer is the output.
 ///
-/// It keeps no state: the conversation is the channel's. A turn keeps the definition that it began with, so that a file that is edited meanwhile does
-/// not change what the turn has asked for already; what the file says of approvals and of tools that are gone counts at once.
+/// It keeps no state: the conversation is the channel's. A turn keeps the definition that it began with, so that an edit of the file does not change
+/// what the turn has already asked for; the file's rules on approvals, and the removal of a tool, apply at once.
 package struct DeclaredAgent: Sendable {
     private let file: AgentFile
     private let model: any Model
@@ -22,7 +22,7 @@ package struct DeclaredAgent: Sendable {
         (self.file, self.model, self.tools, self.makeModel) = (file, model, tools, makeModel)
     }
 
-    /// What the runtime runs.
+    /// The agent for the runtime.
     package var agent: AnyAgent {
         let (agent, current) = (self, definition)
         let program = program(of: current)
@@ -61,7 +61,7 @@ package struct DeclaredAgent: Sendable {
     }
 }
 
-/// What decides what a turn of a declared agent asks for: stored by hash when the turn begins.
+/// The data that determines a turn of a declared agent: stored by hash when the turn begins.
 struct DeclaredDefinition: Sendable {
     var instructions: String
     var model: String

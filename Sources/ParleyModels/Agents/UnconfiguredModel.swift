@@ -1,6 +1,6 @@
 package import ParleyAgents
 
-/// Stands for a model that the configuration does not have (any more): each call fails for good, and says why.
+/// A placeholder for a model that the configuration does not have (any more): each call fails for good, and says why.
 package struct UnconfiguredModel: Model {
     package let name: String
     private let problem: String

@@ -1,9 +1,9 @@
 internal import CYAML
 internal import ParleySystem
 
-/// A value of a YAML document and the line it stands on.
+/// A value of a YAML document and its line.
 ///
-/// Scalars stay text: what `no` or `12` means is for the field that holds it to say, so `continues: no` is not a boolean by accident.
+/// Scalars stay text: the field that holds `no` or `12` decides its meaning, so `continues: no` is not a boolean by accident.
 indirect enum YAML: Sendable, Equatable {
     case scalar(String, line: Int)
     case sequence([YAML], line: Int)
@@ -45,7 +45,7 @@ extension YAML {
 
     /// Parses one document by libyaml; an empty text is an empty mapping.
     ///
-    /// Anchors, aliases and tags are refused: aliases let a short text stand for an endless one, and settings have no use for any of the three.
+    /// Anchors, aliases and tags are refused: aliases let a short text represent an endless one, and settings have no use for any of the three.
     ///
     /// - Throws: ``YAMLError`` naming the line: not YAML, a refused feature, too deep or too many values.
     static func parse(_ text: String) throws(YAMLError) -> YAML {

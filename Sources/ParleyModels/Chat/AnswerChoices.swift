@@ -14,7 +14,7 @@ struct AnswerChoices: Sendable {
         var hasSaid = false
         /// The reason came in a chunk of its own, behind something said: the choice is over, and text behind that is not of it.
         var isSettled = false
-        /// What the last reason is worth; `nil` without one.
+        /// The worth of the last reason; `nil` without one.
         var worth: ReasonWorth?
         /// That reason came beside a piece, or before anything was said.
         var isReasonBesidePiece = false
@@ -46,7 +46,7 @@ struct AnswerChoices: Sendable {
         case broken
     }
 
-    /// What a chunk says in a choice.
+    /// The content of a chunk for a choice.
     enum Saying: Sendable {
         case nothing
         /// Reasoning, and nothing else.
@@ -56,7 +56,7 @@ struct AnswerChoices: Sendable {
 
     private var choices: [Int64: Choice] = [:]
     private var finishes: [Int64: (reason: FinishReason, word: String)] = [:]
-    /// Which choice the text comes from.
+    /// The choice that the text comes from.
     private(set) var speaker: Int64?
 
     /// The reason to finish: that of the last choice, unless another was cut or calls tools.
@@ -106,7 +106,7 @@ struct AnswerChoices: Sendable {
         guard hasReason || saying == .speech else { return }
         var choice = choices[number] ?? Choice()
         defer { choices[number] = choice }
-        // What is thought behind the end changes nothing of it.
+        // Thoughts behind the end do not change it.
         let isMore = saying == .speech || saying == .thought && choice.worth != .all
         choice.wasWrong = choice.wasWrong || isMore && choice.isReasonBesidePiece
         guard hasReason else { return choice.hasPlainPiece = true }
@@ -124,7 +124,7 @@ struct AnswerChoices: Sendable {
 
     /// Notes the reason to finish of `number`.
     ///
-    /// - Returns: whether it ends anything: not where it only repeats that, as some servers do for ever.
+    /// - Returns: whether it ends anything: false where it only repeats an end, as some servers do for ever.
     mutating func end(_ number: Int64, _ reason: FinishReason, word: String) -> Bool {
         let isNew = choices[number]?.isOpen ?? true || finishes[number] == nil
         defer { note(number, reason, word: word) }

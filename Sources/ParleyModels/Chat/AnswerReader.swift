@@ -4,9 +4,9 @@ internal import ParleySystem
 
 /// Reads the chunks of an answer, and decides whether it is whole.
 ///
-/// An answer is whole when it has a `finish_reason` that means so, when nothing was said behind that without a new one or `[DONE]`, when the stream did
-/// not stop where more may have been to come, and when there is a text or a call in it. What it does not understand fails it: an error in any place,
-/// another kind of content, a call without a name, a second text.
+/// An answer is whole when it has a `finish_reason` that means so, when nothing was said behind that without a new one or `[DONE]`, when the stream
+/// did not stop where more may have been to come, and when there is a text or a call in it. Anything that the reader does not understand fails the
+/// answer: an error in any place, another kind of content, a call without a name, a second text.
 struct AnswerReader: Sendable {
     private let failures: ChatFailures
     private let isContinuing: Bool
@@ -14,11 +14,11 @@ struct AnswerReader: Sendable {
     private var toolCalls: ToolCallMerger
     private var choices = AnswerChoices()
     private var text = AnswerText()
-    /// What the model said instead of an answer.
+    /// The model's text in place of an answer.
     private var declined = ""
     private var returned = ReturnedMembers()
     private var split = SplitCharacters()
-    /// What the chunk that was parsed last says in two ways.
+    /// The member of the last parsed chunk that has two values.
     private var ambiguousName: String?
     private var echo: EchoedPrefix
     /// A delta has said something.
@@ -42,10 +42,10 @@ struct AnswerReader: Sendable {
 
     var hasFinished: Bool { choices.finish != nil }
 
-    /// What an answer with calls wants to see again with them.
+    /// The members that an answer with calls wants to see again with them.
     var returnedMembers: JSON? { toolCalls.isEmpty ? nil : returned.members }
 
-    /// What was held back of the text: the beginning of a repetition that did not come, half a character that stands alone.
+    /// The part of the text that was held back: the beginning of a repetition that did not come, or half a character.
     var rest: String? {
         let rest = (echo.rest ?? "") + (split.hasHalfOfText ? "\u{FFFD}" : "")
         return rest.isEmpty ? nil : rest
@@ -64,7 +64,7 @@ struct AnswerReader: Sendable {
         if event.isDone { return end() }
         let isError = event.name.lowercased() == "error"
         guard let value = parse(event.data) else {
-            // A whole answer is not given up for what follows it.
+            // A whole answer is not discarded for what follows it.
             guard !isWhole(at: .broken) else { return nil }
             if isError { return .failed(fail(UpstreamError(.string(event.data.text)))) }
             return event.isSignOfLife ? nil : parts(event, &output)
@@ -74,7 +74,7 @@ struct AnswerReader: Sendable {
         return read(value, &output)
     }
 
-    /// The chunk in `data`, with the halves of characters put together; `nil` when it is no JSON.
+    /// The chunk in `data`, with the halves of characters joined; `nil` when it is no JSON.
     mutating func parse(_ data: Bytes) -> JSON? {
         let chunk = split.read(data)
         ambiguousName = chunk?.ambiguousName
@@ -92,7 +92,7 @@ struct AnswerReader: Sendable {
         return nil
     }
 
-    /// What is no JSON is often a proxy's page or its words; the beginning of a chunk is not worth quoting.
+    /// Data that is no JSON is often a proxy's page or its words; the beginning of a chunk is not worth quoting.
     private func unreadable(_ data: Bytes) -> StepFailure {
         guard Charset.isUTF8(data) else { return failures.invalidEvent("is not well-formed UTF-8", retryable: false) }
         if LenientJSON.isTooDeep(data) { return failures.invalidEvent("is nested deeper than is read", retryable: false) }
@@ -132,7 +132,7 @@ struct AnswerReader: Sendable {
         if choices.isSettled(number) && reason == nil { events.removeAll(where: \.isSaid) }
         // Gateways that give a reason with each piece mean the last one.
         let saying = AnswerReader.saying(events)
-        // Where the chunk says nothing, what there is came before it.
+        // If the chunk has no text or call, any that there is came before it.
         let isBehindText = !(text.isEmpty && toolCalls.isEmpty)
         choices.read(
             number, saying, hasReason: reason != nil, isBehindText: isBehindText,
@@ -194,7 +194,7 @@ struct AnswerReader: Sendable {
             progress += 1
             choices.said(number)
             output.append(event)
-        // What is thought or signed behind the end changes nothing of it, and does not put it off.
+        // Thoughts or signatures behind the end do not change it, nor put it off.
         case .reasoning, .returned, .usage, .finished, .failed:
             if !isWhole(at: .broken) { progress += 1 }
             output.append(event)
@@ -202,7 +202,7 @@ struct AnswerReader: Sendable {
         return nil
     }
 
-    // MARK: What is said
+    // MARK: Text and calls
 
     /// Reads all places of a choice in which something may be said.
     private mutating func read(_ choice: JSON, _ number: Int64, _ events: inout [ModelEvent]) -> StepFailure? {
@@ -301,7 +301,7 @@ struct AnswerReader: Sendable {
         ["content", "refusal", "tool_calls", "function_call", "finish_reason", "error"] + reasoningNames + unknownNames
             + MessageContent.otherNames + ReturnedMembers.names)
     private static let reasoningNames = ["reasoning_content", "reasoning", "reasoning_text", "thinking"]
-    /// What an answer may have beside text and calls, and no conversation here has a place for.
+    /// Content that an answer may have besides text and calls, and that no conversation here has a place for.
     private static let unknownNames = ["audio", "images"]
 
     // MARK: The end

@@ -23,9 +23,9 @@ struct AnswerText: Sendable {
 
     mutating func cameAsDelta() { hasDeltas = true }
 
-    /// What of the whole text `all` is new; `nil` when it contradicts what was said.
+    /// Returns the new part of the whole text `all`; `nil` when it contradicts the text so far.
     ///
-    /// - Parameter piece: What the same chunk says as a delta, which is not added yet.
+    /// - Parameter piece: The delta of the same chunk, which is not added yet.
     mutating func new(in all: Bytes, beside piece: Bytes) -> Bytes? {
         if isEmpty && piece.isEmpty { return all }
         if all == piece { return [] }

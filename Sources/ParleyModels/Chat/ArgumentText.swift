@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// The arguments of a call as far as they have come, with where in their JSON they stand. Costs what the pieces measure.
+/// The arguments of a call as far as they have come, with the place in their JSON that they have reached. Costs what the pieces measure.
 struct ArgumentText: Sendable {
     enum State: Equatable {
         case empty
@@ -22,7 +22,7 @@ struct ArgumentText: Sendable {
 
     /// Adds a piece.
     ///
-    /// - Returns: what of it is new: nothing of a repetition, the rest of a piece that begins with all that there is so far.
+    /// - Returns: the new part: nothing of a repetition, the rest of a piece that begins with all the text so far.
     mutating func add(_ piece: Bytes) -> Bytes {
         if isComplete {
             if isSame(as: piece) || piece.allSatisfy({ [0x20, 0x09, 0x0A, 0x0D].contains($0) }) { return [] }

@@ -47,7 +47,7 @@ package final class CallSlots: Sendable {
         if wasRunning { startNext() }
     }
 
-    /// Starts what there is a place for. What ends at once gives its place back inside this loop, not inside itself.
+    /// Starts the calls that there are slots for. A call that ends at once gives its slot back inside this loop, not inside itself.
     private func startNext() {
         guard
             state.withLock({ state in

@@ -7,7 +7,7 @@ internal import Synchronization
 ///
 /// A request that the endpoint refuses for a field that not every endpoint takes is sent once more without it: nothing has been bought then.
 final class ChatCall: ModelCall {
-    /// What there is besides the call itself.
+    /// The endpoint of calls, and what they share.
     struct Endpoint: Sendable {
         var transport: any OutgoingTransport
         var world: any World
@@ -46,12 +46,12 @@ final class ChatCall: ModelCall {
         var isOver = false
         /// The transport has: there is nothing left to be closed.
         var hasEnded = false
-        /// What is left to be told, by whichever thread has begun to: the end may come from the alarm while a text comes from the transport.
+        /// The events to be delivered, by whichever thread has begun to: the end may come from the alarm while a text comes from the transport.
         var events: ArraySlice<ModelEvent> = []
         var isTelling = false
         /// The answer ended by the alarm, so its connection would not end by itself.
         var endsByAlarm = false
-        /// Counts the requests: what the transport still says of one that was sent once more is not heard.
+        /// Counts the requests: once a request was sent again, further reports of the transport on the former one are ignored.
         var exchange = 0
     }
 
@@ -123,7 +123,7 @@ final class ChatCall: ModelCall {
         if state.withLock({ $0.isPaused }) { outgoing.pause() }
     }
 
-    // MARK: What the transport brings
+    // MARK: Events of the transport
 
     private func received(_ exchange: Int, status: Int, headers: [(name: String, value: String)]) {
         state.withLock { if $0.exchange == exchange { $0.stream.head(status: status, headers: headers) } }
@@ -220,7 +220,7 @@ final class ChatCall: ModelCall {
         // A clock that was set back makes it wait no longer than the whole time.
         guard left <= .zero else { return setAlarm(after: min(left, max(endpoint.patience, endpoint.silence))) }
         state.withLock { $0.endsByAlarm = true }
-        // What has come since then is heard, and waited behind once more.
+        // Text that has come since then is heard, and waited behind once more.
         deliver { $0.progress != progress ? [] : isFinishing ? $0.endGrace() : $0.stall() }
         guard state.withLock({ !$0.isOver && !$0.stream.isDone }) else { return }
         state.withLock { $0.endsByAlarm = false }

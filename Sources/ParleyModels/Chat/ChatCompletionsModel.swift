@@ -7,7 +7,7 @@ package import ParleySystem
 /// It buys one answer for each ``start(_:_:)`` and never a second one: retrying is the step's business. Only a request that was refused for a field
 /// that not every endpoint takes is sent again, without it; see ``EndpointHabit``. The failures it gives are listed at ``ChatFailures``.
 public final class ChatCompletionsModel: Model {
-    /// Which server, which model, and what is particular to them.
+    /// The server, the model, and their particularities.
     package struct Configuration: Sendable {
         package var baseURL: BaseURL
         package var apiKey: String?
@@ -45,7 +45,7 @@ public final class ChatCompletionsModel: Model {
     private let habits: EndpointHabits
     private let slots: CallSlots
 
-    /// - Parameter slots: What bounds the calls at a time, shared by all models of the same upstream.
+    /// - Parameter slots: The limit of concurrent calls, shared by all models of the same upstream.
     package init(
         _ configuration: Configuration, transport: any OutgoingTransport, world: any World, probes: ContinuationProbes = .shared,
         habits: EndpointHabits = .shared, slots: CallSlots = CallSlots()

@@ -24,7 +24,7 @@ internal import ParleySystem
 /// | `answer_too_large` | longer than ``AnswerBounds`` | no |
 /// | `model_invalid_response` | what is sent is not understood: not an event stream, another kind of content, an unknown end (no); an event that is no JSON (yes) | |
 ///
-/// What an error means goes by its codes and words before its status, which is often that of a proxy.
+/// The codes and words of an error decide its meaning before its status, which is often that of a proxy.
 package struct ChatFailures: Sendable {
     let baseURL: BaseURL
     let model: String
@@ -97,7 +97,7 @@ package struct ChatFailures: Sendable {
 
     var closed: StepFailure { closed(saying: "") }
 
-    /// - Parameter words: What stood in the stream beside events.
+    /// - Parameter words: The text in the stream besides events.
     func closed(saying words: String) -> StepFailure {
         let said = redaction.clean(words).map { ": \($0)" } ?? "."
         return failure("upstream_closed", "\(baseURL) closed the stream before the end of the answer\(said)", retryable: true)
@@ -148,7 +148,7 @@ package struct ChatFailures: Sendable {
 
     /// The failure for an answer that ended for another reason than being whole; `nil` when it is whole, or cut at its limit.
     func ended(_ reason: FinishReason, word: String) -> StepFailure? {
-        // Also what is left out altogether is told of.
+        // Words that are left out altogether leave a mark.
         let word = redaction.clean(word) ?? "[...]"
         switch reason {
         case .stop, .toolCalls, .length: return nil

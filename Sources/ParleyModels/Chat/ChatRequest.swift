@@ -4,13 +4,13 @@ internal import ParleySystem
 /// The body of a Chat Completions call, in the form that the strictest servers take.
 ///
 /// Those refuse an assistant's message with an empty text and poison each later turn with it; arguments that are no JSON; calls without an id, or
-/// without a result right behind them. So a conversation is told without what says nothing, and with what must be there. Where two messages of one
-/// party in a row are refused, they are one. Names and ids that a model has made up, and that its own endpoint refuses to see again, are sent in a form
-/// that all take.
+/// without a result right behind them. So a conversation is sent without empty messages, and with everything that must be there. Where two
+/// consecutive messages of one party are refused, they are merged. Names and ids that a model has made up, and that its own endpoint refuses to see
+/// again, are sent in a form that all take.
 struct ChatRequest {
     var configuration: ChatCompletionsModel.Configuration
     var continuationFields: Bool
-    /// What the endpoint has refused before.
+    /// The features that the endpoint has refused before.
     var habits: Set<EndpointHabit>
 
     func body(_ request: ModelRequest) -> JSON {
@@ -69,7 +69,7 @@ struct ChatRequest {
     }
 
     /// With a word of the assistant between the result of a call and a user's message. Other clients of such endpoints do the same. The user's words
-    /// could go to the end of the result instead, but models are taught not to obey what stands in one.
+    /// could go to the end of the result instead, but models are taught not to obey a result's content.
     static func bridged(_ conversation: [ModelMessage]) -> [ModelMessage] {
         conversation.reduce(into: []) { output, message in
             if message.role == .user, output.last?.role == .tool { output.append(.assistant("OK.")) }
@@ -110,7 +110,7 @@ struct ChatRequest {
         return "c" + String(repeating: "0", count: 8 - digits.count) + digits
     }
 
-    /// What one party says in a row, in one message.
+    /// Merges consecutive messages of one party into one.
     static func merged(_ conversation: [ModelMessage]) -> [ModelMessage] {
         conversation.reduce(into: []) { output, message in
             guard let last = output.last, last.role == message.role, message.role == .user || message.role == .assistant,

@@ -4,8 +4,8 @@ internal import ParleySystem
 
 /// Reads the answer to one Chat Completions call: bytes in, events out. It does no I/O and is told the time.
 ///
-/// It gives exactly one `finished` or `failed`, as the last event; whatever comes later is read over. An answer is `finished` when the endpoint said
-/// that it is complete and everything it said was understood; see ``AnswerReader`` for what that is.
+/// It gives exactly one `finished` or `failed`, as the last event; later input is ignored. An answer is `finished` when the endpoint said that it is
+/// complete and all of it was understood; see ``AnswerReader`` for the details.
 struct ChatStream: Sendable {
     private enum Phase {
         case head
@@ -37,8 +37,8 @@ struct ChatStream: Sendable {
     private var httpError: UpstreamError?
     /// The answer's head names a compression.
     private var isCompressed = false
-    /// The head says where the body ends, so that its end in order is that of the whole. That the end of something compressed is missing libcurl does
-    /// not say.
+    /// The head says where the body ends, so that its end in order is that of the whole. libcurl does not report that the end of something compressed
+    /// is missing.
     private var isFramed = false
     /// The end of a compressed answer, until its checksum has been read.
     private var pending: ModelEvent?
@@ -47,9 +47,9 @@ struct ChatStream: Sendable {
     /// How many bytes have come since the answer was whole, or seemed to be; 0 until then.
     private var bytesAfterFinish = 0
 
-    /// What is kept of an error's body, which is text for people.
+    /// The part of an error's body that is kept, which is text for people.
     private static let refusalBytesMax = 64 << 10
-    /// What an answer in one piece may measure.
+    /// The limit of an answer in one piece.
     private static let wholeBytesMax = 4 << 20
     /// How much of signs of life, or of an error's body, is listened to.
     private static let idleBytesMax = 16 << 20
@@ -65,7 +65,7 @@ struct ChatStream: Sendable {
         reader = AnswerReader(failures, tools: tools, continuing: continuing, dropsEcho: dropsEcho)
     }
 
-    /// What the endpoint refused the request with before it sold anything.
+    /// The endpoint's refusal of the request, before it sold anything.
     var refusal: UpstreamError? { httpError ?? reader.refusal }
 
     var isDone: Bool { if case .done = phase { true } else { false } }
@@ -135,7 +135,7 @@ struct ChatStream: Sendable {
                 read(last, &output)
             }
             guard !isDone else { break }
-            // The reason to finish is the end of the answer. What may be missing then is the usage, which is not worth a second call.
+            // The reason to finish is the end of the answer. Only the usage may be missing then, which is not worth a second call.
             let words = parser.strayText.text
             let isUndone = isUndone(error) && !words.isEmpty
             let failure = isUndone ? failures.encoding : error.map(failures.transport) ?? failures.closed(saying: words)
@@ -150,7 +150,7 @@ struct ChatStream: Sendable {
     /// The end of an answer without `[DONE]` whose connection ends with `error`; `nil` when something may be missing.
     private func ended(_ error: OutgoingError?, isInside: Bool) -> ModelEvent? {
         switch error?.code {
-        // What came out before is not what went in.
+        // The text so far may not be what the endpoint sent.
         case "upstream_encoding": nil
         case nil: ended(isInside || isCompressed && !isFramed ? .broken : .clean)
         case "upstream_timeout": ended(isInside ? .broken : .silent)

@@ -1,14 +1,14 @@
 internal import ParleyAgents
 internal import Synchronization
 
-/// What has been found out about models whose way to continue is ``Continuation/auto``: once per server and model in a process.
+/// The findings on models whose way to continue is ``Continuation/auto``: once per server and model in a process.
 package final class ContinuationProbes: Sendable {
     package struct Key: Hashable, Sendable {
         package var baseURL: BaseURL
         package var model: String
     }
 
-    /// What a model does with an unfinished last message.
+    /// How a model treats an unfinished last message.
     package enum Finding: Sendable, Equatable {
         case prefix
         /// Continues when told so by the fields that vLLM knows.
@@ -37,7 +37,7 @@ package final class ContinuationProbes: Sendable {
         entries.withLock { if case .known(let finding) = $0[key] { finding } else { nil } }
     }
 
-    /// Answers whether the model continues: from memory, or by `probe`, which whoever asks in the meantime shares.
+    /// Answers whether the model continues: from memory, or by `probe`, whose result is shared with all callers that ask in the meantime.
     package func find(
         for key: Key, probe: (@escaping @Sendable (Outcome) -> Void) -> Void, _ answer: @escaping @Sendable (Bool) -> Void
     ) {

@@ -19,7 +19,7 @@ struct EchoedPrefix: Sendable {
         isOver = self.prefix.count < EchoedPrefix.bytesMin || EchoedPrefix.isPattern(self.prefix.prefix(EchoedPrefix.patternBytesMax))
     }
 
-    /// What of `text` is new, as far as that is known.
+    /// Returns the new part of `text`, as far as it is known.
     mutating func add(_ text: String) -> String {
         guard !isOver else { return text }
         let (piece, missing) = (Bytes(text.utf8), prefix[count...])

@@ -2,7 +2,7 @@ internal import ParleyAgents
 internal import ParleySystem
 internal import Synchronization
 
-/// What an endpoint does not take, found out by its refusal.
+/// A feature that an endpoint does not take, found out by its refusal.
 package enum EndpointHabit: Sendable, Hashable {
     /// `stream_options`, with which usage is asked for.
     case refusesStreamOptions
@@ -22,7 +22,7 @@ package enum EndpointHabit: Sendable, Hashable {
     case refusesPrefix
 }
 
-/// What has been found out about endpoints and models: until the process ends.
+/// The findings on endpoints and models, until the process ends.
 package final class EndpointHabits: Sendable {
     package static let shared = EndpointHabits()
 
@@ -61,11 +61,11 @@ package final class EndpointHabits: Sendable {
 }
 
 extension EndpointHabit {
-    /// What the refusal of `request` says that the endpoint does not take, beside what is known of it.
+    /// Returns the feature that the refusal of `request` is about, besides the known ones.
     ///
-    /// It goes by the names of the fields. Where a refusal names none and only says that there is a field too many, each of those that are not
-    /// everybody's is left out in turn. Messages in a row are put together on any refusal that has no other reason known here: chat templates give theirs
-    /// in words of their own.
+    /// It goes by the names of the fields. Where a refusal names none and only says that there is a field too many, each optional field is left out
+    /// in turn. Consecutive messages of a party are merged on any refusal that has no other reason known here: chat templates word theirs in their
+    /// own ways.
     static func found(
         in refusal: UpstreamError, _ failure: StepFailure, of request: ModelRequest, known: Set<EndpointHabit>
     ) -> EndpointHabit? {
@@ -106,7 +106,7 @@ extension EndpointHabit {
         return open.first { [.refusesStreamOptions, .refusesReturned].contains($0.habit) }?.habit
     }
 
-    /// What a refusal says of the order in which the parties speak.
+    /// Reads from a refusal in which order the parties must speak.
     private static func order(in words: String, of request: ModelRequest, known: Set<EndpointHabit>) -> EndpointHabit? {
         func says(_ parts: String...) -> Bool { parts.contains { words.contains($0) } }
         let isAfterResult = !known.contains(.refusesUserAfterResult) && ChatRequest.hasUserAfterResult(request.messages)

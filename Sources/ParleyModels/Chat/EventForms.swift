@@ -21,7 +21,7 @@ extension ServerSentEvent {
         return word.isEmpty || word == "null" || ServerSentEvent.isSignOfLife(word.filter { $0 != "\"" })
     }
 
-    /// The JSON values that stand in `data` one behind the other: in lines of their own, or with a field name between them.
+    /// The JSON values in `data`, one behind the other: in lines of their own, or with a field name between them.
     var parts: [Bytes]? {
         let lines = data.split(separator: UInt8(ascii: "\n")).map { Bytes($0) }
         if lines.count > 1 { return lines }

@@ -1,4 +1,4 @@
-/// What an endpoint gives as the reason for the end of an answer, by its meaning.
+/// An endpoint's reason for the end of an answer, by its meaning.
 ///
 /// The standard knows five words; endpoints pass on those of the engines behind them, in their own case. A word that is not known to mean
 /// that the model said all it wanted never completes an answer.

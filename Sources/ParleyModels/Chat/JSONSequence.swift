@@ -4,7 +4,7 @@ internal import ParleySystem
 struct JSONSequence: Sendable {
     enum Element {
         case value(Bytes)
-        /// What follows is neither an object nor an array.
+        /// Neither an object nor an array follows.
         case other
     }
 

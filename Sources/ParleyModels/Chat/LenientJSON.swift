@@ -10,7 +10,7 @@ enum LenientJSON {
 
     /// As ``parse(_:)``, for a chunk or a whole answer: members that nothing here reads are passed over, because a tree measures many times its text.
     ///
-    /// - Returns: also the first member among those that matter which is there twice with different values: what the chunk says depends on who reads it.
+    /// - Returns: also the first member among those that matter that occurs twice with different values: parsers would read such a chunk differently.
     static func chunk(_ bytes: Bytes) -> (value: JSON, ambiguousName: String?)? {
         (try? known(bytes)) ?? mended(bytes).flatMap { try? known($0) }
     }
@@ -42,7 +42,7 @@ enum LenientJSON {
         }
     }
 
-    /// What ``AnswerReader`` and ``UpstreamError`` read.
+    /// The members that ``AnswerReader`` and ``UpstreamError`` read.
     private static let names: Set = [
         "choices", "usage", "x_groq", "finish_reason", "incomplete_details", "object", "type", "status", "success", "code", "message", "msg",
         "detail", "details", "error", "errors", "error_type", "error_code", "error_message", "error_msg", "error_description", "errorMessage",

@@ -1,7 +1,7 @@
 internal import ParleyAgents
 internal import ParleySystem
 
-/// What stands in `content`: a text, or an array of parts.
+/// The value of `content`: a text, or an array of parts.
 struct MessageContent: Sendable {
     private(set) var text = ""
     private(set) var reasoning = ""
@@ -20,7 +20,7 @@ struct MessageContent: Sendable {
 
     static let otherNames = ["text", "output_text", "content_blocks"]
 
-    /// A block, or what is new of one. Calls and signatures in blocks stand in the members for them, too.
+    /// Reads a block, or the new part of one. Calls and signatures in blocks are in the members for them, too.
     private mutating func read(block: JSON, hasReasoning: Bool) {
         let part = block["delta"] ?? block["content_block"] ?? block
         text += part.string ?? MessageContent.text(part["text"])
@@ -43,13 +43,13 @@ struct MessageContent: Sendable {
         case "thinking", "reasoning", "reasoning_text":
             reasoning += MessageContent.text(part["thinking"] ?? part["reasoning"] ?? part["text"] ?? part["content"])
         case "refusal": refusal += MessageContent.text(part["refusal"] ?? part["text"])
-        // Where a statement comes from, not what it says.
+        // The source of a statement, not its text.
         case "reference", "citation": break
         case let kind: unknown = kind.isEmpty ? "a part without a type" : kind
         }
     }
 
-    /// A text, whether it stands there itself, in parts or as a `value`.
+    /// A text, whether it is given directly, in parts or as a `value`.
     private static func text(_ value: JSON?) -> String {
         switch value {
         case .string(let text)?: text
@@ -60,7 +60,8 @@ struct MessageContent: Sendable {
     }
 }
 
-/// What an answer with calls wants to see again when its results are sent: reasoning under the name it came by, signed blocks, signatures.
+/// The members that an answer with calls wants to see again when its results are sent: reasoning under the name it came by, signed blocks,
+/// signatures.
 ///
 /// The endpoints that send them refuse the next request without them; those that do not know them never sent any.
 struct ReturnedMembers: Sendable {
@@ -86,7 +87,7 @@ struct ReturnedMembers: Sendable {
 
     /// Keeps what of `delta` is wanted back.
     ///
-    /// - Returns: what was kept, for whoever counts it.
+    /// - Returns: what was kept, to be counted.
     mutating func keep(_ delta: JSON) -> JSON? {
         var found: [JSON.Member] = []
         for name in ReturnedMembers.lists {
@@ -134,7 +135,7 @@ struct ReturnedMembers: Sendable {
 }
 
 extension ModelUsage {
-    /// The usage that a chunk tells of: beside the choices, or in a place of the endpoint's own. What is no number counts nothing.
+    /// The usage that a chunk reports: beside the choices, or in a place of the endpoint's own. A value that is no number counts nothing.
     init?(chunk: JSON, choice: JSON?) {
         let places = [chunk["usage"], choice?["usage"], chunk["x_groq"]?["usage"]]
         guard let usage = places.lazy.compactMap({ $0 }).first(where: { $0.members?.isEmpty == false }) else { return nil }

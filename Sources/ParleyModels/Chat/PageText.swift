@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// What a page says: the words of proxies and gateways that answer in HTML.
+/// The text of a page: the words of proxies and gateways that answer in HTML.
 enum PageText {
     static func isPage(_ text: Bytes) -> Bool { text.first { ![0x20, 0x09, 0x0A, 0x0D].contains($0) } == UInt8(ascii: "<") }
 
@@ -29,7 +29,7 @@ enum PageText {
 }
 
 extension Substring {
-    /// Where `end` stands, whatever its case.
+    /// The range of `end`, whatever its case.
     fileprivate func range(of end: String) -> Range<Index>? {
         if end == ">" { return firstIndex(of: ">").map { $0..<index(after: $0) } }
         return firstRange(of: end) ?? firstRange(of: end.uppercased())

@@ -8,9 +8,9 @@ struct Redaction: Sendable {
     private let secrets: [String]
 
     private static let charactersMax = 300
-    /// What is looked at of an upstream's words.
+    /// The part of an upstream's words that is looked at.
     private static let bytesMax = 4_096
-    /// As many bytes in a row that also stand in the conversation count as quoting it. Shorter runs are common words.
+    /// A run of this many bytes that is also in the conversation counts as a quotation of it. Shorter runs are common words.
     private static let windowBytes = 16
     /// The same for the key, of which some quote the beginning.
     private static let keyWindowBytes = 8
@@ -45,8 +45,8 @@ struct Redaction: Sendable {
         return output
     }
 
-    /// Marks what of `text` stands in one of `secrets`: runs of `window` bytes, or a secret that is shorter as a whole. What has less than eight bytes is
-    /// none: it is a word like another.
+    /// Marks the parts of `text` that quote one of `secrets`: runs of `window` bytes, or a shorter secret as a whole. One of fewer than eight bytes
+    /// is no secret: it is a word like another.
     private static func mark(_ isSecret: inout [Bool], where text: Bytes, quotes secrets: some Sequence<Bytes>, window: Int) {
         let known = Runs(of: window, in: text)
         for secret in secrets where secret.count >= 8 {
@@ -60,7 +60,7 @@ struct Redaction: Sendable {
         }
     }
 
-    /// Where each run of so many bytes stands in a text.
+    /// The places of each run of so many bytes in a text.
     private struct Runs {
         private(set) var places: [ArraySlice<UInt8>: [Int]] = [:]
         /// A look at four bytes rules most places of a long conversation out.

@@ -5,12 +5,12 @@ internal import ParleySystem
 /// A half is no character, so a JSON reader replaces it by U+FFFD. Here it gets a stand-in before the chunk is read, and waits for the other half in the
 /// same place of a later chunk. A half that stays alone becomes U+FFFD once.
 struct SplitCharacters: Sendable {
-    /// The first halves that wait, by where in a chunk they stand.
+    /// The first halves that wait, by their place in a chunk.
     private var waiting: [String: UInt32] = [:]
     private var isMarked = false
 
     private static let waitingMax = 256
-    /// Where the stand-ins begin: the end of the last plane for private use.
+    /// The first of the stand-ins, at the end of the last plane for private use.
     private static let standIns: UInt32 = 0x10F800
 
     /// Half a character of the answer's text still waits.
@@ -18,7 +18,7 @@ struct SplitCharacters: Sendable {
         waiting.keys.contains { $0.hasPrefix("/choices/") && ($0.contains("/content") || $0.hasSuffix("/text")) }
     }
 
-    /// `chunk` as ``LenientJSON/chunk(_:)`` reads it, with what is split put together; `nil` when it is no JSON.
+    /// `chunk` as ``LenientJSON/chunk(_:)`` reads it, with split characters joined; `nil` when it is no JSON.
     mutating func read(_ chunk: Bytes) -> (value: JSON, ambiguousName: String?)? {
         let marked = SplitCharacters.marked(chunk)
         guard let (value, ambiguousName) = LenientJSON.chunk(marked ?? chunk) else { return nil }
@@ -39,7 +39,7 @@ struct SplitCharacters: Sendable {
     private mutating func join(_ text: String, _ place: String) -> String {
         guard !text.isEmpty else { return text }
         var half = waiting.removeValue(forKey: place)
-        // What is told as a whole each time comes from its beginning, and not behind the half.
+        // A text that is sent as a whole each time comes from its beginning, and not behind the half.
         if half != nil, place.contains("/message/"), text.unicodeScalars.first.flatMap(unit).map(SplitCharacters.isFirst) ?? true {
             half = nil
         }
@@ -63,7 +63,7 @@ struct SplitCharacters: Sendable {
         return String(output)
     }
 
-    /// The half that `scalar` stands in for.
+    /// The half that `scalar` replaces.
     private func unit(_ scalar: Unicode.Scalar) -> UInt32? {
         isMarked && scalar.value >= SplitCharacters.standIns ? scalar.value - SplitCharacters.standIns + 0xD800 : nil
     }

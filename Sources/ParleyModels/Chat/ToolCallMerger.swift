@@ -3,16 +3,16 @@ internal import ParleySystem
 
 /// Puts the pieces of tool calls in order: one number per call, its id and its name once, its arguments once and in pieces.
 ///
-/// By the standard each piece carries `index`, and the first one `id` and `name`. Servers differ: some leave the index out or call every
-/// one 0, some give no ids, or another with each piece, some repeat the name, some give the arguments whole, as an object, twice, or with each
-/// piece all that there is so far. So a call begins
+/// In the standard each piece carries `index`, and the first one `id` and `name`. Servers differ: some leave the index out or call every one 0, some
+/// give no ids, or another with each piece, some repeat the name, some give the arguments whole, as an object, twice, or with each piece all that
+/// there is so far. So a call begins
 ///
 /// - with an index, or without one an id, that has not been there;
 /// - with another name;
 /// - with a name, or another id, when the arguments before it are a complete object.
 ///
-/// Everything else belongs to a call that has begun. What cannot be told apart is put together as it came: then the arguments are no JSON, and the
-/// call is refused to the model instead of being run with what nobody asked for.
+/// Everything else belongs to a call that has begun. Fragments that cannot be told apart are joined as they came: then the arguments are no JSON, and
+/// the model is told that its call is refused, instead of a call being run that it did not make.
 struct ToolCallMerger: Sendable {
     private struct Call {
         var upstreamIndex: Int64?
@@ -38,7 +38,7 @@ struct ToolCallMerger: Sendable {
             switch function["arguments"] {
             case .string(let text)?: arguments = Bytes(text.utf8)
             case nil, .null?: arguments = []
-            // What is no object is refused by whoever reads the arguments.
+            // The reader of the arguments refuses what is no object.
             case let value?: arguments = value.bytes
             }
             returned = (piece.members ?? []).filter {
@@ -49,7 +49,7 @@ struct ToolCallMerger: Sendable {
         }
     }
 
-    /// What the model was offered: by that the pieces of a name are told from another name.
+    /// The tools that the model was offered: they tell the pieces of a name from another name.
     private let tools: Set<String>
     private static let indexesOfChoice: Int64 = 1 << 32
     private var calls: [Call] = []
@@ -67,7 +67,7 @@ struct ToolCallMerger: Sendable {
         case .string(let text): return LenientJSON.parse(Bytes(text.utf8), uniqueNames: true).flatMap { pieces(in: ["tool_calls": $0]) }
         default: return nil
         }
-        // What came before `tool_calls`: one call, without index and id.
+        // The form before `tool_calls`: one call, without index and id.
         guard let call = delta["function_call"], call.members != nil else { return [] }
         return [["index": 0, "function": call]]
     }
@@ -109,7 +109,7 @@ struct ToolCallMerger: Sendable {
         return events
     }
 
-    // MARK: Which call
+    // MARK: Choosing the call
 
     private mutating func place(_ piece: Piece, position: Int, of count: Int) -> Int {
         guard calls.count <= AnswerBounds.callsMax else { return calls.count - 1 }
@@ -160,7 +160,7 @@ struct ToolCallMerger: Sendable {
             || !tools.contains(name) && tools.contains(name + piece)
     }
 
-    // MARK: What is new
+    // MARK: The new part
 
     private mutating func take(_ piece: Piece, into number: Int) -> [ModelEvent] {
         let arguments = calls[number].arguments.isEmpty && piece.hasNoArguments ? [] : calls[number].arguments.add(piece.arguments)
@@ -185,7 +185,7 @@ struct ToolCallMerger: Sendable {
 }
 
 extension ToolCallMerger.Piece {
-    /// It has no part of a call: what is in it belongs to one that has begun, or to the message.
+    /// It has no part of a call: its content belongs to a call that has begun, or to the message.
     fileprivate var isNote: Bool { id == nil && name == nil && arguments.isEmpty && !returned.isEmpty }
 
     /// White space, the word for nothing, or an empty list (PHP's empty object) is how some write a call without arguments.

@@ -1,7 +1,7 @@
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What an endpoint says went wrong, wherever it says it.
+/// An error that an endpoint reports, wherever it reports it.
 ///
 /// Read are `{"error": {…}}`, `{"error": "…"}`, an array of such, `{"object": "error", …}`, `{"detail": …}`, `{"errors": […]}`,
 /// `{"fault": {…}}`, `{"base_resp": {…}}`, and bare `{"code", "message"}`.
@@ -15,7 +15,7 @@ struct UpstreamError: Sendable, Equatable {
     /// How long it asks to wait.
     var retryAfter: Duration?
 
-    /// The error that `body` is, when it is one; an answer's chunk is none.
+    /// The error that `body` is, if it is one; a chunk of an answer is not.
     init?(answer body: JSON) {
         guard let error = UpstreamError.error(in: body) else { return nil }
         self.init(error, in: body)
@@ -26,7 +26,7 @@ struct UpstreamError: Sendable, Equatable {
         self.init(UpstreamError.error(in: body) ?? body, in: body)
     }
 
-    /// What stands in the place of an error, whatever it is.
+    /// The value in the place of an error, whatever it is.
     init(_ error: JSON, in body: JSON = .null) {
         let body = body.array?.first ?? body
         let codes = [
@@ -37,7 +37,7 @@ struct UpstreamError: Sendable, Equatable {
         let numbers = codes + [error["http_code"], body["status"], error["error"]?["code"]]
         status = numbers.lazy.compactMap(UpstreamError.number).first { (300...599).contains($0) }
         message = UpstreamError.words(error) ?? UpstreamError.words(body) ?? ""
-        // A word for programs, and beside it what it means.
+        // A word for programs, and beside it its meaning.
         if let words = body["error_description"]?.string, !words.isEmpty, words != message { message += (message.isEmpty ? "" : ": ") + words }
         if let metadata = error["metadata"], let raw = UpstreamError.words(metadata) { message += (message.isEmpty ? "" : ": ") + raw }
         retryAfter = UpstreamError.retryAfter(error) ?? UpstreamError.retryAfter(body)
@@ -53,7 +53,7 @@ struct UpstreamError: Sendable, Equatable {
             return .compact(("message", response["status_msg"]), ("code", .integer(code)))
         }
         if body["object"]?.string == "error" || body["type"]?.string == "error" { return body }
-        // What has choices is a part of an answer even when it has a message as well.
+        // A body with choices is a part of an answer even when it has a message as well.
         guard body["choices"].map(says) != true else { return nil }
         let words = ["message", "msg", "detail"] + markedWords
         return isMarked(body) && words.contains { body[$0].map(says) == true } ? body : nil
@@ -71,7 +71,7 @@ struct UpstreamError: Sendable, Equatable {
         return (["detail", "error_type", "error_code"] + markedWords).contains { body[$0].map(says) == true }
     }
 
-    /// Whether what stands in the place of an error is one: some endpoints send `null`, `false`, an empty text or an object of such with each chunk.
+    /// Whether the value in the place of an error is one: some endpoints send `null`, `false`, an empty text or an object of such with each chunk.
     private static func says(_ error: JSON) -> Bool {
         switch error {
         case .null, .bool(false), .integer(0), .string(""): false
@@ -94,7 +94,7 @@ struct UpstreamError: Sendable, Equatable {
         case .array(let elements):
             let words = elements.prefix(3).compactMap { element -> String? in
                 guard let said = UpstreamError.words(element, depth: depth + 1) else { return nil }
-                // FastAPI says where the problem is beside what it is.
+                // FastAPI reports the place of the problem beside the problem.
                 let place = element["loc"]?.array?.compactMap { $0.string ?? $0.integer.map(String.init) }.joined(separator: ".") ?? ""
                 return place.isEmpty ? said : "\(place): \(said)"
             }
@@ -130,7 +130,7 @@ extension UpstreamError {
         case contextExceeded, quota, rateLimited, overloaded, unauthorized, notFound, badRequest, filtered, other
     }
 
-    /// What it means, by its codes first and its words second: the status is often a proxy's, and not the endpoint's.
+    /// Its meaning, by its codes first and its words second: the status is often a proxy's, and not the endpoint's.
     var meaning: Meaning {
         let words = message.lowercased()
         func kindHas(_ parts: String...) -> Bool { parts.contains { kind.contains($0) } }

@@ -7,7 +7,7 @@ package struct BaseURL: Sendable, Hashable, CustomStringConvertible {
     /// Without credentials: for messages and logs.
     package let description: String
 
-    /// Where OpenAI's own service answers.
+    /// The address of OpenAI's own service.
     package static let openAI = BaseURL(text: "https://api.openai.com/v1", host: "api.openai.com", description: "https://api.openai.com/v1")
 
     private init(text: String, host: String, description: String) {

@@ -1,7 +1,7 @@
 package import ParleyAgents
 internal import ParleySystem
 
-/// Where the models are and which one is used by whoever names none.
+/// Where the models are, and which one is used by agents that name none.
 package struct ModelConfiguration: Sendable {
     /// The model of agents that name none; `nil` when there is no such model.
     package var defaultModel: ModelSpec?
@@ -16,7 +16,7 @@ package struct ModelConfiguration: Sendable {
 
     package init() {}
 
-    /// What is missing for a call to `spec`; `nil` when nothing is.
+    /// The setting that is missing for a call to `spec`; `nil` when none is.
     package func problem(with spec: ModelSpec) -> String? {
         guard spec.provider == .openai, baseURL.host == BaseURL.openAI.host, apiKey == nil else { return nil }
         let problem = SettingProblem(
@@ -76,7 +76,7 @@ private struct ModelEnvironmentReader {
         guard let url = BaseURL(text) else {
             let problem = SettingProblem(
                 "is not a usable address", accepted: "an http or https URL without query or fragment", remedy: "try \"\(BaseURL.openAI)\".")
-            // What has an @ may hold a password.
+            // A URL with an @ may hold a password.
             report("OPENAI_BASE_URL", shown: text.contains("@") ? nil : text, problem)
             return false
         }

@@ -19,9 +19,9 @@ package struct ModelProviders: Sendable {
 
     /// Makes the model that `spec` names; the default one for `nil`.
     ///
-    /// - Parameter continues: What the agent says. It gives way to a `scripted` spec that says so itself; without it the configuration decides,
+    /// - Parameter continues: The agent's setting. It gives way to a `scripted` spec with a setting of its own; without it the configuration decides,
     ///   then the provider: `auto` for `openai`, `prefix` for `scripted`.
-    /// - Parameter firstByteTimeout: How long the model may take until its answer begins; `nil`: what the configuration says.
+    /// - Parameter firstByteTimeout: How long the model may take until its answer begins; `nil`: as configured.
     /// - Throws: ``ModelConfigurationError``: no default model, a provider without its key, a way to continue that it does not have.
     package func make(
         _ spec: ModelSpec? = nil, continues: Continuation? = nil, firstByteTimeout: Duration? = nil

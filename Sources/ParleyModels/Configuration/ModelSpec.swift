@@ -1,7 +1,7 @@
 internal import ParleyAgents
 internal import ParleySystem
 
-/// Which model, as `<provider>:<model>`: `openai:gpt-5-mini`, `scripted:rate=50`.
+/// The name of a model, as `<provider>:<model>`: `openai:gpt-5-mini`, `scripted:rate=50`.
 package struct ModelSpec: Sendable, Equatable, CustomStringConvertible {
     package enum Provider: String, Sendable, CaseIterable {
         /// Anything that speaks Chat Completions.
@@ -14,12 +14,12 @@ package struct ModelSpec: Sendable, Equatable, CustomStringConvertible {
     }
 
     package var provider: Provider
-    /// What stands after the colon.
+    /// The part after the colon.
     package var model: String
 
     package var description: String { "\(provider.rawValue):\(model)" }
 
-    /// Parses `text` and checks what can be checked without asking anybody.
+    /// Parses `text` and checks what can be checked without a request.
     package init(_ text: String) throws(SettingError) {
         // It has one model only, so its name says everything.
         let text = text == Provider.scripted.rawValue ? text + ":" : text
@@ -38,17 +38,17 @@ package struct ModelSpec: Sendable, Equatable, CustomStringConvertible {
         }
     }
 
-    /// What is wrong with asking for `continuation` of this provider; `nil` when it is possible.
+    /// The problem with `continuation` for this provider; `nil` when it is possible.
     func problem(with continuation: Continuation) -> SettingProblem? {
         ModelSpec.problem(with: continuation, of: "with the provider \"\(provider.rawValue)\"")
     }
 
-    /// What is wrong with asking for `continuation` of whatever model there will be; `nil` when one may do it.
+    /// The problem with `continuation` for a model that is not known yet; `nil` when it may be possible.
     static func problem(withAnyProvider continuation: Continuation) -> SettingProblem? {
         problem(with: continuation, of: "with any provider of this version")
     }
 
-    /// What one may ask for of some provider, as it is written.
+    /// The continuations that some provider has, as they are written.
     static let continuations = Continuation.allCases.filter { problem(withAnyProvider: $0) == nil }.map(\.rawValue)
 
     private static func problem(with continuation: Continuation, of providers: String) -> SettingProblem? {

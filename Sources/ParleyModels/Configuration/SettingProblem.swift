@@ -1,4 +1,4 @@
-/// What is wrong with a setting, wherever it came from: a predicate that follows its name and value.
+/// A problem with a setting, wherever it came from: a predicate that follows its name and value.
 package struct SettingProblem: Sendable, Equatable, CustomStringConvertible {
     /// `is not known`.
     package var problem: String
@@ -12,7 +12,7 @@ package struct SettingProblem: Sendable, Equatable, CustomStringConvertible {
     package var description: String { "\(problem)\(accepted.map { "; accepted: \($0)" } ?? ""). Remedy: \(remedy)" }
 }
 
-/// What is wrong with a setting of one value, all of it.
+/// The problems with a setting of one value.
 package struct SettingError: Error, Sendable, Equatable {
     package var problems: [SettingProblem]
 

@@ -4,12 +4,12 @@ internal import Synchronization
 
 /// A model that needs no network: its answer follows from the last user message and a seed.
 ///
-/// It serves tests, simulations and anybody who tries Parley without a key. It streams at a steady rate, reports usage, obeys `max_tokens`
-/// and `stop`, and continues from a prefix as they do. What it takes from outside comes from a ``World``, so it runs in a simulation.
+/// It serves tests, simulations and people who try Parley without a key. It streams at a steady rate, reports usage, obeys `max_tokens` and `stop`,
+/// and continues from a prefix as real models do. Its outside input comes from a ``World``, so it runs in a simulation.
 ///
-/// Some lines of a user message are commands: a message that begins with `say: X` is answered with X, with `fail: CODE` by a failure of that
-/// code; each line `call: TOOL {arguments}` calls a tool that it is offered, and once the results are there it speaks of them. Of a tool that it is
-/// not offered it says so.
+/// Some lines of a user message are commands: a message that begins with `say: X` is answered with X, with `fail: CODE` by a failure of that code;
+/// each line `call: TOOL {arguments}` calls a tool that it is offered, and once the results are there the answer names them. If a tool is not
+/// offered, the answer says so.
 public final class ScriptedModel: Model {
     /// How it answers; as text: `scripted:tokens=300,rate=50,seed=7,continues=prefix`.
     package struct Options: Sendable, Equatable {
@@ -35,7 +35,7 @@ public final class ScriptedModel: Model {
     }
 
     public func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
-        // `auto` stands for a model that continues, as the probe says too.
+        // `auto` means a model that continues, as the probe finds too.
         let answer = ScriptedAnswer(to: request, options, goesOn: continues != .no)
         let call = ScriptedCall(answer, rate: options.rate, sink, world)
         call.begin()
@@ -45,7 +45,7 @@ public final class ScriptedModel: Model {
     public func probeContinuation(_ answer: @escaping @Sendable (Bool) -> Void) { answer(continues != .no) }
 }
 
-/// What the scripted model will say, before it says it.
+/// The answer of the scripted model, before it is given.
 package struct ScriptedAnswer: Sendable, Equatable {
     package var tokens: [String] = []
     package var calls: [ToolCall] = []
@@ -60,7 +60,7 @@ package struct ScriptedAnswer: Sendable, Equatable {
 
     package init(to request: ModelRequest, _ options: ScriptedModel.Options, goesOn: Bool = true) {
         var prompt = request.messages.last { $0.role == .user }?.text ?? ""
-        // What follows the last user's message is the results of the calls that it asked for.
+        // The last user's message is followed by the results of the calls that it asked for.
         let results = request.messages.reversed().prefix { $0.role != .user }.filter { $0.role == .tool }.reversed()
         let unknown: String?
         (prompt, calls, unknown) = ScriptedAnswer.calls(in: prompt, of: request)
@@ -97,8 +97,8 @@ package struct ScriptedAnswer: Sendable, Equatable {
 
     package var usage: ModelUsage { ModelUsage(inputTokens: inputTokens, outputTokens: tokens.count) }
 
-    /// What follows `prefix` in `text`, where white space at the end of the prefix is not counted: a real model sends it again, because
-    /// it belongs to the token after it. A prefix from elsewhere is answered with nothing more: it counts as a finished answer.
+    /// The part of `text` after `prefix`, where white space at the end of the prefix is not counted: a real model sends it again, because it belongs
+    /// to the token after it. A prefix from elsewhere is answered with nothing more: it counts as a finished answer.
     static func rest(of text: String, after prefix: String) -> String {
         var known = Bytes(prefix.utf8)[...]
         while let last = known.last, [0x20, 0x09, 0x0A, 0x0D].contains(last) { known.removeLast() }
@@ -155,7 +155,7 @@ private final class ScriptedCall: ModelCall {
     private let started: Timestamp
     private let state = Mutex(State())
 
-    /// So many tokens between two chances to cancel, where nothing waits for the clock.
+    /// The number of tokens between two chances to cancel, where nothing waits for the clock.
     private static let burst = 8
 
     init(_ answer: ScriptedAnswer, rate: Int, _ sink: any ModelSink, _ world: any World) {

@@ -18,7 +18,7 @@ struct AgentFiles: Sendable {
         try AgentFiles.check(path, bytes: bytes.count)
         let segments = AgentFiles.segments(path)
         guard let agent = AgentName(channel: channel) else { preconditionFailure("'\(channel)' is no agent's channel") }
-        // Step by step and without following links: a link that somebody put there leads nowhere.
+        // Step by step and without following links: a planted link leads nowhere.
         var directory = try makeFolder()
         defer { close(directory) }
         // A kind or an id may be `..`.
@@ -30,7 +30,7 @@ struct AgentFiles: Sendable {
         try replace(segments.last!, in: directory, bytes, path)
     }
 
-    /// Finds what is wrong with a file before anybody is asked to approve it.
+    /// Checks a file before a person is asked to approve it.
     /// - Throws: `StepFailure` `invalid_path` or `file_too_large`.
     static func check(_ path: String, bytes: Int) throws(StepFailure) {
         guard bytes <= AgentFiles.fileBytesMax else {

@@ -6,7 +6,7 @@ package struct BuiltInTools: Sendable {
     private let files: AgentFiles
     private let world: any World
 
-    /// - Parameter folder: Where `write_file` writes: below it each agent has a folder of its own.
+    /// - Parameter folder: The root for `write_file`: below it each agent has a folder of its own.
     package init(folder: String, world: any World) {
         files = AgentFiles(folder: folder)
         self.world = world
@@ -39,7 +39,7 @@ package struct BuiltInTools: Sendable {
         }
     }
 
-    /// Decoded before a person is asked: what could not be written is refused here, and the model is told.
+    /// Decoded before a person is asked: a file that could not be written is refused here, and the model is told.
     private struct File: Decodable, Sendable {
         var path: String
         var text: String

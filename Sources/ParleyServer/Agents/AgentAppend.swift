@@ -3,14 +3,14 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What a client says to an agent in one request: all of it, or nothing.
+/// A client's append to an agent in one request: all of it, or nothing.
 struct AgentAppend {
     struct Outcome: Sendable {
         let appended: Appended
-        /// What the client gets to know of each entry it sent.
+        /// The answer to the client for each entry it sent.
         let entries: [Entry]
 
-        /// What the client is told of them: as text at once, because they may be very many.
+        /// The answer as text at once, because the entries may be very many.
         var json: Bytes {
             var output = Bytes("{\"entries\":[".utf8)
             for (index, entry) in entries.enumerated() {
@@ -39,9 +39,9 @@ struct AgentAppend {
     private let head: AppendRequest
     private let body: Bytes
     private let inputs: [InputEntry]
-    /// What an entry takes beside its own bytes until it is in the log: its rows in the inbox and the index.
+    /// The bytes that an entry takes besides its own until it is in the log: its rows in the inbox and the index.
     static let entryBytes = 2 << 10
-    /// Who says it.
+    /// The sender.
     private let principal: String
 
     /// - Throws: 403 `forbidden`, 404 `unknown_agent_kind`, 409 `content_type_mismatch`, 400 or 413 naming the index of a bad entry.
@@ -69,13 +69,13 @@ struct AgentAppend {
 
     var entryCount: Int { inputs.count }
 
-    /// What holds for any body: its sender may say something to the agent, of which there is the kind.
+    /// Checks what any body needs: its sender may say something to the agent, and the agent's kind exists.
     static func authorizeSome(_ context: ServerContext, _ agent: AgentName, _ access: Access) throws(Problem) {
         try requireSome(access, agent.channel)
         try StreamRoutes(context: context).requireKind(agent)
     }
 
-    /// Those of the entries that a client can send.
+    /// The rights of the entries that a client can send.
     private static let verbs = Verb.allCases.filter { verb in InputEntry.kinds.contains { $0.verb == verb } }
 
     private static func requireSome(_ access: Access, _ channel: String) throws(Problem) {
@@ -137,7 +137,7 @@ struct AgentAppend {
         }
     }
 
-    /// A producer's duplicate is answered without offsets: what it was the first time is not kept.
+    /// A producer's duplicate is answered without offsets: the first answer is not kept.
     private static func describe(_ labels: [(kind: EntryKind, id: String?)], _ offsets: [UInt64]) -> [Entry] {
         zip(labels, offsets).map { label, offset in
             Entry(offset: Offset(offset), kind: label.kind, label: label.id)
@@ -148,7 +148,7 @@ struct AgentAppend {
 }
 
 extension Verb {
-    /// What an entry of this type needs; `nil` for one that no client can send.
+    /// The right that an entry of this type needs; `nil` for one that no client can send.
     package init?(appending type: String) {
         guard let kind = InputEntry.kinds.first(where: { $0.name == type }) else { return nil }
         self = kind.verb
@@ -156,7 +156,7 @@ extension Verb {
 }
 
 extension EntryKind {
-    /// What somebody must be allowed to do, to append an entry of this kind.
+    /// The right that the append of an entry of this kind needs.
     fileprivate var verb: Verb {
         switch self {
         case .message, .signal: .append

@@ -3,7 +3,7 @@ package import ParleyChannels
 package import ParleyLog
 package import ParleySystem
 
-/// What runs the agents, as the routes see it.
+/// The runtime of the agents, as the routes see it.
 package protocol AgentHost: AnyObject, Sendable {
     /// The kinds of agents there are, sorted.
     var kinds: [String] { get }
@@ -14,13 +14,13 @@ package protocol AgentHost: AnyObject, Sendable {
     /// How many agents have something to do and wait for room in memory.
     var waitingCount: Int { get }
 
-    /// What an agent does, for `GET /v1/agents/<kind>/<id>`; `nil`: no such agent. `answer` is called once, on any thread.
+    /// Gives the state of an agent, for `GET /v1/agents/<kind>/<id>`; `nil`: no such agent. `answer` is called once, on any thread.
     func status(of channelName: String, _ answer: @escaping @Sendable (JSON?) -> Void)
 
     /// A page of agents. `answer` is called once, on any thread.
     func list(_ query: AgentListQuery, answer: @escaping @Sendable (JSON) -> Void)
 
-    /// What decides what the agent's turns ask for, as far as it is data. Reads the log: any thread but a loop's.
+    /// Returns the data that determines the agent's turns, if it is declared by data. Reads the log: any thread but a loop's.
     func definition(of channel: Channel) throws(LogError) -> JSON
 
     /// Cancels what runs and removes the agent with its channel. `done` is called once, when that is durable.
@@ -28,7 +28,7 @@ package protocol AgentHost: AnyObject, Sendable {
     /// - Parameter ifTail: Refuses when the channel's tail is elsewhere.
     func remove(_ channelName: String, ifTail: UInt64?, _ done: @escaping @Sendable (Result<Void, ChannelError>) -> Void)
 
-    /// Tells of the entry that ends the turn which the input at `turn` begins or joins, once it is durable; cancelling withdraws the question.
+    /// Gives the entry that ends the turn which the input at `turn` begins or joins, once it is durable; cancelling withdraws the question.
     ///
     /// - Parameters:
     ///   - gone: Called instead when this node will not know: the channel was deleted, or is another node's. Any thread.

@@ -4,7 +4,7 @@ internal import ParleyHTTP
 internal import ParleyLog
 internal import ParleySystem
 
-/// What the log holds of an agent, at `/v1/agents/<kind>/<id>/trace`, `.../audit`, `.../request`, `.../state` and `.../definition`.
+/// The records of an agent in the log, at `/v1/agents/<kind>/<id>/trace`, `.../audit`, `.../request`, `.../state` and `.../definition`.
 ///
 /// It is read on the read pool, and needs no agent in memory, nor its kind.
 struct AgentRecords: Sendable {
@@ -24,7 +24,7 @@ struct AgentRecords: Sendable {
         }
     }
 
-    /// The agent and what is asked of it; `nil` when the path is none of these.
+    /// The agent and the requested record; `nil` when the path is none of these.
     static func split(_ path: ArraySlice<UInt8>) -> (AgentName, Record)? {
         guard let slash = path.lastIndex(of: UInt8(ascii: "/")),
             let record = Record(rawValue: String(decoding: path[(slash + 1)...], as: UTF8.self)),
@@ -33,7 +33,7 @@ struct AgentRecords: Sendable {
         return AgentName(channel: "agents" + text).map { ($0, record) }
     }
 
-    /// What is wrong with a path that names an agent, and something else of it than there is; `nil` when it does not.
+    /// The problem with a path that names an agent and a record that does not exist; `nil` for any other path.
     static func missing(_ path: ArraySlice<UInt8>) -> String? {
         guard let slash = path.lastIndex(of: UInt8(ascii: "/")), let text = PercentEncoding.decode(path[..<slash]),
             let agent = AgentName(channel: "agents" + text)
@@ -70,7 +70,8 @@ struct AgentRecords: Sendable {
         }
     }
 
-    /// `{agent, state, offset}`: what the last completed turn that changed it has saved, with the offset of its end; `null` for an agent without state.
+    /// `{agent, state, offset}`: the state that the last completed turn that changed it has saved, with the offset of its end; `null` for an agent
+    /// without state.
     private static func state(_ channels: Channels, _ channel: Channel) throws(ChannelError) -> JSON {
         do throws(LogError) {
             let row = try channels.log.first(.states, from: channel.id.key, to: channel.id.keyEnd, reversed: true)

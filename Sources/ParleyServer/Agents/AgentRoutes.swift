@@ -13,10 +13,10 @@ struct AgentRoutes: Sendable {
     private static let listMax = 1_000
     private static let listDefault = 100
     private static let waitSecondsMax: Int64 = 60
-    /// What begins a turn, or joins one.
+    /// The kinds that begin a turn, or join one.
     private static let waitable: Set<EntryKind> = [.message, .steer, .interrupt]
 
-    /// - Parameter path: What stands behind ``prefix``.
+    /// - Parameter path: The part behind ``prefix``.
     func handle(_ exchange: Exchange, path: ArraySlice<UInt8>) {
         do throws(Problem) {
             if path.isEmpty { return try list(exchange) }
@@ -41,9 +41,9 @@ struct AgentRoutes: Sendable {
         }
     }
 
-    /// Refuses a request before its body comes, where its head tells that it would be refused.
+    /// Refuses a request before its body comes, if its head shows that it would be refused.
     ///
-    /// - Parameter path: What stands behind ``prefix``.
+    /// - Parameter path: The part behind ``prefix``.
     func authorizeBody(_ request: HTTPRequest, _ access: Access, path: ArraySlice<UInt8>) throws(Problem) {
         // These take no body, and say so.
         if path.isEmpty || AgentRecords.split(path) != nil { return }

@@ -41,7 +41,7 @@ extension AgentRuntime: AgentHost {
         return question
     }
 
-    /// Runs `body` where reads may block, apart from the agents: what they do, and what their code does to a thread, delays no answer.
+    /// Runs `body` where reads may block, apart from the agents: neither their work, nor code of theirs that holds a thread, delays an answer.
     private func read(
         _ what: String, _ body: @escaping @Sendable (AgentRuntime) throws(LogError) -> Void, failed: @escaping @Sendable () -> Void
     ) {
@@ -54,7 +54,7 @@ extension AgentRuntime: AgentHost {
     }
 }
 
-/// Somebody who waits for the end of the turn that an input begins or joins.
+/// A client's wait for the end of the turn that an input begins or joins.
 private final class TurnQuestion: Scheduled {
     private struct State {
         /// The turns that are observed, by their input, and how to withdraw that; `nil` once it is answered or cancelled.
@@ -78,7 +78,7 @@ private final class TurnQuestion: Scheduled {
         (self.gone, self.tell) = (gone, tell)
     }
 
-    /// First observes, then looks: what ends in between is seen by both.
+    /// First observes, then looks: an end in between is seen by both.
     func observe(_ turn: UInt64) {
         let isNew = state.withLock { state in
             guard state.observed != nil, state.observed?[turn] == nil else { return false }
@@ -113,7 +113,7 @@ private final class TurnQuestion: Scheduled {
 
     private func end(_ error: ChannelError) { if withdraw() { gone(error) } }
 
-    /// - Returns: Whether nobody was told before, nor has cancelled.
+    /// - Returns: Whether the wait was neither answered nor cancelled before.
     private func withdraw() -> Bool {
         let observed: [UInt64: any Scheduled]? = state.withLock { state in
             defer { state.observed = nil }

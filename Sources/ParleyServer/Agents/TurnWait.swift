@@ -29,7 +29,7 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
             // Where another node knows, it is asked; the entries are durable.
             self.exchange.onLoop { if error.code == "partition_unavailable" { self.end() } else { self.refuse(Problem(error)) } }
         } _: { byteCount, json in
-            // What the turn has said stands in the answer twice. Without room it is left in the channel.
+            // The turn's text would be in the answer twice. Without room it is left in the channel.
             do throws(Problem) {
                 let room = try answers?.room(for: 2 * byteCount, of: account)
                 let entry = json()
@@ -41,7 +41,7 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
     }
 
     private func ended(_ entry: Bytes, _ room: MemoryReservation?) {
-        // The entries are the sender's own; what the turn has said needs a right that is still good.
+        // The entries are the sender's own; the turn's text needs a right that is still valid.
         if readers.authenticator?.problem(with: exchange.access) != nil { return end() }
         guard settle() else { return }
         exchange.respond(200, headers, jsonText: answer(entry), in: room)
@@ -65,7 +65,8 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
         return answer
     }
 
-    /// The time is up, the server stops, or there is no memory for what the turn has said: the entries are durable, and the turn's end will be in the channel.
+    /// The time is up, the server stops, or there is no memory for the turn's text: the entries are durable, and the turn's end will be in the
+    /// channel.
     func end() {
         guard settle() else { return }
         exchange.respond(202, headers, json: ["entries": entries])

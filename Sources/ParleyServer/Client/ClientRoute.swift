@@ -23,7 +23,7 @@ struct ClientRoute: Sendable {
 
     func answer(_ exchange: Exchange) {
         let document = exchange.request.path == ClientRoute.scriptPath ? script : types
-        // Asked for anew each time, so that no page runs the client of a server that was replaced; unchanged, that costs no bytes.
+        // Revalidated each time, so that no page runs the client of a server that was replaced; unchanged, that costs no bytes.
         let headers: [HeaderField] = [
             ("Content-Type", document.contentType), ("ETag", document.tag), ("Cache-Control", "public, no-cache"),
         ]

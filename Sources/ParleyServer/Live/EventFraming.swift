@@ -4,22 +4,22 @@ internal import ParleySystem
 
 /// Writes the two events of the protocol: `data`, and the `control` that follows each (HTML standard, section 9.2).
 enum EventFraming {
-    /// Where a reader stands after the event.
+    /// The state of a reader after the event.
     enum State: String {
         case behind = ""
         case upToDate = "u"
         case closed = "c"
     }
 
-    /// How the data of a channel stands in events.
+    /// The form of a channel's data in events.
     enum Form: String {
         case json = "j"
         case text = "t"
-        /// In Base64: what is no UTF-8.
+        /// In Base64: data that is not UTF-8.
         case binary = "b"
     }
 
-    /// The form for a channel. What is text by its type may turn out to be none.
+    /// The form for a channel. Text by type may turn out to be none.
     static func form(of channel: any Tail) -> Form {
         channel.isJSON ? .json : channel.isText ? .text : .binary
     }
@@ -65,7 +65,7 @@ enum EventFraming {
         output.append(contentsOf: dataEnd)
     }
 
-    /// What stands before the data of an event, and behind it.
+    /// The bytes before the data of an event, and behind it.
     static let (dataHead, dataEnd) = (Bytes("event: data\ndata:".utf8), Bytes("\n\n".utf8))
 
     /// The most that a `data` event with these bytes can take. Cost: a look at each byte, without a copy.
@@ -79,7 +79,7 @@ enum EventFraming {
     }
 }
 
-/// Writes text as lines of an event, wherever the text is cut in pieces: what the next byte must be known for is written with it.
+/// Writes text as lines of an event, wherever the text is cut in pieces: bytes whose form depends on the next byte are written with that.
 struct EventLines: Sendable {
     /// Whether nothing of the line has been written, so that a space would be taken off.
     private var isAtStart = true
@@ -87,7 +87,7 @@ struct EventLines: Sendable {
     private var isAfterReturn = false
 
     private static let end = Bytes("\ndata:".utf8)
-    /// What the end of a line takes beyond its own byte: the name of the next line's field, and one more space there.
+    /// The bytes that the end of a line takes beyond its own: the name of the next line's field, and one more space there.
     static let endBytesMax = 6
 
     /// Writes from the beginning of `data` until about `bytesMax` have been written.
@@ -96,7 +96,7 @@ struct EventLines: Sendable {
         guard !data.isEmpty else { return 0 }
         let limit = bytesMax < .max - output.count ? output.count + bytesMax : .max
         var start = 0
-        // Each kind is looked for by itself, once: nearly all data has neither, and a search for one byte goes over 16 at a time.
+        // Each kind is searched for separately, once: nearly all data has neither, and a search for one byte covers 16 at a time.
         var (feed, carriage) = (-1, -1)
         repeat {
             if isAfterReturn {
@@ -111,7 +111,7 @@ struct EventLines: Sendable {
             if carriage < start { carriage = data.place(of: 0x0d, from: start) }
             let end = min(feed, carriage, last)
             if end > start {
-                // A reader takes off one space: what begins with one needs another.
+                // A reader takes off one space: data that begins with one needs another.
                 if isAtStart, data[start] == 0x20 { output.append(0x20) }
                 isAtStart = false
                 output.append(contentsOf: UnsafeRawBufferPointer(rebasing: data[start..<end]))
@@ -126,7 +126,7 @@ struct EventLines: Sendable {
 }
 
 extension UnsafeRawBufferPointer {
-    /// Where `byte` is next, or the end.
+    /// The place of the next `byte`, or the end.
     fileprivate func place(of byte: UInt8, from start: Int) -> Int {
         guard start < count, let found = memchr(baseAddress! + start, Int32(byte), count - start) else { return count }
         return UnsafeRawPointer(found) - baseAddress!

@@ -3,15 +3,15 @@ internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
 
-/// A reader that follows a channel on one loop: where it stands, and how pages of the log reach it when it lags.
+/// A reader that follows a channel on one loop: its offset, and how pages of the log reach it when it lags.
 ///
-/// There are many that only wait: its properties stand in an order that leaves no gaps.
+/// There are many that only wait: the order of its properties leaves no gaps.
 class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     let channel: any Tail
     unowned let readers: LoopReaders  // They outlive every loop's connections.
-    /// What has been given to the reader: everything up to here.
+    /// Everything up to here has been given to the reader.
     var offset: UInt64
-    /// Where ``LoopReaders`` keeps it; -1 when it does not.
+    /// Its index in ``LoopReaders``; -1 when it is not there.
     var slot = -1 { didSet { if slot < 0 { ticket?.isWanted.store(false, ordering: .relaxed) } } }
     /// Its place among those of its account; given back when it is removed.
     var place: ReaderPlace?
@@ -38,7 +38,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
         self.readers = readers
     }
 
-    /// Called once, when the reader has been added. What of the request is not needed any more is not kept.
+    /// Called once, when the reader has been added. The parts of the request that are not needed any more are not kept.
     func begin(_ exchange: Exchange) { preconditionFailure("a kind of reader says how it begins") }
 
     /// Gives what there is to give. Called whenever the channel has changed.
@@ -47,13 +47,13 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// How long it waits for room for a page before it fails; `nil`: as long as it takes.
     var patience: Duration? { nil }
 
-    /// What a page becomes before it is received, off the loop: then that is received in its place; `nil`: nothing.
+    /// Turns a page into events before it is received, off the loop: they are then received in its place; `nil`: it stays a page.
     var framing: (@Sendable (Page) -> PageEvents)? { nil }
 
-    /// Where the next page begins.
+    /// The offset at which the next page begins.
     var readOffset: UInt64 { offset }
 
-    /// Whether it has taken what it was given, so far. Who has, is served before all others.
+    /// Whether it has taken what it was given, so far. Readers that have are served before all others.
     var hasShownToRead: Bool { true }
 
     /// Called about once a second.
@@ -68,12 +68,12 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     /// The channel is not to be had through this object any more: the reader continues where it is answered now.
     func channelLeft() { end() }
 
-    /// Gives what is told to whoever is there at this moment; who lags, or waits for something else, may miss it.
+    /// Gives an ephemeral event to the reader; one that lags, or waits for something else, may miss it.
     func deliver(_ event: EphemeralDelivery) {}
 
     /// A page asked for with ``readPage()`` has come.
     ///
-    /// - Parameter room: What it holds of the memory for answers.
+    /// - Parameter room: Its share of the memory for answers.
     func received(_ page: Page, in room: MemoryReservation?) { preconditionFailure("a kind of reader says what it does with a page") }
 
     /// The same of what ``framing`` has made of it.
@@ -81,7 +81,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
         preconditionFailure("a kind of reader says what it does with events")
     }
 
-    /// A page that has been read waits for room, and is read again then. What it is in events will not change.
+    /// A page that has been read waits for room, and is read again then. Its form in events will not change.
     func waitsForRoom(as form: EventFraming.Form) {}
 
     func failed(_ error: ChannelError) { preconditionFailure("a kind of reader says how it fails") }
@@ -95,7 +95,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
 
     /// Reads the page after ``offset`` off the loop. One at a time.
     ///
-    /// - Parameter bytesMax: Where it ends, after the entry that passes it; by default where those of catch-up reads do.
+    /// - Parameter bytesMax: The size at which it ends, after the entry that passes it; by default that of catch-up reads.
     func readPage(bytesMax: Int? = nil) {
         guard !isReading else { return }
         isReading = true
@@ -108,7 +108,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
         let ticket = ReadTicket()
         self.ticket = ticket
         let isTaken = readers.reads.run {
-            // Of many who come and go at once, those who have gone cost nothing.
+            // When many readers come and go at once, those that have gone cost nothing.
             guard ticket.isWanted.load(ordering: .relaxed) else {
                 loop.execute { self.isReading = false }
                 return
@@ -158,7 +158,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     }
 }
 
-/// What has been read for a reader.
+/// The result of a read for a reader.
 private enum Reading: Sendable {
     case page(Page)
     case events(PageEvents)

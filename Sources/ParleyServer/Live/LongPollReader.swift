@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// A reader that waits for one answer: what comes next, or that nothing came in time.
+/// A reader that waits for one answer: the next entries, or that none came in time.
 final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private var timeout: LoopTimer?
     private var exchange: Exchange!
@@ -33,7 +33,7 @@ final class LongPollReader: LiveReader, @unchecked Sendable {  // Guard: used on
 
     override func received(_ page: Page, in room: MemoryReservation?) {
         if hasExpired { return answerNothing(isEnded: false) }
-        // While the page was read, nobody could be told that the key is gone.
+        // While the page was read, the reader could not be told that the key is gone.
         if let problem = readers.authenticator?.problem(with: exchange.access) {
             leave()
             return exchange.respond(problem)

@@ -5,14 +5,14 @@ internal import Synchronization
 
 /// The live readers of one loop, and its sockets.
 ///
-/// It watches each channel that has readers here. The writer thread only notes which channels have changed and wakes the loop, once a
-/// tick; the loop then brings each reader of them forward from bytes that are framed once for all who stand at the same place.
+/// It watches each channel that has readers here. The writer thread only notes which channels have changed and wakes the loop, once a tick; the loop
+/// then brings each of their readers forward, from bytes that are framed once for all readers at the same place.
 final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` are thread-safe, the rest is the loop's.
     let loop: EventLoop
     let channels: Channels
     let reads: ReadPool
     let configuration: ServerConfiguration
-    /// Who may still read; `nil` in tests of the loop alone.
+    /// Checks whether readers may still read; `nil` in tests of the loop alone.
     let authenticator: Authenticator?
 
     private struct Changed {
@@ -30,20 +30,20 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     private let undelivered = Atomic(0)
     private static let undeliveredMax = 1_024
     private var sweeper: LoopTimer?
-    /// What the reader before got, while a commit is given to one after the other.
+    /// The events of the previous reader, while a commit is given to one after the other.
     private var newest: (place: Place, events: Events)?
     private var isGivingOut = false
-    /// Who still has to get what has changed, in the order of their turns, and whose turn is next.
+    /// The readers that still have to get what has changed, in the order of their turns, and the index of the next one.
     private var due: [LiveReader] = []
     private var nextDue = 0
-    /// How many who have been served are kept there: taking from the front of an array moves the rest.
+    /// How many served readers are kept there: taking from the front of an array moves the rest.
     private static let servedMax = 1_024
-    /// How long readers are served until those who have shown that they read, and whatever else the loop has to do, come first again:
-    /// what a thousand peers take that then do not read keeps a loop busy for a second.
+    /// How long readers are served until those that have shown that they read, and whatever else the loop has to do, come first again: sending to a
+    /// thousand peers that then do not read keeps a loop busy for a second.
     private static let sliceNanoseconds: Int64 = 1_000_000
     /// Bytes of pages that are being read or sent.
     var pageBytes = 0
-    /// What the pages of all that lag may take together; each gets a part of what is left, and never less than the least.
+    /// The limit for the pages of all lagging readers together; each gets a part of what is left, and never less than the least.
     private static let (pageBytesMax, pageBytesMin) = (4 << 20, 8 << 10)
     let unfitText: UnfitText
     let answers: AnswerMemory
@@ -70,7 +70,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     var hasRoom: Bool { count < configuration.readersPerLoopMax }
 
     /// Adds a reader, which hears of every change from now on.
-    /// - Returns: false when its channel's object has been let go: look the channel up again.
+    /// - Returns: false when its channel's object has been released: look the channel up again.
     func add(_ reader: LiveReader) -> Bool {
         loop.assertOnLoop()
         let key = ObjectIdentifier(reader.channel)
@@ -115,14 +115,14 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
 
     func remove(_ wait: TurnWait) { waits[ObjectIdentifier(wait)] = nil }
 
-    /// Ends every reader after telling it where to resume, and answers who waits for the end of a turn.
+    /// Ends every reader after telling it where to resume, and answers the waits for the end of a turn.
     func endAll() {
         for wait in waits.values { wait.end() }
         for socket in sockets.values { socket.end(.draining) }
         for reader in readers.values.flatMap({ $0 }) { reader.end() }
     }
 
-    /// Gives an event to those here who follow its channel. Thread-safe.
+    /// Gives an event to the readers here that follow its channel. Thread-safe.
     /// - Returns: false when too many wait already: then it is dropped.
     func deliver(_ event: EphemeralDelivery) -> Bool {
         guard undelivered.add(1, ordering: .relaxed).newValue <= LoopReaders.undeliveredMax else {
@@ -137,23 +137,23 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         return true
     }
 
-    // MARK: What readers get
+    // MARK: Events for readers
 
-    /// What there is for a reader of events.
+    /// The next events for a reader.
     enum Events {
         /// Nothing yet; or never, when the channel has ended.
         case none(isEnded: Bool)
-        /// What brings it to `next`. `splitsLineEnd`: see ``TextEvents/Outcome``.
+        /// The piece that brings it to `next`. `splitsLineEnd`: see ``TextEvents/Outcome``.
         case piece(BodyPiece, next: UInt64, EventFraming.State, splitsLineEnd: Bool)
         /// Only the log has it.
         case behind
         /// Text that is not complete.
         case waits(TextSeam.End)
-        /// What comes next is no text.
+        /// The next data is no text.
         case unfit
     }
 
-    /// What decides which events come next.
+    /// The values that decide which events come next.
     private struct Place: Equatable {
         let channel: ObjectIdentifier
         let offset: UInt64
@@ -171,7 +171,7 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
     /// A commit that is longer in events is not framed on the loop, nor at once: its readers get it as a page.
     private static let commitBytesMax = 16 << 20
 
-    /// What comes next for a reader. While a change is given out, it is made once for all who stand at the same place.
+    /// Returns the next events for a reader. While a change is given out, they are made once for all readers at the same place.
     func events(for reader: SSEReader) -> Events {
         let place = Place(
             channel: ObjectIdentifier(reader.channel), offset: reader.offset, view: reader.view, cursor: reader.cursor, form: reader.form,
@@ -195,14 +195,14 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         return noted(events, at: place)
     }
 
-    /// Room for what a large commit takes in events, before they are made; `nil` when there is none, or that is too much to make here.
+    /// Room for the events of a large commit, before they are made; `nil` when there is none, or that is too much to make here.
     private func room(for chunks: [Chunk], as form: EventFraming.Form) -> MemoryReservation? {
         let count = chunks.reduce(0) { $0 + EventFraming.byteCountMax(of: $1.frames, as: form) }
         guard count <= min(LoopReaders.commitBytesMax, answers.budget.bytesMax) else { return nil }
         return answers.reserve(count, for: LoopReaders.sharedAccount)
     }
 
-    /// A large piece is shared by many, and counted once; where there is no room each reads it from the log when there is.
+    /// A large piece is shared by many, and counted once; without room for it, each reads it from the log once there is.
     private func counted(_ events: Events, in room: MemoryReservation?) -> Events {
         guard case .piece(let piece, let next, let state, let splitsLineEnd) = events, piece.byteCount > LoopReaders.countedBytes else {
             return events
@@ -248,14 +248,14 @@ final class LoopReaders: @unchecked Sendable {  // Guard: `changed` and `total` 
         }
     }
 
-    /// How large a page somebody may have who lags, so that a thousand who stop reading hold no more than a few do.
+    /// How large a page a lagging reader may have, so that a thousand that stop reading hold no more than a few do.
     var pageShare: Int { min(configuration.pageBytes, max(LoopReaders.pageBytesMin, (LoopReaders.pageBytesMax - pageBytes) / 8)) }
 
     var hasRoomForPages: Bool { pageBytes < LoopReaders.pageBytesMax / 2 }
 
     // MARK: Sweeping
 
-    /// Heartbeats and lifetimes are looked after for all readers at once: a timer each would cost more than they do.
+    /// Heartbeats and the ends of streams are checked for all readers at once: a timer each would cost more than they do.
     private func startSweeping() {
         guard sweeper?.isWaiting != true else { return }
         let period = max(.milliseconds(10), min(.seconds(1), configuration.shortestInterval / 4))

@@ -4,16 +4,16 @@ internal import ParleySystem
 
 /// A page as a reader of events gets it.
 ///
-/// It is made where the page is read. What is short is framed there as well, once there is room for it; what is long stays as it is stored
-/// and is framed piece by piece as the peer takes it, because events may take six times as much as what they tell.
+/// It is made where the page is read. A short page is framed there as well, once there is room for it; a long one stays as it is stored and is framed
+/// piece by piece as the peer takes it, because events may take six times as much as their data.
 struct PageEvents: Sendable {
-    /// What becomes of a page.
+    /// The next step with a page.
     enum Step: Sendable, Equatable {
         /// A reader has been told everything up to `next`. `splitsLineEnd`: see ``TextEvents/Outcome``.
         case told(next: UInt64, EventFraming.State, splitsLineEnd: Bool)
         /// The page, which is told, is one event with the next one: it ends within a character, or between CR and LF, and there is more.
         case continues(OpenEvent)
-        /// What there is, is not complete: nothing is told.
+        /// The data is not complete: nothing is sent.
         case waits(TextSeam.End, at: UInt64)
         /// It is not UTF-8: nothing is told.
         case unfit
@@ -29,7 +29,7 @@ struct PageEvents: Sendable {
         var end: TextSeam.End { carried.isEmpty ? .afterReturn : .inCharacter }
     }
 
-    /// How its data stands in events; of text that turned out to be none, and is the first data of its answer, in Base64.
+    /// The form of its data in events; Base64 for text that turned out to be none, and is the first data of its answer.
     let form: EventFraming.Form
     let step: Step
     var slices: EventSlices
@@ -48,8 +48,8 @@ struct PageEvents: Sendable {
     }
 
     /// - Parameters:
-    ///   - events: What is known of the text before the page.
-    ///   - open: The event that the page continues, and how its lines go on.
+    ///   - events: The state of the text before the page.
+    ///   - open: The event that the page continues, and how its lines continue.
     ///   - isFirst: Whether the answer has no data yet, so that it can still be one in Base64.
     init(text page: Page, _ events: TextEvents, continuing open: (event: OpenEvent, lines: EventLines)?, isFirst: Bool) {
         if page.isEmpty, open == nil {
@@ -95,13 +95,13 @@ struct PageEvents: Sendable {
     private static func state(after page: Page) -> EventFraming.State { page.isEnd ? .closed : page.isUpToDate ? .upToDate : .behind }
 }
 
-/// What is framed of a page, piece by piece.
+/// The framed form of a page, piece by piece.
 struct EventSlices: Sendable {
     private var body = Bytes()
-    /// What of it has not been framed.
+    /// The part of it that has not been framed.
     private var rest = 0..<0
     private var form = EventFraming.Form.text
-    /// How the lines go on, in the next page if need be.
+    /// How the lines continue, in the next page if need be.
     private(set) var lines = EventLines()
     private var isBegun = false
     /// Whether the event continues with the next page.

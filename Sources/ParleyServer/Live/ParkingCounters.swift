@@ -1,12 +1,12 @@
 internal import Synchronization
 
-/// What became of the readers of one loop that did not keep up.
+/// Counts the readers of one loop that did not keep up, by outcome.
 final class ParkingCounters: Sendable {
     /// Parked now, and ever.
     private let now = Atomic(0)
     private let total = Atomic(0)
     private let settled = Atomic(0)
-    /// What waits for all of them to take it, as of the last look, which is a second ago at most.
+    /// The bytes that wait for all of them, as of the last look, which is a second ago at most.
     let unsentBytes = Atomic(0)
 
     func noted(_ isParked: Bool) {

@@ -4,16 +4,16 @@ internal import ParleySystem
 
 /// A reader that gets what is appended as server-sent events, until the stream ends or its time is up.
 ///
-/// Of a channel of text it gets text as long as that is what comes, see ``TextEvents``. The head of its answer says whether data is in
-/// Base64, so it is sent when the first data is known, or when there is none yet. Where text turns out to be none later, the answer ends; a
-/// reader that comes again for what is next gets that in Base64.
+/// On a channel of text it sends text as long as the data is text, see ``TextEvents``. The head of its answer says whether data is in Base64, so it
+/// is sent when the first data is known, or when there is none yet. Where text turns out to be none later, the answer ends; a reader that reconnects
+/// for the next data gets that in Base64.
 final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     private(set) var form: EventFraming.Form
-    /// What the last control event said.
+    /// The state in the last control event.
     private var lastState: EventFraming.State?
     private let whenBehind: WhenBehind
     private(set) var lineEnd = LineEnd.plain
-    /// What it was given since something last waited for the peer to take it.
+    /// The bytes given since something last waited for the peer to take it.
     private var takenBytes = 0
     /// `nil` until the head has been sent.
     private var stream: HTTPStream?
@@ -22,10 +22,10 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     /// Milliseconds of the loop's time.
     private var lastWrite: Int64 = 0
     private var deadline: Int64 = 0
-    /// What the page that is read or being sent may take of the loop's share.
+    /// The part of the loop's share that the page which is read or being sent may take.
     private var reserved = 0
     private var incomplete: Incomplete?
-    /// There while an event is told of which a reader has got only a part.
+    /// Set while an event is being sent of which a reader has got only a part.
     private var progress: Progress?
     /// How often still it is looked whether a peer that sends nothing more has gone altogether.
     private var probesLeft = 0
@@ -52,7 +52,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     private final class Progress {
         /// The page that is told, and what it holds of the memory for answers.
         var page: (events: PageEvents, room: MemoryReservation?)?
-        /// What the event leads to when the page has been told, and how its lines go on.
+        /// The event that is open behind the page that was sent, and how its lines continue.
         var open: (event: PageEvents.OpenEvent, lines: EventLines)?
         /// Whether the reader ends with the event.
         var isLast = false
@@ -86,7 +86,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     override func begin(_ exchange: Exchange) {
         unanswered = exchange
         lastWrite = readers.loop.nowMilliseconds
-        // Spread, so that readers that came together do not all come again together.
+        // Spread, so that readers that came together do not all reconnect together.
         let spread = Double(readers.channels.world.random() % 1_000) / 10_000
         deadline = lastWrite + (readers.configuration.streamLifetime * (0.9 + spread)).milliseconds
         if form != .text {
@@ -172,7 +172,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         writeControl(.behind, view: .settled)
     }
 
-    /// Made where pages are read: megabytes would hold up everybody else on the loop.
+    /// Made where pages are read: megabytes would hold up all other readers on the loop.
     override var framing: (@Sendable (Page) -> PageEvents)? {
         let (form, cursor) = (form, cursor)
         guard form == .text else { return { PageEvents($0, as: form, cursor: cursor) } }
@@ -216,7 +216,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         if events.state == .closed { leave() } else if !goesOn { advance() }
     }
 
-    /// What a page leads to that has been told.
+    /// Applies the consequences of a page that has been sent.
     private func apply(_ events: PageEvents) {
         switch events.step {
         case .told(let next, _, let splitsLineEnd):
@@ -229,7 +229,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         }
     }
 
-    /// Up to where a reader has been told when the page that is being told has been.
+    /// The offset that the reader will have been told once the current page has been sent.
     private var told: UInt64 { if case .told(let next, _, _)? = progress?.page?.events.step { next } else { readOffset } }
 
     /// Sends the next pieces of the page, as long as the peer takes them.
@@ -259,7 +259,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         readPage(bytesMax: share)
     }
 
-    /// Says how much its pages take: those that are read or being sent.
+    /// Notes how much its pages take: those that are being read or sent.
     private func hold(_ bytes: Int) {
         readers.pageBytes += bytes - reserved
         reserved = bytes
@@ -282,7 +282,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
             (exchange.responder.onClose, exchange.responder.onHalfClose) = (nil, nil)
             exchange.respond(Problem(error))
         } else {
-            stream?.abort()  // A clean end would say that all is well; a cut one lets the client come again.
+            stream?.abort()  // A clean end would say that all is well; a cut one lets the client reconnect.
         }
     }
 
@@ -306,7 +306,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
     override func end() {
         guard isAttached else { return }
         if let progress, isInEvent {
-            // An event that has been begun is told to its end, if there is one; without it the client would get the same again.
+            // An event that has begun is sent to its end, if there is one; without it the client would get the same again.
             guard progress.page == nil, hasExpired || readOffset >= channel.tail.head else {
                 progress.isLast = true
                 return
@@ -359,7 +359,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
 // MARK: Text that is not complete
 
 extension SSEReader {
-    /// What comes next, of text.
+    /// The next events, of text.
     var textEvents: TextEvents {
         TextEvents(cursor: cursor, allowsReturn: lineEnd == .allowsReturn, swallowsLineFeed: lineEnd == .swallowsLineFeed)
     }
@@ -419,7 +419,7 @@ extension SSEReader {
         send(BodyPiece(bytes), state)
     }
 
-    /// What a reader has got of an event is no text after all: it comes again, and gets it in Base64.
+    /// The event that is being sent turns out to be no text: the reader reconnects, and gets it in Base64.
     private func giveUpText() {
         readers.unfitText.add(channel, after: offset)
         breakOff()

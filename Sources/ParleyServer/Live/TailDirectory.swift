@@ -17,7 +17,7 @@ struct TailDirectory: Sendable {
 
     /// Returns the tail, or `nil` when no node has a channel of that name. Blocks.
     ///
-    /// - Parameter offset: Where its reader wants to begin.
+    /// - Parameter offset: The offset at which its reader wants to begin.
     /// - Throws: As ``Channels/readable(_:)``.
     func find(_ name: String, reaching offset: UInt64) throws(ChannelError) -> (any Tail)? {
         do throws(ChannelError) {

@@ -19,7 +19,7 @@ final class TailReader: LiveReader, @unchecked Sendable {  // Guard: used on the
 
     override func begin(_ exchange: Exchange) {
         self.exchange = exchange
-        exchange.responder.onClose = { [unowned self] in leave() }  // Until it leaves: what follows may never answer, but stream.
+        exchange.responder.onClose = { [unowned self] in leave() }  // Until it leaves: the next reader may never answer, but stream.
         exchange.responder.onHalfClose = {}  // It waits all the same, and not for long.
         timeout = readers.loop.schedule(after: TailReader.patience) { [weak self] in self?.end() }
         advance()

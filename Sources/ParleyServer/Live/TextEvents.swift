@@ -3,11 +3,11 @@ internal import ParleySystem
 
 /// Puts what was appended to a channel of text into events.
 ///
-/// An event is text by itself, whatever appends it came in: one that ends within a character, or between CR and LF, waits for what completes
-/// it, and the offset that a reader is told stays before it. So the data of all events is the text as it is stored, but for its line ends, of
-/// which events have one kind. What is no text at all goes into no such event.
+/// An event is text by itself, whatever appends it came in: one that ends within a character, or between CR and LF, waits for its completion, and the
+/// offset that a reader is told stays before it. So the data of all events is the text as it is stored, but for its line ends, of which events have
+/// one kind. Data that is no text at all goes into no such event.
 struct TextEvents {
-    /// What was appended at once, and the offset it leads to.
+    /// The text of one append, and the offset it leads to.
     struct Piece {
         var text: Bytes
         var last: UInt64
@@ -16,14 +16,14 @@ struct TextEvents {
     enum Outcome: Equatable {
         /// Events that lead to `next`. `splitsLineEnd`: they end with a carriage return that may be half of a line's end.
         case events(Bytes, next: UInt64, EventFraming.State, splitsLineEnd: Bool)
-        /// What there is, is not complete.
+        /// The data is not complete.
         case waits(TextSeam.End)
-        /// What comes next is not UTF-8.
+        /// The next data is not UTF-8.
         case unfit
     }
 
     let cursor: UInt64
-    /// Whether nothing stands behind the pieces yet.
+    /// Whether nothing comes after the pieces yet.
     var reachesTail = true
     /// Whether nothing comes after the pieces, ever.
     var isEnded = false
@@ -65,7 +65,7 @@ struct TextEvents {
 // MARK: Pages
 
 extension TextEvents {
-    /// What becomes of a page of text, and which of its bytes are told with it.
+    /// Decides the outcome of a page of text, and which of its bytes are sent.
     ///
     /// - Parameters:
     ///   - text: The page's, behind `carried` bytes of a character that began before it.

@@ -1,9 +1,9 @@
 internal import ParleyChannels
 internal import Synchronization
 
-/// Where in channels of text something stands that has not become text for a while, so that readers who come there get it in Base64.
+/// The places in channels of text where something has not become text for a while, so that readers that come there get it in Base64.
 ///
-/// It need not remember all: a reader who comes to a place that was forgotten waits once more.
+/// It need not remember all: a reader that comes to a forgotten place waits once more.
 final class UnfitText: Sendable {
     private let places = Mutex<[ChannelID: UInt64]>([:])
     private static let countMax = 1_024

@@ -22,7 +22,7 @@ struct PageRoute: Sendable {
         ]
     }
 
-    /// The parts of the page's one script, in the order in which they stand there: what a part runs at once needs those before it.
+    /// The parts of the page's one script, in their order: code that a part runs at once needs those before it.
     private static var script: String {
         [
             PackageResources.values_js, PackageResources.markdown_js, PackageResources.rows_js, PackageResources.activity_js,

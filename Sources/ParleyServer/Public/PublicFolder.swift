@@ -2,7 +2,7 @@ internal import Glibc
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// A folder whose files the server hands to anybody, for `--public`: web pages that talk to the node they come from.
+/// A folder whose files the server serves without a key, for `--public`: web pages that talk to the node they come from.
 ///
 /// A path is opened segment by segment, below the folder as it was when the server started. Nothing that begins with a dot is served, nothing
 /// that is no regular file, and no symbolic link is followed, so that no name leads out of the folder.
@@ -25,7 +25,7 @@ package final class PublicFolder: Sendable {
         case folder
     }
 
-    /// What stands at the path of a URL; `nil` when that is nothing to be served. Blocks on the disk.
+    /// Finds the file at the path of a URL; `nil` when there is none to be served. Blocks on the disk.
     func find(_ path: ArraySlice<UInt8>) -> Found? {
         guard let names = PublicFolder.segments(path) else { return nil }
         let isFolder = names.last == ""
@@ -115,7 +115,7 @@ final class PublicFile: @unchecked Sendable {  // Guard: used by one piece of wo
         "webmanifest": "application/manifest+json",
     ]
 
-    /// By the end of its name; anything else is bytes, which browsers save instead of showing.
+    /// The type by the end of the name; anything else is bytes, which browsers save instead of showing.
     private static func contentType(_ name: String) -> String {
         guard let dot = name.lastIndex(of: ".") else { return ContentTypeText.bytes }
         return types[name[name.index(after: dot)...].lowercased()] ?? ContentTypeText.bytes

@@ -3,7 +3,7 @@ internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
 
-/// Answers with the files of `--public`, at every path that is no route of the server's.
+/// Answers with the files of `--public`, at every path that is not a route of the server.
 struct PublicRoute: Sendable {
     let context: ServerContext
     let folder: PublicFolder

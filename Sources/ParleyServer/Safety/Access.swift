@@ -1,7 +1,7 @@
 package import ParleyHTTP
 package import ParleySystem
 
-/// Who sent a request, and what they may do. Asked wherever a channel is touched.
+/// The sender of a request, and its rights. Checked wherever a channel is touched.
 package struct Access: Sendable {
     /// The principal: the `by` of what they append.
     package let name: String
@@ -9,11 +9,11 @@ package struct Access: Sendable {
     let account: String
     /// When the right ends; `nil`: it does not.
     package let expires: Timestamp?
-    /// What the rights come from; `nil`: all rights.
+    /// The token that the rights come from; `nil`: all rights.
     let token: CapabilityToken?
-    /// What it rests on, for whoever asks later whether it is still good.
+    /// The credential it rests on, for later checks that it is still valid.
     let basis: Basis
-    /// Which keys it was compared with: see ``Authenticator/replace(_:)``.
+    /// The version of the keys it was compared with: see ``Authenticator/replace(_:)``.
     var keysVersion = 0
     /// The one channel that may be read, when it came as a ticket.
     private let only: String?
@@ -29,7 +29,7 @@ package struct Access: Sendable {
         case token
     }
 
-    /// Whether it was shown with the request, rather than being everybody's.
+    /// Whether a credential came with the request; without keys there is none.
     var isShown: Bool {
         switch basis {
         case .key, .token: true
@@ -37,7 +37,7 @@ package struct Access: Sendable {
         }
     }
 
-    /// All rights, under this name, of everybody.
+    /// All rights, under this name, for every sender.
     static func everybody(_ name: String) -> Access {
         Access(name: name, account: name, expires: nil, token: nil, basis: .noKeys, only: nil)
     }
@@ -47,7 +47,7 @@ package struct Access: Sendable {
         Access(name: key.name, account: key.name, expires: nil, token: nil, basis: .key(digest: key.digest), only: nil)
     }
 
-    /// Nobody: for answers that need no right.
+    /// No sender: for answers that need no right.
     static let none = Access(name: "", account: "", expires: Timestamp(milliseconds: 0), token: nil, basis: .nothing, only: "")
 
     static func bearer(_ token: CapabilityToken) -> Access {
@@ -84,8 +84,8 @@ package struct Access: Sendable {
     }
 
     /// - Parameters:
-    ///   - verbs: Of which any would do, the usual one first. `admin` always does.
-    ///   - note: What else there is to say of them.
+    ///   - verbs: The rights of which any would do, the usual one first. `admin` always does.
+    ///   - note: A further sentence on them.
     static func forbidden(_ verbs: [Verb], _ channel: String, note: String = "") -> Problem {
         let names = verbs.filter { $0 != .admin }.map(\.name) + [Verb.admin.name]
         let quoted = names.map { "'\($0)'" }
@@ -100,7 +100,7 @@ package struct Access: Sendable {
             ])
     }
 
-    /// Of an agent's entries, before it is known which is sent.
+    /// For an agent's entries, before it is known which is sent.
     package static let usualNeed = ", whichever the type of the entry needs: 'append' for a message"
 
     func hasExpired(_ now: Timestamp) -> Bool { expires.map { $0 <= now } ?? false }

@@ -1,7 +1,7 @@
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// Which hosts a request may name and which pages may send it.
+/// Decides which hosts a request may name and which pages may send it.
 ///
 /// A server on loopback without keys is reachable by every page the user's browser shows: directly, which the Origin tells, or by a name
 /// that the attacker points to loopback (DNS rebinding), which the Host tells, or the request target where that is a URL.
@@ -13,7 +13,7 @@ struct AccessPolicy: Sendable {
 
     init(_ configuration: ServerConfiguration) {
         hosts = configuration.allowedHosts.compactMap { Authority($0) }
-        // With keys, a page that reaches the server by another name has none to show: any name will do.
+        // With keys, a page that reaches the server by another name has none: any name will do.
         allowsAnyHost = !configuration.keys.isEmpty || configuration.allowedHosts.contains("*")
         origins = Set(configuration.allowedOrigins.compactMap { URLOrigin($0) })
         allowsAnyOrigin = configuration.allowedOrigins.contains("*")
@@ -25,7 +25,7 @@ struct AccessPolicy: Sendable {
     /// - Returns: The header fields that let a page of another origin read the answer.
     /// - Throws: 403 `host_not_allowed` or `origin_not_allowed`.
     func check(_ request: HTTPRequestHead) throws(Problem) -> [HeaderField] {
-        // What sends none speaks HTTP/1.0: a load balancer that looks whether the server lives. A browser always names the host.
+        // A client without one speaks HTTP/1.0: a load balancer that checks whether the server lives. A browser always names the host.
         let host = request.authority
         let authority = host.flatMap { Authority($0) }
         guard host == nil || allows(authority) else {
@@ -35,7 +35,7 @@ struct AccessPolicy: Sendable {
                     "the request is addressed to the host '\(host ?? "")'; expected localhost or a loopback address. To be reached by another name, start the server with keys: --keys <file> or PARLEY_KEYS."
             )
         }
-        // Who may read it depends on who asks, also when nobody of another origin did: a shared cache must know.
+        // Whether an answer may be read depends on the requesting origin, even for a request without one: a shared cache must know.
         let varies: [HeaderField] = origins.isEmpty && !allowsAnyOrigin ? [] : [("Vary", "Origin")]
         guard let origin = request.header("Origin") else { return varies }
         let from = URLOrigin(origin)
@@ -50,7 +50,7 @@ struct AccessPolicy: Sendable {
         ] + varies
     }
 
-    /// Answers a browser that asks whether its page may send a request, or returns `nil` when this is no such question.
+    /// Answers a browser that asks whether its page may send a request, or returns `nil` for any other request.
     func preflight(_ request: HTTPRequest) -> [HeaderField]? {
         guard request.method == "OPTIONS", request.header("Access-Control-Request-Method") != nil else { return nil }
         var headers: [HeaderField] = [

@@ -2,7 +2,7 @@ internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
 
-/// Finds out who sends a request.
+/// Identifies the sender of a request.
 final class Authenticator: Sendable {
     private let ring: Mutex<KeyRing>
     /// Rises with each replacement of the keys.
@@ -17,7 +17,7 @@ final class Authenticator: Sendable {
         self.world = world
     }
 
-    /// Takes other keys from now on. Tickets came with rights of the old ones, and whoever needs one asks anew.
+    /// Takes other keys from now on. Tickets carry rights of the old ones, so clients that need one ask again.
     func replace(_ keys: KeyRing) {
         ring.withLock { ring in
             ring = keys
@@ -30,13 +30,13 @@ final class Authenticator: Sendable {
 
     var keys: KeyRing { ring.withLock { $0 } }
 
-    /// Who sends `request`: everybody has all rights where there are no keys.
+    /// Returns the sender of `request`; without keys, every sender has all rights.
     ///
     /// - Throws: 401 `unauthorized` with what is wrong as `reason`: `missing`, `invalid` or `expired`.
     func access(_ request: HTTPRequest) throws(Problem) -> Access {
         let (keys, current) = ring.withLock { ($0, version.load(ordering: .sequentiallyConsistent)) }
         var access = try access(request, keys)
-        // Of a ticket they are those by which it was given.
+        // A ticket keeps the version of the keys that it was issued under.
         if access.keysVersion == 0 { access.keysVersion = current }
         return access
     }
@@ -85,7 +85,7 @@ final class Authenticator: Sendable {
         return isGood ? nil : Authenticator.unknown
     }
 
-    /// A ticket is for one GET; of what, the rights that come with it say.
+    /// A ticket is good for one GET; its rights say of which channel.
     private func redeem(_ ticket: String, _ request: HTTPRequest) throws(Problem) -> Access {
         let use: Tickets.Use = request.pathUTF8.elementsEqual(SocketRoute.path.utf8) ? .socket : .channel
         guard request.method == "GET", let access = tickets.redeem(ticket, for: use, world.now) else {

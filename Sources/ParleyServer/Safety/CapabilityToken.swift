@@ -1,10 +1,10 @@
 package import ParleySystem
 
-/// What a bearer of it may do: signed by a key, complete in itself, and narrowed by whoever holds it without asking anybody.
+/// The rights of its bearer: signed by a key, complete in itself, and narrowed by any holder without asking the server.
 ///
-/// It is a chain of blocks in the manner of macaroons. The first signature is made with the key, each further one with the signature before
-/// it, and only the last one is in the token. So a holder can add a block, and nobody can take one away or change one. A block that is added
-/// only ever takes rights away: something is allowed if every block allows it.
+/// It is a chain of blocks in the manner of macaroons. The first signature is made with the key, each further one with the signature before it, and
+/// only the last one is in the token. So a holder can add a block, but cannot remove or change one. An added block can only take rights away:
+/// something is allowed if every block allows it.
 ///
 /// `parley_v1_` and the base64url (RFC 4648, without padding) of
 ///
@@ -54,7 +54,7 @@ package struct CapabilityToken: Sendable {
         try append(block)
     }
 
-    /// The same with less: what `block` does not allow is gone, and its name is put behind the one there is.
+    /// The same token with fewer rights: those that `block` does not allow are gone, and its name is added behind the one there is.
     package func narrowed(_ block: Block) throws(SafetyError) -> CapabilityToken {
         var token = self
         try token.append(block)
@@ -74,18 +74,18 @@ package struct CapabilityToken: Sendable {
         }
     }
 
-    /// What the first signature is of; the version is part of it, so that no later form can be read as this one.
+    /// The text that the first signature covers; the version is part of it, so that no later form can be read as this one.
     private static func label(_ keyName: String) -> Bytes { Bytes((prefix + keyName).utf8) }
 
-    // MARK: What it says
+    // MARK: Its content
 
-    /// Who its bearer is: `ann`, or `ann/phone` when it was narrowed under a name.
+    /// The name of its bearer: `ann`, or `ann/phone` when it was narrowed under a name.
     package var name: String { blocks.compactMap(\.name).joined(separator: "/") }
 
-    /// Who it was issued to: whatever its holders made of it counts as theirs.
+    /// The name it was issued to: tokens that its holders made of it count as theirs.
     var issuedTo: String { blocks[0].name ?? "" }
 
-    /// From this instant on it is worth nothing.
+    /// From this instant on the token is worth nothing.
     package var expires: Timestamp { blocks.compactMap(\.expires).min() ?? Timestamp(milliseconds: 0) }
 
     package func allows(_ verb: Verb, _ channel: String) -> Bool { blocks.allSatisfy { $0.allows(verb, channel) } }
@@ -212,7 +212,7 @@ struct SafetyName {
     private static let bytesMax = 64
     private static let reserved = ["agents", "hook", "schedule"]
 
-    /// `nil` unless it is 1 to 64 of `[A-Za-z0-9._~@+-]`. No slash: that stands between the names of a token that was narrowed.
+    /// `nil` unless it is 1 to 64 of `[A-Za-z0-9._~@+-]`. No slash: that separates the names of a narrowed token.
     init?(_ bytes: some Collection<UInt8>) {
         guard (1...SafetyName.bytesMax).contains(bytes.count),
             bytes.allSatisfy({ byte in
@@ -220,7 +220,7 @@ struct SafetyName {
             })
         else { return nil }
         text = String(decoding: bytes, as: UTF8.self)
-        // With what is put behind it, it would read like an agent that writes, or like something else of the server's own.
+        // With a suffix, it would read like an agent that writes, or like something else of the server's own.
         guard !SafetyName.reserved.contains(text) else { return nil }
     }
 

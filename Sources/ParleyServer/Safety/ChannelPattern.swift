@@ -2,7 +2,7 @@ internal import ParleySystem
 
 /// A set of channels by their names: segments as they are, `*` for any one segment, `**` for one or more.
 ///
-/// It is compared with the channel's decoded name, byte by byte: what a URL looks like, and which texts Unicode takes for equal, do not matter.
+/// It is compared with the channel's decoded name, byte by byte: the form of a URL, and which texts Unicode takes for equal, do not matter.
 package struct ChannelPattern: Hashable, Sendable {
     package let text: String
     private let segments: [Bytes]
@@ -40,12 +40,12 @@ package struct ChannelPattern: Hashable, Sendable {
 
     /// How many segments it has.
     var segmentCount: Int { segments.count }
-    /// Whether it stands for channels that it does not name.
+    /// Whether it matches channels that it does not name.
     package var isWide: Bool { segments.contains(ChannelPattern.one) || segments.contains(ChannelPattern.many) }
 
     /// Names that it matches, of which a set of patterns matches each only if it matches every channel that this one does.
     ///
-    /// In place of `*` and `**` stand segments that no pattern names.
+    /// Replaces `*` and `**` by segments that no pattern names.
     /// - Parameter segmentsMax: The most segments that one of those patterns has: longer names than that tell nothing new.
     func examples(_ segmentsMax: Int) -> [String] {
         let wide = segments.indices.filter { segments[$0] == ChannelPattern.many }
@@ -118,7 +118,7 @@ package struct Grant: Hashable, Sendable {
     package var text: String { "\(pattern.text):\(verbs.names.joined(separator: ","))" }
 }
 
-/// What is wrong with a key, a token or what is asked of one. It never has a secret in it.
+/// A problem with a key, a token or a request for one. It never contains a secret.
 package struct SafetyError: Error, Sendable, CustomStringConvertible {
     package var message: String
     package var description: String { message }

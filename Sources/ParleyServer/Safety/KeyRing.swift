@@ -5,9 +5,9 @@ package import ParleySystem
 /// A secret that lets its bearer do everything, and with which tokens are signed.
 package struct Key: Sendable {
     package let name: String
-    /// What a presented secret is compared with; the secret itself is not kept.
+    /// The digest that a presented secret is compared with; the secret itself is not kept.
     let digest: Bytes
-    /// Signs tokens: another value than the digest, which could get into a core dump or a debugger beside what it is compared with.
+    /// Signs tokens: another value than the digest, which could get into a core dump or a debugger together with the value it is compared with.
     package let signing: Bytes
 
     package static let secretBytes = 16...512
@@ -37,11 +37,11 @@ package struct KeyRing: Sendable {
 
     package var isEmpty: Bool { keys.isEmpty }
 
-    /// Adds keys from text: `name:secret` each; what is empty or begins with `#` is left out.
+    /// Adds keys from text: `name:secret` each; empty items and those that begin with `#` are ignored.
     ///
     /// - Parameters:
-    ///   - separator: What stands between two: a line's end in a file, a comma in a variable.
-    ///   - source: Where the text is from, for messages.
+    ///   - separator: The character between two: a line's end in a file, a comma in a variable.
+    ///   - source: The source of the text, for messages.
     /// - Throws: ``SafetyError`` that names the source and which entry is wrong.
     package mutating func add(_ text: String, separator: Character, from source: String) throws(SafetyError) {
         for (number, part) in text.split(separator: separator, omittingEmptySubsequences: false).enumerated() {

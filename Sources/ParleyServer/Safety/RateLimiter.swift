@@ -2,10 +2,10 @@ internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
 
-/// Lets everybody have so many requests a second, and a burst of two seconds' worth: a bucket of tokens for each account.
+/// Allows each account so many requests a second, and a burst of two seconds' worth: a bucket of tokens for each.
 final class RateLimiter: Sendable {
     private let rate: TokenBucket.Rate
-    /// Those who show a key or token, and those who do not: however many of these there are, the others have their buckets.
+    /// Buckets of requests with a key or token, and of those without: however many of the latter there are, the former keep theirs.
     private let tables = Mutex((holders: BucketTable(), peers: BucketTable()))
 
     /// - Parameter rate: Requests a second, above 0.
@@ -13,7 +13,7 @@ final class RateLimiter: Sendable {
 
     /// Takes a token.
     ///
-    /// - Parameter now: By a clock that never steps back.
+    /// - Parameter now: The time of a clock that never steps back.
     /// - Throws: 429 `too_many_requests` that says when there is one again.
     func take(_ account: String, _ now: Duration) throws(Problem) {
         let wait = tables.withLock { tables in
@@ -30,7 +30,7 @@ final class RateLimiter: Sendable {
     // No key and no holder of a token has a blank in its name.
     private static let peerPrefix = "peer "
 
-    /// Who an address belongs to: of IPv6 the network, of which one customer has all the addresses.
+    /// The account of a peer's address: for IPv6 that of the network, as one customer has all its addresses.
     static func account(ofPeer address: String) -> String {
         peerPrefix + network(of: address)
     }
@@ -47,7 +47,7 @@ final class RateLimiter: Sendable {
 private struct TokenBucket {
     struct Rate {
         let perSecond: Double
-        /// What a bucket holds.
+        /// The capacity of a bucket.
         let burst: Double
     }
 
@@ -75,16 +75,16 @@ private struct TokenBucket {
 
 /// The buckets of accounts, in bounded memory.
 ///
-/// An account is forgotten only once its bucket is full, which makes no difference to it. Those for whom there is no room share buckets, a few in
-/// each, until there is; then each continues with what is left of the one that it shared. So nobody gets a full bucket by being one of many.
+/// An account is forgotten only once its bucket is full, which makes no difference to it. Accounts for which there is no room share buckets, a few in
+/// each, until there is; then each continues with what is left of its shared one. So no account gets a full bucket by being one of many.
 private struct BucketTable {
     private var own: [String: TokenBucket] = [:]
     private var shared: [TokenBucket?] = []
-    /// Before this it is not looked again who can be forgotten: that costs a visit of all.
+    /// When to look next for accounts that can be forgotten: that visits all of them.
     private var nextSweep = Duration.zero
 
     private static let ownMax = 10_000
-    /// Many, so that a flood of accounts leaves most others alone; which one is an account's nobody outside can know.
+    /// Many, so that a flood of accounts leaves most others alone; clients cannot know which one is an account's.
     private static let sharedCount = 1_024
     private static let sweepInterval = Duration.seconds(1)
 

@@ -109,7 +109,7 @@ struct SafetyRoutes: Sendable {
         let (access, use): (Access, Tickets.Use)
         switch (body["channel"], body["socket"]) {
         case (.string(let channel)?, nil):
-            // By the same way as from a URL, so that one name has one form.
+            // Parsed as in a URL, so that one name has one form.
             let name = try StreamName(path: ArraySlice(PercentEncoding.encode(channel, keeping: "/").utf8))
             try exchange.access.require(.read, name.text)
             (access, use) = (exchange.access.reading(only: name.text), .channel)
@@ -136,7 +136,7 @@ struct SafetyRoutes: Sendable {
 
     /// The body as an object with no other fields than these, so that a misspelt restriction is not taken for none.
     ///
-    /// - Throws: 400 `invalid_json` for what is no JSON, else with `code`.
+    /// - Throws: 400 `invalid_json` for a body that is no JSON, else with `code`.
     private static func object(_ exchange: Exchange, _ fields: [String], _ code: String) throws(Problem) -> JSON {
         let json: JSON
         do throws(JSONError) { json = try JSON.parse(exchange.request.body, uniqueNames: true) } catch {

@@ -2,11 +2,12 @@ internal import ParleyHTTP
 internal import ParleySystem
 internal import Synchronization
 
-/// What lets a browser's EventSource in, which cannot send header fields: a word in the URL that is worth one GET of one channel, soon.
+/// The credential of a browser's EventSource, which cannot send header fields: a word in the URL that is worth one GET of one channel, soon.
 ///
-/// A URL gets into histories and the logs of proxies; by then the ticket is used up. They are in memory only: after a restart one asks anew.
+/// A URL gets into histories and the logs of proxies; by then the ticket is used up. Tickets are in memory only: after a restart clients ask for
+/// another.
 final class Tickets: Sendable {
-    /// What a ticket is good for.
+    /// The use that a ticket is good for.
     enum Use { case channel, socket }
 
     private struct Ticket {
@@ -16,7 +17,7 @@ final class Tickets: Sendable {
     }
 
     private struct State {
-        /// By digest: what is looked up must not tell by its time how much of it was right.
+        /// By digest: the time of a lookup must not reveal how much of a guess was right.
         var tickets: [Bytes: Ticket] = [:]
         /// The digests in the order in which they end.
         var order: [Bytes] = []
@@ -29,7 +30,7 @@ final class Tickets: Sendable {
     /// All of them together; a holder of a token cannot have many more than they can use.
     static let countMax = 10_000
 
-    /// - Returns: `nil` when there are too many that nobody has used yet.
+    /// - Returns: `nil` when there are too many unused ones.
     func issue(_ access: Access, for use: Use = .channel, _ now: Timestamp) -> (text: String, expires: Timestamp)? {
         var random = SystemRandomNumberGenerator()
         let secret = (0..<24).map { _ in UInt8.random(in: .min ... .max, using: &random) }
@@ -45,7 +46,7 @@ final class Tickets: Sendable {
         }
     }
 
-    /// The rights that the ticket stands for, once.
+    /// Returns the rights of the ticket, once.
     func redeem(_ text: String, for use: Use = .channel, _ now: Timestamp) -> Access? {
         let digest = SHA256.digest(Bytes(text.utf8))
         guard let ticket = state.withLock({ $0.tickets.removeValue(forKey: digest) }), now < ticket.expires, ticket.use == use

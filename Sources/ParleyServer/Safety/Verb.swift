@@ -1,4 +1,4 @@
-/// What somebody may do on a channel. Each route and each type of entry needs exactly one of these: docs/safety.md has the table.
+/// A right on a channel. Each route and each type of entry needs exactly one of these: docs/safety.md has the table.
 package enum Verb: UInt8, CaseIterable, Sendable {
     /// Following and looking: streams, status, trace, audit.
     case read = 1

@@ -2,13 +2,13 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What is told to whoever follows a channel at this moment, and never stored: presence, typing, progress.
+/// An event for the readers that follow a channel at this moment, never stored: presence, typing, progress.
 struct EphemeralEvent {
     static let types = ["typing", "presence", "progress"]
-    /// What one may measure as JSON.
+    /// The limit of one as JSON.
     static let bytesMax = 4 << 10
 
-    /// What only the server says of an event: its sender, its time and the channel it came through.
+    /// The members that only the server may set: an event's sender, its time and the channel it came through.
     static let stamped: Set<String> = ["by", "at", "channel", "offset"]
 
     private let members: [JSON.Member]
@@ -30,7 +30,7 @@ struct EphemeralEvent {
         self.members = members.filter { !EphemeralEvent.stamped.contains($0.name) }
     }
 
-    /// The event as it is delivered: who sent it and when are the server's word.
+    /// The event as it is delivered: its sender and time are set by the server.
     func json(by principal: String, at instant: Timestamp) -> Bytes {
         JSON.object(members + [.init("by", .string(principal)), .init("at", .string(instant.utf8.text))]).bytes
     }
@@ -41,7 +41,7 @@ struct EphemeralDelivery: Sendable {
     let channel: String
     /// `"channel":...,"ephemeral":{...}}`: a socket's message behind its reference.
     let socketForm: Bytes
-    /// A server-sent event without an id, so that nobody resumes from it.
+    /// A server-sent event without an id, so that no client resumes from it.
     let eventForm: Bytes
 
     init(_ event: Bytes, channel: String) {
@@ -56,7 +56,7 @@ struct EphemeralDelivery: Sendable {
     }
 }
 
-/// So many at once, and so many a second.
+/// A limit on how many at once, and how many a second.
 struct RateLimit {
     private let burst: Double
     private let perSecond: Double

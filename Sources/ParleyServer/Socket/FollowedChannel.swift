@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// A channel that a socket follows by itself.
+/// A single channel that a socket follows.
 final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard: used on the loop only.
     private let name: StreamName
     private let start: ReadRequest.Start
@@ -47,7 +47,7 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
         let place = try session.place(for: name.text)
         let reader = SocketReader(channel, after: offset, view: view, self)
         reader.place = place
-        // The object was let go between finding and following it: the next look finds the one that took its place.
+        // The object was released between finding and following it: the next lookup finds its successor.
         guard session.readers.add(reader) else { return begin() }
         self.reader = reader
         reader.begin()
@@ -76,7 +76,7 @@ final class FollowedChannel: SocketSubscription, @unchecked Sendable {  // Guard
 }
 
 extension SocketReader {
-    /// Where a reader that asks for `start` begins.
+    /// The offset at which a reader that asks for `start` begins.
     static func place(_ start: ReadRequest.Start, in channel: any Tail, _ head: UInt64) throws(Problem) -> UInt64 {
         guard channel.isJSON else { throw Problem(.mismatch(ContentTypeText.json, channel.contentType)) }
         switch start {
@@ -90,7 +90,7 @@ extension SocketReader {
 
 extension SocketSession {
     /// Says that nothing more comes.
-    /// - Parameter members: What the subscription adds.
+    /// - Parameter members: Members that the subscription adds.
     func sendEnd(_ reference: Int64, channel: String?, _ reason: String, _ problem: Problem?, _ members: [JSON.Member] = []) {
         var message: [JSON.Member] = [.init("ref", .integer(reference))]
         if let channel { message.append(.init("channel", .string(channel))) }

@@ -21,7 +21,7 @@ final class FollowedTree: SocketSubscription, @unchecked Sendable {  // Guard: u
     private var members: [Member]
     private var indices: [String: Int] = [:]
     private var nameBytes = 0
-    /// Children that the message being sent tells of.
+    /// Children that the message being sent names.
     private var newcomers: [Int] = []
     private var refused: [(name: String, problem: Problem)] = []
 

@@ -5,7 +5,7 @@ internal import ParleySystem
 /// A reader that gets what is appended to a channel as messages on a socket that it shares with others.
 final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on the loop only.
     let subscription: SocketSubscription
-    /// Which of the subscription's channels this is.
+    /// The index of the channel among the subscription's.
     let index: Int
     /// Waits in the session for room, at its offset.
     var isParked = false
@@ -32,7 +32,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         case .chunks(let chunks, let isEnded) where !chunks.contains(where: \.isLarge):
             for chunk in chunks where isAttached { send(chunk, isUpToDate: chunk === chunks.last) }
             if isEnded { finish() }
-        case .chunks, .behind:  // What is large is counted as a page, when there is room for it.
+        case .chunks, .behind:  // A large piece is counted as a page, when there is room for it.
             guard session.mayRead() else { return session.park(self) }
             readPage()
         }
@@ -79,7 +79,7 @@ final class SocketReader: LiveReader, @unchecked Sendable {  // Guard: used on t
         guard isAttached else { return }
         readers.remove(self)
         session.release(subscription.heldName(of: self))
-        // The page that is on its way finds nobody.
+        // The page in flight finds no reader.
         if isReading { session.readEnded() }
     }
 

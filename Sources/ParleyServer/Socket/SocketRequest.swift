@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// A message from the client of a socket, checked: what it wants done.
+/// A request from the client of a socket, checked.
 struct SocketRequest {
     enum Operation {
         case follow(channel: String, ReadRequest.Start, View)
@@ -20,7 +20,7 @@ struct SocketRequest {
     private static let operations = "follow, unfollow, append, ephemeral, tree"
     private static let referenceMax: Int64 = 9_007_199_254_740_991
 
-    /// - Throws: what is wrong, with the reference it is answered under as far as that could be read.
+    /// - Throws: the problem, with the reference of the answer as far as that could be read.
     init(_ message: Bytes) throws(SocketRefusal) {
         let fields = try SocketRequest.fields(of: message)
         let reference = try SocketRequest.reference(fields["ref"], message)
@@ -35,7 +35,7 @@ struct SocketRequest {
         }
     }
 
-    /// Where the value of each member stands.
+    /// The range of each member's value.
     private static func fields(of message: Bytes) throws(SocketRefusal) -> [String: Range<Int>] {
         var (fields, repeated) = ([String: Range<Int>](), String?.none)
         var scanner = JSONScanner(message)
@@ -130,7 +130,7 @@ struct SocketRequest {
         }
     }
 
-    /// An answer repeats no more of a value than helps to recognise it.
+    /// An answer repeats only as much of a value as helps to recognise it.
     private static func shown(_ text: String) -> String { text.count > 64 ? text.prefix(64) + "…" : text }
 }
 

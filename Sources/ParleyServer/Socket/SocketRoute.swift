@@ -6,7 +6,7 @@ struct SocketRoute: Sendable {
     let context: ServerContext
 
     static let path = "/v1/socket"
-    /// What a client may ask for by name, so that a proxy or a browser can tell what is spoken.
+    /// The subprotocol that a client may ask for, so that a proxy or a browser can tell which one is spoken.
     static let subprotocol = "parley.v1"
 
     func handle(_ exchange: Exchange) throws(Problem) {

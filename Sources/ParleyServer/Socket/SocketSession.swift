@@ -2,10 +2,10 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// One client on a socket: what it follows, and what it has asked for and waits for.
+/// One client on a socket: the channels it follows, and the requests in flight.
 ///
-/// Memory is bounded by the number of channels: what is unsent stays below a bound for all of them together, behind which readers park at
-/// their offsets, and pages are read for few at a time.
+/// Memory is bounded by the number of channels: unsent bytes stay below a bound for all of them together, behind which readers park at their offsets,
+/// and pages are read for few at a time.
 final class SocketSession: @unchecked Sendable {  // Guard: used on the loop only.
     enum Ending: String {
         case draining, recycled, expired
@@ -18,7 +18,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
     let socket: WebSocket
     let exchange: Exchange
     let context: ServerContext
-    /// What the client may do on all the channels.
+    /// The client's rights, on all the channels.
     var access: Access { exchange.access }
     let readers: LoopReaders
     var subscriptions: [Int64: SocketSubscription] = [:]
@@ -62,7 +62,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         socket.onDrain = { [unowned self] in resumeParked() }
         socket.onHalfClose = { [unowned self] in finished() }
         socket.onClose = { [self] in leave() }
-        // Spread, so that clients that came together do not all come again together.
+        // Spread, so that clients that came together do not all reconnect together.
         let spread = Double(context.channels.world.random() % 1_000) / 10_000
         deadline = loop.now + context.configuration.socketLifetime * (0.9 + spread)
         readers.add(self)
@@ -116,7 +116,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         socket.close(ending.closeCode, ending.rawValue)
     }
 
-    // MARK: What is in flight
+    // MARK: In flight
 
     func operationBegan() {
         pendingCount += 1
@@ -133,8 +133,8 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
 
     private func received(_ message: Bytes) {
         if ending == nil, hasExpired { return end(.expired) }
-        guard ending == nil else { return }  // The client has been told to come again; what is lost now was not answered.
-        // What cannot be read counts, too.
+        guard ending == nil else { return }  // The client has been told to reconnect; a request lost now was not answered.
+        // Unreadable messages count, too.
         let excess = overRate
         do throws(SocketRefusal) {
             let request = try SocketRequest(message)
@@ -232,7 +232,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
         resumeParked()
     }
 
-    /// Lets those continue who waited longest, as long as there is room.
+    /// Lets the parked readers that waited longest continue, as long as there is room.
     private func resumeParked() {
         var rest = parked.count
         while rest > 0, ending == nil, socket.isOpen, hasRoom, readCount < SocketSession.readsMax, !parked.isEmpty {
@@ -248,7 +248,7 @@ final class SocketSession: @unchecked Sendable {  // Guard: used on the loop onl
 class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only.
     let reference: Int64
     unowned let session: SocketSession  // It outlives what it holds.
-    /// Nobody listens any more.
+    /// It no longer follows anything.
     private(set) var isLeft = false
 
     init(_ reference: Int64, _ session: SocketSession) {
@@ -256,7 +256,7 @@ class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only
         self.session = session
     }
 
-    /// Where to continue; `nil` while that is not known.
+    /// The place to continue at; `nil` while that is not known.
     var place: JSON? { nil }
 
     /// Stops following. Idempotent.
@@ -268,7 +268,7 @@ class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only
     /// A reader has got so far, and what it is about to send says so.
     func advanced(_ reader: SocketReader, to offset: UInt64, children: @autoclosure () -> [String]) {}
 
-    /// What a message of `reader` begins with: `{"ref":1,`, and what the subscription adds.
+    /// The beginning of a message of `reader`: `{"ref":1,`, and the members that the subscription adds.
     func head(for reader: SocketReader) -> Bytes { preconditionFailure("a kind of subscription says how its messages begin") }
 
     /// The name under which the reader's channel is counted.
@@ -280,7 +280,7 @@ class SocketSubscription: @unchecked Sendable {  // Guard: used on the loop only
     /// The reader's channel has nothing more to give.
     func ended(_ reader: SocketReader, _ reason: String, _ problem: Problem?) {}
 
-    /// Has the subscription forgotten under its reference.
+    /// Removes the subscription under its reference.
     func forget() {
         leave()
         if session.subscriptions[reference] === self { session.subscriptions[reference] = nil }

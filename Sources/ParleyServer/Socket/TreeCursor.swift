@@ -12,9 +12,9 @@ struct TreeCursor: Equatable {
 
     var places: [Place]
 
-    /// The channels of one tree. What is started beyond it is not followed, and the reader is told.
+    /// The channels of one tree. Children started beyond it are not followed, and the reader is told.
     static let channelsMax = 256
-    /// A longer cursor is none of this server's.
+    /// A longer cursor is not one of this server's.
     static let textBytesMax = 64 << 10
     private static let version: UInt8 = 1
 

@@ -2,14 +2,14 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What the header fields of a POST say, checked.
+/// The header fields of a POST, checked.
 struct AppendRequest {
     let contentType: String?
     let closes: Bool
     let producer: ProducerClaim?
     let sequence: String?
     let idempotencyKey: String?
-    /// Where the tail must be.
+    /// The required end offset.
     let ifTail: UInt64?
     /// `If-Match: *`: nothing is created for it.
     let mustExist: Bool
@@ -46,7 +46,7 @@ struct AppendRequest {
         (self.idempotencyKey, ifTail, mustExist) = (idempotencyKey, nil, false)
     }
 
-    /// What a repeat must have in common with the first: the body, what it is, and whether it was the last.
+    /// The identity of an append, equal for a repeat: the body, its content type, and whether it was the last.
     func idempotency(of body: Bytes) -> IdempotencyKey? {
         idempotencyKey.map { IdempotencyKey(key: $0, body: body, contentType: contentType, closes: closes) }
     }

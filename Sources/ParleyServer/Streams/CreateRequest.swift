@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What the header fields of a PUT say of a channel's lifetime and origin, checked.
+/// The header fields of a PUT that give a channel's TTL and origin, checked.
 struct CreateRequest {
     let lifetime: Lifetime?
     let fork: ForkRequest?

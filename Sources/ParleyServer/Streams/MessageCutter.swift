@@ -3,10 +3,10 @@ internal import ParleySystem
 
 /// Cuts the body of a JSON append into messages: the elements of an array, one level deep, or the one value it is.
 enum MessageCutter {
-    /// More would hold up the one writer, and so everybody: this many take it about 50 ms.
+    /// More would hold up the one writer, and so all clients: this many take it about 50 ms.
     static let messagesMax = 100_000
 
-    /// - Returns: Where each message stands; none for `[]`.
+    /// - Returns: The range of each message; none for `[]`.
     /// - Throws: 400 `invalid_json` naming the byte; 413 `too_many_messages`.
     static func cut(_ body: Bytes) throws(Problem) -> [Range<Int>] {
         var messages: [Range<Int>] = []
@@ -17,7 +17,7 @@ enum MessageCutter {
             if scanner.next(is: "[") {
                 try scanner.elements { (scanner) throws(JSONError) in
                     isTooMany = messages.count == messagesMax
-                    // Not read any further, so that it costs no more than it may have.
+                    // Not read any further, to bound its cost.
                     if isTooMany { throw JSONError(position: 0, problem: "") }
                     messages.append(try scanner.skip())
                 }

@@ -2,7 +2,7 @@ internal import ParleyChannels
 internal import ParleyHTTP
 internal import ParleySystem
 
-/// What the query of a GET asks for, checked.
+/// The query of a GET, checked.
 struct ReadRequest: Sendable {
     enum Start: Sendable, Equatable {
         case after(Offset)
@@ -24,7 +24,7 @@ struct ReadRequest: Sendable {
     let view: View
     let whenBehind: WhenBehind
     let cursor: UInt64?
-    /// What the reader has written, or been told of, must be there: the answer waits for it, for a while.
+    /// An entry that the reader has written, or been told of, must be there: the answer waits for it, for a while.
     let minOffset: Offset?
     /// For 304 answers.
     let ifNoneMatch: [String]
@@ -71,8 +71,8 @@ struct ReadRequest: Sendable {
     /// The id of the last event that an `EventSource` has seen, which counts more than the `offset` of its URL: it repeats that one as it was
     /// when it reconnects.
     ///
-    /// A browser's has a header field for it. What stands in for it where there is none, or where other origins may not be sent that
-    /// field, adds it to the query.
+    /// A browser has a header field for it. Its replacements, where there is no EventSource or other origins may not be sent that field, add it to
+    /// the query.
     private static func lastEvent(of request: HTTPRequest, _ items: [(name: String, value: String)]) -> Offset? {
         let inQuery = items.reversed().filter { isLastEventName($0.name) }.map(\.value)
         return (request.headers("Last-Event-ID") + inQuery).lazy.compactMap { Offset(token: $0.trimmingSpaces) }.first
@@ -114,10 +114,10 @@ struct ReadRequest: Sendable {
     }
 }
 
-/// What a reader of events gets who does not keep up.
+/// What a reader of events gets when it falls behind.
 enum WhenBehind: String, Sendable {
     /// All of it, when the client takes it.
     case park
-    /// The settled view, from where the reader stands.
+    /// The settled view, from the reader's offset on.
     case settled
 }

@@ -2,7 +2,7 @@ internal import ParleySystem
 
 /// The cursor of live answers: in which interval of 20 s since 2024-10-09 the answer was given.
 ///
-/// It lets caches collapse readers that wait for the same thing, and keeps them from answering one reader with the same answer for ever.
+/// It lets caches collapse readers that wait for the same data, and keeps them from giving one reader the same answer for ever.
 enum StreamCursor {
     private static let epochMilliseconds: Int64 = 1_728_432_000_000
     private static let intervalMilliseconds: Int64 = 20_000

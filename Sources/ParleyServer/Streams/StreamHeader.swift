@@ -12,14 +12,14 @@ enum StreamHeader {
     static let producerExpectedSequence = "Producer-Expected-Seq"
     static let producerReceivedSequence = "Producer-Received-Seq"
 
-    /// What a page of another origin may read.
+    /// The fields that a page of another origin may read.
     static let exposed = [
         nextOffset, upToDate, closed, cursor, dataEncoding, producerEpoch, producerSequence, producerExpectedSequence,
         producerReceivedSequence,
         ttl, expiresAt, "Location", "ETag", "Idempotent-Replayed", "Retry-After",
     ]
 
-    /// What a stream holds is anybody's: shown by a browser, it is a document without scripts, and of no origin.
+    /// Any client may have written what a stream holds: in a browser, it is a document without scripts, and of no origin.
     static let inert = (name: "Content-Security-Policy", value: "sandbox")
 
     static let ttl = "Stream-TTL"

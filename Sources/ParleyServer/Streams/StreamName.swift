@@ -12,7 +12,7 @@ struct StreamName: Sendable {
     static let bytesMax = 1_024
     /// Names that only the server itself creates.
     private static let reserved = ["llm", "__ds", "__parley"]
-    /// What to say of such a name.
+    /// The message about such a name.
     static let reservedText = "names that begin with llm/, __ds/ or __parley/ belong to the server. Choose another first segment"
 
     init(agent: AgentName) {
@@ -21,7 +21,7 @@ struct StreamName: Sendable {
     }
 
     /// - Parameter path: The part of the path behind ``prefix``, percent-encoded.
-    /// - Throws: 400 `invalid_stream_name`, or 404 for what is no agent's name under `agents/`.
+    /// - Throws: 400 `invalid_stream_name`, or 404 for a name under `agents/` that is not an agent's.
     init(path: ArraySlice<UInt8>) throws(Problem) {
         guard let text = PercentEncoding.decode(path) else {
             throw .bad("invalid_stream_name", "the path is not properly percent-encoded UTF-8.")

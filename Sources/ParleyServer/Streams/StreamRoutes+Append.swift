@@ -43,7 +43,7 @@ extension StreamRoutes {
         }
     }
 
-    /// What a message takes beside its own bytes until it is in the log.
+    /// The bytes that a message takes besides its own until it is in the log.
     private static let entryBytes = 256
 
     /// Refuses a body that cannot be read, unless the stream itself refuses it first: not there, closed, of another type.

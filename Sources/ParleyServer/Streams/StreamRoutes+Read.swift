@@ -79,8 +79,7 @@ extension StreamRoutes {
             : LongPollReader(channel, after: offset, view: request.view, cursorFloor: floor, expires: expires, readers)
         reader.place = place
         guard readers.add(reader) else {
-            // The object was let go between finding and following it: the next look finds the one that took its place.
-            // Once this one has given back its place.
+            // The object was released between finding and following it: the next lookup finds its successor. Once this one has given back its place.
             guard let name = try? StreamName(path: exchange.request.pathUTF8.dropFirst(StreamName.prefix.utf8.count)) else { return }
             return exchange.onLoop { context.withTail(name, reaching: offset, exchange) { start(request, $0, after: offset, exchange) } }
         }
@@ -89,10 +88,10 @@ extension StreamRoutes {
 }
 
 extension StreamRoutes {
-    /// A reader's place, or `nil` after the answer why there is none: what was shown is not good any more, or others need the room.
+    /// A reader's place, or `nil` once the request was refused: its credential is no longer valid, or others need the room.
     private func place(_ exchange: Exchange, _ readers: LoopReaders) -> ReaderPlace? {
         do throws(Problem) {
-            // The keys may have been replaced since the request came, and whoever read then has been told to come again.
+            // The keys may have been replaced since the request came, and the readers of that moment have been told to reconnect.
             if let problem = context.authenticator.problem(with: exchange.access) { throw problem }
             let place = try context.places.take(context.account(of: exchange))
             guard readers.hasRoom else { throw .overloaded("\(readers.count) readers follow channels already") }

@@ -27,9 +27,9 @@ struct StreamRoutes: Sendable {
         }
     }
 
-    /// Refuses a request before its body comes, where its head tells that it would be refused: the body of a POST may turn out to be empty.
+    /// Refuses a request before its body comes, if its head shows that it would be refused: the body of a POST may turn out to be empty.
     ///
-    /// - Parameter path: What stands behind ``StreamName/prefix``.
+    /// - Parameter path: The part behind ``StreamName/prefix``.
     func authorizeBody(_ request: HTTPRequest, _ access: Access, path: ArraySlice<UInt8>) throws(Problem) {
         let name = try StreamName(path: path)
         if request.method == "POST", let agent = name.agent {
@@ -40,7 +40,7 @@ struct StreamRoutes: Sendable {
         try refuseReserved(name)
     }
 
-    /// What a method does to a channel. What is said to an agent is looked at entry by entry: see ``AgentAppend``.
+    /// Checks the right that a method needs on a channel. Messages to an agent are checked entry by entry: see ``AgentAppend``.
     private func authorize(_ name: StreamName, _ exchange: Exchange) throws(Problem) {
         switch exchange.request.method {
         case "GET", "HEAD": try exchange.access.require(.read, name.text)
@@ -60,7 +60,7 @@ struct StreamRoutes: Sendable {
         let request = exchange.request
         try refuseReserved(name)
         let wanted = try CreateRequest(request)
-        // Whoever forks a channel reads it.
+        // A fork reads its source.
         if let fork = wanted.fork { try exchange.access.require(.read, fork.source) }
         let closes = AppendRequest.isClosing(request)
         let contentType = request.header("Content-Type").flatMap { $0.isEmpty ? nil : $0 }
@@ -168,7 +168,7 @@ struct StreamRoutes: Sendable {
         }
     }
 
-    // MARK: What is refused
+    // MARK: Refusals
 
     func refuseReserved(_ name: StreamName) throws(Problem) {
         guard name.isReserved else { return }

@@ -120,7 +120,7 @@ struct SubscriptionBody {
         return text
     }
 
-    /// A stream by its path relative to the stream root, as it stands in bodies; a slash in front is forgiven.
+    /// A stream by its path relative to the stream root, as in bodies; a slash in front is forgiven.
     static func name(_ text: String) throws(SubscriptionProblem) -> StreamName {
         let path = PercentEncoding.encode(text.hasPrefix("/") ? String(text.dropFirst()) : text, keeping: "/")
         return try checked(path)

@@ -10,7 +10,7 @@ struct SubscriptionRoutes: Sendable {
 
     static let prefix = StreamName.prefix + "__ds/"
 
-    /// Whether a request needs no key: whoever holds a wake proves it by the wake's own token, and public keys are public.
+    /// Whether a request needs no key: the holder of a wake proves it by the wake's own token, and public keys are public.
     ///
     /// - Parameter path: All of it.
     static func isOpen(_ path: ArraySlice<UInt8>) -> Bool {
@@ -21,7 +21,7 @@ struct SubscriptionRoutes: Sendable {
             && ["callback", "ack", "release"].contains { parts[2].elementsEqual($0.utf8) }
     }
 
-    /// - Parameter path: What stands behind ``prefix``.
+    /// - Parameter path: The part behind ``prefix``.
     func handle(_ exchange: Exchange, path: ArraySlice<UInt8>) {
         do throws(SubscriptionProblem) {
             guard let service = context.subscriptions else {
@@ -157,7 +157,7 @@ struct SubscriptionCall: Sendable {
     private func answer(_ result: Result<SubscriptionAnswer, ChannelError>) {
         switch result {
         case .failure(let error) where error.code == "SUBSCRIPTION_NOT_FOUND" && mayNotKnow:
-            // As of one that there is, with a token that is none of its.
+            // Answered as for an existing one, with a token that is not its own.
             exchange.respond(SubscriptionProblem(401, "TOKEN_INVALID", SubscriptionTokens.wrong(id)))
         case .failure(let error): exchange.respond(SubscriptionProblem(error))
         case .success(.created(let subscription)): answer(201, subscription)

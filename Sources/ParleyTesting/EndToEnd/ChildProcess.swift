@@ -11,9 +11,9 @@ package final class ChildProcess: Sendable {
     }
 
     package struct Output: Sendable {
-        /// What it has written on standard output so far.
+        /// Its standard output so far.
         package var standard = ""
-        /// What it has written on standard error so far.
+        /// Its standard error so far.
         package var error = ""
         /// How it ended; its output is complete then.
         package var exit: Exit?
@@ -22,7 +22,7 @@ package final class ChildProcess: Sendable {
     package let pid: pid_t
     private let state: Monitor<Output>
 
-    /// Starts `executable` with these arguments. Of the test's own environment it gets all but what configures Parley.
+    /// Starts `executable` with these arguments. It gets all of the test's own environment but the variables that configure Parley.
     ///
     /// - Parameter mayReadAnything: Whether it keeps root's right to read what its mode forbids; no matter for other users.
     package init(
@@ -107,7 +107,7 @@ package final class ChildProcess: Sendable {
         }
     }
 
-    /// The settings of whoever runs the tests must not decide what they find.
+    /// The settings of the person who runs the tests must not decide what they find.
     private static func environment(_ added: [String: String]) -> [String] {
         var variables: [String] = []
         var next = environ
@@ -123,7 +123,7 @@ package final class ChildProcess: Sendable {
     }
 }
 
-/// What a test waited for and did not get.
+/// Something a test waited for and did not get.
 package struct Missed: Error, CustomStringConvertible {
     package var description: String
     package init(_ description: String) { self.description = description }
@@ -180,7 +180,7 @@ private final class Spawner: Sendable {
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_adddup2(&actions, output[1], 1)
         posix_spawn_file_actions_adddup2(&actions, error[1], 2)
-        // What this thread blocks and ignores is no concern of the child's.
+        // The signals that this thread blocks and ignores are no concern of the child's.
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }

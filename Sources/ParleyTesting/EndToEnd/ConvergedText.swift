@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// What a reader who follows the rules for text shows, made of the entries it got, in whatever view and from wherever on.
+/// The text that a reader shows which follows the rules, made of the entries it got, in whatever view and from whatever offset on.
 ///
 /// It is written from the rules alone and shares nothing with the server or the command line: text of a higher attempt replaces that of a
 /// lower one from `continues_at` on; `step.completed` replaces whatever was shown.
@@ -12,7 +12,7 @@ package struct ConvergedText: Sendable {
 
     private struct Step {
         var attempt: Int64 = 0
-        /// By where they begin.
+        /// The pieces, by their start.
         var pieces: [Int: Piece] = [:]
         var final: String?
     }

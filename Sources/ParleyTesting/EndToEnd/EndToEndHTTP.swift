@@ -21,7 +21,7 @@ package enum EndToEndHTTP {
     }()
 
     /// One request and its whole answer.
-    /// - Throws: `OutgoingError` when nobody answers, or the answer breaks off.
+    /// - Throws: `OutgoingError` when no answer comes, or it breaks off.
     package static func request(
         _ method: String, _ url: String, _ headers: [(name: String, value: String)] = [], _ body: String = ""
     ) throws -> Answer {
@@ -62,6 +62,6 @@ package final class OwnThread: TaskExecutor {
         try await withTaskExecutorPreference(OwnThread()) { try await detour(body) }
     }
 
-    /// What is concurrent follows the preference; a closure without a hop may stay where it was called.
+    /// A concurrent function follows the preference; a closure without a hop may stay where it was called.
     @concurrent private static func detour<Value: Sendable>(_ body: @Sendable () throws -> Value) async throws -> Value { try body() }
 }

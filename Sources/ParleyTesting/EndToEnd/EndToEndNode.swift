@@ -15,7 +15,7 @@ package final class EndToEndNode: Sendable {
     /// - Parameters:
     ///   - executable: Its name beside the test bundle.
     ///   - agents: Files for the agents folder: name and text.
-    ///   - keeping: What the node needs as long as it is there: the upstream it calls.
+    ///   - keeping: An object that the node needs as long as it is there: the upstream it calls.
     package init(
         _ executable: String = "parley", agents: [String: String] = [:], environment: [String: String] = [:], keeping: any Sendable...
     ) throws {
@@ -48,8 +48,8 @@ package final class EndToEndNode: Sendable {
     /// Starts the node without waiting for anything.
     ///
     /// - Parameters:
-    ///   - failpoint: Where it is to die: `<name>:<n>`.
-    ///   - changes: What is otherwise in this process's environment than in those of the others.
+    ///   - failpoint: The place at which it is to die: `<name>:<n>`.
+    ///   - changes: Variables of this process's environment that differ from those of the others.
     @discardableResult
     package func launch(
         failpoint: String? = nil, options: [String] = [], environment changes: [String: String] = [:], mayReadAnything: Bool = true
@@ -83,7 +83,7 @@ package final class EndToEndNode: Sendable {
     /// `kill -9`.
     package func kill() throws { try process.kill() }
 
-    // MARK: What is asked of it
+    // MARK: Requests
 
     package func request(
         _ method: String, _ path: String, _ headers: [(name: String, value: String)] = [], _ body: String = ""
@@ -118,7 +118,7 @@ package final class EndToEndNode: Sendable {
 
     // MARK: The test agent's side file
 
-    /// Where `steps-agent` writes a line whenever the body of a step runs.
+    /// The file in which `steps-agent` writes a line whenever the body of a step runs.
     package var stepsFile: String { folder + "/steps" }
 
     /// How often the body of each step ran so far, by idempotency key.
@@ -128,7 +128,7 @@ package final class EndToEndNode: Sendable {
     }
 }
 
-/// What was built beside the tests.
+/// The programs that were built beside the tests.
 package enum Products {
     /// The folder that holds the test bundle and the executables.
     package static let folder: String = {

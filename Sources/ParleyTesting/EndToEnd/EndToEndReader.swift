@@ -6,9 +6,9 @@ internal import Synchronization
 package final class EndToEndReader: Sendable {
     package struct Seen: Sendable {
         package var entries: [JSON] = []
-        /// Where it resumes: the offset of the last control event.
+        /// The offset at which it resumes: that of the last control event.
         package var offset: String
-        /// Data whose control event has not come: not taken, because the same comes again after a break.
+        /// Data whose control event has not come: not taken, because it is sent again after a break.
         var pending: [JSON] = []
         /// The status of the connection's answer; 0 while there is none.
         package var status = 0
@@ -20,11 +20,11 @@ package final class EndToEndReader: Sendable {
         package var isClosed = false
         var events = ServerSentEventParser()
         var generation = 0
-        /// Kept: it must not end while somebody reads.
+        /// Kept: the node must not end during a read.
         var node: EndToEndNode?
         var call: (any OutgoingCall)?
 
-        /// What there is of an entry of this type.
+        /// The first entry of this type, if there is one.
         package func first(_ type: String) -> JSON? { entries.first { $0["type"]?.string == type } }
     }
 

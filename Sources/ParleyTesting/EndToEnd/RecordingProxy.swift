@@ -1,15 +1,15 @@
 package import ParleyHTTP
 package import ParleySystem
 
-/// Stands between a node and a real model server: passes every call on as it is, and keeps the requests.
+/// A proxy between a node and a real model server: passes every call on as it is, and keeps the requests.
 package final class RecordingProxy: HTTPHandler {
     private let upstream: String
     private let bodies = Monitor<[JSON]>([])
     private let group = EventLoopGroup(count: 1, name: "proxy")
-    // Set once, before anybody has the object.
+    // Set once, before the object is shared.
     nonisolated(unsafe) private var server: HTTPServer!
 
-    /// - Parameter upstream: Where calls go, without the path `/v1`.
+    /// - Parameter upstream: The address that calls go to, without the path `/v1`.
     package init(to upstream: String) throws {
         self.upstream = upstream
         server = HTTPServer(on: group, handler: Unowned(self))
@@ -47,7 +47,7 @@ package final class RecordingProxy: HTTPHandler {
     }
 
     /// One call on its way back. The transport's thread hands over to the connection's loop.
-    private final class Exchange: OutgoingCallDelegate, @unchecked Sendable {  // Guard: what changes is used on the responder's loop only.
+    private final class Exchange: OutgoingCallDelegate, @unchecked Sendable {  // Guard: mutable state is used on the responder's loop only.
         private let responder: HTTPResponder
         private var stream: HTTPStream?
         var callerGone: (() -> Void)?

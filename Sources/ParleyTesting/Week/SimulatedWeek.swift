@@ -4,12 +4,12 @@ internal import ParleyLog
 internal import ParleySystem
 internal import ParleyWebhooks
 
-/// A stretch of simulated time, of some minutes up to a week, in which a server lives through everything that takes long: lifetimes that end,
-/// forks of what is deleted meanwhile, producers that come again, subscriptions whose workers and receivers fail for hours, agents that
-/// sleep for days, text that is trimmed, a clock that is set, and crashes in commits of every kind.
+/// A stretch of simulated time, of some minutes up to a week, in which a server lives through everything that takes long: TTLs that expire, forks of
+/// what is deleted meanwhile, producers that return, subscriptions whose workers and receivers fail for hours, agents that sleep for days, text that
+/// is trimmed, a clock that is set, and crashes in commits of every kind.
 ///
-/// What clients are answered and readers see is compared with a model (``WeekStreams``, ``WeekSubscriber``), after each restart and at the end.
-/// Then everything is deleted, and nothing may be left. The same seed gives the same history.
+/// The answers to clients and the views of readers are compared with a model (``WeekStreams``, ``WeekSubscriber``), after each restart and at the
+/// end. Then everything is deleted, and nothing may be left. The same seed gives the same history.
 package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it happens on the one thread of a simulation.
     package let seed: UInt64
     /// How long it is; the end, when everything is done and deleted, comes on top.
@@ -19,9 +19,9 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
     package private(set) var crashes = 0
     package private(set) var commits = 0
     package private(set) var operations = 0
-    /// Of everything that was answered and seen, in order.
+    /// The digest of everything that was answered and seen, in order.
     package private(set) var digest: UInt64 = 0xcbf2_9ce4_8422_2325
-    /// Set to have what happens told.
+    /// Receives a line for each event, if it is set.
     package var trace: ((String) -> Void)?
 
     package var summary: String {
@@ -30,7 +30,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
 
     var random: SplitMix64
     var streams = WeekStreams()
-    /// As of the commit before the one that is being settled: what the writer could know of tails when it decided.
+    /// As of the commit before the one that is being settled: all that the writer could know of tails when it decided.
     private(set) var published = WeekStreams()
     private(set) var process: SimulationProcess!
     let subscribers: [WeekSubscriber]
@@ -42,7 +42,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
     private let agentClients: [SimulationClient]
     /// Sent to this process and not answered, by number.
     private var inFlight: [Int: WeekOperation] = [:]
-    /// What was in the last commit of the process, and which partitions of it are durable.
+    /// The content of the last commit of the process, and which partitions of it are durable.
     private var lastCommit = LastCommit()
     private var commitsOfProcess = 0
     /// The latest that the clock has been.
@@ -51,7 +51,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
     private var names: Set<String> = []
     private var nextNumber = 0
 
-    /// What the dead process may have decided, and what of it the next one finds.
+    /// The possible decisions of the dead process, and the part of them that the next one finds.
     private struct Outcome {
         var decided: WeekStreams
         var durable: WeekStreams
@@ -103,7 +103,7 @@ package final class SimulatedWeek: @unchecked Sendable {  // Guard: all of it ha
         for byte in text.utf8 { digest = (digest ^ UInt64(byte)) &* 0x100_0000_01b3 }
     }
 
-    /// Whether a stream was made so recently that somebody may not know of it yet.
+    /// Whether a stream was made so recently that a client may not know of it yet.
     func isYoung(_ stream: WeekStreams.Stream) -> Bool { process.world.now < stream.made.advanced(by: .seconds(1)) }
 
     func chance(_ one: Int) -> Bool { random.next() % UInt64(one) == 0 }
@@ -174,7 +174,7 @@ extension SimulatedWeek {
         process.crash.observe { [weak self] batches, outcome in self?.committing(batches, outcome) }
     }
 
-    /// In which commit the process dies: at first one with the cell of the matrix that the seed aims at, then any.
+    /// Plans in which commit the process dies: at first one with the cell of the matrix that the seed aims at, then any.
     private func plan() -> SimulationCrash.Plan {
         let (kinds, endings) = (SimulationMatrix.kindsOfWeeks, SimulationMatrix.Ending.allCases)
         guard crashes > 0 else {
@@ -209,7 +209,7 @@ extension SimulatedWeek {
         guard chance(3) else { return }
         let steps = [-600_000, -5_000, -700, 700, 90_000, 3_600_000]
         later(pause()) { [self] in
-            // It would cut short the time that everybody has for what is left to do.
+            // It would cut short the time for what is left to do.
             guard !isEnding else { return }
             let step = Duration.milliseconds(steps.randomElement(using: &random)!)
             latest = max(latest, process.world.now)
@@ -220,7 +220,7 @@ extension SimulatedWeek {
         }
     }
 
-    /// What the dead process was about: each thing has happened if its rows are durable. Then what is there is compared with that.
+    /// Takes over from the dead process: each of its operations has happened if its rows are durable. Then the product's state is compared with that.
     private func takeOver(_ last: LastCommit) {
         published = streams
         let now = process.world.now
@@ -243,12 +243,12 @@ extension SimulatedWeek {
         check()
     }
 
-    /// What may have become of an operation that was in the commit of which only those partitions are durable.
+    /// The possible outcomes of an operation in the commit of which only those partitions are durable.
     ///
     /// It was decided against all that was decided before it, but is there only with its own rows.
     private func happened(_ operation: WeekOperation, _ last: LastCommit, _ world: Outcome) -> [Outcome] {
         world.decided.outcomes(operation, last.time, agent: agentEntries).flatMap { answer, decided in
-            // What was refused, or was there already, has changed nothing.
+            // An operation that was refused, or found the stream already there, has changed nothing.
             let changes = ["made", "appended", "deleted"].contains { answer.hasPrefix($0) }
             let durable = changes ? made(operation, last, world.durable) : [world.durable]
             return durable.map { Outcome(decided: decided, durable: $0) }
@@ -314,7 +314,7 @@ extension SimulatedWeek {
     }
 
     private func answered(_ number: Int, _ answer: String) {
-        if answer.hasPrefix("log_") { return }  // Nobody knows.
+        if answer.hasPrefix("log_") { return }  // The outcome is unknown.
         guard let operation = inFlight.removeValue(forKey: number) else { return }
         note("\(operation.text): \(answer)")
         let outcomes = streams.outcomes(operation, process.world.now, agent: agentEntries)
@@ -433,7 +433,7 @@ extension SimulatedWeek {
         }
     }
 
-    /// What has been durable is there still, but for text that was sealed long enough ago.
+    /// All that has been durable is still there, but for text that was sealed long enough ago.
     private func checkAgents(isEnd: Bool = false) {
         for name in SimulatedWeek.agents {
             guard let channel = try? process.channels.find(name) else { continue }
@@ -469,7 +469,7 @@ extension SimulatedWeek {
 // MARK: - The end
 
 extension SimulatedWeek {
-    /// Everybody does what is left to do, everything is judged, everything is deleted, and nothing may be left.
+    /// All clients do what is left to do, everything is judged, everything is deleted, and nothing may be left.
     private func finish() throws {
         isEnding = true
         process.crash.spare()
@@ -479,7 +479,7 @@ extension SimulatedWeek {
         check()
         for subscriber in subscribers { subscriber.checkEnd() }
         for subscriber in subscribers { subscriber.isOver = true }
-        // Whoever sleeps for days wakes up, and what is to be trimmed is trimmed.
+        // Agents that sleep for days wake up, and what is to be trimmed is trimmed.
         try run(.seconds(12 * 86_400))
         latest = max(latest, process.world.now)
         checkAgents(isEnd: true)
@@ -491,7 +491,7 @@ extension SimulatedWeek {
         }
         try run(.seconds(60))
         for name in SimulatedWeek.agents { process.channels.submit(DeleteChannel(name)) }
-        // What was a fork of a fork may have been waiting for the others.
+        // A fork of a fork may have been waiting for the others.
         for name in names.sorted() { send(WeekOperation(name: name, action: .delete, sent: process.world.now)) }
         try run(.seconds(3 * 86_400))
         guard violations.isEmpty else { return }

@@ -13,14 +13,14 @@ struct WeekOperation: Sendable {
 
     let name: String
     let action: Action
-    /// What it appends, or the stream begins with.
+    /// The entries that it appends, or that the stream begins with.
     var entries: [Bytes] = []
-    /// When it was sent: a lifetime counts from here.
+    /// When it was sent: a TTL counts from here.
     var sent: Timestamp
 
     var source: String? { if case .fork(let source, _, _, _) = action { source } else { nil } }
 
-    /// What the digest of its Idempotency-Key is of.
+    /// The text whose digest belongs to its Idempotency-Key.
     var body: String { entries.map(\.text).joined(separator: "\n") }
 
     var text: String { "\(name) \(action) \(entries.map(\.text))" }
@@ -75,13 +75,13 @@ struct WeekOperation: Sendable {
 // MARK: - What clients think of
 
 extension WeekOperation {
-    /// A name of a stream: of few, so that clients meet.
+    /// The name of a stream: there are few, so that clients meet.
     static func name(_ random: inout SplitMix64) -> String { "w/\("abcdefgh".randomElement(using: &random)!)" }
 }
 
 extension SimulatedWeek {
     func newOperation() -> WeekOperation {
-        // Now and then one that nobody has used before.
+        // Now and then a name that was never used before.
         let name = chance(16) ? "w/once-\(operations)" : WeekOperation.name(&random)
         let now = process.world.now
         let action: WeekOperation.Action
@@ -90,7 +90,7 @@ extension SimulatedWeek {
         case 3..<6: action = fork(now)
         case 6: action = .delete
         default:
-            // Whoever appends makes sure that it is there.
+            // A client that appends makes sure that the stream is there.
             if streams.streams[name] == nil, !chance(4) {
                 action = .create(contentType: isJSON(name) ? ContentType.json : "text/plain", lifetime(now), isClosed: false)
             } else {
@@ -131,7 +131,7 @@ extension SimulatedWeek {
         let source = WeekOperation.name(&random)
         guard let stream = streams.streams[source], !chance(4) else { return .fork(source: source, offset: nil, subOffset: nil, lifetime) }
         let offset = random.next() % (stream.head + (chance(8) ? 3 : 1))
-        // What is behind an offset and was not answered yet may be counted or not: a sub-offset stays within what was.
+        // Entries behind an offset that were not answered yet may be counted or not: a sub-offset stays within those that were.
         let rest: UInt64 =
             stream.isJSON
             ? stream.head - min(offset, stream.head)

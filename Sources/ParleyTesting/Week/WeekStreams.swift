@@ -1,7 +1,7 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// What every reader may see of the plain streams of a simulated week, in ordinary dictionaries: the model that the product is compared with.
+/// The plain streams of a simulated week as every reader may see them, in ordinary dictionaries: the model that the product is compared with.
 ///
 /// Operations are applied in the order in which the writer decided them, and each must have been answered as it is here.
 struct WeekStreams: Sendable {
@@ -9,12 +9,12 @@ struct WeekStreams: Sendable {
     struct Stream: Sendable {
         let number: Int
         let name: String
-        /// Where its rows are: its root's.
+        /// The partition of its rows: its root's.
         let partition: UInt16
         let contentType: String
         let lifetime: Lifetime?
         let fork: Origin?
-        /// In wire form; of an agent's channel that was forked, `nil` stands for text that had gone.
+        /// In wire form; in a fork of an agent's channel, `nil` is text that was trimmed.
         var entries: [Bytes?]
         var isClosed = false
         var closedBy: String?
@@ -37,11 +37,11 @@ struct WeekStreams: Sendable {
         let head: UInt64
     }
 
-    /// What is known of when a sliding lifetime was last begun anew.
+    /// When a sliding TTL was last renewed, as far as that is known.
     struct Access: Sendable {
         /// The last one, by the clock of its time.
         var last: Timestamp
-        /// The latest that the log can have kept, and the last that no crash can take back.
+        /// The latest that the log can have kept, and the last that no crash can undo.
         var latest: Timestamp
         var durable: Timestamp
         /// Reads whose trace may not be in the log yet: the number of commits by then.
@@ -97,7 +97,7 @@ struct WeekStreams: Sendable {
 
 // MARK: - What clients do
 
-/// What stands in an agent's channel, in wire form.
+/// The entries of an agent's channel, in wire form.
 typealias WeekAgentEntries = (_ name: String) -> [Bytes?]?
 
 extension WeekStreams {
@@ -105,7 +105,7 @@ extension WeekStreams {
     func outcomes(_ operation: WeekOperation, _ now: Timestamp, agent: WeekAgentEntries) -> [(answer: String, streams: WeekStreams)] {
         var worlds = settled(operation.name, now)
         if let source = operation.source {
-            // Where the name is taken, nobody looks at the source: one whose time has come may be given more of it by a crash.
+            // Where the name is taken, the source is not checked: a crash may give more time to one that has expired.
             worlds = worlds.flatMap { $0.isFree(operation.name) ? $0.settled(source, now) : [$0] }
         }
         return worlds.map { streams in
@@ -199,7 +199,7 @@ extension WeekStreams {
         guard start <= from.head, var entries = from.entries(start: start, behind: count) else { return "invalid_fork_offset" }
         let head = UInt64(entries.count)
         entries += operation.entries
-        // A piece of an entry is the fork's own, and new to who subscribes to it.
+        // A piece of an entry is the fork's own, and new to its subscribers.
         let shared = from.isJSON || count == 0 ? head : from.wholeEntries(start: start, behind: count)
         let stream = Stream(
             number: nextNumber, name: operation.name, partition: from.partition, contentType: from.contentType,
@@ -276,9 +276,9 @@ extension WeekStreams {
         return "deleted"
     }
 
-    // MARK: What time and others do
+    // MARK: Time and others
 
-    /// Somebody has begun to read.
+    /// A read has begun.
     mutating func touch(_ name: String, _ now: Timestamp, commits: Int) {
         guard case .ttl? = streams[name]?.lifetime else { return }
         streams[name]!.access.renew(now, commits: commits)
@@ -289,7 +289,7 @@ extension WeekStreams {
         for name in streams.keys { streams[name]!.access.clock = max(streams[name]!.access.clock ?? now, now) }
     }
 
-    /// The process has died in the commit of that number. What the next one knows of accesses is what stands in the log.
+    /// The process has died in the commit of that number. The next one knows only the accesses that are in the log.
     mutating func crashed(inCommit number: Int) {
         for name in streams.keys {
             var access = streams[name]!.access
@@ -302,11 +302,11 @@ extension WeekStreams {
             access.commits = nil
             streams[name]!.access = access
         }
-        // What was being removed may be there by halves.
+        // A stream whose removal had begun may be there by halves.
         for source in forks.keys { for fork in forks[source]!.keys where names[fork] == nil { forks[source]![fork] = false } }
     }
 
-    /// The removal was in flight when the process died, and only some of its rows are gone: what it kept alive may be there still.
+    /// The removal was in flight when the process died, and only some of its rows are gone: streams that it kept alive may still be there.
     mutating func removeByHalves(_ name: String) {
         if let stream = streams[name] { remove(stream, isCertain: false) }
     }
@@ -317,7 +317,7 @@ extension WeekStreams {
     /// Whether there may be forks of the stream of that name, so that its removal keeps it.
     func isForked(_ name: String) -> Bool { streams[name].map { forks[$0.number]?.isEmpty == false } ?? false }
 
-    // MARK: What keeps what
+    // MARK: Streams that keep others
 
     private mutating func add(_ stream: Stream) {
         streams[stream.name] = stream
@@ -333,7 +333,7 @@ extension WeekStreams {
         } ?? false
     }
 
-    /// - Parameter isCertain: false when its rows may still be there: it has only come to its end, and nobody may have looked.
+    /// - Parameter isCertain: false when its rows may still be there: it has only expired, and the server may not have looked.
     private mutating func remove(_ stream: Stream, isCertain: Bool) {
         streams[stream.name] = nil
         names[stream.number] = nil
@@ -361,7 +361,7 @@ extension WeekStreams {
 }
 
 extension WeekStreams.Stream {
-    /// What a fork shows that leaves `behind` messages, or bytes, after `start`; `nil`: there are not so many.
+    /// The entries of a fork that leaves `behind` messages, or bytes, after `start`; `nil`: there are not so many.
     fileprivate func entries(start: UInt64, behind: UInt64) -> [Bytes?]? {
         if isJSON { return start + behind <= head ? Array(entries[..<Int(start + behind)]) : nil }
         var (found, rest) = (Array(entries[..<Int(start)]), Int(behind))

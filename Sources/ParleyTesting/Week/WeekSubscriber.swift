@@ -6,11 +6,11 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     /// How far a stream is acked.
     private struct Cursor {
         var acked: UInt64
-        /// Where it may be instead: what was acked and not answered.
+        /// Its other possible offsets: acks that were not answered.
         var maybe: [UInt64: Int] = [:]
     }
 
-    /// Who was given a wake.
+    /// The holder of a wake.
     private struct Holder {
         var proof: SubscriptionProof
         var leaseEnd: Timestamp
@@ -22,7 +22,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     let isWebhook: Bool
     unowned var week: SimulatedWeek!
     private var isPatient = false
-    /// Nobody works any more.
+    /// Its workers have stopped.
     var isOver = false
     private let configuration: SubscriptionConfiguration
     private let pattern: SubscriptionPattern
@@ -30,9 +30,9 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     private var lives = 1
     /// Whether a PUT or a DELETE was not answered.
     private var isUnsure = false
-    /// By the number of a stream's life.
+    /// The cursors, by the number of a stream's life.
     private var cursors: [Int: Cursor] = [:]
-    /// Up to where somebody was given each.
+    /// Up to where each stream was given to a worker.
     private var given: [Int: UInt64] = [:]
     private var holder: Holder?
     private var generation: UInt64 = 0
@@ -66,13 +66,13 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     func resume() {
         put()
         work()
-        // Made by whoever watches it, sooner or later; workers may also claim without it.
+        // A client that watches it creates it, sooner or later; workers may also claim without it.
         guard let stream = configuration.wakeStream, week.chance(2) else { return }
         let row = ChannelRow(name: stream, contentType: ContentType.json, isAgent: false, created: week.process.world.now)
         week.process.channels.submit(CreateChannel(row))
     }
 
-    /// Whoever is woken does all there is to do, from now on.
+    /// From now on, a woken worker does all there is to do.
     func finish() {
         isPatient = true
         work()
@@ -109,13 +109,13 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         (cursors, given, holder, past, claimed, generation) = ([:], [:], nil, [], [], 0)
     }
 
-    /// Takes for true what is there, when nobody can know.
+    /// Takes the server's cursors for right, when the model cannot know them.
     private func adopt() {
         forget()
         for link in links() { take(link.path, acked: link.acked) }
     }
 
-    /// Of a stream that has come to its end, it may be the link of another before it.
+    /// For an expired stream, it may be the link of an earlier one.
     private func take(_ name: String, acked: UInt64) {
         guard let stream = week.streams.streams[name] else { return }
         cursors[stream.number] = self.stream(name) == nil ? Cursor(acked: first(stream), maybe: [acked: 1]) : Cursor(acked: acked)
@@ -130,7 +130,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         }
     }
 
-    /// The process is dead; what was not answered may have happened, where its rows are durable.
+    /// The process is dead; an unanswered operation may have happened, where its rows are durable.
     func takeOver(durable: Set<UInt16>) {
         holder?.isUncertain = true
         let (before, wasThere) = (isThere, isUnsure)
@@ -142,7 +142,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     func clockWasSet() { holder?.isUncertain = true }
 
-    // MARK: What is known
+    // MARK: Knowledge
 
     private func links() -> [(path: String, acked: UInt64, isPending: Bool)] {
         guard let described = try? week.process.subscriptions.describe(id) else { return [] }
@@ -158,10 +158,10 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     private func cursor(_ stream: WeekStreams.Stream) -> Cursor { cursors[stream.number] ?? Cursor(acked: first(stream)) }
 
-    /// Where a stream begins that is new to it.
+    /// The offset at which a stream begins that is new to it.
     private func first(_ stream: WeekStreams.Stream) -> UInt64 { stream.fork?.head ?? 0 }
 
-    /// Somebody has shown that a stream is acked up to there.
+    /// The server has shown that a stream is acked up to there.
     private func observe(_ stream: WeekStreams.Stream, acked: UInt64, _ where_: String) {
         var known = cursor(stream)
         if acked != known.acked, known.maybe[acked] == nil {
@@ -193,7 +193,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
         }
     }
 
-    /// When everybody has had time for everything, everything is acked.
+    /// Once there was time for everything, everything is acked.
     func checkEnd() {
         guard isThere else { return }
         let links = links()
@@ -331,7 +331,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     private func acked(_ ack: SubscriptionAck) {
         guard let stream = stream(ack.stream, isPublished: true) else { return }
         let before = cursor(stream)
-        // Of one that was recreated since, nobody has been given anything: the ack is for the one before.
+        // When it was recreated since, no worker was given anything of it: the ack is for the one before.
         guard ack.offset > before.acked, let given = given[stream.number] else { return }
         if ack.offset > given {
             week.violate("what is acked was given to somebody", "\(id), \(ack.stream): \(ack.offset), given was up to \(given)")
@@ -357,7 +357,7 @@ final class WeekSubscriber: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
 
     /// The receiver was sent a wake, and answers with `isDone`, or calls back.
     func received(_ wake: JSON, isTaken: Bool, isDone: Bool) {
-        // On its way when the subscription was deleted.
+        // In flight when the subscription was deleted.
         guard isThere else { return }
         guard let generation = wake["generation"]?.integer.map({ UInt64($0) }), let wakeID = wake["wake_id"]?.string,
             let token = wake["callback_token"]?.string, let streams = wake["streams"]?.array

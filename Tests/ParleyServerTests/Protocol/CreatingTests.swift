@@ -51,7 +51,7 @@ extension DurableStreams {
             .init(
                 "HEAD follows the tail", .put(), .head(expect: ["Stream-Next-Offset": "{0}"]), .post(204, "x"),
                 .head(expect: ["Stream-Next-Offset": .after("{1}")])),
-            // What is not there.
+            // Missing streams.
             .init("GET of nothing", .get(404, code: "channel_not_found")),
             .init("POST to nothing", .post(404, "x", code: "channel_not_found")),
             .init("POST of bad JSON to nothing", .post(404, "{", type: "application/json")),
@@ -72,7 +72,7 @@ extension DurableStreams {
                 "a stream made anew knows no sequence", .put(), .post(204, "a", [("Stream-Seq", "9")]), .delete(), .put(),
                 .post(204, "b", [("Stream-Seq", "1")])),
             .init("a stream made anew may have another type", .put(), .delete(), .put(type: "application/json"), .get(200, "", "[]")),
-            // What browsers need, errors included.
+            // Header fields that browsers need, errors included.
             .init("GET is not sniffed", .put(201, [], "x"), .get(200, expect: ["X-Content-Type-Options": "nosniff"])),
             .init("PUT is not sniffed", .put(201, expect: ["X-Content-Type-Options": "nosniff"])),
             .init("POST is not sniffed", .put(), .post(204, "x", expect: ["X-Content-Type-Options": "nosniff"])),

@@ -4,7 +4,7 @@ import Testing
 private let json = "application/json"
 
 extension DurableStreams {
-    /// Beside its tail, the offset that a fork can begin at for certain is the one of the empty stream: `{0}` of those that are made empty.
+    /// Besides a stream's tail, the only offset that a fork can surely begin at is that of the empty stream: `{0}` of those that are made empty.
     @Suite struct `Forks` {
         static let making: [ProtocolCase] = [
             .init(
@@ -67,7 +67,7 @@ extension DurableStreams {
 
         @Test(arguments: making) func `a fork is made as the protocol says`(_ row: ProtocolCase) throws { try row.run() }
 
-        /// So many bytes, or messages, beyond the offset.
+        /// Sub-offsets: bytes, or messages, beyond the offset.
         static let further: [ProtocolCase] =
             [
                 .init(

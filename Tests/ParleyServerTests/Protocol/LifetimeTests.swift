@@ -23,7 +23,7 @@ extension DurableStreams {
                     "both",
                     .put(400, [("Stream-TTL", "3600"), ("Stream-Expires-At", "2999-01-01T00:00:00Z")], code: "conflicting_headers"),
                     .get(404)),
-                // Of forks.
+                // Forks.
                 .init(
                     "a fork has its source's instant", .put(201, [("Stream-Expires-At", "2999-01-01T00:00:00Z")], "x"), .fork(),
                     .head(expect: ["Stream-Expires-At": .ifSaid("2999-01-01T00:00:00"), "Stream-TTL": nil]).on("fork")),
@@ -81,7 +81,7 @@ extension DurableStreams {
             return [404, 410].contains(try server.get(path).status)
         }
 
-        /// Asked sooner than it ends; where this machine was too busy for that, it is tried again.
+        /// Asked before it ends; where this machine was too busy for that, it is tried again.
         @Test(arguments: ["HEAD", "GET", "POST"], ["a TTL", "an instant", "a TTL of a fork"])
         func `a stream is there until it ends, and then gone for every verb`(_ verb: String, _ lifetime: String) throws {
             let source = try make([("Stream-TTL", "60")])
@@ -105,7 +105,7 @@ extension DurableStreams {
             Issue.record("this machine is too busy to ask within 0.9 s")
         }
 
-        /// HEAD is asked all the while, and must not prolong anything. Nothing is expected to be there at a given time, only to be gone at last.
+        /// HEAD is asked all the while, and must not prolong anything. No stream has to be there at a given time, only to be gone at last.
         @Test func `a stream that is left alone ends, for every verb, and its name is free`() throws {
             func each() throws -> [String] { try [make([("Stream-TTL", "1")]), make(inSeconds(1.5))] }
             let (read, written, remade, watched) = (try each(), try each(), try each(), try each())

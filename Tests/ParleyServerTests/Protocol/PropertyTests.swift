@@ -3,7 +3,7 @@ import ParleyTesting
 import Testing
 
 extension DurableStreams {
-    /// What holds for any data: random runs, each with a seed of its own that a failure names. `PARLEY_SEED` sets the first.
+    /// Properties of any data: random runs, each with a seed of its own that a failure names. `PARLEY_SEED` sets the first.
     @Suite struct `For any data` {
         private static let seeds = (0..<12).map { Seed.value &+ $0 }
         private static let octets = [("Content-Type", "application/octet-stream")]
@@ -257,7 +257,7 @@ extension DurableStreams {
             for _ in 0..<8 {
                 let batch = (0..<Int.random(in: 1...4, using: &random)).map { _ in value(2) }
                 messages += batch
-                // A lone message that is no array may do without the array around it.
+                // A lone message that is not an array may be sent without the array around it.
                 let isBare = batch.count == 1 && batch[0].array == nil && Bool.random(using: &random)
                 let answer = try server.post(path, (isBare ? batch[0] : .array(batch)).bytes.text, "application/json")
                 try #require([200, 204].contains(answer.status), "seed \(seed): \(answer.text)")

@@ -3,8 +3,8 @@ import Testing
 
 /// A conversation with a server about one stream, or a few, as a row of a table: requests in order, and what each must be answered with.
 ///
-/// In queries, in header fields and in what is expected of them stands `{0}` for the offset that step 0 answered, `{0.ETag}` for another of
-/// its fields, `{path}` for the path of the case's stream, and `{path:fork}` for that of its stream `fork`.
+/// In queries, in header fields and in expectations, `{0}` is the offset that step 0 answered, `{0.ETag}` another of its fields, `{path}` the path of
+/// the case's stream, and `{path:fork}` that of its stream `fork`.
 struct ProtocolCase: Sendable, CustomTestStringConvertible {
     let id: String
     let steps: [Step]
@@ -17,7 +17,7 @@ struct ProtocolCase: Sendable, CustomTestStringConvertible {
     var testDescription: String { id }
 
     /// Runs the steps on one connection, against paths that no other case has.
-    /// - Parameter path: of the case's stream, when it is not to be a new one.
+    /// - Parameter path: that of the case's stream, when it is not to be a new one.
     func run(on server: some ServerUnderTest = ProtocolServer.shared, path: String? = nil) throws {
         let base = path ?? server.path("case")
         let isExact = (server as? ProtocolServer)?.isOurs ?? true
@@ -61,7 +61,7 @@ struct ProtocolCase: Sendable, CustomTestStringConvertible {
 /// One request and what it must be answered with.
 struct Step: Sendable {
     var method: String
-    /// Which of the case's streams.
+    /// The name of one of the case's streams.
     var stream = ""
     var query = ""
     var headers: [(String, String)] = []
@@ -132,7 +132,7 @@ struct Step: Sendable {
     }
 }
 
-/// What a header field must be; `nil`: it must not be there.
+/// The expected value of a header field; `nil`: it must not be there.
 enum Expected: Sendable, ExpressibleByStringLiteral, ExpressibleByNilLiteral {
     case missing, any, digits
     case equal(String), other(than: String), after(String), contains(String), ends(String)

@@ -9,7 +9,7 @@ import Testing
 /// The Durable Streams protocol, case by case. The cases know nothing of the inside of a server: they run against a ``ProtocolServer``,
 /// and so against any, `./test --protocol <url>`.
 ///
-/// Whatever the protocol demands of a server is a row of a table or a test in the file of its section, and is looked for there:
+/// Each of the protocol's demands on a server is a row of a table or a test in the file of its section:
 ///
 /// | file | PROTOCOL.md, sections |
 /// |---|---|
@@ -32,10 +32,10 @@ final class ProtocolServer: ServerUnderTest {
     static let shared = try! ProtocolServer()
 
     let root: String
-    /// Whether answers are held to what Parley says, and not only to what the protocol leaves open: which of several statuses, the code of
-    /// an error, JSON byte for byte.
+    /// Whether answers are checked against Parley's own choices as well as the protocol: which of several statuses, the code of an error, JSON byte
+    /// for byte.
     let isOurs: Bool
-    /// What requests have beside their own header fields.
+    /// The header fields of requests besides their own.
     let headers: [(String, String)]
     private let host: String
     private let port: Int
@@ -63,9 +63,9 @@ final class ProtocolServer: ServerUnderTest {
     func connect() throws -> TestClient { try TestClient(host: host, port: port, headers: headers, patience: isOurs ? 10 : 40) }
 }
 
-/// Whom a test asks over HTTP.
+/// The server that a test asks over HTTP.
 protocol ServerUnderTest: Sendable {
-    /// What the paths of streams begin with.
+    /// The beginning of the paths of streams.
     var root: String { get }
     func connect() throws -> TestClient
 }
@@ -130,7 +130,7 @@ extension ServerUnderTest {
         return client
     }
 
-    /// What a reader gets up to the tail: of a closed stream, up to the event that says so.
+    /// The events for a reader up to the tail: of a closed stream, up to the event that says so.
     func events(_ path: String, _ query: String = "?offset=-1&live=sse", _ headers: [(String, String)] = []) throws -> [TestClient.Event] {
         let isClosed = try request("HEAD", path).headers["stream-closed"] == "true"
         return try follow(path, query, headers).events { $0[isClosed ? "streamClosed" : "upToDate"] == true }

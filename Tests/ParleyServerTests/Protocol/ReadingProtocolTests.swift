@@ -65,7 +65,7 @@ extension DurableStreams {
                 .init("now of nothing", .get(404, "?offset=now")),
                 .init("now of nothing, by long-poll", .get(404, "?offset=now&live=long-poll")),
                 .init("now of nothing, by events", .get(404, "?offset=now&live=sse")),
-                // What is no offset.
+                // Texts that are no offset.
                 .init("two offsets", .put(201, [], "x"), .get(400, "?offset=-1&offset=-1", code: "invalid_offset")),
                 .init("two offsets that are none", .put(201, [], "x"), .get(400, "?offset=a&offset=b", code: "invalid_offset")),
                 // ETags.

@@ -195,7 +195,7 @@ extension DurableStreams {
             #expect(error(try send("POST", root(id) + "/ack", body(), token: token)) == "INVALID_REQUEST")
             #expect(try acked(id, segment + "/a/b") == before)
             #expect(try send("POST", callback, body(done: false), token: token).json == ["ok": true, "next_wake": false])
-            // New while it is held: told of at the end.
+            // New while the wake is held: announced at the end.
             _ = try write(segment + "/a/b")
             #expect(try send("POST", callback, body(), token: token).json == ["ok": true, "next_wake": true])
             let late = try send("POST", callback, body(), token: token)
@@ -211,7 +211,7 @@ extension DurableStreams {
             #expect(error(try send("POST", callback, last, token: next.json["callback_token"]?.string)) == "FENCED")
             #expect(try server.request("DELETE", root(id)).status == 204)
             #expect(try send("POST", callback, body(), token: token).status == 404)
-            // Of the same id, and yet another: the old tokens are none of its.
+            // With the same id, and yet another subscription: the old tokens are none of its.
             _ = try send("PUT", root(id), webhook(receiver.url, segment + "/**", lease: 30_000))
             #expect(["TOKEN_INVALID", "FENCED"].contains(error(try send("POST", callback, body(), token: token))))
         }

@@ -48,7 +48,7 @@ enum Simulate {
         return week.violations
     }
 
-    /// - Returns: what went wrong, each with its seed.
+    /// - Returns: the violations, each with its seed.
     private static func runs(_ seconds: Double) throws -> [String] {
         var (runs, crashes, commits, failures, matrix) = (UInt64(0), 0, 0, [String](), SimulationMatrix())
         let start = Date()

@@ -17,7 +17,7 @@ import Parley
 /// | `match` | waits for a signal whose data has the order `"42"` |
 /// | `model`, `sleep`, `wait`, `approval`, `expiring` | what the turn has for that; an `expiring` approval is asked for one second |
 ///
-/// What sleeps here does so as the operation of an author that waits or blocks: no test waits by it.
+/// The sleeps here are those of an author's operation that waits or blocks: no test waits by them.
 struct Controlled: Agent {
     static let kind = "controlled"
 
@@ -25,7 +25,7 @@ struct Controlled: Agent {
 
     struct Result: Codable, Sendable { var gave: [Gave] }
 
-    /// What an operation gave; for a model also what joined its request.
+    /// The result of an operation; for a model also the messages that joined its request.
     struct Gave: Codable, Sendable {
         var step: String
         var text: String
@@ -100,7 +100,7 @@ struct Controlled: Agent {
     }
 }
 
-/// What the bodies of steps leave outside the log: a line with its key for each run.
+/// The trace that the bodies of steps leave outside the log: a line with its key for each run.
 struct Trace: Sendable {
     let file: String
 

@@ -1,10 +1,10 @@
 import Parley
 
-/// An agent that asks a person before it publishes, and writes an announcement meanwhile: what a console has to show at once.
+/// An agent that asks a person before it publishes, and writes an announcement meanwhile: a console has to show both at once.
 struct Publisher: Agent {
     static let kind = "publisher"
 
-    /// What is approved: nothing else is published.
+    /// The approved publication: nothing else is published.
     struct Publication: Codable, Sendable {
         var title: String
         var body: String
@@ -14,7 +14,7 @@ struct Publisher: Agent {
     }
 
     let model: any Model
-    /// What the first step is called: another name in another process is a changed program.
+    /// The name of the first step: another name in another process is a changed program.
     let firstStep: String
 
     func receive(_ title: String, _ turn: Turn, _ state: inout NoState) async throws -> String {
