@@ -80,7 +80,7 @@ extension Channel: Tail {
             let page = try channels.page(self, after: offset, view: view, bytesMax: bytesMax)
             // A removal that is durable and not published yet has taken the entries away, and must not look like their end.
             guard page.isShort else { return page }
-            if try channels.log.get(.channels, id.key) != nil { return page }
+            if try !channels.isRemoved(self) { return page }
         } catch { throw ChannelError(error) }
         throw .removed(self)
     }

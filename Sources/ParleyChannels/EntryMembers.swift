@@ -30,7 +30,7 @@ package struct EntryMembers: Sendable {
     package subscript(name: String) -> JSON? { take(name) { (scanner) throws(JSONError) in try scanner.value() } }
 
     /// All of them as a value.
-    package var json: JSON { (try? JSON.parse(bytes)) ?? .null }
+    package var json: JSON { (try? JSON.parse(stored: bytes)) ?? .null }
 
     /// What a message says: its text, or its data as JSON.
     package var messageText: String? { self["text"]?.string ?? dataText }
@@ -49,7 +49,7 @@ package struct EntryMembers: Sendable {
 
     private func take<Value>(_ name: String, _ read: (inout JSONScanner) throws(JSONError) -> Value) -> Value? {
         var found: Value?
-        var scanner = JSONScanner(bytes)
+        var scanner = JSONScanner(bytes, depthMax: JSONScanner.storedDepthMax)
         do throws(JSONError) {
             try scanner.members { (member, scanner) throws(JSONError) in
                 if member.hasSameBytes(as: name) { found = try read(&scanner) } else { try scanner.skip() }

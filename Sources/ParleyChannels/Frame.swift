@@ -259,7 +259,7 @@ extension Frame {
         var bytes: Bytes = [UInt8(ascii: "{")]
         bytes.append(contentsOf: members)
         bytes.append(UInt8(ascii: "}"))
-        return (try? JSON.parse(bytes)) ?? .null
+        return (try? JSON.parse(stored: bytes)) ?? .null
     }
 
     package var text: TextDelta? {

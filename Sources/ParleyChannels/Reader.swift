@@ -87,6 +87,9 @@ extension Channels {
         return value
     }
 
+    /// Whether the channel's removal is durable, also when it is not published yet. Cost: one lookup.
+    package func isRemoved(_ channel: Channel) throws(LogError) -> Bool { try log.get(.channels, channel.id.key) == nil }
+
     /// Reads one page after `offset` in wire form: a JSON array of entries, or the bytes themselves.
     ///
     /// - Parameter bytesMax: The page ends after the entry that passes it, so it holds at least one; of text after the first from there on

@@ -42,7 +42,7 @@ final class Client: Sendable {
         var body: Bytes
 
         func header(_ name: String) -> String? { headers.first { $0.name.lowercased() == name.lowercased() }?.value }
-        var json: JSON? { try? JSON.parse(body) }
+        var json: JSON? { try? JSON.parse(stored: body) }
     }
 
     /// Whether it shows a token, which may be for a part of what there is.

@@ -158,7 +158,7 @@ final class Follower: Sendable {
         case "data" where state.content == .text:
             state.pending.append(.text(state.isEncoded ? Base64.decode(event.data.text) ?? [] : event.data))
         case "data":
-            let entries = (try? JSON.parse(event.data))?.array
+            let entries = (try? JSON.parse(stored: event.data))?.array
             // Objects in an array are hardly text, and need no question. Text that looks like it has a line end behind it.
             let isClear = event.data.last == UInt8(ascii: "]") && entries?.allSatisfy { $0.members != nil } == true
             guard state.content == .json || isClear else {
@@ -167,7 +167,7 @@ final class Follower: Sendable {
             }
             state.pending += (entries ?? []).map { .json($0) }
         case "control":
-            guard let json = try? JSON.parse(event.data) else { return true }
+            guard let json = try? JSON.parse(stored: event.data) else { return true }
             for entry in state.pending where !state.isLeft { state.isLeft = !take(entry) }
             state.pending = []
             if let offset = json["streamNextOffset"]?.string { state.offset = offset }

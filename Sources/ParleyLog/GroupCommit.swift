@@ -168,10 +168,10 @@ package final class GroupCommit: @unchecked Sendable {  // Guard: `carried` and 
     package func stop() {
         let thread = state.withLock(signal: true) { state in
             state.stopping = true
+            defer { state.thread = nil }
             return state.thread
         }
         if let thread { thread.join() } else { while pump() {} }
-        state.withLock { $0.thread = nil }
     }
 
     package var counters: Counters {

@@ -170,13 +170,27 @@ extension JSON {
     public static func parse(_ bytes: [UInt8]) throws(JSONError) -> JSON { try parse(bytes, uniqueNames: false) }
 
     /// - Parameter uniqueNames: Refuses an object that has a name twice, also where only its escapes differ or only Unicode holds it to be the same.
-    package static func parse(_ bytes: Bytes, uniqueNames: Bool) throws(JSONError) -> JSON {
-        var scanner = JSONScanner(bytes)
+    package static func parse(_ bytes: Bytes, uniqueNames: Bool, depthMax: Int = JSONScanner.depthMax) throws(JSONError) -> JSON {
+        var scanner = JSONScanner(bytes, depthMax: depthMax)
         scanner.requiresUniqueNames = uniqueNames
         try scanner.requireUTF8()
         let value = try scanner.value()
         try scanner.end()
         return value
+    }
+
+    /// Whether arrays and objects are nested deeper than that. Cost: a look at each value.
+    package func isNested(deeperThan depth: Int) -> Bool {
+        switch self {
+        case .array(let elements): depth == 0 || elements.contains { $0.isNested(deeperThan: depth - 1) }
+        case .object(let members): depth == 0 || members.contains { $0.value.isNested(deeperThan: depth - 1) }
+        default: false
+        }
+    }
+
+    /// Parses what this program has written, which may be nested deeper than what it takes from outside.
+    package static func parse(stored bytes: Bytes) throws(JSONError) -> JSON {
+        try parse(bytes, uniqueNames: false, depthMax: JSONScanner.storedDepthMax)
     }
 
     public static func parse(_ text: String) throws(JSONError) -> JSON { try parse(Bytes(text.utf8)) }

@@ -16,9 +16,14 @@ package struct JSONScanner {
     /// The names that lead to the value being built, where ambiguity is watched.
     private var path: [String] = []
     private var depth = 0
-    private static let depthMax = 256
+    private let depthMax: Int
 
-    package init(_ bytes: Bytes) { self.bytes = bytes }
+    /// How deep a value may be nested that comes from outside, or that a program makes.
+    package static let depthMax = 256
+    /// The same for what this program has written: entries wrap values from outside, and entries of followed channels wrap other entries.
+    package static let storedDepthMax = 1_024
+
+    package init(_ bytes: Bytes, depthMax: Int = depthMax) { (self.bytes, self.depthMax) = (bytes, depthMax) }
 
     package func requireUTF8() throws(JSONError) {
         do { _ = try UTF8Span(validating: bytes.span) } catch {
@@ -209,7 +214,7 @@ package struct JSONScanner {
 
     private mutating func enter(_ open: Unicode.Scalar) throws(JSONError) {
         guard next(is: open) else { throw fail("expected '\(open)'") }
-        guard depth < JSONScanner.depthMax else { throw fail("nested deeper than \(JSONScanner.depthMax)") }
+        guard depth < depthMax else { throw fail("nested deeper than \(depthMax)") }
         depth += 1
         position += 1
     }

@@ -33,6 +33,21 @@ import Testing
         #expect(index == entries.count)
     }
 
+    @Test func `hold a value from outside that is nested as deep as any may be`() throws {
+        let deepest = try JSON.parse(String(repeating: "[", count: 256) + String(repeating: "]", count: 256))
+        let wrapped: JSON = ["entries": [["value": deepest]]]
+        let entry = NewEntry(.stepCompleted, Position(turn: 5, step: "a", attempt: 1), ("result", wrapped))
+        var bytes = Bytes()
+        entry.write(to: &bytes, at: Timestamp(milliseconds: 0))
+        bytes.withUnsafeBytes { buffer in
+            _ = Frame.walk(buffer, first: 1) { _, frame in
+                #expect(frame.body["result"] == wrapped)
+                #expect(EntryMembers(frame.members)["result"] == wrapped)
+                return true
+            }
+        }
+    }
+
     @Test func `that are cut off, or too short for their flags, are none`() throws {
         let position = Position(turn: 5, step: "a", attempt: 1)
         let entries = [

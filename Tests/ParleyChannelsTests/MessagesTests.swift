@@ -299,6 +299,29 @@ private final class Restarting: MessageCarrier, Sendable {
 }
 
 @Suite struct `Messages between partitions of two owners` {
+    @Test func `that meet damage are sent less and less often, and are taken once that is mended`() throws {
+        let isDamaged = Atomic(false)
+        let reads = Atomic(0)
+        let log = SimulatedLog(readError: { family, key in
+            guard isDamaged.load(ordering: .relaxed), family == .outbox, key.count == 13, key[10] == 4 else { return nil }
+            reads.add(1, ordering: .relaxed)
+            return LogError(.damaged, "a row is damaged")
+        })
+        let station = try Station(log)
+        for name in [agents[0], streams[0]] { station.create(name) }
+        station.world.settle()
+        try station.follow(streams[0], by: agents[0])
+        station.world.settle()
+        isDamaged.store(true, ordering: .relaxed)
+        station.append(streams[0])
+        station.world.run(deadline: station.world.now.advanced(by: .seconds(600)))
+        #expect(station.told.isEmpty)
+        #expect((5...60).contains(reads.load(ordering: .relaxed)), "\(reads.load(ordering: .relaxed)) reads in ten minutes")
+        isDamaged.store(false, ordering: .relaxed)
+        station.world.run(deadline: station.world.now.advanced(by: .seconds(60)))
+        #expect(station.told == [agents[0]])
+    }
+
     @Test func `are sent again when the other node was about to end`() throws {
         let station = try Station()
         for name in [agents[0], streams[0]] { station.create(name) }

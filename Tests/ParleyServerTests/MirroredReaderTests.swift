@@ -98,7 +98,7 @@ private final class Appending: Sendable {
         let polled = Monitor<[JSON]?>(nil)
         let poller = SystemThread(name: "polls") {
             let entries = try? poll(path, on: server)
-            polled.withLock { $0 = entries ?? [] }
+            polled.withLock(signalAll: true) { $0 = entries ?? [] }
         }
         defer { poller.join() }
         let all = try events.events()
@@ -107,8 +107,7 @@ private final class Appending: Sendable {
         let messages = try socket.hear { $0["ended"] == true }
         #expect(numbers(messages.flatMap { $0["entries"]?.array ?? [] }) == Array(0..<Appending.count))
         #expect(messages.last?["reason"] == "closed")
-        poller.join()
-        #expect(numbers(polled.withLock { $0 } ?? []) == Array(0..<Appending.count))
+        #expect(numbers(polled.wait(timeout: .seconds(60)) { $0 } ?? []) == Array(0..<Appending.count))
         #expect(server.link.counts.cuts > 3)
     }
 

@@ -39,6 +39,10 @@ import Testing
         _ = try JSON.parse(nested(256))
         #expect(throws: JSONError.self) { try JSON.parse(nested(257)) }
         #expect(throws: JSONError.self) { try JSON.parse(nested(100_000)) }
+        #expect(try JSON.parse(nested(256)).isNested(deeperThan: 255))
+        #expect(try !JSON.parse(nested(256)).isNested(deeperThan: 256))
+        _ = try JSON.parse(stored: Bytes(nested(1_024).utf8))
+        #expect(throws: JSONError.self) { try JSON.parse(stored: Bytes(nested(1_025).utf8)) }
     }
 
     /// RFC 8785; names and texts that Unicode takes for equal, or joins into one character, stay what they are.

@@ -137,6 +137,9 @@ extension JSON {
     /// with it every digest.
     package init(encoding value: some Encodable) throws {
         if let value = value as? JSON {
+            guard !value.isNested(deeperThan: JSONScanner.depthMax) else {
+                throw JSONError(position: 0, problem: "nested deeper than \(JSONScanner.depthMax)")
+            }
             self = value
             return
         }

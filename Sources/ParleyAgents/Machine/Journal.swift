@@ -245,7 +245,7 @@ extension StepFailure {
     }
 
     /// The failure as a replay will see it, which is how the first run sees it too.
-    var asReplayed: StepFailure { StepFailure(journal: (try? JSON.parse(journal.bytes)) ?? .null) }
+    var asReplayed: StepFailure { StepFailure(journal: (try? JSON.parse(stored: journal.bytes)) ?? .null) }
 
     init(journal: JSON) {
         self.init(

@@ -44,7 +44,7 @@ extension AgentDriver {
             guard let row = try runtime.channels.row(channel) else { throw ChannelError.notFound(channel.name) }
             let inbox = try self.inbox(after: 0, upTo: head)
             let last = try runtime.channels.log.first(.states, from: channel.id.key, to: channel.id.keyEnd, reversed: true)
-            var record = AgentRecord(epoch: row.epoch, saved: try last.map { try JSON.parse($0.value) })
+            var record = AgentRecord(epoch: row.epoch, saved: try last.map { try JSON.parse(stored: $0.value) })
             try runtime.channels.walkBack(channel, from: head) { offset, frame in
                 guard frame.kind.endsTurn else { return true }
                 (record.lastEnd, record.lastTurn) = (offset, frame.position?.turn)

@@ -46,7 +46,7 @@ package struct AgentRequest {
         var messages: [JSON] = []
         for part in try parts(of: call) { messages.append(try message(part)) }
         let tools = try call.request["tools"]?.string.map { hash throws(LogError) in
-            try channels.content(hash, of: channel).flatMap { try? JSON.parse($0) } ?? .null
+            try channels.content(hash, of: channel).flatMap { try? JSON.parse(stored: $0) } ?? .null
         }
         return JSON.compact(
             ("agent", .string(channel.name)), ("turn", .string(Offset(call.position.turn).token)), ("step", .string(call.position.step)),

@@ -48,7 +48,7 @@ struct CallsNotRun: Projection {
         var results: [String: String] = [:]
         for request in told.filter({ $0.offset > offset }).prefix(CallsNotRun.requestsMax) where results.count < calls.count {
             for digest in request.digests {
-                guard let bytes = try channels.content(digest, of: channel), let result = try? JSON.parse(bytes),
+                guard let bytes = try channels.content(digest, of: channel), let result = try? JSON.parse(stored: bytes),
                     let id = result["tool_call_id"]?.string, calls.contains(where: { $0.id == id }), results[id] == nil
                 else { continue }
                 results[id] = result["text"]?.string ?? ""

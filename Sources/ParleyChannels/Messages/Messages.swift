@@ -42,6 +42,8 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
         var phase = Phase.idle
         /// Those before have been taken.
         var next: UInt64 = 0
+        /// How often in a row the log could not read them, or what they are about.
+        var failures = 0
     }
 
     init(_ log: any CommitLog, _ world: any World) { (self.log, self.world) = (log, world) }
@@ -120,18 +122,18 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
             }
         } catch {
             guard error.code != .closed else { return }
-            Diagnostics.log(.error, "messages cannot be read", ["from": "\(route.source)", "reason": error.message])
-            later(route, sending.closings)
+            later(route, sending.closings, ChannelError(error))
         }
     }
 
     private func delivered(_ route: Route, _ page: MessageRows.Page, _ closings: UInt64, _ result: Result<Void, ChannelError>) {
         // Whatever the reason: it may be another node's log that is closed. With this one's, nothing can be read the next time.
-        if case .failure = result { return later(route, closings) }
+        if case .failure(let error) = result { return later(route, closings, error) }
         let sequences = page.messages.map(\.sequence)
         let isCurrent = state.withLock { state in
             guard state.routes[route]?.closings == closings else { return false }
             state.routes[route]!.next = sequences.last! + 1
+            state.routes[route]!.failures = 0
             return true
         }
         guard isCurrent else { return }
@@ -146,17 +148,25 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
         if isAgain { look(route) }
     }
 
-    private static let pause = Duration.milliseconds(200)
-
-    /// Nobody has taken them: the partition has no owner at this moment, or one that cannot be reached.
-    private func later(_ route: Route, _ closings: UInt64) {
-        let isCurrent = state.withLock { state in
-            guard state.routes[route]?.closings == closings else { return false }
+    /// Sends them again after a pause: the partition has no owner at this moment, or one that cannot be reached; or something about them is damaged,
+    /// which holds up those behind them, is logged once, and is tried less and less often.
+    private func later(_ route: Route, _ closings: UInt64, _ error: ChannelError) {
+        let failures = state.withLock { state -> Int? in
+            guard state.routes[route]?.closings == closings else { return nil }
             state.routes[route]!.phase = .pausing
-            return true
+            if error.code == LogError.Code.damaged.text { state.routes[route]!.failures += 1 }
+            return state.routes[route]!.failures
         }
-        if isCurrent { world.schedule(at: world.now.advanced(by: Messages.pause)) { [weak self] in self?.resume(route) } }
+        guard let failures else { return }
+        if failures == 1 {
+            Diagnostics.log(
+                .error, "messages between partitions wait for what cannot be read",
+                ["from": "\(route.source)", "to": "\(route.destination)", "reason": error.message])
+        }
+        world.schedule(at: world.now.advanced(by: Messages.pause(after: failures))) { [weak self] in self?.resume(route) }
     }
+
+    private static func pause(after failures: Int) -> Duration { .milliseconds(200 << min(max(failures - 1, 0), 6)) }
 
     private func resume(_ route: Route) {
         let isPausing = state.withLock { state in

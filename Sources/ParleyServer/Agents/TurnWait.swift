@@ -50,7 +50,7 @@ final class TurnWait: @unchecked Sendable {  // Guard: used on the exchange's lo
     /// Put together from text: values would take many times as much.
     private func answer(_ entry: Bytes) -> Bytes {
         var answer = Bytes("{\"entries\":".utf8) + entries.bytes
-        var scanner = JSONScanner(entry)
+        var scanner = JSONScanner(entry, depthMax: JSONScanner.storedDepthMax)
         do throws(JSONError) {
             try scanner.members { (name, scanner) throws(JSONError) in
                 let range = try scanner.skip()
