@@ -16,7 +16,8 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     let headMilliseconds: Int64
     let bodyMilliseconds: Int64
     let idleMilliseconds: Int64
-    let writeMilliseconds: Int64
+    /// How long a peer may take nothing, now.
+    private(set) var writeMilliseconds: Int64
     private let patienceMilliseconds: Int64
     private(set) var isDraining = false
 
@@ -92,7 +93,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     var isCrowded: Bool { waitingBytes > configuration.waitingBytesMax }
 
     /// The buffer for the next piece of input. When much waits, it is a small one, because most of the input may have to wait as well.
-    var inputBuffer: uv_buf_t { isCrowded ? uv_buf_init(readBuffer.base, UInt32(min(readBuffer.len, HTTPListener.crowdedReadBytes))) : readBuffer }
+    var inputBuffer: uv_buf_t {
+        isCrowded ? uv_buf_init(readBuffer.base, UInt32(min(readBuffer.len, HTTPListener.crowdedReadBytes))) : readBuffer
+    }
 
     private static let crowdedReadBytes = 4 << 10
 
@@ -118,7 +121,9 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
             stopAccepting()
             return status
         }
-        let least = min(handshakeMilliseconds, headMilliseconds, bodyMilliseconds, idleMilliseconds, writeMilliseconds)
+        let least = min(
+            handshakeMilliseconds, headMilliseconds, bodyMilliseconds, idleMilliseconds, writeMilliseconds,
+            configuration.crowdedWriteTimeout.milliseconds)
         let period = Duration.milliseconds(max(10, min(1_000, least / 4)))
         sweeper = loop.schedule(after: period, every: period) { [unowned self] in sweep() }
         loop.atStop { [weak self] in
@@ -353,6 +358,9 @@ extension HTTPListener {
 
     private func sweep() {
         let now = milliseconds
+        let patience =
+            handler.isShortOfMemory ? min(configuration.writeTimeout, configuration.crowdedWriteTimeout) : configuration.writeTimeout
+        writeMilliseconds = patience.milliseconds
         for connection in connections { connection.sweep(now) }
     }
 }

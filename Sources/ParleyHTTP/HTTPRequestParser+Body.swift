@@ -47,7 +47,9 @@ extension HTTPRequestParser {
     private mutating func takeWholeChunks(_ input: UnsafeRawBufferPointer, _ index: inout Int) {
         while true {
             var (at, size) = (index, 0)
-            while at < input.count, at - index < 6, let digit = HTTPGrammar.hexadecimalValue(input[at]) { (at, size) = (at + 1, size << 4 | Int(digit)) }
+            while at < input.count, at - index < 6, let digit = HTTPGrammar.hexadecimalValue(input[at]) {
+                (at, size) = (at + 1, size << 4 | Int(digit))
+            }
             guard size > 0, size <= bodyBytesMax - bodyCount, at + 2 - index <= limits.chunkLineBytes, at + size + 4 <= input.count,
                 input[at] == 0x0d, input[at + 1] == 0x0a, input[at + 2 + size] == 0x0d, input[at + 3 + size] == 0x0a
             else { return }

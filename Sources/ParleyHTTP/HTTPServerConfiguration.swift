@@ -25,6 +25,8 @@ package struct HTTPServerConfiguration: Sendable {
     package var patience = Duration.seconds(1)
     /// A peer that takes none of the waiting bytes is disconnected after this time.
     package var writeTimeout = Duration.seconds(120)
+    /// The same while the handler is short of memory for answers.
+    package var crowdedWriteTimeout = Duration.seconds(10)
     /// The bytes that one connection may bring before the others of its loop have their turn.
     package var readBytes = 64 << 10
     /// Bytes that connections of one loop may hold together of what waits: answers to be sent, and input behind them. Beyond it, a connection that has
@@ -71,11 +73,15 @@ package protocol HTTPHandler: AnyObject, Sendable {
     /// - Parameter head: The request's head, if it had come.
     /// - Returns: Further fields of the answer.
     func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [(name: String, value: String)]
+
+    /// Whether answers wait for memory that those hold which peers do not take. Called on each loop about once a second.
+    var isShortOfMemory: Bool { get }
 }
 
 extension HTTPHandler {
     package func admit(_ request: HTTPRequest, peer: () -> String) -> HTTPAdmission { .accepted(account: "") }
     package func refused(_ problem: Problem, _ head: HTTPRequestHead?) -> [(name: String, value: String)] { [] }
+    package var isShortOfMemory: Bool { false }
 }
 
 /// Why a server could not start.

@@ -82,7 +82,9 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     /// For data that goes to many streams: there is no copy and nothing is allocated, and it does not wait for the end of the tick.
     package func send(_ piece: BodyPiece) {
         loop.assertOnLoop()
-        guard let responder, framing == .chunked else { return write(count: piece.content.count) { $0.append(Bytes(piece.content), piece.room) } }
+        guard let responder, framing == .chunked else {
+            return write(count: piece.content.count) { $0.append(Bytes(piece.content), piece.room) }
+        }
         if !responder.send(piece), responder.bufferedBytes > HTTPStream.lowWaterBytes { wasAboveLowWater = true }
     }
 

@@ -1,3 +1,5 @@
+internal import Glibc
+internal import ParleySystem
 internal import Synchronization
 
 /// A server's memory for its clients: for requests, their bodies until they are answered, and the part that has come of an incomplete one; for
@@ -14,6 +16,8 @@ package final class MemoryBudget: Sendable {
 
     package let bytesMax: Int
     private let state = Mutex(State())
+    /// When a piece was last refused, in milliseconds of the system's monotonic clock.
+    private let refusedAt = Atomic<Int64>(.min)
 
     /// A piece up to this size is a small one.
     static let smallBytes = 64 << 10
@@ -29,7 +33,20 @@ package final class MemoryBudget: Sendable {
         return reservation.resize(to: count) ? reservation : nil
     }
 
+    /// Whether a piece found no room in the last seconds.
+    package var isShort: Bool { refusedAt.load(ordering: .relaxed) > now - MemoryBudget.shortMilliseconds }
+
+    private static let shortMilliseconds: Int64 = 2_000
+
+    private var now: Int64 { SystemWorld.time(CLOCK_MONOTONIC).milliseconds }
+
     fileprivate func resize(_ account: String, from old: Int, to new: Int, isOwed: Bool = false) -> Bool {
+        let hasRoom = take(account, from: old, to: new, isOwed: isOwed)
+        if !hasRoom { refusedAt.store(now, ordering: .relaxed) }
+        return hasRoom
+    }
+
+    private func take(_ account: String, from old: Int, to new: Int, isOwed: Bool) -> Bool {
         state.withLock { state in
             let (growth, held) = (new - old, state.accounts[account] ?? 0)
             if growth > 0, !isOwed {

@@ -161,6 +161,8 @@ final class Router: HTTPHandler, Sendable {
         return head.flatMap { try? policy.check($0) } ?? []
     }
 
+    var isShortOfMemory: Bool { context.answers.budget.isShort }
+
     private static let openPaths = ["/", "/healthz", ClientRoute.scriptPath, ClientRoute.typesPath].map { Bytes($0.utf8) }
 
     private static func isOpen(_ path: ArraySlice<UInt8>) -> Bool { openPaths.contains { path.elementsEqual($0) } }

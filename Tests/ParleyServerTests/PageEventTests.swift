@@ -163,6 +163,24 @@ import Testing
         withExtendedLifetime(slow) {}
     }
 
+    @Test func `peers that take nothing are disconnected once others wait for the memory that their answers hold`() throws {
+        let server = try TestServer {
+            $0.answerBytesMax = 8 * Self.longest
+            $0.http.crowdedWriteTimeout = .milliseconds(200)
+        }
+        let path = try server.stream("text/plain")
+        for _ in 0..<2 { try post(path, Bytes(repeating: 0x61, count: Self.longest), on: server) }
+        let stuck = try (0..<12).map { number in
+            let client = try TestClient(port: server.port, receiveBuffer: 4_096)
+            try client.send("GET", path + (number % 2 == 0 ? "?offset=-1&live=sse" : "?offset=-1"))
+            return client
+        }
+        try server.eventually("their answers") { try server.metric("parley_answer_bytes") ?? 0 > 3 * Double(Self.longest) }
+        #expect(try server.get(path + "?offset=-1").body.count >= Self.longest)
+        try server.eventually("room") { try server.metric("parley_answer_bytes") ?? .infinity < Double(Self.longest) }
+        withExtendedLifetime(stuck) {}
+    }
+
     @Test func `nothing comes between the pieces of an event`() throws {
         let server = try TestServer {
             $0.heartbeatInterval = .milliseconds(20)
