@@ -51,6 +51,8 @@ package final class Channel: @unchecked Sendable {
         staged = StagedTail(row: row, head: head, lastAt: lastAt)
     }
 
+    var reference: ChannelReference { ChannelReference(name: name, id: id) }
+
     /// What the writer knows: there for its forks alone, from this commit on.
     var isGone: Bool { isSoftDeleted || staged.row.isSoftDeleted }
 

@@ -55,6 +55,37 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
             [("tail", .string(Offset(head).token))])
     }
 
+    private static let elsewhereCode = "channel_elsewhere"
+    private static let changedCode = "channel_changed"
+
+    /// This node owns the home of the name only: the owner of the rows is to be asked, with that id.
+    package static func elsewhere(_ name: String, _ id: ChannelID) -> ChannelError {
+        ChannelError(
+            elsewhereCode,
+            "'\(name)' is in partition \(id.partition), which is not open on this node: nothing was stored. Try again later.",
+            [("channel", .string(id.text))])
+    }
+
+    /// Where ``elsewhere(_:_:)`` says that the channel is.
+    package var elsewhere: ChannelID? {
+        code == ChannelError.elsewhereCode ? self[detail: "channel"]?.string.flatMap { ChannelID(text: $0) } : nil
+    }
+
+    /// The channel that the name was resolved to is not there any more: it is to be resolved again.
+    package static func changed(_ name: String) -> ChannelError {
+        ChannelError(changedCode, "the channel that was '\(name)' is not there any more: nothing was stored. Try again.")
+    }
+
+    package var isChanged: Bool { code == ChannelError.changedCode }
+
+    static func noSource(_ source: String) -> ChannelError {
+        ChannelError("fork_source_not_found", "there is no channel '\(source)' to fork from.")
+    }
+
+    static func sourceGone(_ source: String) -> ChannelError {
+        ChannelError("fork_source_gone", "'\(source)' was deleted: nothing can be forked from it any more.")
+    }
+
     package static func notFound(_ name: String) -> ChannelError {
         ChannelError("channel_not_found", "there is no channel '\(name)'. Create it with PUT, or check the name.")
     }

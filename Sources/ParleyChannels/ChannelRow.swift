@@ -35,8 +35,10 @@ package struct ChannelRow: Sendable, Equatable {
         self.created = created
     }
 
-    package var bytes: Bytes {
-        JSON.compact(
+    package var bytes: Bytes { json.bytes }
+
+    var json: JSON {
+        .compact(
             ("name", .string(name)), ("content_type", .string(contentType)), ("agent", isAgent ? true : nil),
             ("created", .integer(created.milliseconds)), ("closed", isClosed ? true : nil),
             ("epoch", epoch == 0 ? nil : .integer(Int64(epoch))), ("status", isAgent ? .string(status.name) : nil),
@@ -45,11 +47,16 @@ package struct ChannelRow: Sendable, Equatable {
             ("expires_at", lifetime?.instant.map { .string($0.text) }),
             ("accessed", accessed.map { .integer($0.milliseconds) }), ("fork", fork?.json), ("soft_deleted", isSoftDeleted ? true : nil),
             ("trims", trims == 0 ? nil : .integer(trims)), ("followed", isFollowed ? true : nil)
-        ).bytes
+        )
     }
 
     package init?(_ bytes: Bytes) {
-        guard let json = try? JSON.parse(bytes), let name = json["name"]?.string, let contentType = json["content_type"]?.string,
+        guard let json = try? JSON.parse(bytes) else { return nil }
+        self.init(json)
+    }
+
+    init?(_ json: JSON) {
+        guard let name = json["name"]?.string, let contentType = json["content_type"]?.string,
             let created = json["created"]?.integer
         else { return nil }
         self.init(name: name, contentType: contentType, isAgent: json["agent"]?.bool ?? false, created: Timestamp(milliseconds: created))

@@ -72,99 +72,8 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     /// Has `subscriptions` told of what is created and what changes. Called before the writer starts.
     func observe(_ subscriptions: Subscriptions) { self.subscriptions = subscriptions }
 
-    // MARK: Finding
-
-    /// The channel of that name, or `nil`. Thread-safe. Cost: a lock and a hash; for a channel not in memory three lookups in the log.
-    package func find(_ name: String) throws(LogError) -> Channel? {
-        guard let channel = try findAny(name), !channel.isExpired(world.now) else { return nil }
-        return channel
-    }
-
-    /// The channel of that name, also when its time has come: until the writer has removed it, a crash or a clock may bring it back.
-    func findAny(_ name: String) throws(LogError) -> Channel? {
-        let partition = partitions[name]
-        while true {
-            let (known, isUnpublished, departures) = partition.residents.withLock { residents in
-                (residents.channels[name], residents.unpublished.contains(name), residents.departures)
-            }
-            if let known { return known }
-            try requireOpen(partition.number)
-            // Not under the lock: the disk may be slow, and the event loops look here, too.
-            guard !isUnpublished, let loaded = try load(name) else { return nil }
-            if let channel = try keep(loaded, in: partition, unlessLeft: departures) { return channel }
-        }
-    }
-
-    /// Keeps a channel that was read from the log in memory, unless there is one meanwhile.
-    ///
-    /// - Parameter departures: How many channels had left before it was read. One that has left since may be this, and have changed before.
-    /// - Returns: what is in memory now; `nil` where it has to be read again.
-    private func keep(_ loaded: Channel, in partition: Partition, unlessLeft departures: UInt64) throws(LogError) -> Channel? {
-        let (channel, isCrowded) = try partition.residents.withLock { residents throws(LogError) -> (Channel?, Bool) in
-            if let channel = residents.channels[loaded.name] { return (channel, false) }
-            try requireOpen(partition.number)
-            // A fork's rows are in its source's partition.
-            if loaded.id.partition != partition.number { try requireOpen(loaded.id.partition) }
-            guard residents.departures == departures, !residents.unpublished.contains(loaded.name) else { return (nil, false) }
-            residents.channels[loaded.name] = loaded
-            let excess = residents.channels.count - partitions.residentShare
-            return (loaded, excess > 0 && excess % Channels.excessStep == 1)
-        }
-        // Where nobody writes, nothing else would let go of what is read. Refused, the next load beyond the limit tries again.
-        if isCrowded { submit(.evictIdle) }
-        return channel
-    }
-
-    /// How many more are loaded into a crowded shard before it is looked at again: all of it may be watched.
-    private static let excessStep = 256
-
     /// How many channels are in memory.
     package var residentCount: Int { partitions.all.reduce(0) { $0 + $1.residents.withLock { $0.channels.count } } }
-
-    /// The channel of that name if it is in memory. Thread-safe, and touches no disk: for event loops.
-    package func resident(_ name: String) -> Channel? {
-        guard let channel = partitions[name].residents.withLock({ $0.channels[name] }), !channel.isExpired(world.now) else { return nil }
-        return channel
-    }
-
-    /// Whether an agent of that name was deleted and not created anew.
-    package func isDeleted(_ name: String) throws(LogError) -> Bool {
-        try requireOpen(Placement.partition(of: name))
-        return try log.get(.names, Placement.nameKey(name)).flatMap { NameRow($0) }?.isTombstone ?? false
-    }
-
-    /// The row of a channel as of the last commit.
-    package func row(_ channel: Channel) throws(LogError) -> ChannelRow? {
-        try log.get(.channels, channel.id.key).flatMap { ChannelRow($0) }
-    }
-
-    private func load(_ name: String) throws(LogError) -> Channel? {
-        guard let bytes = try log.get(.names, Placement.nameKey(name)), let found = NameRow(bytes), !found.isTombstone else { return nil }
-        let row = try log.get(.channels, found.id.key).flatMap { ChannelRow($0) }
-        guard let row, row.name.hasSameBytes(as: name) else {
-            // Of two batches a crash let one through. Its number was lost with its rows, and may be another's by now.
-            if found.isFork { return nil }
-            throw LogError(
-                .damaged, "the row of channel '\(name)' is missing or unreadable (partition \(found.id.partition), id \(found.id.number))")
-        }
-        let (head, lastAt) = try Channels.head(of: found.id, in: log)
-        return Channel(row: row, id: found.id, head: max(head, row.fork?.head ?? 0), lastAt: lastAt)
-    }
-
-    /// The last offset of a channel and when it was given: the end of its last value in the log.
-    static func head(of id: ChannelID, in log: any CommitLog) throws(LogError) -> (UInt64, Timestamp) {
-        guard let last = try log.first(.log, from: id.key, to: id.keyEnd, reversed: true) else { return (0, Timestamp(milliseconds: 0)) }
-        var lastAt = Timestamp(milliseconds: 0)
-        let first: UInt64 = last.key.readBigEndian(at: 10)
-        let head = last.value.withUnsafeBytes { bytes in
-            Frame.walk(bytes, first: first) { _, frame in
-                if let at = frame.at { lastAt = at }
-                return true
-            }
-        }
-        guard let head else { throw LogError(.damaged, "frames of channel \(id.number) at offset \(first) cannot be read") }
-        return (head, lastAt)
-    }
 }
 
 /// Told of entries that wait for an agent's decision, once they are durable.
@@ -180,24 +89,73 @@ package protocol InputObserver: AnyObject, Sendable {
 // MARK: - The writer's side
 
 extension Channels {
-    /// The channel as the writer finds it: with what is staged in the current commit.
+    /// Where the channel of that name is as the writer finds it: with what is staged in the current commit.
     ///
     /// One whose time has come is removed on the way; if there are forks of it, it answers from then on that it is gone. So is what a crash
     /// left of a fork's name, or of what was kept for it.
-    func resolve(_ name: String, in stage: inout Stage) throws(LogError) -> Channel? {
+    ///
+    /// - Throws: ``LogError`` with code `partition_unavailable` when this node does not own the name's home.
+    func locate(_ name: String, in stage: inout Stage) throws(LogError) -> Location {
         try stage.concern(Placement.partition(of: name))
-        var channel = overlay.created[name]
-        if channel == nil {
-            guard !overlay.removed.contains(name) else { return nil }
-            channel = try findAny(name)
+        switch try staged(name) {
+        case .here(let channel):
+            try stage.concern(channel.id.partition)
+            return try settled(channel, in: &stage).map { .here($0) } ?? .nobody
+        case .at(let id): return .at(id)
+        case .nobody:
+            if try nameRow(name, in: stage)?.isFork == true { stage.delete(.names, Placement.nameKey(name)) }
+            return .nobody
         }
-        guard let channel else {
-            let key = Placement.nameKey(name)
-            if try stage.get(.names, key).flatMap({ NameRow($0) })?.isFork == true { stage.delete(.names, key) }
-            return nil
+    }
+
+    /// The channel with that name and id as the writer finds it, see ``locate(_:in:)``; `nil`: the channel is not there any more. What is staged is
+    /// concerned with its rows' partition only.
+    func resolve(_ name: String, at id: ChannelID, in stage: inout Stage) throws(LogError) -> Channel? {
+        try stage.concern(id.partition)
+        guard let channel = try staged(name, at: id) else { return nil }
+        return try settled(channel, in: &stage)
+    }
+
+    /// The channel that a request is for, by its name alone or, where that was resolved before, by its id as well.
+    ///
+    /// - Returns: `nil`: there is none of that name.
+    /// - Throws: ``ChannelError/elsewhere(_:_:)``, or ``ChannelError/changed(_:)`` when the channel with that id is not there any more.
+    func resolve(_ name: String, expecting id: ChannelID?, in stage: inout Stage) throws(ChannelRefusal) -> Channel? {
+        guard let id else {
+            switch try ChannelRefusal.wrap({ () throws(LogError) in try locate(name, in: &stage) }) {
+            case .here(let channel): return channel
+            case .at(let id): throw .refused(.elsewhere(name, id))
+            case .nobody: return nil
+            }
         }
-        try stage.concern(channel.id.partition)
+        let channel = try ChannelRefusal.wrap { () throws(LogError) in
+            let channel = try resolve(name, at: id, in: &stage)
+            if channel == nil { try missing(ChannelReference(name: name, id: id), in: &stage) }
+            return channel
+        }
+        guard let channel else { throw .refused(.changed(name)) }
+        return channel
+    }
+
+    private func staged(_ name: String) throws(LogError) -> Location {
+        if let channel = overlay.created[name] { return .here(channel) }
+        guard !overlay.removed.contains(name) else { return .nobody }
+        guard let id = overlay.named[name] else { return try lookUp(name) }
+        guard openPartitions.contains(id.partition) else { return .at(id) }
+        return try lookUp(name, at: id).map { .here($0) } ?? .nobody
+    }
+
+    private func staged(_ name: String, at id: ChannelID) throws(LogError) -> Channel? {
+        if let channel = overlay.created[name], channel.id == id { return channel }
+        guard overlay.erased[id] == nil, let channel = try lookUp(name, at: id) else { return nil }
+        // Removed in this commit: only a plain channel that is kept for its forks still answers to its name.
+        return channel.staged.isDeleted && (channel.isAgent || !channel.isGone) ? nil : channel
+    }
+
+    /// - Returns: the channel, unless it is removed by now.
+    private func settled(_ channel: Channel, in stage: inout Stage) throws(LogError) -> Channel? {
         if channel.isGone {
+            try messages.ready(channel.id.partition, in: stage)
             guard try releaseIfForsaken(channel.id, in: &stage) else { return channel }
             try collect(channel.id, in: &stage)
             channel.staged.isDeleted = true
@@ -209,10 +167,13 @@ extension Channels {
         return channel.isGone ? channel : nil
     }
 
-    /// Whether there was an agent of that name, which was deleted.
-    func hasTombstone(_ name: String, in stage: inout Stage) throws(LogError) -> Bool {
-        try stage.get(.names, Placement.nameKey(name)).flatMap { NameRow($0) }?.isTombstone ?? false
+    /// Where the name leads, with what is staged.
+    func nameRow(_ name: String, in stage: Stage) throws(LogError) -> NameRow? {
+        try stage.get(.names, Placement.nameKey(name)).flatMap { NameRow($0) }
     }
+
+    /// Whether there was an agent of that name, which was deleted.
+    func hasTombstone(_ name: String, in stage: Stage) throws(LogError) -> Bool { try nameRow(name, in: stage)?.isTombstone ?? false }
 
     /// Stores when the channel was last used, and when to look at its lifetime next.
     func setDue(_ channel: Channel, in stage: inout Stage) -> Timestamp? {
@@ -228,39 +189,66 @@ extension Channels {
     /// Makes a channel, staged. The name must be free.
     func create(_ row: ChannelRow, in stage: inout Stage, partition: UInt16? = nil) throws(LogError) -> Channel {
         let partition = partition ?? Placement.partition(of: row.name)
-        let counterKey = ChannelID(partition: partition, number: 0).key
-        let number: UInt64
         try stage.concern(partition)
         let subscribers = try subscriptions?.toTell(of: row.name, from: partition, in: stage) ?? []
-        if let next = nextNumber[partition] {
-            number = next
-        } else {
-            number = try log.get(.channels, counterKey)?.readBigEndian(at: 0) ?? 1
-        }
-        nextNumber[partition] = number + 1
-        var counter = Bytes()
-        counter.append(bigEndian: number + 1)
-        stage.put(.channels, counterKey, counter)
-        let id = ChannelID(partition: partition, number: number)
-        stage.put(.names, Placement.nameKey(row.name), NameRow(id: id, isFork: row.fork != nil).bytes)
+        let isTwofold = try readyTwofold(Placement.partition(of: row.name), partition, in: stage)
+        let channel = try makeRows(row, in: partition, &stage)
+        giveName(row.name, NameRow(id: channel.id, isFork: row.fork != nil), telling: subscribers, from: partition, in: &stage)
+        if isTwofold { tellTwofold(channel.reference, in: &stage) }
+        overlay.created[row.name] = channel
+        partitions[channel.id].residents.withLock { _ = $0.unpublished.insert(ResidentKey(row.name, channel.id)) }
+        touch(channel)
+        return channel
+    }
+
+    /// Makes the rows of a channel, staged; its name is not written.
+    func makeRows(_ row: ChannelRow, in partition: UInt16, _ stage: inout Stage) throws(LogError) -> Channel {
+        let id = ChannelID(partition: partition, number: try takeNumber(partition, in: &stage))
         let channel = Channel(row: row, id: id, head: row.fork?.head ?? 0, lastAt: Timestamp(milliseconds: 0))
         if let fork = row.fork {
             let source = ChannelID(partition: partition, number: fork.sourceNumber)
             stage.put(.index, ForkRow.key(source, id), Bytes(row.name.utf8))
-            overlay.forked[source, default: []].append((id, row.name))
+            overlay.forked[source, default: []].append(ChannelReference(name: row.name, id: id))
         }
         channel.staged.isRowChanged = true
         if let due = setDue(channel, in: &stage) { expiry.set(due) }
         channel.staged.undecided = UndecidedEntries()
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
-        limit?.added(row.name)
-        subscriptions?.made(row.name)
-        for subscriber in subscribers { messages.post(.link(subscription: subscriber, stream: row.name), from: partition, in: &stage) }
-        overlay.created[row.name] = channel
-        partitions[row.name].residents.withLock { $0.unpublished.insert(row.name) }
-        overlay.removed.remove(row.name)
-        touch(channel)
         return channel
+    }
+
+    private func takeNumber(_ partition: UInt16, in stage: inout Stage) throws(LogError) -> UInt64 {
+        let counterKey = ChannelID(partition: partition, number: 0).key
+        var number = nextNumber[partition] ?? 1
+        if nextNumber[partition] == nil, let stored = try log.get(.channels, counterKey) { number = stored.readBigEndian(at: 0) }
+        nextNumber[partition] = number + 1
+        var counter = Bytes()
+        counter.append(bigEndian: number + 1)
+        stage.put(.channels, counterKey, counter)
+        return number
+    }
+
+    /// Writes where a name leads from now on, and has the subscriptions told that it matches. ``Messages/ready(_:in:)`` has been called.
+    func giveName(_ name: String, _ row: NameRow, telling subscribers: [String], from partition: UInt16, in stage: inout Stage) {
+        stage.put(.names, Placement.nameKey(name), row.bytes)
+        limit?.added(name)
+        subscriptions?.made(name)
+        for subscriber in subscribers { messages.post(.link(subscription: subscriber, stream: name), from: partition, in: &stage) }
+        overlay.removed.remove(name)
+        overlay.named[name] = row.id
+    }
+
+    /// Deletes the name if it leads to that channel.
+    /// - Returns: whether it did.
+    @discardableResult
+    func deleteName(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) -> Bool {
+        guard let row = try nameRow(channel.name, in: stage), row.id == channel.id, !row.isTombstone else { return false }
+        stage.delete(.names, Placement.nameKey(channel.name))
+        // Made in this very commit, it is found nowhere else yet.
+        overlay.created[channel.name] = nil
+        overlay.named[channel.name] = nil
+        overlay.removed.insert(channel.name)
+        return true
     }
 
     /// It takes the writer as long as an append of so many bytes: of those a commit has not too many either.
@@ -270,29 +258,27 @@ extension Channels {
     ///
     /// While there are forks of it, its entries stay, and so does a plain channel's name: it is not free.
     func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) throws(LogError) {
-        let isKept = try hasForks(channel.id, in: &stage)
+        let keeper = try keeper(of: channel.id, in: &stage)
         try messages.ready(channel.id.partition, in: stage)
         try channel.loadFollowers(stage)
         if channel.isAgent { try unwatchAll(of: channel.id, in: &stage) }
         channel.tellFollowers(messages, in: &stage)
         stage.count(Channels.removalBytes)
-        limit?.removed(channel.name)
-        channel.staged.row.isSoftDeleted = isKept
-        if isKept { channel.staged.isRowChanged = true }
+        if owns(Placement.partition(of: channel.name), in: &stage) { limit?.removed(channel.name) }
+        channel.staged.row.isSoftDeleted = keeper != nil
+        if keeper != nil { channel.staged.isRowChanged = true }
         flush(channel, into: &stage)
         strip(channel.id, channel.staged.row, in: &stage)
-        let nameKey = Placement.nameKey(channel.name)
         if tombstone {
-            stage.put(.names, nameKey, NameRow(id: channel.id, isTombstone: true).bytes)
-        } else if !isKept {
-            stage.delete(.names, nameKey)
+            stage.put(.names, Placement.nameKey(channel.name), NameRow(id: channel.id, isTombstone: true).bytes)
+            overlay.created[channel.name] = nil
+            overlay.removed.insert(channel.name)
+        } else if keeper == nil {
+            try unname(channel.reference, in: &stage)
         }
-        if !isKept { try collect(channel.id, in: &stage) }
+        if let keeper { ask(keeper, in: &stage) } else { try collect(channel.id, in: &stage) }
         channel.staged.isDeleted = true
         channel.staged.row.isClosed = true
-        // Made in this very commit and kept for its forks, it is found nowhere else yet.
-        if tombstone || !isKept { overlay.created[channel.name] = nil }
-        if tombstone || !isKept { overlay.removed.insert(channel.name) }
         touch(channel)
     }
 
@@ -306,18 +292,14 @@ extension Channels {
         }
     }
 
-    /// The name of a channel that was kept for its forks has become free.
-    func free(_ name: String) {
-        overlay.created[name] = nil
-        overlay.removed.insert(name)
-        overlay.freed.append(name)
-    }
+    /// What is left of a channel is deleted in this commit.
+    func erased(_ id: ChannelID, _ name: String) { overlay.erased[id] = ResidentKey(name, id) }
 
     func isTrimmed(_ id: ChannelID) -> Bool { overlay.trimmed.contains(id) }
     func markTrimmed(_ id: ChannelID) { overlay.trimmed.insert(id) }
 
     /// What was forked from a channel in the current commit: scans do not see it yet.
-    func forkedInThisCommit(_ id: ChannelID) -> [(id: ChannelID, name: String)] { overlay.forked[id] ?? [] }
+    func forkedInThisCommit(_ id: ChannelID) -> [ChannelReference] { overlay.forked[id] ?? [] }
 
     /// Channels made in the current commit, by name; without those that are there for their forks alone by now.
     var unpublished: [Channel] { overlay.created.values.filter { !$0.isGone }.sorted { $0.name < $1.name } }
@@ -340,39 +322,58 @@ extension Channels {
     /// reads his own write.
     func publish() {
         messages.committed()
-        guard !overlay.touched.isEmpty else { return }
-        for (name, channel) in overlay.created { partitions[name.text].residents.withLock { $0.channels[name] = channel } }
+        guard !overlay.isClear else { return }
+        for (name, channel) in overlay.created {
+            partitions[channel.id].residents.withLock { $0.channels[ResidentKey(name.text, channel.id)] = channel }
+            if Placement.partition(of: name.text) != channel.id.partition { note(name.text, channel.id) }
+        }
         for channel in overlay.touched {
-            partitions[channel.name].residents.withLock { residents in
-                residents.unpublished.remove(channel.name)
-                if channel.staged.isDeleted, residents.channels[channel.name] === channel { residents.leave(channel.name) }
-            }
+            letGo(channel)
             for watcher in channel.publish() { watcher.channelChanged(channel) }
         }
         subscriptions?.published(overlay.touched)
-        for name in overlay.freed {
-            partitions[name].residents.withLock { if $0.channels[name]?.isSoftDeleted == true { $0.leave(name) } }
-        }
+        for (id, key) in overlay.erased { letGo(id, key) }
         overlay.clear()
         evictIdle()
     }
 
-    /// What was staged in these partitions is lost, and so are they.
+    /// The channel is published, and leaves memory if it was removed.
+    private func letGo(_ channel: Channel) {
+        let key = ResidentKey(channel.name, channel.id)
+        let hasLeft = partitions[channel.id].residents.withLock { residents in
+            residents.unpublished.remove(key)
+            guard channel.staged.isDeleted, residents.channels[key] === channel else { return false }
+            residents.leave(key)
+            return true
+        }
+        if hasLeft { forget([channel]) }
+    }
+
+    /// What was kept for its forks, or was a fork without a name, is deleted.
+    private func letGo(_ id: ChannelID, _ key: ResidentKey) {
+        let gone = partitions[id].residents.withLock { residents -> Channel? in
+            guard let channel = residents.channels[key], channel.id == id else { return nil }
+            residents.leave(key)
+            return channel
+        }
+        guard let gone else { return }
+        forget([gone])
+        for watcher in gone.leave() { watcher.channelLeft(gone) }
+    }
+
+    /// What was staged in these partitions is lost, and so are they. The rest is durable.
     private func lost(_ failures: [UInt16: LogError]) {
-        func isLost(_ channel: Channel) -> Bool {
-            failures[channel.id.partition] != nil || failures[Placement.partition(of: channel.name)] != nil
+        let lost = PartitionSet(failures.keys)
+        for channel in overlay.touched where lost.contains(channel.id.partition) {
+            partitions[channel.id].residents.withLock { _ = $0.unpublished.remove(ResidentKey(channel.name, channel.id)) }
         }
-        for channel in overlay.touched where isLost(channel) {
-            partitions[channel.name].residents.withLock { $0.unpublished.remove(channel.name) }
-            overlay.touchedIDs.remove(ObjectIdentifier(channel))
-        }
-        overlay.touched.removeAll(where: isLost)
-        overlay.created = overlay.created.filter { !isLost($0.value) }
-        if overlay.touched.isEmpty { overlay.clear() }
+        overlay.lose(lost)
         for (partition, error) in failures.sorted(by: { $0.key < $1.key }) {
             Diagnostics.log(.warning, "partition lost", ["partition": "\(partition)", "reason": error.message])
             closed(partition)
         }
+        // Whatever was staged with it fails, also where the batch of another partition is durable.
+        publish()
     }
 
     func notifyInput(_ channel: Channel, offsets: ClosedRange<UInt64>) {
@@ -385,12 +386,7 @@ extension Channels {
 
     /// Lets go of channels that nobody watches when a shard has grown past its share. Nothing is staged when this runs.
     func evictIdle() {
-        for partition in partitions.all {
-            partition.residents.withLock { residents in
-                guard residents.channels.count > partitions.residentShare else { return }
-                for (name, channel) in residents.channels where channel.evict() { residents.leave(name) }
-            }
-        }
+        for partition in partitions.all { forget(partition.evict(beyond: partitions.residentShare)) }
     }
 }
 
@@ -401,22 +397,37 @@ private struct Overlay {
     var touchedIDs: Set<ObjectIdentifier> = []
     /// By name.
     var created: [TextKey: Channel] = [:]
+    /// Names that lead nowhere any more, and those that lead to a channel from this commit on.
     var removed: Set<TextKey> = []
-    /// Names of channels that were kept for their forks.
-    var freed: [String] = []
+    var named: [TextKey: ChannelID] = [:]
+    /// Channels of which nothing is left.
+    var erased: [ChannelID: ResidentKey] = [:]
     /// By their source.
-    var forked: [ChannelID: [(id: ChannelID, name: String)]] = [:]
+    var forked: [ChannelID: [ChannelReference]] = [:]
     /// Channels whose log is rewritten.
     var trimmed: Set<ChannelID> = []
 
+    var isClear: Bool {
+        touched.isEmpty && removed.isEmpty && named.isEmpty && erased.isEmpty && forked.isEmpty && trimmed.isEmpty
+    }
+
     mutating func clear() {
-        freed.removeAll()
+        named.removeAll(keepingCapacity: true)
+        erased.removeAll()
         forked.removeAll()
         trimmed.removeAll()
         touched.removeAll(keepingCapacity: true)
         touchedIDs.removeAll(keepingCapacity: true)
         created.removeAll(keepingCapacity: true)
         removed.removeAll(keepingCapacity: true)
+    }
+
+    /// Leaves out what was staged in these partitions.
+    mutating func lose(_ lost: PartitionSet) {
+        for channel in touched where lost.contains(channel.id.partition) { touchedIDs.remove(ObjectIdentifier(channel)) }
+        touched.removeAll { lost.contains($0.id.partition) }
+        created = created.filter { !lost.contains($1.id.partition) && !lost.contains(Placement.partition(of: $0.text)) }
+        erased = erased.filter { !lost.contains($0.key.partition) }
     }
 }
 

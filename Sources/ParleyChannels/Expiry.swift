@@ -92,7 +92,7 @@ struct LifetimeCheck: Sendable {
     func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Timestamp? {
         if let visit { stage.delete(.index, visit.row) }
         // An expired one is removed on the way.
-        guard let channel = try channels.resolve(name, in: &stage), channel.id == id, !channel.isGone else { return nil }
+        guard let channel = try channels.resolve(name, at: id, in: &stage), !channel.isGone else { return nil }
         channels.touch(channel)
         return channels.setDue(channel, in: &stage)
     }

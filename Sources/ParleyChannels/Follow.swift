@@ -227,16 +227,10 @@ extension Watch {
         stage.delete(.index, Watch.key(followed, follow))
     }
 
-    /// The channel; `nil` when it is gone, or another one has its name.
+    /// The channel; `nil` when it is gone.
     private func watched(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Channel? {
-        do throws(LogError) {
-            guard let channel = try channels.resolve(name, in: &stage), channel.id == followed, !channel.isGone else { return nil }
-            return channel
-        } catch {
-            // A fork whose name is another owner's: the follower looks itself.
-            if error.code == .partitionUnavailable { return nil }
-            throw error
-        }
+        let channel = try channels.resolve(name, at: followed, in: &stage)
+        return channel?.isGone == true ? nil : channel
     }
 }
 

@@ -17,6 +17,8 @@ package struct Fork: Sendable, Equatable {
     package var subOffset: UInt64
     /// Oldest first. All are in the fork's own partition.
     package var segments: [Segment]
+    /// The number of the message by which the home of its name was told of it; `nil`: name and rows were written in one commit.
+    package var announced: UInt64?
 
     /// The direct source, which is kept for as long as this is there.
     package var sourceNumber: UInt64 { segments.last!.number }
@@ -43,7 +45,9 @@ extension Fork {
         guard let source = json["source"]?.string, let offset = Fork.count(json["offset"]), let segments = json["segments"]?.array,
             !segments.isEmpty
         else { return nil }
-        self.init(source: source, offset: offset, subOffset: Fork.count(json["sub_offset"]) ?? 0, segments: [])
+        self.init(
+            source: source, offset: offset, subOffset: Fork.count(json["sub_offset"]) ?? 0, segments: [],
+            announced: Fork.count(json["announced"]))
         for segment in segments {
             guard let number = Fork.count(segment["number"]), let upTo = Fork.count(segment["up_to"]), let owner = segment["owner"]?.string
             else { return nil }
@@ -59,7 +63,8 @@ extension Fork {
         }
         return .compact(
             ("source", .string(source)), ("offset", .integer(Int64(offset))),
-            ("sub_offset", subOffset == 0 ? nil : .integer(Int64(subOffset))), ("segments", .array(segments)))
+            ("sub_offset", subOffset == 0 ? nil : .integer(Int64(subOffset))), ("segments", .array(segments)),
+            ("announced", announced.map { .integer(Int64($0)) }))
     }
 }
 
@@ -133,11 +138,14 @@ extension Channels {
         )
     }
 
-    /// Whether there are forks of the channel with that id. What a crash left of others, as far as they come before, is removed.
+    /// Whether there are forks of the channel with that id, see ``keeper(of:in:)``.
+    func hasForks(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool { try keeper(of: id, in: &stage) != nil }
+
+    /// A fork of the channel with that id, for which it is kept. What a crash left of others, as far as they come before, is removed.
     ///
     /// Cost: a few lookups, for each that has been removed since the last commit as well.
-    func hasForks(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
-        for fork in forkedInThisCommit(id) where try isFork(fork.id, fork.name, of: id, in: &stage) { return true }
+    func keeper(of id: ChannelID, in stage: inout Stage) throws(LogError) -> ChannelReference? {
+        for fork in forkedInThisCommit(id) where try isFork(fork, of: id, in: &stage) { return fork }
         var (lower, upper) = IndexMark.fork.range(id)
         while true {
             var forks: [(key: Bytes, name: String)] = []
@@ -147,24 +155,25 @@ extension Channels {
             }
             for fork in forks {
                 let number: UInt64 = fork.key.readBigEndian(at: 11)
-                if try isFork(ChannelID(partition: id.partition, number: number), fork.name, of: id, in: &stage) { return true }
+                let fork = ChannelReference(name: fork.name, id: ChannelID(partition: id.partition, number: number))
+                if try isFork(fork, of: id, in: &stage) { return fork }
             }
-            guard forks.count == Channels.forksAtOnce else { return false }
+            guard forks.count == Channels.forksAtOnce else { return nil }
             lower = forks.last!.key + [0]
         }
     }
 
     private static let forksAtOnce = 16
 
-    private func isFork(_ fork: ChannelID, _ name: String, of id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
-        guard try stage.get(.index, ForkRow.key(id, fork)) != nil else { return false }
-        if try stage.get(.names, Placement.nameKey(name)).flatMap({ NameRow($0) })?.id == fork { return true }
+    private func isFork(_ fork: ChannelReference, of id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
+        guard try stage.get(.index, ForkRow.key(id, fork.id)) != nil else { return false }
+        let row = try stage.get(.channels, fork.id.key).flatMap { ChannelRow($0) }
+        if try mayHaveName(fork, row?.fork?.announced, in: &stage) { return true }
         // The rows of a fork are in two partitions, and so may be there by halves. Who has no name was never answered for, or is removed;
         // unless it is itself kept for its forks.
-        let row = try stage.get(.channels, fork.key).flatMap { ChannelRow($0) }
-        if row?.isSoftDeleted == true, try hasForks(fork, in: &stage) { return true }
-        if let row { strip(fork, row, in: &stage) }
-        _ = try erase(fork, in: &stage)
+        if row?.isSoftDeleted == true, try hasForks(fork.id, in: &stage) { return true }
+        if let row { strip(fork.id, row, in: &stage) }
+        _ = try erase(fork.id, in: &stage)
         return false
     }
 
@@ -179,26 +188,27 @@ extension Channels {
 
     /// - Returns: what it was forked from.
     private func erase(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> ChannelID? {
-        let fork = try stage.get(.channels, id.key).flatMap { ChannelRow($0) }?.fork
+        let row = try stage.get(.channels, id.key).flatMap { ChannelRow($0) }
+        if let row { erased(id, row.name) }
         stage.delete(.log, from: id.key, to: id.keyEnd)
         stage.delete(.big, from: id.key, to: id.keyEnd)
         stage.delete(.channels, id.key)
-        guard let fork else { return nil }
+        guard let fork = row?.fork else { return nil }
         let source = ChannelID(partition: id.partition, number: fork.sourceNumber)
         stage.delete(.index, ForkRow.key(source, id))
         return source
     }
 
-    /// Frees the name of a removed channel once the forks are gone that it was kept for.
+    /// Frees the name of a removed channel once the forks are gone that it was kept for. ``Messages/ready(_:in:)`` has been called.
     /// - Returns: whether they are.
     func releaseIfForsaken(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool {
-        guard let row = try stage.get(.channels, id.key).flatMap({ ChannelRow($0) }), row.isSoftDeleted, try !hasForks(id, in: &stage)
-        else { return false }
-        // An agent's name has its tombstone, and may have a successor.
-        if let name = try stage.get(.names, Placement.nameKey(row.name)).flatMap({ NameRow($0) }), name.id == id, !name.isTombstone {
-            stage.delete(.names, Placement.nameKey(row.name))
-            free(row.name)
+        guard let row = try stage.get(.channels, id.key).flatMap({ ChannelRow($0) }), row.isSoftDeleted else { return false }
+        if let keeper = try keeper(of: id, in: &stage) {
+            ask(keeper, in: &stage)
+            return false
         }
+        // An agent's name has its tombstone, and may have a successor.
+        try unname(ChannelReference(name: row.name, id: id), in: &stage)
         return true
     }
 }

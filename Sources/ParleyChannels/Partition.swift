@@ -15,8 +15,11 @@ final class Partitions: Sendable {
         openBits = Atomic(open.bits)
     }
 
-    /// That of the channel with this name.
+    /// That of the name.
     subscript(name: String) -> Partition { all[Int(Placement.partition(of: name))] }
+
+    /// That of the channel's rows.
+    subscript(id: ChannelID) -> Partition { all[Int(id.partition)] }
 
     var open: PartitionSet { PartitionSet(bits: openBits.load(ordering: .acquiring)) }
 
@@ -29,32 +32,55 @@ final class Partitions: Sendable {
 /// It is opened with an epoch, which stands in everything that is committed from then on, and closed, or lost when the log has another owner for it.
 final class Partition: Sendable {
     struct Residents {
-        var channels: [TextKey: Channel] = [:]
-        /// Names whose creation may be durable but is not published: nobody may load a second object for them.
-        var unpublished: Set<TextKey> = []
+        /// Those whose rows are in this partition.
+        var channels: [ResidentKey: Channel] = [:]
+        /// Channels whose creation may be durable but is not published: nobody may load a second object for them.
+        var unpublished: Set<ResidentKey> = []
+        /// Where names of this partition lead whose channels' rows are in another. Only what has been looked up; that the channel is in memory says
+        /// that it is still so.
+        var elsewhere: [TextKey: ChannelID] = [:]
         /// How many channels have left memory.
         private(set) var departures: UInt64 = 0
 
-        mutating func leave(_ name: String) { leave(TextKey(name)) }
-
-        mutating func leave(_ name: TextKey) {
-            if channels.removeValue(forKey: name) != nil { departures += 1 }
+        mutating func leave(_ key: ResidentKey) {
+            if channels.removeValue(forKey: key) != nil { departures += 1 }
         }
     }
 
     let number: UInt16
-    /// By name. A fork is with its name, and its rows with its source.
     let residents = Mutex(Residents())
 
     init(_ number: UInt16) { self.number = number }
 
-    /// Takes the channels out that `isGone` holds for.
-    func takeOut(_ isGone: (Channel) -> Bool) -> [Channel] {
+    /// Takes all channels out, and where names lead.
+    func takeOut() -> [Channel] {
         residents.withLock { residents in
-            let gone = residents.channels.filter { isGone($0.value) }
-            for name in gone.keys { residents.leave(name) }
-            return gone.values.sorted { $0.name < $1.name }
+            let gone = residents.channels
+            for key in gone.keys { residents.leave(key) }
+            residents.elsewhere = [:]
+            return gone.values.sorted { ($0.name, $0.id.number) < ($1.name, $1.id.number) }
         }
+    }
+
+    /// Lets go of channels that nobody watches, if there are more than `share`.
+    func evict(beyond share: Int) -> [Channel] {
+        residents.withLock { residents in
+            guard residents.channels.count > share else { return [] }
+            let gone = residents.channels.filter { $0.value.evict() }
+            for key in gone.keys { residents.leave(key) }
+            return Array(gone.values)
+        }
+    }
+}
+
+/// Which channel of a partition: its name, or its number where the name is of another partition. Two may have the same name then, for as long as
+/// the messages are on their way that decide between them.
+enum ResidentKey: Hashable {
+    case name(TextKey)
+    case number(UInt64)
+
+    init(_ name: String, _ id: ChannelID) {
+        self = Placement.partition(of: name) == id.partition ? .name(TextKey(name)) : .number(id.number)
     }
 }
 
@@ -128,10 +154,10 @@ extension Channels {
         partitions.closed(partition)
         nextNumber[partition] = nil
         limit?.closed(partition)
-        // A load looks under the same locks whether the partition is open: what is taken out now is all.
-        let gone = partitions.all.flatMap { slot in
-            slot.takeOut { $0.id.partition == partition || slot.number == partition }
-        }
+        messages.answers.fail(partition)
+        // A load looks under the same lock whether the partition is open: what is taken out now is all.
+        let gone = partitions.all[Int(partition)].takeOut()
+        forget(gone)
         for channel in gone {
             for watcher in channel.leave() { watcher.channelLeft(channel) }
         }

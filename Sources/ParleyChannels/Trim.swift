@@ -88,7 +88,7 @@ struct Trim: Sendable {
     func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Bool {
         stage.delete(.index, visit.row)
         // What forks share stays as they know it.
-        guard let text, let channel = try channels.resolve(text.channelName, in: &stage), channel.id == id, channel.isAgent,
+        guard let text, let channel = try channels.resolve(text.channelName, at: id, in: &stage), channel.isAgent,
             try !channels.hasForks(id, in: &stage), !channels.isTrimmed(id)
         else { return again(channels, in: &stage) }
         var trimmed = TrimmedStretch()

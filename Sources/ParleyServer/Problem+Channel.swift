@@ -31,7 +31,7 @@ extension Problem {
         case "tail_moved", "precondition_failed": 412
         case "entry_too_large": 413
         case "idempotency_key_reused": 422
-        case "overloaded", "log_closed", "partition_unavailable": 503
+        case "overloaded", "log_closed", "partition_unavailable", "channel_elsewhere", "channel_changed": 503
         case "outcome_unknown": 504
         case "inbox_full": 429
         case "too_many_channels": 507
@@ -55,7 +55,8 @@ extension Problem {
         case "producer_gap":
             return field(StreamHeader.producerExpectedSequence, "expected_seq")
                 + field(StreamHeader.producerReceivedSequence, "received_seq")
-        case "overloaded", "log_closed", "inbox_full", "partition_unavailable": return [("Retry-After", "1")]
+        case "overloaded", "log_closed", "inbox_full", "partition_unavailable", "channel_elsewhere", "channel_changed":
+            return [("Retry-After", "1")]
         default: return []
         }
     }

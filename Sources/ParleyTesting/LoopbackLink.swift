@@ -90,8 +90,8 @@ package final class LoopbackLink: ChannelLink {
 
     // MARK: Reads
 
-    package func find(_ name: String) throws(ChannelError) -> ChannelDescription? {
-        try read { () throws(ChannelError) in try owner.describe(name) }
+    package func find(_ name: String, at id: ChannelID?) throws(ChannelError) -> ChannelDescription? {
+        try read { () throws(ChannelError) in try owner.describe(name, at: id) }
     }
 
     package func page(_ request: PageRequest) throws(ChannelError) -> Page? {

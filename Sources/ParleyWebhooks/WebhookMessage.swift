@@ -18,7 +18,7 @@ package struct WebhookMessage: Sendable {
     /// - Throws: ``LogError``; it blocks on the disk.
     package init?(_ row: OutboxRow, in channels: Channels) throws(LogError) {
         guard let channelRow = try channels.log.get(.channels, row.channel.key).flatMap({ ChannelRow($0) }),
-            let channel = try channels.find(channelRow.name), channel.id == row.channel
+            let channel = try channels.find(channelRow.name, at: row.channel)
         else { return nil }
         let found = try channels.entry(channel, at: row.offset) { frame in
             (WebhookMessage.body(frame, row.offset, channel.name), frame.at ?? Timestamp(milliseconds: 0))

@@ -256,7 +256,7 @@ import Testing
         bench.create("agents/k/i", isAgent: true)
         let late = bench.append([NewEntry(.emit, nil, ("name", "x"))], to: "agents/k/i") {
             $0.owner.epoch = .holds(0)
-            $0.owner.id = id
+            $0.id = id
         }
         #expect(late.error?.code == "fenced")
         #expect(try bench.whole("agents/k/i").isEmpty)

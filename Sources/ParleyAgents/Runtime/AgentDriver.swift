@@ -211,8 +211,9 @@ extension AgentDriver {
     private func append(_ batch: AgentBatch, isLazy: Bool = false, _ answer: @escaping @Sendable (Result<Appended, ChannelError>) -> Void) {
         var append = Append(to: channel.name, batch.entries)
         append.closes = batch.closes
+        append.id = channel.id
         append.owner = OwnerPart(
-            epoch: batch.epoch, id: channel.id, decides: batch.decides, yieldsTo: batch.yieldsTo, yieldsAfter: batch.considered ?? 0,
+            epoch: batch.epoch, decides: batch.decides, yieldsTo: batch.yieldsTo, yieldsAfter: batch.considered ?? 0,
             rows: batch.rows.compactMap { row($0) })
         append.owner.isLazy = isLazy
         runtime.channels.submit(append) { [self] result in

@@ -6,6 +6,8 @@ package struct Append: Sendable {
     package typealias Answer = @Sendable (Result<Appended, ChannelError>) -> Void
 
     package let channelName: String
+    /// The channel that the name was resolved to: another one of that name takes nothing, and only the partition of its rows is asked.
+    package var id: ChannelID?
     package var entries: [NewEntry]
     /// Makes the channel when there is none of that name.
     package var creates: ChannelRow?
@@ -35,8 +37,6 @@ extension Channel {
 /// What an append has that only the owner of an agent makes.
 package struct OwnerPart: Sendable {
     package var epoch: EpochClaim = .none
-    /// The owner's channel: one that was recreated under its name is another's.
-    package var id: ChannelID?
     /// Inbox entries that this append decides.
     package var decides: [UInt64] = []
     /// Refuses the append while an entry of these kinds waits to be decided: what ends a step or a turn must not overtake whoever wants to
@@ -50,10 +50,9 @@ package struct OwnerPart: Sendable {
     package var isLazy = false
 
     package init(
-        epoch: EpochClaim = .none, id: ChannelID? = nil, decides: [UInt64] = [], yieldsTo: Set<EntryKind> = [], yieldsAfter: UInt64 = 0,
-        rows: [AppendRow] = []
+        epoch: EpochClaim = .none, decides: [UInt64] = [], yieldsTo: Set<EntryKind> = [], yieldsAfter: UInt64 = 0, rows: [AppendRow] = []
     ) {
-        (self.epoch, self.id, self.decides) = (epoch, id, decides)
+        (self.epoch, self.decides) = (epoch, decides)
         (self.yieldsTo, self.yieldsAfter, self.rows) = (yieldsTo, yieldsAfter, rows)
     }
 }
@@ -161,12 +160,7 @@ package enum EpochClaim: Sendable {
 extension Append {
     /// All checks come first, so that a refusal has changed nothing.
     func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
-        guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName, in: &stage) }) else {
-            return try decideAnew(channels, in: &stage)
-        }
-        if let id = owner.id, id != channel.id {
-            throw .refused(ChannelError("fenced", "'\(channelName)' was deleted and made anew: its former agent appends nothing."))
-        }
+        guard let channel = try found(channels, in: &stage) else { return try decideAnew(channels, in: &stage) }
         guard !channel.isGone else { throw .refused(.gone(channelName)) }
         if let replay = try replayed(channel, &stage) { return Decision(reply: .appended(replay)) }
         let producerState = try checkProducer(channel, &stage)
@@ -185,11 +179,23 @@ extension Append {
         return write(to: channel, input, producerState?.state, follows, channels, in: &stage)
     }
 
+    private func found(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Channel? {
+        guard let id, owner.epoch.isOwner else { return try channels.resolve(channelName, expecting: id, in: &stage) }
+        if let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(channelName, at: id, in: &stage) }) {
+            return channel
+        }
+        try checkTombstone(channels, in: stage)
+        throw .refused(ChannelError("fenced", "'\(channelName)' was deleted and made anew: its former agent appends nothing."))
+    }
+
+    private func checkTombstone(_ channels: Channels, in stage: Stage) throws(ChannelRefusal) {
+        guard try ChannelRefusal.wrap({ () throws(LogError) in try channels.hasTombstone(channelName, in: stage) }) else { return }
+        throw .refused(.deleted(channelName))
+    }
+
     /// The same for a channel that is not there.
     private func decideAnew(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
-        if try ChannelRefusal.wrap({ () throws(LogError) in try channels.hasTombstone(channelName, in: &stage) }) {
-            throw .refused(.deleted(channelName))
-        }
+        try checkTombstone(channels, in: stage)
         guard let creates else { throw .refused(.notFound(channelName)) }
         try checkTail(0)
         try check(contentType: creates.contentType)

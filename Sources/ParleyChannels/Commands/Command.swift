@@ -56,6 +56,9 @@ enum Effect {
     case opened(PartitionOpening)
     case closed(UInt16)
     case evictIdle
+    /// Gives the answer when the source's owner has told what has become of it.
+    case forkOrdered(ForkOrder)
+    case forkDecided(ForkOrder.Request, Result<Reply, ChannelError>)
 }
 
 extension Command {
@@ -111,7 +114,7 @@ extension Command {
     func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
         switch self {
         case .append(let append): return try append.decide(channels, in: &stage)
-        case .create(let create): return Decision(reply: .created(try create.decide(channels, in: &stage)))
+        case .create(let create): return try create.decide(channels, in: &stage)
         case .delete(let delete): return try delete.decide(channels, in: &stage)
         case .change(let change):
             return Decision(reply: .changed(try ChannelRefusal.wrap { () throws(LogError) in try change.decide(in: &stage) }))
@@ -244,6 +247,8 @@ final class CommandSubmission: Submission, @unchecked Sendable {  // Guard: `dec
         case .opened(let opening): channels.opened(opening)
         case .closed(let partition): channels.closed(partition)
         case .evictIdle: channels.evictIdle()
+        case .forkOrdered(let order): channels.messages.answers.wait(order, answer)
+        case .forkDecided(let request, let result): channels.messages.answers.give(result, to: request)
         }
     }
 }

@@ -7,7 +7,9 @@ package struct CreateChannel: Sendable {
     package typealias Answer = @Sendable (Result<Created, ChannelError>) -> Void
 
     let row: ChannelRow
-    let entries: [NewEntry]
+    var entries: [NewEntry]
+    /// As ``Append/id``: only compares, with a channel that is there.
+    package var id: ChannelID?
     /// Shares the entries of another channel, whose content type it has, and whose lifetime unless it has one of its own.
     package var fork: ForkRequest?
     /// Whether the content type is what was asked for, and not just what there is without asking.
@@ -24,39 +26,59 @@ package struct CreateChannel: Sendable {
 // MARK: - The writer's side
 
 extension CreateChannel {
-    func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Created {
-        let name = row.name
-        if let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(name, in: &stage) }) {
-            guard !mustBeNew || channel.isGone else {
-                throw .refused(ChannelError("precondition_failed", "If-None-Match is *, and '\(name)' exists: it was not created."))
-            }
-            let inherited = try inheritedLifetime(of: channel.fork, channels, in: &stage)
-            do { return try compare(channel, inherited).get() } catch { throw .refused(error) }
+    func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
+        if let channel = try channels.resolve(row.name, expecting: id, in: &stage) {
+            return Decision(reply: .created(try found(channel, channels, in: &stage)))
         }
         try channels.limit?.check()
-        var row = row
-        var partition: UInt16?
-        var piece: Bytes?
-        if let fork {
-            let source = fork.source
-            guard let channel = try ChannelRefusal.wrap({ () throws(LogError) in try channels.resolve(source, in: &stage) }) else {
-                if try ChannelRefusal.wrap({ () throws(LogError) in try channels.hasTombstone(source, in: &stage) }) {
-                    throw .refused(CreateChannel.gone(source))
-                }
-                throw .refused(ChannelError("fork_source_not_found", "there is no channel '\(source)' to fork from."))
-            }
-            (row, piece) = try forked(from: channel, fork, channels)
-            // The entries are shared where they are.
-            partition = channel.id.partition
+        guard let fork else { return try create(row, in: nil, nil, channels, in: &stage) }
+        guard let source = try source(fork, channels, in: &stage) else { return try order(fork, channels, in: &stage) }
+        let (row, piece) = try forked(from: source, fork, channels)
+        // The entries are shared where they are.
+        return try create(row, in: source.id.partition, piece, channels, in: &stage)
+    }
+
+    private func found(_ channel: Channel, _ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Created {
+        guard !mustBeNew || channel.isGone else {
+            throw .refused(ChannelError("precondition_failed", "If-None-Match is *, and '\(row.name)' exists: it was not created."))
         }
+        let inherited = try inheritedLifetime(of: channel, channels, in: &stage)
+        do { return try compare(channel, inherited).get() } catch { throw .refused(error) }
+    }
+
+    private func create(
+        _ row: ChannelRow, in partition: UInt16?, _ piece: Bytes?, _ channels: Channels, in stage: inout Stage
+    ) throws(ChannelRefusal) -> Decision {
         let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.create(row, in: &stage, partition: partition) }
         let now = channels.world.now
         _ = channel.stage((piece.map { [NewEntry(data: $0)] } ?? []) + entries, now: now, in: &stage)
-        return (true, channel.staged.head, channel.staged.row.isClosed)
+        return Decision(reply: .created((true, channel.staged.head, channel.staged.row.isClosed)))
     }
 
-    private func forked(from source: Channel, _ request: ForkRequest, _ channels: Channels) throws(ChannelRefusal) -> (ChannelRow, Bytes?) {
-        guard !source.isGone else { throw .refused(CreateChannel.gone(source.name)) }
+    /// - Returns: `nil` where this node does not own all that the source is in.
+    private func source(_ fork: ForkRequest, _ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Channel? {
+        guard channels.owns(Placement.partition(of: fork.source), in: &stage) else { return nil }
+        switch try ChannelRefusal.wrap({ () throws(LogError) in try channels.locate(fork.source, in: &stage) }) {
+        case .here(let channel): return channel
+        case .at: return nil
+        case .nobody:
+            let wasAgent = try ChannelRefusal.wrap { () throws(LogError) in try channels.hasTombstone(fork.source, in: stage) }
+            throw .refused(wasAgent ? .sourceGone(fork.source) : .noSource(fork.source))
+        }
+    }
+
+    /// Has the owner of the source make the rows; the client is answered when that has said what has become of it.
+    private func order(_ fork: ForkRequest, _ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
+        let (messages, home) = (channels.messages, Placement.partition(of: row.name))
+        try messages.answers.check()
+        try ChannelRefusal.wrap { () throws(LogError) in try messages.ready(home, in: stage) }
+        let order = ForkOrder(request: ForkOrder.Request(name: row.name, number: messages.next(from: home)), creation: self, fork: fork)
+        messages.post(.fork(order), from: home, in: &stage)
+        return Decision(reply: nil, effects: [.forkOrdered(order)])
+    }
+
+    func forked(from source: Channel, _ request: ForkRequest, _ channels: Channels) throws(ChannelRefusal) -> (ChannelRow, Bytes?) {
+        guard !source.isGone else { throw .refused(.sourceGone(source.name)) }
         guard !hasContentType || ContentType.matches(row.contentType, source.contentType) else {
             throw .refused(.mismatch(row.contentType, source.contentType))
         }
@@ -68,15 +90,15 @@ extension CreateChannel {
         return (row, piece)
     }
 
-    private static func gone(_ source: String) -> ChannelError {
-        ChannelError("fork_source_gone", "'\(source)' was deleted: nothing can be forked from it any more.")
-    }
-
     /// The lifetime that a fork without one of its own has; `nil` when nobody can say any more.
-    private func inheritedLifetime(of known: Fork?, _ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Lifetime?? {
-        guard let fork, let known, row.lifetime == nil else { return .some(row.lifetime) }
-        let source = try ChannelRefusal.wrap { () throws(LogError) in try channels.resolve(fork.source, in: &stage) }
-        guard let source, !source.isGone, source.id.number == known.sourceNumber else { return nil }
+    private func inheritedLifetime(
+        of channel: Channel, _ channels: Channels, in stage: inout Stage
+    ) throws(ChannelRefusal) -> Lifetime?? {
+        guard let fork, let known = channel.fork, row.lifetime == nil else { return .some(row.lifetime) }
+        let source = try ChannelRefusal.wrap { () throws(LogError) in
+            try channels.resolve(fork.source, at: ChannelID(partition: channel.id.partition, number: known.sourceNumber), in: &stage)
+        }
+        guard let source, !source.isGone else { return nil }
         return .some(source.lifetime)
     }
 

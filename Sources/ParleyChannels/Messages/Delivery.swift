@@ -16,7 +16,7 @@ package struct Delivery: Sendable {
 
     /// Writer's thread. What has been taken before is left alone, so a delivery can be repeated.
     func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Decision {
-        let last = try stage.get(.outbox, MessageRows.taken(route))?.readBigEndian(at: 0) ?? UInt64(0)
+        let last = try channels.messages.taken(route, in: stage)
         var effects: [Effect] = []
         // What they are answered with leaves from here.
         try channels.messages.ready(route.destination, in: stage)
@@ -55,6 +55,12 @@ extension PartitionMessage {
         case .unwatch(let watch): try watch.end(channels, in: &stage)
         case .news(let follow): return try follow.tell(in: &stage)
         case .link(let subscription, let stream): return try channels.subscriptions?.link(stream, to: subscription, in: &stage) ?? []
+        case .fork(let order): try order.take(channels, in: &stage)
+        case .forked(let outcome): return try outcome.take(channels, in: &stage)
+        case .unname(let channel): try channels.rowsAreGone(channel, in: &stage)
+        case .hasRows(let fork): try channels.rowsAreThere(fork, in: &stage)
+        case .hasName(let channel): try channels.nameIsThere(channel, in: &stage)
+        case .unmake(let channel): return try channels.removeNameless(channel, in: &stage)
         }
         return []
     }

@@ -16,6 +16,8 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
     private var given: [UInt16: UInt64] = [:]
     /// What the current commit sends from where to where.
     private var posted: Set<Route> = []
+    /// Clients whose answer comes by a message.
+    let answers: AwaitedForks
     private let state = Mutex(State())
 
     private struct State {
@@ -46,7 +48,7 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
         var failures = 0
     }
 
-    init(_ log: any CommitLog, _ world: any World) { (self.log, self.world) = (log, world) }
+    init(_ log: any CommitLog, _ world: any World) { (self.log, self.world, answers) = (log, world, AwaitedForks(world)) }
 
     func serve(_ channels: Channels) { self.channels = channels }
 
@@ -61,15 +63,26 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
         given[source] = try stage.get(.outbox, MessageRows.given(source))?.readBigEndian(at: 0) ?? UInt64(0)
     }
 
+    /// The number of the next message from there. ``ready(_:in:)`` has been called.
+    func next(from source: UInt16) -> UInt64 {
+        guard let last = given[source] else { preconditionFailure("no message can be posted before ready(_:in:)") }
+        return last + 1
+    }
+
+    /// The number of the last message of the route that was taken.
+    func taken(_ route: Route, in stage: Stage) throws(LogError) -> UInt64 {
+        try stage.get(.outbox, MessageRows.taken(route))?.readBigEndian(at: 0) ?? 0
+    }
+
     /// Says something to another partition, or to the same, as part of what is being staged.
     func post(_ message: PartitionMessage, from source: UInt16, in stage: inout Stage) {
-        guard let last = given[source] else { preconditionFailure("no message can be posted before ready(_:in:)") }
+        let number = next(from: source)
         let route = Route(source: source, destination: message.destination)
-        given[source] = last + 1
+        given[source] = number
         var row = Bytes()
-        row.append(bigEndian: last + 1)
+        row.append(bigEndian: number)
         stage.put(.outbox, MessageRows.given(source), row)
-        stage.put(.outbox, MessageRows.key(route, last + 1), message.bytes)
+        stage.put(.outbox, MessageRows.key(route, number), message.bytes)
         posted.insert(route)
     }
 

@@ -1,7 +1,7 @@
 internal import ParleySystem
 
 /// What one partition tells another: taken once, and in the order in which it was said.
-enum PartitionMessage: Sendable, Equatable {
+enum PartitionMessage: Sendable {
     /// A step of an agent follows a channel of the other partition: it wants to be told once there is something new.
     case watch(Watch)
     /// It does not want to any more.
@@ -10,6 +10,18 @@ enum PartitionMessage: Sendable, Equatable {
     case news(FollowKey)
     /// A stream was made that matches the pattern of a subscription of the other partition.
     case link(subscription: String, stream: String)
+    /// A channel that is to be made forks from one whose name is of the other partition, or whose rows are there.
+    case fork(ForkOrder)
+    /// What has become of that.
+    case forked(ForkOutcome)
+    /// The channel is not there any more: if its name still leads to it, that goes, too.
+    case unname(ChannelReference)
+    /// There are rows of a fork: if its name does not lead to them, they are to be removed.
+    case hasRows(ChannelReference)
+    /// A name leads to a channel: if there is none, it is to be deleted.
+    case hasName(ChannelReference)
+    /// The name of the channel does not lead to it: its rows are to be removed.
+    case unmake(ChannelReference)
 
     /// Whom it is for.
     var destination: UInt16 {
@@ -17,6 +29,10 @@ enum PartitionMessage: Sendable, Equatable {
         case .watch(let watch), .unwatch(let watch): watch.followed.partition
         case .news(let follow): follow.channel.partition
         case .link(let subscription, _): Placement.partition(of: subscription)
+        case .fork(let order): order.destination
+        case .forked(let outcome): outcome.request.home
+        case .unname(let channel), .hasRows(let channel): channel.home
+        case .hasName(let channel), .unmake(let channel): channel.id.partition
         }
     }
 }
@@ -32,6 +48,12 @@ extension PartitionMessage {
             JSON.compact(("type", "news"), ("follower", .string(follow.channel.text)), ("step", .string(follow.step))).bytes
         case .link(let subscription, let stream):
             JSON.compact(("type", "link"), ("subscription", .string(subscription)), ("stream", .string(stream))).bytes
+        case .fork(let order): order.json.bytes
+        case .forked(let outcome): outcome.json.bytes
+        case .unname(let channel): channel.json("unname").bytes
+        case .hasRows(let channel): channel.json("has_rows").bytes
+        case .hasName(let channel): channel.json("has_name").bytes
+        case .unmake(let channel): channel.json("unmake").bytes
         }
     }
 
@@ -50,8 +72,34 @@ extension PartitionMessage {
         case "link":
             guard let subscription = json["subscription"]?.string, let stream = json["stream"]?.string else { return nil }
             self = .link(subscription: subscription, stream: stream)
+        case "fork":
+            guard let order = ForkOrder(json) else { return nil }
+            self = .fork(order)
+        case "forked":
+            guard let outcome = ForkOutcome(json) else { return nil }
+            self = .forked(outcome)
+        case let type?:
+            guard let channel = ChannelReference(json) else { return nil }
+            switch type {
+            case "unname": self = .unname(channel)
+            case "has_rows": self = .hasRows(channel)
+            case "has_name": self = .hasName(channel)
+            case "unmake": self = .unmake(channel)
+            default: return nil
+            }
         default: return nil
         }
+    }
+}
+
+extension ChannelReference {
+    fileprivate func json(_ type: String) -> JSON {
+        .compact(("type", .string(type)), ("name", .string(name)), ("channel", .string(id.text)))
+    }
+
+    fileprivate init?(_ json: JSON) {
+        guard let name = json["name"]?.string, let id = json["channel"]?.string.flatMap({ ChannelID(text: $0) }) else { return nil }
+        self.init(name: name, id: id)
     }
 }
 

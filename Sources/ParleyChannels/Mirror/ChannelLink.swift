@@ -7,9 +7,10 @@ package import ParleySystem
 package protocol ChannelLink: AnyObject, Sendable {
     /// Looks up a channel of the other node. Blocks on the network: not for event loops. Waits for a connection for as long as the link allows.
     ///
+    /// - Parameter id: The channel that the owner of the name's home has found; `nil`: the other node is asked as that.
     /// - Returns: `nil` when there is no such channel.
-    /// - Throws: What the owner throws; `partition_unavailable` when the owner cannot be reached.
-    func find(_ name: String) throws(ChannelError) -> ChannelDescription?
+    /// - Throws: What the owner throws, see ``Channels/describe(_:at:)``; `partition_unavailable` when the owner cannot be reached.
+    func find(_ name: String, at id: ChannelID?) throws(ChannelError) -> ChannelDescription?
 
     /// Reads a page, as ``find(_:)``.
     ///

@@ -2,26 +2,33 @@ internal import ParleyLog
 internal import ParleySystem
 
 extension Channels {
-    /// Returns the channel of that name for a reader; `nil`: there is none. Cost: as ``find(_:)``.
+    /// Returns the channel of that name for a reader; `nil`: there is none. Cost: as ``locate(_:)``.
     ///
-    /// - Throws: `agent_deleted` and `channel_gone` when it was deleted and its name is kept; `partition_unavailable` when this node does not own it.
-    package func readable(_ name: String) throws(ChannelError) -> Channel? {
-        let (channel, isDeleted): (Channel?, Bool)
+    /// - Parameter id: The channel that the owner of the name's home has found; `nil`: this node is asked as that.
+    /// - Throws: `agent_deleted` and `channel_gone` when it was deleted and its name is kept; `partition_unavailable` when this node does not own the
+    ///   partition that is asked; ``ChannelError/elsewhere(_:_:)``; ``ChannelError/changed(_:)`` when the channel with that id is not there any more.
+    package func readable(_ name: String, at id: ChannelID? = nil) throws(ChannelError) -> Channel? {
+        let (location, isDeleted): (Location, Bool)
         do throws(LogError) {
-            channel = try find(name)
-            isDeleted = channel == nil ? try self.isDeleted(name) : false
+            if let id { location = try find(name, at: id).map { .here($0) } ?? .nobody } else { location = try locate(name) }
+            isDeleted = if case .nobody = location, id == nil { try self.isDeleted(name) } else { false }
         } catch { throw ChannelError(error) }
-        if isDeleted { throw .deleted(name) }
-        if channel?.isSoftDeleted == true { throw .gone(name) }
-        return channel
+        switch location {
+        case .here(let channel) where channel.isSoftDeleted: throw .gone(name)
+        case .here(let channel): return channel
+        case .at(let id): throw .elsewhere(name, id)
+        case .nobody where isDeleted: throw .deleted(name)
+        case .nobody where id != nil: throw .changed(name)
+        case .nobody: return nil
+        }
     }
 }
 
 /// What the owner of a channel does for a node that follows. All but ``touch(_:)`` may block on the disk: not for event loops.
 extension Channels {
-    /// Describes the channel of that name to another node; `nil`: there is none. Throws as ``readable(_:)``.
-    package func describe(_ name: String) throws(ChannelError) -> ChannelDescription? {
-        guard let channel = try readable(name) else { return nil }
+    /// Describes the channel of that name to another node; `nil`: there is none. Throws as ``readable(_:at:)``.
+    package func describe(_ name: String, at id: ChannelID? = nil) throws(ChannelError) -> ChannelDescription? {
+        guard let channel = try readable(name, at: id) else { return nil }
         return ChannelDescription(
             reference: ChannelReference(name: name, id: channel.id), contentType: channel.contentType, isAgent: channel.isAgent,
             end: channel.end, state: channel.update(after: .max).state)
@@ -56,13 +63,13 @@ extension Channels {
 
     /// Renews a sliding TTL for a reader of another node. Only of a channel in memory, which it is while another node follows it.
     package func touch(_ reference: ChannelReference) {
-        guard let channel = resident(reference.name), channel.id == reference.id else { return }
+        guard let channel = resident(reference.name, at: reference.id) else { return }
         touched(channel)
     }
 
     private func served(_ reference: ChannelReference) throws(ChannelError) -> Channel? {
         do throws(LogError) {
-            guard let channel = try find(reference.name), channel.id == reference.id, !channel.isSoftDeleted else { return nil }
+            guard let channel = try find(reference.name, at: reference.id), !channel.isSoftDeleted else { return nil }
             return channel
         } catch { throw ChannelError(error) }
     }

@@ -21,9 +21,21 @@ struct TailDirectory: Sendable {
     /// - Throws: As ``Channels/readable(_:)``.
     func find(_ name: String, reaching offset: UInt64) throws(ChannelError) -> (any Tail)? {
         do throws(ChannelError) {
+            return try look(name, reaching: offset)
+        } catch {
+            // Gone between two looks: what has the name now is found by another.
+            guard error.isChanged else { throw error }
+            return try look(name, reaching: offset)
+        }
+    }
+
+    private func look(_ name: String, reaching offset: UInt64) throws(ChannelError) -> (any Tail)? {
+        do throws(ChannelError) {
             return try channels.readable(name)
         } catch {
-            guard error.code == "partition_unavailable", let mirrors else { throw error }
+            guard let mirrors else { throw error }
+            if let id = error.elsewhere { return try mirrors.find(name, at: id, reaching: offset) }
+            guard error.code == "partition_unavailable" else { throw error }
             return try mirrors.find(name, reaching: offset)
         }
     }

@@ -1,0 +1,100 @@
+internal import ParleyLog
+internal import ParleySystem
+
+// A channel's name is in its home partition, its rows may be in another, and the two may have different owners. Then the rows say whether there is a
+// channel, and the owner of the home what it is called: whatever the one finds that the other has to do is a message.
+
+extension Channels {
+    /// Whether this node owns the partition. If so, what is being staged is concerned with it.
+    func owns(_ partition: UInt16, in stage: inout Stage) -> Bool {
+        do throws(LogError) {
+            try stage.concern(partition)
+            return true
+        } catch { return false }
+    }
+
+    // MARK: For the owner of both
+
+    /// Whether a channel is written to two partitions of which the log may refuse one, because there are other owners. Then each has the other told by
+    /// a message, and ``Messages/ready(_:in:)`` is called for both here.
+    func readyTwofold(_ home: UInt16, _ partition: UInt16, in stage: Stage) throws(LogError) -> Bool {
+        guard home != partition, openPartitions != .all else { return false }
+        for partition in [home, partition] { try messages.ready(partition, in: stage) }
+        return true
+    }
+
+    /// Name and rows have been written.
+    func tellTwofold(_ channel: ChannelReference, in stage: inout Stage) {
+        messages.post(.hasRows(channel), from: channel.id.partition, in: &stage)
+        messages.post(.hasName(channel), from: channel.home, in: &stage)
+    }
+
+    // MARK: For the owner of the rows
+
+    /// Has the name lead to this channel no more: at once where its home is owned here, else by a message. ``Messages/ready(_:in:)`` has been
+    /// called.
+    func unname(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) {
+        guard owns(channel.home, in: &stage) else {
+            return messages.post(.unname(channel), from: channel.id.partition, in: &stage)
+        }
+        let isTwofold = try readyTwofold(channel.home, channel.id.partition, in: stage)
+        guard try deleteName(channel, in: &stage), isTwofold else { return }
+        messages.post(.unname(channel), from: channel.id.partition, in: &stage)
+        messages.post(.unmake(channel), from: channel.home, in: &stage)
+    }
+
+    /// A name was said to lead to a channel that is not there: should it still do, it is deleted.
+    func missing(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) {
+        guard channel.home != channel.id.partition else { return }
+        try messages.ready(channel.id.partition, in: stage)
+        try unname(channel, in: &stage)
+    }
+
+    /// Has a fork removed that keeps its source, should its name not lead to it: only who owns the name's home can say.
+    func ask(_ fork: ChannelReference, in stage: inout Stage) {
+        guard !owns(fork.home, in: &stage) else { return }
+        messages.post(.hasRows(fork), from: fork.id.partition, in: &stage)
+    }
+
+    /// Whether a name leads to that fork, or may do so as far as is known here.
+    ///
+    /// - Parameter announced: See ``Fork/announced``.
+    func mayHaveName(_ fork: ChannelReference, _ announced: UInt64?, in stage: inout Stage) throws(LogError) -> Bool {
+        guard owns(fork.home, in: &stage) else { return true }
+        // Before the name is looked at: the home writes both at once.
+        let isDecided = try announced.map { number throws(LogError) in
+            try messages.taken(Route(source: fork.id.partition, destination: fork.home), in: stage) >= number
+        }
+        return try nameRow(fork.name, in: stage)?.id == fork.id || isDecided == false
+    }
+
+    /// The name's home has another channel of that name, or none: the rows go. ``Messages/ready(_:in:)`` has been called.
+    func removeNameless(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) -> [Effect] {
+        // One that is kept for its own forks goes on the way, or with the last of them.
+        guard let found = try resolve(channel.name, at: channel.id, in: &stage), !found.isGone else { return [] }
+        return try delete(found, in: &stage)
+    }
+
+    /// A name leads to the channel: is there one?
+    func nameIsThere(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) {
+        if try resolve(channel.name, at: channel.id, in: &stage) == nil { try missing(channel, in: &stage) }
+    }
+
+    // MARK: For the owner of the name's home
+
+    /// The channel is not there any more.
+    func rowsAreGone(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) {
+        if try deleteName(channel, in: &stage) { limit?.removed(channel.name) }
+    }
+
+    /// The rows of a fork are there: are they to be? ``Messages/ready(_:in:)`` has been called.
+    func rowsAreThere(_ fork: ChannelReference, in stage: inout Stage) throws(LogError) {
+        if try nameRow(fork.name, in: stage)?.id == fork.id { return }
+        messages.post(.unmake(fork), from: fork.home, in: &stage)
+    }
+}
+
+extension ChannelReference {
+    /// The partition of the name.
+    var home: UInt16 { Placement.partition(of: name) }
+}
