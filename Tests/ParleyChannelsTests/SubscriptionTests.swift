@@ -265,6 +265,91 @@ import Testing
         #expect(seen.count == 2_500)
     }
 
+    @Test func `very many streams come in turn, also while one of them is always busy`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        for number in 0..<3_000 { process.append("events/\(10_000 + number)") }
+        process.world.settle()
+        var (seen, counts): (Set<String>, [Int]) = ([], [])
+        for _ in 0..<4 {
+            let claim = try #require(process.claim())
+            seen.formUnion(claim.acks.map(\.stream))
+            counts.append(claim.acks.count)
+            process.append("events/10000")
+            _ = try process.acknowledge(claim)?.get()
+        }
+        #expect(counts.prefix(3) == [1_000, 1_000, 1_000])
+        #expect(seen.count == 3_000)
+    }
+
+    @Test(arguments: [false, true])
+    func `streams that are never acked keep no others from their turn`(isWebhook: Bool) throws {
+        let named = Mutex<[[String]]>([])
+        let process = try SubscriptionProcess { process, notification in
+            named.withLock { $0.append(notification.streams.filter(\.isPending).map(\.path)) }
+            process.request(.failed(wakeID: notification.wake.id))
+        }
+        _ = process.ask(.put(isWebhook ? .hook(lease: 600_000) : .pull(lease: 600_000), root: ""))
+        for number in 0..<2_500 { process.append("events/\(10_000 + number)") }
+        if isWebhook { process.run(.seconds(20)) }
+        for _ in 0..<5 where !isWebhook {
+            process.world.settle()
+            let claim = try #require(process.claim())
+            named.withLock { $0.append(claim.acks.map(\.stream)) }
+            _ = process.ask(.release(claim.proof))
+        }
+        // The first wake may have begun with the first streams.
+        let wakes = named.withLock { $0.dropFirst().prefix(3) }
+        #expect(wakes.map(\.count) == [1_000, 1_000, 1_000])
+        #expect(Set(wakes.joined()).count == 2_500, "each has its turn")
+    }
+
+    @Test func `a claim that waits while the links are read is answered, also when the subscription goes meanwhile`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        for number in 0..<1_500 { process.append("events/\(number)") }
+        process.world.settle()
+        let next = try process.reopened()
+        let claims = (0..<3).map { next.request(.claim(worker: "w\($0)")) }
+        next.writer.pump()
+        #expect(claims.allSatisfy { $0.outcome == nil })
+        next.request(.delete)
+        next.world.settle()
+        for claim in claims {
+            guard case .failure(let error)? = claim.outcome else { return #expect(Bool(false), "\(String(describing: claim.outcome))") }
+            #expect(error.code == "SUBSCRIPTION_NOT_FOUND")
+        }
+    }
+
+    @Test func `an ack says whether more follows, also where more streams are new than are remembered`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        for number in 0..<1_200 { process.append("events/\(10_000 + number)") }
+        process.world.settle()
+        // Of this wake it remembers what fits; all of that goes, and more is left.
+        let claim = try #require(process.claim())
+        for number in 1_000..<1_100 { process.delete("events/\(10_000 + number)") }
+        process.world.settle()
+        guard case .success(.acknowledged(true))? = process.acknowledge(claim) else { return #expect(Bool(false), "more follows") }
+        let next = try #require(process.claim())
+        #expect(next.acks.count == 100)
+        guard case .success(.acknowledged(false))? = process.acknowledge(next) else { return #expect(Bool(false), "nothing follows") }
+    }
+
+    @Test func `a start compares all links with their streams, and holds the writer up by none`() throws {
+        let process = try SubscriptionProcess()
+        for id in ["s", "t"] { _ = process.ask(.put(.pull(), root: ""), of: id) }
+        for number in 0..<3_000 { process.append("events/\(number)") }
+        process.world.settle()
+        for id in ["s", "t"] {
+            while let claim = process.claim(of: id) { _ = try process.acknowledge(claim, of: id)?.get() }
+        }
+        let next = try process.reopened()
+        next.world.settle()
+        #expect(next.claim() == nil)
+        #expect(next.reads.max < 200, "\(next.reads.max)")
+    }
+
     @Test func `a wake event waits for its stream`() throws {
         let process = try SubscriptionProcess()
         _ = process.ask(.put(.pull(), root: ""))

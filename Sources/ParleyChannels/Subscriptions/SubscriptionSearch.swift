@@ -5,7 +5,7 @@ internal import ParleySystem
 ///
 /// The writer begins it. From then on it notes which streams are made that match (``Subscriptions/created(_:in:)``), and those that were made
 /// before are in the log once that commit is durable; together none is missed.
-final class SubscriptionSearch: @unchecked Sendable {  // Guard: touched by the writer's thread, then by one lane.
+final class SubscriptionSearch: SubscriptionWork, @unchecked Sendable {  // Guard: touched by the writer's thread, then by one lane.
     private let subscriptions: Subscriptions
     private let id: String
     private let configuration: SubscriptionConfiguration

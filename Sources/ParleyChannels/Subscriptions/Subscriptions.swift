@@ -17,6 +17,8 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     private var version: UInt64 = 0
     private var searches = Searches()
     private var notifier: (any SubscriptionNotifier)?
+    /// Requests that wait for the scan of their subscription.
+    private let waiting = Mutex<[TextKey: [SubscriptionWaiter]]>([:])
     private let counted = Mutex(SubscriptionCounters())
     /// What the start has to do: subscriptions to look at, streams that wait to be linked since an earlier version.
     private var found: (subscriptions: [String], streams: [NewStream]) = ([], [])
@@ -30,8 +32,12 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     static let streamsPerWakeMax = 1_000
     /// Others beside them, as long as there are no more in all: each is looked up by the writer.
     static let streamsPerWakeUsual = 100
-    /// Streams with something new that one subscription remembers; beyond, its links are read again.
+    /// Streams with something new that one subscription remembers; beyond, its links are scanned again. No fewer than one wake names.
     static let candidatesMax = 1_024
+    /// Links that are read or written at a time.
+    static let pageLinks = 1_000
+    /// It takes the writer as long to look at a link as to append so many bytes.
+    static let linkBytes = 1 << 10
 
     /// - Parameter tokenKey: The secret that callback and claim tokens are made with.
     package init(_ channels: Channels, tokenKey: Bytes) {
@@ -128,70 +134,6 @@ struct NewStream: Sendable {
     }
 }
 
-/// What is in memory of a subscription.
-struct SubscriptionEntry {
-    var subscription: Subscription
-    /// Streams that may have something new.
-    private(set) var candidates: Set<TextKey> = []
-    /// Others may, too: the links tell.
-    private(set) var isIncomplete = true
-    /// Streams it names. What was linked in the current commit cannot be read from the log yet.
-    var explicit: Set<TextKey> = []
-    var isLookQueued = false
-    /// Wakes whose events are not in the wake stream yet, as far as this process knows, the oldest first.
-    private(set) var announcements: [WakeAnnouncement] = []
-    /// Whether the first of them is being written.
-    var isAnnouncing = false
-    var announceFailures: UInt32 = 0
-    var nextAnnouncement: Timestamp?
-    var alarm: (instant: Timestamp, scheduled: any Scheduled)?
-
-    /// Generations end faster than their events are written only where the log takes none; then the oldest are left out.
-    private static let announcementsMax = 64
-
-    init(_ subscription: Subscription) {
-        self.subscription = subscription
-        // A process that ended before it could write the event leaves that to the next one; written twice, it is there once.
-        if let wake = subscription.wake { announce(WakeAnnouncement(generation: subscription.generation, stream: wake.stream)) }
-    }
-
-    /// Notes an event that has to be written.
-    mutating func announce(_ announcement: WakeAnnouncement) {
-        guard subscription.configuration.wakeStream != nil else { return }
-        announcements.append(announcement)
-        if announcements.count > SubscriptionEntry.announcementsMax { announcements.removeFirst() }
-    }
-
-    /// The event of this generation is in the stream, and so are those before it.
-    mutating func announced(_ generation: UInt64) {
-        announcements.removeAll { $0.generation <= generation }
-        (announceFailures, nextAnnouncement) = (0, nil)
-    }
-
-    /// Leaves out the events of wakes that are over: nobody can claim them any more.
-    mutating func dropOldAnnouncements() {
-        announcements.removeAll { $0.generation != subscription.generation || subscription.wake == nil }
-    }
-
-    mutating func add(_ stream: String) {
-        if candidates.count < Subscriptions.candidatesMax { candidates.insert(stream) } else { isIncomplete = true }
-    }
-
-    mutating func remove(_ stream: String) { candidates.remove(stream) }
-
-    mutating func scanned(_ streams: [String], isComplete: Bool) {
-        candidates.formUnion(streams.map { TextKey($0) })
-        isIncomplete = !isComplete
-    }
-}
-
-/// The event that a generation of a subscription by pull-wake has in its wake stream.
-struct WakeAnnouncement: Sendable {
-    let generation: UInt64
-    /// The stream that the wake began with.
-    let stream: String
-}
-
 /// Told of what somebody outside must be told.
 package protocol SubscriptionNotifier: AnyObject, Sendable {
     /// Writer thread, once the wake is durable; must only take note.
@@ -254,9 +196,9 @@ extension Subscriptions {
     }
 
     private func changed(_ stream: String, of id: String) {
-        let before = entries[id]!.candidates.count
-        entries[id]!.add(stream)
-        let new = entries[id]!.candidates.count - before
+        let before = entries[id]!.news.candidates.count
+        entries[id]!.news.add(stream)
+        let new = entries[id]!.news.candidates.count - before
         if new != 0 { counted.withLock { $0.pendingStreams += new } }
         // Whoever holds a wake learns of it at its end.
         if entries[id]!.subscription.canWake(now: channels.world.now) { look(at: id) }
@@ -303,7 +245,14 @@ extension Subscriptions {
             for stream in before.subtracting(entry.explicit) { remove(id, from: stream.text) }
             for stream in entry.explicit.subtracting(before) { add(id, to: stream.text) }
         }
-        count(entry.candidates.count - (old?.candidates.count ?? 0))
+        count(entry.news.candidates.count - (old?.news.candidates.count ?? 0))
+    }
+
+    /// The same for what a refused request has found out of what is new.
+    func keep(_ news: SubscriptionNews, of id: String) {
+        guard let before = entries[id]?.news else { return }
+        entries[id]!.news = news
+        count(news.candidates.count - before.candidates.count)
     }
 
     private func count(_ pending: Int) {
@@ -321,7 +270,8 @@ extension Subscriptions {
         for stream in entry?.explicit ?? [] { remove(id, from: stream.text) }
         version += 1
         entry?.alarm?.scheduled.cancel()
-        count(-(entry?.candidates.count ?? 0))
+        count(-(entry?.news.candidates.count ?? 0))
+        resume(id)
     }
 
     private func add(_ id: String, to stream: String) {
@@ -333,6 +283,22 @@ extension Subscriptions {
         byStream[stream]?.remove(id)
         if byStream[stream]?.isEmpty == true { byStream[stream] = nil }
         version += 1
+    }
+
+    // MARK: Scans
+
+    func wait(_ waiter: SubscriptionWaiter, for id: String) { waiting.withLock { $0[id, default: []].append(waiter) } }
+
+    /// Asks again what has waited for a scan. Thread-safe.
+    func resume(_ id: String) {
+        for waiter in waiting.withLock({ $0.removeValue(forKey: TextKey(id)) }) ?? [] {
+            channels.submit(.subscription(SubscriptionCommand(id: id, request: waiter.request)), waiter.answer)
+        }
+    }
+
+    /// Answers what waits for a scan that found nothing out. Thread-safe.
+    func fail(_ id: String, _ error: ChannelError) {
+        for waiter in waiting.withLock({ $0.removeValue(forKey: TextKey(id)) }) ?? [] { waiter.answer(.failure(error)) }
     }
 
     // MARK: What follows from a decision
@@ -361,11 +327,19 @@ extension Subscriptions {
         return channel
     }
 
+    /// The same, also when its time has come: until it is removed, a process that takes over may give it a little longer, and its cursor must be there
+    /// then. Thread-safe.
+    func findLinked(_ name: String) throws(LogError) -> Channel? {
+        guard let channel = try channels.findAny(name), !channel.isSoftDeleted, !channel.tail.isDeleted else { return nil }
+        return channel
+    }
+
     func deliver(_ notification: SubscriptionNotification) { notifier?.deliver(notification) }
 
     /// Looks again when a lease ends or an attempt is due.
     func setAlarm(_ id: String) {
-        guard let entry = entries[id] else { return }
+        // What is due is decided when the scan has ended.
+        guard let entry = entries[id], !entry.news.isScanning else { return }
         let announcement = entry.announcements.isEmpty ? nil : entry.nextAnnouncement
         // Never at once: what an alarm finds nothing to do for must not keep the writer busy.
         let earliest = channels.world.now.advanced(by: .milliseconds(10))
