@@ -275,6 +275,7 @@ extension Channels {
         try channel.loadFollowers(stage)
         if channel.isAgent { try unwatchAll(of: channel.id, in: &stage) }
         channel.tellFollowers(messages, in: &stage)
+        try subscriptions?.removing(channel, in: &stage)
         stage.count(Channels.removalBytes)
         limit?.removed(channel.name)
         channel.staged.row.isSoftDeleted = isKept

@@ -155,6 +155,89 @@ import Testing
         #expect(try process.streams().map(\.link.acked) == [3])
     }
 
+    enum Wake: CaseIterable { case unclaimed, held, failing }
+
+    @Test(arguments: Wake.allCases, [false, true])
+    func `the link of a stream that goes is removed, whatever becomes of the wake`(wake: Wake, expires: Bool) throws {
+        let process = try SubscriptionProcess { $0.request(.failed(wakeID: $1.wake.id)) }
+        _ = process.ask(.put(wake == .failing ? .hook(lease: 600_000) : .pull(lease: 600_000), root: ""))
+        process.append("events/stays")
+        process.world.settle()
+        if wake == .held { _ = try #require(process.claim()) }
+        for number in 0..<30 {
+            var row = ChannelRow(name: "events/\(number)", contentType: ContentType.json, isAgent: false, created: process.world.now)
+            if expires { row.lifetime = .ttl(seconds: 10) }
+            process.channels.submit(CreateChannel(row, [NewEntry(data: Bytes("1".utf8))]))
+            if number % 2 == 0 { process.world.settle() }
+            if !expires { process.delete("events/\(number)") }
+        }
+        process.run(.seconds(20))
+        #expect(try linked(process) == ["events/stays"])
+    }
+
+    @Test func `the link of a stream that goes stays if it is named, and while another has its name`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull("events/*", ["events/named"]), root: ""))
+        for name in ["events/named", "events/a", "events/b"] { process.append(name) }
+        process.world.settle()
+        _ = process.acknowledge(try #require(process.claim()))
+        for name in ["events/named", "events/a", "events/b"] { process.delete(name) }
+        // In the same commit, and in the one that takes the message.
+        process.append("events/a")
+        process.writer.pump()
+        process.append("events/b")
+        process.world.settle()
+        #expect(try linked(process) == ["events/a", "events/b", "events/named"])
+        #expect(process.claim()?.acks.map(\.offset) == [1, 1])
+        for name in ["events/a", "events/b"] { process.delete(name) }
+        process.world.settle()
+        #expect(try linked(process) == ["events/named"])
+        _ = process.ask(.remove("events/named"))
+        #expect(try linked(process) == [])
+    }
+
+    @Test(arguments: [false, true])
+    func `an ack of a stream that has gone counts for the others`(isReopened: Bool) throws {
+        var process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(lease: 600_000), root: ""))
+        for name in ["events/a", "events/b"] { process.append(name) }
+        process.world.settle()
+        let claim = try #require(process.claim())
+        process.delete("events/a")
+        process.world.settle()
+        if isReopened { process = try process.reopened() }
+        _ = try process.acknowledge(claim)?.get()
+        #expect(try process.streams().map(\.path) == ["events/b"])
+        #expect(try process.streams().map(\.link.acked) == [1])
+        process.append("events/c")
+        process.world.settle()
+        let next = try #require(process.claim())
+        let unknown = [SubscriptionAck(stream: "events/a", offset: 1)]
+        guard case .failure(let error)? = process.ask(.acknowledge(next.proof, unknown, isDone: true, isCallback: false)) else {
+            return #expect(Bool(false), "this wake did not name it")
+        }
+        #expect(error.code == "INVALID_OFFSET")
+    }
+
+    @Test func `a link that an earlier version has left goes when the links are compared`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull("events/*", ["events/named"]), root: ""))
+        process.append("events/a")
+        process.world.settle()
+        let rows = ["events/gone", "events/a0"].map { name in
+            (SubscriptionRows.key("s", name), SubscriptionLink(isExplicit: false, isGlob: true, acked: 7, channel: nil).bytes)
+        }
+        var batch = Batch(partition: Placement.partition(of: "s"))
+        for (key, value) in rows { batch.put(.index, key, value) }
+        try process.log.commit([batch])
+        #expect(try linked(process).count == 4)
+        let next = try process.reopened()
+        next.world.settle()
+        #expect(try linked(next) == ["events/a", "events/named"])
+    }
+
+    private func linked(_ process: SubscriptionProcess) throws -> [String] { try process.streams().map(\.path) }
+
     @Test func `a stream that is there for its forks alone has nothing new`() throws {
         let process = try SubscriptionProcess()
         process.append("events/a")

@@ -10,13 +10,15 @@ enum PartitionMessage: Sendable, Equatable {
     case news(FollowKey)
     /// A stream was made that matches the pattern of a subscription of the other partition.
     case link(subscription: String, stream: String)
+    /// A stream was removed that matches the pattern of a subscription of the other partition.
+    case unlink(subscription: String, stream: String, channel: ChannelID)
 
     /// Whom it is for.
     var destination: UInt16 {
         switch self {
         case .watch(let watch), .unwatch(let watch): watch.followed.partition
         case .news(let follow): follow.channel.partition
-        case .link(let subscription, _): Placement.partition(of: subscription)
+        case .link(let subscription, _), .unlink(let subscription, _, _): Placement.partition(of: subscription)
         }
     }
 }
@@ -32,6 +34,11 @@ extension PartitionMessage {
             JSON.compact(("type", "news"), ("follower", .string(follow.channel.text)), ("step", .string(follow.step))).bytes
         case .link(let subscription, let stream):
             JSON.compact(("type", "link"), ("subscription", .string(subscription)), ("stream", .string(stream))).bytes
+        case .unlink(let subscription, let stream, let channel):
+            JSON.compact(
+                ("type", "unlink"), ("subscription", .string(subscription)), ("stream", .string(stream)),
+                ("channel", .string(channel.text))
+            ).bytes
         }
     }
 
@@ -50,6 +57,11 @@ extension PartitionMessage {
         case "link":
             guard let subscription = json["subscription"]?.string, let stream = json["stream"]?.string else { return nil }
             self = .link(subscription: subscription, stream: stream)
+        case "unlink":
+            guard let subscription = json["subscription"]?.string, let stream = json["stream"]?.string,
+                let channel = json["channel"]?.string.flatMap({ ChannelID(text: $0) })
+            else { return nil }
+            self = .unlink(subscription: subscription, stream: stream, channel: channel)
         default: return nil
         }
     }

@@ -225,7 +225,7 @@ extension SubscriptionChange {
         case .claim(let worker), .claimAgain(let worker): return try claim(worker, &entry, in: &stage)
         case .acknowledge(let proof, let acks, let isDone, let isCallback):
             try check(proof, entry.subscription, isWebhook: isCallback)
-            try acknowledge(acks, in: &stage)
+            try acknowledge(acks, entry, in: &stage)
             if isDone { entry.subscription.end() } else { entry.subscription.extend(now: now) }
             return .answer(.acknowledged(nextWake: false))
         case .release(let proof):
@@ -234,7 +234,7 @@ extension SubscriptionChange {
         case .delivered(let wakeID, let acks): try delivered(wakeID, acks, &entry.subscription, in: &stage)
         case .failed(let wakeID): entry.subscription.failed(wakeID, now: now, random: channels.world.random())
         case .scanned(let outcome): try scanned(outcome, &entry)
-        case .sweep(let streams): try sweep(streams, in: &stage)
+        case .sweep(let streams): try sweep(streams, &entry, in: &stage)
         case .look, .ring: break
         }
         return .answer(.done)
@@ -334,7 +334,9 @@ extension SubscriptionChange {
     private func remove(_ name: String, _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
         guard var link = try stored(name, in: &stage), link.isExplicit else { return }
         link.isExplicit = false
-        link.isGlob = entry.subscription.configuration.matches(name)
+        // One that there is not is linked by its name alone.
+        let channel = try find(name)
+        link.isGlob = channel != nil && entry.subscription.configuration.matches(name)
         if link.isGlob { put(link, name, in: &stage) } else { stage.delete(.index, SubscriptionRows.key(id, name)) }
         entry.explicit.remove(name)
     }
@@ -403,11 +405,14 @@ extension SubscriptionChange {
     }
 
     /// Removes links of streams that have gone; a stream may be there again.
-    private func sweep(_ streams: [String], in stage: inout Stage) throws(ChannelRefusal) {
+    private func sweep(
+        _ streams: [String], _ entry: inout SubscriptionEntry, in stage: inout Stage
+    ) throws(ChannelRefusal) {
         for name in streams {
             stage.count(Subscriptions.linkBytes)
             guard let link = try stored(name, in: &stage), !link.isExplicit, try find(name) == nil else { continue }
             stage.delete(.index, SubscriptionRows.key(id, name))
+            entry.forget(name, link)
         }
     }
 
@@ -524,10 +529,14 @@ extension SubscriptionChange {
     }
 
     /// Moves cursors, all or none.
-    private func acknowledge(_ acks: [SubscriptionAck], in stage: inout Stage) throws(ChannelRefusal) {
+    private func acknowledge(
+        _ acks: [SubscriptionAck], _ entry: SubscriptionEntry, in stage: inout Stage
+    ) throws(ChannelRefusal) {
         var links: [TextKey: SubscriptionLink] = [:]
         for ack in acks {
             guard var link = try stored(ack.stream, in: &stage) else {
+                // Its link has gone with it.
+                if isGone(ack.stream, entry) { continue }
                 throw .refused(ChannelError("INVALID_OFFSET", "'\(ack.stream)' is no stream of '\(id)'."))
             }
             // Deleted meanwhile: there is nothing to go on from, and if another was made in its place, nobody has been given that yet.
@@ -547,6 +556,11 @@ extension SubscriptionChange {
             links[ack.stream] = link
         }
         for (name, link) in links { put(link, name.text, in: &stage) }
+    }
+
+    /// Whether the wake may have named a stream that has gone since.
+    private func isGone(_ stream: String, _ entry: SubscriptionEntry) -> Bool {
+        entry.subscription.configuration.matches(stream) && entry.gone.contains(stream, entry.subscription.generation)
     }
 
     private func delivered(

@@ -5,6 +5,8 @@ struct SubscriptionEntry {
     var subscription: Subscription
     /// Which of its streams may have something new.
     var news = SubscriptionNews()
+    /// Streams of its wake that have gone.
+    private(set) var gone: GoneStreams
     /// Streams it names. What was linked in the current commit cannot be read from the log yet.
     var explicit: Set<TextKey> = []
     var isLookQueued = false
@@ -21,8 +23,16 @@ struct SubscriptionEntry {
 
     init(_ subscription: Subscription) {
         self.subscription = subscription
+        gone = GoneStreams(subscription)
         // A process that ended before it could write the event leaves that to the next one; written twice, it is there once.
         if let wake = subscription.wake { announce(WakeAnnouncement(generation: subscription.generation, stream: wake.stream)) }
+    }
+
+    /// A stream has gone, and its link with it.
+    mutating func forget(_ stream: String, _ link: SubscriptionLink) {
+        news.remove(stream)
+        // Without a channel it has not been given to anybody.
+        if subscription.wake != nil, link.channel != nil { gone.add(stream, subscription.generation) }
     }
 
     /// Notes an event that has to be written.

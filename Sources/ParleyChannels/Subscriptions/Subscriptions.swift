@@ -181,6 +181,37 @@ extension Subscriptions {
         return [.linked(subscription: id, stream: stream)]
     }
 
+    /// A channel is being removed: the subscriptions that link it by its name's match are to be told. The messages of its partition are ready.
+    func removing(_ channel: Channel, in stage: inout Stage) throws(LogError) {
+        for id in try toTell(of: channel.name, from: channel.id.partition, in: stage) {
+            channels.messages.post(
+                .unlink(subscription: id, stream: channel.name, channel: channel.id), from: channel.id.partition, in: &stage)
+        }
+    }
+
+    /// A stream was removed: its link goes, whatever becomes of the wake, unless the stream is linked by name or there is another in its place.
+    func unlink(_ stream: String, of channel: ChannelID, from id: String, in stage: inout Stage) throws(LogError) {
+        let key = SubscriptionRows.key(id, stream)
+        guard let link = try stage.get(.index, key).flatMap({ SubscriptionLink($0) }), !link.isExplicit,
+            try !isReplaced(stream, channel, link)
+        else { return }
+        stage.delete(.index, key)
+        guard var entry = entries[id] else { return }
+        entry.forget(stream, link)
+        keep(entry)
+    }
+
+    /// Whether there is another stream of the name of one that was removed: the link counts for that, from its start.
+    private func isReplaced(_ stream: String, _ removed: ChannelID, _ link: SubscriptionLink) throws(LogError) -> Bool {
+        do throws(LogError) {
+            return try findLinked(stream).map { $0.id != removed } ?? false
+        } catch {
+            // Another node's. If there is another stream, the message that links it comes behind this one.
+            guard error.code == .partitionUnavailable else { throw error }
+            return link.channel.map { $0 != removed } ?? false
+        }
+    }
+
     /// The link is durable.
     func linked(_ stream: String, to id: String) {
         guard entries[id] != nil else { return }
