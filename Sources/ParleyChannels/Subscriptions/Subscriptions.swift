@@ -11,6 +11,8 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     package let channels: Channels
     let tokens: SubscriptionTokens
     private var entries: [TextKey: SubscriptionEntry] = [:]
+    /// Their patterns.
+    private var index = SubscriptionIndex()
     /// The subscriptions that name a stream.
     private var byStream: [TextKey: Set<TextKey>] = [:]
     /// Rises when the patterns or the names above change: what channels remember of them is void then.
@@ -162,10 +164,10 @@ package struct SubscriptionStream: Sendable {
 extension Subscriptions {
     /// The subscriptions whose patterns match a channel that is being made in that partition: each is to be told. Called before anything is changed.
     func toTell(of name: String, from partition: UInt16, in stage: Stage) throws(LogError) -> [String] {
-        guard !entries.isEmpty else { return [] }
-        let matching = entries.filter { $0.value.subscription.configuration.matches(name) }
+        guard !index.isEmpty else { return [] }
+        let matching = index.matching(name)
         if !matching.isEmpty { try channels.messages.ready(partition, in: stage) }
-        return Set(matching.keys).texts
+        return matching.texts
     }
 
     /// A channel is being made.
@@ -249,11 +251,7 @@ extension Subscriptions {
         return ids
     }
 
-    private func subscribers(of name: String) -> [String] {
-        var ids = byStream[name] ?? []
-        for (id, entry) in entries where entry.subscription.configuration.matches(name) { ids.insert(id) }
-        return ids.texts
-    }
+    private func subscribers(of name: String) -> [String] { (byStream[name] ?? []).union(index.matching(name)).texts }
 
     // MARK: What is kept for the writer's decisions
 
@@ -269,7 +267,10 @@ extension Subscriptions {
     func keep(_ entry: SubscriptionEntry) {
         let id = entry.subscription.id
         let old = entries.updateValue(entry, forKey: TextKey(id))
-        if old == nil { version += 1 }
+        if old == nil {
+            index.insert(id, entry.subscription.configuration)
+            version += 1
+        }
         // The same set, as nearly always, costs nothing to compare.
         let before = old?.explicit ?? []
         if before != entry.explicit {
@@ -298,6 +299,7 @@ extension Subscriptions {
 
     func remove(_ id: String) {
         let entry = entries.removeValue(forKey: TextKey(id))
+        if let entry { index.remove(id, entry.subscription.configuration) }
         for stream in entry?.explicit ?? [] { remove(id, from: stream.text) }
         version += 1
         entry?.alarm?.scheduled.cancel()
