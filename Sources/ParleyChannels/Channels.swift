@@ -254,7 +254,6 @@ extension Channels {
         channel.staged.undecided = UndecidedEntries()
         if row.isAgent { channel.move(to: .idle, turn: nil, in: &stage) }
         limit?.added(row.name)
-        subscriptions?.made(row.name)
         for subscriber in subscribers { messages.post(.link(subscription: subscriber, stream: row.name), from: partition, in: &stage) }
         overlay.created[row.name] = channel
         partitions[row.name].residents.withLock { $0.unpublished.insert(row.name) }
@@ -319,9 +318,6 @@ extension Channels {
 
     /// What was forked from a channel in the current commit: scans do not see it yet.
     func forkedInThisCommit(_ id: ChannelID) -> [(id: ChannelID, name: String)] { overlay.forked[id] ?? [] }
-
-    /// Channels made in the current commit, by name; without those that are there for their forks alone by now.
-    var unpublished: [Channel] { overlay.created.values.filter { !$0.isGone }.sorted { $0.name < $1.name } }
 
     func touch(_ channel: Channel) {
         if overlay.touchedIDs.insert(ObjectIdentifier(channel)).inserted { overlay.touched.append(channel) }

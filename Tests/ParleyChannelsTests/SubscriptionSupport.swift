@@ -123,6 +123,8 @@ final class WriterReads: Sendable {
     /// The most reads of one commit.
     var max: Int { counts.withLock { $0.max } }
 
+    func forget() { counts.withLock { $0.max = 0 } }
+
     func note() -> LogError? {
         counts.withLock { if $0.isWriting { $0.count += 1 } }
         return nil

@@ -4,7 +4,13 @@ internal import ParleySystem
 /// What somebody wants of a subscription.
 package enum SubscriptionRequest: Sendable {
     /// Makes it, or finds that it is there already with the same configuration.
-    case put(SubscriptionConfiguration, root: String, Search? = nil)
+    ///
+    /// With a page the last of its streams are linked, and it is there.
+    case put(SubscriptionConfiguration, root: String, SubscriptionMaking.Page? = nil)
+    /// Links streams of a subscription that is being made.
+    case link(SubscriptionMaking.Page)
+    /// Removes what was linked for a subscription that is not there after all.
+    case unmake(UInt64?)
     case delete
     /// Links streams by name, from their tails on.
     case add([String])
@@ -30,12 +36,6 @@ package enum SubscriptionRequest: Sendable {
     case scanned(SubscriptionScan.Outcome)
     /// Removes links of streams that have gone.
     case sweep([String])
-
-    /// What has been found for the pattern of a subscription that is to be made.
-    package struct Search: Sendable {
-        let number: UInt64
-        let found: Result<[String], ChannelError>
-    }
 }
 
 /// By what somebody shows that a wake is his.
@@ -73,9 +73,9 @@ struct SubscriptionCommand: Sendable {
     /// What the node itself asks is bounded by the number of subscriptions.
     var isBounded: Bool {
         switch request {
-        case .look, .ring, .delivered, .failed, .scanned, .sweep: false
+        case .look, .ring, .delivered, .failed, .scanned, .sweep, .link, .unmake: false
         // It has been let in already.
-        case .put(_, _, let search): search == nil
+        case .put(_, _, let page): page == nil
         default: true
         }
     }
@@ -84,16 +84,13 @@ struct SubscriptionCommand: Sendable {
     func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
         // Without them, the server is being taken apart.
         guard let subscriptions = channels.subscriptions else { throw .log(LogError(.closed, "the log is closing")) }
-        // Streams that are there are looked for first, where that takes its time.
-        if case .put(let configuration, let root, nil) = request, configuration.pattern != nil, subscriptions.entry(id) == nil {
-            return Decision(effects: [.search(SubscriptionSearch(subscriptions, id, configuration, root: root))])
-        }
         var change = SubscriptionChange(subscriptions, id, request)
         switch try change.decide(in: &stage) {
         case .answer(let answer): return Decision(reply: .subscription(answer), effects: [.subscriptionDecided(change.effects)])
         case .later(let request):
             let wait = SubscriptionWait(subscriptions: subscriptions, id: id, request: request)
             return Decision(effects: [.subscriptionDecided(change.effects), .search(wait)])
+        case .making(let making): return Decision(effects: [.search(making)])
         }
     }
 }
@@ -105,15 +102,15 @@ struct SubscriptionEffects {
     var notification: SubscriptionNotification?
     var begun: WakeAnnouncement?
     var scan: SubscriptionScan?
-    /// A scan has ended.
-    var hasScanned = false
+    /// What has waited for it is asked again.
+    var resumes = false
     var done = SubscriptionCounters()
 
     /// Writer's thread.
     func carryOut() {
         subscriptions.count(done)
         scan?.go()
-        if hasScanned { subscriptions.resume(id) }
+        if resumes { subscriptions.resume(id) }
         if let notification { subscriptions.deliver(notification) }
         if let begun { subscriptions.begun(begun, of: id) }
         subscriptions.announce(id)
@@ -145,17 +142,24 @@ extension SubscriptionChange {
         case answer(SubscriptionAnswer)
         /// By that request, once the links have been scanned.
         case later(SubscriptionRequest)
+        case making(SubscriptionMaking)
     }
 
     mutating func decide(in stage: inout Stage) throws(ChannelRefusal) -> Outcome {
         // Before anything is looked at: what comes after needs another look.
         if case .look = request { subscriptions.looked(id) }
         if case .ring = request { subscriptions.rang(id) }
-        // Streams that were made while those that were there were looked for.
-        let made = if case .put(_, _, let search?) = request { subscriptions.endSearch(search.number) } else { [String]() }
         guard var entry = subscriptions.entry(id) else {
-            if case .put(let configuration, let root, let search) = request {
-                return .answer(try create(configuration, root, try found(search, made, configuration), in: &stage))
+            switch request {
+            case .put(let configuration, let root, nil): return try begin(configuration, root, in: &stage)
+            case .put(let configuration, let root, let page?): return .answer(try create(configuration, root, page, in: &stage))
+            case .link(let page):
+                try link(page, in: &stage)
+                return .answer(.done)
+            case .unmake(let number):
+                try unmake(number, in: &stage)
+                return .answer(.done)
+            default: break
             }
             throw .refused(ChannelError("SUBSCRIPTION_NOT_FOUND", "there is no subscription '\(id)'."))
         }
@@ -235,7 +239,7 @@ extension SubscriptionChange {
         case .failed(let wakeID): entry.subscription.failed(wakeID, now: now, random: channels.world.random())
         case .scanned(let outcome): try scanned(outcome, &entry)
         case .sweep(let streams): try sweep(streams, &entry, in: &stage)
-        case .look, .ring: break
+        case .look, .ring, .link, .unmake: break
         }
         return .answer(.done)
     }
@@ -244,41 +248,63 @@ extension SubscriptionChange {
 
     // MARK: Creating and removing
 
-    private func create(
-        _ configuration: SubscriptionConfiguration, _ root: String, _ streams: [String], in stage: inout Stage
-    ) throws(ChannelRefusal) -> SubscriptionAnswer {
+    /// Begins to make it; where there is little to link, that is all.
+    private mutating func begin(
+        _ configuration: SubscriptionConfiguration, _ root: String, in stage: inout Stage
+    ) throws(ChannelRefusal) -> Outcome {
+        // Another request is making it: whether that is the same is seen when it is there.
+        if subscriptions.configurationInMaking(id) != nil { return .later(.put(configuration, root: root)) }
         guard subscriptions.count < Subscriptions.countMax else {
             throw .refused(
                 ChannelError("TOO_MANY_SUBSCRIPTIONS", "there are \(Subscriptions.countMax) subscriptions already. Delete one first."))
         }
         // A refusal is an answer, and what was staged by then would stay.
-        try checkExplicit(Set(configuration.streams.map { TextKey($0) }).count)
+        try checkExplicit(configuration.streams.count)
         try checkWakeStream(configuration, configuration.streams)
-        let subscription = Subscription(id: id, configuration, root: root, created: now, random: channels.world.random())
-        for name in streams { try link(name, isExplicit: false, in: &stage) }
-        // Made in this very commit, and so perhaps lost without it: new to the subscription, from the start.
-        var entry = SubscriptionEntry(subscription)
-        for channel in channels.unpublished where configuration.matches(channel.name) {
-            put(SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil), channel.name, in: &stage)
-            entry.news.add(channel.name)
+        guard configuration.pattern == nil, configuration.streams.count <= Subscriptions.pageLinks else {
+            return .making(SubscriptionMaking(subscriptions, id, configuration, root: root))
         }
-        try add(configuration.streams, &entry, in: &stage)
+        let number = subscriptions.beginMaking(id, configuration)
+        return .answer(
+            try create(configuration, root, SubscriptionMaking.Page(number: number, links: configuration.links, isWhole: true), in: &stage))
+    }
+
+    private mutating func create(
+        _ configuration: SubscriptionConfiguration, _ root: String, _ page: SubscriptionMaking.Page, in stage: inout Stage
+    ) throws(ChannelRefusal) -> SubscriptionAnswer {
+        try link(page, in: &stage)
+        let subscription = Subscription(id: id, configuration, root: root, created: now, random: channels.world.random())
+        var entry = SubscriptionEntry(subscription)
+        entry.explicit = Set(configuration.streams.map { TextKey($0) })
         stage.put(.index, SubscriptionRows.key(id), subscription.bytes)
-        entry.news.isKnown()
+        // What was linked in this commit is at the tail of its stream.
+        if page.isWhole { entry.news.isKnown() } else { scan(&entry) }
         subscriptions.keep(entry)
+        subscriptions.endMaking(id, page.number)
+        effects.resumes = true
         return .created(subscription)
     }
 
-    /// The streams that the pattern matches, those of this very commit left out.
-    private func found(
-        _ search: SubscriptionRequest.Search?, _ made: [String], _ configuration: SubscriptionConfiguration
-    ) throws(ChannelRefusal) -> [String] {
-        guard let search, let pattern = configuration.pattern else { return [] }
-        do throws(ChannelError) {
-            let names = Set((try search.found.get() + made).map { TextKey($0) })
-            guard names.count <= Subscriptions.linksMax else { throw SubscriptionSearch.tooMany(pattern) }
-            return names.texts
-        } catch { throw .refused(error) }
+    private func link(_ page: SubscriptionMaking.Page, in stage: inout Stage) throws(ChannelRefusal) {
+        // Its partition has been another's meanwhile.
+        guard subscriptions.isMaking(id, page.number) else {
+            throw .refused(ChannelError(LogError(.partitionUnavailable, "the partition of '\(id)' was closed meanwhile")))
+        }
+        for item in page.links { try link(item.stream, isExplicit: item.isExplicit, in: &stage) }
+    }
+
+    /// - Parameter number: The making that has failed; `nil` for one of an earlier process.
+    private mutating func unmake(_ number: UInt64?, in stage: inout Stage) throws(ChannelRefusal) {
+        if let number {
+            guard subscriptions.isMaking(id, number) else { return }
+            subscriptions.endMaking(id, number)
+            effects.resumes = true
+        } else {
+            // A row that cannot be read is not gone.
+            let row = try wrap { () throws(LogError) in try stage.get(.index, SubscriptionRows.key(id)) }
+            guard subscriptions.configurationInMaking(id) == nil, row == nil else { return }
+        }
+        stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
     }
 
     // MARK: Links
@@ -299,6 +325,7 @@ extension SubscriptionChange {
 
     /// Links a stream at its tail, or notes one more reason for its link.
     private func link(_ name: String, isExplicit: Bool, in stage: inout Stage) throws(ChannelRefusal) {
+        stage.count(Subscriptions.linkingBytes)
         if var link = try stored(name, in: &stage) {
             if isExplicit { link.isExplicit = true } else { link.isGlob = true }
             return put(link, name, in: &stage)
@@ -393,10 +420,10 @@ extension SubscriptionChange {
     }
 
     private mutating func scanned(_ outcome: SubscriptionScan.Outcome, _ entry: inout SubscriptionEntry) throws(ChannelRefusal) {
+        effects.resumes = true
         guard outcome.incarnation == entry.subscription.incarnation else { return }
         do throws(ChannelError) {
             entry.news.scanned(try outcome.result.get())
-            effects.hasScanned = true
         } catch {
             entry.news.scanFailed()
             subscriptions.keep(entry.news, of: id)

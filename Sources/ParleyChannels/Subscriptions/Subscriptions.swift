@@ -12,18 +12,18 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     let tokens: SubscriptionTokens
     private var entries: [TextKey: SubscriptionEntry] = [:]
     /// Their patterns.
-    private var index = SubscriptionIndex()
+    var index = SubscriptionIndex()
     /// The subscriptions that name a stream.
     private var byStream: [TextKey: Set<TextKey>] = [:]
     /// Rises when the patterns or the names above change: what channels remember of them is void then.
     private var version: UInt64 = 0
-    private var searches = Searches()
+    var makings = Makings()
     private var notifier: (any SubscriptionNotifier)?
-    /// Requests that wait for the scan of their subscription.
+    /// Requests that wait for the scan of their subscription, or until it is made.
     private let waiting = Mutex<[TextKey: [SubscriptionWaiter]]>([:])
     private let counted = Mutex(SubscriptionCounters())
     /// What the start has to do: subscriptions to look at, streams that wait to be linked since an earlier version.
-    private var found: (subscriptions: [String], streams: [NewStream]) = ([], [])
+    private var found: (subscriptions: [String], orphans: [String], streams: [NewStream]) = ([], [], [])
 
     /// Subscriptions of a node; each takes some memory.
     static let countMax = 10_000
@@ -40,6 +40,8 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     static let pageLinks = 1_000
     /// It takes the writer as long to look at a link as to append so many bytes.
     static let linkBytes = 1 << 10
+    /// The same for a link that is made: a commit has hardly more than a page of them.
+    static let linkingBytes = 4 << 10
 
     /// - Parameter tokenKey: The secret that callback and claim tokens are made with.
     package init(_ channels: Channels, tokenKey: Bytes) {
@@ -61,6 +63,8 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// What there is of subscriptions in a partition.
     private struct Stored: Sendable {
         var subscriptions: [(subscription: Subscription, explicit: [String])] = []
+        /// Ids of links whose subscription was not made to its end.
+        var orphans: [String] = []
         var newStreams: [NewStream] = []
     }
 
@@ -69,10 +73,11 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         try SubscriptionRows.scan(channels.log, partition) { subscription in
             stored.subscriptions.append((subscription, []))
         } link: { id, stream, link in
-            guard link.isExplicit, let last = stored.subscriptions.indices.last, stored.subscriptions[last].subscription.id == id else {
+            guard let last = stored.subscriptions.indices.last, stored.subscriptions[last].subscription.id.hasSameBytes(as: id) else {
+                if stored.orphans.last?.hasSameBytes(as: id) != true { stored.orphans.append(id) }
                 return
             }
-            stored.subscriptions[last].explicit.append(stream)
+            if link.isExplicit { stored.subscriptions[last].explicit.append(stream) }
         }
         try SubscriptionRows.newStreams(channels.log, partition) { stored.newStreams.append(NewStream(id: $0, name: $1)) }
         return stored
@@ -85,6 +90,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
             keep(entry)
             found.subscriptions.append(subscription.id)
         }
+        found.orphans += stored.orphans
         found.streams += stored.newStreams
     }
 
@@ -94,8 +100,9 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// Goes on with what the last process left. Call it once the writer has started.
     package func start() {
         for id in found.subscriptions.sorted() { request(.look, of: id) }
+        for id in found.orphans { request(.unmake(nil), of: id) }
         for stream in found.streams { channels.submit(.linkNew(stream)) }
-        found = ([], [])
+        found = ([], [], [])
     }
 
     /// Has the writer decide something; `completion` is called once, on its thread, or here when it takes nothing.
@@ -120,6 +127,10 @@ extension Subscriptions: PartitionObserver {
 
     package func partitionClosed(_ partition: UInt16) {
         for id in entries.keys.filter({ Placement.partition(of: $0.text) == partition }) { remove(id.text) }
+        for id in makings.ids(in: partition) {
+            endMaking(id)
+            resume(id)
+        }
     }
 }
 
@@ -170,15 +181,15 @@ extension Subscriptions {
         return matching.texts
     }
 
-    /// A channel is being made.
-    func made(_ name: String) { searches.made(name) }
-
     /// A stream was made that matches: all of it is new. Stages the link, unless it was linked in another way meanwhile.
     func link(_ stream: String, to id: String, in stage: inout Stage) throws(LogError) -> [Effect] {
-        guard let entry = entries[id], entry.subscription.configuration.matches(stream) else { return [] }
+        guard let configuration = entries[id]?.subscription.configuration ?? makings[id], configuration.matches(stream) else { return [] }
         let key = SubscriptionRows.key(id, stream)
         if try stage.get(.index, key) == nil {
-            stage.put(.index, key, SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil).bytes)
+            // Until the subscription is there, what is in the stream came before it.
+            let channel = makings[id] == nil ? nil : try? findLinked(stream)
+            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: channel?.tail.head ?? 0, channel: channel?.id)
+            stage.put(.index, key, link.bytes)
         }
         return [.linked(subscription: id, stream: stream)]
     }
@@ -251,17 +262,15 @@ extension Subscriptions {
         return ids
     }
 
-    private func subscribers(of name: String) -> [String] { (byStream[name] ?? []).union(index.matching(name)).texts }
+    private func subscribers(of name: String) -> [String] {
+        (byStream[name] ?? []).union(index.matching(name)).filter { entries[$0] != nil }.texts
+    }
 
     // MARK: What is kept for the writer's decisions
 
     func entry(_ id: String) -> SubscriptionEntry? { entries[id] }
 
-    func beginSearch(_ configuration: SubscriptionConfiguration) -> UInt64 { searches.begin(configuration) }
-    /// - Returns: the streams that were made since it began.
-    func endSearch(_ number: UInt64) -> [String] { searches.end(number) }
-
-    var count: Int { entries.count }
+    var count: Int { entries.count + makings.count }
 
     /// Puts back what was decided.
     func keep(_ entry: SubscriptionEntry) {
