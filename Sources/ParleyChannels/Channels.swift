@@ -232,7 +232,6 @@ extension Channels {
     func giveName(_ name: String, _ row: NameRow, telling subscribers: [String], from partition: UInt16, in stage: inout Stage) {
         stage.put(.names, Placement.nameKey(name), row.bytes)
         limit?.added(name)
-        subscriptions?.made(name)
         for subscriber in subscribers { messages.post(.link(subscription: subscriber, stream: name), from: partition, in: &stage) }
         overlay.removed.remove(name)
         overlay.named[name] = row.id
@@ -263,6 +262,7 @@ extension Channels {
         try channel.loadFollowers(stage)
         if channel.isAgent { try unwatchAll(of: channel.id, in: &stage) }
         channel.tellFollowers(messages, in: &stage)
+        try subscriptions?.removing(channel, in: &stage)
         stage.count(Channels.removalBytes)
         if owns(Placement.partition(of: channel.name), in: &stage) { limit?.removed(channel.name) }
         channel.staged.row.isSoftDeleted = keeper != nil
@@ -300,9 +300,6 @@ extension Channels {
 
     /// What was forked from a channel in the current commit: scans do not see it yet.
     func forkedInThisCommit(_ id: ChannelID) -> [ChannelReference] { overlay.forked[id] ?? [] }
-
-    /// Channels made in the current commit, by name; without those that are there for their forks alone by now.
-    var unpublished: [Channel] { overlay.created.values.filter { !$0.isGone }.sorted { $0.name < $1.name } }
 
     func touch(_ channel: Channel) {
         if overlay.touchedIDs.insert(ObjectIdentifier(channel)).inserted { overlay.touched.append(channel) }

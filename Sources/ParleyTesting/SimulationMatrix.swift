@@ -31,7 +31,7 @@ package struct SimulationMatrix: Sendable {
     package static let kindsOfWeeks = [
         "create", "delete", "data", "data of a producer", "close of a stream", "message", "turn.started", "turn.completed", "step.started",
         "text", "step.completed", "timer.set", "timer.fired", "approval.requested", "approval.decided", "fork", "lifetime",
-        "look at a lifetime", "sealed text", "trim", "subscription", "subscription's end", "message sent", "message taken",
+        "look at a lifetime", "sealed text", "trim", "subscription", "subscription's end", "end of a link", "message sent", "message taken",
         "message let go",
     ]
 
@@ -109,6 +109,7 @@ extension SimulationMatrix {
         case (.delete, .sealedText): "trim"
         case (.put, .subscription): "subscription"
         case (.deleteRange, .subscription): "subscription's end"
+        case (.delete, .subscription): "end of a link"
         default: nil
         }
     }

@@ -12,20 +12,24 @@ final class SubscriptionProcess: Sendable {
     let channels: Channels
     let subscriptions: Subscriptions
     private let notifier: Notifier
+    /// What the writer has read from the log, unless that was made elsewhere.
+    let reads: WriterReads
 
     init(
-        seed: UInt64 = 1, now: Timestamp = Timestamp(milliseconds: 1_767_225_600_000), on log: SimulatedLog = SimulatedLog(),
+        seed: UInt64 = 1, now: Timestamp = Timestamp(milliseconds: 1_767_225_600_000), on log: SimulatedLog? = nil,
+        reads: WriterReads = WriterReads(),
         notified: @escaping @Sendable (SubscriptionProcess, SubscriptionNotification) -> Void = { _, _ in }
     ) throws(LogError) {
         world = SimulatedWorld(seed: seed, now: now)
-        self.log = log
+        let log = log ?? SimulatedLog(readError: { _, _ in reads.note() })
+        (self.log, self.reads) = (log, reads)
         writer = GroupCommit(log: log)
         channels = Channels(log: log, writer: writer, world: world)
         subscriptions = Subscriptions(channels, tokenKey: Bytes(repeating: 7, count: 32))
         notifier = Notifier(notified)
         subscriptions.notify(notifier)
         notifier.process.withLock { $0.value = self }
-        world.drive { [writer] in writer.pump() }
+        world.drive { [writer] in reads.measure { writer.pump() } }
         try subscriptions.prepare()
         try channels.start()
         subscriptions.start()
@@ -36,7 +40,9 @@ final class SubscriptionProcess: Sendable {
         seed: UInt64 = 2, outcome: @escaping SimulatedLog.Decision = { _, _ in .acknowledged },
         notified: @escaping @Sendable (SubscriptionProcess, SubscriptionNotification) -> Void = { _, _ in }
     ) throws(LogError) -> SubscriptionProcess {
-        try SubscriptionProcess(seed: seed, now: world.now, on: log.reopen(outcome: outcome), notified: notified)
+        let reads = WriterReads()
+        let log = log.reopen(readError: { _, _ in reads.note() }, outcome: outcome)
+        return try SubscriptionProcess(seed: seed, now: world.now, on: log, reads: reads, notified: notified)
     }
 
     private final class Notifier: SubscriptionNotifier {
@@ -108,6 +114,27 @@ final class SubscriptionProcess: Sendable {
     }
 
     func streams(_ id: String = "s") throws -> [SubscriptionStream] { try subscriptions.describe(id)?.streams ?? [] }
+}
+
+/// Counts how often a commit has read the log.
+final class WriterReads: Sendable {
+    private let counts = Mutex((isWriting: false, count: 0, max: 0))
+
+    /// The most reads of one commit.
+    var max: Int { counts.withLock { $0.max } }
+
+    func forget() { counts.withLock { $0.max = 0 } }
+
+    func note() -> LogError? {
+        counts.withLock { if $0.isWriting { $0.count += 1 } }
+        return nil
+    }
+
+    func measure(_ commit: () -> Bool) -> Bool {
+        counts.withLock { ($0.isWriting, $0.count) = (true, 0) }
+        defer { counts.withLock { ($0.isWriting, $0.max) = (false, Swift.max($0.max, $0.count)) } }
+        return commit()
+    }
 }
 
 /// What somebody was woken with.

@@ -24,6 +24,40 @@ import Testing
         if isMatch { #expect(name.hasPrefix(pattern.literalPrefix)) }
     }
 
+    @Test func `patterns are found by what names begin with, as by comparing all of them`() throws {
+        let texts = ["events/*", "events/**", "**", "**/c", "a/**/c", "*/b", "events/user-*", "a*b*c/d", "a", "a/b", "ab*", "é/*"]
+        let names = [
+            "events", "events/a", "events/a/b", "events/user-7", "c", "a/c", "a/b/c", "a/b", "a", "abc/d", "axbyc/d", "ab", "é/x", "x",
+        ]
+        var (index, kept) = (SubscriptionIndex(), [String: SubscriptionConfiguration]())
+        var random = SplitMix64(seed: 1)
+        for round in 0..<400 {
+            let id = "s\(random.next() % 20)"
+            if let old = kept.removeValue(forKey: id) {
+                index.remove(id, old)
+            } else {
+                var configuration = SubscriptionConfiguration.pull(texts.randomElement(using: &random)!)
+                configuration.delivery = .pullWake(stream: names.randomElement(using: &random)!)
+                kept[id] = configuration
+                index.insert(id, configuration)
+            }
+            for name in names {
+                #expect(index.matching(name).texts == kept.filter { $0.value.matches(name) }.keys.sorted(), "\(round): \(name)")
+            }
+        }
+        for (id, configuration) in kept { index.remove(id, configuration) }
+        #expect(index.isEmpty)
+    }
+
+    @Test func `a new stream costs the same however many subscriptions there are`() throws {
+        var index = SubscriptionIndex()
+        for number in 0..<8_000 { index.insert("s\(number)", .pull("tenant\(number)/**/events/*")) }
+        let clock = ContinuousClock()
+        let time = clock.measure { for number in 0..<1_000 { #expect(index.matching("tenant\(number)/a/events/b").count == 1) } }
+        // A comparison with each took 20 ms a name.
+        #expect(time < .seconds(2), "\(time)")
+    }
+
     @Test(arguments: ["", "/", "a//b", "a/", "/a"])
     func `a pattern has no empty segments`(text: String) { #expect(SubscriptionPattern(text) == nil) }
 
@@ -155,6 +189,89 @@ import Testing
         #expect(try process.streams().map(\.link.acked) == [3])
     }
 
+    enum Wake: CaseIterable { case unclaimed, held, failing }
+
+    @Test(arguments: Wake.allCases, [false, true])
+    func `the link of a stream that goes is removed, whatever becomes of the wake`(wake: Wake, expires: Bool) throws {
+        let process = try SubscriptionProcess { $0.request(.failed(wakeID: $1.wake.id)) }
+        _ = process.ask(.put(wake == .failing ? .hook(lease: 600_000) : .pull(lease: 600_000), root: ""))
+        process.append("events/stays")
+        process.world.settle()
+        if wake == .held { _ = try #require(process.claim()) }
+        for number in 0..<30 {
+            var row = ChannelRow(name: "events/\(number)", contentType: ContentType.json, isAgent: false, created: process.world.now)
+            if expires { row.lifetime = .ttl(seconds: 10) }
+            process.channels.submit(CreateChannel(row, [NewEntry(data: Bytes("1".utf8))]))
+            if number % 2 == 0 { process.world.settle() }
+            if !expires { process.delete("events/\(number)") }
+        }
+        process.run(.seconds(20))
+        #expect(try linked(process) == ["events/stays"])
+    }
+
+    @Test func `the link of a stream that goes stays if it is named, and while another has its name`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull("events/*", ["events/named"]), root: ""))
+        for name in ["events/named", "events/a", "events/b"] { process.append(name) }
+        process.world.settle()
+        _ = process.acknowledge(try #require(process.claim()))
+        for name in ["events/named", "events/a", "events/b"] { process.delete(name) }
+        // In the same commit, and in the one that takes the message.
+        process.append("events/a")
+        process.writer.pump()
+        process.append("events/b")
+        process.world.settle()
+        #expect(try linked(process) == ["events/a", "events/b", "events/named"])
+        #expect(process.claim()?.acks.map(\.offset) == [1, 1])
+        for name in ["events/a", "events/b"] { process.delete(name) }
+        process.world.settle()
+        #expect(try linked(process) == ["events/named"])
+        _ = process.ask(.remove("events/named"))
+        #expect(try linked(process) == [])
+    }
+
+    @Test(arguments: [false, true])
+    func `an ack of a stream that has gone counts for the others`(isReopened: Bool) throws {
+        var process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(lease: 600_000), root: ""))
+        for name in ["events/a", "events/b"] { process.append(name) }
+        process.world.settle()
+        let claim = try #require(process.claim())
+        process.delete("events/a")
+        process.world.settle()
+        if isReopened { process = try process.reopened() }
+        _ = try process.acknowledge(claim)?.get()
+        #expect(try process.streams().map(\.path) == ["events/b"])
+        #expect(try process.streams().map(\.link.acked) == [1])
+        process.append("events/c")
+        process.world.settle()
+        let next = try #require(process.claim())
+        let unknown = [SubscriptionAck(stream: "events/a", offset: 1)]
+        guard case .failure(let error)? = process.ask(.acknowledge(next.proof, unknown, isDone: true, isCallback: false)) else {
+            return #expect(Bool(false), "this wake did not name it")
+        }
+        #expect(error.code == "INVALID_OFFSET")
+    }
+
+    @Test func `a link that an earlier version has left goes when the links are compared`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull("events/*", ["events/named"]), root: ""))
+        process.append("events/a")
+        process.world.settle()
+        let rows = ["events/gone", "events/a0"].map { name in
+            (SubscriptionRows.key("s", name), SubscriptionLink(isExplicit: false, isGlob: true, acked: 7, channel: nil).bytes)
+        }
+        var batch = Batch(partition: Placement.partition(of: "s"))
+        for (key, value) in rows { batch.put(.index, key, value) }
+        try process.log.commit([batch])
+        #expect(try linked(process).count == 4)
+        let next = try process.reopened()
+        next.world.settle()
+        #expect(try linked(next) == ["events/a", "events/named"])
+    }
+
+    private func linked(_ process: SubscriptionProcess) throws -> [String] { try process.streams().map(\.path) }
+
     @Test func `a stream that is there for its forks alone has nothing new`() throws {
         let process = try SubscriptionProcess()
         process.append("events/a")
@@ -188,6 +305,61 @@ import Testing
         process.append("events/before")
         process.world.settle()
         #expect(try process.streams().filter(\.isPending).count == 201)
+    }
+
+    @Test func `it is made a page at a time, and holds the writer up by no more`() throws {
+        let process = try SubscriptionProcess()
+        for number in 0..<3_500 { process.append("events/\(number)") }
+        process.world.settle()
+        process.reads.forget()
+        let answer = process.request(.put(.pull("events/*", ["named"]), root: ""))
+        let same = process.request(.put(.pull("events/*", ["named"]), root: ""))
+        // Others come, go and change meanwhile.
+        for round in 0..<200 {
+            process.append("events/new-\(round)")
+            process.append("events/\(round)")
+            process.delete("events/\(3_000 + round)")
+            process.world.doOne()
+        }
+        process.world.settle()
+        guard case .success(.created)? = answer.outcome, case .success(.confirmed)? = same.outcome else {
+            return #expect(Bool(false), "\(answer) \(same)")
+        }
+        #expect(try process.streams().count == 3_500 - 200 + 200 + 1)
+        for number in 0..<200 { process.append("events/new-\(number)") }
+        process.world.settle()
+        let claim = try #require(process.claim())
+        #expect(claim.acks.count >= 200 && claim.acks.count <= 400)
+        // A link is a read, and each of the streams that are made and deleted in a commit is some.
+        #expect(process.reads.max < 3_000, "\(process.reads.max)")
+    }
+
+    /// In each of its pages.
+    @Test(arguments: 0..<3)
+    func `it is there as a whole or not at all, whatever ends while it is made`(commit: Int) throws {
+        let process = try SubscriptionProcess()
+        for number in 0..<2_500 { process.append("events/\(number)") }
+        process.world.settle()
+        let first = try process.reopened(outcome: { number, _ in number == commit ? .durableUnacknowledged : .acknowledged })
+        let answer = first.request(.put(.pull(), root: ""))
+        first.run(.seconds(1))
+        #expect(first.log.crashed)
+        if case .success? = answer.outcome { Issue.record("it was answered before it was durable") }
+        let next = try first.reopened()
+        next.world.settle()
+        var links = 0
+        try SubscriptionRows.links(of: "s", in: next.log) { _, _ in
+            links += 1
+            return true
+        }
+        let isThere = try next.subscriptions.describe("s") != nil
+        #expect(links == (isThere ? 2_500 : 0))
+        _ = try next.ask(.put(.pull(), root: ""))?.get()
+        #expect(try next.streams().count == 2_500)
+        #expect(next.claim() == nil)
+        next.append("events/7")
+        next.world.settle()
+        #expect(next.claim()?.acks.map(\.stream) == ["events/7"])
     }
 
     @Test func `a stream made in the commit that deletes its subscription waits for nobody`() throws {
@@ -263,6 +435,91 @@ import Testing
             guard case .success? = process.acknowledge(claim) else { break }
         }
         #expect(seen.count == 2_500)
+    }
+
+    @Test func `very many streams come in turn, also while one of them is always busy`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        for number in 0..<3_000 { process.append("events/\(10_000 + number)") }
+        process.world.settle()
+        var (seen, counts): (Set<String>, [Int]) = ([], [])
+        for _ in 0..<4 {
+            let claim = try #require(process.claim())
+            seen.formUnion(claim.acks.map(\.stream))
+            counts.append(claim.acks.count)
+            process.append("events/10000")
+            _ = try process.acknowledge(claim)?.get()
+        }
+        #expect(counts.prefix(3) == [1_000, 1_000, 1_000])
+        #expect(seen.count == 3_000)
+    }
+
+    @Test(arguments: [false, true])
+    func `streams that are never acked keep no others from their turn`(isWebhook: Bool) throws {
+        let named = Mutex<[[String]]>([])
+        let process = try SubscriptionProcess { process, notification in
+            named.withLock { $0.append(notification.streams.filter(\.isPending).map(\.path)) }
+            process.request(.failed(wakeID: notification.wake.id))
+        }
+        _ = process.ask(.put(isWebhook ? .hook(lease: 600_000) : .pull(lease: 600_000), root: ""))
+        for number in 0..<2_500 { process.append("events/\(10_000 + number)") }
+        if isWebhook { process.run(.seconds(40)) }
+        for _ in 0..<5 where !isWebhook {
+            process.world.settle()
+            let claim = try #require(process.claim())
+            named.withLock { $0.append(claim.acks.map(\.stream)) }
+            _ = process.ask(.release(claim.proof))
+        }
+        // The first two may have begun before all streams were there.
+        let wakes = named.withLock { $0.dropFirst(2).prefix(3) }
+        #expect(wakes.map(\.count) == [1_000, 1_000, 1_000])
+        #expect(Set(wakes.joined()).count == 2_500, "each has its turn")
+    }
+
+    @Test func `a claim that waits while the links are read is answered, also when the subscription goes meanwhile`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        for number in 0..<1_500 { process.append("events/\(number)") }
+        process.world.settle()
+        let next = try process.reopened()
+        let claims = (0..<3).map { next.request(.claim(worker: "w\($0)")) }
+        next.writer.pump()
+        #expect(claims.allSatisfy { $0.outcome == nil })
+        next.request(.delete)
+        next.world.settle()
+        for claim in claims {
+            guard case .failure(let error)? = claim.outcome else { return #expect(Bool(false), "\(String(describing: claim.outcome))") }
+            #expect(error.code == "SUBSCRIPTION_NOT_FOUND")
+        }
+    }
+
+    @Test func `an ack says whether more follows, also where more streams are new than are remembered`() throws {
+        let process = try SubscriptionProcess()
+        _ = process.ask(.put(.pull(), root: ""))
+        for number in 0..<1_200 { process.append("events/\(10_000 + number)") }
+        process.world.settle()
+        // Of this wake it remembers what fits; all of that goes, and more is left.
+        let claim = try #require(process.claim())
+        for number in 1_000..<1_100 { process.delete("events/\(10_000 + number)") }
+        process.world.settle()
+        guard case .success(.acknowledged(true))? = process.acknowledge(claim) else { return #expect(Bool(false), "more follows") }
+        let next = try #require(process.claim())
+        #expect(next.acks.count == 100)
+        guard case .success(.acknowledged(false))? = process.acknowledge(next) else { return #expect(Bool(false), "nothing follows") }
+    }
+
+    @Test func `a start compares all links with their streams, and holds the writer up by none`() throws {
+        let process = try SubscriptionProcess()
+        for id in ["s", "t"] { _ = process.ask(.put(.pull(), root: ""), of: id) }
+        for number in 0..<3_000 { process.append("events/\(number)") }
+        process.world.settle()
+        for id in ["s", "t"] {
+            while let claim = process.claim(of: id) { _ = try process.acknowledge(claim, of: id)?.get() }
+        }
+        let next = try process.reopened()
+        next.world.settle()
+        #expect(next.claim() == nil)
+        #expect(next.reads.max < 200, "\(next.reads.max)")
     }
 
     @Test func `a wake event waits for its stream`() throws {

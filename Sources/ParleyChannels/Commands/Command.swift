@@ -52,7 +52,7 @@ enum Effect {
     /// The agent with this channel is told that there is something new in what it follows.
     case followed(String)
     /// Gives the answer in its time.
-    case search(SubscriptionSearch)
+    case search(any SubscriptionWork)
     case opened(PartitionOpening)
     case closed(UInt16)
     case evictIdle

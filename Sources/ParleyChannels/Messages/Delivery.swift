@@ -55,6 +55,8 @@ extension PartitionMessage {
         case .unwatch(let watch): try watch.end(channels, in: &stage)
         case .news(let follow): return try follow.tell(in: &stage)
         case .link(let subscription, let stream): return try channels.subscriptions?.link(stream, to: subscription, in: &stage) ?? []
+        case .unlink(let subscription, let stream, let channel):
+            try channels.subscriptions?.unlink(stream, of: channel, from: subscription, in: &stage)
         case .fork(let order): try order.take(channels, in: &stage)
         case .forked(let outcome): return try outcome.take(channels, in: &stage)
         case .unname(let channel): try channels.rowsAreGone(channel, in: &stage)

@@ -10,6 +10,8 @@ enum PartitionMessage: Sendable {
     case news(FollowKey)
     /// A stream was made that matches the pattern of a subscription of the other partition.
     case link(subscription: String, stream: String)
+    /// A stream was removed that matches the pattern of a subscription of the other partition.
+    case unlink(subscription: String, stream: String, channel: ChannelID)
     /// A channel that is to be made forks from one whose name is of the other partition, or whose rows are there.
     case fork(ForkOrder)
     /// What has become of that.
@@ -28,7 +30,7 @@ enum PartitionMessage: Sendable {
         switch self {
         case .watch(let watch), .unwatch(let watch): watch.followed.partition
         case .news(let follow): follow.channel.partition
-        case .link(let subscription, _): Placement.partition(of: subscription)
+        case .link(let subscription, _), .unlink(let subscription, _, _): Placement.partition(of: subscription)
         case .fork(let order): order.destination
         case .forked(let outcome): outcome.request.home
         case .unname(let channel), .hasRows(let channel): channel.home
@@ -48,6 +50,11 @@ extension PartitionMessage {
             JSON.compact(("type", "news"), ("follower", .string(follow.channel.text)), ("step", .string(follow.step))).bytes
         case .link(let subscription, let stream):
             JSON.compact(("type", "link"), ("subscription", .string(subscription)), ("stream", .string(stream))).bytes
+        case .unlink(let subscription, let stream, let channel):
+            JSON.compact(
+                ("type", "unlink"), ("subscription", .string(subscription)), ("stream", .string(stream)),
+                ("channel", .string(channel.text))
+            ).bytes
         case .fork(let order): order.json.bytes
         case .forked(let outcome): outcome.json.bytes
         case .unname(let channel): channel.json("unname").bytes
@@ -72,6 +79,11 @@ extension PartitionMessage {
         case "link":
             guard let subscription = json["subscription"]?.string, let stream = json["stream"]?.string else { return nil }
             self = .link(subscription: subscription, stream: stream)
+        case "unlink":
+            guard let subscription = json["subscription"]?.string, let stream = json["stream"]?.string,
+                let channel = json["channel"]?.string.flatMap({ ChannelID(text: $0) })
+            else { return nil }
+            self = .unlink(subscription: subscription, stream: stream, channel: channel)
         case "fork":
             guard let order = ForkOrder(json) else { return nil }
             self = .fork(order)

@@ -4,7 +4,13 @@ internal import ParleySystem
 /// What somebody wants of a subscription.
 package enum SubscriptionRequest: Sendable {
     /// Makes it, or finds that it is there already with the same configuration.
-    case put(SubscriptionConfiguration, root: String, Search? = nil)
+    ///
+    /// With a page the last of its streams are linked, and it is there.
+    case put(SubscriptionConfiguration, root: String, SubscriptionMaking.Page? = nil)
+    /// Links streams of a subscription that is being made.
+    case link(SubscriptionMaking.Page)
+    /// Removes what was linked for a subscription that is not there after all.
+    case unmake(UInt64?)
     case delete
     /// Links streams by name, from their tails on.
     case add([String])
@@ -12,6 +18,8 @@ package enum SubscriptionRequest: Sendable {
     case remove(String)
     /// A worker wants to hold the wake.
     case claim(worker: String)
+    /// The same, after it has waited for a scan of the links.
+    case claimAgain(worker: String)
     /// Whoever was woken has done something, or is still about it.
     case acknowledge(SubscriptionProof, [SubscriptionAck], isDone: Bool, isCallback: Bool)
     /// Whoever holds the wake gives it back.
@@ -24,12 +32,10 @@ package enum SubscriptionRequest: Sendable {
     case look
     /// The same, because of the time.
     case ring
-
-    /// What has been found for the pattern of a subscription that is to be made.
-    package struct Search: Sendable {
-        let number: UInt64
-        let found: Result<[String], ChannelError>
-    }
+    /// Its links have been scanned.
+    case scanned(SubscriptionScan.Outcome)
+    /// Removes links of streams that have gone.
+    case sweep([String])
 }
 
 /// By what somebody shows that a wake is his.
@@ -67,9 +73,9 @@ struct SubscriptionCommand: Sendable {
     /// What the node itself asks is bounded by the number of subscriptions.
     var isBounded: Bool {
         switch request {
-        case .look, .ring, .delivered, .failed: false
+        case .look, .ring, .delivered, .failed, .scanned, .sweep, .link, .unmake: false
         // It has been let in already.
-        case .put(_, _, let search): search == nil
+        case .put(_, _, let page): page == nil
         default: true
         }
     }
@@ -78,13 +84,14 @@ struct SubscriptionCommand: Sendable {
     func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
         // Without them, the server is being taken apart.
         guard let subscriptions = channels.subscriptions else { throw .log(LogError(.closed, "the log is closing")) }
-        // Streams that are there are looked for first, where that takes its time.
-        if case .put(let configuration, let root, nil) = request, configuration.pattern != nil, subscriptions.entry(id) == nil {
-            return Decision(effects: [.search(SubscriptionSearch(subscriptions, id, configuration, root: root))])
-        }
         var change = SubscriptionChange(subscriptions, id, request)
-        let answer = try change.decide(in: &stage)
-        return Decision(reply: .subscription(answer), effects: [.subscriptionDecided(change.effects)])
+        switch try change.decide(in: &stage) {
+        case .answer(let answer): return Decision(reply: .subscription(answer), effects: [.subscriptionDecided(change.effects)])
+        case .later(let request):
+            let wait = SubscriptionWait(subscriptions: subscriptions, id: id, request: request)
+            return Decision(effects: [.subscriptionDecided(change.effects), .search(wait)])
+        case .making(let making): return Decision(effects: [.search(making)])
+        }
     }
 }
 
@@ -94,11 +101,16 @@ struct SubscriptionEffects {
     let id: String
     var notification: SubscriptionNotification?
     var begun: WakeAnnouncement?
+    var scan: SubscriptionScan?
+    /// What has waited for it is asked again.
+    var resumes = false
     var done = SubscriptionCounters()
 
     /// Writer's thread.
     func carryOut() {
         subscriptions.count(done)
+        scan?.go()
+        if resumes { subscriptions.resume(id) }
         if let notification { subscriptions.deliver(notification) }
         if let begun { subscriptions.begun(begun, of: id) }
         subscriptions.announce(id)
@@ -125,122 +137,174 @@ struct SubscriptionChange {
 // MARK: - Deciding
 
 extension SubscriptionChange {
-    mutating func decide(in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
+    /// How a request is answered.
+    enum Outcome {
+        case answer(SubscriptionAnswer)
+        /// By that request, once the links have been scanned.
+        case later(SubscriptionRequest)
+        case making(SubscriptionMaking)
+    }
+
+    mutating func decide(in stage: inout Stage) throws(ChannelRefusal) -> Outcome {
         // Before anything is looked at: what comes after needs another look.
         if case .look = request { subscriptions.looked(id) }
         if case .ring = request { subscriptions.rang(id) }
-        // Streams that were made while those that were there were looked for.
-        let made = if case .put(_, _, let search?) = request { subscriptions.endSearch(search.number) } else { [String]() }
         guard var entry = subscriptions.entry(id) else {
-            if case .put(let configuration, let root, let search) = request {
-                return try create(configuration, root, try found(search, made, configuration), in: &stage)
+            switch request {
+            case .put(let configuration, let root, nil): return try begin(configuration, root, in: &stage)
+            case .put(let configuration, let root, let page?): return .answer(try create(configuration, root, page, in: &stage))
+            case .link(let page):
+                try link(page, in: &stage)
+                return .answer(.done)
+            case .unmake(let number):
+                try unmake(number, in: &stage)
+                return .answer(.done)
+            default: break
             }
             throw .refused(ChannelError("SUBSCRIPTION_NOT_FOUND", "there is no subscription '\(id)'."))
         }
         let before = entry.subscription
         entry.subscription.expire(now: now, random: channels.world.random())
         let expired = before.wake != nil && entry.subscription.wake == nil
-        var answer = try apply(to: &entry, in: &stage)
-        if case .delete = request { return answer }
-        count(before, entry.subscription, expired: expired, answer)
-        let pending = try firstPending(&entry, in: &stage)
-        if entry.subscription.canWake(now: now) {
-            if let pending {
-                entry.subscription.begin(stream: pending, now: now, random: (channels.world.random(), channels.world.random()))
-                effects.done.wakes += 1
-                if entry.subscription.failures > 0 { effects.done.retries += 1 }
-                if entry.subscription.configuration.isWebhook { try notify(&entry, in: &stage) }
-                if case .acknowledged = answer { answer = .acknowledged(nextWake: true) }
-            } else if entry.subscription.wake != nil || entry.subscription.hasFailed {
-                // What could not be delivered is gone.
-                entry.subscription.end()
-            }
-        }
+        var outcome = try apply(to: &entry, in: &stage)
+        if case .delete = request { return outcome }
+        count(before, entry.subscription, expired: expired, outcome)
+        if entry.subscription.canWake(now: now) { try wake(&entry, &outcome, in: &stage) }
         if entry.subscription.generation > before.generation, let wake = entry.subscription.wake {
             effects.begun = WakeAnnouncement(generation: entry.subscription.generation, stream: wake.stream)
         }
+        scan(&entry)
         if entry.subscription != before { stage.put(.index, SubscriptionRows.key(id), entry.subscription.bytes) }
         subscriptions.keep(entry)
-        return answer
+        return outcome
+    }
+
+    /// Begins a wake if something is new.
+    private mutating func wake(
+        _ entry: inout SubscriptionEntry, _ outcome: inout Outcome, in stage: inout Stage
+    ) throws(ChannelRefusal) {
+        let isWebhook = entry.subscription.configuration.isWebhook
+        switch try firstPending(&entry, isNamed: isWebhook, in: &stage) {
+        case .stream(let stream):
+            entry.subscription.begin(stream: stream, now: now, random: (channels.world.random(), channels.world.random()))
+            effects.done.wakes += 1
+            if entry.subscription.failures > 0 { effects.done.retries += 1 }
+            if isWebhook { try notify(&entry, in: &stage) }
+            if case .answer(.acknowledged) = outcome { outcome = .answer(.acknowledged(nextWake: true)) }
+        case .nothing:
+            // What could not be delivered is gone.
+            if entry.subscription.wake != nil || entry.subscription.hasFailed { entry.subscription.end() }
+        case .unknown: break
+        }
+    }
+
+    /// Has the links looked through once this is durable, if that is needed to tell the streams of the next wake, and not being done.
+    private mutating func scan(_ entry: inout SubscriptionEntry) {
+        guard !entry.news.isNextKnown, !entry.news.isScanning else { return }
+        effects.scan = SubscriptionScan(subscriptions, entry.subscription, after: entry.news.beginScan())
     }
 
     /// Notes what the request has done, before a new wake begins.
-    private mutating func count(_ before: Subscription, _ after: Subscription, expired: Bool, _ answer: SubscriptionAnswer) {
+    private mutating func count(_ before: Subscription, _ after: Subscription, expired: Bool, _ outcome: Outcome) {
         if expired { effects.done.leasesExpired = 1 }
         if after.failures > before.failures { effects.done.failed = 1 }
         if case .delivered(let wakeID, _) = request, before.wake?.id == wakeID, !expired { effects.done.delivered = 1 }
-        if case .claimed = answer { effects.done.claims = 1 }
+        if case .answer(.claimed) = outcome { effects.done.claims = 1 }
         effects.done.wakes = Int(after.generation - before.generation)
     }
 
-    private mutating func apply(to entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> SubscriptionAnswer {
+    private mutating func apply(to entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> Outcome {
         switch request {
         case .put(let configuration, let root, _):
             guard configuration.digest == entry.subscription.configuration.digest else {
                 throw .refused(ChannelError("SUBSCRIPTION_EXISTS", "'\(id)' exists with another configuration. Delete it first."))
             }
             entry.subscription.root = root
-            return .confirmed(entry.subscription)
+            return .answer(.confirmed(entry.subscription))
         case .delete:
             stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
             subscriptions.remove(id)
         case .add(let streams): try add(streams, &entry, in: &stage)
         case .remove(let stream): try remove(stream, &entry, in: &stage)
-        case .claim(let worker): return try claim(worker, &entry, in: &stage)
+        case .claim(let worker), .claimAgain(let worker): return try claim(worker, &entry, in: &stage)
         case .acknowledge(let proof, let acks, let isDone, let isCallback):
             try check(proof, entry.subscription, isWebhook: isCallback)
-            try acknowledge(acks, in: &stage)
+            try acknowledge(acks, entry, in: &stage)
             if isDone { entry.subscription.end() } else { entry.subscription.extend(now: now) }
-            return .acknowledged(nextWake: false)
+            return .answer(.acknowledged(nextWake: false))
         case .release(let proof):
             try check(proof, entry.subscription, isWebhook: false)
             entry.subscription.end()
         case .delivered(let wakeID, let acks): try delivered(wakeID, acks, &entry.subscription, in: &stage)
         case .failed(let wakeID): entry.subscription.failed(wakeID, now: now, random: channels.world.random())
-        case .look, .ring: break
+        case .scanned(let outcome): try scanned(outcome, &entry)
+        case .sweep(let streams): try sweep(streams, &entry, in: &stage)
+        case .look, .ring, .link, .unmake: break
         }
-        return .done
+        return .answer(.done)
     }
 
     private func wrap<Value>(_ body: () throws(LogError) -> Value) throws(ChannelRefusal) -> Value { try ChannelRefusal.wrap(body) }
 
     // MARK: Creating and removing
 
-    private func create(
-        _ configuration: SubscriptionConfiguration, _ root: String, _ streams: [String], in stage: inout Stage
-    ) throws(ChannelRefusal) -> SubscriptionAnswer {
+    /// Begins to make it; where there is little to link, that is all.
+    private mutating func begin(
+        _ configuration: SubscriptionConfiguration, _ root: String, in stage: inout Stage
+    ) throws(ChannelRefusal) -> Outcome {
+        // Another request is making it: whether that is the same is seen when it is there.
+        if subscriptions.configurationInMaking(id) != nil { return .later(.put(configuration, root: root)) }
         guard subscriptions.count < Subscriptions.countMax else {
             throw .refused(
                 ChannelError("TOO_MANY_SUBSCRIPTIONS", "there are \(Subscriptions.countMax) subscriptions already. Delete one first."))
         }
         // A refusal is an answer, and what was staged by then would stay.
-        try checkExplicit(Set(configuration.streams.map { TextKey($0) }).count)
+        try checkExplicit(configuration.streams.count)
         try checkWakeStream(configuration, configuration.streams)
-        let subscription = Subscription(id: id, configuration, root: root, created: now, random: channels.world.random())
-        for name in streams { try link(name, isExplicit: false, in: &stage) }
-        // Made in this very commit, and so perhaps lost without it: new to the subscription, from the start.
-        var entry = SubscriptionEntry(subscription)
-        for channel in channels.unpublished where configuration.matches(channel.name) {
-            put(SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil), channel.name, in: &stage)
-            entry.add(channel.name)
+        guard configuration.pattern == nil, configuration.streams.count <= Subscriptions.pageLinks else {
+            return .making(SubscriptionMaking(subscriptions, id, configuration, root: root))
         }
-        try add(configuration.streams, &entry, in: &stage)
+        let number = subscriptions.beginMaking(id, configuration)
+        return .answer(
+            try create(configuration, root, SubscriptionMaking.Page(number: number, links: configuration.links, isWhole: true), in: &stage))
+    }
+
+    private mutating func create(
+        _ configuration: SubscriptionConfiguration, _ root: String, _ page: SubscriptionMaking.Page, in stage: inout Stage
+    ) throws(ChannelRefusal) -> SubscriptionAnswer {
+        try link(page, in: &stage)
+        let subscription = Subscription(id: id, configuration, root: root, created: now, random: channels.world.random())
+        var entry = SubscriptionEntry(subscription)
+        entry.explicit = Set(configuration.streams.map { TextKey($0) })
         stage.put(.index, SubscriptionRows.key(id), subscription.bytes)
-        entry.scanned([], isComplete: true)
+        // What was linked in this commit is at the tail of its stream.
+        if page.isWhole { entry.news.isKnown() } else { scan(&entry) }
         subscriptions.keep(entry)
+        subscriptions.endMaking(id, page.number)
+        effects.resumes = true
         return .created(subscription)
     }
 
-    /// The streams that the pattern matches, those of this very commit left out.
-    private func found(
-        _ search: SubscriptionRequest.Search?, _ made: [String], _ configuration: SubscriptionConfiguration
-    ) throws(ChannelRefusal) -> [String] {
-        guard let search, let pattern = configuration.pattern else { return [] }
-        do throws(ChannelError) {
-            let names = Set((try search.found.get() + made).map { TextKey($0) })
-            guard names.count <= Subscriptions.linksMax else { throw SubscriptionSearch.tooMany(pattern) }
-            return names.texts
-        } catch { throw .refused(error) }
+    private func link(_ page: SubscriptionMaking.Page, in stage: inout Stage) throws(ChannelRefusal) {
+        // Its partition has been another's meanwhile.
+        guard subscriptions.isMaking(id, page.number) else {
+            throw .refused(ChannelError(LogError(.partitionUnavailable, "the partition of '\(id)' was closed meanwhile")))
+        }
+        for item in page.links { try link(item.stream, isExplicit: item.isExplicit, in: &stage) }
+    }
+
+    /// - Parameter number: The making that has failed; `nil` for one of an earlier process.
+    private mutating func unmake(_ number: UInt64?, in stage: inout Stage) throws(ChannelRefusal) {
+        if let number {
+            guard subscriptions.isMaking(id, number) else { return }
+            subscriptions.endMaking(id, number)
+            effects.resumes = true
+        } else {
+            // A row that cannot be read is not gone.
+            let row = try wrap { () throws(LogError) in try stage.get(.index, SubscriptionRows.key(id)) }
+            guard subscriptions.configurationInMaking(id) == nil, row == nil else { return }
+        }
+        stage.delete(.index, from: SubscriptionRows.key(id), to: SubscriptionRows.end(id))
     }
 
     // MARK: Links
@@ -256,13 +320,12 @@ extension SubscriptionChange {
     /// The channel of that name, as the last commit has it. One whose time has come is there until it is removed: a process that takes over may
     /// give it a little longer, and its cursor must be there then.
     private func find(_ name: String) throws(ChannelRefusal) -> Channel? {
-        let channel = try wrap { () throws(LogError) in try channels.findAny(name) }
-        guard let channel, !channel.isSoftDeleted, !channel.tail.isDeleted else { return nil }
-        return channel
+        try wrap { () throws(LogError) in try subscriptions.findLinked(name) }
     }
 
     /// Links a stream at its tail, or notes one more reason for its link.
     private func link(_ name: String, isExplicit: Bool, in stage: inout Stage) throws(ChannelRefusal) {
+        stage.count(Subscriptions.linkingBytes)
         if var link = try stored(name, in: &stage) {
             if isExplicit { link.isExplicit = true } else { link.isGlob = true }
             return put(link, name, in: &stage)
@@ -298,51 +361,91 @@ extension SubscriptionChange {
     private func remove(_ name: String, _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
         guard var link = try stored(name, in: &stage), link.isExplicit else { return }
         link.isExplicit = false
-        link.isGlob = entry.subscription.configuration.matches(name)
+        // One that there is not is linked by its name alone.
+        let channel = try find(name)
+        link.isGlob = channel != nil && entry.subscription.configuration.matches(name)
         if link.isGlob { put(link, name, in: &stage) } else { stage.delete(.index, SubscriptionRows.key(id, name)) }
         entry.explicit.remove(name)
     }
 
     // MARK: What is new
 
-    /// A stream with something new, if anybody can be woken for it. On the way those that have nothing new are forgotten.
-    private func firstPending(
-        _ entry: inout SubscriptionEntry, isAsked: Bool = false, in stage: inout Stage
-    ) throws(ChannelRefusal) -> String? {
-        guard isAsked || entry.subscription.canWake(now: now) else { return nil }
-        var first: String?
-        for name in entry.candidates.texts where first == nil {
-            switch try isPending(name, entry.subscription.configuration, linksNew: true, in: &stage) {
-            case true?: first = name
-            case false?: entry.remove(name)
-            case nil: break
-            }
-        }
-        guard first == nil, entry.isIncomplete else { return first }
-        let log = stage.log
-        let names = try wrap { () throws(LogError) -> [String] in try linkedNames(in: log) }
-        var found: [String] = []
-        for name in names where found.count < Subscriptions.candidatesMax {
-            let isPending = try isPending(name, entry.subscription.configuration, linksNew: false, in: &stage)
-            if isPending != false { found.append(name) }
-            if isPending == true { first = first ?? name }
-        }
-        entry.scanned(found, isComplete: found.count < Subscriptions.candidatesMax)
-        return first
+    private enum Pending {
+        case stream(String)
+        case nothing
+        /// The links have to be scanned.
+        case unknown
     }
 
-    private func linkedNames(in log: any CommitLog) throws(LogError) -> [String] {
-        var names: [String] = []
-        try SubscriptionRows.links(of: id, in: log) { name, _ in
-            names.append(name)
-            return true
+    /// The first stream with something new. On the way those that have nothing new are forgotten.
+    ///
+    /// - Parameter isNamed: Its wake tells its streams at once: all of them must be known, and not only the first.
+    private func firstPending(
+        _ entry: inout SubscriptionEntry, isNamed: Bool, in stage: inout Stage
+    ) throws(ChannelRefusal) -> Pending {
+        if isNamed, entry.news.isIncomplete { return try firstOfNext(&entry, in: &stage) }
+        for name in entry.news.inTurn where try isPending(name, &entry, in: &stage) { return .stream(name) }
+        return entry.news.isIncomplete ? .unknown : .nothing
+    }
+
+    /// The same where more streams have something new than are remembered.
+    private func firstOfNext(_ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> Pending {
+        guard entry.news.isNextKnown else { return .unknown }
+        var pending: [String] = []
+        for name in entry.news.nextInTurn where try isPending(name, &entry, in: &stage) { pending.append(name) }
+        // Of those that the scan has found many were named by the last wake, and have been acknowledged since, or have gone.
+        let isEnough = isAfterScan ? !pending.isEmpty : pending.count >= Subscriptions.streamsPerWakeMax
+        if isEnough { return .stream(pending[0]) }
+        entry.news.named(upTo: nil)
+        return .unknown
+    }
+
+    /// A scan has just ended: another would hardly find more.
+    private var isAfterScan: Bool {
+        switch request {
+        case .scanned, .claimAgain: true
+        default: false
         }
-        return names
+    }
+
+    /// Whether there is something new in a candidate that can be read.
+    private func isPending(_ name: String, _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> Bool {
+        stage.count(Subscriptions.linkBytes)
+        switch try isPending(name, entry.subscription.configuration, in: &stage) {
+        case true?: return true
+        case false?: entry.news.remove(name)
+        case nil: break
+        }
+        return false
+    }
+
+    private mutating func scanned(_ outcome: SubscriptionScan.Outcome, _ entry: inout SubscriptionEntry) throws(ChannelRefusal) {
+        effects.resumes = true
+        guard outcome.incarnation == entry.subscription.incarnation else { return }
+        do throws(ChannelError) {
+            entry.news.scanned(try outcome.result.get())
+        } catch {
+            entry.news.scanFailed()
+            subscriptions.keep(entry.news, of: id)
+            throw .refused(error)
+        }
+    }
+
+    /// Removes links of streams that have gone; a stream may be there again.
+    private func sweep(
+        _ streams: [String], _ entry: inout SubscriptionEntry, in stage: inout Stage
+    ) throws(ChannelRefusal) {
+        for name in streams {
+            stage.count(Subscriptions.linkBytes)
+            guard let link = try stored(name, in: &stage), !link.isExplicit, try find(name) == nil else { continue }
+            stage.delete(.index, SubscriptionRows.key(id, name))
+            entry.forget(name, link)
+        }
     }
 
     /// - Returns: `nil` when something is, but nobody can read it any more.
     private func isPending(
-        _ name: String, _ configuration: SubscriptionConfiguration, linksNew: Bool, in stage: inout Stage
+        _ name: String, _ configuration: SubscriptionConfiguration, in stage: inout Stage
     ) throws(ChannelRefusal) -> Bool? {
         let channel = try find(name)
         func isNew(_ channel: Channel, _ link: SubscriptionLink) -> Bool? {
@@ -350,7 +453,7 @@ extension SubscriptionChange {
             return channel.isExpired(now) ? nil : true
         }
         guard var link = try stored(name, in: &stage) else {
-            guard linksNew, let channel, configuration.matches(name) else { return false }
+            guard let channel, configuration.matches(name) else { return false }
             // It came after the subscription: all of it is new.
             let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil)
             put(link, name, in: &stage)
@@ -368,8 +471,13 @@ extension SubscriptionChange {
 
     /// The streams of a wake: those with something new, and others where there are few. Acks of it count for these channels, and not for others
     /// that are made under their names while it is held.
-    private func streams(_ entry: SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> [SubscriptionStream] {
-        var names = Set(entry.candidates.sorted().prefix(Subscriptions.streamsPerWakeMax))
+    private func streams(_ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) -> [SubscriptionStream] {
+        var pending: [String] = []
+        for name in entry.news.nextInTurn where pending.count < Subscriptions.streamsPerWakeMax {
+            if try isPending(name, &entry, in: &stage) { pending.append(name) }
+        }
+        entry.news.named(upTo: pending.last)
+        var names = Set(pending.map { TextKey($0) })
         try wrap { () throws(LogError) -> Void in
             try SubscriptionRows.links(of: id, in: stage.log) { name, _ in
                 guard names.count < Subscriptions.streamsPerWakeUsual else { return false }
@@ -379,6 +487,7 @@ extension SubscriptionChange {
         }
         var streams: [SubscriptionStream] = []
         for name in names.texts {
+            stage.count(Subscriptions.linkBytes)
             guard var link = try stored(name, in: &stage) else { continue }
             let channel = try wrap { () throws(LogError) in try subscriptions.find(name) }
             let isNew = channel.map { $0.id != link.channel } ?? false
@@ -392,15 +501,15 @@ extension SubscriptionChange {
     private mutating func notify(_ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
         guard let wake = entry.subscription.wake else { return }
         effects.notification = SubscriptionNotification(
-            subscription: entry.subscription, wake: wake, streams: try streams(entry, in: &stage),
+            subscription: entry.subscription, wake: wake, streams: try streams(&entry, in: &stage),
             token: subscriptions.tokens.make(entry.subscription, wake))
     }
 
     // MARK: Holding a wake
 
-    private func claim(
+    private mutating func claim(
         _ worker: String, _ entry: inout SubscriptionEntry, in stage: inout Stage
-    ) throws(ChannelRefusal) -> SubscriptionAnswer {
+    ) throws(ChannelRefusal) -> Outcome {
         try require(isWebhook: false, entry.subscription)
         if let holder = entry.subscription.wake?.holder {
             throw .refused(
@@ -408,8 +517,13 @@ extension SubscriptionChange {
                     "ALREADY_CLAIMED", "'\(holder)' holds the wake.",
                     [("current_holder", .string(holder)), ("generation", .integer(Int64(entry.subscription.generation)))]))
         }
-        guard let pending = try firstPending(&entry, isAsked: true, in: &stage) else {
+        let pending: String
+        switch try firstPending(&entry, isNamed: true, in: &stage) {
+        case .stream(let stream): pending = stream
+        case .nothing:
+            subscriptions.keep(entry.news, of: id)
             throw .refused(ChannelError("NO_PENDING_WORK", "nothing is new in the streams of '\(id)'."))
+        case .unknown: return .later(.claimAgain(worker: worker))
         }
         // Whoever is faster than the event does not need it; others, who count wakes by their events, do.
         if entry.subscription.wake == nil {
@@ -417,8 +531,8 @@ extension SubscriptionChange {
         }
         entry.subscription.claim(worker, now: now)
         let wake = entry.subscription.wake!
-        return .claimed(
-            entry.subscription, wake, token: subscriptions.tokens.make(entry.subscription, wake), streams: try streams(entry, in: &stage))
+        let token = subscriptions.tokens.make(entry.subscription, wake)
+        return .answer(.claimed(entry.subscription, wake, token: token, streams: try streams(&entry, in: &stage)))
     }
 
     private func require(isWebhook: Bool, _ subscription: Subscription) throws(ChannelRefusal) {
@@ -442,10 +556,14 @@ extension SubscriptionChange {
     }
 
     /// Moves cursors, all or none.
-    private func acknowledge(_ acks: [SubscriptionAck], in stage: inout Stage) throws(ChannelRefusal) {
+    private func acknowledge(
+        _ acks: [SubscriptionAck], _ entry: SubscriptionEntry, in stage: inout Stage
+    ) throws(ChannelRefusal) {
         var links: [TextKey: SubscriptionLink] = [:]
         for ack in acks {
             guard var link = try stored(ack.stream, in: &stage) else {
+                // Its link has gone with it.
+                if isGone(ack.stream, entry) { continue }
                 throw .refused(ChannelError("INVALID_OFFSET", "'\(ack.stream)' is no stream of '\(id)'."))
             }
             // Deleted meanwhile: there is nothing to go on from, and if another was made in its place, nobody has been given that yet.
@@ -465,6 +583,11 @@ extension SubscriptionChange {
             links[ack.stream] = link
         }
         for (name, link) in links { put(link, name.text, in: &stage) }
+    }
+
+    /// Whether the wake may have named a stream that has gone since.
+    private func isGone(_ stream: String, _ entry: SubscriptionEntry) -> Bool {
+        entry.subscription.configuration.matches(stream) && entry.gone.contains(stream, entry.subscription.generation)
     }
 
     private func delivered(

@@ -30,8 +30,15 @@ package struct SubscriptionPattern: Sendable, Equatable {
         literalPrefix = joined.isEmpty ? String(rest.dropFirst()) : joined + rest
     }
 
-    package func matches(_ name: String) -> Bool {
-        let names = name.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).map { Bytes($0) }
+    package func matches(_ name: String) -> Bool { matches(SubscriptionPattern.segments(of: name)) }
+
+    /// The parts of a name, which are compared with many patterns.
+    static func segments(of name: String) -> [Bytes] {
+        name.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).map { Bytes($0) }
+    }
+
+    /// - Parameter names: The segments of a name.
+    func matches(_ names: [Bytes]) -> Bool {
         // Which numbers of the name's segments the pattern so far can take: its cost is the product of both lengths, whatever it says.
         var reached = [Bool](repeating: false, count: names.count + 1)
         reached[0] = true

@@ -50,11 +50,14 @@ package enum SubscriptionRows {
     }
 
     /// Visits the links of a subscription as of the last commit, by name, until `visit` returns false.
+    ///
+    /// - Parameter after: Leaves out that stream and those before it.
     package static func links(
-        of id: String, in log: any CommitLog, _ visit: (_ stream: String, _ link: SubscriptionLink) -> Bool
+        of id: String, after: String? = nil, in log: any CommitLog, _ visit: (_ stream: String, _ link: SubscriptionLink) -> Bool
     ) throws(LogError) {
         let prefixBytes = key(id).count
-        try log.scan(.index, from: key(id), to: end(id), reversed: false) { key, value in
+        let first = after.map { key(id, $0) + [0] } ?? key(id)
+        try log.scan(.index, from: first, to: end(id), reversed: false) { key, value in
             guard key.count > prefixBytes, let link = SubscriptionLink(Bytes(value)) else { return true }
             return visit(Bytes(key[prefixBytes...]).text, link)
         }

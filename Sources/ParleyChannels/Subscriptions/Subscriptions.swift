@@ -11,15 +11,19 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     package let channels: Channels
     let tokens: SubscriptionTokens
     private var entries: [TextKey: SubscriptionEntry] = [:]
+    /// Their patterns.
+    var index = SubscriptionIndex()
     /// The subscriptions that name a stream.
     private var byStream: [TextKey: Set<TextKey>] = [:]
     /// Rises when the patterns or the names above change: what channels remember of them is void then.
     private var version: UInt64 = 0
-    private var searches = Searches()
+    var makings = Makings()
     private var notifier: (any SubscriptionNotifier)?
+    /// Requests that wait for the scan of their subscription, or until it is made.
+    private let waiting = Mutex<[TextKey: [SubscriptionWaiter]]>([:])
     private let counted = Mutex(SubscriptionCounters())
     /// What the start has to do: subscriptions to look at, streams that wait to be linked since an earlier version.
-    private var found: (subscriptions: [String], streams: [NewStream]) = ([], [])
+    private var found: (subscriptions: [String], orphans: [String], streams: [NewStream]) = ([], [], [])
 
     /// Subscriptions of a node; each takes some memory.
     static let countMax = 10_000
@@ -30,8 +34,14 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     static let streamsPerWakeMax = 1_000
     /// Others beside them, as long as there are no more in all: each is looked up by the writer.
     static let streamsPerWakeUsual = 100
-    /// Streams with something new that one subscription remembers; beyond, its links are read again.
+    /// Streams with something new that one subscription remembers; beyond, its links are scanned again. No fewer than one wake names.
     static let candidatesMax = 1_024
+    /// Links that are read or written at a time.
+    static let pageLinks = 1_000
+    /// It takes the writer as long to look at a link as to append so many bytes.
+    static let linkBytes = 1 << 10
+    /// The same for a link that is made: a commit has hardly more than a page of them.
+    static let linkingBytes = 4 << 10
 
     /// - Parameter tokenKey: The secret that callback and claim tokens are made with.
     package init(_ channels: Channels, tokenKey: Bytes) {
@@ -53,6 +63,8 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// What there is of subscriptions in a partition.
     private struct Stored: Sendable {
         var subscriptions: [(subscription: Subscription, explicit: [String])] = []
+        /// Ids of links whose subscription was not made to its end.
+        var orphans: [String] = []
         var newStreams: [NewStream] = []
     }
 
@@ -61,10 +73,11 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         try SubscriptionRows.scan(channels.log, partition) { subscription in
             stored.subscriptions.append((subscription, []))
         } link: { id, stream, link in
-            guard link.isExplicit, let last = stored.subscriptions.indices.last, stored.subscriptions[last].subscription.id == id else {
+            guard let last = stored.subscriptions.indices.last, stored.subscriptions[last].subscription.id.hasSameBytes(as: id) else {
+                if stored.orphans.last?.hasSameBytes(as: id) != true { stored.orphans.append(id) }
                 return
             }
-            stored.subscriptions[last].explicit.append(stream)
+            if link.isExplicit { stored.subscriptions[last].explicit.append(stream) }
         }
         try SubscriptionRows.newStreams(channels.log, partition) { stored.newStreams.append(NewStream(id: $0, name: $1)) }
         return stored
@@ -77,6 +90,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
             keep(entry)
             found.subscriptions.append(subscription.id)
         }
+        found.orphans += stored.orphans
         found.streams += stored.newStreams
     }
 
@@ -86,8 +100,9 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// Goes on with what the last process left. Call it once the writer has started.
     package func start() {
         for id in found.subscriptions.sorted() { request(.look, of: id) }
+        for id in found.orphans { request(.unmake(nil), of: id) }
         for stream in found.streams { channels.submit(.linkNew(stream)) }
-        found = ([], [])
+        found = ([], [], [])
     }
 
     /// Has the writer decide something; `completion` is called once, on its thread, or here when it takes nothing.
@@ -112,6 +127,10 @@ extension Subscriptions: PartitionObserver {
 
     package func partitionClosed(_ partition: UInt16) {
         for id in entries.keys.filter({ Placement.partition(of: $0.text) == partition }) { remove(id.text) }
+        for id in makings.ids(in: partition) {
+            endMaking(id)
+            resume(id)
+        }
     }
 }
 
@@ -126,70 +145,6 @@ struct NewStream: Sendable {
         for id in subscribers { channels.messages.post(.link(subscription: id, stream: name), from: self.id.partition, in: &stage) }
         stage.delete(.index, SubscriptionRows.newStreamKey(id))
     }
-}
-
-/// What is in memory of a subscription.
-struct SubscriptionEntry {
-    var subscription: Subscription
-    /// Streams that may have something new.
-    private(set) var candidates: Set<TextKey> = []
-    /// Others may, too: the links tell.
-    private(set) var isIncomplete = true
-    /// Streams it names. What was linked in the current commit cannot be read from the log yet.
-    var explicit: Set<TextKey> = []
-    var isLookQueued = false
-    /// Wakes whose events are not in the wake stream yet, as far as this process knows, the oldest first.
-    private(set) var announcements: [WakeAnnouncement] = []
-    /// Whether the first of them is being written.
-    var isAnnouncing = false
-    var announceFailures: UInt32 = 0
-    var nextAnnouncement: Timestamp?
-    var alarm: (instant: Timestamp, scheduled: any Scheduled)?
-
-    /// Generations end faster than their events are written only where the log takes none; then the oldest are left out.
-    private static let announcementsMax = 64
-
-    init(_ subscription: Subscription) {
-        self.subscription = subscription
-        // A process that ended before it could write the event leaves that to the next one; written twice, it is there once.
-        if let wake = subscription.wake { announce(WakeAnnouncement(generation: subscription.generation, stream: wake.stream)) }
-    }
-
-    /// Notes an event that has to be written.
-    mutating func announce(_ announcement: WakeAnnouncement) {
-        guard subscription.configuration.wakeStream != nil else { return }
-        announcements.append(announcement)
-        if announcements.count > SubscriptionEntry.announcementsMax { announcements.removeFirst() }
-    }
-
-    /// The event of this generation is in the stream, and so are those before it.
-    mutating func announced(_ generation: UInt64) {
-        announcements.removeAll { $0.generation <= generation }
-        (announceFailures, nextAnnouncement) = (0, nil)
-    }
-
-    /// Leaves out the events of wakes that are over: nobody can claim them any more.
-    mutating func dropOldAnnouncements() {
-        announcements.removeAll { $0.generation != subscription.generation || subscription.wake == nil }
-    }
-
-    mutating func add(_ stream: String) {
-        if candidates.count < Subscriptions.candidatesMax { candidates.insert(stream) } else { isIncomplete = true }
-    }
-
-    mutating func remove(_ stream: String) { candidates.remove(stream) }
-
-    mutating func scanned(_ streams: [String], isComplete: Bool) {
-        candidates.formUnion(streams.map { TextKey($0) })
-        isIncomplete = !isComplete
-    }
-}
-
-/// The event that a generation of a subscription by pull-wake has in its wake stream.
-struct WakeAnnouncement: Sendable {
-    let generation: UInt64
-    /// The stream that the wake began with.
-    let stream: String
 }
 
 /// Told of what somebody outside must be told.
@@ -220,23 +175,54 @@ package struct SubscriptionStream: Sendable {
 extension Subscriptions {
     /// The subscriptions whose patterns match a channel that is being made in that partition: each is to be told. Called before anything is changed.
     func toTell(of name: String, from partition: UInt16, in stage: Stage) throws(LogError) -> [String] {
-        guard !entries.isEmpty else { return [] }
-        let matching = entries.filter { $0.value.subscription.configuration.matches(name) }
+        guard !index.isEmpty else { return [] }
+        let matching = index.matching(name)
         if !matching.isEmpty { try channels.messages.ready(partition, in: stage) }
-        return Set(matching.keys).texts
+        return matching.texts
     }
-
-    /// A channel is being made.
-    func made(_ name: String) { searches.made(name) }
 
     /// A stream was made that matches: all of it is new. Stages the link, unless it was linked in another way meanwhile.
     func link(_ stream: String, to id: String, in stage: inout Stage) throws(LogError) -> [Effect] {
-        guard let entry = entries[id], entry.subscription.configuration.matches(stream) else { return [] }
+        guard let configuration = entries[id]?.subscription.configuration ?? makings[id], configuration.matches(stream) else { return [] }
         let key = SubscriptionRows.key(id, stream)
         if try stage.get(.index, key) == nil {
-            stage.put(.index, key, SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil).bytes)
+            // Until the subscription is there, what is in the stream came before it.
+            let channel = makings[id] == nil ? nil : try? findLinked(stream)
+            let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: channel?.tail.head ?? 0, channel: channel?.id)
+            stage.put(.index, key, link.bytes)
         }
         return [.linked(subscription: id, stream: stream)]
+    }
+
+    /// A channel is being removed: the subscriptions that link it by its name's match are to be told. The messages of its partition are ready.
+    func removing(_ channel: Channel, in stage: inout Stage) throws(LogError) {
+        for id in try toTell(of: channel.name, from: channel.id.partition, in: stage) {
+            channels.messages.post(
+                .unlink(subscription: id, stream: channel.name, channel: channel.id), from: channel.id.partition, in: &stage)
+        }
+    }
+
+    /// A stream was removed: its link goes, whatever becomes of the wake, unless the stream is linked by name or there is another in its place.
+    func unlink(_ stream: String, of channel: ChannelID, from id: String, in stage: inout Stage) throws(LogError) {
+        let key = SubscriptionRows.key(id, stream)
+        guard let link = try stage.get(.index, key).flatMap({ SubscriptionLink($0) }), !link.isExplicit,
+            try !isReplaced(stream, channel, link)
+        else { return }
+        stage.delete(.index, key)
+        guard var entry = entries[id] else { return }
+        entry.forget(stream, link)
+        keep(entry)
+    }
+
+    /// Whether there is another stream of the name of one that was removed: the link counts for that, from its start.
+    private func isReplaced(_ stream: String, _ removed: ChannelID, _ link: SubscriptionLink) throws(LogError) -> Bool {
+        do throws(LogError) {
+            return try findLinked(stream).map { $0.id != removed } ?? false
+        } catch {
+            // Another node's. If there is another stream, the message that links it comes behind this one.
+            guard error.code == .partitionUnavailable else { throw error }
+            return link.channel.map { $0 != removed } ?? false
+        }
     }
 
     /// The link is durable.
@@ -254,9 +240,9 @@ extension Subscriptions {
     }
 
     private func changed(_ stream: String, of id: String) {
-        let before = entries[id]!.candidates.count
-        entries[id]!.add(stream)
-        let new = entries[id]!.candidates.count - before
+        let before = entries[id]!.news.candidates.count
+        entries[id]!.news.add(stream)
+        let new = entries[id]!.news.candidates.count - before
         if new != 0 { counted.withLock { $0.pendingStreams += new } }
         // Whoever holds a wake learns of it at its end.
         if entries[id]!.subscription.canWake(now: channels.world.now) { look(at: id) }
@@ -277,33 +263,37 @@ extension Subscriptions {
     }
 
     private func subscribers(of name: String) -> [String] {
-        var ids = byStream[name] ?? []
-        for (id, entry) in entries where entry.subscription.configuration.matches(name) { ids.insert(id) }
-        return ids.texts
+        (byStream[name] ?? []).union(index.matching(name)).filter { entries[$0] != nil }.texts
     }
 
     // MARK: What is kept for the writer's decisions
 
     func entry(_ id: String) -> SubscriptionEntry? { entries[id] }
 
-    func beginSearch(_ configuration: SubscriptionConfiguration) -> UInt64 { searches.begin(configuration) }
-    /// - Returns: the streams that were made since it began.
-    func endSearch(_ number: UInt64) -> [String] { searches.end(number) }
-
-    var count: Int { entries.count }
+    var count: Int { entries.count + makings.count }
 
     /// Puts back what was decided.
     func keep(_ entry: SubscriptionEntry) {
         let id = entry.subscription.id
         let old = entries.updateValue(entry, forKey: TextKey(id))
-        if old == nil { version += 1 }
+        if old == nil {
+            index.insert(id, entry.subscription.configuration)
+            version += 1
+        }
         // The same set, as nearly always, costs nothing to compare.
         let before = old?.explicit ?? []
         if before != entry.explicit {
             for stream in before.subtracting(entry.explicit) { remove(id, from: stream.text) }
             for stream in entry.explicit.subtracting(before) { add(id, to: stream.text) }
         }
-        count(entry.candidates.count - (old?.candidates.count ?? 0))
+        count(entry.news.candidates.count - (old?.news.candidates.count ?? 0))
+    }
+
+    /// The same for what a refused request has found out of what is new.
+    func keep(_ news: SubscriptionNews, of id: String) {
+        guard let before = entries[id]?.news else { return }
+        entries[id]!.news = news
+        count(news.candidates.count - before.candidates.count)
     }
 
     private func count(_ pending: Int) {
@@ -318,10 +308,12 @@ extension Subscriptions {
 
     func remove(_ id: String) {
         let entry = entries.removeValue(forKey: TextKey(id))
+        if let entry { index.remove(id, entry.subscription.configuration) }
         for stream in entry?.explicit ?? [] { remove(id, from: stream.text) }
         version += 1
         entry?.alarm?.scheduled.cancel()
-        count(-(entry?.candidates.count ?? 0))
+        count(-(entry?.news.candidates.count ?? 0))
+        resume(id)
     }
 
     private func add(_ id: String, to stream: String) {
@@ -333,6 +325,22 @@ extension Subscriptions {
         byStream[stream]?.remove(id)
         if byStream[stream]?.isEmpty == true { byStream[stream] = nil }
         version += 1
+    }
+
+    // MARK: Scans
+
+    func wait(_ waiter: SubscriptionWaiter, for id: String) { waiting.withLock { $0[id, default: []].append(waiter) } }
+
+    /// Asks again what has waited for a scan. Thread-safe.
+    func resume(_ id: String) {
+        for waiter in waiting.withLock({ $0.removeValue(forKey: TextKey(id)) }) ?? [] {
+            channels.submit(.subscription(SubscriptionCommand(id: id, request: waiter.request)), waiter.answer)
+        }
+    }
+
+    /// Answers what waits for a scan that found nothing out. Thread-safe.
+    func fail(_ id: String, _ error: ChannelError) {
+        for waiter in waiting.withLock({ $0.removeValue(forKey: TextKey(id)) }) ?? [] { waiter.answer(.failure(error)) }
     }
 
     // MARK: What follows from a decision
@@ -361,11 +369,19 @@ extension Subscriptions {
         return channel
     }
 
+    /// The same, also when its time has come: until it is removed, a process that takes over may give it a little longer, and its cursor must be there
+    /// then. Thread-safe.
+    func findLinked(_ name: String) throws(LogError) -> Channel? {
+        guard let channel = try channels.findAny(name), !channel.isSoftDeleted, !channel.tail.isDeleted else { return nil }
+        return channel
+    }
+
     func deliver(_ notification: SubscriptionNotification) { notifier?.deliver(notification) }
 
     /// Looks again when a lease ends or an attempt is due.
     func setAlarm(_ id: String) {
-        guard let entry = entries[id] else { return }
+        // What is due is decided when the scan has ended.
+        guard let entry = entries[id], !entry.news.isScanning else { return }
         let announcement = entry.announcements.isEmpty ? nil : entry.nextAnnouncement
         // Never at once: what an alarm finds nothing to do for must not keep the writer busy.
         let earliest = channels.world.now.advanced(by: .milliseconds(10))
