@@ -33,7 +33,7 @@ mutations=(
     "sealed text of every step goes|Sources/ParleyChannels/Trim.swift|s/ && position.step == text.step//|of a step goes, and not that of another step or turn beside it"
     "a message is taken again|Sources/ParleyChannels/Messages/Delivery.swift|s/ where sequence > last {/ where sequence > 0 {/|that come a second time do nothing"
     "rows stay of a fork that was refused|Sources/ParleyChannels/Messages/ForkOrder.swift|/^ *channels.messages.post(.unmake(/d|asked for twice at a time is made once"
-    "a fork is gone while its name is on its way|Sources/ParleyChannels/Names.swift|s/ || isDecided == false\$/ \&\& isDecided != false/|without a name while the name is on its way"
+    "a fork is gone while its name is on its way|Sources/ParleyChannels/Names.swift|s/fork.id .. isDecided == false\$/fork.id \&\& isDecided != false/|without a name while the name is on its way"
     "followers are not told|Sources/ParleyChannels/Commands/Append.swift|/^ *if !entries.isEmpty .* closes { channel.tellFollowers/d|leave every follow told or watched"
     "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/lose(try commit(stage.finish()), &staged)/let batches = stage.finish(); settle(staged); staged = []; _ = try commit(batches)/|while a commit is under way, nobody has been told"
 )
