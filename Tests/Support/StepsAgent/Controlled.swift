@@ -92,7 +92,10 @@ struct Controlled: Agent {
             case "gate": while !trace.isOpen(name) { try await Task.sleep(for: .milliseconds(2)) }
             case "print": print(name)
             case "flaky" where step.attempt < 3: throw StepFailure(code: "flaky", message: "not yet", retryable: true)
-            case "dies" where isFirst: kill(getpid(), SIGKILL)
+            case "dies" where isFirst:
+                // The client that approved it is answered first.
+                try await Task.sleep(for: .milliseconds(50))
+                kill(getpid(), SIGKILL)
             default: break
             }
             return operation
