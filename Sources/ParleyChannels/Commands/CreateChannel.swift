@@ -38,7 +38,8 @@ extension CreateChannel {
         return try create(row, in: source.id.partition, piece, channels, in: &stage)
     }
 
-    private func found(_ channel: Channel, _ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Created {
+    /// The answer where the channel is there already.
+    func found(_ channel: Channel, _ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Created {
         guard !mustBeNew || channel.isGone else {
             throw .refused(ChannelError("precondition_failed", "If-None-Match is *, and '\(row.name)' exists: it was not created."))
         }

@@ -80,7 +80,7 @@ extension ForkOrder {
         row.fork!.announced = channels.messages.next(from: id.partition)
         let channel = try ChannelRefusal.wrap { () throws(LogError) in try channels.makeRows(row, in: id.partition, &stage) }
         _ = channel.stage((piece.map { [NewEntry(data: $0)] } ?? []) + creation.entries, now: channels.world.now, in: &stage)
-        // No name leads to it yet: whoever finds it later reads it from the log.
+        // No name leads to it yet: a later look finds it in the log.
         channel.flush(into: &stage)
         return ForkOutcome.Made(id: channel.id, tail: channel.staged.head, isClosed: row.isClosed)
     }
@@ -94,8 +94,15 @@ extension ForkOutcome {
         switch result {
         case .failure(let error): return [.forkDecided(request, .failure(error))]
         case .success(let made):
-            if case .nobody = try channels.locate(request.name, in: &stage) { return try name(made, channels, in: &stage) }
-            return try refuse(made, channels, in: &stage)
+            switch try channels.locate(request.name, in: &stage) {
+            case .nobody: return try name(made, channels, in: &stage)
+            case .here(let channel):
+                return try refuse(made, channels, &stage) { creation, stage throws(ChannelRefusal) in
+                    .created(try creation.found(channel, channels, in: &stage))
+                }
+            case .at(let id):
+                return try refuse(made, channels, &stage) { _, _ throws(ChannelRefusal) in throw .refused(.elsewhere(request.name, id)) }
+            }
         }
     }
 
@@ -105,12 +112,14 @@ extension ForkOutcome {
         return [.forkDecided(request, .success(.created((true, made.tail, made.isClosed))))]
     }
 
-    /// Meanwhile the name has been taken: the client is answered as if he came only now.
-    private func refuse(_ made: Made, _ channels: Channels, in stage: inout Stage) throws(LogError) -> [Effect] {
+    /// Removes the rows, because the name has been taken meanwhile. The client gets the answer to a request that finds that channel.
+    private func refuse(
+        _ made: Made, _ channels: Channels, _ stage: inout Stage,
+        _ answer: (CreateChannel, inout Stage) throws(ChannelRefusal) -> Reply
+    ) throws(LogError) -> [Effect] {
         channels.messages.post(.unmake(ChannelReference(name: request.name, id: made.id)), from: request.home, in: &stage)
         guard let creation = channels.messages.answers.creation(request) else { return [] }
-        let decision = try ChannelRefusal.outcome { () throws(ChannelRefusal) in try creation.decide(channels, in: &stage) }
-        return [.forkDecided(request, decision.map { $0.reply! })]
+        return [.forkDecided(request, try ChannelRefusal.outcome { () throws(ChannelRefusal) in try answer(creation, &stage) })]
     }
 }
 
