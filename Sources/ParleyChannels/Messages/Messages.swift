@@ -164,14 +164,15 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
     /// Sends them again after a pause: the partition has no owner at this moment, or one that cannot be reached; or something about them is damaged,
     /// which holds up those behind them, is logged once, and is tried less and less often.
     private func later(_ route: Route, _ closings: UInt64, _ error: ChannelError) {
+        let isDamage = error.code == LogError.Code.damaged.text
         let failures = state.withLock { state -> Int? in
             guard state.routes[route]?.closings == closings else { return nil }
             state.routes[route]!.phase = .pausing
-            if error.code == LogError.Code.damaged.text { state.routes[route]!.failures += 1 }
+            if isDamage { state.routes[route]!.failures += 1 }
             return state.routes[route]!.failures
         }
         guard let failures else { return }
-        if failures == 1 {
+        if isDamage, failures == 1 {
             Diagnostics.log(
                 .error, "messages between partitions wait for what cannot be read",
                 ["from": "\(route.source)", "to": "\(route.destination)", "reason": error.message])
