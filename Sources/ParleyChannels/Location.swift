@@ -72,7 +72,7 @@ extension Channels {
         partitions[id].residents.withLock { $0.channels[ResidentKey(name, id)] }?.unless(otherThan: name, id)
     }
 
-    /// Whether an agent of that name was deleted and not created anew.
+    /// Whether an agent of that name was deleted and not recreated.
     package func isDeleted(_ name: String) throws(LogError) -> Bool {
         try requireOpen(Placement.partition(of: name))
         return try nameRow(name)?.isTombstone ?? false
@@ -132,7 +132,7 @@ extension Channels {
             let excess = residents.channels.count - partitions.residentShare
             return (loaded, excess > 0 && excess % Channels.excessStep == 1)
         }
-        // Where nobody writes, nothing else would let go of what is read. Refused, the next load beyond the limit tries again.
+        // Without writes, nothing else would let go of what is read. Refused, the next load beyond the limit tries again.
         if isCrowded { submit(.evictIdle) }
         return channel
     }

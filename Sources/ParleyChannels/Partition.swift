@@ -34,7 +34,7 @@ final class Partition: Sendable {
     struct Residents {
         /// Those whose rows are in this partition.
         var channels: [ResidentKey: Channel] = [:]
-        /// Channels whose creation may be durable but is not published: nobody may load a second object for them.
+        /// Channels whose creation may be durable but is not published: no second object may be loaded for them.
         var unpublished: Set<ResidentKey> = []
         /// Where names of this partition lead whose channels' rows are in another. Only what has been looked up; that the channel is in memory says
         /// that it is still so.

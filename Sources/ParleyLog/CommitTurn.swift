@@ -1,9 +1,9 @@
 /// Whose turn it is to commit: the log's own thread, or a thread that has submitted next to nothing and does it itself at the end of its work
 /// (``EndOfWork``), which spares two switches of threads.
 ///
-/// Who takes the turn is the writer until ``ended(_:isSlow:hasMore:)``, and sees to it that what has come meanwhile is committed next: nobody else
-/// need be woken for that. What may be left for a moment (nobody waits for it, or its thread is about to commit it) is found by the log's thread,
-/// which looks at the queue every ``pause`` as long as it finds something.
+/// The thread that takes the turn is the writer until ``ended(_:isSlow:isForced:isEmpty:)``, and sees to it that later submissions are committed
+/// next, so they wake no other thread. The log's thread looks at the queue every ``pause`` as long as it finds something. There it finds what can be
+/// left for a moment: what is not urgent, or what its own thread is about to commit.
 package struct CommitTurn: Sendable, Equatable {
     /// What is to be done now.
     package enum Action: Sendable {
@@ -30,7 +30,7 @@ package struct CommitTurn: Sendable, Equatable {
     package private(set) var isAsleep = true
     /// Something was submitted since the log's thread last looked.
     private var isBusy = false
-    /// The queue has something that somebody waits for.
+    /// The queue has something that a client or a program waits for.
     private var isUrgent = false
     private var lastCount = 0
     /// How many commits the log's thread makes before another may.
@@ -41,7 +41,7 @@ package struct CommitTurn: Sendable, Equatable {
     /// Something has come into the queue.
     ///
     /// - Parameters:
-    ///   - isUrgent: Somebody waits for it.
+    ///   - isUrgent: A client or a program waits for it.
     ///   - leads: The thread that submitted it calls ``workEnded(queued:mayLead:)`` soon.
     package mutating func submitted(isUrgent: Bool, leads: Bool) -> Action {
         isBusy = true
@@ -95,7 +95,7 @@ package struct CommitTurn: Sendable, Equatable {
     /// The writer is done, and is it no more.
     ///
     /// - Parameters:
-    ///   - count: How many submissions he has settled.
+    ///   - count: How many submissions the writer has settled.
     ///   - isForced: The log's thread has something to do in any case.
     package mutating func ended(_ count: Int, isSlow: Bool, isForced: Bool, isEmpty: Bool) -> Action {
         isTaken = false

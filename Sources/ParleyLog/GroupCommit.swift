@@ -10,7 +10,7 @@ package protocol Submission: AnyObject, Sendable {
     /// About how many bytes of memory it holds while it waits; counts against ``GroupCommit/Limits/queuedBytes``.
     var cost: Int { get }
 
-    /// Whether somebody waits for it. What nobody waits for is committed with whatever comes next, at the latest after ``CommitTurn/pause``.
+    /// Whether a client or a program waits for it. Otherwise it is committed with the next urgent submission, at the latest after ``CommitTurn/pause``.
     var isUrgent: Bool { get }
 
     /// Writer thread. Checks preconditions against what is staged so far, and adds what it writes; may add nothing.

@@ -88,6 +88,21 @@ final class Bench: Sendable {
     }
 }
 
+/// What another thread does once, while entries are read from the log.
+final class Meanwhile: Sendable {
+    private let action = Mutex<(@Sendable () -> Void)?>(nil)
+
+    /// An empty log whose next read of entries does it first.
+    var log: SimulatedLog {
+        SimulatedLog(readError: { [self] family, _ in
+            if family == .log { action.withLock { $0.take() }?() }
+            return nil
+        })
+    }
+
+    func once(_ action: @escaping @Sendable () -> Void) { self.action.withLock { $0 = action } }
+}
+
 /// What a submission was answered with.
 final class Answer<Value: Sendable>: Sendable {
     private let result = Mutex<Result<Value, ChannelError>?>(nil)

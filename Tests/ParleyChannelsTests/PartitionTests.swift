@@ -178,30 +178,19 @@ import Testing
 @Suite struct `A channel that is read from the log` {
     /// What another thread does between the two reads: the channel is closed, and leaves memory again.
     @Test func `is read again when it was in memory and left meanwhile, and nobody waits for the disk`() throws {
-        let meanwhile = Mutex<(@Sendable () -> Void)?>(nil)
-        let log = SimulatedLog(readError: { family, _ in
-            if family == .log {
-                let action = meanwhile.withLock { action in
-                    defer { action = nil }
-                    return action
-                }
-                action?()
-            }
-            return nil
-        })
+        let meanwhile = Meanwhile()
+        let log = meanwhile.log
         let first = Bench(log)
         first.create("a")
         first.append("1", to: "a")
         let writer = GroupCommit(log: log)
         // Nothing stays that nobody watches.
         let channels = Channels(log: log, writer: writer, world: first.world, residentMax: 0)
-        meanwhile.withLock {
-            $0 = {
-                var close = Append(to: "a", [NewEntry(data: Bytes("2".utf8))])
-                close.closes = true
-                channels.submit(close)
-                writer.pump()
-            }
+        meanwhile.once {
+            var close = Append(to: "a", [NewEntry(data: Bytes("2".utf8))])
+            close.closes = true
+            channels.submit(close)
+            writer.pump()
         }
         let tail = try #require(try channels.find("a")).tail
         #expect(tail.head == 2)

@@ -79,16 +79,12 @@ import Testing
     }
 
     @Test func `a page that a removal overtakes between two reads of the log is none`() throws {
-        let deletes = Mutex<(@Sendable () -> Void)?>(nil)
-        let bench = Bench(
-            SimulatedLog(readError: { family, _ in
-                if family == .log, let delete = deletes.withLock({ $0.take() }) { delete() }
-                return nil
-            }))
+        let meanwhile = Meanwhile()
+        let bench = Bench(meanwhile.log)
         bench.create()
         bench.append("1", "2")
         let channel = try bench.channel()
-        deletes.withLock { $0 = { bench.delete() } }
+        meanwhile.once { bench.delete() }
         #expect(
             performing: { _ = try channel.page(after: 0, view: .raw, bytesMax: .max, in: bench.channels) },
             throws: { ($0 as? ChannelError)?.code == "channel_not_found" })

@@ -23,7 +23,14 @@ import Testing
         return turn.ended(count, isSlow: isSlow, isForced: false, isEmpty: !rest)
     }
 
-    @Test func `what somebody waits for calls the log's thread`() {
+    /// A thread that has submitted leaves the commit to the log's thread.
+    private func leave(_ turn: inout CommitTurn, queued: Int) {
+        #expect(turn.workEnded(queued: queued, mayLead: true) == .signal)
+        #expect(turn.next(isForced: false) == .commit)
+        #expect(commit(&turn, queued) == .nothing)
+    }
+
+    @Test func `an urgent submission calls the log's thread`() {
         var turn = CommitTurn()
         #expect(turn.next(isForced: false) == nil)
         #expect(submit(&turn) == .signal)
@@ -36,7 +43,7 @@ import Testing
         #expect(turn.isAsleep)
     }
 
-    @Test func `what nobody waits for wakes a sleeping thread, which finds it at its next look`() {
+    @Test func `a submission that is not urgent wakes a sleeping thread, which finds it at its next look`() {
         var turn = CommitTurn()
         #expect(submit(&turn, urgent: false) == .signal)
         #expect(turn.next(isForced: false) == .nothing)
@@ -55,13 +62,9 @@ import Testing
 
     @Test func `more than two are left to the log's thread, and so is what comes after more than two`() {
         var turn = watching()
-        #expect(turn.workEnded(queued: 3, mayLead: true) == .signal)
-        #expect(turn.next(isForced: false) == .commit)
-        #expect(commit(&turn, 3) == .nothing)
+        leave(&turn, queued: 3)
         #expect(submit(&turn, leads: true) == .nothing)
-        #expect(turn.workEnded(queued: 1, mayLead: true) == .signal)
-        #expect(turn.next(isForced: false) == .commit)
-        #expect(commit(&turn, 1) == .nothing)
+        leave(&turn, queued: 1)
         #expect(submit(&turn, leads: true) == .nothing)
         #expect(turn.workEnded(queued: 1, mayLead: true) == .commit)
     }
@@ -72,15 +75,13 @@ import Testing
         #expect(commit(&turn, 1, isSlow: true) == .nothing)
         for _ in 0..<16 {
             #expect(submit(&turn, leads: true) == .nothing)
-            #expect(turn.workEnded(queued: 1, mayLead: true) == .signal)
-            #expect(turn.next(isForced: false) == .commit)
-            #expect(commit(&turn, 1) == .nothing)
+            leave(&turn, queued: 1)
         }
         #expect(submit(&turn, leads: true) == .nothing)
         #expect(turn.workEnded(queued: 1, mayLead: true) == .commit)
     }
 
-    @Test func `whoever commits has what came meanwhile committed by the log's thread`() {
+    @Test func `what comes during a commit is committed by the log's thread`() {
         var turn = watching()
         #expect(turn.workEnded(queued: 1, mayLead: true) == .commit)
         turn.tookQueue()
@@ -92,7 +93,7 @@ import Testing
         #expect(turn.next(isForced: false) == .commit)
     }
 
-    @Test func `what nobody waits for is not forgotten when it comes during a commit`() {
+    @Test func `a submission that is not urgent is not forgotten when it comes during a commit`() {
         var turn = watching()
         #expect(turn.workEnded(queued: 1, mayLead: true) == .commit)
         turn.tookQueue()
@@ -190,7 +191,7 @@ import Testing
         group.stop()
     }
 
-    @Test func `what nobody waits for is committed without anything else, before what comes later`() throws {
+    @Test func `a submission that is not urgent is committed alone, before what comes later`() throws {
         let group = GroupCommit(log: MemoryLog())
         group.start()
         try group.submit(submission("lazy", lazy: true))
@@ -202,7 +203,7 @@ import Testing
         #expect(journal.events.filter { $0.hasSuffix("committed") } == ["lazy committed", "lazy again committed", "urgent committed"])
     }
 
-    @Test func `stopping commits what nobody waits for`() throws {
+    @Test func `stopping commits what is not urgent`() throws {
         let group = GroupCommit(log: MemoryLog())
         group.start()
         try group.submit(submission("lazy", lazy: true))

@@ -214,8 +214,7 @@ extension AgentDriver {
         append.id = channel.id
         append.owner = OwnerPart(
             epoch: batch.epoch, decides: batch.decides, yieldsTo: batch.yieldsTo, yieldsAfter: batch.considered ?? 0,
-            rows: batch.rows.compactMap { row($0) })
-        append.owner.isLazy = isLazy
+            rows: batch.rows.compactMap { row($0) }, isLazy: isLazy)
         runtime.channels.submit(append) { [self] result in
             lane.deliver { [self] in
                 if case .success(let appended) = result { note(batch.rows, appended) }
@@ -367,7 +366,7 @@ extension WritePurpose {
         return true
     }
 
-    /// Whether nobody waits for it: the body runs beside it, and is the one that runs again when the process ends before it is durable.
+    /// Whether nothing waits for it: the body runs beside it, and runs again when the process ends before it is durable.
     fileprivate var isLazy: Bool {
         guard case .stepStarted(_, let request, _) = self, case .body(.atLeastOnce, _) = request.work else { return false }
         return true

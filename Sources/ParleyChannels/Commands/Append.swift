@@ -46,14 +46,15 @@ package struct OwnerPart: Sendable {
     package var yieldsAfter: UInt64 = 0
     /// Rows of the same batch, in the order in which they are written.
     package var rows: [AppendRow] = []
-    /// Nobody waits for it: it is written with what comes next, at the latest ``CommitTurn/pause`` later.
+    /// No client or program waits for it: it is written with what comes next, at the latest ``CommitTurn/pause`` later.
     package var isLazy = false
 
     package init(
-        epoch: EpochClaim = .none, decides: [UInt64] = [], yieldsTo: Set<EntryKind> = [], yieldsAfter: UInt64 = 0, rows: [AppendRow] = []
+        epoch: EpochClaim = .none, decides: [UInt64] = [], yieldsTo: Set<EntryKind> = [], yieldsAfter: UInt64 = 0, rows: [AppendRow] = [],
+        isLazy: Bool = false
     ) {
         (self.epoch, self.decides) = (epoch, decides)
-        (self.yieldsTo, self.yieldsAfter, self.rows) = (yieldsTo, yieldsAfter, rows)
+        (self.yieldsTo, self.yieldsAfter, self.rows, self.isLazy) = (yieldsTo, yieldsAfter, rows, isLazy)
     }
 }
 

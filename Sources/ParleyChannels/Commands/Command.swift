@@ -105,7 +105,7 @@ extension Command {
         }
     }
 
-    /// Whether somebody waits for it.
+    /// Whether a client or a program waits for it.
     var isUrgent: Bool {
         if case .append(let append) = self { !append.owner.isLazy } else { true }
     }

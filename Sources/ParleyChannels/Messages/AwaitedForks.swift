@@ -38,7 +38,7 @@ final class AwaitedForks: Sendable {
         waits.withLock { $0[request] = Wait(creation: creation, answer: answer, end: end) }
     }
 
-    /// What the client asked for; `nil`: nobody waits.
+    /// What the client asked for; `nil`: no client waits.
     func creation(_ request: ForkOrder.Request) -> CreateChannel? { waits.withLock { $0[request]?.creation } }
 
     func give(_ result: Result<Reply, ChannelError>, to request: ForkOrder.Request) {
