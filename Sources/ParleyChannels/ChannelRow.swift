@@ -129,7 +129,8 @@ package enum ContentType {
 
     /// Type and subtype in lower case, without parameters.
     package static func base(_ type: String) -> String {
-        String(Substring(bytes(type))).lowercased()
+        var type = type
+        return type.withUTF8 { String(decoding: essence($0), as: UTF8.self) }.lowercased()
     }
 
     package static func isJSON(_ type: String) -> Bool { matches(type, json) }
@@ -150,19 +151,25 @@ package enum ContentType {
         }
         return nil
     }
-    package static func matches(_ a: String, _ b: String) -> Bool { a == b || equals(bytes(a), bytes(b)) }
 
-    /// Type and subtype as they came.
-    private static func bytes(_ type: String) -> Substring.UTF8View {
-        let start = type.utf8.drop { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
-        let text = start.prefix { $0 != UInt8(ascii: ";") }
-        guard let last = text.lastIndex(where: { $0 != UInt8(ascii: " ") && $0 != UInt8(ascii: "\t") }) else { return text.prefix(0) }
-        return text[...last]
+    /// Whether type and subtype are the same. Without a copy: every append asks.
+    package static func matches(_ a: String, _ b: String) -> Bool {
+        if a == b { return true }
+        var (a, b) = (a, b)
+        return a.withUTF8 { a in
+            b.withUTF8 { b in
+                let (a, b) = (essence(a), essence(b))
+                return a.count == b.count && zip(a, b).allSatisfy { lowercased($0) == lowercased($1) }
+            }
+        }
     }
 
-    /// Without a copy: every append asks.
-    private static func equals(_ a: Substring.UTF8View, _ b: Substring.UTF8View) -> Bool {
-        a.count == b.count && zip(a, b).allSatisfy { lowercased($0) == lowercased($1) }
+    /// Type and subtype as they came.
+    private static func essence(_ type: UnsafeBufferPointer<UInt8>) -> Slice<UnsafeBufferPointer<UInt8>> {
+        func isText(_ byte: UInt8) -> Bool { byte != UInt8(ascii: " ") && byte != UInt8(ascii: "\t") }
+        let text = type.prefix { $0 != UInt8(ascii: ";") }
+        guard let first = text.firstIndex(where: isText), let last = text.lastIndex(where: isText) else { return text.prefix(0) }
+        return text[first...last]
     }
 
     private static func lowercased(_ byte: UInt8) -> UInt8 { byte &- 0x41 < 26 ? byte | 0x20 : byte }

@@ -75,3 +75,25 @@ package enum EntryKind: UInt8, Sendable, CaseIterable {
         }
     }
 }
+
+/// Some kinds of entries.
+package struct EntryKinds: Sendable, Equatable, ExpressibleByArrayLiteral {
+    /// A bit for each kind.
+    private var bits: UInt64 = 0
+
+    package init(_ kinds: some Sequence<EntryKind>) { for kind in kinds { bits |= 1 << kind.rawValue } }
+    package init(arrayLiteral kinds: EntryKind...) { self.init(kinds) }
+
+    package var isEmpty: Bool { bits == 0 }
+
+    /// In the order of their numbers.
+    package var kinds: some Sequence<EntryKind> {
+        EntryKind.allCases.lazy.filter { [bits] in bits & 1 << $0.rawValue != 0 }
+    }
+
+    package func union(_ other: EntryKinds) -> EntryKinds {
+        var all = self
+        all.bits |= other.bits
+        return all
+    }
+}

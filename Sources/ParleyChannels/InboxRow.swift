@@ -177,7 +177,7 @@ struct UndecidedEntries {
 
     /// The first entry that the owner's append gives way to.
     func first(against owner: OwnerPart) -> UInt64? {
-        owner.yieldsTo.compactMap { kind -> UInt64? in
+        owner.yieldsTo.kinds.compactMap { kind -> UInt64? in
             var place = owner.yieldsAfter
             while let found = lists[kind]?.first(after: place) {
                 guard owner.decides.contains(found) else { return found }

@@ -3,8 +3,15 @@ internal import Glibc
 internal import ParleySystem
 
 extension HTTPConnection {
-    /// The numeric address of the other side; empty when it is gone.
+    /// The numeric address of the other side; empty when it is gone. Every request asks, so the system is asked once.
     var peerAddress: String {
+        if let knownPeer { return knownPeer }
+        let peer = systemsPeer
+        if !peer.isEmpty { knownPeer = peer }
+        return peer
+    }
+
+    private var systemsPeer: String {
         var storage = sockaddr_storage()
         var length = Int32(MemoryLayout<sockaddr_storage>.size)
         var text = Bytes(repeating: 0, count: 64)
@@ -21,6 +28,6 @@ extension HTTPConnection {
 }
 
 extension HTTPResponder {
-    /// The numeric address of the peer; empty when it is gone. Cost: a system call.
+    /// The numeric address of the peer; empty when it is gone. Cost: a system call the first time.
     package var peerAddress: String { connection?.peerAddress ?? "" }
 }

@@ -25,6 +25,8 @@ final class HTTPConnection {
     var slot = -1
 
     let handle: UnsafeMutablePointer<uv_tcp_t>
+    /// The peer's numeric address, once it has been asked for.
+    var knownPeer: String?
     /// The TLS layer between the socket and HTTP, if there is one.
     let tls: TLSSession?
     var output = OutputQueue()

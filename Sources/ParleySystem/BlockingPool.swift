@@ -1,107 +1,222 @@
 /// Threads for work that may block: made when they are needed, up to a bound, and given back when they are not.
 ///
+/// Most pieces take less time than it takes to wake a thread for them, so as many threads as there are cores take one after another. What has waited
+/// for a moment gets further threads, because those that run may be blocked.
+///
 /// Beyond the bound work waits, and owners take turns: one with a thousand pieces delays another's first by one piece, not by a thousand.
 final class BlockingPool: Sendable {
+    private let state: Monitor<WorkQueue>
+    private let watch = Monitor(Watch())
+    private let name: String
+
+    /// The thread that looks at what waits: there is none before something has.
+    private struct Watch {
+        var isStarted = false
+        var isAwake = false
+    }
+
+    /// How long a thread stays that has nothing to do.
+    private static let patience = Duration.seconds(10)
+    /// How often what waits is looked at.
+    private static let interval = Duration.milliseconds(1)
+
+    /// - Parameters:
+    ///   - name: The name of the threads.
+    ///   - width: How many of them are enough as long as none is blocked.
+    ///   - shareMax: How many of them one owner has at most.
+    init(name: String, width: Int, threadsMax: Int, shareMax: Int) {
+        self.name = name
+        state = Monitor(WorkQueue(width: width, threadsMax: threadsMax, shareMax: shareMax))
+    }
+
+    func perform(for owner: UInt64, _ work: @escaping @Sendable () -> Void) {
+        switch state.withLock({ $0.add(work, of: owner) }) {
+        case .nothing: break
+        case .look: startLooking()
+        case .call(let thread): call([thread])
+        }
+    }
+
+    private func startLooking() {
+        let isFirst = watch.withLock(signal: true) { watch in
+            defer { (watch.isStarted, watch.isAwake) = (true, true) }
+            return !watch.isStarted
+        }
+        if isFirst { _ = SystemThread(name: "\(name)-watch") { self.keepLooking() } }
+    }
+
+    private func keepLooking() {
+        while true {
+            _ = watch.wait { watch in
+                defer { watch.isAwake = false }
+                return watch.isAwake ? true : nil
+            }
+            while let threads = state.withLock({ $0.look() }) {
+                call(threads)
+                _ = watch.wait(timeout: BlockingPool.interval) { _ in nil as Bool? }
+            }
+        }
+    }
+
+    private func call(_ threads: [WorkQueue.Thread]) {
+        for thread in threads {
+            switch thread {
+            case .idle: state.signal()
+            case .new(let number):
+                let isStarted = SystemThread.startDetached(name: "\(name)-\(number)") { self.run() }
+                // The others take it, once they are free.
+                if !isStarted { state.withLock { $0.notStarted() } }
+            }
+        }
+    }
+
+    private func run() {
+        var last: UInt64?
+        while let (owner, work) = next(after: last) {
+            work()
+            last = owner
+        }
+    }
+
+    /// The next piece to run; `nil`: the thread is no longer needed.
+    private func next(after last: UInt64?) -> WorkQueue.Piece? {
+        let next = state.withLock { queue in
+            if let last { queue.ended(last) }
+            return queue.takeOrRest()
+        }
+        if let next { return next }
+        while true {
+            let isCalled = state.wait(timeout: BlockingPool.patience) { $0.isCalled() ? true : nil } ?? false
+            if !isCalled, state.withLock({ $0.leaves() }) { return nil }
+            if let next = state.withLock({ $0.takeOrRest() }) { return next }
+        }
+    }
+}
+
+/// What waits for the threads of a ``BlockingPool``, and how many of them there are: who is called for what, as a value.
+struct WorkQueue: Sendable {
+    typealias Piece = (owner: UInt64, work: @Sendable () -> Void)
+
+    /// A thread to call.
+    enum Thread: Equatable {
+        case idle
+        /// One with that number.
+        case new(Int)
+    }
+
+    /// What an addition needs.
+    enum Need: Equatable {
+        case nothing
+        /// Call ``WorkQueue/look()`` from now on, until it says that nothing waits.
+        case look
+        case call(Thread)
+    }
+
     private struct Owner {
         var work = Fifo<@Sendable () -> Void>()
         var running = 0
     }
 
-    private struct State {
-        /// The owners with work that waits or runs.
-        var owners: [UInt64: Owner] = [:]
-        /// The owners that may begin another piece, in the order of their turns.
-        var turns = Fifo<UInt64>()
-        var threads = 0
-        var idle = 0
-        var made = 0
+    /// The owners with work that waits or runs.
+    private var owners: [UInt64: Owner] = [:]
+    /// The owners that may begin another piece, in the order of their turns, and at which look they came.
+    private var turns = Fifo<(owner: UInt64, look: Int)>()
+    /// All there are; of these, those that wait to be called; of these, those that have been.
+    private var (threads, idle, called) = (0, 0, 0)
+    private var made = 0
+    private var looks = 0
+    private var isLookedAt = false
+    private let (width, threadsMax, shareMax): (Int, Int, Int)
+
+    init(width: Int, threadsMax: Int, shareMax: Int) { (self.width, self.threadsMax, self.shareMax) = (width, threadsMax, shareMax) }
+
+    // MARK: Work
+
+    mutating func add(_ work: @escaping @Sendable () -> Void, of id: UInt64) -> Need {
+        var owner = owners.removeValue(forKey: id) ?? Owner()
+        // With more waiting already, it has its place, or gets one when a piece of its ends.
+        let isNext = owner.work.isEmpty && owner.running < shareMax
+        owner.work.append(work)
+        owners[id] = owner
+        guard isNext else { return .nothing }
+        turns.append((id, looks))
+        if threads - idle + called < width, let thread = call() { return .call(thread) }
+        guard !isLookedAt else { return .nothing }
+        isLookedAt = true
+        return .look
     }
 
-    private let state = Monitor(State())
-    private let name: String
-    private let threadsMax: Int
-    private let shareMax: Int
-
-    /// How long a thread stays that has nothing to do.
-    private static let patience = Duration.seconds(10)
-
-    /// - Parameters:
-    ///   - name: The name of the threads.
-    ///   - shareMax: How many of them one owner has at most.
-    init(name: String, threadsMax: Int, shareMax: Int) {
-        (self.name, self.threadsMax, self.shareMax) = (name, threadsMax, shareMax)
-    }
-
-    func perform(for id: UInt64, _ work: @escaping @Sendable () -> Void) {
-        let number = state.withLock(signal: true) { state -> Int? in
-            var owner = state.owners.removeValue(forKey: id) ?? Owner()
-            // With more waiting already, it has its place, or gets one when a piece of its ends.
-            if owner.work.isEmpty, owner.running < shareMax { state.turns.append(id) }
-            owner.work.append(work)
-            state.owners[id] = owner
-            return BlockingPool.grows(&state, threadsMax)
-        }
-        if let number { start(number) }
-    }
-
-    /// The number of the thread to start, if what waits needs one.
-    private static func grows(_ state: inout State, _ threadsMax: Int) -> Int? {
-        guard state.turns.count > state.idle, state.threads < threadsMax else { return nil }
-        state.threads += 1
-        state.made += 1
-        return state.made
-    }
-
-    private func start(_ number: Int) {
-        let isStarted = SystemThread.startDetached(name: "\(name)-\(number)") { self.run() }
-        // The others take it, once they are free.
-        if !isStarted { state.withLock { $0.threads -= 1 } }
-    }
-
-    private func run() {
-        var last: UInt64?
-        while let (id, work) = next(after: last) {
-            work()
-            last = id
-        }
-    }
-
-    private func next(after last: UInt64?) -> (id: UInt64, work: @Sendable () -> Void)? {
-        state.withLock { state in
-            if let last { BlockingPool.ended(last, &state, shareMax) }
-            state.idle += 1
-        }
-        let waited = state.wait(timeout: BlockingPool.patience) { [shareMax] in BlockingPool.take(&$0, shareMax) }
-        let (next, number) = state.withLock { state -> ((id: UInt64, work: @Sendable () -> Void)?, Int?) in
-            // A piece that came as the wait ended is taken, too.
-            guard let next = waited ?? BlockingPool.take(&state, shareMax) else {
-                state.idle -= 1
-                state.threads -= 1
-                return (nil, nil)
-            }
-            // An owner has one turn, and may have more work than that.
-            return (next, BlockingPool.grows(&state, threadsMax))
-        }
-        if let number { start(number) }
-        return next
-    }
-
-    private static func take(_ state: inout State, _ shareMax: Int) -> (id: UInt64, work: @Sendable () -> Void)? {
-        guard let id = state.turns.popFirst() else { return nil }
-        let work = state.owners[id]!.work.popFirst()!
-        state.owners[id]!.running += 1
-        state.idle -= 1
-        if !state.owners[id]!.work.isEmpty, state.owners[id]!.running < shareMax { state.turns.append(id) }
+    mutating func take() -> Piece? {
+        guard let id = turns.popFirst()?.owner else { return nil }
+        var owner = owners.removeValue(forKey: id)!
+        let work = owner.work.popFirst()!
+        owner.running += 1
+        owners[id] = owner
+        if !owner.work.isEmpty, owner.running < shareMax { turns.append((id, looks)) }
         return (id, work)
     }
 
-    private static func ended(_ id: UInt64, _ state: inout State, _ shareMax: Int) {
-        let hadShare = state.owners[id]!.running < shareMax
-        state.owners[id]!.running -= 1
-        if !state.owners[id]!.work.isEmpty {
-            if !hadShare { state.turns.append(id) }
-        } else if state.owners[id]!.running == 0 {
-            state.owners[id] = nil
+    mutating func ended(_ id: UInt64) {
+        let hadShare = owners[id]!.running < shareMax
+        owners[id]!.running -= 1
+        if !owners[id]!.work.isEmpty {
+            if !hadShare { turns.append((id, looks)) }
+        } else if owners[id]!.running == 0 {
+            owners[id] = nil
         }
     }
+
+    /// Looks at what waits, see ``Need/look``.
+    /// - Returns: the threads to call, one for each owner that has waited from one look to the next; `nil` once nothing waits.
+    mutating func look() -> [Thread]? {
+        guard !turns.isEmpty else {
+            isLookedAt = false
+            return nil
+        }
+        looks += 1
+        var threads: [Thread] = []
+        for _ in 0..<max(0, turns.count { $0.look < looks - 1 } - called) {
+            guard let thread = call() else { break }
+            threads.append(thread)
+        }
+        return threads
+    }
+
+    // MARK: Threads
+
+    private mutating func call() -> Thread? {
+        if idle > called {
+            called += 1
+            return .idle
+        }
+        guard threads < threadsMax else { return nil }
+        threads += 1
+        made += 1
+        return .new(made)
+    }
+
+    /// Takes the next piece for a thread that is free, which otherwise waits to be called.
+    mutating func takeOrRest() -> Piece? {
+        if let piece = take() { return piece }
+        idle += 1
+        return nil
+    }
+
+    /// Whether the waiting thread has been called.
+    mutating func isCalled() -> Bool {
+        guard called > 0 else { return false }
+        called -= 1
+        idle -= 1
+        return true
+    }
+
+    /// Whether a thread ends that has waited for long: not if it has just been called.
+    mutating func leaves() -> Bool {
+        guard !isCalled() else { return false }
+        (threads, idle) = (threads - 1, idle - 1)
+        return true
+    }
+
+    /// A thread could not be started.
+    mutating func notStarted() { threads -= 1 }
 }

@@ -1,17 +1,19 @@
 /// A queue: taking from its front costs no more than adding to its end.
-package struct Fifo<Element> {
-    private var elements: [Element?] = []
-    private var head = 0
+///
+/// Public, because generic code of the package's own access is compiled once for all types where another module calls it: slowly.
+public struct Fifo<Element> {
+    @usableFromInline var elements: [Element?] = []
+    @usableFromInline var head = 0
 
-    package init() {}
+    @inlinable public init() {}
 
-    package var count: Int { elements.count - head }
-    package var isEmpty: Bool { count == 0 }
-    package var first: Element? { isEmpty ? nil : elements[head] }
+    @inlinable public var count: Int { elements.count - head }
+    @inlinable public var isEmpty: Bool { count == 0 }
+    @inlinable public var first: Element? { isEmpty ? nil : elements[head] }
 
-    package mutating func append(_ element: Element) { elements.append(element) }
+    @inlinable public mutating func append(_ element: Element) { elements.append(element) }
 
-    package mutating func popFirst() -> Element? {
+    @inlinable public mutating func popFirst() -> Element? {
         guard !isEmpty else { return nil }
         let element = elements[head]
         elements[head] = nil
@@ -30,5 +32,5 @@ package struct Fifo<Element> {
 extension Fifo: Sendable where Element: Sendable {}
 
 extension Fifo: Sequence {
-    package func makeIterator() -> some IteratorProtocol<Element> { elements[head...].lazy.map { $0! }.makeIterator() }
+    @inlinable public func makeIterator() -> some IteratorProtocol<Element> { elements[head...].lazy.map { $0! }.makeIterator() }
 }

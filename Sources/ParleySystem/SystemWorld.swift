@@ -6,8 +6,8 @@ internal import Synchronization
 /// The world a server runs in: the system's clock and randomness, worker threads, one thread for timers.
 package final class SystemWorld: World {
     private let lanes: LanePool
-    private let bodies = BlockingPool(name: "body", threadsMax: 64, shareMax: 16)
-    private let reads = BlockingPool(name: "read", threadsMax: 4, shareMax: 4)
+    private let bodies: BlockingPool
+    private let reads: BlockingPool
     private let timers = Timers()
     private let clock: @Sendable () -> Timestamp
 
@@ -18,7 +18,10 @@ package final class SystemWorld: World {
         threads: Int = sysconf(Int32(_SC_NPROCESSORS_ONLN)), clock: (@Sendable () -> Timestamp)? = nil
     ) {
         self.clock = clock ?? { SystemWorld.time(CLOCK_REALTIME) }
-        lanes = LanePool(threads: max(1, threads))
+        let width = max(1, threads)
+        lanes = LanePool(threads: width)
+        bodies = BlockingPool(name: "body", width: width, threadsMax: 64, shareMax: 16)
+        reads = BlockingPool(name: "read", width: width, threadsMax: 4, shareMax: 4)
         timers.start()
     }
 

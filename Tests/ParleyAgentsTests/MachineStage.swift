@@ -130,8 +130,9 @@ struct MachineStage {
     mutating func ask(
         _ path: String, _ work: StepRequest.Work, isKnown: Bool = false, isShielded: Bool = false, isFromOwnTask: Bool = false
     ) -> [String] {
-        var request = StepRequest(path: path, kind: work.kind, source: "Test.swift:1", work: work)
-        (request.isShielded, request.isFromOwnTask) = (isShielded, isFromOwnTask)
+        let request = StepRequest(
+            path: path, kind: work.kind, source: "Test.swift:1", work: work,
+            origin: StepRequest.Origin(isShielded: isShielded, isFromOwnTask: isFromOwnTask))
         if isKnown { _ = machine.run!.match(request) { _ in true } }
         return turn(.asked(request, isKnown: isKnown))
     }

@@ -136,12 +136,21 @@ extension JSON {
     /// The value as Foundation's encoder writes it, members sorted by name: unsorted, their order would differ from process to process, and
     /// with it every digest.
     package init(encoding value: some Encodable) throws {
-        if let value = value as? JSON {
+        switch value {
+        case let value as JSON:
             guard !value.isNested(deeperThan: JSONScanner.depthMax) else {
                 throw JSONError(position: 0, problem: "nested deeper than \(JSONScanner.depthMax)")
             }
             self = value
             return
+        // What most steps give needs neither encoder nor parser.
+        case let text as String: self = .string(text)
+            return
+        case let number as Int: self = .integer(Int64(number))
+            return
+        case let flag as Bool: self = .bool(flag)
+            return
+        default: break
         }
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
@@ -151,6 +160,12 @@ extension JSON {
     package func decode<Value: Decodable>(_ type: Value.Type) throws -> Value {
         // Passed on as it came: Foundation's decoder would parse its numbers again.
         if let value = self as? Value { return value }
+        switch self {
+        case .string(let text) where type == String.self: return text as! Value
+        case .integer(let number) where type == Int.self: return Int(number) as! Value
+        case .bool(let flag) where type == Bool.self: return flag as! Value
+        default: break
+        }
         return try JSONDecoder().decode(type, from: Data(bytes))
     }
 }

@@ -85,10 +85,10 @@ public struct Followed: Sendable {
     @concurrent public mutating func next(timeout: Duration? = nil) async throws -> Entry? {
         if read.isEmpty && !hasEnded {
             let until = try await turn.instant(after: timeout)
-            var request = StepRequest(
+            let request = StepRequest(
                 path: try await turn.path(name), kind: .wait, digest: SHA256.hex(Bytes("\(channel) \(Offset(after))".utf8)), source: source,
-                work: .follow(channel: channel, after: after, incarnation: incarnation, until: until))
-            request.details = [JSON.Member("channel", .string(channel)), JSON.Member("after", .string(Offset(after).token))]
+                work: .follow(channel: channel, after: after, incarnation: incarnation, until: until),
+                details: [JSON.Member("channel", .string(channel)), JSON.Member("after", .string(Offset(after).token))])
             let result = try await turn.perform(request)["result"] ?? .null
             read = (result["entries"]?.array ?? []).map { Entry(offset: $0["offset"]?.string ?? "", value: $0["value"] ?? .null) }
             hasEnded = result["ended"]?.bool ?? false

@@ -92,10 +92,10 @@ extension Turn {
     @concurrent private func run(_ tool: Tool, _ call: ToolCall, _ arguments: JSON, file: StaticString, line: UInt) async throws -> JSON {
         let path = try await path(tool.name)
         let channel = channel
-        var request = StepRequest(
+        let request = StepRequest(
             path: path, kind: .tool, digest: SHA256.hex(arguments.canonical), source: "\(file):\(line)",
-            work: .body(tool.contract, tool.retry))
-        request.details = [JSON.Member("call", .string(call.id)), JSON.Member("arguments", arguments)]
+            work: .body(tool.contract, tool.retry),
+            details: [JSON.Member("call", .string(call.id)), JSON.Member("arguments", arguments)])
         let code = StepCode.body { step in try await tool.body(arguments, ToolContext(channel: channel, step: step)) }
         return try await perform(request, code)["result"] ?? .null
     }

@@ -147,8 +147,9 @@ public struct Turn: Sendable {
         let path = try await path(signal)
         let members = match.sorted { $0.key < $1.key }.map { JSON.Member($0.key, $0.value) }
         let work = StepRequest.Work.wait(signal: signal, match: members, until: try await instant(after: timeout))
-        var request = StepRequest(path: path, kind: .wait, source: "\(file):\(line)", work: work)
-        if !members.isEmpty { request.details = [JSON.Member("match", .object(members))] }
+        let request = StepRequest(
+            path: path, kind: .wait, source: "\(file):\(line)", work: work,
+            details: members.isEmpty ? [] : [JSON.Member("match", .object(members))])
         return try await perform(request)["result"] ?? .null
     }
 
@@ -190,10 +191,8 @@ public struct Turn: Sendable {
     }
 
     @concurrent func perform(_ request: StepRequest, _ code: StepCode? = nil) async throws -> JSON {
-        var request = request
-        request.isShielded = isShielded
-        request.isFromOwnTask = !task.knowsCaller
-        return try await task.perform(request, code, in: scope)
+        let origin = StepRequest.Origin(isShielded: isShielded, isFromOwnTask: !task.knowsCaller)
+        return try await task.perform(request.origin == origin ? request : request.with(origin: origin), code, in: scope)
     }
 
     /// The path of the next step of that name, see ``Scope``.
@@ -235,9 +234,9 @@ public struct Turn: Sendable {
         _ name: String, retry: RetryPolicy = .standard, file: StaticString = #fileID, line: UInt = #line,
         _ body: @escaping @Sendable (StepContext) async throws -> Void
     ) throws {
-        var request = StepRequest(
-            path: try scope.next(name), kind: .step, source: "\(file):\(line)", work: .body(.atLeastOnce, retry))
-        (request.isShielded, request.isCompensation) = (true, true)
+        let request = StepRequest(
+            path: try scope.next(name), kind: .step, source: "\(file):\(line)", work: .body(.atLeastOnce, retry),
+            origin: StepRequest.Origin(isShielded: true, isCompensation: true))
         try task.compensate(request, .giving(nothing: body))
     }
 

@@ -1,25 +1,25 @@
 internal import ParleyChannels
 internal import ParleySystem
 
-/// The actions that follow from an event, in their order.
+/// The actions that follow from an event, in their order. What is large and rare is behind a reference, so that the rest is passed on for less.
 enum AgentAction: Sendable {
     /// Append, and tell the agent: ``AgentEvent/committed(_:_:_:)``, ``AgentEvent/yielded(_:)`` or ``AgentEvent/refused(_:_:)``.
     case write(AgentBatch, WritePurpose)
 
     // The program.
     /// Start it from its top.
-    case start(TurnStart, epoch: UInt64, history: [HistoryItem], saved: JSON?)
+    indirect case start(TurnStart, epoch: UInt64, history: [HistoryItem], saved: JSON?)
     /// Resume it where it waits for the step; `now` is the turn's time from here on.
     case give(path: String, StepOutcome, now: Timestamp)
     case cancelProgram(now: Timestamp)
     /// Run the compensations, one after another.
     case compensate
     /// It has lost its right to run: all of its waits throw.
-    case fence(any Error, left: TurnMachine)
+    indirect case fence(any Error, left: TurnMachine)
 
     // Steps.
     case runBody(path: String, attempt: UInt32)
-    case callModel(ModelRun)
+    indirect case callModel(ModelRun)
     /// Find out whether the model can continue from a text.
     case probe(path: String, attempt: UInt32, SavedText)
     /// Stop what the step runs; text that was held back is appended.

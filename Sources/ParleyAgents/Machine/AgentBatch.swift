@@ -9,7 +9,7 @@ struct AgentBatch: Sendable {
     /// It closes the channel.
     var closes = false
     /// It yields to undecided entries of these kinds that come after `considered`.
-    var yieldsTo: Set<EntryKind> = []
+    var yieldsTo: EntryKinds = []
     /// Highest inbox offset that has been decided or left alone with this batch in view; `nil`: all that the agent has seen.
     var considered: UInt64?
     var rows: [AgentRow] = []

@@ -5,7 +5,7 @@ internal import ParleySystem
 /// race for the end of a step, the one that comes first in the log wins.
 extension AgentMachine {
     /// The kinds that may stop a step or a turn.
-    static let stopping: Set<EntryKind> = [.interrupt, .cancel]
+    static var stopping: EntryKinds { [.interrupt, .cancel] }
 
     /// Decides what can be decided now; the rest stays in the inbox.
     mutating func react(_ view: any AgentView) {
@@ -24,10 +24,10 @@ extension AgentMachine {
 
     /// Decides the first entry, in log order, that can be decided.
     private mutating func decideNext(_ view: any AgentView) -> Bool {
-        run?.hasMoreToScan = false
+        if run?.hasMoreToScan == true { run?.hasMoreToScan = false }
         // It is asked after everything that happens, and the open steps of a turn may be thousands.
-        guard let machine = run?.machine, inbox.mayMatter(to: agent.policy, awaits: machine.awaits) else { return false }
-        let open = run?.openSteps ?? []
+        guard let run, inbox.mayMatter(to: agent.policy, awaits: { run.machine.awaits($0) }) else { return false }
+        let open = run.openSteps
         for offset in candidates(open, view) {
             guard let entry = inbox[offset], condition(entry) == .holds, mayDecide(entry, open) else { continue }
             guard let item = item(offset, view) else {

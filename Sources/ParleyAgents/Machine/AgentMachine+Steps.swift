@@ -161,8 +161,8 @@ extension AgentMachine {
         _ request: StepRequest, _ attempt: UInt32, journal: JSON? = nil, continuesAt: Int? = nil,
         content: [(digest: Bytes, content: Bytes)] = [], joined: [InboxItem] = [], steered: [JSON] = []
     ) {
-        guard let run else { return }
-        let compensations = self.run?.machine.nameCompensations() ?? []
+        // Named before the turn is read: what is held is not changed in place.
+        guard let compensations = run?.machine.nameCompensations(), let run else { return }
         let entry = NewEntry(
             .stepStarted, Position(turn: run.turn, step: request.path, attempt: attempt), ("kind", .string(request.kind.rawValue)),
             ("name", .string(request.name)), ("idempotency_key", .string(request.idempotencyKey(identity.name, run.turn))),
@@ -227,16 +227,16 @@ extension AgentMachine {
 
     /// Journals the end of a step, and resumes the program once that is durable.
     private mutating func complete(_ request: StepRequest, _ attempt: UInt32, _ members: [(String, JSON?)], last: NewEntry? = nil) {
-        guard let run else { return }
+        guard let turn = run?.turn else { return }
         let bytes = NewEntry.join(members)
-        let entry = NewEntry(.stepCompleted, Position(turn: run.turn, step: request.path, attempt: attempt), members: bytes)
+        let entry = NewEntry(.stepCompleted, Position(turn: turn, step: request.path, attempt: attempt), members: bytes)
         // As a replay has it. A model's answer is text, which no round trip changes, and may be long.
         let body =
             request.isModel
             ? JSON.object(members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
             : bytes.withUnsafeBytes { EntryMembers($0).json }
-        var end = run.end(of: request, (last.map { [$0] } ?? []) + [entry], outcome: .completed(body))
-        if request.isModel { end.rows = [.textSealed(path: request.path, turn: run.turn)] }
+        var end = run!.end(of: request, (last.map { [$0] } ?? []) + [entry], outcome: .completed(body))
+        if request.isModel { end.rows = [.textSealed(path: request.path, turn: turn)] }
         writeEnd(end)
     }
 

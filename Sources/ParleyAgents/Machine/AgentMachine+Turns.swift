@@ -221,7 +221,7 @@ extension AgentMachine {
         write(
             AgentBatch(
                 entries: entries, epoch: .holds(epoch), decides: [offset] + rest.map(\.offset), closes: true,
-                yieldsTo: Set(EntryKind.allCases.filter(\.isInput)), rows: [.status(.closed, turn: nil)]),
+                yieldsTo: EntryKinds(EntryKind.allCases.filter(\.isInput)), rows: [.status(.closed, turn: nil)]),
             for: .agentClosed(before: before))
     }
 

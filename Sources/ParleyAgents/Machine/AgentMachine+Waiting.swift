@@ -6,8 +6,8 @@ extension AgentMachine {
     /// Begins a wait: writes its entries, the row of its timer if it has one, and the row by which it is found if it follows a channel.
     mutating func beginWaiting(_ asked: StepRequest, _ view: any AgentView) {
         guard let run else { return }
-        var request = asked
-        do { try bindFollow(&request, view) } catch { return unreadable(error) }
+        let request: StepRequest
+        do { request = try bound(asked, view) } catch { return unreadable(error) }
         let position = Position(turn: run.turn, step: request.path, attempt: 1)
         var entries = [
             NewEntry(
@@ -35,11 +35,12 @@ extension AgentMachine {
     }
 
     /// Binds the step to the channel that it follows from here on: the one that has the name now, unless the program has read of one before.
-    private mutating func bindFollow(_ request: inout StepRequest, _ view: any AgentView) throws {
-        guard case .follow(let followed, _, let known, _) = request.work else { return }
+    private mutating func bound(_ request: StepRequest, _ view: any AgentView) throws -> StepRequest {
+        guard case .follow(let followed, _, let known, _) = request.work else { return request }
         let incarnation = if let known { known } else { try view.incarnation(of: followed) }
         run?.steps[request.path, default: StepState()].followed = incarnation
-        if let incarnation { request.details.append(JSON.Member("incarnation", .string(incarnation))) }
+        guard let incarnation else { return request }
+        return request.with(details: request.details + [JSON.Member("incarnation", .string(incarnation))])
     }
 
     mutating func waitStarted(_ epoch: UInt64, _ timer: DueTimer?, isFollow: Bool, _ view: any AgentView) {
@@ -102,10 +103,8 @@ extension AgentMachine {
             NewEntry(.timerFired, position, ("timer", .string(timer.id)), ("due", .string(due.description))),
             NewEntry(.stepCompleted, position, ("result", .null)),
         ]
-        var request = request
-        request.work = .sleep(until: due)
         writeRestingEnd(
-            run.end(of: request, entries, outcome: .completed(["result": .null])))
+            run.end(of: request.with(work: .sleep(until: due)), entries, outcome: .completed(["result": .null])))
     }
 
     /// Ends a wait or an approval whose time has come. Earlier input is decided first.

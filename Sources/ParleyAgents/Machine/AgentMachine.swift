@@ -34,7 +34,7 @@ struct AgentMachine {
         case idle
         case running(TurnRun)
         /// A turn is open that no program runs.
-        case halted(Halt)
+        indirect case halted(Halt)
         /// It was passivated.
         case gone
     }

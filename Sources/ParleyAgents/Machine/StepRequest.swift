@@ -2,21 +2,47 @@ internal import ParleyChannels
 internal import ParleySystem
 
 /// A step as the program asks for it, as data: its ``StepCode`` is what runs.
-struct StepRequest: Sendable {
-    var path: String
-    var kind: StepKind
-    var digest: String?
+///
+/// It does not change, so that passing it on costs one reference: a step is passed on some twenty times from its start to its end.
+final class StepRequest: Sendable {
+    let path: String
+    let kind: StepKind
+    let digest: String?
     /// The place in the program: `File.swift:12`.
-    var source: String
-    var work: Work
+    let source: String
+    let work: Work
     /// Further members of its start, besides the digest.
-    var details: [JSON.Member] = []
-    /// Neither a cancel nor an interrupt reaches it.
-    var isShielded = false
-    /// It comes from a task that the program has made itself: another one beside it may wait for something outside the turn.
-    var isFromOwnTask = false
-    /// It compensates what the turn did.
-    var isCompensation = false
+    let details: [JSON.Member]
+    let origin: Origin
+
+    /// The part of the program that asks for it.
+    struct Origin: Sendable, Equatable {
+        /// Neither a cancel nor an interrupt reaches it.
+        var isShielded = false
+        /// It comes from a task that the program has made itself: another one beside it may wait for something outside the turn.
+        var isFromOwnTask = false
+        /// It compensates what the turn did.
+        var isCompensation = false
+    }
+
+    init(
+        path: String, kind: StepKind, digest: String? = nil, source: String, work: Work, details: [JSON.Member] = [],
+        origin: Origin = Origin()
+    ) {
+        (self.path, self.kind, self.digest, self.source) = (path, kind, digest, source)
+        (self.work, self.details, self.origin) = (work, details, origin)
+    }
+
+    /// The same step with another work, details or origin.
+    func with(work: Work? = nil, details: [JSON.Member]? = nil, origin: Origin? = nil) -> StepRequest {
+        StepRequest(
+            path: path, kind: kind, digest: digest, source: source, work: work ?? self.work, details: details ?? self.details,
+            origin: origin ?? self.origin)
+    }
+
+    var isShielded: Bool { origin.isShielded }
+    var isFromOwnTask: Bool { origin.isFromOwnTask }
+    var isCompensation: Bool { origin.isCompensation }
 
     enum Work: Sendable {
         case body(StepContract, RetryPolicy)
@@ -38,15 +64,15 @@ struct StepRequest: Sendable {
         }
     }
 
-    /// Restores what the step was when it began: it still ends when its timer fires, if it has one, and follows the same channel.
-    mutating func keep(_ open: Journal.OpenStep) {
+    /// What the step was when it began: it still ends when its timer fires, if it has one, and follows the same channel.
+    func restored(_ open: Journal.OpenStep) -> StepRequest {
         switch work {
-        case .sleep(let asked): work = .sleep(until: open.due ?? asked)
-        case .wait(let signal, let match, _): work = .wait(signal: signal, match: match, until: open.due)
-        case .approval(let action, let arguments, _): work = .approval(action: action, arguments: arguments, until: open.due)
+        case .sleep(let asked): with(work: .sleep(until: open.due ?? asked))
+        case .wait(let signal, let match, _): with(work: .wait(signal: signal, match: match, until: open.due))
+        case .approval(let action, let arguments, _): with(work: .approval(action: action, arguments: arguments, until: open.due))
         case .follow(let channel, let after, let incarnation, _):
-            work = .follow(channel: channel, after: after, incarnation: open.followed ?? incarnation, until: open.due)
-        case .body, .model: break
+            with(work: .follow(channel: channel, after: after, incarnation: open.followed ?? incarnation, until: open.due))
+        case .body, .model: self
         }
     }
 
@@ -101,7 +127,10 @@ enum StepCode: Sendable {
 
 extension StepRequest {
     /// The last segment of its path, without its number.
-    var name: String { String(path.split(separator: "/").last?.prefix { $0 != "#" } ?? "") }
+    var name: String {
+        let end = path.utf8.lastIndex(of: UInt8(ascii: "/")).map { path.utf8.index(after: $0) } ?? path.startIndex
+        return String(path[end...].prefix { $0 != "#" })
+    }
 }
 
 extension JSON {

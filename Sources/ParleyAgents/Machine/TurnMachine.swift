@@ -16,7 +16,7 @@ struct TurnMachine {
         /// Start a step that the journal does not have.
         case begin(StepRequest)
         /// Continue a step that was begun before a crash.
-        case reopen(StepRequest, Journal.OpenStep)
+        indirect case reopen(StepRequest, Journal.OpenStep)
         /// End a step because the program no longer wants it.
         case cancel(StepRequest)
         /// Resume the program where it waits for the step.
@@ -250,8 +250,7 @@ extension TurnMachine {
     /// Continues a step that was left open, as it began, whatever the program asks for now.
     private mutating func reopen(_ request: StepRequest) -> [Action]? {
         guard let open = replay.takeOpen(request.path) else { return nil }
-        var request = request
-        request.keep(open)
+        let request = request.restored(open)
         waits.change(request.path) { $0.request = request }
         return [.reopen(request, open)]
     }

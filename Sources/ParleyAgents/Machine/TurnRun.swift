@@ -6,22 +6,20 @@ struct TurnRun {
     /// The offset of its input.
     let turn: UInt64
     let epoch: UInt64
-    /// The conversation that it began with.
-    let history: [HistoryItem]
-    var machine: TurnMachine
-    /// The requests to models, so that the next one records only its additions.
-    var requests = RequestLedger()
-    var steps: [String: StepState] = [:]
-    /// Steps whose end is in the journal, or being written: a step has one.
-    private var ended: Set<String>
-    private(set) var end = End.open
-    /// The log says, or is about to, that the turn only waits.
-    var isMarkedWaiting = false
-    var crash: CrashWork?
-    /// There are signals that an open wait has not looked at yet.
-    var hasMoreToScan = false
-    /// It has followed a channel.
-    private(set) var hasFollowed = false
+    private var parts: Boxed<Parts>
+
+    private struct Parts {
+        let history: [HistoryItem]
+        var machine: TurnMachine
+        var requests = RequestLedger()
+        var steps: [String: StepState] = [:]
+        var ended: Set<String>
+        var end = End.open
+        var isMarkedWaiting = false
+        var crash: CrashWork?
+        var hasMoreToScan = false
+        var hasFollowed = false
+    }
 
     /// A write in flight that ends the turn, or cancels it.
     enum End {
@@ -38,10 +36,65 @@ struct TurnRun {
     }
 
     init(turn: UInt64, epoch: UInt64, _ journal: Journal, history: [HistoryItem]) {
-        (self.turn, self.epoch, self.history) = (turn, epoch, history)
-        machine = TurnMachine(journal)
-        ended = Set(journal.completions.lazy.filter { $0.cancellation == nil }.map(\.path))
-        if journal.workSinceCrash > 0 { crash = CrashWork(count: journal.workSinceCrash) }
+        (self.turn, self.epoch) = (turn, epoch)
+        let ended = Set(journal.completions.lazy.filter { $0.cancellation == nil }.map(\.path))
+        let crash = journal.workSinceCrash > 0 ? CrashWork(count: journal.workSinceCrash) : nil
+        parts = Boxed(Parts(history: history, machine: TurnMachine(journal), ended: ended, crash: crash))
+    }
+
+    // MARK: Parts
+
+    /// The conversation that it began with.
+    var history: [HistoryItem] { parts.value.history }
+
+    var machine: TurnMachine {
+        _read { yield parts.value.machine }
+        _modify { yield &parts.value.machine }
+    }
+
+    /// The requests to models, so that the next one records only its additions.
+    var requests: RequestLedger {
+        _read { yield parts.value.requests }
+        _modify { yield &parts.value.requests }
+    }
+
+    var steps: [String: StepState] {
+        _read { yield parts.value.steps }
+        _modify { yield &parts.value.steps }
+    }
+
+    /// Steps whose end is in the journal, or being written: a step has one.
+    private var ended: Set<String> {
+        _read { yield parts.value.ended }
+        _modify { yield &parts.value.ended }
+    }
+
+    private(set) var end: End {
+        get { parts.value.end }
+        set { parts.value.end = newValue }
+    }
+
+    /// The log says, or is about to, that the turn only waits.
+    var isMarkedWaiting: Bool {
+        get { parts.value.isMarkedWaiting }
+        set { parts.value.isMarkedWaiting = newValue }
+    }
+
+    var crash: CrashWork? {
+        get { parts.value.crash }
+        set { parts.value.crash = newValue }
+    }
+
+    /// There are signals that an open wait has not looked at yet.
+    var hasMoreToScan: Bool {
+        get { parts.value.hasMoreToScan }
+        set { parts.value.hasMoreToScan = newValue }
+    }
+
+    /// It has followed a channel.
+    private(set) var hasFollowed: Bool {
+        get { parts.value.hasFollowed }
+        set { parts.value.hasFollowed = newValue }
     }
 }
 
@@ -73,7 +126,7 @@ extension TurnRun {
 
     func end(
         of request: StepRequest, _ entries: [NewEntry], outcome: StepOutcome, considered: UInt64 = 0,
-        yieldsTo: Set<EntryKind> = AgentMachine.stopping
+        yieldsTo: EntryKinds = AgentMachine.stopping
     ) -> StepEnd {
         StepEnd(
             turn: turn, epoch: epoch, request: request, entries: entries, outcome: outcome, yieldsTo: yieldsTo, considered: considered)

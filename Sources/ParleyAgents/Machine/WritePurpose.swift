@@ -6,15 +6,15 @@ enum WritePurpose: Sendable {
     /// Nothing follows from it.
     case record
 
-    case turnStarted(TurnStart)
-    case turnTakenUp(TurnStart)
-    case turnEnded(TurnEnd)
+    indirect case turnStarted(TurnStart)
+    indirect case turnTakenUp(TurnStart)
+    indirect case turnEnded(TurnEnd)
     /// The turn only waits; the agent was about to be passivated, or the mark is for readers of its status.
     case turnWaits(epoch: UInt64, isLeaving: Bool)
 
     case stepStarted(epoch: UInt64, StepRequest, attempt: UInt32)
     case waitStarted(epoch: UInt64, DueTimer?, isFollow: Bool)
-    case attemptFailed(FailedAttempt)
+    indirect case attemptFailed(FailedAttempt)
     case stepEnded(StepEnd)
     case stepsEnded(StepEnds)
 
@@ -27,9 +27,9 @@ enum WritePurpose: Sendable {
     case turnHalted(UInt64)
     case haltedApprovalDecided([DueTimer])
     /// An open turn was ended without its program.
-    case haltedTurnEnded(HaltedEnd)
+    indirect case haltedTurnEnded(HaltedEnd)
     /// - Parameter before: The inbox as it was.
-    case agentClosed(before: Inbox)
+    indirect case agentClosed(before: Inbox)
 }
 
 /// A turn that begins, or runs again.

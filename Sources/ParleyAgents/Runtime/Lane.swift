@@ -6,7 +6,7 @@ internal import Synchronization
 /// Input from outside (a step's result, a timer, new input) is a *delivery*. A delivery is taken only when no job is left, so the code always sees
 /// results one by one, in the order they have in the log. That is what makes a replay take the same path as the first run.
 package final class Lane: TaskExecutor, @unchecked Sendable {
-    // Guard: `queue` is locked, `thread` is atomic, `parts` is used on the lane only.
+    // Guard: `queue` is locked, `thread` is atomic, `parts` and `jobs` are used on the lane only.
 
     private struct Queue {
         var jobs: [UnownedJob] = []
@@ -20,6 +20,8 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
     private let thread = Atomic<UInt64>(0)
     /// The rest of the delivery in flight.
     private var parts: [@Sendable () -> Void] = []
+    /// The jobs that run now: it takes turns with the queue's array, so that neither is made anew.
+    private var jobs: [UnownedJob] = []
 
     package init(id: UInt64, world: any World) {
         self.id = id
@@ -69,10 +71,13 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
         defer { thread.store(0, ordering: .relaxed) }
         var left = Lane.quantum
         while left > 0 {
-            let jobs = takeJobs()
+            queue.withLock { swap(&$0.jobs, &jobs) }
             for job in jobs { job.runSynchronously(on: asUnownedTaskExecutor()) }
             left -= max(1, jobs.count)
-            guard jobs.isEmpty else { continue }
+            guard jobs.isEmpty else {
+                jobs.removeAll(keepingCapacity: jobs.count <= Lane.quantum)
+                continue
+            }
             if parts.isEmpty {
                 guard let delivery = takeDeliveryOrRest() else { return }
                 delivery()
@@ -81,13 +86,6 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
             }
         }
         world.perform(lane: id) { self.run() }
-    }
-
-    private func takeJobs() -> [UnownedJob] {
-        queue.withLock { queue in
-            defer { queue.jobs.removeAll() }
-            return queue.jobs
-        }
     }
 
     /// Takes the next delivery; when there is none and no job has come meanwhile, the lane rests until it is scheduled again.

@@ -41,7 +41,7 @@ package struct OwnerPart: Sendable {
     package var decides: [UInt64] = []
     /// Refuses the append while an entry of these kinds waits to be decided: what ends a step or a turn must not overtake whoever wants to
     /// stop it.
-    package var yieldsTo: Set<EntryKind> = []
+    package var yieldsTo: EntryKinds = []
     /// Up to here the owner has seen what waits, and has taken it into account.
     package var yieldsAfter: UInt64 = 0
     /// Rows of the same batch, in the order in which they are written.
@@ -50,7 +50,7 @@ package struct OwnerPart: Sendable {
     package var isLazy = false
 
     package init(
-        epoch: EpochClaim = .none, decides: [UInt64] = [], yieldsTo: Set<EntryKind> = [], yieldsAfter: UInt64 = 0, rows: [AppendRow] = [],
+        epoch: EpochClaim = .none, decides: [UInt64] = [], yieldsTo: EntryKinds = [], yieldsAfter: UInt64 = 0, rows: [AppendRow] = [],
         isLazy: Bool = false
     ) {
         (self.epoch, self.decides) = (epoch, decides)

@@ -36,7 +36,7 @@ final class RateLimiter: Sendable {
     }
 
     private static func network(of address: String) -> String {
-        guard address.contains(":"), !address.contains(".") else { return address }
+        guard address.utf8.contains(UInt8(ascii: ":")), !address.utf8.contains(UInt8(ascii: ".")) else { return address }
         let groups = address.prefix(while: { $0 != "%" }).split(separator: ":", omittingEmptySubsequences: false)
         guard let gap = groups.dropFirst().firstIndex(of: ""), gap < 4 else { return groups.prefix(4).joined(separator: ":") }
         return groups.prefix(gap).joined(separator: ":") + "::"
