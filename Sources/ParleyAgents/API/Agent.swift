@@ -115,7 +115,8 @@ package struct AnyAgent: Sendable {
             // A remedy for the sender of a text to an agent that takes none, appended to the error.
             let remedy = isText ? ". Send it as the message's 'data', for example with `parley run <kind>/<id> --data '{...}'`" : ""
             throw StepFailure(
-                code: "invalid_input", message: "the message's \(isText ? "text" : "data") is not a \(type): \(data.misfit(error))\(remedy)",
+                code: "invalid_input",
+                message: "the message's \(isText ? "text" : "data") is not a \(type): \(data.misfit(error))\(remedy)",
                 retryable: false)
         }
     }
@@ -144,11 +145,14 @@ extension JSON {
             self = value
             return
         // What most steps give needs neither encoder nor parser.
-        case let text as String: self = .string(text)
+        case let text as String:
+            self = .string(text)
             return
-        case let number as Int: self = .integer(Int64(number))
+        case let number as Int:
+            self = .integer(Int64(number))
             return
-        case let flag as Bool: self = .bool(flag)
+        case let flag as Bool:
+            self = .bool(flag)
             return
         default: break
         }
