@@ -74,10 +74,16 @@ final class Connection {
     /// - Parameter length: The bytes of the first whole answer in what it is given; `nil` while it is not whole.
     @discardableResult
     func request(_ bytes: [UInt8], _ length: (UnsafeRawBufferPointer) -> Int?) -> [UInt8] {
+        send(bytes)
+        return answer(length)
+    }
+
+    /// Waits for the answer to what was sent.
+    @discardableResult
+    func answer(_ length: (UnsafeRawBufferPointer) -> Int?) -> [UInt8] {
         let handler = onInput
         defer { onInput = handler }
         onInput = { _ in }
-        send(bytes)
         while true {
             receive()
             if let length = length(unread) {

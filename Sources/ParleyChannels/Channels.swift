@@ -29,11 +29,16 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     /// When to look at which channel's lifetime; whether it has ended is decided by the writer, who knows of every access.
     var expiry: DueRows { lifetimes.withLock { $0! } }
 
+    /// An append to a channel that is not in memory takes twice as long: its row and its tail are read first.
+    package static let residentMax = max(16_384, SystemMemory.byteCount / 16 / residentBytes)
+    /// About what a channel takes of memory that nobody watches.
+    private static let residentBytes = 1_024
+
     /// - Parameters:
-    ///   - residentMax: How many channels stay in memory before those that nobody watches are let go.
+    ///   - residentMax: How many channels stay in memory before those that nobody watches are let go; by default as many as fill a sixteenth of it.
     ///   - partitions: Those that this node owns from the start; others are opened and closed, see ``open(_:completion:)``.
     package init(
-        log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil, residentMax: Int = 65_536,
+        log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil, residentMax: Int = Channels.residentMax,
         partitions: PartitionSet = .all
     ) {
         self.log = log
