@@ -335,8 +335,9 @@ extension Channels {
         }
         subscriptions?.published(overlay.touched)
         for (id, key) in overlay.erased { letGo(id, key) }
+        let touched = PartitionSet(overlay.touched.lazy.map(\.id.partition))
         overlay.clear()
-        evictIdle()
+        evictIdle(in: touched)
     }
 
     /// The channel is published, and leaves memory if it was removed.
@@ -387,8 +388,11 @@ extension Channels {
     func notifyDeleted(_ channel: Channel) { observers.withLock { $0.input }?.channelDeleted(channel) }
 
     /// Lets go of channels that nobody watches when a shard has grown past its share. Nothing is staged when this runs.
-    func evictIdle() {
-        for partition in partitions.all { forget(partition.evict(beyond: partitions.residentShare)) }
+    func evictIdle(in grown: PartitionSet = .all) {
+        for partition in grown.numbers {
+            let gone = partitions.all[Int(partition)].evict(beyond: partitions.residentShare)
+            if !gone.isEmpty { forget(gone) }
+        }
     }
 }
 
