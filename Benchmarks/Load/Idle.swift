@@ -41,6 +41,8 @@ struct Idle {
     private func parley(_ ask: (Connection, String) -> Void) -> [String] {
         let server = Server([
             program, "serve", "--listen", "127.0.0.1:0", "--data", "\(folder)/idle-\(Clock.now)", "--agents", folder,
+            // All come from one address, whose share is half of the server's readers.
+            "--max-readers-per-account", "\(2 * readers)",
         ])
         defer { server.stop(SIGKILL) }
         let path = "/v1/stream/load/idle"
