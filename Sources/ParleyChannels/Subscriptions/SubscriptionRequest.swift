@@ -1,0 +1,63 @@
+/// What somebody wants of a subscription.
+package enum SubscriptionRequest: Sendable {
+    /// Makes it, or finds that it is there already with the same configuration.
+    ///
+    /// With a page the last of its streams are linked, and it is there.
+    case put(SubscriptionConfiguration, root: String, SubscriptionMaking.Page? = nil)
+    /// Links streams of a subscription that is being made.
+    case link(SubscriptionMaking.Page)
+    /// Removes what was linked for a subscription that is not there after all.
+    case unmake(UInt64?)
+    case delete
+    /// Links streams by name, from their tails on.
+    case add([String])
+    /// Removes what links a stream by name.
+    case remove(String)
+    /// A worker wants to hold the wake.
+    case claim(worker: String)
+    /// The same, after it has waited for a scan of the links.
+    case claimAgain(worker: String)
+    /// Whoever was woken has done something, or is still about it.
+    case acknowledge(SubscriptionProof, [SubscriptionAck], isDone: Bool, isCallback: Bool)
+    /// Whoever holds the wake gives it back.
+    case release(SubscriptionProof)
+    /// The webhook has taken the wake; with `done` it has processed it.
+    case delivered(wakeID: String, done: [SubscriptionAck]?)
+    /// The webhook could not be told of the wake.
+    case failed(wakeID: String)
+    /// Something of it may be new, or due.
+    case look
+    /// The same, because of the time.
+    case ring
+    /// Its links have been scanned.
+    case scanned(SubscriptionScan.Outcome)
+    /// Removes links of streams that have gone.
+    case sweep([String])
+}
+
+/// By what somebody shows that a wake is his.
+package struct SubscriptionProof: Sendable {
+    package var token: String
+    package var wakeID: String
+    package var generation: UInt64
+
+    package init(token: String, wakeID: String, generation: UInt64) {
+        (self.token, self.wakeID, self.generation) = (token, wakeID, generation)
+    }
+}
+
+/// A stream has been processed up to that offset, the entry of the offset included.
+package struct SubscriptionAck: Sendable {
+    package var stream: String
+    package var offset: UInt64
+
+    package init(stream: String, offset: UInt64) { (self.stream, self.offset) = (stream, offset) }
+}
+
+package enum SubscriptionAnswer: Sendable {
+    case created(Subscription)
+    case confirmed(Subscription)
+    case claimed(Subscription, SubscriptionWake, token: String, streams: [SubscriptionStream])
+    case acknowledged(nextWake: Bool)
+    case done
+}
