@@ -33,9 +33,8 @@ package enum AgentIndex {
         var goesOn = true
         for partition in partitions.numbers {
             for status in statuses where goesOn {
-                var end = prefix(status, partition: partition)
-                end[2] += 1
-                try log.scan(.index, from: prefix(status, partition: partition), to: end, reversed: false) { _, value in
+                let prefix = prefix(status, partition: partition)
+                try log.scan(.index, from: prefix, to: prefix.endOfPrefix, reversed: false) { _, value in
                     goesOn = visit(String(decoding: value, as: UTF8.self), status)
                     return goesOn
                 }
@@ -78,8 +77,8 @@ package enum AgentIndex {
         var rows: [(number: UInt64, name: String, status: AgentStatus)] = []
         var upTo: UInt64?
         for status in statuses {
-            var (count, end) = (0, prefix(status, partition: place.partition))
-            end[2] += 1
+            var count = 0
+            let end = prefix(status, partition: place.partition).endOfPrefix
             let first = key(status, ChannelID(partition: place.partition, number: place.number + 1))
             try log.scan(.index, from: first, to: end, reversed: false) { key, value in
                 rows.append((key.readBigEndian(at: 3), String(decoding: value, as: UTF8.self), status))
@@ -95,9 +94,9 @@ package enum AgentIndex {
 extension Channel {
     /// Has the index and the channel's row say what the agent does from this commit on. Writer thread.
     package func move(to status: AgentStatus, turn: UInt64?, in stage: inout Stage) {
-        if staged.row.status != status { stage.delete(.index, AgentIndex.key(staged.row.status, id)) }
-        staged.row.status = status
-        staged.row.turn = turn
+        let before = staged.row.agent!.status
+        if before != status { stage.delete(.index, AgentIndex.key(before, id)) }
+        (staged.row.agent!.status, staged.row.agent!.turn) = (status, turn)
         staged.isRowChanged = true
         stage.put(.index, AgentIndex.key(status, id), Bytes(name.utf8))
     }

@@ -270,7 +270,7 @@ extension Channels {
         try subscriptions?.removing(channel, in: &stage)
         stage.count(Channels.removalBytes)
         if owns(Placement.partition(of: channel.name), in: &stage) { limit?.removed(channel.name) }
-        channel.staged.row.isSoftDeleted = keeper != nil
+        channel.staged.row.audience = keeper == nil ? .readers : .forksAlone
         if keeper != nil { channel.staged.isRowChanged = true }
         flush(channel, into: &stage)
         strip(channel.id, channel.staged.row, in: &stage)
@@ -283,7 +283,7 @@ extension Channels {
         }
         if let keeper { ask(keeper, in: &stage) } else { try collect(channel.id, in: &stage) }
         channel.staged.isDeleted = true
-        channel.staged.row.isClosed = true
+        channel.staged.row.closure = channel.staged.row.closure ?? ChannelRow.Closure()
         touch(channel)
     }
 

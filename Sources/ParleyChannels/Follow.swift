@@ -217,7 +217,7 @@ extension Watch {
         channel.staged.followers!.insert(follow)
         stage.put(.index, Watch.key(followed, follow), [])
         guard !channel.staged.row.isFollowed else { return }
-        channel.staged.row.isFollowed = true
+        channel.staged.row.audience = .readersAndSteps
         channel.staged.isRowChanged = true
         channels.touch(channel)
     }
@@ -260,7 +260,7 @@ extension Channel {
             messages.post(.news(follow), from: id.partition, in: &stage)
         }
         staged.followers = []
-        staged.row.isFollowed = false
+        staged.row.audience = .readers
         staged.isRowChanged = true
     }
 }

@@ -1,3 +1,4 @@
+internal import ParleyLog
 package import ParleySystem
 
 /// What a row of family `index` is about, by the byte behind the partition: `[partition][mark]...`. Below are the agents' states. The raw value
@@ -45,9 +46,8 @@ package enum IndexMark: UInt8, Sendable {
 
     /// All such rows of the partition.
     func range(_ partition: UInt16) -> (lower: Bytes, upper: Bytes) {
-        var upper = key(partition)
-        upper[2] += 1
-        return (key(partition), upper)
+        let lower = key(partition)
+        return (lower, lower.endOfPrefix)
     }
 
     /// All such rows of the channel.

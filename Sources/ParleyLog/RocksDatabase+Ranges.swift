@@ -93,11 +93,6 @@ extension UnsafeRawBufferPointer {
     /// Whether all keys from here up to `upper` have the first `count` bytes in common.
     fileprivate func isRange(to upper: UnsafeRawBufferPointer, inside count: Int) -> Bool {
         if upper.count >= count, upper.prefix(count).elementsEqual(prefix(count)) { return true }
-        var end = Bytes(prefix(count))
-        for index in end.indices.reversed() {
-            end[index] &+= 1
-            if end[index] != 0 { break }
-        }
-        return upper.elementsEqual(end)
+        return upper.elementsEqual(Bytes(prefix(count)).endOfPrefix)
     }
 }

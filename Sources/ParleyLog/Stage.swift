@@ -168,7 +168,7 @@ private struct DeletedRanges {
     mutating func insert(_ range: DeletedRange) -> Place {
         for count in DeletedRanges.prefixBytes where range.lower.count == count {
             // Up to the next channel's: all keys in between begin like the first.
-            guard range.upper == DeletedRanges.successor(of: range.lower) else { continue }
+            guard range.upper == range.lower.endOfPrefix else { continue }
             byPrefix[range.lower, default: []].append(range)
             return range.lower
         }
@@ -192,15 +192,6 @@ private struct DeletedRanges {
             if let step = ranges.last(where: { $0.family == family })?.step { latest = max(latest ?? 0, step) }
         }
         return latest
-    }
-
-    private static func successor(of key: Bytes) -> Bytes {
-        var key = key
-        for index in key.indices.reversed() {
-            key[index] &+= 1
-            if key[index] != 0 { break }
-        }
-        return key
     }
 }
 

@@ -29,7 +29,7 @@ import Testing
                 if frame.kind == .turnCompleted { output = frame.body["output"] }
                 return true
             }
-            return (output, try process.channels.row(channel)?.status)
+            return (output, try process.channels.row(channel)?.agent?.status)
         }
         #expect(output == "woken")
         #expect(status == .idle)

@@ -53,7 +53,7 @@ final class Bench: Sendable {
     ) -> Answer<(isNew: Bool, tail: UInt64, isClosed: Bool)> {
         let answer = Answer<(isNew: Bool, tail: UInt64, isClosed: Bool)>()
         var row = ChannelRow(name: name, contentType: type, isAgent: isAgent, created: world.now)
-        (row.isClosed, row.lifetime) = (isClosed, lifetime)
+        (row.closure, row.lifetime) = (isClosed ? ChannelRow.Closure() : nil, lifetime)
         channels.submit(CreateChannel(row)) { answer.set($0) }
         if commits { writer.pump() }
         return answer

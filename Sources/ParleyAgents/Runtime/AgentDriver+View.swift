@@ -41,7 +41,7 @@ extension AgentDriver {
             // The end offset is read before the inbox: an entry that comes later is noticed later, see `takeInput`.
             let head = channel.tail.head
             let leftRunning = try runtime.directory.leftRunning(runtime.channels.log)
-            guard let row = try runtime.channels.row(channel) else { throw ChannelError.notFound(channel.name) }
+            guard let row = try runtime.channels.row(channel)?.agent else { throw ChannelError.notFound(channel.name) }
             let inbox = try self.inbox(after: 0, upTo: head)
             let last = try runtime.channels.log.first(.states, from: channel.id.key, to: channel.id.keyEnd, reversed: true)
             var record = AgentRecord(epoch: row.epoch, saved: try last.map { try JSON.parse(stored: $0.value) })

@@ -5,34 +5,33 @@ package import ParleySystem
 extension AgentRuntime {
     /// The state of an agent, as `GET /v1/agents/<kind>/<id>` shows it; `nil` if the agent was never named. Reads the log: any thread but a loop's.
     package func status(of channelName: String) throws(LogError) -> JSON? {
-        guard let name = AgentName(channel: channelName), let channel = try channels.find(channelName), let row = try channels.row(channel)
-        else {
-            return nil
-        }
+        guard let name = AgentName(channel: channelName), let channel = try channels.find(channelName), let row = try channels.row(channel),
+            let agent = row.agent
+        else { return nil }
         var undecided = 0
         try channels.log.scan(.inbox, from: channel.id.key, to: channel.id.keyEnd, reversed: false) { _, _ in
             undecided += 1
             return undecided < 1_000
         }
         var members: [(String, JSON?)] = [
-            ("agent", .string(channelName)), ("kind", .string(name.kind)), ("id", .string(name.id)), ("state", .string(row.status.name)),
-            ("turn", row.turn.map { .string(Offset($0).token) }), ("epoch", .integer(Int64(row.epoch))),
+            ("agent", .string(channelName)), ("kind", .string(name.kind)), ("id", .string(name.id)), ("state", .string(agent.status.name)),
+            ("turn", agent.turn.map { .string(Offset($0).token) }), ("epoch", .integer(Int64(agent.epoch))),
             ("created", .string(row.created.description)), ("tail_offset", .string(Offset(channel.tail.head).token)),
             ("undecided", .integer(Int64(undecided))), ("in_memory", .bool(isActive(channelName))),
         ]
-        if let turn = row.turn {
+        if let turn = agent.turn {
             let journal = try Journal(channels, channel, turn: turn)
             members.append(("restarts", .integer(Int64(journal.restarts))))
             members.append(("since", .string(journal.start.at.description)))
             members.append(("waiting_for", .array(try waits(channel, journal))))
         }
-        if row.status == .stalled || row.status == .parked, let halt = try lastHalt(channel) {
+        if agent.status == .stalled || agent.status == .parked, let halt = try lastHalt(channel) {
             members += ["reason", "message", "remedy"].map { ($0, halt.body[$0]) }
             members.removeAll { $0.0 == "since" }
             members.append(("since", .string(halt.at.description)))
-            if row.status == .stalled { members.append(("stalled", halt.body)) }
+            if agent.status == .stalled { members.append(("stalled", halt.body)) }
         }
-        members.append(("queued", try queued(channel, row)))
+        members.append(("queued", try queued(channel, agent)))
         return .object(members.compactMap { name, value in value.map { JSON.Member(name, $0) } })
     }
 
@@ -47,8 +46,8 @@ extension AgentRuntime {
     }
 
     /// The messages that wait, and what for: the turn that runs, or a person. `nil`: none does.
-    private func queued(_ channel: Channel, _ row: ChannelRow) throws(LogError) -> JSON? {
-        guard row.turn != nil else { return nil }
+    private func queued(_ channel: Channel, _ agent: ChannelRow.AgentPart) throws(LogError) -> JSON? {
+        guard agent.turn != nil else { return nil }
         var (first, count): (UInt64?, Int64) = (nil, 0)
         try channels.log.scan(.inbox, from: channel.id.key, to: channel.id.keyEnd, reversed: false) { key, value in
             if value.first == EntryKind.message.rawValue {
@@ -58,7 +57,7 @@ extension AgentRuntime {
             return count < 1_000
         }
         guard let first, let at = try channels.entry(channel, at: first, { $0.at }) ?? nil else { return nil }
-        return ["reason": .string(row.status.name), "since": .string(at.description), "ahead": .integer(count)]
+        return ["reason": .string(agent.status.name), "since": .string(at.description), "ahead": .integer(count)]
     }
 
     /// The agents, ordered by partition and then by age whatever they do, in pages: `{agents: [{agent, state}], next, counts}`. Reads the log.

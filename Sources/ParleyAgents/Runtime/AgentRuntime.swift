@@ -289,7 +289,7 @@ package final class AgentRuntime: Sendable {
     /// A log that cannot be read may have it.
     private func isOpen(_ turn: UInt64, of name: String) -> Bool {
         do throws(LogError) {
-            return try channels.find(name).flatMap { channel throws(LogError) in try channels.row(channel) }?.turn == turn
+            return try channels.find(name).flatMap { channel throws(LogError) in try channels.row(channel) }?.agent?.turn == turn
         } catch {
             return true
         }

@@ -29,7 +29,7 @@ package struct Append: Sendable {
 extension Channel {
     /// Whether that very request of a producer has closed it.
     fileprivate func isClosed(by producer: ProducerClaim?) -> Bool {
-        guard let producer, let closedBy = staged.row.closedBy else { return false }
+        guard let producer, let closedBy = staged.row.closure?.producer else { return false }
         return closedBy.hasSameBytes(as: producer.tuple)
     }
 }
@@ -310,7 +310,7 @@ extension Append {
     }
 
     private func checkEpoch(_ channel: Channel) throws(ChannelRefusal) {
-        let held = channel.staged.row.epoch
+        let held = channel.staged.row.agent?.epoch ?? 0
         switch owner.epoch {
         case .none: return
         case .holds(let epoch) where epoch == held: return
@@ -380,13 +380,8 @@ extension Append {
             stage.put(.idempotency, channel.id.key(idempotency.keyDigest), idempotency.row(first...offsets.last!))
         }
         if let sequence { change(channel) { $0.lastSequence = sequence } }
-        if case .takes(let epoch) = owner.epoch { change(channel) { $0.epoch = epoch + 1 } }
-        if closes {
-            change(channel) {
-                $0.isClosed = true
-                $0.closedBy = producer?.tuple
-            }
-        }
+        if case .takes(let epoch) = owner.epoch { change(channel) { $0.agent?.epoch = epoch + 1 } }
+        if closes { change(channel) { $0.closure = ChannelRow.Closure(by: producer?.tuple) } }
         let outboxRows = channels.outbox?.stage(entries, offsets, of: channel, in: &stage) ?? 0
         if !entries.isEmpty || closes { channel.tellFollowers(channels.messages, in: &stage) }
         for (number, row) in owner.rows.enumerated() { row.write(follows[number], to: channel, offsets, channels.messages, in: &stage) }

@@ -31,7 +31,7 @@ package struct DeleteChannel: Sendable {
 extension Channels {
     /// Removes a channel as a request does.
     func delete(_ channel: Channel, in stage: inout Stage) throws(LogError) -> [Effect] {
-        if channel.isAgent { stage.delete(.index, AgentIndex.key(channel.staged.row.status, channel.id)) }
+        if let agent = channel.staged.row.agent { stage.delete(.index, AgentIndex.key(agent.status, channel.id)) }
         let outboxRows = outbox == nil ? 0 : try OutboxRow.count(of: channel.id, in: stage.log)
         try remove(channel, tombstone: channel.isAgent, in: &stage)
         var effects: [Effect] = []

@@ -70,20 +70,12 @@ package final class SubscriptionMaking: SubscriptionWork, @unchecked Sendable { 
         lower.append(bigEndian: partition)
         let partitionBytes = lower.count
         lower.append(configuration.pattern!.literalPrefix)
-        try subscriptions.channels.log.scan(.names, from: lower, to: SubscriptionMaking.end(of: lower), reversed: false) { key, value in
+        try subscriptions.channels.log.scan(.names, from: lower, to: lower.endOfPrefix, reversed: false) { key, value in
             guard NameRow(Bytes(value))?.isTombstone == false else { return true }
             let name = Bytes(key[partitionBytes...]).text
             if configuration.matches(name) { names.append(name) }
             return names.count <= Subscriptions.linksMax
         }
-    }
-
-    /// Behind every key that begins so.
-    private static func end(of prefix: Bytes) -> Bytes {
-        var end = prefix
-        while end.last == 0xFF { end.removeLast() }
-        end[end.count - 1] += 1
-        return end
     }
 
     private var tooMany: ChannelError {

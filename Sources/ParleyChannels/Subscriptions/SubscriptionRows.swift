@@ -36,11 +36,7 @@ package enum SubscriptionRows {
     }
 
     /// Behind every row of a subscription.
-    static func end(_ id: String) -> Bytes {
-        var key = key(id)
-        key[key.count - 1] = 1
-        return key
-    }
+    static func end(_ id: String) -> Bytes { key(id).endOfPrefix }
 
     static func newStreamKey(_ id: ChannelID) -> Bytes { IndexMark.newStream.key(id) }
 

@@ -74,7 +74,7 @@ struct StreamRoutes: Sendable {
                 throw .bad("unexpected_body", "an agent is created idle: PUT takes no body. POST a message to it.")
             }
         } else {
-            row.isClosed = closes
+            row.closure = closes ? ChannelRow.Closure() : nil
             row.lifetime = wanted.lifetime
             guard wanted.fork == nil || request.body.isEmpty || contentType != nil else {
                 throw .bad("missing_content_type", "Content-Type is missing; a fork with data of its own needs the source's.")

@@ -30,7 +30,7 @@ struct WeekOperation: Sendable {
         switch action {
         case .create(let contentType, let lifetime, let isClosed):
             var row = ChannelRow(name: name, contentType: contentType, isAgent: false, created: sent)
-            (row.lifetime, row.isClosed) = (lifetime, isClosed)
+            (row.lifetime, row.closure) = (lifetime, isClosed ? ChannelRow.Closure() : nil)
             create(row, nil, channels, answered)
         case .fork(let source, let offset, let subOffset, let lifetime):
             var row = ChannelRow(name: name, contentType: ContentType.json, isAgent: false, created: sent)
