@@ -47,7 +47,7 @@ final class Pacer: Sendable {
             let now = Clock.now
             var next = now + 1_000_000_000
             let ended = calls.filter { call in
-                guard let due = call.goOn(now) else { return true }
+                guard let due = call.sayDue(now) else { return true }
                 next = min(next, due)
                 return false
             }
@@ -72,7 +72,7 @@ final class ClockCall: ModelCall {
 
     /// Says what is due.
     /// - Returns: When the next token is due; `nil` when there is none.
-    func goOn(_ now: UInt64) -> UInt64? {
+    func sayDue(_ now: UInt64) -> UInt64? {
         while !isCancelled.load(ordering: .relaxed) {
             let count = said.load(ordering: .relaxed)
             guard count < speech.tokens else {

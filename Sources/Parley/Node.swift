@@ -174,7 +174,7 @@ package final class Node: Sendable {
         webhooks?.drain()
         subscriptions.drain()
         let deadline = ContinuousClock.now + configuration.drainTime
-        while runtime.runningBodies + (webhooks?.underWay ?? 0) + subscriptions.underWay > 0, ContinuousClock.now < deadline {
+        while runtime.runningBodies + (webhooks?.inFlightCount ?? 0) + subscriptions.inFlightCount > 0, ContinuousClock.now < deadline {
             Node.pause(.milliseconds(10))
         }
         webhooks?.stop()

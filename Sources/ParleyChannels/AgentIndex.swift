@@ -30,13 +30,13 @@ package enum AgentIndex {
         _ log: any CommitLog, in partitions: PartitionSet = .all, _ statuses: [AgentStatus],
         _ visit: (_ name: String, _ status: AgentStatus) -> Bool
     ) throws(LogError) {
-        var goesOn = true
+        var continues = true
         for partition in partitions.numbers {
-            for status in statuses where goesOn {
+            for status in statuses where continues {
                 let prefix = prefix(status, partition: partition)
                 try log.scan(.index, from: prefix, to: prefix.endOfPrefix, reversed: false) { _, value in
-                    goesOn = visit(String(decoding: value, as: UTF8.self), status)
-                    return goesOn
+                    continues = visit(String(decoding: value, as: UTF8.self), status)
+                    return continues
                 }
             }
         }

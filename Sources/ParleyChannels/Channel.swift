@@ -17,7 +17,7 @@ package final class Channel: @unchecked Sendable {
     package let lifetime: Lifetime?
     /// Removed while others had been forked from it: there for them alone.
     package let isSoftDeleted: Bool
-    /// When its sliding lifetime was last begun anew, in milliseconds.
+    /// When its sliding lifetime was last renewed, in milliseconds.
     let accessed: Atomic<Int64>
     /// What the log says of that, or is about to.
     let storedAccess: Atomic<Int64>
@@ -217,11 +217,11 @@ extension Channel {
         }
     }
 
-    /// Gives the object up, whoever watches it.
+    /// Gives the object up, even while it is watched.
     /// - Returns: who must be told.
     func leave() -> [any ChannelWatcher] { published.withLock { $0.tail.leave() } }
 
-    /// Gives the object up if nobody watches it; nothing may be staged in it.
+    /// Gives the object up unless it is watched; nothing may be staged in it.
     func evict() -> Bool {
         published.withLock { state in
             guard !state.tail.isWatched, state.pins == 0 else { return false }

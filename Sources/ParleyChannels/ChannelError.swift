@@ -42,7 +42,7 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
     /// Whether the channel is not there any more.
     package var isOfRemoval: Bool { ["channel_gone", "agent_deleted", "channel_not_found"].contains(code) }
 
-    /// An agent's name, until somebody creates it anew.
+    /// An agent's name, until the agent is recreated.
     package static func deleted(_ name: String) -> ChannelError {
         ChannelError(
             "agent_deleted", "'\(name)' was deleted, and a late retry does not bring it back. PUT /v1/stream/\(name) starts it anew.")

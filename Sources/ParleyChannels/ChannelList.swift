@@ -15,7 +15,7 @@ extension Channels {
     /// The channels whose names begin with `prefix` and for which `isShown` holds, in the order of their names (bytewise), behind `after`.
     ///
     /// Reads the log. Cost: a seek a partition, up to `limit` rows of each, and two lookups a channel that is listed.
-    /// - Returns: `limit` of them at most, and the name to go on behind when there may be more.
+    /// - Returns: `limit` of them at most, and the name to continue behind when there may be more.
     package func list(
         prefix: String, after: String?, limit: Int, where isShown: (String) -> Bool = { _ in true }
     ) throws(LogError) -> (channels: [ChannelListing], next: String?) {

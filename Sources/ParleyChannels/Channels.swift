@@ -68,7 +68,7 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
     /// Has `observer` told of entries that wait for an agent's decision; `nil`: nobody any more.
     package func observeInput(_ observer: (any InputObserver)?) { observers.withLock { $0.input = observer } }
 
-    /// Goes on with what the last process left: lifetimes that are over, messages that were not taken. Cost: some seeks a partition.
+    /// Resumes what the last process left: expired channels, messages that were not taken. Cost: some seeks a partition.
     package func start() throws(LogError) {
         try expiry.start()
         try messages.start()
@@ -258,7 +258,7 @@ extension Channels {
     /// It takes the writer as long as an append of so many bytes: of those a commit has not too many either.
     private static let removalBytes = 4 << 10
 
-    /// Removes a channel and everything it has, staged. With a `tombstone` only an explicit PUT makes it anew.
+    /// Removes a channel and everything it has, staged. With a `tombstone` only an explicit PUT recreates it.
     ///
     /// While there are forks of it, its entries stay, and so does a plain channel's name: it is not free.
     func remove(_ channel: Channel, tombstone: Bool, in stage: inout Stage) throws(LogError) {
@@ -320,8 +320,8 @@ extension Channels {
         if !channel.staged.isDeleted { channel.flush(into: &stage) }
     }
 
-    /// Publishes everything the commit made durable. Called by the first submission that is answered, so that whoever gets an answer also
-    /// reads his own write.
+    /// Publishes everything the commit made durable. Called by the first submission that is answered, so that a client that gets
+    /// an answer also reads its own write.
     func publish() {
         messages.committed()
         guard !overlay.isClear else { return }

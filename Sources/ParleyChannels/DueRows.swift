@@ -16,8 +16,8 @@ final class DueRows: Sendable {
     private let atOnce: Int
     private let pause: Duration
     private let visit: Visit
-    /// Rows that somebody sees to, and that are still there.
-    fileprivate let underWay = Mutex(Set<Bytes>())
+    /// Rows that a visit holds, and that are still stored.
+    fileprivate let inFlight = Mutex(Set<Bytes>())
     /// When those are looked at again that nobody took.
     private static let patience = Duration.seconds(1)
 
@@ -73,7 +73,7 @@ final class DueRows: Sendable {
             found.append((Bytes(key), Bytes(value)))
             return true
         }
-        for (row, value) in found where underWay.withLock({ $0.insert(row).inserted }) {
+        for (row, value) in found where inFlight.withLock({ $0.insert(row).inserted }) {
             visit(value, DueVisit(ChannelID(partition: partition, number: row.readBigEndian(at: 11)), row, self))
         }
         if !found.isEmpty {
@@ -86,7 +86,7 @@ final class DueRows: Sendable {
     private static func due(_ key: Bytes) -> Timestamp { Timestamp(milliseconds: Int64(key.readBigEndian(at: 3, as: UInt64.self))) }
 }
 
-/// Held by whoever sees to a row that is due, until it is gone or will not go.
+/// Held by the component that handles a due row, until the row is deleted or the attempt has failed.
 final class DueVisit: Sendable {
     let channel: ChannelID
     let row: Bytes
@@ -94,5 +94,5 @@ final class DueVisit: Sendable {
 
     fileprivate init(_ channel: ChannelID, _ row: Bytes, _ rows: DueRows) { (self.channel, self.row, self.rows) = (channel, row, rows) }
 
-    deinit { rows.underWay.withLock { _ = $0.remove(row) } }
+    deinit { rows.inFlight.withLock { _ = $0.remove(row) } }
 }

@@ -53,7 +53,7 @@ extension ChannelRow {
 }
 
 extension Channels {
-    /// Somebody has begun to read a channel, or has written to it: a sliding lifetime begins anew. Thread-safe.
+    /// Renews the sliding lifetime of a channel that is being read or written. Thread-safe.
     ///
     /// In memory at once; in the log when what stands there has become late, so that a process that takes over is late by no more than that.
     package func touched(_ channel: Channel) {

@@ -265,11 +265,11 @@ extension Frame {
     package var text: TextDelta? {
         guard kind == .text else { return nil }
         let rest = rest
-        let goesOn = flags & Flag.continues != 0
+        let continues = flags & Flag.continues != 0
         return TextDelta(
             part: TextDelta.Part(rawValue: rest[0]) ?? .text, index: rest.readBigEndian(at: 5),
-            continuesAt: goesOn ? rest.readBigEndian(at: 13) : nil,
-            pieces: rest.readBigEndian(at: 1), delta: Bytes(rest[(goesOn ? 21 : 13)...]))
+            continuesAt: continues ? rest.readBigEndian(at: 13) : nil,
+            pieces: rest.readBigEndian(at: 1), delta: Bytes(rest[(continues ? 21 : 13)...]))
     }
 }
 

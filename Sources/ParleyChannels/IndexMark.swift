@@ -16,7 +16,7 @@ package enum IndexMark: UInt8, Sendable {
     case subscription
     /// `[channel]`: name of a new stream that matches a subscription; written by earlier versions.
     case newStream
-    /// Nothing: whoever had the partition before gave it up in an orderly way, so a turn that was open is not to blame.
+    /// Nothing: the previous owner of the partition gave it up in an orderly way, so a turn that was open is not to blame.
     case drained
     /// `[channel][follower][step]`: who is to be told of what is new in a channel.
     case watch

@@ -70,7 +70,7 @@ extension Channels {
 
     /// The name's home has another channel of that name, or none: the rows go. ``Messages/ready(_:in:)`` has been called.
     func removeNameless(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) -> [Effect] {
-        // One that is kept for its own forks goes on the way, or with the last of them.
+        // A channel that is kept for its own forks is deleted by `resolve`, or with the last of them.
         guard let found = try resolve(channel.name, at: channel.id, in: &stage), !found.isGone else { return [] }
         return try delete(found, in: &stage)
     }

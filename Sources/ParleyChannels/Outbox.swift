@@ -102,14 +102,14 @@ package struct OutboxRow: Sendable, Hashable {
     package static func scan(
         _ log: any CommitLog, in partitions: PartitionSet, from start: ChannelID, _ visit: (OutboxRow) -> Bool
     ) throws(LogError) {
-        var goesOn = true
-        for partition in partitions.numbers where goesOn && partition >= start.partition {
+        var continues = true
+        for partition in partitions.numbers where continues && partition >= start.partition {
             let number = partition == start.partition ? start.number : 0
             let lower = ChannelID(partition: partition, number: number).key
             let upper = ChannelID(partition: partition, number: .max).key
             try log.scan(.outbox, from: lower, to: upper, reversed: false) { key, value in
-                if let row = OutboxRow(key, value) { goesOn = visit(row) }
-                return goesOn
+                if let row = OutboxRow(key, value) { continues = visit(row) }
+                return continues
             }
         }
     }

@@ -14,7 +14,7 @@ extension Channels {
         }
     }
 
-    /// - Returns: whether to go on.
+    /// - Returns: whether to continue with the next stretch.
     private func walk(
         _ stretch: Channel.Stretch, of channel: Channel, _ visit: (_ offset: UInt64, _ frame: Frame) -> Bool
     ) throws(LogError) -> Bool {
@@ -22,7 +22,7 @@ extension Channels {
         let id = stretch.id
         let start = try log.first(.log, from: id.key, to: id.key(stretch.after + 2), reversed: true)?.key ?? id.key
         var damaged: UInt64?
-        var goesOn = true
+        var continues = true
         try log.scan(.log, from: start, to: id.key(stretch.upTo + 1), reversed: false) { key, value in
             let first: UInt64 = key.readBigEndian(at: 10)
             var isWithin = true
@@ -30,17 +30,17 @@ extension Channels {
                 if place > stretch.upTo {
                     isWithin = false
                 } else if place > stretch.after, frame.kind != .hole {
-                    goesOn = visit(place, frame)
+                    continues = visit(place, frame)
                 }
-                return isWithin && goesOn
+                return isWithin && continues
             }
             if last == nil { damaged = first }
-            return isWithin && goesOn && damaged == nil
+            return isWithin && continues && damaged == nil
         }
         if let damaged {
             throw LogError(.damaged, "frames of channel '\(channel.name)' at offset \(Offset(damaged)) cannot be read")
         }
-        return goesOn
+        return continues
     }
 
     /// Walks the entries from `head` back to the start, until `visit` returns false.
@@ -54,7 +54,7 @@ extension Channels {
         _ stretch: Channel.Stretch, of channel: Channel, _ visit: (_ offset: UInt64, _ frame: Frame) -> Bool
     ) throws(LogError) -> Bool {
         var damaged: UInt64?
-        var goesOn = true
+        var continues = true
         try log.scan(.log, from: stretch.id.key, to: stretch.id.key(stretch.upTo + 1), reversed: true) { key, value in
             var frames: [(UInt64, Frame)] = []
             let first: UInt64 = key.readBigEndian(at: 10)
@@ -66,15 +66,15 @@ extension Channels {
                 damaged = first
                 return false
             }
-            goesOn = frames.reversed().allSatisfy { place, frame in
+            continues = frames.reversed().allSatisfy { place, frame in
                 place > stretch.upTo || place <= stretch.after || frame.kind == .hole || visit(place, frame)
             }
-            return goesOn && last > stretch.after
+            return continues && last > stretch.after
         }
         if let damaged {
             throw LogError(.damaged, "frames of channel '\(channel.name)' at offset \(Offset(damaged)) cannot be read")
         }
-        return goesOn
+        return continues
     }
 
     /// The entry at `offset`: what `make` makes of its frame, or `nil` when there is none.

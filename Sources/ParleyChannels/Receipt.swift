@@ -1,6 +1,6 @@
 package import ParleySystem
 
-/// What a `receipt` says became of an entry that somebody sent.
+/// What a `receipt` says became of an entry that a client sent.
 package struct Receipt {
     package let offset: UInt64
     package let at: Timestamp

@@ -122,7 +122,7 @@ struct PublishedTail {
         return told
     }
 
-    /// Keeps a commit while somebody watches, and drops the oldest ones beyond the limit.
+    /// Keeps a commit while the channel is watched, and drops the oldest ones beyond the limit.
     mutating func keep(_ chunk: Chunk) {
         guard isWatched else { return }
         // Without room its readers get it as a page.

@@ -30,7 +30,7 @@ package enum TextSeam {
         switch end {
         case .whole: true
         case .afterReturn: next.map { $0 != 0x0a } ?? false
-        // What does not go on is no text, with or without what comes next.
+        // A character that the next byte does not continue is invalid UTF-8 either way.
         case .inCharacter: next.map { $0 & 0xc0 != 0x80 } ?? false
         }
     }

@@ -9,7 +9,7 @@ package struct SealedText: Sendable, Equatable {
     package var channelName: String
     package var turn: UInt64
     package var step: String
-    /// The entries that it is between; where it ends is known to whoever writes the row.
+    /// The entries that it is between; the code that writes the row knows where it ends.
     package var from: UInt64
     package var upTo: UInt64
 

@@ -31,7 +31,7 @@ enum RunCommand: Command {
         let client = try Client(arguments, needs: [.read, .append])
         let offset = try MessageArgument.send(message, to: channel, client, key: arguments["key"])
         let (view, json) = (TurnView(), arguments.has("json"))
-        let leaving = goesOn(channel, offset, arguments)
+        let leaving = leavingText(channel, offset, arguments)
         let agent = Refusal.agent(channel)
         client.onInterrupt { json ? Terminal.error(leaving) : view.say(leaving) }
         let watched = Mutex(WatchedMessage(offset))
@@ -99,7 +99,7 @@ enum RunCommand: Command {
     }
 
     /// The text shown when the command ends before the turn.
-    private static func goesOn(_ channel: String, _ offset: String, _ arguments: Arguments) -> TerminalText {
+    private static func leavingText(_ channel: String, _ offset: String, _ arguments: Arguments) -> TerminalText {
         let agent = Refusal.agent(channel)
         return """
             parley: the agent continues without this command.

@@ -140,15 +140,15 @@ final class Follower: Sendable {
                 (state.wasReached, state.isLost) = (true, false)
                 state.isEncoded = head.header("Stream-SSE-Data-Encoding") == "base64"
                 state.asksContent = state.isEncoded && state.content == .unknown
-                var goesOn = !state.asksContent
+                var continues = !state.asksContent
                 do {
                     var events: [ServerSentEvent] = []
                     try bytes.withUnsafeBytes { buffer in try state.events.feed(buffer) { events.append($0) } }
-                    for event in events where goesOn { goesOn = handle(event, &state) }
+                    for event in events where continues { continues = handle(event, &state) }
                 } catch {
-                    goesOn = false  // An event longer than any server sends: reconnect.
+                    continues = false  // An event longer than any server sends: reconnect.
                 }
-                return goesOn
+                return continues
             }
         }
     }

@@ -248,7 +248,7 @@ extension HTTPConnection {
                 // The requests that one connection sent at once do not keep the others waiting.
                 served += 1
                 if served >= HTTPConnection.togetherCount, index < input.count, listener.isSliceOver {
-                    listener.goOn(self, atOnce: false)
+                    listener.resumeInput(of: self, atOnce: false)
                     return index
                 }
                 continue
@@ -398,21 +398,21 @@ extension HTTPConnection {
         updateReading()
         guard upgraded?.isInputPaused == false else { return }
         // Not from here: the consumer of input also calls this while it is given some.
-        listener.goOn(self, atOnce: false)
+        listener.resumeInput(of: self, atOnce: false)
     }
 
     /// Resumes with input that has waited.
-    func goOn() {
+    func resumeInput() {
         guard !isClosed else { return }
         if hasUpgraded { handOverBlocked() } else { resume() }
         if let tls { unsealRest(tls) }
         countWaiting()
     }
 
-    /// Whether input has been served for long enough in this round; a consumer that stops for that continues with ``goOnLater()``.
+    /// Whether input has been served for long enough in this round; a consumer that stops for that continues with ``resumeInputLater()``.
     var isSliceOver: Bool { listener.isSliceOver }
 
-    func goOnLater() { listener.goOn(self, atOnce: false) }
+    func resumeInputLater() { listener.resumeInput(of: self, atOnce: false) }
 
     func inputEnded() { upgradedInputEnded = true }
 
@@ -496,7 +496,7 @@ extension HTTPConnection {
             if !hasUnsent { end() }
             return
         }
-        if hasBlocked, mayBegin, !isProcessing { listener.goOn(self, atOnce: true) }
+        if hasBlocked, mayBegin, !isProcessing { listener.resumeInput(of: self, atOnce: true) }
         let isIdle = exchanges.isEmpty && !hasUnsent && !isClosed && !isDelayed
         guard isIdle else { return }
         if peerHasFinished || (listener.isDraining && phase == .idle) { return close() }

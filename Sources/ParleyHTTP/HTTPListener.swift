@@ -44,7 +44,7 @@ final class HTTPListener: @unchecked Sendable {  // Guard: used on `loop` only.
     private var dateBytes = Bytes()
     /// Connections whose input waits for their turn, in the order in which they came.
     private var delayed = Fifo<HTTPConnection>()
-    private var goesOn = false
+    private var isResumeScheduled = false
     /// Until then input is served as it comes: the loop's precise time; `nil` until some is.
     private var sliceEnd: Int64?
     /// The bytes of the connections that wait to be sent, and of input behind them. May be read from any thread at any time.
@@ -324,26 +324,26 @@ extension HTTPListener {
     }
 
     /// Lets a connection resume with input that waits: at once when `atOnce` is set and the round is not over, else in its turn.
-    func goOn(_ connection: HTTPConnection, atOnce: Bool) {
-        guard !atOnce || isSliceOver else { return connection.goOn() }
+    func resumeInput(of connection: HTTPConnection, atOnce: Bool) {
+        guard !atOnce || isSliceOver else { return connection.resumeInput() }
         guard !connection.isDelayed else { return }
         connection.isDelayed = true
         delayed.append(connection)
-        guard !goesOn else { return }
-        goesOn = true
-        loop.atEndOfTick { self.goOnWithDelayed() }
+        guard !isResumeScheduled else { return }
+        isResumeScheduled = true
+        loop.atEndOfTick { self.resumeDelayed() }
     }
 
-    private func goOnWithDelayed() {
+    private func resumeDelayed() {
         beginSlice()
         while let connection = delayed.popFirst() {
             connection.isDelayed = false
-            connection.goOn()
+            connection.resumeInput()
             connection.scheduleFlush()
             if isSliceOver { break }
         }
-        goesOn = !delayed.isEmpty
-        if goesOn { loop.atEndOfTick { self.goOnWithDelayed() } }
+        isResumeScheduled = !delayed.isEmpty
+        if isResumeScheduled { loop.atEndOfTick { self.resumeDelayed() } }
     }
 
     private func beginSlice() { sliceEnd = loop.preciseNanoseconds + HTTPListener.sliceNanoseconds }

@@ -25,7 +25,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     package var onHalfClose: (() -> Void)?
 
     /// Behind a 101: called on the loop with the peer's input, valid during the call. Returns how much it has taken; less than all only where it has
-    /// set ``isInputPaused`` or called ``goOnLater()``, and then the rest is given again after that, with nothing if there is none.
+    /// set ``isInputPaused`` or called ``resumeInputLater()``, and then the rest is given again after that, with nothing if there is none.
     package var onInput: ((UnsafeRawBufferPointer) -> Int)?
     private var framing: Framing
     private var wasAboveLowWater = false
@@ -58,7 +58,7 @@ package final class HTTPStream: @unchecked Sendable {  // Guard: used on the loo
     package var mustYield: Bool { responder?.connection?.isSliceOver ?? false }
 
     /// Behind a 101: delivers the input that was not taken again, in its turn.
-    package func goOnLater() { responder?.connection?.goOnLater() }
+    package func resumeInputLater() { responder?.connection?.resumeInputLater() }
 
     /// Calls `onDrain` when the peer has taken something, even where the queue has been low all the time.
     package func awaitDrain() { wasAboveLowWater = true }

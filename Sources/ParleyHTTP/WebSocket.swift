@@ -114,7 +114,7 @@ package final class WebSocket: @unchecked Sendable {  // Guard: used on the loop
     private var mayHearMore: Bool {
         guard !isClosed, !stream.isInputPaused else { return false }
         guard stream.mustYield else { return true }
-        stream.goOnLater()
+        stream.resumeInputLater()
         return false
     }
 

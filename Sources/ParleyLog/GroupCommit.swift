@@ -235,7 +235,7 @@ extension GroupCommit {
                 staged.append(Staged(queued: next, error: nil, concerned: stage.concerned))
                 stage.keep()
             } catch {
-                stage.takeBack()
+                stage.rollBack()
                 staged.append(Staged(queued: next, error: error, concerned: PartitionSet()))
                 // The log itself is gone, and not only a value of it: nothing staged here could be committed.
                 if error.code == .closed || error.code == .writeFailed { throw error }

@@ -90,7 +90,7 @@ package struct Stage {
     }
 
     /// Rolls back what was staged since the last `keep()`.
-    mutating func takeBack() {
+    mutating func rollBack() {
         for step in undo.reversed() {
             switch step {
             case .written(let index, let mark):

@@ -70,7 +70,7 @@ final class LanePool: Sendable {
     /// Adds a thread where those that there are do not come back.
     /// - Returns: whether there is something to watch.
     private static func watch(_ state: Monitor<State>, _ width: Int) -> Bool {
-        let (goesOn, needsThread) = state.withLock { state in
+        let (keepsWatching, needsThread) = state.withLock { state in
             guard !state.ready.isEmpty else {
                 state.isWatcherAsleep = true
                 return (false, false)
@@ -81,7 +81,7 @@ final class LanePool: Sendable {
             return (true, true)
         }
         if needsThread { start(state, width) }
-        return goesOn
+        return keepsWatching
     }
 
     private static func start(_ state: Monitor<State>, _ width: Int) {

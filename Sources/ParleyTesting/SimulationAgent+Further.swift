@@ -60,7 +60,7 @@ extension SimulationAgent {
                 return arguments.number
             }
         }
-        let model = SimulatedModel(goesOn: prompt.utf8.last.map { $0 % 2 == 0 } ?? true, world: world, record: record)
+        let model = SimulatedModel(continuesPrefix: prompt.utf8.last.map { $0 % 2 == 0 } ?? true, world: world, record: record)
         let messages = turn.history.flatMap(\.messages) + [turn.input(called.input), .user(prompt)]
         return .string(try await turn.respond("respond\(index)", model, messages, tools: tools, retry: SimulationAgent.retry).text)
     }

@@ -68,8 +68,8 @@ package struct SimulationAgent: Sendable {
             case .sleep(let milliseconds):
                 try await turn.sleep(.milliseconds(milliseconds))
                 outputs.append("slept")
-            case .generate(let prompt, let goesOn):
-                let model = SimulatedModel(goesOn: goesOn, world: world, record: record)
+            case .generate(let prompt, let continuesPrefix):
+                let model = SimulatedModel(continuesPrefix: continuesPrefix, world: world, record: record)
                 outputs.append(
                     .string(try await turn.generate("generate\(index)", model, .user(prompt), retry: SimulationAgent.retry).text))
             case .emit(let value): try turn.emit("emitted", value)

@@ -162,12 +162,12 @@ final class SimulationClient: Sendable {
             let life = channel.map { SimulationHistory.Life(name: $0.name, id: $0.id) }
             process.record.update { $0.answers.append(SimulationHistory.Answer(request: wish.id, life: life, offsets: offsets)) }
         }
-        let goesOn = state.withLock { state in
+        let isCurrent = state.withLock { state in
             guard state.process === process, state.next == index else { return false }
             state.next += 1
             return true
         }
-        if goesOn { ask(index + 1, process) }
+        if isCurrent { ask(index + 1, process) }
     }
 }
 

@@ -48,14 +48,14 @@ struct SimulationEffects {
         _ end: SimulationHistory.Entry, _ own: [SimulationHistory.Entry], _ program: SimulationProgram
     ) {
         let begun = own.filter { $0.type == "step.started" && $0.attempt == 1 && $0.body["compensation"] == true }.map(\.step)
-        let isTakenBack = end.type == "turn.cancelled" || end.type == "turn.failed"
-        if !isTakenBack, let first = begun.first { violate("what stands is not taken back", "\(first) ran before \(end.short)") }
+        let isRolledBack = end.type == "turn.cancelled" || end.type == "turn.failed"
+        if !isRolledBack, let first = begun.first { violate("what stands is not taken back", "\(first) ran before \(end.short)") }
         let count = program.operations.count { if case .compensate = $0 { true } else { false } }
         let all = (0..<count).map { $0 == 0 ? "undo" : "undo#\($0 + 1)" }.reversed() as [String]
         let top = begun.filter { $0.hasPrefix("undo") }
         // The program came to its end, and failed there: all of it.
         let isWhole = end.body["error"]?["code"] == "told_to"
-        if isWhole ? top != all : isTakenBack && !all.ends(with: top) {
+        if isWhole ? top != all : isRolledBack && !all.ends(with: top) {
             violate("what failed is taken back, the latest first", "\(top) instead of \(all) before \(end.short)")
         }
     }

@@ -12,9 +12,9 @@ package final class SimulatedModel: Model {
     private let world: any World
     private let record: SimulationRecord
 
-    package init(goesOn: Bool, world: any World, record: SimulationRecord) {
-        name = "simulated:\(goesOn ? "prefix" : "restart")"
-        continues = goesOn ? .prefix : .no
+    package init(continuesPrefix: Bool, world: any World, record: SimulationRecord) {
+        name = "simulated:\(continuesPrefix ? "prefix" : "restart")"
+        continues = continuesPrefix ? .prefix : .no
         self.world = world
         self.record = record
     }

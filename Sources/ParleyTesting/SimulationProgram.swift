@@ -10,7 +10,7 @@ package struct SimulationProgram: Sendable {
         /// A step that fails for good; the program catches it.
         case doomed
         case sleep(milliseconds: Int)
-        case generate(prompt: String, goesOn: Bool)
+        case generate(prompt: String, continuesPrefix: Bool)
         case emit(Int)
         /// Waits for the signal `go`, for at most this long.
         case wait(milliseconds: Int)
@@ -151,7 +151,7 @@ package struct SimulationProgram: Sendable {
         case 3: return .once(takes: Int.random(in: 0...30, using: &random))
         case 4: return .doomed
         case 5: return .sleep(milliseconds: pace.sleeps.randomElement(using: &random)!)
-        case 6, 7: return .generate(prompt: "\(random.next() % 1_000)", goesOn: Int.random(in: 0..<3, using: &random) > 0)
+        case 6, 7: return .generate(prompt: "\(random.next() % 1_000)", continuesPrefix: Int.random(in: 0..<3, using: &random) > 0)
         case 8: return .emit(Int.random(in: 0..<1_000, using: &random))
         case 9, 10: return .chance
         case 11: return .wait(milliseconds: pace.waits.randomElement(using: &random)!)

@@ -18,7 +18,7 @@ package struct DeliveryQueue {
     }
 
     /// Attempts at once, over all channels.
-    package static let underWayMax = 16
+    package static let inFlightMax = 16
     /// Channels remembered.
     package static let readyMax = 1_024
     /// A receiver that has failed so often in a row gets one attempt a second until one succeeds: however many rows wait, a receiver that
@@ -26,7 +26,7 @@ package struct DeliveryQueue {
     package static let failuresMax = 32
     package static let failingPause = Duration.seconds(1)
 
-    package private(set) var underWay: Set<ChannelID> = []
+    package private(set) var inFlight: Set<ChannelID> = []
     package private(set) var failuresInARow = 0
     /// In the order in which they came; the ones before `firstReady` are taken.
     private var ready: [ChannelID] = []
@@ -49,7 +49,7 @@ package struct DeliveryQueue {
 
     /// A channel may have a row that is due.
     package mutating func add(_ id: ChannelID) {
-        guard !underWay.contains(id) else {
+        guard !inFlight.contains(id) else {
             // Its row may have come after the delivery in flight has looked.
             addedMeanwhile.insert(id)
             return
@@ -66,16 +66,16 @@ package struct DeliveryQueue {
     }
 
     package mutating func next(now: Timestamp) -> Step {
-        guard underWay.count < DeliveryQueue.underWayMax else { return .nothing }
+        guard inFlight.count < DeliveryQueue.inFlightMax else { return .nothing }
         if failuresInARow >= DeliveryQueue.failuresMax, firstReady < ready.count || scan != .none {
-            guard underWay.isEmpty else { return .nothing }
+            guard inFlight.isEmpty else { return .nothing }
             let instant = lastFailure.advanced(by: DeliveryQueue.failingPause)
             // A clock that was set back must not make this long.
             if now < instant, now >= lastFailure { return .wait(until: instant) }
         }
         if firstReady < ready.count {
             let id = takeReady()
-            underWay.insert(id)
+            inFlight.insert(id)
             return .deliver(id)
         }
         if case .from(let id) = scan { return .scan(from: id, atMost: DeliveryQueue.readyMax / 4) }
@@ -112,7 +112,7 @@ package struct DeliveryQueue {
     package mutating func dropped(_ id: ChannelID) { end(id) }
 
     private mutating func end(_ id: ChannelID) {
-        underWay.remove(id)
+        inFlight.remove(id)
         if addedMeanwhile.remove(id) != nil { add(id) }
     }
 

@@ -3,19 +3,19 @@ internal import ParleySystem
 /// Decides which subscription's wake is delivered next, so that a receiver that is slow holds up none of the others. Decides only.
 ///
 /// Receivers that have something waiting take turns, and each gets its own in the order in which they came. One has at most
-/// ``perReceiverMax`` calls in flight, and all together ``underWayMax``.
+/// ``perReceiverMax`` calls in flight, and all together ``inFlightMax``.
 struct ReceiverTurns {
-    static let underWayMax = 64
+    static let inFlightMax = 64
     static let perReceiverMax = 16
 
     private struct Receiver {
         var waiting = Fifo<String>()
-        var underWay = 0
+        var inFlightCount = 0
         /// Whether it is in the queue for its turn.
         var isListed = false
     }
 
-    private(set) var underWay = 0
+    private(set) var inFlightCount = 0
     /// The receivers that have something waiting or in flight.
     private var receivers: [String: Receiver] = [:]
     private var turns = Fifo<String>()
@@ -28,10 +28,10 @@ struct ReceiverTurns {
 
     /// The subscription whose turn it is; its call is in flight from now on, until ``ended(for:)``.
     mutating func next() -> (id: String, receiver: String)? {
-        guard underWay < ReceiverTurns.underWayMax, let name = turns.popFirst(), let id = receivers[name]?.waiting.popFirst()
+        guard inFlightCount < ReceiverTurns.inFlightMax, let name = turns.popFirst(), let id = receivers[name]?.waiting.popFirst()
         else { return nil }
-        underWay += 1
-        receivers[name]!.underWay += 1
+        inFlightCount += 1
+        receivers[name]!.inFlightCount += 1
         receivers[name]!.isListed = false
         list(name)
         return (id, name)
@@ -39,21 +39,21 @@ struct ReceiverTurns {
 
     /// A call of the receiver is over.
     mutating func ended(for name: String) {
-        underWay -= 1
-        receivers[name]!.underWay -= 1
+        inFlightCount -= 1
+        receivers[name]!.inFlightCount -= 1
         list(name)
-        if receivers[name]!.underWay == 0, receivers[name]!.waiting.isEmpty { receivers[name] = nil }
+        if receivers[name]!.inFlightCount == 0, receivers[name]!.waiting.isEmpty { receivers[name] = nil }
     }
 
     /// Nothing waits any more.
     mutating func dropWaiting() {
         turns = Fifo()
-        receivers = receivers.compactMapValues { $0.underWay > 0 ? Receiver(underWay: $0.underWay) : nil }
+        receivers = receivers.compactMapValues { $0.inFlightCount > 0 ? Receiver(inFlightCount: $0.inFlightCount) : nil }
     }
 
     private mutating func list(_ name: String) {
         let receiver = receivers[name]!
-        guard !receiver.isListed, !receiver.waiting.isEmpty, receiver.underWay < ReceiverTurns.perReceiverMax else { return }
+        guard !receiver.isListed, !receiver.waiting.isEmpty, receiver.inFlightCount < ReceiverTurns.perReceiverMax else { return }
         receivers[name]!.isListed = true
         turns.append(name)
     }

@@ -51,7 +51,7 @@ package final class SubscriptionDelivery: SubscriptionNotifier {
     }
 
     /// How many calls are in flight.
-    package var underWay: Int { state.withLock { $0.calls.count } }
+    package var inFlightCount: Int { state.withLock { $0.calls.count } }
 
     /// Begins no call any more; its wake is due again at the next start.
     package func drain() {

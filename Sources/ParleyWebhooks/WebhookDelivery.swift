@@ -68,7 +68,7 @@ package final class WebhookDelivery: OutboxObserver {
     package var counters: Counters { state.withLock { $0.counters } }
 
     /// How many attempts are in flight.
-    package var underWay: Int { state.withLock { $0.queue.underWay.count } }
+    package var inFlightCount: Int { state.withLock { $0.queue.inFlight.count } }
 
     /// Counts what the last process left, and hears of new rows from now on. Call it before the writer starts. Cost: a visit of every row.
     package func prepare() throws(LogError) {
@@ -92,7 +92,7 @@ package final class WebhookDelivery: OutboxObserver {
     /// Continues with what the last process left.
     package func start() { wake() }
 
-    /// Begins no attempt any more; those in flight continue until they end, see ``underWay``, or the transport does.
+    /// Begins no attempt any more; those in flight continue until they end, see ``inFlightCount``, or the transport does.
     package func drain() {
         state.withLock { $0.isStopped = true }
         alarm.stop()

@@ -167,8 +167,8 @@ private func fuzzPieces(_ input: Bytes) {
     var (pending, told, isUnfit) = ([TextEvents.Piece](), Bytes(), false)
     for (index, piece) in pieces.enumerated() where !isUnfit {
         pending.append(piece)
-        var goesOn = true
-        while goesOn, !pending.isEmpty {
+        var continues = true
+        while continues, !pending.isEmpty {
             switch TextEvents(cursor: 1, isEnded: index == pieces.count - 1).outcome(of: pending) {
             case .events(let events, let next, _, _):
                 let data = dataOfEvents(events)
@@ -179,8 +179,8 @@ private func fuzzPieces(_ input: Bytes) {
                 same(told, withLineFeeds(text.prefix(Int(next))), "what was told, and what is stored up to there")
             case .waits:
                 require(TextSeam.isUTF8(pending.flatMap(\.text)[...]), "no text is waited for")
-                goesOn = false
-            case .unfit: (isUnfit, goesOn) = (true, false)
+                continues = false
+            case .unfit: (isUnfit, continues) = (true, false)
             }
         }
     }

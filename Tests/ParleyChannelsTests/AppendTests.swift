@@ -248,7 +248,7 @@ import Testing
         #expect(try bench.whole("agents/k/i").count == 2)
     }
 
-    @Test func `as the owner of what was deleted and made anew is fenced`() throws {
+    @Test func `as the owner of what was deleted and recreated is fenced`() throws {
         let bench = Bench()
         bench.create("agents/k/i", isAgent: true)
         let id = try bench.channel("agents/k/i").id

@@ -48,7 +48,7 @@ import Testing
         try SimulatedNode.simulate(body)
     }
 
-    @Test func `a sliding one begins anew with each read and write, and not by looking`() throws {
+    @Test func `a sliding one is renewed by each read and write, and not by looking`() throws {
         let found = try simulate {
             let scene = try Scene()
             scene.create("a", .ttl(seconds: 100))
@@ -101,7 +101,7 @@ import Testing
         #expect(atStart == 0)
     }
 
-    @Test func `a row that is due is given once while somebody sees to it, and again when it is still there`() throws {
+    @Test func `a row that is due is given once while a visit holds it, and again when it is still there`() throws {
         let world = SimulatedWorld(seed: 1, now: Timestamp(milliseconds: 1_000_000))
         let log = MemoryLog()
         let given = Mutex<[DueVisit]>([])

@@ -28,12 +28,12 @@ extension Bench {
 
 @Suite struct `Forks` {
     @Test(arguments: ["append", "create", "fork", "delete"])
-    func `keep the name of a source whose time has come, whoever finds that out`(first: String) throws {
+    func `keep the name of a source whose time has come, whichever request finds that out`(first: String) throws {
         let bench = bench()
         bench.create("short", lifetime: .ttl(seconds: 10))
         bench.fork("b", from: "short", lifetime: .ttl(seconds: 1_000))
         bench.world.step(clock: .seconds(100))
-        // Whoever is first and all who follow him, in his commit and after it, hear the same.
+        // The first request and all that follow it, in its commit and after it, get the same answer.
         for name in [first, "append", "create", "fork", "delete"] {
             switch name {
             case "append": #expect(bench.append("1", to: "short").error?.code == "channel_gone")
@@ -53,7 +53,7 @@ extension Bench {
         return bench
     }
 
-    @Test func `share what was there, and go on by themselves`() throws {
+    @Test func `share what was there, and continue by themselves`() throws {
         let bench = bench()
         #expect(bench.fork("b", from: "a", at: 2).value?.tail == 2)
         bench.append("4", to: "a")
@@ -185,10 +185,10 @@ extension Bench {
         #expect(late.error?.code == "channel_gone" && again.error?.code == "channel_exists")
         #expect(try bench.whole("b") == [1, 2, 3])
         bench.delete("b", commits: false)
-        let anew = bench.create("a", commits: false)
+        let recreated = bench.create("a", commits: false)
         bench.append("7", to: "a", commits: false)
         bench.writer.pump()
-        #expect(anew.value?.isNew == true)
+        #expect(recreated.value?.isNew == true)
         #expect(try bench.whole("a") == [7] && bench.reopened().whole("a") == [7])
     }
 

@@ -18,7 +18,7 @@ import Testing
         }
     }
 
-    @Test func `what is made anew has nothing of what was removed`() throws {
+    @Test func `what is recreated has nothing of what was removed`() throws {
         let bench = Bench()
         bench.create()
         bench.append("1", "2") {
@@ -39,7 +39,7 @@ import Testing
         #expect(try bench.reopened().whole() == [9, 8, 7])
     }
 
-    @Test func `removed and made anew within one commit it is empty`() throws {
+    @Test func `removed and recreated within one commit it is empty`() throws {
         let bench = Bench()
         bench.create()
         bench.append("1")

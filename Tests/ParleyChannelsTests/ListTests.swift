@@ -40,7 +40,7 @@ import Testing
         #expect(try bench.channels.list(prefix: "", after: nil, limit: 10).channels.map(\.name) == ["b"])
     }
 
-    @Test func `goes on behind an agent that has changed its state, or is gone`() throws {
+    @Test func `continues behind an agent that has changed its state, or is gone`() throws {
         let bench = Bench()
         let names = (0..<60).map { "agents/k/a\($0)" }
         for name in names { bench.create(name, isAgent: true) }

@@ -336,7 +336,7 @@ private final class Restarting: MessageCarrier, Sendable {
     }
 
     @Test(arguments: 0..<20 as Range<UInt64>)
-    func `reach whoever owns the other partition by then`(seed: UInt64) throws {
+    func `reach the owner that the other partition has by then`(seed: UInt64) throws {
         let log = SimulatedLog()
         let world = SimulatedWorld(seed: seed)
         let post = Post()

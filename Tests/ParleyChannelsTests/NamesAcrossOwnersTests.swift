@@ -82,7 +82,7 @@ private func twoOwners() throws -> OwnersBench {
         #expect(try tail.page(after: 1, view: .raw, bytesMax: .max, in: rows).body.text == "[2,3]")
     }
 
-    @Test func `is mirrored with one hop, and once more when it was made anew`() throws {
+    @Test func `is mirrored with one hop, and once more when it was recreated`() throws {
         let links = bench.nodes.map { LoopbackLink(to: $0.channels, world: bench.world) }
         let mirrors = ChannelMirrors { links[Int($0 % 2)] }
         let mirror = try #require(try mirrors.find(fork))
@@ -118,7 +118,7 @@ private func twoOwners() throws -> OwnersBench {
         bench.delete(fork)
         #expect(bench.fork(fork, from: source, at: 1).value?.isNew == true)
         #expect(try bench.whole(fork) == "[1]")
-        try bench.check("made anew")
+        try bench.check("recreated")
     }
 
     @Test func `is free again when the channel's time has come`() throws {
@@ -184,7 +184,7 @@ private func twoOwners() throws -> OwnersBench {
 @Suite struct `A fork across owners` {
     /// The home of the name, that of the source's name, and the partition of the source's rows, each with one of three nodes.
     @Test(arguments: 0..<27)
-    func `is made whoever owns its name, the source's name and the source's rows`(combination: Int) throws {
+    func `is made with any owners of its name, the source's name and the source's rows`(combination: Int) throws {
         let owners: [UInt16: Int] = [1: combination % 3, 2: combination / 3 % 3, 3: combination / 9]
         let bench = try OwnersBench(nodes: 3, owner: { owners[$0] ?? 0 })
         let (root, middle, leaf) = (name("root", in: 3), name("middle", in: 2), name("leaf", in: 1))

@@ -134,7 +134,7 @@ import Testing
         #expect(try a.channel(here) !== channel)
     }
 
-    @Test func `numbers go on where the owner before left off`() throws {
+    @Test func `numbers continue where the previous owner left off`() throws {
         open(partition, on: a)
         a.create(here)
         close(partition, on: a)
@@ -148,7 +148,7 @@ import Testing
         #expect(Set([try a.channel(here).id.number, try a.channel(name).id.number, try a.channel(third).id.number]).count == 3)
     }
 
-    @Test func `a lifetime that ended while nobody had the partition ends when somebody has`() throws {
+    @Test func `a lifetime that ended while the partition had no owner ends when it has one`() throws {
         open(partition, on: a)
         a.create(here, lifetime: .ttl(seconds: 1))
         close(partition, on: a)

@@ -189,7 +189,7 @@ private final class SubscriptionRecord: Sendable {
     private struct State {
         var holders: [UInt64: String] = [:]
         var acked: [String: UInt64] = [:]
-        /// Offsets somebody was woken for.
+        /// Offsets that a subscriber was woken for.
         var seen: [String: Set<UInt64>] = [:]
         var old: [Claim] = []
         var failures: [String] = []

@@ -137,7 +137,7 @@ final class WriterReads: Sendable {
     }
 }
 
-/// What somebody was woken with.
+/// What a subscriber was woken with.
 struct Claim: Sendable {
     var proof: SubscriptionProof
     var worker: String

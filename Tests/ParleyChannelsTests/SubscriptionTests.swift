@@ -153,7 +153,7 @@ import Testing
         }
     }
 
-    @Test func `a stream that is deleted and made anew begins from its start`() throws {
+    @Test func `a stream that is deleted and recreated begins from its start`() throws {
         let process = try SubscriptionProcess()
         _ = process.ask(.put(.pull("events/*", ["named"]), root: ""))
         for name in ["events/a", "named"] { for _ in 0..<3 { process.append(name) } }

@@ -37,7 +37,7 @@ import Testing
         #expect(try merged(.piece("a", at: 0), .piece("b", at: 1, part: .reasoning)).deltas == ["a", "b"])
     }
 
-    @Test func `stay apart when they do not follow on, or go on from another attempt`() throws {
+    @Test func `stay apart when they do not follow on, or continue another attempt`() throws {
         #expect(try merged(.piece("a", at: 0), .piece("b", at: 2)).deltas == ["a", "b"])
         #expect(try merged(.piece("a", at: 0), .piece("a", at: 0)).deltas == ["a", "a"])
         #expect(try merged(.piece("a", at: 0), .piece("b", at: 1, continuesAt: 1)).deltas == ["a", "b"])
@@ -102,7 +102,7 @@ import Testing
                 == ["step.started", "step.started", "xy"])
     }
 
-    @Test(arguments: [Int.max, 1, 60, 200]) func `keeps text from which a later attempt goes on`(bytesMax: Int) throws {
+    @Test(arguments: [Int.max, 1, 60, 200]) func `keeps text that a later attempt continues`(bytesMax: Int) throws {
         #expect(
             try settled(
                 started(1), .piece("ab", at: 0), .piece("cd", at: 2), started(2, continuesAt: 2),
@@ -110,7 +110,7 @@ import Testing
                 bytesMax: bytesMax) == ["step.started", "ab", "step.started", "xy"])
     }
 
-    @Test func `leaves out what an attempt went on from once a third one has begun anew`() throws {
+    @Test func `leaves out what an attempt continued once a third one has begun from the start`() throws {
         #expect(
             try settled(
                 started(1), .piece("ab", at: 0), started(2, continuesAt: 2), .piece("cd", at: 2, attempt: 2, continuesAt: 2), started(3),

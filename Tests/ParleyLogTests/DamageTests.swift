@@ -121,7 +121,7 @@ import Testing
         return records
     }
 
-    @Test func `a write-ahead log cut anywhere opens with what was committed up to there, and goes on`() throws {
+    @Test func `a write-ahead log cut anywhere opens with what was committed up to there, and continues`() throws {
         do {
             let log = try open()
             try write(log, 0..<12)
@@ -176,7 +176,7 @@ import Testing
         return (file, start, try read(file).count)
     }
 
-    /// Opens with what was committed before the last record, and goes on.
+    /// Opens with what was committed before the last record, and continues.
     private func expectCut(_ count: UInt64, _ what: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
         let log = try open()
         defer { log.close() }

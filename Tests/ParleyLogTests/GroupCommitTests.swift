@@ -88,7 +88,7 @@ import Testing
         #expect(!isRefused(byBytes, cost: 1_000), "an empty queue takes anything")
     }
 
-    @Test func `what a commit under way holds still counts against the bound`() throws {
+    @Test func `what a commit in flight holds still counts against the bound`() throws {
         let log = GatedLog()
         let group = GroupCommit(log: log, limits: limits { $0.queuedSubmissions = 1 })
         group.start()
@@ -138,7 +138,7 @@ import Testing
         #expect(try log.get(.channels, key(1, 1)) == [1, 1, 1])
     }
 
-    @Test func `a read failure fails that submission alone, and takes back what it staged`() throws {
+    @Test func `a read failure fails that submission alone, and rolls back what it staged`() throws {
         let damaged = LogError(.damaged, "a block is gone")
         let log = SimulatedLog(readError: { _, found in found == key(1, 9) ? damaged : nil })
         let group = GroupCommit(log: log)

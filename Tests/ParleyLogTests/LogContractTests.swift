@@ -180,7 +180,7 @@ import Testing
     }
 
     @Test(arguments: LogKind.allCases)
-    func `readers see a commit as a whole while the next ones go on`(kind: LogKind) throws {
+    func `readers see a commit as a whole while the next ones are written`(kind: LogKind) throws {
         let test = try LogUnderTest(kind)
         let log = test.log
         let done = Atomic(false)

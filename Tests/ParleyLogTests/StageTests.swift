@@ -63,7 +63,7 @@ private final class Seen<Value: Sendable>: Sendable {
         #expect(try log.get(.states, key(1, 1)) == value("new"))
     }
 
-    @Test func `everything that a failing submission staged is taken back, from the log and from what others see`() throws {
+    @Test func `everything that a failing submission staged is rolled back, from the log and from what others see`() throws {
         let seen = Seen<Bytes?>()
         let sizes = Seen<Int>()
         try commit(step { stage in stage.put(.outbox, key(1, 5, 5), value("stored")) })

@@ -31,13 +31,13 @@ import Testing
         var (output, pending, waits) = (Bytes(), [TextEvents.Piece](), 0)
         for (index, piece) in pieces.enumerated() {
             pending.append(TextEvents.Piece(text: piece, last: UInt64(index + 1)))
-            var goesOn = true
-            while goesOn, !pending.isEmpty {
+            var continues = true
+            while continues, !pending.isEmpty {
                 switch TextEvents(cursor: 1, isEnded: index == pieces.count - 1).outcome(of: pending) {
                 case .events(let bytes, let next, _, _):
                     output += bytes
                     pending.removeAll { $0.last <= next }
-                case .waits: (waits, goesOn) = (waits + 1, false)
+                case .waits: (waits, continues) = (waits + 1, false)
                 case .unfit: throw TestFailure("unfit: \(pending)")
                 }
             }

@@ -10,7 +10,7 @@ import Testing
         #expect(turns.next() == nil)
         turns.ended(for: "a")
         #expect(turns.next()?.id == "a16")
-        #expect(turns.next() == nil && turns.underWay == 16)
+        #expect(turns.next() == nil && turns.inFlightCount == 16)
     }
 
     @Test func `receivers take turns, however much waits for one of them`() {
@@ -49,6 +49,6 @@ import Testing
         turns.add("a20", for: "a")
         #expect(turns.next()?.id == "a20")
         for _ in 0..<2 { turns.ended(for: "a") }
-        #expect(turns.underWay == 0 && turns.next() == nil)
+        #expect(turns.inFlightCount == 0 && turns.next() == nil)
     }
 }

@@ -41,10 +41,10 @@ final class SimulatedReceiver: Sendable {
 
     private struct State {
         var deliveries: [Delivery] = []
-        var underWay: [String: Int] = [:]
-        var underWayMax = 0
+        var inFlight: [String: Int] = [:]
+        var inFlightMax = 0
         /// Attempts at once for one channel.
-        var underWayPerChannelMax = 0
+        var inFlightPerChannelMax = 0
         var cancelled = 0
     }
 
@@ -59,7 +59,7 @@ final class SimulatedReceiver: Sendable {
 
     var deliveries: [Delivery] { state.withLock { $0.deliveries } }
     var taken: [Delivery] { deliveries.filter(\.isTaken) }
-    var underWayMax: (all: Int, perChannel: Int) { state.withLock { ($0.underWayMax, $0.underWayPerChannelMax) } }
+    var inFlightMax: (all: Int, perChannel: Int) { state.withLock { ($0.inFlightMax, $0.inFlightPerChannelMax) } }
     var cancelled: Int { state.withLock { $0.cancelled } }
 
     /// How one process reaches it.
@@ -94,14 +94,14 @@ final class SimulatedReceiver: Sendable {
         }
         state.withLock { [delivery] state in
             state.deliveries.append(delivery)
-            state.underWay[channel, default: 0] += 1
-            state.underWayMax = max(state.underWayMax, state.underWay.values.reduce(0, +))
-            state.underWayPerChannelMax = max(state.underWayPerChannelMax, state.underWay[channel]!)
+            state.inFlight[channel, default: 0] += 1
+            state.inFlightMax = max(state.inFlightMax, state.inFlight.values.reduce(0, +))
+            state.inFlightPerChannelMax = max(state.inFlightPerChannelMax, state.inFlight[channel]!)
         }
         let call = Call { isCancelled in
             self.state.withLock { state in
-                state.underWay[channel]! -= 1
-                if state.underWay[channel] == 0 { state.underWay[channel] = nil }
+                state.inFlight[channel]! -= 1
+                if state.inFlight[channel] == 0 { state.inFlight[channel] = nil }
                 if isCancelled { state.cancelled += 1 }
             }
         }
@@ -130,7 +130,7 @@ final class SimulatedReceiver: Sendable {
     }
 
     /// Forgets the calls of a process that is gone.
-    func forgetCalls() { state.withLock { $0.underWay = [:] } }
+    func forgetCalls() { state.withLock { $0.inFlight = [:] } }
 }
 
 /// A process with a webhook, in a simulated world.

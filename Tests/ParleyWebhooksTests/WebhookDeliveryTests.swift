@@ -215,9 +215,9 @@ import Testing
         process.append([.approval(1), .approval(2)])
         process.world.run(deadline: process.world.now.advanced(by: .milliseconds(500)))
         process.delivery.drain()
-        #expect(process.delivery.underWay == 1)
+        #expect(process.delivery.inFlightCount == 1)
         process.run(.seconds(60))
-        #expect(receiver.deliveries.count == 1 && process.delivery.underWay == 0)
+        #expect(receiver.deliveries.count == 1 && process.delivery.inFlightCount == 0)
         #expect(try process.rows() == 1)
         try process.reopened(receiver).run(.seconds(60))
         #expect(receiver.deliveries.map(\.offset) == ["0000000000000001", "0000000000000002"])
@@ -236,7 +236,7 @@ import Testing
             for channel in 0..<channels { process.append([.approval(number)], to: "agents/waiter/c\(channel)") }
         }
         process.run()
-        #expect(receiver.underWayMax == (16, 1))
+        #expect(receiver.inFlightMax == (16, 1))
         #expect(receiver.taken.count == channels * each)
         var last: [String: String] = [:]
         for delivery in receiver.taken {

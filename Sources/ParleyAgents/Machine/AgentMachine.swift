@@ -147,11 +147,11 @@ extension AgentMachine {
     }
 
     private mutating func committed(
-        _ batch: AgentBatch, _ appended: Appended, _ view: any AgentView, _ goOn: (inout AgentMachine) -> Void
+        _ batch: AgentBatch, _ appended: Appended, _ view: any AgentView, _ next: (inout AgentMachine) -> Void
     ) {
         if case .takes(let epoch) = batch.epoch { record?.epoch = epoch + 1 }
         worked(batch.entries, appended)
-        goOn(&self)
+        next(&self)
         parkIfOverworked(view)
     }
 

@@ -353,7 +353,7 @@ extension TurnMachine {
     func waiting(at path: String) -> StepRequest? { isLive ? waits[path]?.request : nil }
 
     /// The steps in flight, in no order; none during a replay.
-    var underWay: [StepRequest] {
+    var inFlight: [StepRequest] {
         guard isLive else { return [] }
         let held = Set(held)
         return waits.byPath.values.lazy.map(\.request).filter { !held.contains($0.path) }

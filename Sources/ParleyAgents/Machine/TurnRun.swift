@@ -176,7 +176,7 @@ extension TurnRun {
 
     /// The open steps whose end has not been handed to the log, in the order of their paths; none during a replay.
     var openSteps: [StepRequest] {
-        machine.underWay.filter { !hasEnd($0.path) && steps[$0.path]?.isKept != true }.sorted { $0.path < $1.path }
+        machine.inFlight.filter { !hasEnd($0.path) && steps[$0.path]?.isKept != true }.sorted { $0.path < $1.path }
     }
 
     /// The step does not begin in this process.

@@ -317,7 +317,7 @@ package final class AgentRuntime: Sendable {
     }
 
     /// Fires the timers again that there was no room for.
-    private func fireRefused() { if directory.hasRoomForTimers { timers.goOn() } }
+    private func fireRefused() { if directory.hasRoomForTimers { timers.fireRefused() } }
 
     /// The channel that the call is for; `nil` when there is none any more.
     private func find(_ name: String, for call: AgentDirectory.Call) -> Channel? {

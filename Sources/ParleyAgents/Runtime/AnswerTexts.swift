@@ -19,10 +19,10 @@ package final class AnswerTexts: Sendable {
 
         /// Room for an answer of so many bytes.
         ///
-        /// - Parameter goOn: Called once, on any thread, when there is room after all.
+        /// - Parameter resume: Called once, on any thread, when there is room after all.
         /// - Returns: whether there is.
-        func grow(to count: Int, _ goOn: @escaping @Sendable () -> Void) -> Bool {
-            count <= bytes.load(ordering: .relaxed) || texts.grow(self, goOn)
+        func grow(to count: Int, _ resume: @escaping @Sendable () -> Void) -> Bool {
+            count <= bytes.load(ordering: .relaxed) || texts.grow(self, resume)
         }
 
         /// The answer has ended: its memory still counts, but it is no longer the one that gets everything, and no longer waits.
@@ -33,7 +33,7 @@ package final class AnswerTexts: Sendable {
         let share: ObjectIdentifier
         /// - Returns: whether it is still there.
         let grant: @Sendable () -> Bool
-        let goOn: @Sendable () -> Void
+        let resume: @Sendable () -> Void
     }
 
     private struct State {
@@ -58,12 +58,12 @@ package final class AnswerTexts: Sendable {
 
     func share() -> Share { Share(self) }
 
-    private func grow(_ share: Share, _ goOn: @escaping @Sendable () -> Void) -> Bool {
+    private func grow(_ share: Share, _ resume: @escaping @Sendable () -> Void) -> Bool {
         state.withLock { state in
             let id = ObjectIdentifier(share)
             let grant = { @Sendable [weak share] in share?.bytes.add(AnswerTexts.stepBytes, ordering: .relaxed) != nil }
             guard hasRoom(for: id, &state) else {
-                state.waiting.append(Waiting(share: id, grant: grant, goOn: goOn))
+                state.waiting.append(Waiting(share: id, grant: grant, resume: resume))
                 return false
             }
             state.used += AnswerTexts.stepBytes
@@ -98,6 +98,6 @@ package final class AnswerTexts: Sendable {
             }
             return found
         }
-        for one in found { one.goOn() }
+        for one in found { one.resume() }
     }
 }

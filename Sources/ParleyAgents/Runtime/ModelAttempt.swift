@@ -144,11 +144,11 @@ final class ModelAttempt: ModelSink, Sendable {
     /// Under the lock, so that a pause and its end reach the call in this order.
     private func pauseIfFull(_ state: inout State) {
         guard !state.isPaused else { return }
-        state.isPaused = !share.grow(to: state.bounds.heldBytes) { [weak self] in self?.goOn() }
+        state.isPaused = !share.grow(to: state.bounds.heldBytes) { [weak self] in self?.resume() }
         if state.isPaused { state.call?.pause() }
     }
 
-    private func goOn() {
+    private func resume() {
         state.withLock { state in
             state.isPaused = false
             // The other parts that came with the pause may need more than there was room for.

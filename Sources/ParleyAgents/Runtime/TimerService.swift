@@ -46,7 +46,7 @@ package struct DueTimer: Sendable, Hashable {
 final class TimerService: Sendable {
     private struct State {
         /// Fired and not yet settled.
-        var underWay: Set<Bytes> = []
+        var unsettled: Set<Bytes> = []
         /// The earliest instant for which a timer may be in the log that no pass has seen.
         var earliest: Timestamp?
         /// At most two: one that has much to do, and one for timers that have come due since.
@@ -95,7 +95,7 @@ final class TimerService: Sendable {
 
     /// Timers that have fired in the partition are another's.
     func closed(_ partition: UInt16) {
-        state.withLock { state in state.underWay = state.underWay.filter { DueTimer.channel(ofKey: $0).partition != partition } }
+        state.withLock { state in state.unsettled = state.unsettled.filter { DueTimer.channel(ofKey: $0).partition != partition } }
     }
 
     func stop() {
@@ -111,23 +111,23 @@ final class TimerService: Sendable {
 
     /// Fires again what is due and not settled: the agent to be told of it may have missed it.
     func lookAgain() {
-        state.withLock { $0.underWay = [] }
+        state.withLock { $0.unsettled = [] }
         set(Timestamp(milliseconds: 0))
     }
 
-    /// There is no room to remember the timer's agent: it fires again behind ``goOn()``.
+    /// There is no room to remember the timer's agent: it fires again behind ``fireRefused()``.
     func refused(_ timer: DueTimer, of id: ChannelID) {
         state.withLock { state in
-            state.underWay.remove(timer.key(id))
+            state.unsettled.remove(timer.key(id))
             state.refused = min(state.refused ?? timer.due, timer.due)
         }
     }
 
     /// There is room again. Those that have fired and are not settled do not fire again, so that there is an end to it.
-    func goOn() { if let due = state.withLock({ $0.refused.take() }) { set(due) } }
+    func fireRefused() { if let due = state.withLock({ $0.refused.take() }) { set(due) } }
 
     /// The row of a timer is gone.
-    func settled(_ key: Bytes) { _ = state.withLock { $0.underWay.remove(key) } }
+    func settled(_ key: Bytes) { _ = state.withLock { $0.unsettled.remove(key) } }
 
     /// Removes a row that no step waits for.
     func remove(_ key: Bytes, _ channels: Channels) {
@@ -140,7 +140,7 @@ final class TimerService: Sendable {
     /// Removes the rows of timers that have fired for a channel that is gone, and with it the agent that would settle them. Those that have not fired
     /// yet are removed when they do.
     func channelDeleted(_ id: ChannelID, _ channels: Channels) {
-        let keys = state.withLock { $0.underWay.filter { DueTimer.channel(ofKey: $0) == id } }
+        let keys = state.withLock { $0.unsettled.filter { DueTimer.channel(ofKey: $0) == id } }
         // Sorted, so that a simulated run follows from its seed.
         for key in keys.sorted(by: { $0.lexicographicallyPrecedes($1) }) { remove(key, channels) }
     }
@@ -185,7 +185,7 @@ final class TimerService: Sendable {
 
     /// Continues with the pass; one that cannot read is made again soon.
     private func isFinished(_ pass: inout Pass) -> Bool {
-        do throws(LogError) { return try goOn(&pass) } catch {
+        do throws(LogError) { return try fireNext(&pass) } catch {
             Diagnostics.log(.error, "timers cannot be read", ["reason": error.message])
             let from = pass.from
             state.withLock { $0.earliest = min($0.earliest ?? from, from) }
@@ -210,12 +210,12 @@ final class TimerService: Sendable {
 
     /// Fires what the pass finds next.
     /// - Returns: whether it is over.
-    private func goOn(_ pass: inout Pass) throws(LogError) -> Bool {
+    private func fireNext(_ pass: inout Pass) throws(LogError) -> Bool {
         var left = TimerService.atOnce
         while pass.partition < Placement.partitionCount {
             let due = open().contains(pass.partition) ? try find(&pass, left) : []
             state.withLock { state in
-                for entry in due { state.underWay.insert(entry.timer.key(entry.id)) }
+                for entry in due { state.unsettled.insert(entry.timer.key(entry.id)) }
             }
             if open().contains(pass.partition) {
                 for entry in due { fire(entry.name, entry.id, entry.timer) }
@@ -244,7 +244,7 @@ final class TimerService: Sendable {
                 next = min(next ?? timer.due, timer.due)
                 return false
             }
-            let isNew = state.withLock { !$0.underWay.contains(Bytes(key)) }
+            let isNew = state.withLock { !$0.unsettled.contains(Bytes(key)) }
             let id = ChannelID(partition: partition, number: key.readBigEndian(at: 10))
             if isNew { due.append((String(decoding: value, as: UTF8.self), id, timer)) }
             last = Bytes(key)

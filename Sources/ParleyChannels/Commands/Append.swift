@@ -39,7 +39,7 @@ package struct OwnerPart: Sendable {
     package var epoch: EpochClaim = .none
     /// Inbox entries that this append decides.
     package var decides: [UInt64] = []
-    /// Refuses the append while an entry of these kinds waits to be decided: what ends a step or a turn must not overtake whoever wants to
+    /// Refuses the append while an entry of these kinds waits to be decided: what ends a step or a turn must not overtake a request to
     /// stop it.
     package var yieldsTo: EntryKinds = []
     /// Up to here the owner has seen what waits, and has taken it into account.
@@ -149,10 +149,10 @@ package enum EpochClaim: Sendable {
     case none
     /// The owner of that epoch; any other is fenced.
     case holds(UInt64)
-    /// Becomes the owner of the epoch after this one, unless somebody else has meanwhile.
+    /// Becomes the owner of the epoch after this one, unless another owner has meanwhile.
     case takes(after: UInt64)
 
-    /// Owners are as many as agents in memory; one that is turned away could neither go on nor say why.
+    /// Owners are as many as agents in memory; one that is turned away could neither continue nor say why.
     var isOwner: Bool { if case .none = self { false } else { true } }
 }
 
@@ -161,7 +161,7 @@ package enum EpochClaim: Sendable {
 extension Append {
     /// All checks come first, so that a refusal has changed nothing.
     func decide(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
-        guard let channel = try found(channels, in: &stage) else { return try decideAnew(channels, in: &stage) }
+        guard let channel = try found(channels, in: &stage) else { return try decideMissing(channels, in: &stage) }
         guard !channel.isGone else { throw .refused(.gone(channelName)) }
         if let replay = try replayed(channel, &stage) { return Decision(reply: .appended(replay)) }
         let producerState = try checkProducer(channel, &stage)
@@ -195,7 +195,7 @@ extension Append {
     }
 
     /// The same for a channel that is not there.
-    private func decideAnew(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
+    private func decideMissing(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
         try checkTombstone(channels, in: stage)
         guard let creates else { throw .refused(.notFound(channelName)) }
         try checkTail(0)
@@ -222,7 +222,7 @@ extension Append {
                     "the Idempotency-Key was used before for another request: body, Content-Type or Stream-Closed differ. Use a new key for a new request."
                 ))
         }
-        // The same answer as the first time: whoever reads on from there misses nothing of what came after it.
+        // The same answer as the first time: a reader that resumes there misses nothing of what came after it.
         let isClosed = channel.staged.row.isClosed && channel.staged.head == offsets.upperBound
         return Appended(offsets: Array(offsets), tail: offsets.upperBound, isClosed: isClosed, isReplay: true)
     }
@@ -235,7 +235,7 @@ extension Append {
         do throws(ChannelRefusal) {
             return try Append.judge(producer, known: known)
         } catch {
-            // At its end a channel takes nothing from anybody, and whoever is told to send what is missing first would try for ever.
+            // At its end a channel takes nothing, and a producer that is told to send what is missing first would retry for ever.
             _ = try checkOpen(channel)
             throw error
         }
@@ -345,7 +345,7 @@ extension Append {
         return found
     }
 
-    /// Reads what has to be known before somebody can be told of the append, or of what the agent follows.
+    /// Reads what has to be known before followers can be told of the append, or of what the agent follows.
     /// - Returns: what there is of the follows that end, by the number of their row.
     private func followRows(_ channel: Channel, _ channels: Channels, _ stage: inout Stage) throws(LogError) -> [Int: FollowRow] {
         guard channel.staged.row.isFollowed || owner.rows.contains(where: \.isOfFollow) else { return [:] }

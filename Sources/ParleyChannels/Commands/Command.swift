@@ -22,7 +22,7 @@ enum Command: Sendable {
 
 /// What the writer makes of a command. What it writes is in the stage; the rest waits until that is durable.
 struct Decision {
-    /// `nil`: whoever asked is answered by one of the effects.
+    /// `nil`: one of the effects answers the request.
     var reply: Reply?
     /// In the order in which they are carried out, before the answer.
     var effects: [Effect] = []
@@ -92,7 +92,7 @@ extension Command {
         }
     }
 
-    /// Whether it is refused where too much waits. Those are not that are few by other means, and without which it could not go on.
+    /// Whether it is refused while too many commands wait. Not refused: commands whose number is bounded otherwise, and that others wait for.
     var isBounded: Bool {
         switch self {
         case .append(let append): !append.owner.epoch.isOwner

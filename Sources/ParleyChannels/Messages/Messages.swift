@@ -4,7 +4,7 @@ internal import Synchronization
 
 /// Messages between partitions: each is taken once, in order for each pair of partitions, whatever process or owner ends in between.
 ///
-/// A message is a row of its source, in the batch that it follows from (``post(_:from:in:)``). Once that is durable it is sent to whoever owns the
+/// A message is a row of its source, in the batch that it follows from (``post(_:from:in:)``). Once that is durable it is sent to the owner of the
 /// other partition, which takes it together with the number of the last one that was taken (``Delivery``), so that a repetition does nothing. Then
 /// the source lets go of the row. One delivery of a route is on its way at a time; what comes meanwhile goes with the next.
 package final class Messages: @unchecked Sendable {  // Guard: `given` and `posted` belong to the writer thread, the rest is locked or constant.
@@ -214,7 +214,7 @@ extension Messages.Sending {
     }
 }
 
-/// Brings messages to whoever owns the partition that they are for.
+/// Brings messages to the owner of the partition that they are for.
 package protocol MessageCarrier: AnyObject, Sendable {
     /// - Parameter taken: Called once, on any thread: the owner has taken them, durably; or it is not known that it has, and they come again.
     func carry(_ delivery: Delivery, taken: @escaping @Sendable (Result<Void, ChannelError>) -> Void)

@@ -1,9 +1,9 @@
 package import ParleySystem
 
-/// What somebody subscribed to, and how far its current wake is: one half of what is stored of a subscription; the other half is a
+/// What a client subscribed to, and how far its current wake is: one half of what is stored of a subscription; the other half is a
 /// ``SubscriptionLink`` for each of its streams.
 ///
-/// Decides only: time and randomness are passed in. A wake has one holder at most, and a new one has a higher generation, so whoever comes
+/// Decides only: time and randomness are passed in. A wake has one holder at most, and a new one has a higher generation, so a client that comes
 /// late with an old one is told from the current holder (PROTOCOL.md, section 7.3).
 package struct Subscription: Sendable, Equatable {
     package let id: String
@@ -47,7 +47,7 @@ package struct Subscription: Sendable, Equatable {
         return nextAttempt.map { $0 <= now } ?? true
     }
 
-    /// Begins a wake because of what is new in `stream`. By webhook its lease begins now, else when somebody claims it.
+    /// Begins a wake because of what is new in `stream`. By webhook its lease begins now, else when a worker claims it.
     mutating func begin(stream: String, now: Timestamp, random: (UInt64, UInt64)) {
         let leaseEnd = leaseEnd(from: now)
         generation += 1

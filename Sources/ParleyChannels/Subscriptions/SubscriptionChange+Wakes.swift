@@ -76,7 +76,7 @@ extension SubscriptionChange {
             throw .refused(ChannelError("NO_PENDING_WORK", "nothing is new in the streams of '\(id)'."))
         case .unknown: return .later(.claimAgain(worker: worker))
         }
-        // Whoever is faster than the event does not need it; others, who count wakes by their events, do.
+        // A worker that claims before the event does not need it; workers that count wakes by their events do.
         if entry.subscription.wake == nil {
             entry.subscription.begin(stream: pending, now: now, random: (channels.world.random(), channels.world.random()))
         }
@@ -97,7 +97,7 @@ extension SubscriptionChange {
                 if isGone(ack.stream, entry) { continue }
                 throw .refused(ChannelError("INVALID_OFFSET", "'\(ack.stream)' is no stream of '\(id)'."))
             }
-            // Deleted meanwhile: there is nothing to go on from, and if another was made in its place, nobody has been given that yet.
+            // Deleted meanwhile: there is nothing to resume from, and if it was recreated, no worker has been given the new one yet.
             guard let channel = try find(ack.stream), channel.id == link.channel else { continue }
             let acked = link.acked(in: channel)
             guard ack.offset >= acked else {
@@ -138,7 +138,7 @@ extension SubscriptionChange {
         subscription.end()
     }
 
-    /// Refuses whoever does not hold the current wake.
+    /// Refuses a request that does not hold the current wake.
     func check(_ proof: SubscriptionProof, _ subscription: Subscription, isWebhook: Bool) throws(ChannelRefusal) {
         // Before anything is said of the subscription.
         guard let token = subscriptions.tokens.read(proof.token, of: subscription) else {

@@ -1,4 +1,4 @@
-/// What somebody wants of a subscription.
+/// What a client or the node asks of a subscription.
 package enum SubscriptionRequest: Sendable {
     /// Makes it, or finds that it is there already with the same configuration.
     ///
@@ -17,9 +17,9 @@ package enum SubscriptionRequest: Sendable {
     case claim(worker: String)
     /// The same, after it has waited for a scan of the links.
     case claimAgain(worker: String)
-    /// Whoever was woken has done something, or is still about it.
+    /// The holder of the wake has processed something, or is still working.
     case acknowledge(SubscriptionProof, [SubscriptionAck], isDone: Bool, isCallback: Bool)
-    /// Whoever holds the wake gives it back.
+    /// The holder of the wake releases it.
     case release(SubscriptionProof)
     /// The webhook has taken the wake; with `done` it has processed it.
     case delivered(wakeID: String, done: [SubscriptionAck]?)
@@ -35,7 +35,7 @@ package enum SubscriptionRequest: Sendable {
     case sweep([String])
 }
 
-/// By what somebody shows that a wake is his.
+/// Proves that a request comes from the holder of a wake.
 package struct SubscriptionProof: Sendable {
     package var token: String
     package var wakeID: String

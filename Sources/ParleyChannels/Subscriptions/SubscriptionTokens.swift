@@ -1,6 +1,6 @@
 internal import ParleySystem
 
-/// Makes and reads the tokens by which whoever was woken shows that he was: `<wake>.<code>`, the code being an HMAC of everything the wake
+/// Makes and reads the tokens by which a worker or webhook proves that it was woken: `<wake>.<code>`, the code being an HMAC of everything the wake
 /// belongs to, and nothing in it a secret but the key.
 ///
 /// A token has no time of its own: it counts for as long as its wake is held, which the writer knows.

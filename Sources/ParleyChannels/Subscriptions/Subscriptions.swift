@@ -97,7 +97,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// What was done, as of the last commit. Thread-safe.
     package var counters: SubscriptionCounters { counted.withLock { $0 } }
 
-    /// Goes on with what the last process left. Call it once the writer has started.
+    /// Resumes what the last process left. Call it once the writer has started.
     package func start() {
         for id in found.subscriptions.sorted() { request(.look, of: id) }
         for id in found.orphans { request(.unmake(nil), of: id) }
@@ -147,7 +147,7 @@ struct NewStream: Sendable {
     }
 }
 
-/// Told of what somebody outside must be told.
+/// Delivers notifications to webhooks.
 package protocol SubscriptionNotifier: AnyObject, Sendable {
     /// Writer thread, once the wake is durable; must only take note.
     func deliver(_ notification: SubscriptionNotification)
@@ -244,7 +244,7 @@ extension Subscriptions {
         entries[id]!.news.add(stream)
         let new = entries[id]!.news.candidates.count - before
         if new != 0 { counted.withLock { $0.pendingStreams += new } }
-        // Whoever holds a wake learns of it at its end.
+        // The holder of a wake learns of it at its end.
         if entries[id]!.subscription.canWake(now: channels.world.now) { look(at: id) }
     }
 

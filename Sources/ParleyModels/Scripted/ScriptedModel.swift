@@ -36,7 +36,7 @@ public final class ScriptedModel: Model {
 
     public func start(_ request: ModelRequest, _ sink: any ModelSink) -> any ModelCall {
         // `auto` means a model that continues, as the probe finds too.
-        let answer = ScriptedAnswer(to: request, options, goesOn: continues != .no)
+        let answer = ScriptedAnswer(to: request, options, continuesPrefix: continues != .no)
         let call = ScriptedCall(answer, rate: options.rate, sink, world)
         call.begin()
         return call
@@ -58,7 +58,7 @@ package struct ScriptedAnswer: Sendable, Equatable {
         "model_rate_limited", "model_unavailable", "model_unreachable", "model_timeout", "upstream_closed",
     ]
 
-    package init(to request: ModelRequest, _ options: ScriptedModel.Options, goesOn: Bool = true) {
+    package init(to request: ModelRequest, _ options: ScriptedModel.Options, continuesPrefix: Bool = true) {
         var prompt = request.messages.last { $0.role == .user }?.text ?? ""
         // The last user's message is followed by the results of the calls that it asked for.
         let results = request.messages.reversed().prefix { $0.role != .user }.filter { $0.role == .tool }.reversed()
@@ -85,7 +85,7 @@ package struct ScriptedAnswer: Sendable, Equatable {
         for stop in request.options.stop ?? [] where !stop.isEmpty {
             if let range = text.firstRange(of: stop) { text = String(text[..<range.lowerBound]) }
         }
-        if goesOn, let prefix = request.continuing { text = ScriptedAnswer.rest(of: text, after: prefix) }
+        if continuesPrefix, let prefix = request.continuing { text = ScriptedAnswer.rest(of: text, after: prefix) }
 
         let all = ScriptedText.tokens(of: text)
         let count = min(all.count, max(0, request.options.maxTokens ?? .max))
@@ -163,7 +163,7 @@ private final class ScriptedCall: ModelCall {
         (lane, started) = (world.random(), world.now)
     }
 
-    func begin() { goOn(from: 0) }
+    func begin() { schedule(from: 0) }
 
     func cancel() {
         let scheduled = state.withLock { state in
@@ -175,7 +175,7 @@ private final class ScriptedCall: ModelCall {
 
     private var isCancelled: Bool { state.withLock { $0.isCancelled } }
 
-    private func goOn(from index: Int) {
+    private func schedule(from index: Int) {
         guard rate > 0, index < answer.tokens.count else { return world.perform(lane: lane) { [self] in say(from: index) } }
         let scheduled = world.schedule(at: due(index)) { [self] in say(from: index) }
         let isLate = state.withLock {
@@ -196,7 +196,7 @@ private final class ScriptedCall: ModelCall {
             index += 1
         }
         guard !isCancelled else { return }
-        guard index == answer.tokens.count else { return goOn(from: index) }
+        guard index == answer.tokens.count else { return schedule(from: index) }
         end()
     }
 

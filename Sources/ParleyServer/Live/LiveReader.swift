@@ -42,7 +42,7 @@ class LiveReader: @unchecked Sendable {  // Guard: used on the loop only.
     func begin(_ exchange: Exchange) { preconditionFailure("a kind of reader says how it begins") }
 
     /// Gives what there is to give. Called whenever the channel has changed.
-    func advance() { preconditionFailure("a kind of reader says how it goes on") }
+    func advance() { preconditionFailure("a kind of reader says how it advances") }
 
     /// How long it waits for room for a page before it fails; `nil`: as long as it takes.
     var patience: Duration? { nil }

@@ -298,7 +298,7 @@ extension LoopReaders: ChannelWatcher {
             defer { changed.tails.removeAll(keepingCapacity: true) }
             return changed.tails
         }
-        let goesOn = !due.isEmpty
+        let isServing = !due.isEmpty
         newest = nil
         givingOut {
             var seen: Set<ObjectIdentifier> = []
@@ -314,7 +314,7 @@ extension LoopReaders: ChannelWatcher {
                 }
             }
         }
-        if !goesOn { giveToDue() }
+        if !isServing { giveToDue() }
     }
 
     /// Serves those whose turn it is, for a while.

@@ -136,7 +136,7 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
                 continue
             }
             hold(0)
-            if let open = progress?.open?.event { return goOn(open) }
+            if let open = progress?.open?.event { return continueEvent(open) }
             if progress != nil {
                 let isLast = progress?.isLast == true
                 progress = nil
@@ -205,15 +205,15 @@ final class SSEReader: LiveReader, @unchecked Sendable {  // Guard: used on the 
         }
         apply(events)
         // The next page is read while this one is sent, as long as the reader keeps up and there is room for both.
-        let goesOn =
+        let readsAhead =
             events.state == .behind && progress?.isLast != true && readOffset < channel.tail.head && unsentBytes == 0
             && readers.hasRoomForPages
-        if goesOn {
+        if readsAhead {
             hold(bytes.count)
             read()
         }
         send(BodyPiece(bytes, room: room), events.state)
-        if events.state == .closed { leave() } else if !goesOn { advance() }
+        if events.state == .closed { leave() } else if !readsAhead { advance() }
     }
 
     /// Applies the consequences of a page that has been sent.
@@ -393,7 +393,7 @@ extension SSEReader {
     private var isInEvent: Bool { progress.map { $0.page != nil || $0.open != nil } ?? false }
 
     /// Continues an event with what follows in the log, or waits for it.
-    private func goOn(_ event: PageEvents.OpenEvent) {
+    private func continueEvent(_ event: PageEvents.OpenEvent) {
         let tail = channel.tail
         if tail.isDeleted { return breakOff() }
         if event.next < tail.head { return read() }

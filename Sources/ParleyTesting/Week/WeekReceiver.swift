@@ -9,7 +9,7 @@ final class WeekReceiver: @unchecked Sendable {  // Guard: as `SimulatedWeek`.
     var isPatient = false
     private var downUntil = Timestamp(milliseconds: 0)
     /// Calls in flight, by subscription.
-    private(set) var underWay = 0
+    private(set) var inFlightCount = 0
 
     func transport(_ world: SimulatedWorld) -> any OutgoingTransport { ScriptedTransport { self.start($0, $1, world) } }
 
