@@ -55,7 +55,7 @@ package enum AgentIndex {
     ) throws(LogError) {
         var place = ChannelID(partition: 0, number: 0)
         if let after {
-            // One that never was has a partition all the same; a list may begin there.
+            // The name of an agent that never existed has a partition all the same, and a list may begin there.
             place =
                 try log.get(.names, Placement.nameKey(after)).flatMap { NameRow($0) }?.id
                 ?? ChannelID(partition: Placement.partition(of: after), number: 0)
@@ -92,7 +92,7 @@ package enum AgentIndex {
 }
 
 extension Channel {
-    /// Has the index and the channel's row say what the agent does from this commit on. Writer thread.
+    /// Sets what the agent is doing, in the index and in the channel's row, from this commit on. Writer thread.
     package func move(to status: AgentStatus, turn: UInt64?, in stage: inout Stage) {
         let before = staged.row.agent!.status
         if before != status { stage.delete(.index, AgentIndex.key(before, id)) }

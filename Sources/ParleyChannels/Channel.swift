@@ -15,27 +15,27 @@ package final class Channel: @unchecked Sendable {
     package let isAgent: Bool
     package let fork: Fork?
     package let lifetime: Lifetime?
-    /// Removed while others had been forked from it: there for them alone.
+    /// The channel was removed while it had forks, and is kept for them alone.
     package let isSoftDeleted: Bool
     /// When its sliding lifetime was last renewed, in milliseconds.
     let accessed: Atomic<Int64>
-    /// What the log says of that, or is about to.
+    /// The value of ``accessed`` that the log has, or that has been submitted to it.
     let storedAccess: Atomic<Int64>
-    /// The tail as readers may know it.
+    /// The durable tail, which readers see.
     private let published: Mutex<Published>
     var staged: StagedTail
 
     private struct Published {
         var tail: PublishedTail
         var trims: Int64 = 0
-        /// How many hold on to the object without watching it.
+        /// How many components keep the object without watching it.
         var pins = 0
     }
 
-    /// A value of the log is cut where it passes this: one message is read by reading the whole value.
+    /// A value of the log is cut when it exceeds this size, because reading one message reads the whole value.
     static let valueBytes = 64 << 10
 
-    /// From how many entries on it pays to count their bytes first.
+    /// The number of entries from which it pays to count their bytes first.
     private static let reservedCountMin = 1_000
 
     init(row: ChannelRow, id: ChannelID, head: UInt64, lastAt: Timestamp) {
@@ -44,7 +44,7 @@ package final class Channel: @unchecked Sendable {
         contentType = row.contentType
         isAgent = row.isAgent
         (fork, lifetime, isSoftDeleted) = (row.fork, row.lifetime, row.isSoftDeleted)
-        // What is stored may be late by the slack, and nothing may end before its time.
+        // The stored access may be late by the slack, and no channel may expire early.
         accessed = Atomic((row.accessed?.advanced(by: row.lifetime?.slack ?? .zero) ?? row.created).milliseconds)
         storedAccess = Atomic((row.accessed ?? row.created).milliseconds)
         published = Mutex(Published(tail: PublishedTail(TailState(head: head, isClosed: row.isClosed)), trims: row.trims))
@@ -53,13 +53,13 @@ package final class Channel: @unchecked Sendable {
 
     var reference: ChannelReference { ChannelReference(name: name, id: id) }
 
-    /// What the writer knows: there for its forks alone, from this commit on.
+    /// Whether the channel is kept for its forks alone, including what is staged. Writer thread.
     var isGone: Bool { isSoftDeleted || staged.row.isSoftDeleted }
 
-    /// How often text has been taken out of it: what was read before may be read differently after.
+    /// How often text has been trimmed: a page that was read before may look different after.
     package var trims: Int64 { published.withLock { $0.trims } }
 
-    /// Whether it was removed, and is there for its forks alone.
+    /// Whether the channel was removed, and is kept for its forks alone.
     package var isKept: Bool { isSoftDeleted || published.withLock { $0.tail.state.isKept } }
 }
 
@@ -80,7 +80,7 @@ extension Channel: Tail {
         guard !tail.isDeleted else { throw .removed(self) }
         do throws(LogError) {
             let page = try channels.page(self, after: offset, view: view, bytesMax: bytesMax)
-            // A removal that is durable and not published yet has taken the entries away, and must not look like their end.
+            // A removal that is durable but not published yet has deleted the entries, and must not look like the end of the channel.
             guard page.isShort else { return page }
             if try !channels.isRemoved(self) { return page }
         } catch { throw ChannelError(error) }
@@ -89,13 +89,13 @@ extension Channel: Tail {
 
     package func touched(in channels: Channels) { channels.touched(self) }
 
-    /// What a node that follows and has everything up to `offset` must be told.
+    /// The update for a node that follows the channel and has everything up to `offset`.
     func update(after offset: UInt64) -> TailUpdate { published.withLock { TailUpdate($0.tail, after: offset, end) } }
 }
 
 extension Channel {
-    /// Keeps this object the channel's own until ``unpin()``: what it knows of the tail stays true.
-    /// - Returns: false when it is no longer the channel's: look it up again.
+    /// Keeps this object in memory as the channel until ``unpin()``, so that its tail stays current.
+    /// - Returns: false when another object has replaced it: look the channel up again.
     package func pin() -> Bool {
         published.withLock { state in
             guard !state.tail.isLeft else { return false }
@@ -120,25 +120,25 @@ struct StagedTail {
     var isRowChanged = false
     var isDeleted = false
     var producers: [TextKey: ProducerState] = [:]
-    /// The entries that have not been decided; `nil` until an append needs to know.
+    /// The undecided entries; `nil` until an append needs them.
     var undecided: UndecidedEntries?
-    /// Who is to be told of its next entry; `nil` until an append needs to know.
+    /// The steps to notify of the next entry; `nil` until an append needs them.
     var followers: Set<FollowKey>?
-    /// Who subscribes to it, as of that version of all subscriptions.
+    /// The subscriptions of the channel, as of that version of all subscriptions.
     var subscribers: (version: UInt64, ids: [String])?
 }
 
-/// The frames staged in the current commit: they become one value of the log, or several when they are very many.
+/// The frames staged in the current commit, which become one value of the log, or several when there are very many.
 struct StagedFrames {
     var bytes = Bytes()
     /// The offset of the first.
     var first: UInt64 = 0
-    /// Where a further value of the log begins, and with which offset.
+    /// Where each further value of the log begins, and its first offset.
     var cuts: [(start: Int, offset: UInt64)] = []
-    /// Where the last frame begins, when it is text that more of the same step can join.
+    /// Where the last frame begins, if it is text that more text of the same step can be merged into.
     var openText: (start: Int, position: Position, part: TextDelta.Part, end: UInt64)?
 
-    /// Visits the values of the log that they become.
+    /// Visits the values of the log that the frames become.
     func values(_ visit: (_ first: UInt64, _ value: Bytes) -> Void) {
         guard !bytes.isEmpty else { return }
         var (start, offset) = (0, first)
@@ -154,11 +154,11 @@ extension Channel {
     /// Stamps entries, gives them their offsets and adds their frames; text may be merged into the text before it, whose offset it then has.
     func stage(_ entries: [NewEntry], now: Timestamp, in stage: inout Stage) -> [UInt64] {
         let before = staged.frames.bytes.count
-        // Once, and not by doubling: a request of very many messages takes megabytes.
+        // Reserved at once instead of by doubling: a request of very many messages takes megabytes.
         if entries.count > Channel.reservedCountMin {
             staged.frames.bytes.reserveCapacity(before + entries.reduce(0) { $0 + $1.byteCount })
         }
-        // They are put when the commit is complete, and count as soon as they are there.
+        // The frames are put into the batch when the commit is complete, but count from now on.
         defer { stage.count(staged.frames.bytes.count - before) }
         return entries.map { self.stage($0, now: now) }
     }
@@ -171,7 +171,7 @@ extension Channel {
         let start = staged.frames.bytes.count
         if start - (staged.frames.cuts.last?.start ?? 0) >= Channel.valueBytes { staged.frames.cuts.append((start, staged.head)) }
         entry.write(to: &staged.frames.bytes, at: staged.lastAt)
-        // An empty piece says that the text is over: it stays an entry of its own.
+        // An empty piece marks the end of the text, and stays an entry of its own.
         if case .text(let text) = entry.content, let position = entry.position, !text.delta.isEmpty {
             staged.frames.openText = (start, position, text.part, text.index + UInt64(text.delta.count))
         } else {
@@ -192,7 +192,7 @@ extension Channel {
         return true
     }
 
-    /// Hands what was staged to the commit.
+    /// Puts the staged row and frames into the commit.
     func flush(into stage: inout Stage) {
         if staged.isRowChanged {
             stage.put(.channels, id.key, staged.row.bytes)
@@ -201,7 +201,7 @@ extension Channel {
         staged.frames.values { stage.put(.log, id.key($0), $1) }
     }
 
-    /// Publishes what has become durable, and returns who must be told.
+    /// Publishes what has become durable, and returns the watchers to notify.
     func publish() -> [any ChannelWatcher] {
         let frames = staged.frames
         let chunk = frames.bytes.isEmpty ? nil : Chunk(first: frames.first, last: staged.head, frames: frames.bytes)
@@ -218,7 +218,7 @@ extension Channel {
     }
 
     /// Gives the object up, even while it is watched.
-    /// - Returns: who must be told.
+    /// - Returns: the watchers to notify.
     func leave() -> [any ChannelWatcher] { published.withLock { $0.tail.leave() } }
 
     /// Gives the object up unless it is watched; nothing may be staged in it.
@@ -237,10 +237,10 @@ package final class Chunk: Sendable {
     package let last: UInt64
     package let frames: Bytes
     private let wire = Mutex<[String: Bytes]>([:])
-    /// What it counts among the large ones.
+    /// The bytes that this chunk counts in ``largeBytes``.
     private let counted = Atomic(0)
 
-    /// What all large ones may hold together: each channel keeps its newest one, however large.
+    /// The bound of all large chunks together. Each channel keeps its newest chunk, however large.
     private static let largeBytesMax = 16 << 20
     private static let largeBytes = Atomic(0)
 
@@ -252,7 +252,7 @@ package final class Chunk: Sendable {
 
     deinit { Chunk.largeBytes.subtract(counted.load(ordering: .relaxed), ordering: .relaxed) }
 
-    /// Whether it is small, or there is room for it among the large ones, where it counts from now on. Asked once.
+    /// Whether the chunk is small, or fits the bound of the large ones, in which it counts from now on. Called once.
     func isRoomy() -> Bool {
         guard isLarge else { return true }
         let isRoomy = Chunk.largeBytes.add(frames.count, ordering: .relaxed).newValue <= Chunk.largeBytesMax
@@ -260,7 +260,7 @@ package final class Chunk: Sendable {
         return isRoomy
     }
 
-    /// Whether one commit is more than a channel keeps of many: forms of it are not kept.
+    /// Whether one commit is larger than all recent commits that a channel keeps. Its wire forms are not kept.
     package var isLarge: Bool { frames.count > PublishedTail.recentBytesMax }
 
     /// The form called `key`, made by `make` when it is first asked for. Cost: a lock, else nothing.

@@ -25,10 +25,10 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
         ChannelError("channel_closed", "'\(name)' is closed: nothing can be appended.", [("tail", .string(tail.token)), ("closed", true)])
     }
 
-    /// The code of an append that yields to an entry that waits to be decided.
+    /// The code of an append that yields to an undecided entry.
     package static let undecided = "undecided_entry"
 
-    /// Removed, and kept only for what was forked from it.
+    /// The channel was removed, and is kept only for its forks.
     package static func gone(_ name: String) -> ChannelError {
         ChannelError("channel_gone", "'\(name)' was deleted. Its name becomes free when the last of its forks is deleted, too.")
     }
@@ -48,7 +48,7 @@ package struct ChannelError: Error, Sendable, CustomStringConvertible {
             "agent_deleted", "'\(name)' was deleted, and a late retry does not bring it back. PUT /v1/stream/\(name) starts it anew.")
     }
 
-    /// What a condition on the tail says no with.
+    /// The refusal of an append whose condition on the tail does not hold.
     static func tailMoved(from expected: UInt64, to head: UInt64) -> ChannelError {
         ChannelError(
             "tail_moved", "If-Match is \(Offset(expected)), the tail is \(Offset(head)): read what is new, and decide again.",

@@ -4,7 +4,7 @@ internal import Synchronization
 
 /// Rows `[partition][mark][due][channel]...` of family `index`, and one alarm for the first of them.
 final class DueRows: Sendable {
-    /// The partitions that are looked at.
+    /// The partitions whose rows are visited.
     typealias Open = @Sendable () -> PartitionSet
     typealias Visit = @Sendable (_ value: Bytes, _ visit: DueVisit) -> Void
 
@@ -18,12 +18,12 @@ final class DueRows: Sendable {
     private let visit: Visit
     /// Rows that a visit holds, and that are still stored.
     fileprivate let inFlight = Mutex(Set<Bytes>())
-    /// When those are looked at again that nobody took.
+    /// After which time a row that is still stored is visited again.
     private static let patience = Duration.seconds(1)
 
     /// - Parameters:
-    ///   - atOnce: So many of a partition are given at a time; those that are left over after `pause`, when the first are gone.
-    ///   - visit: Gets each row that is due, and sees to it that it goes. It is not given again while anybody holds its ``DueVisit``.
+    ///   - atOnce: How many rows of a partition are visited at a time; the others follow after `pause`, when the first are deleted.
+    ///   - visit: Called with each due row, which it must get deleted. A row is not visited again while its ``DueVisit`` is held.
     init(
         _ mark: IndexMark, log: any CommitLog, world: any World, open: @escaping Open = { .all }, atOnce: Int, pause: Duration,
         visit: @escaping Visit
@@ -33,10 +33,10 @@ final class DueRows: Sendable {
         alarm = Alarm(world)
     }
 
-    /// What a row of the channel begins with.
+    /// The beginning of a row of the channel.
     func key(_ due: Timestamp, _ id: ChannelID) -> Bytes { mark.key(due, id) }
 
-    /// Finds out when the first is due. Cost: one seek a partition.
+    /// Sets the alarm for the first due row. Cost: one seek a partition.
     func start() throws(LogError) {
         for partition in open().numbers {
             let (lower, upper) = mark.range(partition)
@@ -44,10 +44,10 @@ final class DueRows: Sendable {
         }
     }
 
-    /// A row for `due` is in the log, or about to be.
+    /// Notes that a row for `due` is in the log, or staged.
     func set(_ due: Timestamp) { alarm.set(due) { [weak self] in self?.ring() } }
 
-    /// What is due in a partition that was opened is looked for.
+    /// Looks for due rows in a partition that was opened.
     func lookAgain() { set(world.now) }
 
     func stop() { alarm.stop() }
@@ -66,7 +66,7 @@ final class DueRows: Sendable {
         try log.scan(.index, from: lower, to: upper, reversed: false) { key, value in
             let due = DueRows.due(Bytes(key))
             guard due <= now, found.count < atOnce else {
-                // Those that are left over are due already.
+                // The rows that are left over are due already.
                 next = max(due, now.advanced(by: pause))
                 return false
             }

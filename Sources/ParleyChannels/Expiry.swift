@@ -6,7 +6,7 @@ internal import Synchronization
 package enum Lifetime: Sendable, Equatable {
     /// So many seconds after it was last read or written.
     case ttl(seconds: Int64)
-    /// Up to an instant, as it was given.
+    /// Until an instant, with its text as the client wrote it.
     case until(Timestamp, text: String)
 
     /// - Returns: `nil` unless `text` is RFC 3339.
@@ -27,7 +27,7 @@ package enum Lifetime: Sendable, Equatable {
         }
     }
 
-    /// How late what is stored of the last access may be: each read of a channel would be a write else.
+    /// How late the stored access may be: otherwise each read of a channel would be a write.
     var slack: Duration {
         switch self {
         case .ttl(let seconds): .seconds(max(1, seconds / 16))
@@ -37,25 +37,25 @@ package enum Lifetime: Sendable, Equatable {
 }
 
 extension Channel {
-    /// Whether its time has come. Thread-safe.
+    /// Whether the channel has expired. Thread-safe.
     package func isExpired(_ now: @autoclosure () -> Timestamp) -> Bool {
         guard !isSoftDeleted, let end else { return false }
         return now() >= end
     }
 
-    /// When its lifetime ends, if it is not used before. Thread-safe.
+    /// When the channel expires unless it is used before. Thread-safe.
     package var end: Timestamp? { lifetime?.end(accessed: Timestamp(milliseconds: accessed.load(ordering: .relaxed))) }
 }
 
 extension ChannelRow {
-    /// When it is to be looked at: what is stored of its last access may be late, and it must not end before its time.
+    /// When to check the lifetime: the stored access may be late, and the channel must not expire early.
     var due: Timestamp? { lifetime.map { $0.end(accessed: accessed ?? created).advanced(by: $0.slack) } }
 }
 
 extension Channels {
     /// Renews the sliding lifetime of a channel that is being read or written. Thread-safe.
     ///
-    /// In memory at once; in the log when what stands there has become late, so that a process that takes over is late by no more than that.
+    /// In memory at once; in the log when the stored access is late by the slack, so that a process that takes over is late by no more than that.
     package func touched(_ channel: Channel) {
         guard case .ttl? = channel.lifetime else { return }
         let now = world.now
@@ -63,7 +63,7 @@ extension Channels {
         let stored = Timestamp(milliseconds: channel.storedAccess.load(ordering: .relaxed))
         guard now > before, stored.duration(to: now) >= channel.lifetime!.slack else { return }
         channel.storedAccess.store(now.milliseconds, ordering: .relaxed)
-        // Refused, the next access tries again; nobody waits for it.
+        // If this is refused, the next access tries again. No request waits for it.
         submit(.checkLifetime(LifetimeCheck(name: channel.name, id: channel.id))) { result in
             if case .failure = result { channel.storedAccess.store(stored.milliseconds, ordering: .relaxed) }
         }
@@ -80,18 +80,18 @@ extension Channels {
     }
 }
 
-/// Looks at a channel's lifetime where every access is known: removes the channel, or says when to look again.
+/// Checks a channel's lifetime on the writer thread, which knows of every access: removes the channel, or sets the next check.
 struct LifetimeCheck: Sendable {
     let name: String
     let id: ChannelID
-    /// Of the row that asked for it; without one it was an access.
+    /// The visit of the row that is due; `nil`: an access has asked for the check.
     var visit: DueVisit?
 
     /// Writer's thread.
-    /// - Returns: when it is to be looked at again.
+    /// - Returns: when to check again.
     func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Timestamp? {
         if let visit { stage.delete(.index, visit.row) }
-        // An expired one is removed on the way.
+        // This removes the channel if it has expired.
         guard let channel = try channels.resolve(name, at: id, in: &stage), !channel.isGone else { return nil }
         channels.touch(channel)
         return channels.setDue(channel, in: &stage)

@@ -48,7 +48,7 @@ package struct FollowKey: Sendable, Hashable {
     }
 }
 
-/// What becomes of the follows of an agent with a batch of its owner.
+/// A change of an agent's follows in a batch of its owner.
 package enum FollowChange: Sendable {
     case begins(Follow)
     case ends(FollowKey)
@@ -57,7 +57,7 @@ package enum FollowChange: Sendable {
 /// What is stored of a follow.
 package struct FollowRow: Sendable {
     package var follow: Follow
-    /// What the follower knows of the channel that it follows.
+    /// What the follower knows about the channel that it follows.
     package var news: News
 
     package enum News: String, Sendable {
@@ -161,7 +161,7 @@ extension FollowRow {
 }
 
 extension Channels {
-    /// What an agent follows is no longer watched for it. ``Messages/ready(_:in:)`` has been called.
+    /// Removes the watches of everything that an agent follows. ``Messages/ready(_:in:)`` has been called.
     func unwatchAll(of id: ChannelID, in stage: inout Stage) throws(LogError) {
         var rows: [FollowRow] = []
         try FollowRow.scan(stage.log, of: id) { rows.append($0) }
@@ -172,7 +172,7 @@ extension Channels {
 extension FollowKey {
     func row(in stage: Stage) throws(LogError) -> FollowRow? { try stage.get(.index, bytes).flatMap { FollowRow($0) } }
 
-    /// There is something new: the follower finds it when it looks, in this process or the next.
+    /// Notes that there are new entries. The follower reads them, in this process or the next.
     func tell(in stage: inout Stage) throws(LogError) -> [Effect] {
         guard var row = try row(in: stage) else { return [] }
         row.news = .told
@@ -181,7 +181,7 @@ extension FollowKey {
     }
 }
 
-/// Has a channel watched again for a step that has been told, and found nothing to read.
+/// Watches a channel again for a step that was notified and found nothing to read.
 package struct FollowAgain: Sendable {
     package let key: FollowKey
     /// The channel, and up to where there is nothing; `nil`: that is not known.
@@ -208,7 +208,7 @@ package struct FollowAgain: Sendable {
 // MARK: - The writer's side, for what is followed
 
 extension Watch {
-    /// Begins to watch, or says at once that there is something, or that the channel is gone. ``Messages/ready(_:in:)`` has been called.
+    /// Begins to watch, or notifies the follower at once of new entries or of the channel's removal. ``Messages/ready(_:in:)`` has been called.
     func begin(_ channels: Channels, in stage: inout Stage) throws(LogError) {
         guard let channel = try watched(channels, in: &stage), channel.staged.head <= after, !channel.staged.row.isClosed else {
             return channels.messages.post(.news(follow), from: followed.partition, in: &stage)
@@ -235,7 +235,7 @@ extension Watch {
 }
 
 extension Channel {
-    /// Has the writer know who is to be told. Call it before anything is changed: what is staged is not in the log yet.
+    /// Loads the followers of the channel. Call it before anything is changed: staged rows are not in the log yet.
     func loadFollowers(_ stage: Stage) throws(LogError) {
         guard staged.followers == nil else { return }
         var found: Set<FollowKey> = []
@@ -250,7 +250,7 @@ extension Channel {
         staged.followers = found
     }
 
-    /// Tells those who watch that there is something new, or that the channel has ended. ``loadFollowers(_:)`` and ``Messages/ready(_:in:)`` have
+    /// Notifies the followers of new entries, or of the end of the channel. ``loadFollowers(_:)`` and ``Messages/ready(_:in:)`` have
     /// been called.
     func tellFollowers(_ messages: Messages, in stage: inout Stage) {
         guard staged.row.isFollowed else { return }

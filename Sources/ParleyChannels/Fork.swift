@@ -20,7 +20,7 @@ package struct Fork: Sendable, Equatable {
     /// The number of the message by which the home of its name was told of it; `nil`: name and rows were written in one commit.
     package var announced: UInt64?
 
-    /// The direct source, which is kept for as long as this is there.
+    /// The direct source, which is kept as long as this fork exists.
     package var sourceNumber: UInt64 { segments.last!.number }
 
     /// Where the fork's own entries begin: behind this.
@@ -95,9 +95,9 @@ extension Channels {
         }
         guard end <= head else { throw .refused(Channels.overshoot(subOffset, offset, source)) }
         var segments = (source.fork?.segments ?? []).filter { $0.upTo > 0 }
-        // What the source itself took from further back, cut where the fork leaves it.
+        // The segments that the source itself shares, cut at the fork's offset.
         segments = segments.map { Fork.Segment(number: $0.number, upTo: min($0.upTo, end), owner: $0.owner) }
-        // Of channels that were forked before they had anything of their own nothing is shared.
+        // A channel that was forked before it had entries of its own contributes no segment.
         segments = zip(segments, [0] + segments.map(\.upTo)).filter { $0.upTo > $1 }.map(\.0)
         segments.append(Fork.Segment(number: source.id.number, upTo: end, owner: source.name))
         guard segments.count <= Channels.forkDepthMax else {
@@ -141,7 +141,7 @@ extension Channels {
     /// Whether there are forks of the channel with that id, see ``keeper(of:in:)``.
     func hasForks(_ id: ChannelID, in stage: inout Stage) throws(LogError) -> Bool { try keeper(of: id, in: &stage) != nil }
 
-    /// A fork of the channel with that id, for which it is kept. What a crash left of others, as far as they come before, is removed.
+    /// A fork for which the channel with that id is kept. Removes what a crash left of forks that come before it.
     ///
     /// Cost: a few lookups, for each that has been removed since the last commit as well.
     func keeper(of id: ChannelID, in stage: inout Stage) throws(LogError) -> ChannelReference? {
@@ -169,8 +169,8 @@ extension Channels {
         guard try stage.get(.index, ForkRow.key(id, fork.id)) != nil else { return false }
         let row = try stage.get(.channels, fork.id.key).flatMap { ChannelRow($0) }
         if try mayHaveName(fork, row?.fork?.announced, in: &stage) { return true }
-        // The rows of a fork are in two partitions, and so may be there by halves. Who has no name was never answered for, or is removed;
-        // unless it is itself kept for its forks.
+        // The rows of a fork are in two partitions, and a crash may keep half of them. A fork without a name was never acknowledged, or is
+        // removed, unless it is itself kept for its forks.
         if row?.isSoftDeleted == true, try hasForks(fork.id, in: &stage) { return true }
         if let row { strip(fork.id, row, in: &stage) }
         _ = try erase(fork.id, in: &stage)

@@ -175,7 +175,7 @@ struct UndecidedEntries {
         }
     }
 
-    /// The first entry that the owner's append gives way to.
+    /// The first entry that the owner's append yields to.
     func first(against owner: OwnerPart) -> UInt64? {
         owner.yieldsTo.kinds.compactMap { kind -> UInt64? in
             var place = owner.yieldsAfter
@@ -204,7 +204,7 @@ struct UndecidedEntries {
 }
 
 extension EntryKind {
-    /// What steers an agent rather than giving it work.
+    /// The kinds that control an agent, as opposed to messages, which give it work.
     package static let controls: [EntryKind] = [.interrupt, .cancel, .close, .approve, .deny, .resume]
 
     package var isControl: Bool { EntryKind.controls.contains(self) }

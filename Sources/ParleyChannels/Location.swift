@@ -2,11 +2,11 @@ package import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// Where the channel of a name is, as the owner of the name's home says.
+/// Where the channel of a name is, according to the owner of the name's home.
 package enum Location: Sendable {
     /// On this node.
     case here(Channel)
-    /// In a partition that this node does not own: its owner is asked for the channel by its name and this id.
+    /// In a partition that this node does not own: ask its owner for the channel by its name and this id.
     case at(ChannelID)
     /// There is none.
     case nobody
@@ -37,7 +37,7 @@ extension Channels {
         return channel
     }
 
-    /// The channel of that name, also when its time has come: until the writer has removed it, a crash or a clock may bring it back.
+    /// The channel of that name, even if it has expired: until the writer has removed it, a crash or a clock that is set back may revive it.
     func findAny(_ name: String) throws(LogError) -> Channel? { try here(lookUp(name)) }
 
     private func here(_ location: Location) throws(LogError) -> Channel? {
@@ -87,7 +87,7 @@ extension Channels {
 // MARK: - Reading from the log
 
 extension Channels {
-    /// As ``locate(_:)``, also for a channel whose time has come.
+    /// As ``locate(_:)``, also for an expired channel.
     func lookUp(_ name: String) throws(LogError) -> Location {
         if let known = residentAny(name) { return .here(known) }
         let home = Placement.partition(of: name)
@@ -96,7 +96,7 @@ extension Channels {
         guard !isUnpublished, let row = try nameRow(name), !row.isTombstone else { return .nobody }
         guard openPartitions.contains(row.id.partition) else { return .at(row.id) }
         guard let channel = try lookUp(name, at: row.id) else {
-            // Of two batches a crash let one through. Its number was lost with its rows, and may be another's by now.
+            // A crash has kept one of two batches. The number was lost with the rows, and may belong to another channel by now.
             if !row.isFork { try requireUndamaged(name, row) }
             return .nobody
         }
@@ -104,7 +104,7 @@ extension Channels {
         return .here(channel)
     }
 
-    /// As ``find(_:at:)``, also for a channel whose time has come.
+    /// As ``find(_:at:)``, also for an expired channel.
     func lookUp(_ name: String, at id: ChannelID) throws(LogError) -> Channel? {
         let (partition, key) = (partitions[id], ResidentKey(name, id))
         while true {
@@ -113,7 +113,7 @@ extension Channels {
             }
             if let known { return known.unless(otherThan: name, id) }
             try requireOpen(partition.number)
-            // Not under the lock: the disk may be slow, and the event loops look here, too.
+            // Not under the lock: the disk may be slow, and event loops take this lock, too.
             guard !isUnpublished, let loaded = try load(name, id) else { return nil }
             if let channel = try keep(loaded, key, unlessLeft: departures) { return channel.unless(otherThan: name, id) }
         }
@@ -132,7 +132,7 @@ extension Channels {
             let excess = residents.channels.count - partitions.residentShare
             return (loaded, excess > 0 && excess % Channels.excessStep == 1)
         }
-        // Without writes, nothing else would let go of what is read. Refused, the next load beyond the limit tries again.
+        // Without writes, nothing else would evict what is read. If this is refused, the next load beyond the limit tries again.
         if isCrowded { submit(.evictIdle) }
         return channel
     }
@@ -151,7 +151,7 @@ extension Channels {
         }
     }
 
-    /// Forgets where the names lead of channels that have left memory.
+    /// Forgets the locations of channels that have left memory.
     func forget(_ gone: [Channel]) {
         for channel in gone where Placement.partition(of: channel.name) != channel.id.partition {
             partitions[channel.name].residents.withLock { residents in
@@ -162,7 +162,7 @@ extension Channels {
 
     private func load(_ name: String, _ id: ChannelID) throws(LogError) -> Channel? {
         guard let row = try row(id), row.name.hasSameBytes(as: name) else { return nil }
-        // An agent that is kept for its forks has left its name to a tombstone, or to the next agent.
+        // The name of an agent that is kept for its forks belongs to a tombstone, or to the next agent.
         guard !(row.isAgent && row.isSoftDeleted) else { return nil }
         let (head, lastAt) = try Channels.head(of: id, in: log)
         return Channel(row: row, id: id, head: max(head, row.fork?.head ?? 0), lastAt: lastAt)

@@ -31,7 +31,7 @@ extension Channels {
 
     // MARK: For the owner of the rows
 
-    /// Has the name lead to this channel no more: at once where its home is owned here, else by a message. ``Messages/ready(_:in:)`` has been
+    /// Frees the name of this channel: at once if this node owns the name's home, else by a message. ``Messages/ready(_:in:)`` has been
     /// called.
     func unname(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) {
         guard owns(channel.home, in: &stage) else {
@@ -43,7 +43,7 @@ extension Channels {
         messages.post(.unmake(channel), from: channel.home, in: &stage)
     }
 
-    /// A name was said to lead to a channel that is not there: should it still do, it is deleted.
+    /// Deletes a name that leads to a missing channel, unless it leads elsewhere by now.
     func missing(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) {
         guard channel.home != channel.id.partition else { return }
         try messages.ready(channel.id.partition, in: stage)
@@ -56,7 +56,7 @@ extension Channels {
         messages.post(.hasRows(fork), from: fork.id.partition, in: &stage)
     }
 
-    /// Whether a name leads to that fork, or may do so as far as is known here.
+    /// Whether a name leads to that fork, or may lead to it as far as this partition knows.
     ///
     /// - Parameter announced: See ``Fork/announced``.
     func mayHaveName(_ fork: ChannelReference, _ announced: UInt64?, in stage: inout Stage) throws(LogError) -> Bool {
@@ -68,26 +68,26 @@ extension Channels {
         return try nameRow(fork.name, in: stage)?.id == fork.id || isDecided == false
     }
 
-    /// The name's home has another channel of that name, or none: the rows go. ``Messages/ready(_:in:)`` has been called.
+    /// Removes the rows of a channel whose name leads to another channel, or to none. ``Messages/ready(_:in:)`` has been called.
     func removeNameless(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) -> [Effect] {
         // A channel that is kept for its own forks is deleted by `resolve`, or with the last of them.
         guard let found = try resolve(channel.name, at: channel.id, in: &stage), !found.isGone else { return [] }
         return try delete(found, in: &stage)
     }
 
-    /// A name leads to the channel: is there one?
+    /// Deletes a name if the channel that it leads to does not exist.
     func nameIsThere(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) {
         if try resolve(channel.name, at: channel.id, in: &stage) == nil { try missing(channel, in: &stage) }
     }
 
     // MARK: For the owner of the name's home
 
-    /// The channel is not there any more.
+    /// Deletes the name of a channel that does not exist any more.
     func rowsAreGone(_ channel: ChannelReference, in stage: inout Stage) throws(LogError) {
         if try deleteName(channel, in: &stage) { limit?.removed(channel.name) }
     }
 
-    /// The rows of a fork are there: are they to be? ``Messages/ready(_:in:)`` has been called.
+    /// Has the rows of a fork removed unless its name leads to them. ``Messages/ready(_:in:)`` has been called.
     func rowsAreThere(_ fork: ChannelReference, in stage: inout Stage) throws(LogError) {
         if try nameRow(fork.name, in: stage)?.id == fork.id { return }
         messages.post(.unmake(fork), from: fork.home, in: &stage)

@@ -2,17 +2,17 @@ package import ParleyLog
 package import ParleySystem
 internal import Synchronization
 
-/// Which entries of agents the world outside is to learn of, and who tells it.
+/// Which entries of agents are delivered to webhooks, and by which observer.
 ///
 /// Such an entry has a row in family `outbox`, written in the batch that makes it durable, until it has been delivered. So a crash between
-/// the two loses nothing, and what is not durable is told to nobody.
+/// the two loses nothing, and no webhook receives what is not durable.
 package final class Outbox: Sendable {
     package let kinds: Set<EntryKind>
     private let observer = Mutex<(any OutboxObserver)?>(nil)
 
     package init(kinds: Set<EntryKind>) { self.kinds = kinds }
 
-    /// Has `observer` told of rows once they are durable.
+    /// Sets the observer of rows that have become durable.
     package func observe(_ observer: any OutboxObserver) { self.observer.withLock { $0 = observer } }
 
     // MARK: The writer's side
@@ -32,11 +32,11 @@ package final class Outbox: Sendable {
     func removed(_ id: ChannelID, rows: Int) { observer.withLock { $0 }?.outboxRemoved(id, rows: rows) }
 }
 
-/// Told of rows of the outbox.
+/// Observes the rows of the outbox.
 package protocol OutboxObserver: AnyObject, Sendable {
     /// Writer thread, once they are durable; must only take note.
     func outboxCommitted(_ id: ChannelID, rows: Int)
-    /// Writer thread: so many went with their channel.
+    /// Writer thread: so many rows were deleted with their channel.
     func outboxRemoved(_ id: ChannelID, rows: Int)
 }
 

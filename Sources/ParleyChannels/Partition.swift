@@ -5,7 +5,7 @@ internal import Synchronization
 /// The partitions of a node's channels, those that it owns and the others.
 final class Partitions: Sendable {
     let all: [Partition]
-    /// How many channels of each stay in memory before those that nobody watches are let go.
+    /// How many channels of each partition stay in memory before those without watchers are evicted.
     let residentShare: Int
     private let openBits: Atomic<UInt64>
 
@@ -52,7 +52,7 @@ final class Partition: Sendable {
 
     init(_ number: UInt16) { self.number = number }
 
-    /// Takes all channels out, and where names lead.
+    /// Removes all channels and all locations of names.
     func takeOut() -> [Channel] {
         residents.withLock { residents in
             let gone = residents.channels
@@ -62,7 +62,7 @@ final class Partition: Sendable {
         }
     }
 
-    /// Lets go of channels that nobody watches, if there are more than `share`.
+    /// Evicts channels without watchers if there are more than `share`.
     func evict(beyond share: Int) -> [Channel] {
         residents.withLock { residents in
             guard residents.channels.count > share else { return [] }
@@ -86,11 +86,11 @@ enum ResidentKey: Hashable {
 
 /// Serves what is in the partitions that this node owns.
 package protocol PartitionObserver: AnyObject, Sendable {
-    /// Reads what there is to take up in a partition that nobody writes to, because it is about to be opened. Not on the writer's thread.
+    /// Reads what to resume in a partition that is about to be opened, and that no node writes to. Not on the writer's thread.
     ///
     /// - Returns: What takes it up. Called on the writer's thread, before anything is decided there; must only take note.
     func prepare(_ partition: UInt16) throws(LogError) -> @Sendable () -> Void
-    /// Writer thread, when nothing can be committed there any more; must only take note.
+    /// Called on the writer thread when this node can commit nothing more there; must only take note.
     func partitionClosed(_ partition: UInt16)
 }
 
@@ -148,7 +148,7 @@ extension Channels {
         expiry.lookAgain()
     }
 
-    /// Lets go of everything that is in the partition. Nothing is staged in it, or what is was lost.
+    /// Evicts everything in the partition. Nothing is staged in it, or the staged part was lost.
     func closed(_ partition: UInt16) {
         guard openPartitions.contains(partition) else { return }
         partitions.closed(partition)
@@ -161,7 +161,7 @@ extension Channels {
         for channel in gone {
             for watcher in channel.leave() { watcher.channelLeft(channel) }
         }
-        // Only now: nobody can take hold of a channel any more whom an observer would not see.
+        // Only now, when no thread can obtain a channel that the observers would miss.
         for observer in currentObservers { observer.partitionClosed(partition) }
     }
 

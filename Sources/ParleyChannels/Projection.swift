@@ -77,7 +77,7 @@ extension Chunk {
 }
 
 extension Projection {
-    /// - Returns: Whether to read on.
+    /// - Returns: Whether to continue reading.
     fileprivate mutating func take(_ offset: UInt64, _ frame: Frame) -> Bool {
         if frame.kind != .hole { apply(LogEntry(offset, frame)) }
         return !isComplete

@@ -137,7 +137,7 @@ package enum View: String, Sendable {
 /// A piece of a channel in wire form.
 package struct Page: Sendable {
     package var body = Bytes()
-    /// The offset to read on from.
+    /// The offset to continue reading from.
     package var next: UInt64
     package var isUpToDate = false
     /// Nothing comes after it, ever.

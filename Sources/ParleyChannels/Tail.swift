@@ -75,7 +75,7 @@ package struct TailState: Sendable, Equatable {
 /// A tail while it is watched: its end, its recent commits, and its watchers.
 struct PublishedTail {
     var state: TailState
-    /// The object has been given up: nobody can attach to it any more.
+    /// The object has been given up, and accepts no more watchers.
     private(set) var isLeft = false
     private var recent: [Chunk] = []
     private(set) var recentBytes = 0
@@ -88,7 +88,7 @@ struct PublishedTail {
 
     var isWatched: Bool { !watchers.isEmpty }
 
-    /// Those to be told, outside the lock.
+    /// The watchers to notify, outside the lock.
     var told: [any ChannelWatcher] { Array(watchers.values) }
 
     func read(after offset: UInt64) -> TailRead {
@@ -114,7 +114,7 @@ struct PublishedTail {
     }
 
     /// Gives the object up.
-    /// - Returns: Those to be told.
+    /// - Returns: The watchers to notify.
     mutating func leave() -> [any ChannelWatcher] {
         isLeft = true
         forgetRecent()

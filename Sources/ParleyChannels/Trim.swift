@@ -2,7 +2,7 @@ package import ParleyLog
 package import ParleySystem
 internal import Synchronization
 
-/// Text of a step that its result has sealed, and when it is to go.
+/// Text of a step that its result has sealed, and when to trim it.
 ///
 /// The row is `[partition][131][due][channel][from]` of family `index`, to the channel's name, the turn, the step and the end of the stretch.
 package struct SealedText: Sendable, Equatable {
@@ -39,9 +39,9 @@ package struct SealedText: Sendable, Equatable {
     }
 }
 
-/// Takes sealed text out of the log once nobody is likely to watch it being written any more: its step's result has it.
+/// Trims sealed text from the log after the retention time: the step's result contains it.
 ///
-/// Every offset stays valid: what goes leaves a hole, which says how many entries were there.
+/// Every offset stays valid: trimmed entries leave a hole, which records how many there were.
 package final class TrimService: Sendable {
     /// How long sealed text stays.
     package let retention: Duration
@@ -50,25 +50,25 @@ package final class TrimService: Sendable {
 
     package init(channels: Channels, world: any World, retention: Duration) {
         (self.world, self.retention) = (world, retention)
-        // So many at a time: each rewrites a stretch of the log.
+        // Limited, because each trim rewrites a stretch of the log.
         rows = DueRows(
             .sealedText, log: channels.log, world: world, open: { channels.openPartitions }, atOnce: 8, pause: .milliseconds(50)
         ) { value, visit in
-            // Refused, the row is still there for the next look.
+            // If the command is refused, the next check finds the row again.
             channels.submit(.trim(Trim(visit: visit, text: SealedText(row: visit.row, value))))
         }
     }
 
-    /// What has the text go when its time has come: for the append that seals it.
+    /// The row that gets the text trimmed, for the append that seals it.
     package func row(_ text: SealedText) -> AppendRow { .sealed(text, due: world.now.advanced(by: retention)) }
 
     /// Such a row is in the log.
     package func sealed() { rows.set(world.now.advanced(by: retention)) }
 
-    /// Finds out when there is something to do. Cost: one seek a partition.
+    /// Sets the alarm for the first row. Cost: one seek a partition.
     package func start() throws(LogError) { try rows.start() }
 
-    /// Looks for what is due in partitions that were opened since.
+    /// Looks for due rows in a partition that was opened.
     package func lookAgain() { rows.lookAgain() }
 
     package func stop() { rows.stop() }
@@ -84,10 +84,10 @@ struct Trim: Sendable {
     var id: ChannelID { visit.channel }
 
     /// Writer's thread.
-    /// - Returns: whether it has to come again.
+    /// - Returns: whether to repeat the trim later.
     func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) -> Bool {
         stage.delete(.index, visit.row)
-        // What forks share stays as they know it.
+        // Forks share the entries, and must not see them change.
         guard let text, let channel = try channels.resolve(text.channelName, at: id, in: &stage), channel.isAgent,
             try !channels.hasForks(id, in: &stage), !channels.isTrimmed(id)
         else { return again(channels, in: &stage) }
@@ -111,7 +111,7 @@ struct Trim: Sendable {
         return false
     }
 
-    /// Two in one commit would each start from what is in the log, and the second undo the first: it has its turn a moment later.
+    /// Two trims in one commit would both start from the log, and the second would undo the first, so it is repeated a moment later.
     private func again(_ channels: Channels, in stage: inout Stage) -> Bool {
         guard let text, channels.isTrimmed(id) else { return false }
         stage.put(.index, visit.row, text.value)
@@ -141,7 +141,7 @@ struct TrimmedStretch {
             before = offset
             return true
         }
-        // What cannot be read stays as it is: a reader says where.
+        // Damaged values stay as they are: a reader reports the place.
         guard last != nil else {
             endsWithHole = nil
             return
@@ -167,7 +167,7 @@ struct TrimmedStretch {
 extension Frame {
     static let holeBytes = headerBytes + 8
 
-    /// Appends a frame that stands for `count` entries that are there no more.
+    /// Appends a frame that stands for `count` trimmed entries.
     static func write(hole count: UInt64, to output: inout Bytes) {
         let start = output.count
         output.append(bigEndian: UInt32(0))

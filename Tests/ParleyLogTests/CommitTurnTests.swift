@@ -5,7 +5,7 @@ import Synchronization
 import Testing
 
 @Suite struct `Whose turn it is to commit` {
-    /// The log's thread has been woken by something that is left for a moment, and looks by itself.
+    /// A turn whose log thread was woken by a submission that may wait a moment, and now checks by itself.
     private func watching() -> CommitTurn {
         var turn = CommitTurn()
         #expect(turn.submitted(isUrgent: true, leads: true) == .signal)
@@ -17,13 +17,13 @@ import Testing
         turn.submitted(isUrgent: urgent, leads: leads)
     }
 
-    /// Takes what there is, settles it and gives the turn back.
+    /// Takes the waiting submissions, settles them and ends the turn.
     private func commit(_ turn: inout CommitTurn, _ count: Int, isSlow: Bool = false, rest: Bool = false) -> CommitTurn.Action {
         turn.tookQueue()
         return turn.ended(count, isSlow: isSlow, isForced: false, isEmpty: !rest)
     }
 
-    /// A thread that has submitted leaves the commit to the log's thread.
+    /// Submits from a thread that leaves the commit to the log's thread.
     private func leave(_ turn: inout CommitTurn, queued: Int) {
         #expect(turn.workEnded(queued: queued, mayLead: true) == .signal)
         #expect(turn.next(isForced: false) == .commit)
@@ -123,7 +123,7 @@ import Testing
 @Suite struct `Commits of loops and lanes` {
     private let journal = Journal()
 
-    /// Notes who staged it.
+    /// Records which thread staged it.
     private func submission(_ name: String, lazy: Bool = false) -> TestSubmission {
         let journal = journal
         return TestSubmission(name, journal, isUrgent: !lazy) { stage in

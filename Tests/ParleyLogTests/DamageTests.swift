@@ -4,7 +4,7 @@ import Testing
 
 @testable import ParleyLog
 
-/// What stands in a folder is changed by a bit, cut, left unwritten or taken away; and then it is opened and read.
+/// Changes a bit in a folder, cuts a file, leaves a block unwritten or removes a file; then opens the folder and reads it.
 @Suite struct `A damaged folder` {
     private let folder = TemporaryFolder()
     private var logPath: String { "\(folder.path)/log" }
@@ -17,7 +17,7 @@ import Testing
 
     private func read(_ file: String) throws -> Data { try Data(contentsOf: URL(filePath: file)) }
 
-    /// What is committed `number`-th: of very different sizes, so that records lie in one sector, in one block, and over several.
+    /// The value of the commit `number`. Sizes differ widely, so that records lie in one sector, in one block, and over several.
     private func contents(_ number: UInt64) -> Bytes {
         var random = SplitMix64(seed: number)
         let count = [20, 200, 700, 5_000, 40_000, 100_000].randomElement(using: &random)!
@@ -29,7 +29,7 @@ import Testing
         for number in numbers { try log.write { $0.put(.log, key(1, 1, number), contents(number)) } }
     }
 
-    /// The numbers that are there, in order; each must be as it was written.
+    /// The numbers that the log contains, in order. Each value must be as it was written.
     private func numbers(_ log: RocksLog) throws -> Range<UInt64> {
         let pairs = try log.pairs(.log, key(1, 1), key(1, 2))
         for (index, pair) in pairs.enumerated() {
@@ -65,13 +65,13 @@ import Testing
         let file = try #require(files(".log").last)
         let byteCount = try read(file).count
         try onCopies(Self.isLong ? 2_000 : 30) { random in
-            // Mostly near the end, where RocksDB takes what does not fit for the end.
+            // Mostly near the end, where RocksDB takes a damaged record for the end of the file.
             let behind = Bool.random(using: &random) ? byteCount : min(byteCount, 2_000)
             let place = byteCount - 1 - Int.random(in: 0..<behind, using: &random)
             try change(file) { $0[place] ^= 1 << UInt8.random(in: 0..<8, using: &random) }
             try expectRefusal(naming: file, "bit flipped in byte \(place) of \(byteCount)")
         }
-        // The lengths are two bytes of some hundred thousand: each bit of the last record's.
+        // The length is two bytes of some hundred thousand: this flips each bit of the last record's.
         for place in try #require(records(file).last).header(4..<6) {
             for bit in 0..<8 {
                 try onCopies(1) { _ in
@@ -88,7 +88,7 @@ import Testing
         try data.write(to: URL(filePath: file))
     }
 
-    /// Opening fails as it should; or, where the change was to nothing, what is there is all that was written.
+    /// Expects that opening fails with an error that names the file, the place and the remedy.
     private func expectRefusal(naming file: String, _ what: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
         do {
             let log = try open()
@@ -141,11 +141,11 @@ import Testing
         }
     }
 
-    /// A file may have grown by a write whose blocks had not all been written when the power went.
+    /// A file may have grown by a write of which a power cut has left some blocks unwritten.
     @Test func `a last record with sectors that were never written is cut off, whichever they are`() throws {
         for last: UInt64 in 5..<15 {
             let (file, start, byteCount) = try logEnding(with: last)
-            // All sectors that were not there before the last write; the one where it begins is written in any case, but may be as it was.
+            // All sectors that the last write added. The sector where it begins exists in any case, but may have its former bytes.
             let sectors = Array(stride(from: (start + 511) / 512 * 512, to: byteCount, by: 512))
             try onCopies(Self.isLong ? 200 : 6) { random in
                 var unwritten = sectors.filter { _ in Bool.random(using: &random) }
@@ -164,7 +164,7 @@ import Testing
         }
     }
 
-    /// Makes a log of `last` commits and one more: its file, where the record of that begins, and where it ends.
+    /// Makes a log of `last` commits and one more. Returns its file, and where the record of the last commit begins and ends.
     private func logEnding(with last: UInt64) throws -> (file: String, start: Int, byteCount: Int) {
         try FileManager.default.removeItem(atPath: folder.path)
         let log = try open()
@@ -176,7 +176,7 @@ import Testing
         return (file, start, try read(file).count)
     }
 
-    /// Opens with what was committed before the last record, and continues.
+    /// Expects that the log opens with the commits before the last record, and accepts more.
     private func expectCut(_ count: UInt64, _ what: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
         let log = try open()
         defer { log.close() }
@@ -185,7 +185,7 @@ import Testing
         #expect(try numbers(log).count == Int(count) + 1, "\(what)", sourceLocation: sourceLocation)
     }
 
-    /// The room of a file may have been taken before it was written to.
+    /// A file may have been allocated before it was written to.
     @Test func `a last record that was written up to any byte is cut off, however many zeros follow`() throws {
         for last: UInt64 in 5..<13 {
             let (file, start, byteCount) = try logEnding(with: last)
@@ -213,7 +213,7 @@ import Testing
                 let file = try #require(files(".log").last)
                 let (last, byteCount) = (try #require(records(file).last), try read(file).count)
                 try onCopies(Self.isLong ? 200 : 4) { random in
-                    // Not in the length: what it says is looked for elsewhere, and only up to the end of the file.
+                    // Not in the length: a changed length makes the reader look elsewhere, and only up to the end of the file.
                     let places = Array(last.start..<last.start + 4) + Array(last.start + 7..<byteCount)
                     let place = places.randomElement(using: &random)!
                     try change(file) {
@@ -248,7 +248,7 @@ import Testing
         let log = try open()
         for file in 0..<count {
             try write(log, file * 5..<file * 5 + 5)
-            // Another family's table is written, which begins a file; what is in family `log` stays in memory.
+            // A flush of another family begins a file, while family `log` stays in memory.
             try log.write { $0.put(.names, key(1, file), value("name")) }
             try log.flush([.names])
         }
@@ -337,7 +337,7 @@ import Testing
         let log = try open()
         defer { log.close() }
         var failure: LogError?
-        // The fourth table has them merged, at some time.
+        // The fourth table gets them merged at some time.
         let deadline = ContinuousClock.now + .seconds(60)
         while failure == nil && ContinuousClock.now < deadline {
             do throws(LogError) {

@@ -15,7 +15,7 @@ final class Journal: Sendable {
     func wait(for count: Int) -> Bool { monitor.wait(timeout: .seconds(10)) { $0.count >= count ? true : nil } ?? false }
 }
 
-/// A submission made of a name and what it stages; notes `<name> committed` or `<name> failed <code>`.
+/// A submission with a name and the changes that it stages. Records `<name> committed` or `<name> failed <code>`.
 final class TestSubmission: Submission {
     let name: String
     let cost: Int

@@ -3,7 +3,7 @@ import ParleySystem
 import Synchronization
 import Testing
 
-/// What every log does, on disk or in memory.
+/// The contract of every log, on disk or in memory.
 @Suite struct `The contract of a log` {
     @Test(arguments: LogKind.allCases)
     func `what was put is found, what was deleted is not, and a family knows nothing of another`(kind: LogKind) throws {
@@ -185,7 +185,7 @@ import Testing
         let log = test.log
         let done = Atomic(false)
         let seen = Mutex<[String]>([])
-        // Each commit replaces the same twenty values; a reader that finds two different ones has looked into the middle of one.
+        // Each commit replaces the same twenty values; a reader that finds two different ones has seen a part of a commit.
         let readers = (0..<2).map { number in
             SystemThread(name: "reader") {
                 var scans = 0

@@ -5,7 +5,7 @@ import ParleyTesting
 import Synchronization
 import Testing
 
-/// A folder that goes away with this value.
+/// A folder that is deleted with this value.
 final class TemporaryFolder: Sendable {
     let path: String
 
@@ -74,7 +74,7 @@ final class LogUnderTest {
 
     deinit { log.close() }
 
-    /// What the next process finds.
+    /// The log as the next process opens it.
     func reopen() throws {
         switch log {
         case let simulated as SimulatedLog: log = simulated.reopen()

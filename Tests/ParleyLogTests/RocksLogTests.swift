@@ -9,7 +9,7 @@ import Testing
 
     private func open(statistics: Bool = false) throws -> RocksLog { try RocksLog(DataFolder(folder.path), statistics: statistics) }
 
-    /// Opens, and gives the error that must come of it.
+    /// Opens the log, and returns the error that it must throw.
     private func refusal() throws -> LogError {
         try #require(throws: LogError.self) { try open().close() }
     }
@@ -286,7 +286,7 @@ private func withFiles<Result>(upTo bytes: UInt, _ body: () throws -> Result) th
     try #require(getrlimit(resource, &before) == 0)
     var limit = rlimit(rlim_cur: bytes, rlim_max: before.rlim_max)
     try #require(setrlimit(resource, &limit) == 0)
-    // The test's own report is written to a file, too.
+    // The test's own report also goes to a file.
     defer { setrlimit(resource, &before) }
     return try body()
 }

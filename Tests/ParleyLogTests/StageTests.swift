@@ -11,7 +11,7 @@ private final class Seen<Value: Sendable>: Sendable {
     var values: [Value] { noted.withLock { $0 } }
 }
 
-/// What a submission sees of those before it in the same commit, and what reaches the log of it all.
+/// What a submission sees of earlier submissions in the same commit, and what reaches the log.
 @Suite struct `A stage` {
     private let log = SimulatedLog(readError: { family, _ in family == .idempotency ? LogError(.damaged, "unreadable") : nil })
 

@@ -6,7 +6,7 @@ package struct Append: Sendable {
     package typealias Answer = @Sendable (Result<Appended, ChannelError>) -> Void
 
     package let channelName: String
-    /// The channel that the name was resolved to: another one of that name takes nothing, and only the partition of its rows is asked.
+    /// The channel that the name was resolved to. Another channel of that name refuses the append, and only the partition of the rows is asked.
     package var id: ChannelID?
     package var entries: [NewEntry]
     /// Makes the channel when there is none of that name.
@@ -16,7 +16,7 @@ package struct Append: Sendable {
     /// What the client said the content is; must match the channel's.
     package var contentType: String?
     package var sequence: String?
-    /// The tail must be here: nobody may have appended since the client looked.
+    /// The tail must be at this offset: no append may have come since the client read it.
     package var ifTail: UInt64?
     package var producer: ProducerClaim?
     package var idempotency: IdempotencyKey?
@@ -27,14 +27,14 @@ package struct Append: Sendable {
 }
 
 extension Channel {
-    /// Whether that very request of a producer has closed it.
+    /// Whether this request of a producer has closed the channel.
     fileprivate func isClosed(by producer: ProducerClaim?) -> Bool {
         guard let producer, let closedBy = staged.row.closure?.producer else { return false }
         return closedBy.hasSameBytes(as: producer.tuple)
     }
 }
 
-/// What an append has that only the owner of an agent makes.
+/// The parts of an append that only the owner of an agent uses.
 package struct OwnerPart: Sendable {
     package var epoch: EpochClaim = .none
     /// Inbox entries that this append decides.
@@ -42,7 +42,7 @@ package struct OwnerPart: Sendable {
     /// Refuses the append while an entry of these kinds waits to be decided: what ends a step or a turn must not overtake a request to
     /// stop it.
     package var yieldsTo: EntryKinds = []
-    /// Up to here the owner has seen what waits, and has taken it into account.
+    /// The owner has seen the waiting entries up to this offset, and has taken them into account.
     package var yieldsAfter: UInt64 = 0
     /// Rows of the same batch, in the order in which they are written.
     package var rows: [AppendRow] = []
@@ -58,7 +58,7 @@ package struct OwnerPart: Sendable {
     }
 }
 
-/// What an append is answered with.
+/// The answer to an append.
 package struct Appended: Sendable {
     /// The offset of each entry; merged text shares one.
     package var offsets: [UInt64] = []
@@ -67,7 +67,7 @@ package struct Appended: Sendable {
     /// When the last entry was stamped; only for entries that are.
     package var at = Timestamp(milliseconds: 0)
     package var isClosed = false
-    /// It was there already: the same idempotency key or producer sequence.
+    /// The append is a repeat: the same idempotency key or producer sequence.
     package var isReplay = false
     /// What the channel now holds for the producer.
     package var producer: ProducerState?
@@ -81,7 +81,7 @@ package struct Appended: Sendable {
     }
 }
 
-/// What a producer says of an append: the three producer headers.
+/// The three producer headers of an append.
 package struct ProducerClaim: Sendable {
     package var id: String
     package var epoch: UInt64
@@ -152,7 +152,7 @@ package enum EpochClaim: Sendable {
     /// Becomes the owner of the epoch after this one, unless another owner has meanwhile.
     case takes(after: UInt64)
 
-    /// Owners are as many as agents in memory; one that is turned away could neither continue nor say why.
+    /// There are as many owners as agents in memory. A refused owner could neither continue nor report why.
     var isOwner: Bool { if case .none = self { false } else { true } }
 }
 
@@ -194,7 +194,7 @@ extension Append {
         throw .refused(.deleted(channelName))
     }
 
-    /// The same for a channel that is not there.
+    /// As ``decide(_:in:)``, for a channel that does not exist.
     private func decideMissing(_ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
         try checkTombstone(channels, in: stage)
         guard let creates else { throw .refused(.notFound(channelName)) }
@@ -235,7 +235,7 @@ extension Append {
         do throws(ChannelRefusal) {
             return try Append.judge(producer, known: known)
         } catch {
-            // At its end a channel takes nothing, and a producer that is told to send what is missing first would retry for ever.
+            // A closed channel accepts nothing, and a producer that is told to send what is missing first would retry for ever.
             _ = try checkOpen(channel)
             throw error
         }

@@ -16,11 +16,11 @@ enum Command: Sendable {
     case followAgain(FollowAgain)
     case open(PartitionOpening)
     case close(UInt16)
-    /// Lets go of channels that nobody watches: only between two commits is it sure that nothing is staged in them.
+    /// Evicts channels without watchers. Only between two commits is it certain that nothing is staged in them.
     case evictIdle
 }
 
-/// What the writer makes of a command. What it writes is in the stage; the rest waits until that is durable.
+/// The writer's decision on a command. Its writes are in the stage; effects and reply wait until they are durable.
 struct Decision {
     /// `nil`: one of the effects answers the request.
     var reply: Reply?
@@ -28,7 +28,7 @@ struct Decision {
     var effects: [Effect] = []
 }
 
-/// What a command that was not refused is answered with.
+/// The answer to a command that was not refused.
 enum Reply: Sendable {
     case appended(Appended)
     case created(CreateChannel.Created)
@@ -38,7 +38,7 @@ enum Reply: Sendable {
     case done
 }
 
-/// What follows once a command is durable.
+/// An effect that follows once a command is durable.
 enum Effect {
     case inputCommitted(Channel, ClosedRange<UInt64>)
     case outboxCommitted(ChannelID, rows: Int)
@@ -49,14 +49,14 @@ enum Effect {
     case subscriptionDecided(SubscriptionEffects)
     /// The subscription has a link to the stream.
     case linked(subscription: String, stream: String)
-    /// The agent with this channel is told that there is something new in what it follows.
+    /// Notifies the agent with this channel of news in what it follows.
     case followed(String)
     /// Gives the answer in its time.
     case search(any SubscriptionWork)
     case opened(PartitionOpening)
     case closed(UInt16)
     case evictIdle
-    /// Gives the answer when the source's owner has told what has become of it.
+    /// Answers when the owner of the source has reported the outcome.
     case forkOrdered(ForkOrder)
     case forkDecided(ForkOrder.Request, Result<Reply, ChannelError>)
 }

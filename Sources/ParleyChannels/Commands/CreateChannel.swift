@@ -68,7 +68,7 @@ extension CreateChannel {
         }
     }
 
-    /// Has the owner of the source make the rows; the client is answered when that has said what has become of it.
+    /// Asks the owner of the source to make the rows. The client is answered when the owner has reported the outcome.
     private func order(_ fork: ForkRequest, _ channels: Channels, in stage: inout Stage) throws(ChannelRefusal) -> Decision {
         let (messages, home) = (channels.messages, Placement.partition(of: row.name))
         try messages.answers.check()
@@ -91,7 +91,7 @@ extension CreateChannel {
         return (row, piece)
     }
 
-    /// The lifetime that a fork without one of its own has; `nil` when nobody can say any more.
+    /// The lifetime that a fork inherits; `nil` when its source does not exist any more.
     private func inheritedLifetime(
         of channel: Channel, _ channels: Channels, in stage: inout Stage
     ) throws(ChannelRefusal) -> Lifetime?? {

@@ -3,7 +3,7 @@ internal import ParleyLog
 /// Removes a channel and everything it has.
 package struct DeleteChannel: Sendable {
     let name: String
-    /// Refuses when the tail is elsewhere.
+    /// Refuses the removal unless the tail is at this offset.
     let ifTail: UInt64?
     /// As ``Append/id``.
     let id: ChannelID?

@@ -2,8 +2,8 @@ internal import ParleyLog
 internal import ParleySystem
 internal import Synchronization
 
-/// Clients who wait to hear what has become of a fork whose source has another owner. In memory only: when the process ends, or the partition is
-/// given up, they repeat their request, and find out.
+/// The clients that wait for the outcome of a fork whose source has another owner. In memory only: when the process ends, or the partition is
+/// given up, they repeat their request and get the answer.
 final class AwaitedForks: Sendable {
     private struct Wait {
         /// Without its entries.
@@ -16,7 +16,7 @@ final class AwaitedForks: Sendable {
     private let waits = Mutex<[ForkOrder.Request: Wait]>([:])
 
     private static let countMax = 4_096
-    /// After so long the client is told that it is not known.
+    /// After this time the client is told that the outcome is unknown.
     private static let patience = Duration.seconds(30)
 
     init(_ world: any World) { self.world = world }
@@ -47,7 +47,7 @@ final class AwaitedForks: Sendable {
         wait.answer(result)
     }
 
-    /// Another owner of the partition hears what becomes of the forks whose names are there.
+    /// Answers the clients of a partition that was given up: its next owner receives the outcomes.
     func fail(_ partition: UInt16) {
         let requests = waits.withLock { $0.keys.filter { $0.home == partition } }
         // Sorted, so that a simulated run follows from its seed.

@@ -4,10 +4,10 @@ internal import ParleySystem
 /// Messages on their way to the owner of a partition.
 package struct Delivery: Sendable {
     let route: Route
-    /// In the order in which they were said; never without one that comes before them and has not been taken.
+    /// In the order in which they were posted, with none left out that has not been taken.
     let messages: [(sequence: UInt64, message: Bytes)]
 
-    /// Of one delivery: it is decided at once.
+    /// The bound of one delivery, which is decided at once.
     static let countMax = 256
     static let bytesMax = 256 << 10
 
@@ -22,7 +22,7 @@ package struct Delivery: Sendable {
         try channels.messages.ready(route.destination, in: stage)
         for (sequence, bytes) in messages where sequence > last {
             guard let message = PartitionMessage(bytes) else {
-                // Not of this program's, or damaged: it must not hold up the others.
+                // An unknown or damaged message must not hold up the others.
                 Diagnostics.log(.error, "message cannot be read", ["from": "\(route.source)", "to": "\(route.destination)"])
                 continue
             }
@@ -37,7 +37,7 @@ package struct Delivery: Sendable {
     }
 }
 
-/// Messages that have been taken, and that their source need not keep.
+/// Messages that have been taken, so that their source can delete them.
 struct MessageRemoval: Sendable {
     let route: Route
     let sequences: [UInt64]

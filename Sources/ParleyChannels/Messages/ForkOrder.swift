@@ -21,7 +21,7 @@ struct ForkOrder: Sendable {
     var destination: UInt16 { source?.partition ?? Placement.partition(of: fork.source) }
 }
 
-/// What has become of such a fork, on its way back.
+/// The outcome of such a fork, on its way back.
 struct ForkOutcome: Sendable {
     /// The rows that were made.
     struct Made: Sendable {
@@ -47,7 +47,7 @@ extension ForkOrder {
         } catch {
             switch error {
             case .refused(let reason): result = .failure(reason)
-            // Of this source nothing can be forked; the others must not wait behind it.
+            // A source that cannot be forked must not hold up the other messages.
             case .log(let error) where error.code == .damaged: result = .failure(ChannelError(error))
             case .log(let error): throw error
             }

@@ -1,7 +1,7 @@
 internal import ParleyLog
 internal import ParleySystem
 
-/// What a change of a row means for a message between partitions: for those who watch commits.
+/// What a change of a row means for a message between partitions, for observers of commits.
 package enum PartitionMessageChange: String, Sendable {
     case sent
     case taken

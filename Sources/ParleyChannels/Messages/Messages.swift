@@ -10,13 +10,13 @@ internal import Synchronization
 package final class Messages: @unchecked Sendable {  // Guard: `given` and `posted` belong to the writer thread, the rest is locked or constant.
     private let log: any CommitLog
     private let world: any World
-    /// Whose they are; set once.
+    /// The channels that the messages belong to; set once.
     fileprivate weak var channels: Channels?
     /// The last sequence of each partition.
     private var given: [UInt16: UInt64] = [:]
-    /// What the current commit sends from where to where.
+    /// The routes of the messages that the current commit posts.
     private var posted: Set<Route> = []
-    /// Clients whose answer comes by a message.
+    /// The clients whose answer comes by a message.
     let answers: AwaitedForks
     private let state = Mutex(State())
 
@@ -24,27 +24,27 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
         /// `nil`: this node's own writer.
         var carrier: (any MessageCarrier)?
         var routes: [Route: Sending] = [:]
-        /// How often a partition has been closed: what was being sent before counts for nothing after.
+        /// How often each partition has been closed: a delivery that began before a closing is ignored after it.
         var closings: [UInt16: UInt64] = [:]
     }
 
-    /// What is being done about the messages of a route.
+    /// The state of the messages of a route.
     fileprivate struct Sending {
         enum Phase {
             case idle
-            /// They are looked for, or on their way.
+            /// The messages are being read, or delivered.
             case busy
-            /// The same, and there may be more than was looked for.
+            /// The same, and there may be messages that the read did not see.
             case busyAgain
-            /// They were not taken, and are sent again after a while.
+            /// The messages were not taken, and are sent again after a pause.
             case pausing
         }
 
         let closings: UInt64
         var phase = Phase.idle
-        /// Those before have been taken.
+        /// The messages before this sequence have been taken.
         var next: UInt64 = 0
-        /// How often in a row the log could not read them, or what they are about.
+        /// How often in a row the messages, or the rows that they concern, could not be read.
         var failures = 0
     }
 
@@ -52,12 +52,12 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
 
     func serve(_ channels: Channels) { self.channels = channels }
 
-    /// Has `carrier` bring them to their partitions from now on, in place of this node's own writer. Call it before the writer starts.
+    /// Sets the carrier that delivers messages in place of this node's own writer. Call it before the writer starts.
     package func carry(by carrier: any MessageCarrier) { state.withLock { $0.carrier = carrier } }
 
     // MARK: The writer's side
 
-    /// Has the next ``post(_:from:in:)`` know which numbers have been given. Call it before anything is changed.
+    /// Loads the last sequence of the partition for ``post(_:from:in:)``. Call it before anything is changed.
     func ready(_ source: UInt16, in stage: Stage) throws(LogError) {
         guard given[source] == nil else { return }
         given[source] = try stage.get(.outbox, MessageRows.given(source))?.readBigEndian(at: 0) ?? UInt64(0)
@@ -74,7 +74,7 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
         try stage.get(.outbox, MessageRows.taken(route))?.readBigEndian(at: 0) ?? 0
     }
 
-    /// Says something to another partition, or to the same, as part of what is being staged.
+    /// Posts a message to a partition, possibly the same one, as part of what is being staged.
     func post(_ message: PartitionMessage, from source: UInt16, in stage: inout Stage) {
         let number = next(from: source)
         let route = Route(source: source, destination: message.destination)
@@ -86,7 +86,7 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
         posted.insert(route)
     }
 
-    /// What was posted is durable.
+    /// Sends what was posted: it is durable now.
     func committed() {
         guard !posted.isEmpty else { return }
         // Sorted, so that a simulated run follows from its seed.
@@ -140,7 +140,7 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
     }
 
     private func delivered(_ route: Route, _ page: MessageRows.Page, _ closings: UInt64, _ result: Result<Void, ChannelError>) {
-        // Whatever the reason: it may be another node's log that is closed. With this one's, nothing can be read the next time.
+        // For any reason: the closed log may be another node's. If it is this node's, the next read fails.
         if case .failure(let error) = result { return later(route, closings, error) }
         let sequences = page.messages.map(\.sequence)
         let isCurrent = state.withLock { state in
@@ -193,7 +193,7 @@ package final class Messages: @unchecked Sendable {  // Guard: `given` and `post
 }
 
 extension Messages.Sending {
-    /// - Returns: whether nobody has begun to look for them.
+    /// - Returns: whether no read of them has begun.
     fileprivate mutating func isCalled() -> Bool {
         switch phase {
         case .idle:
@@ -231,7 +231,7 @@ extension Messages: PartitionObserver {
         let routes = try routes(from: partition)
         return { [self] in
             for route in routes { send(route) }
-            // Those that wait for this partition's owner.
+            // The messages that wait for the owner of this partition.
             for route in state.withLock({ $0.routes.keys.filter { $0.destination == partition }.sorted() }) { resume(route) }
         }
     }

@@ -1,10 +1,10 @@
 internal import ParleySystem
 
-/// What one partition tells another: taken once, and in the order in which it was said.
+/// A message from one partition to another, taken once and in the order of posting.
 enum PartitionMessage: Sendable {
     /// A step of an agent follows a channel of the other partition: it wants to be told once there is something new.
     case watch(Watch)
-    /// It does not want to any more.
+    /// The step does not want to be told any more.
     case unwatch(Watch)
     /// There is something new in the channel that a step of an agent of the other partition follows, or it has ended.
     case news(FollowKey)
@@ -14,7 +14,7 @@ enum PartitionMessage: Sendable {
     case unlink(subscription: String, stream: String, channel: ChannelID)
     /// A channel that is to be made forks from one whose name is of the other partition, or whose rows are there.
     case fork(ForkOrder)
-    /// What has become of that.
+    /// The outcome of such a fork.
     case forked(ForkOutcome)
     /// The channel is not there any more: if its name still leads to it, that goes, too.
     case unname(ChannelReference)
@@ -25,7 +25,7 @@ enum PartitionMessage: Sendable {
     /// The name of the channel does not lead to it: its rows are to be removed.
     case unmake(ChannelReference)
 
-    /// Whom it is for.
+    /// The partition that the message is for.
     var destination: UInt16 {
         switch self {
         case .watch(let watch), .unwatch(let watch): watch.followed.partition

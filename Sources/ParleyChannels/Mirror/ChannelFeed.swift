@@ -27,7 +27,7 @@ package final class ChannelFeed: ChannelWatcher {
         self.whenReady = whenReady
     }
 
-    /// A follow of a channel that is not here.
+    /// A feed whose first event is its last.
     init(last: FollowEvent) {
         state = Mutex(State(last: last))
         whenReady = {}

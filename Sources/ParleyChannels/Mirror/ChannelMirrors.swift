@@ -66,7 +66,7 @@ package final class ChannelMirrors: Sendable {
         }
     }
 
-    /// Takes a mirror out that nobody can attach to any more, or whose channel was deleted. Idempotent.
+    /// Removes a mirror that has been given up, or whose channel was deleted. Idempotent.
     func forget(_ mirror: ChannelMirror) {
         watched.withLock { if $0[TextKey(mirror.name)] === mirror { $0[TextKey(mirror.name)] = nil } }
     }

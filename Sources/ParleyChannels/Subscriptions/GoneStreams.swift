@@ -5,13 +5,13 @@ internal import ParleySystem
 struct GoneStreams {
     private var generation: UInt64
     private var names: Set<TextKey> = []
-    /// Others may have gone as well.
+    /// Whether further streams may have been removed.
     private var isIncomplete: Bool
 
     /// No wake names more; some streams were named by wakes before.
     private static let namesMax = 4 * Subscriptions.streamsPerWakeMax
 
-    /// Of a wake of the last process nobody knows.
+    /// The streams of a wake of the last process are unknown.
     init(_ subscription: Subscription) { (generation, isIncomplete) = (subscription.generation, subscription.wake != nil) }
 
     mutating func add(_ stream: String, _ generation: UInt64) {

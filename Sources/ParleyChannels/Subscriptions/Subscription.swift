@@ -9,7 +9,7 @@ package struct Subscription: Sendable, Equatable {
     package let id: String
     package let configuration: SubscriptionConfiguration
     package let created: Timestamp
-    /// Tells it from another of the same id that was there before: neither tokens nor wake events of one count for the other.
+    /// Distinguishes the subscription from an earlier one of the same id: tokens and wake events of one do not count for the other.
     let incarnation: String
     /// The URL of the stream root, as the client that made it had it.
     package var root: String
@@ -33,8 +33,8 @@ package struct Subscription: Sendable, Equatable {
 
     // MARK: Waking
 
-    /// Ends a lease whose time is over. Of a webhook that has not even answered, that counts as a failure: it is not to be called for ever
-    /// once a lease.
+    /// Ends an expired lease. For a webhook that has not even answered, that counts as a failure, so that it is not called for ever, once a
+    /// lease.
     mutating func expire(now: Timestamp, random: UInt64) {
         guard let wake, let end = wake.leaseEnd, end <= now else { return }
         if configuration.isWebhook, !wake.isDelivered, !wake.hasFailed { failed(wake.id, now: now, random: random) }
@@ -64,7 +64,7 @@ package struct Subscription: Sendable, Equatable {
         wake?.leaseEnd = leaseEnd
     }
 
-    /// The holder has shown that he is alive.
+    /// Extends the lease of the holder.
     mutating func extend(now: Timestamp) {
         let leaseEnd = leaseEnd(from: now)
         wake?.leaseEnd = leaseEnd
@@ -73,20 +73,20 @@ package struct Subscription: Sendable, Equatable {
         (failures, nextAttempt) = (0, nil)
     }
 
-    /// The holder has finished, or has given the wake back.
+    /// Ends the wake: the holder has finished, or has released it.
     mutating func end() {
         wake = nil
         (failures, nextAttempt) = (0, nil)
     }
 
-    /// When to look at it without being asked.
+    /// When the next lease ends or the next attempt is due.
     var due: Timestamp? {
         [wake?.leaseEnd, nextAttempt].compactMap { $0 }.min()
     }
 
     // MARK: Delivering
 
-    /// The receiver has taken the wake.
+    /// Notes that the receiver has taken the wake.
     mutating func delivered() {
         wake?.isDelivered = true
         wake?.hasFailed = false

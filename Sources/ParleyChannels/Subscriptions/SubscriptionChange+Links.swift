@@ -11,8 +11,8 @@ extension SubscriptionChange {
         stage.put(.index, SubscriptionRows.key(id, name), link.bytes)
     }
 
-    /// The channel of that name, as the last commit has it. One whose time has come is there until it is removed: a process that takes over may
-    /// give it a little longer, and its cursor must be there then.
+    /// The channel of that name as of the last commit. Includes an expired channel until it is removed: a process that takes over may give it
+    /// a little longer, and needs its cursor.
     func find(_ name: String) throws(ChannelRefusal) -> Channel? {
         try wrap { () throws(LogError) in try subscriptions.findLinked(name) }
     }
@@ -43,14 +43,14 @@ extension SubscriptionChange {
     func remove(_ name: String, _ entry: inout SubscriptionEntry, in stage: inout Stage) throws(ChannelRefusal) {
         guard var link = try stored(name, in: &stage), link.isExplicit else { return }
         link.isExplicit = false
-        // One that there is not is linked by its name alone.
+        // A missing stream is linked by its name alone.
         let channel = try find(name)
         link.isGlob = channel != nil && entry.subscription.configuration.matches(name)
         if link.isGlob { put(link, name, in: &stage) } else { stage.delete(.index, SubscriptionRows.key(id, name)) }
         entry.explicit.remove(name)
     }
 
-    /// Removes links of streams that have gone; a stream may be there again.
+    /// Removes the links of removed streams, unless a stream exists again.
     func sweep(
         _ streams: [String], _ entry: inout SubscriptionEntry, in stage: inout Stage
     ) throws(ChannelRefusal) {

@@ -3,17 +3,17 @@ internal import ParleySystem
 
 /// Creating and removing a subscription.
 extension SubscriptionChange {
-    /// Begins to make it; where there is little to link, that is all.
+    /// Begins to create the subscription. With few streams to link, one commit is enough.
     mutating func begin(
         _ configuration: SubscriptionConfiguration, _ root: String, in stage: inout Stage
     ) throws(ChannelRefusal) -> Outcome {
-        // Another request is making it: whether that is the same is seen when it is there.
+        // Another request is creating it. Whether the configuration is the same is decided when that has ended.
         if subscriptions.configurationInMaking(id) != nil { return .later(.put(configuration, root: root)) }
         guard subscriptions.count < Subscriptions.countMax else {
             throw .refused(
                 ChannelError("TOO_MANY_SUBSCRIPTIONS", "there are \(Subscriptions.countMax) subscriptions already. Delete one first."))
         }
-        // A refusal is an answer, and what was staged by then would stay.
+        // Checked first: a refusal is an answer, so what was staged before it would stay.
         try checkExplicit(configuration.streams.count)
         try checkWakeStream(configuration, configuration.streams)
         guard configuration.pattern == nil, configuration.streams.count <= Subscriptions.pageLinks else {
@@ -41,7 +41,7 @@ extension SubscriptionChange {
     }
 
     func link(_ page: SubscriptionMaking.Page, in stage: inout Stage) throws(ChannelRefusal) {
-        // Its partition has been another's meanwhile.
+        // The partition has had another owner meanwhile.
         guard subscriptions.isMaking(id, page.number) else {
             throw .refused(ChannelError(LogError(.partitionUnavailable, "the partition of '\(id)' was closed meanwhile")))
         }
@@ -55,7 +55,7 @@ extension SubscriptionChange {
             subscriptions.endMaking(id, number)
             effects.resumes = true
         } else {
-            // A row that cannot be read is not gone.
+            // A row that cannot be read may still exist.
             let row = try wrap { () throws(LogError) in try stage.get(.index, SubscriptionRows.key(id)) }
             guard subscriptions.configurationInMaking(id) == nil, row == nil else { return }
         }

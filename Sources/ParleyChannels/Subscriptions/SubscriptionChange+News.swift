@@ -10,9 +10,9 @@ extension SubscriptionChange {
         case unknown
     }
 
-    /// The first stream with something new. On the way those that have nothing new are forgotten.
+    /// The first stream with something new. Forgets candidates without news.
     ///
-    /// - Parameter isNamed: Its wake tells its streams at once: all of them must be known, and not only the first.
+    /// - Parameter isNamed: Whether the wake names its streams at once, so that all of them must be known.
     func firstPending(
         _ entry: inout SubscriptionEntry, isNamed: Bool, in stage: inout Stage
     ) throws(ChannelRefusal) -> Pending {
@@ -26,7 +26,7 @@ extension SubscriptionChange {
         guard entry.news.isNextKnown else { return .unknown }
         var pending: [String] = []
         for name in entry.news.nextInTurn where try isPending(name, &entry, in: &stage) { pending.append(name) }
-        // Of those that the scan has found many were named by the last wake, and have been acknowledged since, or have gone.
+        // Many of those that the scan has found were named by the last wake, and have been acknowledged or removed since.
         let isEnough = isAfterScan ? !pending.isEmpty : pending.count >= Subscriptions.streamsPerWakeMax
         if isEnough { return .stream(pending[0]) }
         entry.news.named(upTo: nil)
@@ -52,7 +52,7 @@ extension SubscriptionChange {
         return false
     }
 
-    /// - Returns: `nil` when something is, but nobody can read it any more.
+    /// - Returns: `nil` when there are new entries in a channel that has expired.
     private func isPending(
         _ name: String, _ configuration: SubscriptionConfiguration, in stage: inout Stage
     ) throws(ChannelRefusal) -> Bool? {
@@ -63,7 +63,7 @@ extension SubscriptionChange {
         }
         guard var link = try stored(name, in: &stage) else {
             guard let channel, configuration.matches(name) else { return false }
-            // It came after the subscription: all of it is new.
+            // The stream is newer than the subscription, so all of it is new.
             let link = SubscriptionLink(isExplicit: false, isGlob: true, acked: 0, channel: nil)
             put(link, name, in: &stage)
             return isNew(channel, link)

@@ -16,7 +16,7 @@ extension SubscriptionChange {
             if isWebhook { try notify(&entry, in: &stage) }
             if case .answer(.acknowledged) = outcome { outcome = .answer(.acknowledged(nextWake: true)) }
         case .nothing:
-            // What could not be delivered is gone.
+            // The streams of the failed wake have no news any more.
             if entry.subscription.wake != nil || entry.subscription.hasFailed { entry.subscription.end() }
         case .unknown: break
         }
@@ -93,7 +93,7 @@ extension SubscriptionChange {
         var links: [TextKey: SubscriptionLink] = [:]
         for ack in acks {
             guard var link = try stored(ack.stream, in: &stage) else {
-                // Its link has gone with it.
+                // The link was removed with the stream.
                 if isGone(ack.stream, entry) { continue }
                 throw .refused(ChannelError("INVALID_OFFSET", "'\(ack.stream)' is no stream of '\(id)'."))
             }
@@ -116,7 +116,7 @@ extension SubscriptionChange {
         for (name, link) in links { put(link, name.text, in: &stage) }
     }
 
-    /// Whether the wake may have named a stream that has gone since.
+    /// Whether the wake may have named a stream that was removed since.
     private func isGone(_ stream: String, _ entry: SubscriptionEntry) -> Bool {
         entry.subscription.configuration.matches(stream) && entry.gone.contains(stream, entry.subscription.generation)
     }
@@ -124,7 +124,7 @@ extension SubscriptionChange {
     func delivered(
         _ wakeID: String, _ acks: [SubscriptionAck]?, _ subscription: inout Subscription, in stage: inout Stage
     ) throws(ChannelRefusal) {
-        // One whose lease is over is fenced like a callback.
+        // A delivery whose lease has expired is fenced like a callback.
         guard subscription.wake?.id == wakeID else { return }
         subscription.delivered()
         guard let acks else { return }
@@ -140,7 +140,7 @@ extension SubscriptionChange {
 
     /// Refuses a request that does not hold the current wake.
     func check(_ proof: SubscriptionProof, _ subscription: Subscription, isWebhook: Bool) throws(ChannelRefusal) {
-        // Before anything is said of the subscription.
+        // Checked before any detail of the subscription is disclosed.
         guard let token = subscriptions.tokens.read(proof.token, of: subscription) else {
             throw .refused(ChannelError("TOKEN_INVALID", SubscriptionTokens.wrong(id)))
         }

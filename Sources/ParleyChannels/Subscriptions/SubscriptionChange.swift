@@ -20,16 +20,16 @@ struct SubscriptionChange {
 // MARK: - Deciding
 
 extension SubscriptionChange {
-    /// How a request is answered.
+    /// The outcome of a request.
     enum Outcome {
         case answer(SubscriptionAnswer)
-        /// By that request, once the links have been scanned.
+        /// The request to submit once the links have been scanned.
         case later(SubscriptionRequest)
         case making(SubscriptionMaking)
     }
 
     mutating func decide(in stage: inout Stage) throws(ChannelRefusal) -> Outcome {
-        // Before anything is looked at: what comes after needs another look.
+        // Before the decision reads anything: later changes need another look.
         if case .look = request { subscriptions.looked(id) }
         if case .ring = request { subscriptions.rang(id) }
         guard var entry = subscriptions.entry(id) else {
@@ -62,13 +62,13 @@ extension SubscriptionChange {
         return outcome
     }
 
-    /// Has the links looked through once this is durable, if that is needed to tell the streams of the next wake, and not being done.
+    /// Begins a scan of the links once this is durable, if the streams of the next wake are unknown and no scan is in flight.
     mutating func scan(_ entry: inout SubscriptionEntry) {
         guard !entry.news.isNextKnown, !entry.news.isScanning else { return }
         effects.scan = SubscriptionScan(subscriptions, entry.subscription, after: entry.news.beginScan())
     }
 
-    /// Notes what the request has done, before a new wake begins.
+    /// Counts what the request has done, before a new wake begins.
     private mutating func count(_ before: Subscription, _ after: Subscription, expired: Bool, _ outcome: Outcome) {
         if expired { effects.done.leasesExpired = 1 }
         if after.failures > before.failures { effects.done.failed = 1 }

@@ -1,15 +1,15 @@
 internal import ParleyLog
 
-/// A request, of a subscription.
+/// A request to a subscription.
 struct SubscriptionCommand: Sendable {
     let id: String
     let request: SubscriptionRequest
 
-    /// What the node itself asks is bounded by the number of subscriptions.
+    /// The number of the node's own requests is bounded by that of the subscriptions.
     var isBounded: Bool {
         switch request {
         case .look, .ring, .delivered, .failed, .scanned, .sweep, .link, .unmake: false
-        // It has been let in already.
+        // The request was admitted with its first page.
         case .put(_, _, let page): page == nil
         default: true
         }

@@ -12,7 +12,7 @@ package final class SubscriptionMaking: SubscriptionWork, @unchecked Sendable { 
         /// The making's.
         let number: UInt64
         let links: [Link]
-        /// There is no other.
+        /// Whether there is no other page.
         var isWhole = false
     }
 
@@ -96,7 +96,7 @@ package final class SubscriptionMaking: SubscriptionWork, @unchecked Sendable { 
         perform { [self] in
             let page = Page(number: number, links: Array(links.prefix(Subscriptions.pageLinks)))
             links = links.dropFirst(page.links.count)
-            // In memory, the writer has them at hand. What cannot be read it finds out itself.
+            // Loads the channels into memory for the writer, which reports what cannot be read.
             for link in page.links { _ = try? subscriptions.channels.find(link.stream) }
             let isLast = links.isEmpty
             let request: SubscriptionRequest = isLast ? .put(configuration, root: root, page) : .link(page)
@@ -107,7 +107,7 @@ package final class SubscriptionMaking: SubscriptionWork, @unchecked Sendable { 
         }
     }
 
-    /// What has been linked goes again, before the request is answered.
+    /// Removes the links that were made, before the request is answered.
     private func fail(_ error: ChannelError) {
         subscriptions.request(.unmake(number), of: id) { [answer] _ in answer(.failure(error)) }
     }

@@ -6,7 +6,7 @@ internal import ParleySystem
 struct SubscriptionNews: Equatable {
     /// Streams that may have something new.
     private(set) var candidates: Set<TextKey> = []
-    /// Others may, too: the links tell.
+    /// Whether further streams may have news, which only the links tell.
     private(set) var isIncomplete = true
     private(set) var isScanning = false
     /// The streams of the next wake, in order, when more have something new than are remembered; `nil`: the links have to be scanned for them.
@@ -62,9 +62,9 @@ struct SubscriptionNews: Equatable {
         candidates.formUnion(pending)
         isIncomplete = !result.isWhole || hasOverflown || candidates.count > Subscriptions.candidatesMax
         if candidates.count > Subscriptions.candidatesMax { candidates = pending }
-        // They come back only if a clock is set back, and are not looked for again.
+        // They come back only if a clock is set back, so they are not looked for again.
         candidates.formUnion(result.expired.prefix(Subscriptions.candidatesMax - candidates.count).map { TextKey($0) })
-        // A whole look that has missed streams is taken again.
+        // A scan of all links that has missed streams is repeated.
         next = result.isWhole ? nil : result.pending
     }
 

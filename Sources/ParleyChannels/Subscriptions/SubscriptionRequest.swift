@@ -1,19 +1,19 @@
 /// What a client or the node asks of a subscription.
 package enum SubscriptionRequest: Sendable {
-    /// Makes it, or finds that it is there already with the same configuration.
+    /// Creates the subscription, or confirms that it exists with the same configuration.
     ///
-    /// With a page the last of its streams are linked, and it is there.
+    /// With a page: links the last of its streams, which completes it.
     case put(SubscriptionConfiguration, root: String, SubscriptionMaking.Page? = nil)
     /// Links streams of a subscription that is being made.
     case link(SubscriptionMaking.Page)
-    /// Removes what was linked for a subscription that is not there after all.
+    /// Removes the links of a subscription whose creation has failed.
     case unmake(UInt64?)
     case delete
     /// Links streams by name, from their tails on.
     case add([String])
     /// Removes what links a stream by name.
     case remove(String)
-    /// A worker wants to hold the wake.
+    /// A worker claims the wake.
     case claim(worker: String)
     /// The same, after it has waited for a scan of the links.
     case claimAgain(worker: String)
@@ -25,9 +25,9 @@ package enum SubscriptionRequest: Sendable {
     case delivered(wakeID: String, done: [SubscriptionAck]?)
     /// The webhook could not be told of the wake.
     case failed(wakeID: String)
-    /// Something of it may be new, or due.
+    /// Checks for news, and for what is due.
     case look
-    /// The same, because of the time.
+    /// The same, called by the alarm.
     case ring
     /// Its links have been scanned.
     case scanned(SubscriptionScan.Outcome)

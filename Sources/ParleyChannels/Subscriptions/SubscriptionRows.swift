@@ -3,9 +3,9 @@ internal import ParleySystem
 
 /// A stream of a subscription, and how far it has been processed.
 package struct SubscriptionLink: Sendable, Equatable {
-    /// Asked for by name.
+    /// The subscription names the stream.
     package var isExplicit: Bool
-    /// Matched by the pattern.
+    /// The pattern of the subscription matches the stream.
     package var isGlob: Bool
     /// The last offset that was processed.
     package var acked: UInt64

@@ -10,7 +10,7 @@ package final class SubscriptionScan: @unchecked Sendable {  // Guard: touched b
     struct Found: Sendable {
         /// Streams with something new, in turn.
         var pending: [String] = []
-        /// Streams with something new that nobody can read any more.
+        /// Expired streams with something new.
         var expired: [String] = []
         /// All links were looked at; else there are more streams behind the last one.
         var isWhole = false
@@ -100,7 +100,7 @@ package final class SubscriptionScan: @unchecked Sendable {  // Guard: touched b
         }
     }
 
-    /// What becomes of a scan.
+    /// How a scan ends.
     package struct Outcome: Sendable {
         let incarnation: String
         let result: Result<Found, ChannelError>

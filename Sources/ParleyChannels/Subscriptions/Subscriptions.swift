@@ -2,7 +2,7 @@ package import ParleyLog
 package import ParleySystem
 internal import Synchronization
 
-/// The subscriptions of a node: which streams each has, what of them is new, and who has been woken for it.
+/// The subscriptions of a node: the streams of each, what is new in them, and the wakes.
 ///
 /// Everything is decided by the writer, one request after another (``SubscriptionChange``); what it decides by is in memory here, except for
 /// the links, which are read from the log. Offsets are compared with published tails only: what is staged may be lost in a crash while
@@ -22,7 +22,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     /// Requests that wait for the scan of their subscription, or until it is made.
     private let waiting = Mutex<[TextKey: [SubscriptionWaiter]]>([:])
     private let counted = Mutex(SubscriptionCounters())
-    /// What the start has to do: subscriptions to look at, streams that wait to be linked since an earlier version.
+    /// The work of the start: subscriptions to check, and streams that an earlier version has not linked yet.
     private var found: (subscriptions: [String], orphans: [String], streams: [NewStream]) = ([], [], [])
 
     /// Subscriptions of a node; each takes some memory.
@@ -32,13 +32,13 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
     static let linksMax = 100_000
     /// Streams of one wake, those with something new first; the others follow in the next.
     static let streamsPerWakeMax = 1_000
-    /// Others beside them, as long as there are no more in all: each is looked up by the writer.
+    /// The bound up to which a wake also names streams without news: the writer looks each of them up.
     static let streamsPerWakeUsual = 100
     /// Streams with something new that one subscription remembers; beyond, its links are scanned again. No fewer than one wake names.
     static let candidatesMax = 1_024
     /// Links that are read or written at a time.
     static let pageLinks = 1_000
-    /// It takes the writer as long to look at a link as to append so many bytes.
+    /// A look at a link takes the writer as long as an append of so many bytes.
     static let linkBytes = 1 << 10
     /// The same for a link that is made: a commit has hardly more than a page of them.
     static let linkingBytes = 4 << 10
@@ -49,10 +49,12 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         tokens = SubscriptionTokens(key: tokenKey)
     }
 
-    /// Has `notifier` told of wakes of webhooks.
+    /// Sets the notifier that delivers wakes to webhooks.
     package func notify(_ notifier: any SubscriptionNotifier) { self.notifier = notifier }
 
-    /// Reads what there is, and hears of every commit from now on. Call it before the writer starts. Cost: a visit of every subscription's rows.
+    /// Reads the stored subscriptions, and observes every commit from now on. Call it before the writer starts.
+    ///
+    /// Cost: a visit of every subscription's rows.
     package func prepare() throws(LogError) {
         let open = channels.openPartitions.numbers
         for partition in open { takeIn(try read(partition)) }
@@ -60,7 +62,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         channels.observePartitions(self)
     }
 
-    /// What there is of subscriptions in a partition.
+    /// The stored subscriptions of a partition.
     private struct Stored: Sendable {
         var subscriptions: [(subscription: Subscription, explicit: [String])] = []
         /// Ids of links whose subscription was not made to its end.
@@ -105,7 +107,7 @@ package final class Subscriptions: @unchecked Sendable {  // Guard: all but the 
         found = ([], [], [])
     }
 
-    /// Has the writer decide something; `completion` is called once, on its thread, or here when it takes nothing.
+    /// Submits a request to the writer. `completion` is called once, on its thread, or here when the writer accepts nothing.
     package func request(
         _ request: SubscriptionRequest, of id: String,
         completion: @escaping @Sendable (Result<SubscriptionAnswer, ChannelError>) -> Void = { _ in }
@@ -139,7 +141,7 @@ struct NewStream: Sendable {
     let id: ChannelID
     let name: String
 
-    /// The row goes, and the subscriptions are told.
+    /// Deletes the row, and links the stream to its subscriptions.
     func decide(_ channels: Channels, in stage: inout Stage) throws(LogError) {
         let subscribers = try channels.subscriptions?.toTell(of: name, from: id.partition, in: stage) ?? []
         for id in subscribers { channels.messages.post(.link(subscription: id, stream: name), from: self.id.partition, in: &stage) }
@@ -173,7 +175,9 @@ package struct SubscriptionStream: Sendable {
 // MARK: - What the writer tells of channels
 
 extension Subscriptions {
-    /// The subscriptions whose patterns match a channel that is being made in that partition: each is to be told. Called before anything is changed.
+    /// The subscriptions to notify of a channel that is being created in that partition, because their patterns match it.
+    ///
+    /// Called before anything is changed.
     func toTell(of name: String, from partition: UInt16, in stage: Stage) throws(LogError) -> [String] {
         guard !index.isEmpty else { return [] }
         let matching = index.matching(name)
@@ -181,7 +185,7 @@ extension Subscriptions {
         return matching.texts
     }
 
-    /// A stream was made that matches: all of it is new. Stages the link, unless it was linked in another way meanwhile.
+    /// Links a stream that was created and matches: all of it is new. Stages the link, unless it was linked in another way meanwhile.
     func link(_ stream: String, to id: String, in stage: inout Stage) throws(LogError) -> [Effect] {
         guard let configuration = entries[id]?.subscription.configuration ?? makings[id], configuration.matches(stream) else { return [] }
         let key = SubscriptionRows.key(id, stream)
@@ -194,7 +198,7 @@ extension Subscriptions {
         return [.linked(subscription: id, stream: stream)]
     }
 
-    /// A channel is being removed: the subscriptions that link it by its name's match are to be told. The messages of its partition are ready.
+    /// Notifies the subscriptions whose patterns match a channel that is being removed. The messages of its partition are ready.
     func removing(_ channel: Channel, in stage: inout Stage) throws(LogError) {
         for id in try toTell(of: channel.name, from: channel.id.partition, in: stage) {
             channels.messages.post(
@@ -202,7 +206,7 @@ extension Subscriptions {
         }
     }
 
-    /// A stream was removed: its link goes, whatever becomes of the wake, unless the stream is linked by name or there is another in its place.
+    /// Removes the link of a removed stream, independently of the wake, unless the stream is linked by name or was recreated.
     func unlink(_ stream: String, of channel: ChannelID, from id: String, in stage: inout Stage) throws(LogError) {
         let key = SubscriptionRows.key(id, stream)
         guard let link = try stage.get(.index, key).flatMap({ SubscriptionLink($0) }), !link.isExplicit,
@@ -219,19 +223,20 @@ extension Subscriptions {
         do throws(LogError) {
             return try findLinked(stream).map { $0.id != removed } ?? false
         } catch {
-            // Another node's. If there is another stream, the message that links it comes behind this one.
+            // The name is another node's. If the stream was recreated, the message that links it follows this one.
             guard error.code == .partitionUnavailable else { throw error }
             return link.channel.map { $0 != removed } ?? false
         }
     }
 
-    /// The link is durable.
+    /// Notes that the link is durable.
     func linked(_ stream: String, to id: String) {
         guard entries[id] != nil else { return }
         changed(stream, of: id)
     }
 
-    /// These have changed, durably. Cost: nothing where nobody subscribes, else a comparison for each that is subscribed to by nobody.
+    /// Notes that these channels have changed durably. Cost: nothing without subscriptions, else a comparison for each
+    /// channel that no subscription matches.
     func published(_ changed: [Channel]) {
         guard !entries.isEmpty else { return }
         for channel in changed {
@@ -254,7 +259,7 @@ extension Subscriptions {
         request(.look, of: id)
     }
 
-    /// Who subscribes to a channel, as the channel's own half of the writer remembers it.
+    /// The subscriptions of a channel, cached in the channel's staged half.
     private func subscribers(of channel: Channel) -> [String] {
         if let known = channel.staged.subscribers, known.version == version { return known.ids }
         let ids = subscribers(of: channel.name)
@@ -272,7 +277,7 @@ extension Subscriptions {
 
     var count: Int { entries.count + makings.count }
 
-    /// Puts back what was decided.
+    /// Stores the decided state of a subscription.
     func keep(_ entry: SubscriptionEntry) {
         let id = entry.subscription.id
         let old = entries.updateValue(entry, forKey: TextKey(id))
@@ -331,21 +336,21 @@ extension Subscriptions {
 
     func wait(_ waiter: SubscriptionWaiter, for id: String) { waiting.withLock { $0[id, default: []].append(waiter) } }
 
-    /// Asks again what has waited for a scan. Thread-safe.
+    /// Submits the requests again that have waited for a scan. Thread-safe.
     func resume(_ id: String) {
         for waiter in waiting.withLock({ $0.removeValue(forKey: TextKey(id)) }) ?? [] {
             channels.submit(.subscription(SubscriptionCommand(id: id, request: waiter.request)), waiter.answer)
         }
     }
 
-    /// Answers what waits for a scan that found nothing out. Thread-safe.
+    /// Answers the requests that wait for a scan that failed. Thread-safe.
     func fail(_ id: String, _ error: ChannelError) {
         for waiter in waiting.withLock({ $0.removeValue(forKey: TextKey(id)) }) ?? [] { waiter.answer(.failure(error)) }
     }
 
     // MARK: What follows from a decision
 
-    /// What a reader may know of a subscription, as of the last commit; `nil`: there is none. Thread-safe; reads the disk.
+    /// The subscription as of the last commit, for readers; `nil`: there is none. Thread-safe; reads the disk.
     package func describe(_ id: String) throws(LogError) -> (subscription: Subscription, streams: [SubscriptionStream])? {
         guard let subscription = try SubscriptionRows.subscription(id, in: channels.log) else { return nil }
         var links: [(name: String, link: SubscriptionLink)] = []
@@ -363,14 +368,14 @@ extension Subscriptions {
         return (subscription, streams)
     }
 
-    /// The channel of that name, as readers may know it: not one that is there for its forks alone. Thread-safe.
+    /// The channel of that name as readers see it, which excludes channels that are kept for their forks alone. Thread-safe.
     func find(_ name: String) throws(LogError) -> Channel? {
         guard let channel = try channels.find(name), !channel.isSoftDeleted, !channel.tail.isDeleted else { return nil }
         return channel
     }
 
-    /// The same, also when its time has come: until it is removed, a process that takes over may give it a little longer, and its cursor must be there
-    /// then. Thread-safe.
+    /// The same, also for an expired channel: until it is removed, a process that takes over may give it a little longer, and needs its cursor.
+    /// Thread-safe.
     func findLinked(_ name: String) throws(LogError) -> Channel? {
         guard let channel = try channels.findAny(name), !channel.isSoftDeleted, !channel.tail.isDeleted else { return nil }
         return channel
@@ -383,7 +388,7 @@ extension Subscriptions {
         // What is due is decided when the scan has ended.
         guard let entry = entries[id], !entry.news.isScanning else { return }
         let announcement = entry.announcements.isEmpty ? nil : entry.nextAnnouncement
-        // Never at once: what an alarm finds nothing to do for must not keep the writer busy.
+        // Never at once: an alarm that finds no work must not keep the writer busy.
         let earliest = channels.world.now.advanced(by: .milliseconds(10))
         let due = [entry.subscription.due, announcement].compactMap { $0 }.min().map { max($0, earliest) }
         guard entry.alarm?.instant != due else { return }
@@ -430,7 +435,7 @@ extension Subscriptions {
         announce(id)
     }
 
-    /// The event could not be written: it is tried again. Where the stream itself refuses it, for as long as its wake is in flight or held.
+    /// Tries an event again that could not be written. If the stream itself refuses it, only while its wake is in flight or held.
     private func unannounced(_ id: String, _ error: ChannelError) {
         if error.code != "overloaded" { entries[id]!.dropOldAnnouncements() }
         entries[id]!.announceFailures = min(entries[id]!.announceFailures + 1, 1_000)
