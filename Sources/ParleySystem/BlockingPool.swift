@@ -30,7 +30,11 @@ final class BlockingPool: Sendable {
     }
 
     func perform(for owner: UInt64, _ work: @escaping @Sendable () -> Void) {
-        switch state.withLock({ $0.add(work, of: owner) }) {
+        meet(state.withLock { $0.add(work, of: owner) })
+    }
+
+    private func meet(_ need: WorkQueue.Need) {
+        switch need {
         case .nothing: break
         case .look: startLooking()
         case .call(let thread): call([thread])
@@ -64,8 +68,7 @@ final class BlockingPool: Sendable {
             case .idle: state.signal()
             case .new(let number):
                 let isStarted = SystemThread.startDetached(name: "\(name)-\(number)") { self.run() }
-                // The others take it, once they are free.
-                if !isStarted { state.withLock { $0.notStarted() } }
+                if !isStarted { meet(state.withLock { $0.notStarted() }) }
             }
         }
     }
@@ -80,16 +83,17 @@ final class BlockingPool: Sendable {
 
     /// The next piece to run; `nil`: the thread is no longer needed.
     private func next(after last: UInt64?) -> WorkQueue.Piece? {
-        let next = state.withLock { queue in
+        var (piece, need) = state.withLock { queue in
             if let last { queue.ended(last) }
             return queue.takeOrRest()
         }
-        if let next { return next }
-        while true {
+        while piece == nil {
             let isCalled = state.wait(timeout: BlockingPool.patience) { $0.isCalled() ? true : nil } ?? false
             if !isCalled, state.withLock({ $0.leaves() }) { return nil }
-            if let next = state.withLock({ $0.takeOrRest() }) { return next }
+            (piece, need) = state.withLock { $0.takeOrRest() }
         }
+        meet(need)
+        return piece
     }
 }
 
@@ -104,10 +108,10 @@ struct WorkQueue: Sendable {
         case new(Int)
     }
 
-    /// What an addition needs.
+    /// What is needed for the work that waits.
     enum Need: Equatable {
         case nothing
-        /// Call ``WorkQueue/look()`` from now on, until it says that nothing waits.
+        /// Call ``WorkQueue/look()`` from now on, until it gives `nil`.
         case look
         case call(Thread)
     }
@@ -140,20 +144,19 @@ struct WorkQueue: Sendable {
         owners[id] = owner
         guard isNext else { return .nothing }
         turns.append((id, looks))
-        if threads - idle + called < width, let thread = call() { return .call(thread) }
-        guard !isLookedAt else { return .nothing }
-        isLookedAt = true
-        return .look
+        return need()
     }
 
-    mutating func take() -> Piece? {
-        guard let id = turns.popFirst()?.owner else { return nil }
-        var owner = owners.removeValue(forKey: id)!
-        let work = owner.work.popFirst()!
-        owner.running += 1
-        owners[id] = owner
-        if !owner.work.isEmpty, owner.running < shareMax { turns.append((id, looks)) }
-        return (id, work)
+    /// What is needed for the turn that was added last.
+    private mutating func need() -> Need {
+        if threads - idle + called < width, let thread = call() { return .call(thread) }
+        return needToLook()
+    }
+
+    private mutating func needToLook() -> Need {
+        guard !isLookedAt, !turns.isEmpty else { return .nothing }
+        isLookedAt = true
+        return .look
     }
 
     mutating func ended(_ id: UInt64) {
@@ -196,10 +199,20 @@ struct WorkQueue: Sendable {
     }
 
     /// Takes the next piece for a thread that is free, which otherwise waits to be called.
-    mutating func takeOrRest() -> Piece? {
-        if let piece = take() { return piece }
-        idle += 1
-        return nil
+    ///
+    /// The piece may block until the next one of its owner has run, so its taking comes with what that needs.
+    mutating func takeOrRest() -> (piece: Piece?, need: Need) {
+        guard let id = turns.popFirst()?.owner else {
+            idle += 1
+            return (nil, .nothing)
+        }
+        var owner = owners.removeValue(forKey: id)!
+        let work = owner.work.popFirst()!
+        owner.running += 1
+        owners[id] = owner
+        guard !owner.work.isEmpty, owner.running < shareMax else { return ((id, work), .nothing) }
+        turns.append((id, looks))
+        return ((id, work), need())
     }
 
     /// Whether the waiting thread has been called.
@@ -217,6 +230,9 @@ struct WorkQueue: Sendable {
         return true
     }
 
-    /// A thread could not be started.
-    mutating func notStarted() { threads -= 1 }
+    /// A thread could not be started: another is tried at the next look.
+    mutating func notStarted() -> Need {
+        threads -= 1
+        return needToLook()
+    }
 }

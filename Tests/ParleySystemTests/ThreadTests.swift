@@ -56,4 +56,15 @@ private final class Gate: Sendable {
         gate.open()
         #expect(done.wait(timeout: .seconds(60)) { $0 == [1: 1_000, 2: 3] ? true : nil } == true)
     }
+
+    @Test func `run a piece that the one before it, of the same owner, waits for`() {
+        let world = SystemWorld(threads: 1)
+        let (gate, done) = (Gate(), Monitor(false))
+        world.perform(blocking: .body, for: 1) {
+            gate.pass()
+            done.withLock(signalAll: true) { $0 = true }
+        }
+        world.perform(blocking: .body, for: 1) { gate.open() }
+        #expect(done.wait(timeout: .seconds(30)) { $0 ? true : nil } == true)
+    }
 }

@@ -13,12 +13,17 @@ import Testing
         func look() -> [WorkQueue.Thread]? { value.look() }
         func isCalled() -> Bool { value.isCalled() }
         func leaves() -> Bool { value.leaves() }
-        func notStarted() { value.notStarted() }
+        func notStarted() -> WorkQueue.Need { value.notStarted() }
+
+        /// What is needed for the work behind the piece that was taken last.
+        var takenNeed = WorkQueue.Need.nothing
 
         /// A thread that was called for the first time, or has ended its piece, takes the next.
         func take(after last: UInt64? = nil) -> UInt64? {
             if let last { value.ended(last) }
-            return value.takeOrRest()?.owner
+            let (piece, need) = value.takeOrRest()
+            takenNeed = need
+            return piece?.owner
         }
     }
 
@@ -82,9 +87,20 @@ import Testing
         #expect(queue.take(after: 1) == 1)
     }
 
+    @Test("what an owner has behind the piece that a thread takes is looked at, too: that piece may be blocked until it has run")
+    func rest() {
+        #expect(queue.add(1) == .call(.new(1)))
+        #expect(queue.add(1) == .nothing)
+        #expect(queue.take() == 1)
+        #expect(queue.takenNeed == .call(.new(2)), "one of the width is free")
+        #expect(queue.add(2) == .look)
+        #expect(queue.take() == 1)
+        #expect(queue.takenNeed == .nothing, "it is looked at already")
+    }
+
     @Test("a thread that the system does not give is not counted") func notStarted() {
         #expect(queue.add(1) == .call(.new(1)))
-        queue.notStarted()
+        #expect(queue.notStarted() == .look)
         #expect(queue.add(2) == .call(.new(2)))
         #expect(queue.take() == 1)
     }
