@@ -6,14 +6,8 @@
 /// Beyond the bound work waits, and owners take turns: one with a thousand pieces delays another's first by one piece, not by a thousand.
 final class BlockingPool: Sendable {
     private let state: Monitor<WorkQueue>
-    private let watch = Monitor(Watch())
+    private let lookout: Lookout
     private let name: String
-
-    /// The thread that looks at what waits: there is none before something has.
-    private struct Watch {
-        var isStarted = false
-        var isAwake = false
-    }
 
     /// How long a thread stays that has nothing to do.
     private static let patience = Duration.seconds(10)
@@ -26,6 +20,7 @@ final class BlockingPool: Sendable {
     ///   - shareMax: How many of them one owner has at most.
     init(name: String, width: Int, threadsMax: Int, shareMax: Int) {
         self.name = name
+        lookout = Lookout(name: "\(name)-watch", every: BlockingPool.interval)
         state = Monitor(WorkQueue(width: width, threadsMax: threadsMax, shareMax: shareMax))
     }
 
@@ -36,30 +31,15 @@ final class BlockingPool: Sendable {
     private func meet(_ need: WorkQueue.Need) {
         switch need {
         case .nothing: break
-        case .look: startLooking()
+        case .look: lookout.wake { self.look() }
         case .call(let thread): call([thread])
         }
     }
 
-    private func startLooking() {
-        let isFirst = watch.withLock(signal: true) { watch in
-            defer { (watch.isStarted, watch.isAwake) = (true, true) }
-            return !watch.isStarted
-        }
-        if isFirst { _ = SystemThread(name: "\(name)-watch") { self.keepLooking() } }
-    }
-
-    private func keepLooking() {
-        while true {
-            _ = watch.wait { watch in
-                defer { watch.isAwake = false }
-                return watch.isAwake ? true : nil
-            }
-            while let threads = state.withLock({ $0.look() }) {
-                call(threads)
-                _ = watch.wait(timeout: BlockingPool.interval) { _ in nil as Bool? }
-            }
-        }
+    private func look() -> Bool {
+        guard let threads = state.withLock({ $0.look() }) else { return false }
+        call(threads)
+        return true
     }
 
     private func call(_ threads: [WorkQueue.Thread]) {

@@ -24,7 +24,7 @@ final class LanePool: Sendable {
     }
 
     private let state = Monitor(State())
-    private let watched = Monitor(false)
+    private let lookout = Lookout(name: "lanes", every: LanePool.patience)
     private let width: Int
 
     /// A piece of work that takes longer is not waited for.
@@ -34,19 +34,7 @@ final class LanePool: Sendable {
     /// How many threads may be stuck, at most, before nothing moves any more.
     private static let stuckMax = 64
 
-    init(threads: Int) {
-        width = threads
-        let (state, watched, width) = (state, watched, width)
-        _ = SystemThread(name: "lanes") {
-            while true {
-                _ = watched.wait { isAwake in
-                    defer { isAwake = false }
-                    return isAwake ? true : nil
-                }
-                while LanePool.watch(state, width) { _ = watched.wait(timeout: LanePool.patience) { _ in nil as Bool? } }
-            }
-        }
-    }
+    init(threads: Int) { width = threads }
 
     func perform(lane id: UInt64, _ work: @escaping @Sendable () -> Void) {
         let (needsThread, needsWatcher) = state.withLock(signal: true) { state in
@@ -64,7 +52,7 @@ final class LanePool: Sendable {
             return (needsThread, needsWatcher)
         }
         if needsThread { LanePool.start(state, width) }
-        if needsWatcher { watched.withLock(signal: true) { $0 = true } }
+        if needsWatcher { lookout.wake { [state, width] in LanePool.watch(state, width) } }
     }
 
     /// Adds a thread where those that there are do not come back.
