@@ -35,7 +35,7 @@ mutations=(
     "rows stay of a fork that was refused|Sources/ParleyChannels/Messages/ForkOrder.swift|/^ *channels.messages.post(.unmake(/d|asked for twice at a time is made once"
     "a fork is gone while its name is on its way|Sources/ParleyChannels/Names.swift|s/fork.id .. isDecided == false\$/fork.id \&\& isDecided != false/|without a name while the name is on its way"
     "followers are not told|Sources/ParleyChannels/Commands/Append.swift|/^ *if !entries.isEmpty .* closes { channel.tellFollowers/d|leave every follow told or watched"
-    "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/lose(try commit(stage.finish()), &staged)/let batches = stage.finish(); settle(staged); staged = []; _ = try commit(batches)/|while a commit is in flight, nobody has been told"
+    "told and published before the commit|Sources/ParleyLog/GroupCommit.swift|s/lose(try commit(stage.finish()), &staged)/let batches = stage.finish(); settle(staged); staged = []; _ = try commit(batches)/|while a commit is in flight, no submission is answered"
 )
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }

@@ -31,11 +31,11 @@ package final class Channels: @unchecked Sendable {  // Guard: what is not const
 
     /// An append to a channel that is not in memory takes twice as long: its row and its tail are read first.
     package static let residentMax = max(16_384, SystemMemory.byteCount / 16 / residentBytes)
-    /// About what a channel takes of memory that nobody watches.
+    /// About what a channel without a watcher takes of memory.
     private static let residentBytes = 1_024
 
     /// - Parameters:
-    ///   - residentMax: How many channels stay in memory before those that nobody watches are let go; by default as many as fill a sixteenth of it.
+    ///   - residentMax: How many channels stay in memory before those without a watcher are let go; by default as many as fill a sixteenth of it.
     ///   - partitions: Those that this node owns from the start; others are opened and closed, see ``open(_:completion:)``.
     package init(
         log: any CommitLog, writer: GroupCommit, world: any World, outbox: Outbox? = nil, residentMax: Int = Channels.residentMax,
@@ -105,11 +105,11 @@ extension Channels {
         switch try staged(name) {
         case .here(let channel):
             try stage.concern(channel.id.partition)
-            return try settled(channel, in: &stage).map { .here($0) } ?? .nobody
+            return try settled(channel, in: &stage).map { .here($0) } ?? .nowhere
         case .at(let id): return .at(id)
-        case .nobody:
+        case .nowhere:
             if try nameRow(name, in: stage)?.isFork == true { stage.delete(.names, Placement.nameKey(name)) }
-            return .nobody
+            return .nowhere
         }
     }
 
@@ -130,7 +130,7 @@ extension Channels {
             switch try ChannelRefusal.wrap({ () throws(LogError) in try locate(name, in: &stage) }) {
             case .here(let channel): return channel
             case .at(let id): throw .refused(.elsewhere(name, id))
-            case .nobody: return nil
+            case .nowhere: return nil
             }
         }
         let channel = try ChannelRefusal.wrap { () throws(LogError) in
@@ -144,10 +144,10 @@ extension Channels {
 
     private func staged(_ name: String) throws(LogError) -> Location {
         if let channel = overlay.created[name] { return .here(channel) }
-        guard !overlay.removed.contains(name) else { return .nobody }
+        guard !overlay.removed.contains(name) else { return .nowhere }
         guard let id = overlay.named[name] else { return try lookUp(name) }
         guard openPartitions.contains(id.partition) else { return .at(id) }
-        return try lookUp(name, at: id).map { .here($0) } ?? .nobody
+        return try lookUp(name, at: id).map { .here($0) } ?? .nowhere
     }
 
     private func staged(_ name: String, at id: ChannelID) throws(LogError) -> Channel? {

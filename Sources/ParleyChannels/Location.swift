@@ -9,7 +9,7 @@ package enum Location: Sendable {
     /// In a partition that this node does not own: ask its owner for the channel by its name and this id.
     case at(ChannelID)
     /// There is none.
-    case nobody
+    case nowhere
 }
 
 // MARK: - Finding
@@ -20,7 +20,7 @@ extension Channels {
     /// - Throws: ``LogError`` with code `partition_unavailable` when this node does not own the name's home.
     package func locate(_ name: String) throws(LogError) -> Location {
         let location = try lookUp(name)
-        if case .here(let channel) = location, channel.isExpired(world.now) { return .nobody }
+        if case .here(let channel) = location, channel.isExpired(world.now) { return .nowhere }
         return location
     }
 
@@ -46,7 +46,7 @@ extension Channels {
         case .at(let id):
             throw LogError(
                 .partitionUnavailable, "the channel is in partition \(id.partition), which is not open on this node. Try again later.")
-        case .nobody: return nil
+        case .nowhere: return nil
         }
     }
 
@@ -93,12 +93,12 @@ extension Channels {
         let home = Placement.partition(of: name)
         try requireOpen(home)
         let isUnpublished = partitions[name].residents.withLock { $0.unpublished.contains(.name(TextKey(name))) }
-        guard !isUnpublished, let row = try nameRow(name), !row.isTombstone else { return .nobody }
+        guard !isUnpublished, let row = try nameRow(name), !row.isTombstone else { return .nowhere }
         guard openPartitions.contains(row.id.partition) else { return .at(row.id) }
         guard let channel = try lookUp(name, at: row.id) else {
             // A crash has kept one of two batches. The number was lost with the rows, and may belong to another channel by now.
             if !row.isFork { try requireUndamaged(name, row) }
-            return .nobody
+            return .nowhere
         }
         if row.id.partition != home { note(name, row.id) }
         return .here(channel)

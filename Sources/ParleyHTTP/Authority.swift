@@ -42,6 +42,7 @@ package struct Authority: Sendable, Hashable {
 
     /// Whether it is this machine by its name or number: `localhost` and what ends so, 127.0.0.0/8, `::1`.
     package var isLoopback: Bool {
+        // The usual ones first: every request asks.
         if host == "localhost" || host == "127.0.0.1" || host.hasSuffix(".localhost") { return true }
         let number = host.hasPrefix("[") ? host.dropFirst().dropLast() : host[...]
         return IPAddress(number)?.isLoopback ?? false

@@ -36,7 +36,7 @@ private func twoOwners() throws -> OwnersBench {
         #expect(throws: LogError.self) { try rows.locate(fork) }
         guard case .here(let channel) = try rows.locate(source) else { throw ChannelError.notFound(source) }
         #expect(channel.name == source)
-        guard case .nobody = try rows.locate(name("none", in: 0)) else { throw ChannelError("found", "what is not there") }
+        guard case .nowhere = try rows.locate(name("none", in: 0)) else { throw ChannelError("found", "what is not there") }
         #expect(throws: LogError.self, "its rows are elsewhere") { try home.find(fork) }
         #expect(home.resident(fork) == nil)
     }
@@ -108,7 +108,7 @@ private func twoOwners() throws -> OwnersBench {
     @Test func `is free again when the channel was deleted, and leads to the next one`() throws {
         #expect(bench.delete(fork).error == nil)
         bench.drain()
-        guard case .nobody = try home.locate(fork) else { throw ChannelError("found", "what was deleted") }
+        guard case .nowhere = try home.locate(fork) else { throw ChannelError("found", "what was deleted") }
         try bench.check("deleted")
         #expect(bench.append("3", to: fork).error?.code == "channel_not_found")
         #expect(bench.create(fork).value?.isNew == true)

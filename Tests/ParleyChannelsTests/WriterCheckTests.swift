@@ -59,7 +59,7 @@ import Testing
         #expect(try channels.find("agents/probe/a")?.tail.head == 2)
     }
 
-    @Test func `while a commit is in flight, nobody has been told of it and no reader sees it`() throws {
+    @Test func `while a commit is in flight, no submission is answered and no reader sees it`() throws {
         struct Seen: Equatable {
             var head: UInt64?
             var answers: Int

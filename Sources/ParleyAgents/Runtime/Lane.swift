@@ -20,7 +20,7 @@ package final class Lane: TaskExecutor, @unchecked Sendable {
     private let thread = Atomic<UInt64>(0)
     /// The rest of the delivery in flight.
     private var parts: [@Sendable () -> Void] = []
-    /// The jobs that run now: it takes turns with the queue's array, so that neither is made anew.
+    /// The jobs that run now: it takes turns with the queue's array, so that neither is allocated again.
     private var jobs: [UnownedJob] = []
 
     package init(id: UInt64, world: any World) {

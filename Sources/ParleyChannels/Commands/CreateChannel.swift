@@ -62,7 +62,7 @@ extension CreateChannel {
         switch try ChannelRefusal.wrap({ () throws(LogError) in try channels.locate(fork.source, in: &stage) }) {
         case .here(let channel): return channel
         case .at: return nil
-        case .nobody:
+        case .nowhere:
             let wasAgent = try ChannelRefusal.wrap { () throws(LogError) in try channels.hasTombstone(fork.source, in: stage) }
             throw .refused(wasAgent ? .sourceGone(fork.source) : .noSource(fork.source))
         }

@@ -95,7 +95,7 @@ extension ForkOutcome {
         case .failure(let error): return [.forkDecided(request, .failure(error))]
         case .success(let made):
             switch try channels.locate(request.name, in: &stage) {
-            case .nobody: return try name(made, channels, in: &stage)
+            case .nowhere: return try name(made, channels, in: &stage)
             case .here(let channel):
                 return try refuse(made, channels, &stage) { creation, stage throws(ChannelRefusal) in
                     .created(try creation.found(channel, channels, in: &stage))

@@ -10,16 +10,16 @@ extension Channels {
     package func readable(_ name: String, at id: ChannelID? = nil) throws(ChannelError) -> Channel? {
         let (location, isDeleted): (Location, Bool)
         do throws(LogError) {
-            if let id { location = try find(name, at: id).map { .here($0) } ?? .nobody } else { location = try locate(name) }
-            isDeleted = if case .nobody = location, id == nil { try self.isDeleted(name) } else { false }
+            if let id { location = try find(name, at: id).map { .here($0) } ?? .nowhere } else { location = try locate(name) }
+            isDeleted = if case .nowhere = location, id == nil { try self.isDeleted(name) } else { false }
         } catch { throw ChannelError(error) }
         switch location {
         case .here(let channel) where channel.isSoftDeleted: throw .gone(name)
         case .here(let channel): return channel
         case .at(let id): throw .elsewhere(name, id)
-        case .nobody where isDeleted: throw .deleted(name)
-        case .nobody where id != nil: throw .changed(name)
-        case .nobody: return nil
+        case .nowhere where isDeleted: throw .deleted(name)
+        case .nowhere where id != nil: throw .changed(name)
+        case .nowhere: return nil
         }
     }
 }
